@@ -1,0 +1,2 @@
+// Package imds answers as the Azure instance metadata service does.
+package imds

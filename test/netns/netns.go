@@ -1,0 +1,110 @@
+// Package netns puts a process into a network namespace of its own, with no way
+// out, so that it can use the metadata address 169.254.169.254 without a packet
+// ever reaching real infrastructure.
+//
+// A thread cannot be moved there reliably: net/http dials on whatever thread the
+// scheduler picks. So the whole process starts itself again inside the namespace,
+// and refuses to go on where it cannot see that it has moved.
+//
+// Its users are test binaries (from TestMain) and the demo.
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+)
+
+// parentVar carries the name of the namespace that was left, and so tells a
+// process that it is the one started inside.
+const parentVar = "IMDS_OIDC_PROXY_LEFT_NETNS"
+
+// MetadataAddress is the address of the instance metadata service. Inside the
+// namespace it stands on the loopback device, which gives it a route and lets a
+// decoy listen there.
+const MetadataAddress = "169.254.169.254"
+
+// Enter makes sure that the process runs in a network namespace of its own. It
+// returns inside is true there, with the loopback device up and holding
+// [MetadataAddress]. In the process that was left, it returns the exit code of
+// the one that it started, which is all that this process has left to do.
+//
+// Making a namespace takes root (CAP_SYS_ADMIN), or, with userNS, a kernel that
+// lets users make user namespaces; the caller is then root inside, alone.
+func Enter(userNS bool) (inside bool, exitCode int, err error) {
+	left := os.Getenv(parentVar)
+	if left == "" {
+		code, err := reexec(userNS)
+		return false, code, err
+	}
+	here, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return false, 1, fmt.Errorf("cannot tell which network namespace this is: %w", err)
+	}
+	if here == left {
+		return false, 1, fmt.Errorf("still in the network namespace %s that was to be left; refusing to go on", here)
+	}
+	if err := configureLoopback(); err != nil {
+		return false, 1, err
+	}
+	return true, 0, nil
+}
+
+// reexec runs this program again inside a new namespace and waits for it.
+func reexec(userNS bool) (int, error) {
+	here, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return 1, fmt.Errorf("cannot tell which network namespace this is: %w", err)
+	}
+	// The child dies with the thread that started it, which must not end early.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), parentVar+"="+here)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if userNS {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+	}
+	// A signal from a terminal goes to the whole process group: the child ends by
+	// it, and this process then reports how.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(signals)
+
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		if exit.ExitCode() < 0 {
+			return 1, nil
+		}
+		return exit.ExitCode(), nil
+	}
+	if err != nil {
+		return 1, fmt.Errorf("cannot start in a network namespace of its own: %w", err)
+	}
+	return 0, nil
+}
+
+// configureLoopback brings lo up and puts the metadata address on it.
+func configureLoopback() error {
+	for _, args := range [][]string{
+		{"link", "set", "lo", "up"},
+		{"address", "replace", MetadataAddress + "/32", "dev", "lo"},
+	} {
+		out, err := exec.Command("ip", args...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+		}
+	}
+	return nil
+}
