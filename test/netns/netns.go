@@ -12,6 +12,7 @@ package netns
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -49,10 +50,28 @@ func Enter(userNS bool) (inside bool, exitCode int, err error) {
 	if here == left {
 		return false, 1, fmt.Errorf("still in the network namespace %s that was to be left; refusing to go on", here)
 	}
+	if err := requireNoWayOut(); err != nil {
+		return false, 1, err
+	}
 	if err := configureLoopback(); err != nil {
 		return false, 1, err
 	}
 	return true, 0, nil
+}
+
+// requireNoWayOut refuses a namespace that is not new: a forged or inherited
+// environment must never lead to changing a real host's addresses.
+func requireNoWayOut() error {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return fmt.Errorf("cannot list network interfaces: %w", err)
+	}
+	for _, i := range interfaces {
+		if i.Flags&net.FlagLoopback == 0 && i.Flags&net.FlagUp != 0 {
+			return fmt.Errorf("interface %s is up: this is no new network namespace (%s is set by hand?); refusing to go on", i.Name, parentVar)
+		}
+	}
+	return nil
 }
 
 // reexec runs this program again inside a new namespace and waits for it.
