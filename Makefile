@@ -1,0 +1,53 @@
+# make demo   the whole story, in a few seconds
+# make test   every test, with the race detector
+# make help   the rest
+
+SHELL := /bin/sh
+export CGO_ENABLED ?= 0
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# -buildvcs=false: the version says which commit; the stamp would make builds of the same source differ.
+BUILD := go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+
+.PHONY: help
+help: ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## bin/proxy and bin/proxy-init, static and stripped
+	$(BUILD) -o bin/proxy ./cmd/proxy
+	$(BUILD) -o bin/proxy-init ./cmd/proxy-init
+
+# As root the demo gets a network namespace with the redirect. Others get that in
+# a user namespace where the kernel lets them, or the proxy on loopback: they need
+# less, and lack of it is said, not fatal.
+.PHONY: demo
+demo: build ## one client, one redirect, one token, and how each step came about
+	@tools/need curl
+	@tools/need ip iptables-nft || [ "$$(id -u)" != 0 ]
+	@go run ./test/demo
+
+.PHONY: dev
+dev: build ## the demo left running, with a shell inside for curl
+	@tools/need curl
+	@tools/need ip iptables-nft || [ "$$(id -u)" != 0 ]
+	@go run ./test/demo --shell
+
+.PHONY: test
+test: ## every test, with the race detector (root: they make network namespaces)
+	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv
+	CGO_ENABLED=1 go test -race -timeout 20m ./...
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck, the import map
+	@test -z "$$(gofmt -l cmd internal test)" || { echo "gofmt -w:"; gofmt -l cmd internal test; exit 1; }
+	go vet ./...
+	go tool -modfile=tools/go.mod staticcheck ./...
+	go test ./test/importmap
+
+.PHONY: bench
+bench: build ## speed and memory, as ratios measured in one run
+	go run ./test/bench
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
