@@ -37,12 +37,14 @@ const MetadataAddress = "169.254.169.254"
 //
 // Making a namespace takes root (CAP_SYS_ADMIN), or, with userNS, a kernel that
 // lets users make user namespaces; the caller is then root inside, alone.
-func Enter(userNS bool) (inside bool, exitCode int, err error) {
-	left := os.Getenv(parentVar)
-	if left == "" {
-		code, err := reexec(userNS)
+//
+// env is added to the environment of the process inside.
+func Enter(userNS bool, env ...string) (inside bool, exitCode int, err error) {
+	if !Inside() {
+		code, err := reexec(userNS, env)
 		return false, code, err
 	}
+	left := os.Getenv(parentVar)
 	here, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
 		return false, 1, fmt.Errorf("cannot tell which network namespace this is: %w", err)
@@ -57,6 +59,21 @@ func Enter(userNS bool) (inside bool, exitCode int, err error) {
 		return false, 1, err
 	}
 	return true, 0, nil
+}
+
+// Inside reports whether [Enter] started this process. Work that needs the world
+// outside, such as downloading modules, is to be done where it is false.
+func Inside() bool { return os.Getenv(parentVar) != "" }
+
+// OneUser reports whether the process is in a user namespace that maps no user but
+// its own, so that it cannot start programs as others.
+func OneUser() bool {
+	uidMap, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return false // no user namespaces in this kernel
+	}
+	fields := strings.Fields(string(uidMap))
+	return len(fields) == 3 && fields[2] == "1"
 }
 
 // requireNoWayOut refuses a namespace that is not new: a forged or inherited
@@ -75,7 +92,7 @@ func requireNoWayOut() error {
 }
 
 // reexec runs this program again inside a new namespace and waits for it.
-func reexec(userNS bool) (int, error) {
+func reexec(userNS bool, env []string) (int, error) {
 	here, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
 		return 1, fmt.Errorf("cannot tell which network namespace this is: %w", err)
@@ -86,7 +103,7 @@ func reexec(userNS bool) (int, error) {
 
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), parentVar+"="+here)
+	cmd.Env = append(append(os.Environ(), env...), parentVar+"="+here)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if userNS {
