@@ -4,6 +4,8 @@
 
 SHELL := /bin/sh
 export CGO_ENABLED ?= 0
+# Debian keeps ip and iptables where a plain user does not look.
+export PATH := $(PATH):/usr/sbin:/sbin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # -buildvcs=false: the version says which commit; the stamp would make builds of the same source differ.
 BUILD := go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"

@@ -111,13 +111,7 @@ func reexec(userNS bool, env []string) (int, error) {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 	}
-	// A signal from a terminal goes to the whole process group: the child ends by
-	// it, and this process then reports how.
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	defer signal.Stop(signals)
-
-	err = cmd.Run()
+	err = runForwarding(cmd)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		if exit.ExitCode() < 0 {
@@ -129,6 +123,29 @@ func reexec(userNS bool, env []string) (int, error) {
 		return 1, fmt.Errorf("cannot start in a network namespace of its own: %w", err)
 	}
 	return 0, nil
+}
+
+// runForwarding runs cmd to its end and lets it decide what a signal means: an
+// interrupt from a terminal reaches it without help, SIGTERM is passed on.
+func runForwarding(cmd *exec.Cmd) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case s := <-signals:
+			if s == syscall.SIGTERM {
+				_ = cmd.Process.Signal(s) // it may have ended meanwhile
+			}
+		}
+	}
 }
 
 // configureLoopback brings lo up and puts the metadata address on it.

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/net/http/httpproxy"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
+)
+
+// config is everything that the flags and the environment say, parsed and
+// checked as far as that takes no look outside the process.
+type config struct {
+	port         int
+	logLevel     string
+	logFormat    string
+	probe        bool
+	probeTimeout time.Duration
+	showVersion  bool
+
+	identities       []string
+	allowedClientIDs []string
+	strictAPIVersion bool
+	imdsPassthrough  string
+	imdsAddress      string
+	prefetch         []string
+	caFile           string
+
+	defaultClientID    string
+	tenantID           string
+	federatedTokenFile string
+	authorityHost      string
+	binding            exchange.Binding
+	httpProxy          httpproxy.Config
+}
+
+// Environment variables without a flag: the pod's identity, as the webhook of
+// azure-workload-identity injects it.
+const (
+	envClientID           = "AZURE_CLIENT_ID"
+	envTenantID           = "AZURE_TENANT_ID"
+	envFederatedTokenFile = "AZURE_FEDERATED_TOKEN_FILE"
+	envAuthorityHost      = "AZURE_AUTHORITY_HOST"
+
+	envKubernetesTokenProxy = "AZURE_KUBERNETES_TOKEN_PROXY"
+	envKubernetesSNIName    = "AZURE_KUBERNETES_SNI_NAME"
+	envKubernetesCAFile     = "AZURE_KUBERNETES_CA_FILE"
+	envKubernetesCAData     = "AZURE_KUBERNETES_CA_DATA"
+)
+
+const (
+	defaultPort = 8000
+	// defaultProbeTimeout outlasts a slow start, and stays below the 30 s that a
+	// pod is commonly given to become ready or to end.
+	defaultProbeTimeout = 25 * time.Second
+	defaultIMDSAddress  = "http://169.254.169.254"
+
+	passthroughOn  = "on"
+	passthroughOff = "off"
+)
+
+// errConfig marks an error that a change of flags or environment mends.
+var errConfig = errors.New("configuration")
+
+// configError is an errConfig whose text is only its own.
+type configError struct{ error }
+
+func (configError) Is(target error) bool { return target == errConfig }
+
+func configErrorf(format string, args ...any) error {
+	return configError{fmt.Errorf(format, args...)}
+}
+
+// parseConfig reads the flags, then for each flag not given its environment
+// twin, then the identity that the pod's environment names. The error names the
+// flag or variable to change. Help goes to stdout, and is pflag.ErrHelp.
+func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (config, error) {
+	var cfg config
+	flags := newFlags(&cfg)
+	flags.SetOutput(stdout)
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			return cfg, err
+		}
+		return cfg, configErrorf("%w (see proxy --help)", err)
+	}
+	if flags.NArg() > 0 {
+		return cfg, configErrorf("unexpected argument %q: proxy takes flags only (see proxy --help)", flags.Arg(0))
+	}
+	if err := applyEnvironment(flags, getenv); err != nil {
+		return cfg, err
+	}
+	if err := cfg.checkFlags(); err != nil || cfg.showVersion || cfg.probe {
+		return cfg, err
+	}
+	cfg.readPodEnvironment(getenv)
+	return cfg, cfg.checkPodEnvironment()
+}
+
+// newFlags defines every flag. Its usage texts are what --help shows.
+func newFlags(cfg *config) *pflag.FlagSet {
+	flags := pflag.NewFlagSet("proxy", pflag.ContinueOnError)
+	flags.SortFlags = false
+	flags.IntVar(&cfg.port, "proxy-port", defaultPort, "port to listen on, at 127.0.0.1")
+	flags.StringVar(&cfg.logLevel, "log-level", "", "error, warn, info, debug, trace or all; empty means info")
+	flags.StringVar(&cfg.logFormat, "log-format", logFormatJSON, "json or console")
+	flags.BoolVar(&cfg.probe, "probe", false, "ask the proxy at --proxy-port whether it is ready, and exit 0 when it is")
+	flags.DurationVar(&cfg.probeTimeout, "probe-timeout", defaultProbeTimeout, "how long --probe keeps asking")
+	flags.StringSliceVar(&cfg.identities, "identity", nil,
+		"SELECTOR=CLIENT_ID: requests by this object ID or ARM resource ID get this client ID's token; repeatable")
+	flags.StringSliceVar(&cfg.allowedClientIDs, "allowed-client-ids", nil,
+		"client IDs that may be asked for; empty means any")
+	flags.BoolVar(&cfg.strictAPIVersion, "strict-api-version", false, "refuse token requests without api-version, as IMDS does")
+	flags.StringVar(&cfg.imdsPassthrough, "imds-passthrough", passthroughOn,
+		"on or off: forward instance metadata, never identity, to the real IMDS")
+	flags.StringVar(&cfg.imdsAddress, "imds-address", defaultIMDSAddress, "where the real IMDS is; for tests")
+	flags.StringSliceVar(&cfg.prefetch, "prefetch", nil,
+		"resource to have a token ready for, as "+envClientID+", before it is asked for; repeatable")
+	flags.StringVar(&cfg.caFile, "ca-file", "", "PEM file of certificate authorities to trust for Entra beside the system's")
+	flags.BoolVar(&cfg.showVersion, "version", false, "print the version and exit")
+	flags.Usage = func() {
+		fmt.Fprintf(flags.Output(), usageHead, flags.FlagUsages())
+	}
+	return flags
+}
+
+const usageHead = `proxy answers managed-identity requests (IMDS) with Entra tokens for the pod's
+federated token. See the README for the whole picture.
+
+Flags, each with an environment twin (--log-level: PROXY_LOG_LEVEL,
+--proxy-port: PROXY_PORT); lists are separated by commas there:
+
+%s
+Environment, as azure-workload-identity's webhook injects it:
+
+  AZURE_TENANT_ID             needed: the tenant to ask for tokens
+  AZURE_FEDERATED_TOKEN_FILE  needed: the projected service-account token
+  AZURE_CLIENT_ID             the identity of requests that name none
+  AZURE_AUTHORITY_HOST        the Entra endpoint; default https://login.microsoftonline.com/
+  AZURE_KUBERNETES_TOKEN_PROXY, _SNI_NAME, _CA_FILE, _CA_DATA   identity bindings
+  HTTPS_PROXY, NO_PROXY       for the way to Entra only
+
+Exit status: 0 done, 1 could not start or go on, 2 a flag or variable is wrong.
+`
+
+// environmentTwin is the variable that stands in for a flag that is not given.
+func environmentTwin(flag string) string {
+	name := strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+	return "PROXY_" + strings.TrimPrefix(name, "PROXY_")
+}
+
+// flagOnly names the flags that choose what this one run does; in a variable
+// they would turn every proxy of a pod into a probe.
+func flagOnly(flag string) bool {
+	return flag == "probe" || flag == "version" || flag == "help"
+}
+
+func applyEnvironment(flags *pflag.FlagSet, getenv func(string) string) error {
+	var err error
+	flags.VisitAll(func(f *pflag.Flag) {
+		twin := environmentTwin(f.Name)
+		value := getenv(twin)
+		if err != nil || f.Changed || value == "" || flagOnly(f.Name) {
+			return
+		}
+		if setErr := f.Value.Set(value); setErr != nil {
+			err = configErrorf("%s=%q: %w (it stands for --%s)", twin, value, setErr, f.Name)
+		}
+	})
+	return err
+}
+
+func (c *config) checkFlags() error {
+	if c.port < 1 || c.port > 65535 {
+		return configErrorf("--proxy-port (PROXY_PORT) %d: a port is 1 to 65535", c.port)
+	}
+	if _, err := parseLevel(c.logLevel); err != nil {
+		return err
+	}
+	if c.logFormat != logFormatJSON && c.logFormat != logFormatConsole {
+		return configErrorf("--log-format %q: say json or console", c.logFormat)
+	}
+	if c.probeTimeout <= 0 {
+		return configErrorf("--probe-timeout %s: say how long, such as 10s", c.probeTimeout)
+	}
+	if c.imdsPassthrough != passthroughOn && c.imdsPassthrough != passthroughOff {
+		return configErrorf("--imds-passthrough %q: say on or off", c.imdsPassthrough)
+	}
+	return nil
+}
+
+func (c *config) readPodEnvironment(getenv func(string) string) {
+	c.defaultClientID = getenv(envClientID)
+	c.tenantID = getenv(envTenantID)
+	c.federatedTokenFile = getenv(envFederatedTokenFile)
+	c.authorityHost = getenv(envAuthorityHost)
+	c.binding = exchange.Binding{
+		TokenProxy: getenv(envKubernetesTokenProxy),
+		SNIName:    getenv(envKubernetesSNIName),
+		CAFile:     getenv(envKubernetesCAFile),
+		CAData:     getenv(envKubernetesCAData),
+	}
+	c.httpProxy = httpproxy.Config{
+		HTTPSProxy: either(getenv("HTTPS_PROXY"), getenv("https_proxy")),
+		NoProxy:    either(getenv("NO_PROXY"), getenv("no_proxy")),
+	}
+}
+
+func (c *config) checkPodEnvironment() error {
+	const injected = "azure-workload-identity's webhook sets it on pods labelled azure.workload.identity/use=true"
+	if c.tenantID == "" {
+		return configErrorf("%s is not set: it names the Entra tenant (%s)", envTenantID, injected)
+	}
+	if c.federatedTokenFile == "" {
+		return configErrorf("%s is not set and has no default: it names the projected service-account token (%s)", envFederatedTokenFile, injected)
+	}
+	if c.defaultClientID == "" && len(c.prefetch) > 0 {
+		return configErrorf("--prefetch needs %s: tokens are fetched ahead for that identity", envClientID)
+	}
+	return nil
+}
+
+// parsedIdentities is --identity as package imds takes it.
+func (c *config) parsedIdentities() (map[string]string, error) {
+	identities := make(map[string]string, len(c.identities))
+	for _, pair := range c.identities {
+		selector, clientID, err := imds.ParseIdentity(pair)
+		if err != nil {
+			return nil, configErrorf("--identity (PROXY_IDENTITY): %w", err)
+		}
+		identities[selector] = clientID
+	}
+	return identities, nil
+}
+
+func either(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,65 @@
+// Command proxy answers an application's managed-identity requests with Entra
+// tokens that it gets for the pod's federated token. It is the sidecar of the
+// pair; proxy-init, run before it, redirects the metadata address to it.
+//
+// Everything that it reads from flags and the environment is read in config.go.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/pflag"
+)
+
+// Exit codes, for scripts and for whoever reads a container's last state.
+const (
+	exitOK      = 0
+	exitFailure = 1 // it could not start or go on; standard error says why
+	exitUsage   = 2 // a flag or an environment variable has to change
+)
+
+// version is set at build time: -ldflags "-X main.version=…".
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+}
+
+// run is the whole program. It ends when ctx does, or before by an error, which
+// it reports as one line on stderr.
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	cfg, err := parseConfig(args, getenv, stdout)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		return exitOK
+	case err != nil:
+		return fail(stderr, exitUsage, err)
+	case cfg.showVersion:
+		fmt.Fprintf(stdout, "proxy %s\n", version)
+		return exitOK
+	case cfg.probe:
+		err = probe(ctx, cfg.port, cfg.probeTimeout)
+	default:
+		err = serve(ctx, cfg, stderr)
+	}
+	if errors.Is(err, errConfig) {
+		return fail(stderr, exitUsage, err)
+	}
+	if err != nil {
+		return fail(stderr, exitFailure, err)
+	}
+	return exitOK
+}
+
+func fail(stderr io.Writer, code int, err error) int {
+	fmt.Fprintf(stderr, "proxy: %v\n", err)
+	return code
+}
