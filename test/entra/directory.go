@@ -1,0 +1,146 @@
+package entra
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Application is an identity of the tenant: an app registration or a
+// user-assigned managed identity.
+type Application struct {
+	// ClientID is the application's ID. Compared without case.
+	ClientID string
+
+	// ObjectID is the oid of its tokens. Empty: made from the client ID.
+	ObjectID string
+
+	// Credentials are the federated credentials. Empty: no assertion is good.
+	Credentials []FederatedCredential
+}
+
+// FederatedCredential says whose assertions an application trusts. All three are
+// compared with the assertion's claims byte for byte, as Entra does.
+type FederatedCredential struct {
+	// Issuer is the iss to trust. Empty: the server's own cluster issuer.
+	Issuer string
+
+	// Subject is the sub to trust.
+	Subject string
+
+	// Audience is the aud to trust. Empty: DefaultAudience.
+	Audience string
+}
+
+// directory is what the tenant knows.
+type directory struct {
+	mu           sync.Mutex // guards all below
+	applications map[string]Application
+	resources    map[string]bool // normalised
+}
+
+func defaultResources() map[string]bool {
+	known := make(map[string]bool)
+	for _, resource := range []string{
+		"https://vault.azure.net",
+		"https://*.vault.azure.net",
+		"https://management.azure.com",
+		"https://management.core.windows.net",
+		"https://storage.azure.com",
+		"https://*.blob.core.windows.net",
+		"https://*.queue.core.windows.net",
+		"https://database.windows.net",
+		"https://ossrdbms-aad.database.windows.net",
+		"https://graph.microsoft.com",
+		"https://servicebus.azure.net",
+		"https://eventhubs.azure.net",
+		"https://cosmos.azure.com",
+		"https://cognitiveservices.azure.com",
+		"https://containerregistry.azure.net",
+		"https://monitor.azure.com",
+	} {
+		known[resource] = true
+	}
+	return known
+}
+
+// AddApplication adds an application, or replaces the one of that client ID.
+func (s *Server) AddApplication(a Application) {
+	a.Credentials = s.completeCredentials(a.Credentials)
+	if a.ObjectID == "" {
+		a.ObjectID = nameUUID("oid", strings.ToLower(a.ClientID))
+	}
+	d := &s.directory
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.applications == nil {
+		d.applications = make(map[string]Application)
+	}
+	d.applications[strings.ToLower(a.ClientID)] = a
+}
+
+func (s *Server) completeCredentials(given []FederatedCredential) []FederatedCredential {
+	credentials := slices.Clone(given)
+	for i := range credentials {
+		c := &credentials[i]
+		if c.Issuer == "" {
+			c.Issuer = s.Issuer()
+		}
+		if c.Audience == "" {
+			c.Audience = DefaultAudience
+		}
+	}
+	return credentials
+}
+
+// RemoveApplication forgets an application.
+func (s *Server) RemoveApplication(clientID string) {
+	d := &s.directory
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.applications, strings.ToLower(clientID))
+}
+
+// AddResource makes the tenant know a resource: a URI, where one leading label
+// may be *, as in https://*.example.test, or a GUID. A trailing slash and the
+// case do not matter.
+func (s *Server) AddResource(resource string) {
+	d := &s.directory
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	resources := maps.Clone(d.resources)
+	resources[normaliseResource(resource)] = true
+	d.resources = resources
+}
+
+func (d *directory) application(clientID string) (Application, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a, ok := d.applications[strings.ToLower(clientID)]
+	return a, ok
+}
+
+func (d *directory) knowsResource(resource string) bool {
+	d.mu.Lock()
+	known := d.resources // never changed once it is here
+	d.mu.Unlock()
+
+	name := normaliseResource(resource)
+	if strings.Contains(name, "*") {
+		return false
+	}
+	if known[name] {
+		return true
+	}
+	scheme, host, ok := strings.Cut(name, "://")
+	if !ok {
+		return false
+	}
+	_, parent, ok := strings.Cut(host, ".")
+	return ok && known[scheme+"://*."+parent]
+}
+
+func normaliseResource(resource string) string {
+	return strings.TrimRight(strings.ToLower(resource), "/")
+}

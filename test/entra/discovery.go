@@ -1,0 +1,104 @@
+package entra
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// routes are all the paths there are. No path is redirected to a cleaner one by
+// mistake: clients of a token endpoint do not follow redirects.
+func (s *Server) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/{tenant}/oauth2/v2.0/token", s.endpoint(TokenEndpoint, s.token))
+	mux.Handle("GET /{tenant}/v2.0/.well-known/openid-configuration", s.endpoint(TenantDiscovery, s.tenantDiscovery))
+	mux.Handle("GET /{tenant}/discovery/v2.0/keys", s.endpoint(TenantKeys, s.tenantKeys))
+	mux.Handle("GET /common/discovery/instance", s.endpoint(InstanceDiscovery, s.instanceDiscovery))
+	mux.Handle("GET "+issuerPath+"/.well-known/openid-configuration", s.endpoint(IssuerDiscovery, s.issuerDiscovery))
+	mux.Handle("GET "+issuerPath+"/openid/v1/jwks", s.endpoint(IssuerKeys, s.issuerKeySet))
+	return mux
+}
+
+func (s *Server) tenantDiscovery(c *call) {
+	if code := s.checkTenant(c); code != 0 {
+		c.refuse(code)
+		return
+	}
+	tenant := s.Authority()
+	c.document(map[string]any{
+		"token_endpoint":                        s.TokenURL(),
+		"token_endpoint_auth_methods_supported": []string{"client_secret_post", "private_key_jwt", "client_secret_basic"},
+		"jwks_uri":                              tenant + "/discovery/v2.0/keys",
+		"response_modes_supported":              []string{"query", "fragment", "form_post"},
+		"subject_types_supported":               []string{"pairwise"},
+		"id_token_signing_alg_values_supported": []string{"RS256"},
+		"response_types_supported":              []string{"code", "id_token", "code id_token", "id_token token"},
+		"scopes_supported":                      []string{"openid", "profile", "email", "offline_access"},
+		"issuer":                                tenant + "/v2.0",
+		"request_uri_parameter_supported":       false,
+		"authorization_endpoint":                tenant + "/oauth2/v2.0/authorize",
+		"device_authorization_endpoint":         tenant + "/oauth2/v2.0/devicecode",
+		"http_logout_supported":                 true,
+		"frontchannel_logout_supported":         true,
+		"end_session_endpoint":                  tenant + "/oauth2/v2.0/logout",
+		"claims_supported":                      []string{"sub", "iss", "aud", "exp", "iat"},
+		"tenant_region_scope":                   "EU",
+		"cloud_instance_name":                   s.host(),
+	})
+}
+
+func (s *Server) tenantKeys(c *call) {
+	if code := s.checkTenant(c); code != 0 {
+		c.refuse(code)
+		return
+	}
+	c.keys(s.tokenKey)
+}
+
+// instanceDiscovery knows this host as the only authority.
+func (s *Server) instanceDiscovery(c *call) {
+	asked, err := url.Parse(c.r.URL.Query().Get("authorization_endpoint"))
+	if err != nil || !s.isOwn(asked.String()) {
+		c.refuse(codeInvalidInstance)
+		return
+	}
+	tenant, _, _ := strings.Cut(strings.TrimPrefix(asked.Path, "/"), "/")
+	c.document(map[string]any{
+		"tenant_discovery_endpoint": s.baseURL + "/" + tenant + "/v2.0/.well-known/openid-configuration",
+		"api-version":               "1.1",
+		"metadata": []map[string]any{{
+			"preferred_network": s.host(),
+			"preferred_cache":   s.host(),
+			"aliases":           []string{s.host()},
+		}},
+	})
+}
+
+// issuerDiscovery is the API server's document, as it writes it.
+func (s *Server) issuerDiscovery(c *call) {
+	c.document(map[string]any{
+		"issuer":                                s.Issuer(),
+		"jwks_uri":                              s.Issuer() + "/openid/v1/jwks",
+		"response_types_supported":              []string{"id_token"},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": []string{"RS256"},
+	})
+}
+
+func (s *Server) issuerKeySet(c *call) { c.keys(s.clusterKey) }
+
+func (c *call) keys(key func() (*signingKey, error)) {
+	k, err := key()
+	if err != nil {
+		c.refuse(codeTransient)
+		return
+	}
+	c.document(keySet(k))
+}
+
+func (c *call) document(body any) {
+	c.writeJSON(http.StatusOK, body)
+	c.outcome(http.StatusOK, 0, OutcomeIssued)
+}
+
+func (s *Server) host() string { return strings.TrimPrefix(s.baseURL, "https://") }

@@ -1,0 +1,82 @@
+package entra
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+// signingBits is the size of Entra's and of Kubernetes' signing keys.
+const signingBits = 2048
+
+// signingKey signs tokens with RS256.
+type signingKey struct {
+	private jose.JSONWebKey
+	signer  jose.Signer
+}
+
+// newSigningKey makes a key whose ID is its RFC 7638 thumbprint.
+func newSigningKey() (*signingKey, error) {
+	private, err := rsa.GenerateKey(rand.Reader, signingBits)
+	if err != nil {
+		return nil, fmt.Errorf("make a signing key: %w", err)
+	}
+	jwk := jose.JSONWebKey{Key: private, Algorithm: string(jose.RS256), Use: "sig"}
+	thumbprint, err := jwk.Thumbprint(crypto.SHA256)
+	if err != nil {
+		return nil, fmt.Errorf("name a signing key: %w", err)
+	}
+	return (&signingKey{private: jwk}).named(base64.RawURLEncoding.EncodeToString(thumbprint))
+}
+
+// named is the same key under the given ID.
+func (k *signingKey) named(id string) (*signingKey, error) {
+	jwk := k.private
+	jwk.KeyID = id
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: jwk},
+		(&jose.SignerOptions{}).WithType("JWT"))
+	if err != nil {
+		return nil, fmt.Errorf("make a signer: %w", err)
+	}
+	return &signingKey{private: jwk, signer: signer}, nil
+}
+
+func (k *signingKey) sign(claims map[string]any) (string, error) {
+	return jwt.Signed(k.signer).Claims(claims).Serialize()
+}
+
+// keySet is the JWKS that publishes the keys.
+func keySet(keys ...*signingKey) jose.JSONWebKeySet {
+	var set jose.JSONWebKeySet
+	for _, k := range keys {
+		set.Keys = append(set.Keys, k.private.Public())
+	}
+	return set
+}
+
+// newUUID is a random UUID (RFC 9562, version 4).
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the program first
+	return formatUUID(b, 4)
+}
+
+// nameUUID is a UUID that is always the same for the same names.
+func nameUUID(kind, name string) string {
+	sum := sha256.Sum256([]byte(kind + "\x00" + name))
+	return formatUUID([16]byte(sum[:16]), 8)
+}
+
+func formatUUID(b [16]byte, version byte) string {
+	b[6] = b[6]&0x0f | version<<4
+	b[8] = b[8]&0x3f | 0x80
+	s := hex.EncodeToString(b[:])
+	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
+}
