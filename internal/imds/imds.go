@@ -1,2 +1,197 @@
-// Package imds answers as the Azure instance metadata service does.
+// Package imds answers as the Azure instance metadata service (IMDS) does at
+// http://169.254.169.254, so that unmodified client libraries get tokens from a
+// pod that has no managed identity.
+//
+// It speaks IMDS's protocol and nothing else: it reads and validates requests,
+// settles which identity is meant, asks a [TokenSource] for the token, and writes
+// the answer in the bytes that clients rely on. What IMDS tells about the machine
+// and not about its identity can be forwarded to the real one (see
+// [Passthrough]). It obtains no tokens and keeps none.
+//
+//	handler, err := imds.New(imds.Config{Tokens: exchanger, TenantID: tenant})
+//	…
+//	server := imds.NewServer(handler, log, imds.Limits{})
+//	err = server.Serve(imds.LimitListener(listener, imds.MaxConnections))
+//
+// # Security considerations
+//
+// Whoever can connect gets tokens: the listener belongs on a loopback address.
+// Requests that an attacker makes another program send (SSRF) lack the Metadata
+// header or carry X-Forwarded-For or a foreign Host, and are refused.
+//
+// A request never gets another identity's token than the one it names, nor the
+// node's: a path is forwarded only if its canonical spelling is on a short list
+// that has nothing of /metadata/identity, and what is forwarded is written anew.
+//
+// Error descriptions are constants. Tokens, raw URIs and headers are never logged.
 package imds
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"go.uber.org/zap"
+
+	"imds-oidc-proxy/internal/exchange"
+)
+
+// TokenSource is what this package needs of package exchange.
+type TokenSource interface {
+	// Token returns a token that is valid now. A failure is an
+	// [*exchange.Error], or an error whose text is safe to log.
+	Token(ctx context.Context, req exchange.Request) (exchange.Result, error)
+}
+
+// Config says how to answer.
+type Config struct {
+	// Tokens is asked for every token. Required.
+	Tokens TokenSource
+
+	// TenantID is told to those who ask /metadata/identity/info. Required.
+	TenantID string
+
+	// DefaultClientID is the identity of requests that name none
+	// (AZURE_CLIENT_ID). Empty: the only identity of Identities and
+	// AllowedClientIDs; where there are none or several, such requests are refused.
+	DefaultClientID string
+
+	// Identities maps object IDs and ARM resource IDs to client IDs, for requests
+	// by object_id, msi_res_id or mi_res_id. Empty: such requests are refused.
+	Identities map[string]string
+
+	// AllowedClientIDs limits the client IDs that may be asked for; those of
+	// DefaultClientID and Identities must be among them. Empty: any.
+	AllowedClientIDs []string
+
+	// StrictAPIVersion refuses requests without api-version, as IMDS does. False:
+	// they are taken, since documented samples leave it out.
+	StrictAPIVersion bool
+
+	// Passthrough forwards what is not identity to the real IMDS. Zero: off.
+	Passthrough Passthrough
+
+	// Ready says why tokens cannot be served, in one line that holds no secret:
+	// /readyz shows it. Nil: always ready.
+	Ready func() error
+
+	// Log gets one line per request. Nil: no logging.
+	Log *zap.Logger
+
+	// Version is shown in the Server header. Empty: the name alone.
+	Version string
+
+	// Now is the clock. Nil: time.Now.
+	Now func() time.Time
+}
+
+// name tells people and other proxies who answered.
+const name = "imds-oidc-proxy"
+
+// Handler answers as IMDS does. It is safe for concurrent use.
+type Handler struct {
+	tokens     TokenSource
+	identities identities
+	forwarder  *forwarder // nil: forwarding is off
+	ready      func() error
+	log        *zap.Logger
+	now        func() time.Time
+	own        http.Handler // the proxy's own endpoints
+
+	strictVersion     bool
+	sayUnversionedFor sync.Once
+
+	infoBody     []byte
+	versionsBody []byte
+
+	// Header values, made once: they are shared by all answers and never changed.
+	serverHeader, jsonHeader, noStoreHeader []string
+}
+
+// New returns a Handler, or says which part of the configuration is wrong.
+func New(cfg Config) (*Handler, error) {
+	if cfg.Tokens == nil {
+		return nil, errors.New("no token source")
+	}
+	if cfg.TenantID == "" {
+		return nil, errors.New("no tenant ID")
+	}
+	ids, err := newIdentities(cfg)
+	if err != nil {
+		return nil, err
+	}
+	forwarder, err := newForwarder(cfg.Passthrough)
+	if err != nil {
+		return nil, err
+	}
+	h := &Handler{
+		tokens:        cfg.Tokens,
+		identities:    ids,
+		forwarder:     forwarder,
+		ready:         cfg.Ready,
+		log:           cfg.Log,
+		now:           cfg.Now,
+		strictVersion: cfg.StrictAPIVersion,
+		infoBody:      appendInfo(nil, cfg.TenantID),
+		versionsBody:  appendVersions(nil, apiVersions()),
+		serverHeader:  []string{serverName(cfg.Version)},
+		jsonHeader:    []string{"application/json; charset=utf-8"},
+		noStoreHeader: []string{"no-store"},
+	}
+	if h.log == nil {
+		h.log = zap.NewNop()
+	}
+	if h.now == nil {
+		h.now = time.Now
+	}
+	h.own = h.ownEndpoints()
+	return h, nil
+}
+
+func serverName(version string) string {
+	if version == "" {
+		return name
+	}
+	return name + "/" + version
+}
+
+// ServeHTTP implements [http.Handler]. The path alone decides who answers, before
+// any header is looked at.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header()["Server"] = h.serverHeader
+	route, path := classify(r.URL.EscapedPath())
+	switch route {
+	case routeToken:
+		h.serve(w, r, path, h.token)
+	case routeInfo:
+		h.serve(w, r, path, h.info)
+	case routeVersions:
+		h.serve(w, r, path, h.versions)
+	case routeForward:
+		h.serve(w, r, path, h.forward)
+	default:
+		h.own.ServeHTTP(w, r)
+	}
+}
+
+// ownEndpoints routes what is the proxy's and not the metadata service's. chi
+// matches paths as they are: it does not clean or redirect them.
+func (h *Handler) ownEndpoints() http.Handler {
+	router := chi.NewRouter()
+	router.Get("/readyz", h.readyz)
+	router.Head("/readyz", h.readyz)
+	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		h.serve(w, r, r.URL.Path, refuse(errMethodNotAllowed))
+	})
+	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		h.serve(w, r, r.URL.Path, refuse(errNotFound))
+	})
+	return router
+}
+
+func refuse(err *wireError) endpoint {
+	return func(http.ResponseWriter, *http.Request, *outcome) error { return err }
+}

@@ -1,0 +1,44 @@
+package imds
+
+// Case is folded for ASCII alone, everywhere in this package. Unicode's folding
+// would let U+212A KELVIN SIGN stand for k, and U+017F LONG S for s, in names
+// that decide whose token is answered.
+
+func lowerByte(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + ('a' - 'A')
+	}
+	return c
+}
+
+// equalFoldASCII reports whether a and b differ at most in the case of ASCII letters.
+func equalFoldASCII(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if lowerByte(a[i]) != lowerByte(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// lowerASCII returns s with its ASCII letters in lower case: s itself where there
+// is nothing to change.
+func lowerASCII(s string) string {
+	for i := range len(s) {
+		if lowerByte(s[i]) != s[i] {
+			return lowerFrom(s, i)
+		}
+	}
+	return s
+}
+
+func lowerFrom(s string, first int) string {
+	b := []byte(s)
+	for i := first; i < len(b); i++ {
+		b[i] = lowerByte(b[i])
+	}
+	return string(b)
+}

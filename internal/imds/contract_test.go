@@ -1,0 +1,378 @@
+package imds_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/internal/exchange"
+)
+
+func TestSuccessBody(t *testing.T) {
+	tokens := &tokenSource{}
+	w := get(newHandler(t, config(tokens)), tokenPath+"?api-version=2018-02-01&resource=https://vault.azure.net/a?b=c%26d")
+
+	const want = `{"access_token":"token-of-22222222-2222-2222-2222-222222222222",` +
+		`"client_id":"22222222-2222-2222-2222-222222222222",` +
+		`"expires_in":"3600","expires_on":"1605155624","ext_expires_in":"3600","not_before":"1605152024",` +
+		`"resource":"https://vault.azure.net/a?b=c&d","token_type":"Bearer"}`
+	if w.Code != http.StatusOK || w.Body.String() != want {
+		t.Errorf("got %d %s\nwant 200 %s", w.Code, w.Body, want)
+	}
+	for name, value := range map[string]string{
+		"Content-Type":   "application/json; charset=utf-8",
+		"Content-Length": strconv.Itoa(len(want)),
+		"Server":         "imds-oidc-proxy/test",
+		"Cache-Control":  "no-store",
+	} {
+		if got := w.Header().Get(name); got != value {
+			t.Errorf("%s: got %q, want %q", name, got, value)
+		}
+	}
+	wantRequest := exchange.Request{ClientID: defaultID, Resource: "https://vault.azure.net/a?b=c&d"}
+	if got := tokens.seen(); len(got) != 1 || got[0] != wantRequest {
+		t.Errorf("asked for %+v, want %+v", got, wantRequest)
+	}
+}
+
+// expires_in is what remains when the answer is made, for a cached token too.
+func TestExpiresInIsMadeAnew(t *testing.T) {
+	now := epoch
+	cfg := config(&tokenSource{})
+	cfg.Now = func() time.Time { return now }
+	h := newHandler(t, cfg)
+	for _, want := range []string{"3600", "3590"} {
+		var body map[string]string
+		if err := json.Unmarshal(get(h, tokenPath+"?resource="+vault).Body.Bytes(), &body); err != nil {
+			t.Fatal(err)
+		}
+		if body["expires_in"] != want || body["ext_expires_in"] != want || body["expires_on"] != "1605155624" {
+			t.Errorf("got %v, want expires_in %s", body, want)
+		}
+		now = now.Add(10 * time.Second)
+	}
+}
+
+// Each request is refused for the first thing that is wrong with it, in the
+// order of the contract.
+func TestRefusals(t *testing.T) {
+	const malformed = "The query is malformed"
+	for _, test := range []struct {
+		name        string
+		query       string
+		headers     []string
+		description string
+	}{
+		{"no header, whatever the query", "api-version=1&client_id=zz&client_id=zz", []string{"Metadata: "}, "Required metadata header not specified"},
+		{"header false", "resource=" + vault, []string{"Metadata: false"}, "Required metadata header not specified"},
+		{"header true,false", "resource=" + vault, []string{"Metadata: true,false"}, "Required metadata header not specified"},
+		{"forwarded before duplicate", "a=1&a=2", []string{"X-Forwarded-For: 192.0.2.1"}, "Requests with an X-Forwarded-For header are not served"},
+		{"forwarded, empty", "resource=" + vault, []string{"X-Forwarded-For: "}, "Requests with an X-Forwarded-For header are not served"},
+		{"duplicate before version", "api-version=1&api-version=1", nil, "A query variable is given more than once"},
+		{"duplicate of an unknown name", "resource=" + vault + "&x=1&x=2", nil, "A query variable is given more than once"},
+		{"duplicate in another case", "resource=" + vault + "&Resource=" + vault, nil, "A query variable is given more than once"},
+		{"duplicate, escaped", "resource=" + vault + "&%72esource=" + vault, nil, "A query variable is given more than once"},
+		{"version before resource", "api-version=2016-01-01", nil, "The value of 'api-version' is not a known version"},
+		{"version empty", "api-version=&resource=" + vault, nil, "The value of 'api-version' is not a known version"},
+		{"resource missing", tokenVersion, nil, "Required query variable 'resource' is missing"},
+		{"resource empty", tokenVersion + "&resource=", nil, "Required query variable 'resource' is missing"},
+		{"resource missing before selectors", "client_id=zz&object_id=zz", nil, "Required query variable 'resource' is missing"},
+		{"resource name in upper case", "RESOURCE=" + vault, nil, "Query variable names are lower case"},
+		{"selector name in upper case", "resource=" + vault + "&CLIENT_ID=" + otherID, nil, "Query variable names are lower case"},
+		{"resource of two scopes", "resource=" + vault + "%20openid", nil, "The value of 'resource' must be a URI or a GUID"},
+		{"resource with a line break", "resource=" + vault + "%0d%0aX:1", nil, "The value of 'resource' must be a URI or a GUID"},
+		{"resource with NUL", "resource=" + vault + "%00", nil, "The value of 'resource' must be a URI or a GUID"},
+		{"resource with a quote", "resource=" + vault + "%22", nil, "The value of 'resource' must be a URI or a GUID"},
+		{"resource not ASCII", "resource=https://v%C3%A4ult.example.test", nil, "The value of 'resource' must be a URI or a GUID"},
+		{"resource without a scheme", "resource=vault.azure.net", nil, "The value of 'resource' must be a URI or a GUID"},
+		{"resource too long", "resource=https://" + strings.Repeat("a", 1024), nil, "The value of 'resource' must be a URI or a GUID"},
+		{"two selectors", "resource=" + vault + "&client_id=" + otherID + "&object_id=" + objectID, nil, "At most one of 'client_id', 'object_id', 'msi_res_id' and 'mi_res_id' may be given"},
+		{"two names of one selector", "resource=" + vault + "&msi_res_id=" + resourceID + "&mi_res_id=" + resourceID, nil, "At most one of 'client_id', 'object_id', 'msi_res_id' and 'mi_res_id' may be given"},
+		{"client_id no GUID", "resource=" + vault + "&client_id=app", nil, "Identity not found"},
+		{"a tenant in client_id", "resource=" + vault + "&client_id=" + otherID + "%2f..%2f" + tenantID, nil, "Identity not found"},
+		{"object_id unknown", "resource=" + vault + "&object_id=" + otherID, nil, "Identity not found"},
+		{"resource ID unknown", "resource=" + vault + "&mi_res_id=" + resourceID + "0", nil, "Identity not found"},
+		{"resource ID with KELVIN SIGN", "resource=" + vault + "&mi_res_id=/subscriptions/%E2%84%AA", nil, "Identity not found"},
+		{"semicolon", "resource=" + vault + ";client_id=" + otherID, nil, malformed},
+		{"bad escape", "resource=%zz", nil, malformed},
+		{"too many parameters", "resource=" + vault + strings.Join(numbered("&p", 32), ""), nil, malformed},
+		{"foreign host", "resource=" + vault, []string{"Host: rebound.example.test"}, "The Host header must be an IP address or localhost"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			tokens := &tokenSource{}
+			h := newHandler(t, config(tokens))
+			r := httptest.NewRequest(http.MethodGet, tokenPath+"?"+test.query, nil)
+			r.Host = "169.254.169.254"
+			r.Header.Set("Metadata", "true")
+			for _, header := range test.headers {
+				name, value, _ := strings.Cut(header, ": ")
+				if name == "Host" {
+					r.Host = value
+				}
+				r.Header.Set(name, value)
+			}
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			body := decodeError(t, w)
+			if w.Code != http.StatusBadRequest || body.Description != test.description {
+				t.Errorf("got %d %q, want 400 %q", w.Code, body.Description, test.description)
+			}
+			if got := tokens.seen(); len(got) != 0 {
+				t.Errorf("a refused request asked for %+v", got)
+			}
+		})
+	}
+}
+
+func numbered(prefix string, n int) []string {
+	s := make([]string, n)
+	for i := range s {
+		s[i] = prefix + strconv.Itoa(i)
+	}
+	return s
+}
+
+type errorBody struct {
+	Code        string `json:"error"`
+	Description string `json:"error_description"`
+}
+
+// decodeError fails the test unless an answer is an error in IMDS's form.
+func decodeError(t *testing.T, w *httptest.ResponseRecorder) errorBody {
+	t.Helper()
+	var body errorBody
+	if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Code == "" || body.Description == "" {
+		t.Errorf("got body %q (%v), want error and error_description", w.Body, err)
+	}
+	if got := w.Header().Get("Content-Type"); got != "application/json; charset=utf-8" {
+		t.Errorf("got Content-Type %q", got)
+	}
+	if got := w.Header().Get("Content-Length"); got != strconv.Itoa(w.Body.Len()) {
+		t.Errorf("got Content-Length %q, want %d", got, w.Body.Len())
+	}
+	return body
+}
+
+func TestAccepted(t *testing.T) {
+	for _, test := range []struct {
+		name, target string
+		want         exchange.Request
+	}{
+		{"no api-version", tokenPath + "?resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
+		{"fluent-bit", tokenPath + "?api-version=2021-02-01&resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
+		{"old scripts", tokenPath + "?api-version=2017-09-01&resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
+		{"trailing slash", tokenPath + "/?resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
+		{"doubled slash", "/" + tokenPath + "?resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
+		{"metadata in any case", "/MetaData/identity/oauth2/token?resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
+		{"trailing slash of the resource is kept", tokenPath + "?resource=" + vault + "/", exchange.Request{ClientID: defaultID, Resource: vault + "/"}},
+		{"resource with .default", tokenPath + "?resource=" + vault + "/.default", exchange.Request{ClientID: defaultID, Resource: vault + "/.default"}},
+		{"resource a GUID", tokenPath + "?resource=00000002-0000-0000-C000-000000000000", exchange.Request{ClientID: defaultID, Resource: "00000002-0000-0000-C000-000000000000"}},
+		{"resource of another scheme", tokenPath + "?resource=api://" + otherID, exchange.Request{ClientID: defaultID, Resource: "api://" + otherID}},
+		{"client_id in upper case", tokenPath + "?resource=" + vault + "&client_id=ABCDEF00-5555-5555-5555-555555555555", exchange.Request{ClientID: "abcdef00-5555-5555-5555-555555555555", Resource: vault}},
+		{"client_id empty", tokenPath + "?resource=" + vault + "&client_id=", exchange.Request{ClientID: defaultID, Resource: vault}},
+		{"object_id", tokenPath + "?resource=" + vault + "&object_id=" + objectID, exchange.Request{ClientID: mappedID, Resource: vault}},
+		{"mi_res_id", tokenPath + "?resource=" + vault + "&mi_res_id=" + resourceID, exchange.Request{ClientID: mappedID, Resource: vault}},
+		{"msi_res_id in another case", tokenPath + "?resource=" + vault + "&msi_res_id=" + strings.ToUpper(resourceID), exchange.Request{ClientID: mappedID, Resource: vault}},
+		{"bypass_cache", tokenPath + "?resource=" + vault + "&bypass_cache=true", exchange.Request{ClientID: defaultID, Resource: vault, Fresh: true}},
+		{"bypass_cache=false", tokenPath + "?resource=" + vault + "&bypass_cache=false", exchange.Request{ClientID: defaultID, Resource: vault}},
+		{"token_sha256_to_refresh", tokenPath + "?resource=" + vault + "&token_sha256_to_refresh=ab12", exchange.Request{ClientID: defaultID, Resource: vault, Fresh: true}},
+		{"unknown parameters", tokenPath + "?resource=" + vault + "&xms_cc=cp1&foo=bar&empty", exchange.Request{ClientID: defaultID, Resource: vault}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			tokens := &tokenSource{}
+			w := get(newHandler(t, config(tokens)), test.target)
+			if w.Code != http.StatusOK {
+				t.Fatalf("got %d %s, want 200", w.Code, w.Body)
+			}
+			if got := tokens.seen(); len(got) != 1 || got[0] != test.want {
+				t.Errorf("asked for %+v, want %+v", got, test.want)
+			}
+			var body struct{ Resource string }
+			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Resource != test.want.Resource {
+				t.Errorf("got resource %q (%v), want %q", body.Resource, err, test.want.Resource)
+			}
+		})
+	}
+}
+
+func TestStrictAPIVersion(t *testing.T) {
+	cfg := config(&tokenSource{})
+	cfg.StrictAPIVersion = true
+	h := newHandler(t, cfg)
+	if w := get(h, tokenPath+"?resource="+vault); w.Code != http.StatusBadRequest {
+		t.Errorf("without api-version: got %d, want 400", w.Code)
+	}
+	if w := get(h, tokenPath+"?"+tokenVersion+"&resource="+vault); w.Code != http.StatusOK {
+		t.Errorf("with api-version: got %d, want 200", w.Code)
+	}
+}
+
+// A failed exchange is answered by its kind, and nothing of its text is sent.
+func TestExchangeFailures(t *testing.T) {
+	const canary = "eyJhbGciOi-canary"
+	for _, test := range []struct {
+		name       string
+		err        error
+		status     int
+		code       string
+		mentions   string
+		retryAfter string
+	}{
+		{"unknown identity", &exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016, Detail: canary}, 400, "invalid_request", "Identity not found (AADSTS700016)", ""},
+		{"invalid resource", &exchange.Error{Kind: exchange.InvalidResource, Code: 500011, Detail: canary}, 400, "invalid_resource", "AADSTS500011", ""},
+		{"invalid scope", &exchange.Error{Kind: exchange.InvalidScope, Code: 70011, Detail: canary}, 400, "invalid_scope", "AADSTS70011", ""},
+		{"unauthorized client", &exchange.Error{Kind: exchange.UnauthorizedClient, Code: 7000112, Detail: canary}, 400, "unauthorized_client", "AADSTS7000112", ""},
+		{"invalid tenant", &exchange.Error{Kind: exchange.InvalidTenant, Code: 90002, Detail: canary}, 400, "invalid_request", "AADSTS90002", ""},
+		{"federation mismatch", &exchange.Error{Kind: exchange.FederationMismatch, Code: 700213, Detail: canary}, 500, "server_error", "AADSTS700213", ""},
+		{"federated token unusable", &exchange.Error{Kind: exchange.FederatedTokenUnusable, Detail: canary}, 500, "server_error", "service account token", ""},
+		{"unavailable", &exchange.Error{Kind: exchange.Unavailable, Detail: canary}, 500, "service_unavailable", "not available", ""},
+		{"deadline", &exchange.Error{Kind: exchange.DeadlineExceeded, Detail: canary}, 500, "service_unavailable", "in time", ""},
+		{"throttled", &exchange.Error{Kind: exchange.Throttled, RetryAfter: 2500 * time.Millisecond, Detail: canary}, 429, "too_many_requests", "try again", "3"},
+		{"throttled for an hour", &exchange.Error{Kind: exchange.Throttled, RetryAfter: time.Hour, Detail: canary}, 429, "too_many_requests", "try again", "10"},
+		{"throttled, not said how long", &exchange.Error{Kind: exchange.Throttled, Detail: canary}, 429, "too_many_requests", "try again", "1"},
+		{"unknown kind", &exchange.Error{Kind: 99, Detail: canary}, 500, "server_error", "could not be acquired", ""},
+		{"unknown error", errors.New(canary), 500, "server_error", "could not be acquired", ""},
+		{"a context's deadline", context.DeadlineExceeded, 500, "service_unavailable", "in time", ""},
+		{"cancelled, though the client waits", context.Canceled, 500, "server_error", "could not be acquired", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := get(newHandler(t, config(failing(test.err))), tokenPath+"?resource="+vault)
+			body := decodeError(t, w)
+			if w.Code != test.status || body.Code != test.code || !strings.Contains(body.Description, test.mentions) {
+				t.Errorf("got %d %s, want %d %s with %q", w.Code, w.Body, test.status, test.code, test.mentions)
+			}
+			if got := w.Header().Get("Retry-After"); got != test.retryAfter {
+				t.Errorf("got Retry-After %q, want %q", got, test.retryAfter)
+			}
+			if strings.Contains(w.Body.String(), canary) {
+				t.Errorf("the error's text was sent: %s", w.Body)
+			}
+		})
+	}
+}
+
+// A token that would crash some client is never sent.
+func TestUnusableTokens(t *testing.T) {
+	good := exchange.Token{AccessToken: "t", NotBefore: epoch, ExpiresOn: epoch.Add(time.Hour)}
+	for name, spoil := range map[string]func(*exchange.Token){
+		"empty":                func(t *exchange.Token) { t.AccessToken = "" },
+		"expired":              func(t *exchange.Token) { t.ExpiresOn = epoch },
+		"no expiry":            func(t *exchange.Token) { t.ExpiresOn = time.Time{} },
+		"no beginning":         func(t *exchange.Token) { t.NotBefore = time.Time{} },
+		"less than one second": func(t *exchange.Token) { t.ExpiresOn = epoch.Add(time.Second - 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			token := good
+			spoil(&token)
+			tokens := &tokenSource{answer: func(context.Context, exchange.Request) (exchange.Result, error) {
+				return exchange.Result{Token: token, Source: exchange.SourceCache}, nil
+			}}
+			w := get(newHandler(t, config(tokens)), tokenPath+"?resource="+vault)
+			if w.Code != http.StatusInternalServerError {
+				t.Errorf("got %d %s, want 500", w.Code, w.Body)
+			}
+			decodeError(t, w)
+		})
+	}
+}
+
+func TestRouting(t *testing.T) {
+	for _, test := range []struct {
+		method, target string
+		metadata       bool
+		status         int
+		body           string // "": an error in IMDS's form
+	}{
+		{"GET", "/metadata/identity/info?api-version=2018-02-01", true, 200, `{"tenantId":"` + tenantID + `"}`},
+		{"GET", "/metadata/identity/info", false, 400, ""},
+		{"GET", "/metadata/versions", false, 400, ""},
+		{"GET", "/metadata/identity/getplatformmetadata", false, 404, ""},
+		{"POST", "/metadata/identity/issuecredential", false, 404, ""},
+		{"GET", "/metadata/identity", false, 404, ""},
+		{"GET", "/metadata/identity/oauth2", false, 404, ""},
+		{"GET", "/metadata", false, 404, ""},
+		{"GET", "/", false, 404, ""},
+		{"GET", "/latest/meta-data/", false, 404, ""},
+		{"PUT", "/latest/api/token", false, 404, ""},
+		{"GET", "/computeMetadata/v1/", false, 404, ""},
+		{"POST", tokenPath, false, 405, ""},
+		{"PUT", tokenPath + "/", true, 405, ""},
+		{"OPTIONS", tokenPath, true, 405, ""},
+		{"DELETE", "/metadata/versions", true, 405, ""},
+		{"POST", "/readyz", false, 405, ""},
+		{"GET", "/readyz", false, 200, "ok"},
+		{"GET", "/readyz/", false, 404, ""},
+		{"GET", "/metadata/instance", true, 404, ""}, // forwarding is off
+	} {
+		t.Run(test.method+" "+test.target, func(t *testing.T) {
+			tokens := &tokenSource{}
+			r := httptest.NewRequest(test.method, test.target, nil)
+			r.Host = "169.254.169.254"
+			if test.metadata {
+				r.Header.Set("Metadata", "true")
+			}
+			w := httptest.NewRecorder()
+			newHandler(t, config(tokens)).ServeHTTP(w, r)
+			if w.Code != test.status {
+				t.Errorf("got %d %s, want %d", w.Code, w.Body, test.status)
+			}
+			if test.body == "" {
+				decodeError(t, w)
+			} else if got := w.Body.String(); got != test.body {
+				t.Errorf("got %q, want %q", got, test.body)
+			}
+			if allow := w.Header().Get("Allow"); (allow == "GET") != (test.status == 405) {
+				t.Errorf("got Allow %q with status %d", allow, test.status)
+			}
+			if got := tokens.seen(); len(got) != 0 {
+				t.Errorf("asked for %+v", got)
+			}
+		})
+	}
+}
+
+func TestVersions(t *testing.T) {
+	w := get(newHandler(t, config(&tokenSource{})), "/metadata/versions")
+	var body struct{ APIVersions []string }
+	if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || w.Code != 200 {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	// What is said to be known must be taken.
+	for _, v := range body.APIVersions {
+		w := get(newHandler(t, config(&tokenSource{})), tokenPath+"?api-version="+v+"&resource="+vault)
+		if w.Code != http.StatusOK {
+			t.Errorf("api-version %s: got %d", v, w.Code)
+		}
+	}
+	if len(body.APIVersions) < 20 {
+		t.Errorf("got %d versions", len(body.APIVersions))
+	}
+}
+
+func TestReadyz(t *testing.T) {
+	cfg := config(&tokenSource{})
+	var notReady error
+	cfg.Ready = func() error { return notReady }
+	h := newHandler(t, cfg)
+	for _, test := range []struct {
+		err    error
+		status int
+		body   string
+	}{
+		{nil, 200, "ok"},
+		{errors.New("federated token: no such file"), 503, "federated token: no such file"},
+	} {
+		notReady = test.err
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil)) // no Metadata header
+		if w.Code != test.status || w.Body.String() != test.body {
+			t.Errorf("got %d %q, want %d %q", w.Code, w.Body, test.status, test.body)
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package imds_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
+)
+
+const (
+	tenantID     = "11111111-1111-1111-1111-111111111111"
+	defaultID    = "22222222-2222-2222-2222-222222222222"
+	otherID      = "55555555-5555-5555-5555-555555555555"
+	mappedID     = "77777777-7777-7777-7777-777777777777"
+	objectID     = "66666666-6666-6666-6666-666666666666"
+	resourceID   = "/subscriptions/s/resourcegroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/id1"
+	vault        = "https://vault.azure.net"
+	tokenPath    = "/metadata/identity/oauth2/token"
+	tokenVersion = "api-version=2018-02-01"
+)
+
+// epoch is when the tests take place; tokens of the fake end an hour and a
+// half second later, so that rounding shows.
+var epoch = time.Unix(1605152024, 0)
+
+const tokenLife = time.Hour + 500*time.Millisecond
+
+// tokenSource is a stand-in for package exchange: it gives a token that names
+// what was asked, and remembers the requests.
+type tokenSource struct {
+	// answer overrides the answer. Nil: a token.
+	answer func(context.Context, exchange.Request) (exchange.Result, error)
+
+	mu       sync.Mutex // guards requests
+	requests []exchange.Request
+}
+
+func (s *tokenSource) Token(ctx context.Context, req exchange.Request) (exchange.Result, error) {
+	s.mu.Lock()
+	s.requests = append(s.requests, req)
+	s.mu.Unlock()
+	if s.answer != nil {
+		return s.answer(ctx, req)
+	}
+	return exchange.Result{
+		Token: exchange.Token{
+			AccessToken: "token-of-" + req.ClientID,
+			NotBefore:   epoch,
+			ExpiresOn:   epoch.Add(tokenLife),
+		},
+		Source: exchange.SourceEntra,
+	}, nil
+}
+
+// seen returns the requests since the last call.
+func (s *tokenSource) seen() []exchange.Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	requests := s.requests
+	s.requests = nil
+	return requests
+}
+
+func failing(err error) *tokenSource {
+	return &tokenSource{answer: func(context.Context, exchange.Request) (exchange.Result, error) {
+		return exchange.Result{}, err
+	}}
+}
+
+func config(tokens imds.TokenSource) imds.Config {
+	return imds.Config{
+		Tokens:          tokens,
+		TenantID:        tenantID,
+		DefaultClientID: defaultID,
+		Identities:      map[string]string{objectID: mappedID, resourceID: mappedID},
+		Version:         "test",
+		Now:             func() time.Time { return epoch },
+	}
+}
+
+func newHandler(t testing.TB, cfg imds.Config) *imds.Handler {
+	t.Helper()
+	h, err := imds.New(cfg)
+	if err != nil {
+		t.Fatalf("New: %v", err)
+	}
+	return h
+}
+
+// get asks a handler with the Metadata header and those given, as "Name: value".
+func get(h http.Handler, target string, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(http.MethodGet, target, nil)
+	r.Host = "169.254.169.254"
+	r.Header.Set("Metadata", "true")
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		r.Header.Set(name, value)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}

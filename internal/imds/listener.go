@@ -1,0 +1,128 @@
+package imds
+
+import (
+	"container/list"
+	"net"
+	"net/http"
+	"sync"
+)
+
+// LimitListener bounds the connections that are open at the same time.
+//
+// A connection that is one too many takes the place of the one that has been
+// without a request for the longest: thousands of connections opened and left do
+// not keep an honest client waiting. Where every connection has a request in
+// progress, Accept waits until one is closed.
+//
+// It learns what connections do from the ConnState hook of [NewServer].
+func LimitListener(inner net.Listener, most int) net.Listener {
+	l := &limitListener{Listener: inner, most: most}
+	l.changed.L = &l.mu
+	return l
+}
+
+type limitListener struct {
+	net.Listener
+	most int
+
+	mu      sync.Mutex // guards the fields below and those of each limitedConn
+	changed sync.Cond  // a connection closed or became quiet, or the listener closed
+	open    int
+	quiet   list.List // of *limitedConn without a request, oldest first
+	closed  bool
+}
+
+// limitedConn is a connection that counts.
+type limitedConn struct {
+	net.Conn
+	listener *limitListener
+	quiet    *list.Element // nil: it has a request in progress
+	gone     bool          // it does not count any more
+}
+
+func (l *limitListener) Accept() (net.Conn, error) {
+	inner, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &limitedConn{Conn: inner, listener: l}
+	if !l.admit(c) {
+		inner.Close()
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+// admit counts c in, once there is room. It reports false if the listener is
+// closed meanwhile.
+func (l *limitListener) admit(c *limitedConn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.open >= l.most && !l.closed {
+		if oldest := l.quiet.Front(); oldest != nil {
+			victim := oldest.Value.(*limitedConn)
+			l.forget(victim)
+			victim.Conn.Close()
+			continue
+		}
+		l.changed.Wait()
+	}
+	if l.closed {
+		return false
+	}
+	l.open++
+	c.quiet = l.quiet.PushBack(c)
+	return true
+}
+
+// forget counts c out. The caller holds the mutex.
+func (l *limitListener) forget(c *limitedConn) {
+	if c.gone {
+		return
+	}
+	c.gone = true
+	l.setQuiet(c, false)
+	l.open--
+	l.changed.Signal()
+}
+
+// setQuiet notes whether c is without a request. The caller holds the mutex.
+func (l *limitListener) setQuiet(c *limitedConn, quiet bool) {
+	switch {
+	case quiet && c.quiet == nil && !c.gone:
+		c.quiet = l.quiet.PushBack(c)
+		l.changed.Signal()
+	case !quiet && c.quiet != nil:
+		l.quiet.Remove(c.quiet)
+		c.quiet = nil
+	}
+}
+
+func (l *limitListener) Close() error {
+	l.mu.Lock()
+	l.closed = true
+	l.changed.Broadcast()
+	l.mu.Unlock()
+	return l.Listener.Close()
+}
+
+func (c *limitedConn) Close() error {
+	c.listener.mu.Lock()
+	c.listener.forget(c)
+	c.listener.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// trackConnState tells the listener whether a connection has a request in
+// progress. net/http calls a connection active once it has read a byte of a
+// request and idle when it has answered; until the whole header is there the
+// state does not change, so a header sent slowly holds no place against others.
+func trackConnState(conn net.Conn, state http.ConnState) {
+	c, ok := conn.(*limitedConn)
+	if !ok || state != http.StateActive && state != http.StateIdle {
+		return
+	}
+	c.listener.mu.Lock()
+	defer c.listener.mu.Unlock()
+	c.listener.setQuiet(c, state == http.StateIdle)
+}

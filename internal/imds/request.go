@@ -1,0 +1,138 @@
+package imds
+
+import "net/http"
+
+// selectorKind is the parameter by which a request names an identity.
+type selectorKind int
+
+const (
+	byNothing selectorKind = iota
+	byClientID
+	byObjectID
+	byResourceID
+)
+
+func (k selectorKind) String() string {
+	return [...]string{"no selector", "client_id", "object_id", "resource ID"}[k]
+}
+
+// selector names an identity as the caller did. It is not validated.
+type selector struct {
+	kind  selectorKind
+	value string
+}
+
+// tokenRequest is what a query asks of the token endpoint.
+type tokenRequest struct {
+	resource string
+	selector selector
+	// fresh: the caller has reason not to want a cached token.
+	fresh bool
+	// unversioned: there was no api-version.
+	unversioned bool
+}
+
+// checkHeaders enforces what keeps a request that an attacker had forged by
+// another program (SSRF) from being answered: it cannot set Metadata, or it
+// comes with the X-Forwarded-For of that program. The header rule is first
+// whatever else is wrong, since clients probe for IMDS without the header.
+func checkHeaders(r *http.Request) error {
+	metadata := r.Header["Metadata"]
+	if len(metadata) != 1 || !equalFoldASCII(metadata[0], "true") {
+		return errNoMetadataHeader
+	}
+	if _, present := r.Header["X-Forwarded-For"]; present {
+		return errForwardedFor
+	}
+	if !localHost(r.Host) {
+		return errForeignHost
+	}
+	return nil
+}
+
+// parseTokenRequest reads the query of a token request and refuses it in the
+// order in which IMDS looks at it.
+func parseTokenRequest(rawQuery string, strictVersion bool) (tokenRequest, error) {
+	var stack [maxParams]param // keeps the parameters off the heap
+	params, err := appendParams(stack[:0], rawQuery)
+	if err != nil {
+		return tokenRequest{}, err
+	}
+	req := tokenRequest{unversioned: true}
+	var failed paramErrors
+	for _, p := range params {
+		req.set(p, &failed)
+	}
+	if req.unversioned && strictVersion {
+		failed.version = errNoAPIVersion
+	}
+	if req.resource == "" {
+		failed.resource = errNoResource
+	}
+	return req, failed.first()
+}
+
+// paramErrors holds what is wrong with each parameter until all have been seen:
+// the answer must not depend on the order in which they come.
+type paramErrors struct{ name, version, resource, selector error }
+
+func (e *paramErrors) first() error {
+	for _, err := range [...]error{e.name, e.version, e.resource, e.selector} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// set takes one parameter. An empty value is as good as none, for scripts that
+// send client_id=$UNSET; names that IMDS does not know are ignored.
+func (req *tokenRequest) set(p param, failed *paramErrors) {
+	switch p.name {
+	case "api-version":
+		req.unversioned = false
+		if !knownVersion(p.value) {
+			failed.version = errUnknownAPIVersion
+		}
+	case "resource":
+		req.resource = p.value
+		if !validResource(p.value) {
+			failed.resource = errMalformedResource
+		}
+	case "client_id":
+		req.selectBy(byClientID, p.value, failed)
+	case "object_id":
+		req.selectBy(byObjectID, p.value, failed)
+	case "msi_res_id", "mi_res_id":
+		req.selectBy(byResourceID, p.value, failed)
+	case "bypass_cache":
+		req.fresh = req.fresh || equalFoldASCII(p.value, "true")
+	case "token_sha256_to_refresh":
+		req.fresh = req.fresh || p.value != ""
+	default:
+		if knownNameFold(p.name) {
+			failed.name = errParamCase
+		}
+	}
+}
+
+func (req *tokenRequest) selectBy(kind selectorKind, value string, failed *paramErrors) {
+	if value == "" {
+		return
+	}
+	if req.selector.kind != byNothing {
+		failed.selector = errSeveralSelectors
+	}
+	req.selector = selector{kind, value}
+}
+
+// knownNameFold reports whether name is a parameter of ours in another case.
+// Ignoring CLIENT_ID=… would answer with the token of another identity.
+func knownNameFold(name string) bool {
+	for _, known := range [...]string{"api-version", "resource", "client_id", "object_id", "msi_res_id", "mi_res_id"} {
+		if equalFoldASCII(name, known) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,124 @@
+package imds
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"imds-oidc-proxy/internal/exchange"
+)
+
+// endpoint answers a request, or says why it does not. What it finds out on the
+// way it notes in the outcome.
+type endpoint func(http.ResponseWriter, *http.Request, *outcome) error
+
+// outcome is what is known of a request when it is over.
+type outcome struct {
+	path     string
+	resource string
+	clientID string
+	status   int
+	source   exchange.Source
+}
+
+// maxLogged bounds what a caller can put into a field of the log.
+const maxLogged = 256
+
+// serve runs an endpoint. It is the one place where errors are written to clients
+// and where requests are logged.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, path string, e endpoint) {
+	start := h.now()
+	o := outcome{path: path, status: http.StatusOK}
+	err := e(w, r, &o)
+	if err != nil {
+		if r.Context().Err() != nil {
+			err = refused(errClientLeft, err.Error())
+		}
+		o.status = h.writeError(w, err)
+	}
+	h.logOutcome(r, &o, err, h.now().Sub(start))
+}
+
+// requireGet refuses all other methods. Whatever an X-HTTP-Method-Override says,
+// the method is that of the request line.
+func requireGet(r *http.Request) error {
+	if r.Method != http.MethodGet {
+		return errMethodNotAllowed
+	}
+	return nil
+}
+
+// writeJSON writes a body whole: clients of IMDS do not expect it in chunks.
+func (h *Handler) writeJSON(w http.ResponseWriter, status int, body []byte) error {
+	header := w.Header()
+	header["Content-Type"] = h.jsonHeader
+	header["Cache-Control"] = h.noStoreHeader
+	header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	w.WriteHeader(status)
+	_, err := w.Write(body)
+	return err
+}
+
+func (h *Handler) writeError(w http.ResponseWriter, err error) (status int) {
+	a := answerFor(err)
+	if a.status == statusClientLeft {
+		return a.status
+	}
+	if a.status == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", http.MethodGet)
+	}
+	if a.retryAfter > 0 {
+		seconds := (a.retryAfter + time.Second - 1) / time.Second
+		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
+	}
+	// A failed write means that the client has left, and there is no one to tell.
+	_ = h.writeJSON(w, a.status, appendError(nil, a.code, a.description))
+	return a.status
+}
+
+func (h *Handler) logOutcome(r *http.Request, o *outcome, err error, took time.Duration) {
+	message, level := describe(o, err)
+	entry := h.log.Check(level, message)
+	if entry == nil {
+		return
+	}
+	fields := [...]zap.Field{
+		zap.String("method", bounded(r.Method)),
+		zap.String("path", bounded(o.path)),
+		zap.String("resource", bounded(o.resource)),
+		zap.String("client_id", o.clientID),
+		zap.Int("status", o.status),
+		zap.String("source", string(o.source)),
+		zap.Duration("duration", took),
+		zap.Error(err), // no field where there is none
+	}
+	entry.Write(fields[:]...)
+}
+
+// describe chooses the message and the level of a request's line. Probes are
+// expected and frequent; they stay at debug.
+func describe(o *outcome, err error) (string, zapcore.Level) {
+	switch {
+	case err == nil && o.source != "":
+		return "successfully acquired token", zap.InfoLevel
+	case err == nil:
+		return "answered request", zap.DebugLevel
+	case errors.Is(err, errNoMetadataHeader), o.status == http.StatusNotFound:
+		return "refused request", zap.DebugLevel
+	case o.status < http.StatusInternalServerError:
+		return "refused request", zap.WarnLevel
+	default:
+		return "request failed", zap.ErrorLevel
+	}
+}
+
+func bounded(s string) string {
+	if len(s) > maxLogged {
+		return s[:maxLogged] + "…"
+	}
+	return s
+}

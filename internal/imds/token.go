@@ -1,0 +1,111 @@
+package imds
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"imds-oidc-proxy/internal/exchange"
+)
+
+// errUnusableToken is a fault of the token source: no client gets a token that
+// is empty, over or without a beginning, since some crash on it.
+var errUnusableToken = errors.New("the token source returned a token that is empty or not valid now")
+
+// token answers a request for an access token.
+func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) error {
+	if entry := h.log.Check(zap.DebugLevel, "received token request"); entry != nil {
+		entry.Write(zap.String("method", bounded(r.Method)), zap.String("path", o.path))
+	}
+	wanted, err := h.readTokenRequest(r, o)
+	if err != nil {
+		return err
+	}
+	result, err := h.tokens.Token(r.Context(), wanted)
+	if err != nil {
+		return err
+	}
+	now := h.now()
+	if !usable(result.Token, now) {
+		return errUnusableToken
+	}
+	size := len(result.Token.AccessToken) + len(wanted.Resource) + tokenBodyOverhead
+	body := appendToken(make([]byte, 0, size), wanted.ClientID, wanted.Resource, result.Token, now)
+	if err := h.writeJSON(w, http.StatusOK, body); err != nil {
+		return refused(errClientLeft, "the answer could not be written")
+	}
+	o.source = result.Source
+	return nil
+}
+
+// readTokenRequest validates a request in the order in which IMDS does. It noted
+// what is known by then in the outcome, for the log.
+func (h *Handler) readTokenRequest(r *http.Request, o *outcome) (exchange.Request, error) {
+	if err := requireGet(r); err != nil {
+		return exchange.Request{}, err
+	}
+	if err := checkHeaders(r); err != nil {
+		return exchange.Request{}, err
+	}
+	req, err := parseTokenRequest(r.URL.RawQuery, h.strictVersion)
+	o.resource = req.resource
+	if err != nil {
+		return exchange.Request{}, err
+	}
+	if req.unversioned {
+		h.sayUnversioned()
+	}
+	clientID, err := h.identities.clientID(req.selector)
+	if err != nil {
+		return exchange.Request{}, err
+	}
+	o.clientID = clientID
+	return exchange.Request{ClientID: clientID, Resource: req.resource, Fresh: req.fresh}, nil
+}
+
+// sayUnversioned says once, not for each request, that we are more lenient than IMDS.
+func (h *Handler) sayUnversioned() {
+	h.sayUnversionedFor.Do(func() {
+		h.log.Info("accepting token requests without api-version; IMDS refuses them, and so does --strict-api-version")
+	})
+}
+
+// usable reports whether every client can read the token's times: positive
+// seconds to expiry, and digits for its beginning.
+func usable(t exchange.Token, now time.Time) bool {
+	return t.AccessToken != "" && t.ExpiresOn.Sub(now) >= time.Second && t.NotBefore.Unix() > 0
+}
+
+// info answers which tenant the identity is of.
+func (h *Handler) info(w http.ResponseWriter, r *http.Request, _ *outcome) error {
+	return h.constant(w, r, h.infoBody)
+}
+
+// versions answers which versions of the API are known.
+func (h *Handler) versions(w http.ResponseWriter, r *http.Request, _ *outcome) error {
+	return h.constant(w, r, h.versionsBody)
+}
+
+func (h *Handler) constant(w http.ResponseWriter, r *http.Request, body []byte) error {
+	if err := requireGet(r); err != nil {
+		return err
+	}
+	if err := checkHeaders(r); err != nil {
+		return err
+	}
+	return h.writeJSON(w, http.StatusOK, body)
+}
+
+func appendInfo(b []byte, tenantID string) []byte {
+	b = append(b, `{"tenantId":`...)
+	return append(appendJSONString(b, tenantID), '}')
+}
+
+func appendVersions(b []byte, versions []string) []byte {
+	b = append(b, `{"apiVersions":["`...)
+	b = append(b, strings.Join(versions, `","`)...)
+	return append(b, `"]}`...)
+}
