@@ -1,0 +1,169 @@
+package netrules
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Proof says how the redirect was shown to work.
+type Proof string
+
+// The outcomes of [Prove].
+const (
+	// ProvenByConnection: a connection to the metadata address arrived at the
+	// proxy's port.
+	ProvenByConnection Proof = "connection"
+	// PortInUse: the proxy's port is taken, as by a proxy that runs already, so
+	// that there was no connection: the rules were only read back.
+	PortInUse Proof = "rules (the proxy's port is in use)"
+	// ProberExempt: this process has the UID and GID that the rules exempt, so
+	// that its connection would have reached the real metadata service.
+	ProberExempt Proof = "rules (this process is exempt from the redirect)"
+)
+
+// proofTimeout bounds the connection, which goes no further than this host's
+// loopback device: anything slower has gone elsewhere.
+const proofTimeout = 3 * time.Second
+
+// tokenSize makes a guess by whoever else answers as unlikely as a key.
+const tokenSize = 32
+
+// Prove makes a connection to the metadata address and requires that it arrives
+// at the proxy's port, where it listens itself meanwhile. An *[Error] of
+// [NotRedirected] says that it did not.
+//
+// Call it only once the rules have been read back: without them the connection
+// would leave the host. Should it leave all the same (another tool's rules come
+// first), nothing is given away. It is the listener that speaks, and the dialler
+// sends no byte beyond TCP's own handshake.
+func Prove(ctx context.Context, c Config) (Proof, error) {
+	if !c.Sealed && os.Geteuid() == int(c.UID) && os.Getegid() == int(c.GID) {
+		return ProberExempt, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
+	defer cancel()
+	local := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(c.ProxyPort)))
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp4", local)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return PortInUse, nil
+	}
+	if err != nil {
+		return "", &Error{Cause: fmt.Sprintf("proving the redirect: %v", err), Remedy: "choose another --proxy-port, or use --verify=false"}
+	}
+	w := &witness{listener: listener, seen: map[[tokenSize]byte]netip.AddrPort{}}
+	served := make(chan struct{})
+	go func() { defer close(served); w.serve() }()
+	defer func() { listener.Close(); <-served }()
+
+	token, err := dialForToken(ctx, c.Metadata)
+	if err != nil {
+		return "", notRedirected(c, err.Error())
+	}
+	original, ok := w.original(token)
+	switch {
+	case !ok:
+		return "", notRedirected(c, "somebody else answered")
+	case original != c.Metadata:
+		return "", notRedirected(c, "it arrived, and by way of "+original.String())
+	}
+	return ProvenByConnection, nil
+}
+
+func notRedirected(c Config, what string) *Error {
+	return &Error{
+		Kind:  NotRedirected,
+		Cause: fmt.Sprintf("the rules are in place, and a connection to %s did not arrive at 127.0.0.1:%d: %s", c.Metadata, c.ProxyPort, what),
+		Remedy: "some other rule comes first, most likely a service mesh's own nftables table: exclude " +
+			c.Metadata.Addr().String() + "/32 from what it captures",
+	}
+}
+
+// dialForToken reads what the far end says of itself, and sends nothing.
+func dialForToken(ctx context.Context, to netip.AddrPort) (token [tokenSize]byte, err error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp4", to.String())
+	if err != nil {
+		return token, err
+	}
+	defer conn.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetReadDeadline(deadline); err != nil {
+			return token, err
+		}
+	}
+	_, err = io.ReadFull(conn, token[:])
+	return token, err
+}
+
+// witness answers every connection with a token of its own, and remembers where
+// that connection was going: applications may dial at the same time.
+type witness struct {
+	listener net.Listener
+
+	mu   sync.Mutex
+	seen map[[tokenSize]byte]netip.AddrPort
+}
+
+func (w *witness) serve() {
+	for {
+		conn, err := w.listener.Accept()
+		if err != nil {
+			return
+		}
+		w.answer(conn.(*net.TCPConn))
+	}
+}
+
+// answer writes a token, which fits any send buffer: it does not block.
+func (w *witness) answer(conn *net.TCPConn) {
+	defer conn.Close()
+	to, err := originalDestination(conn)
+	if err != nil {
+		return
+	}
+	var token [tokenSize]byte
+	rand.Read(token[:])
+	w.mu.Lock()
+	w.seen[token] = to
+	w.mu.Unlock()
+	_, _ = conn.Write(token[:]) // the dialler notices
+}
+
+func (w *witness) original(token [tokenSize]byte) (netip.AddrPort, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	to, ok := w.seen[token]
+	return to, ok
+}
+
+// soOriginalDst is SO_ORIGINAL_DST of <linux/netfilter_ipv4.h>: where a
+// connection was going before NAT.
+const soOriginalDst = 80
+
+func originalDestination(conn *net.TCPConn) (to netip.AddrPort, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return to, err
+	}
+	var sockErr error
+	err = raw.Control(func(fd uintptr) {
+		// The kernel fills in a sockaddr_in of 16 bytes: family, port, address.
+		// Of what package syscall can read, IPv6Mreq is the smallest that holds it.
+		var mreq *syscall.IPv6Mreq
+		mreq, sockErr = syscall.GetsockoptIPv6Mreq(int(fd), syscall.IPPROTO_IP, soOriginalDst)
+		if sockErr == nil {
+			sa := mreq.Multiaddr
+			to = netip.AddrPortFrom(netip.AddrFrom4([4]byte(sa[4:8])), uint16(sa[2])<<8|uint16(sa[3]))
+		}
+	})
+	return to, errors.Join(err, sockErr)
+}
