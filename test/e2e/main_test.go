@@ -1,4 +1,8 @@
-// Package e2e runs the real binaries in a network namespace that stands for a pod.
+// Package e2e runs the real binaries in a pod-like network namespace: real iptables,
+// the real MSAL, unmodified clients with the metadata address compiled into them.
+//
+// The test binary starts itself again inside a namespace of its own (package netns),
+// so that no packet to the metadata address can leave the machine. That takes root.
 package e2e
 
 import (
@@ -6,69 +10,100 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"imds-oidc-proxy/test/netns"
 )
 
-// binaryDirVar tells the process inside the namespace where the programs are.
-const binaryDirVar = "IMDS_OIDC_PROXY_E2E_BIN"
+// binariesVar tells the process inside the namespace where the one outside, which
+// can reach a module proxy, has built the binaries.
+const binariesVar = "E2E_BINARIES"
 
-// programs are built once, outside the namespace, where modules can be downloaded.
-var programs = map[string]string{
-	"proxy-init":  "./cmd/proxy-init",
-	"redirectpod": "./test/e2e/redirectpod",
-}
+// azidentityVersions are the versions of the Go SDK that are built, by the mod file
+// that pins each.
+var azidentityVersions = []string{"v1.0.0", "v1.3.0", "newest"}
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+func TestMain(m *testing.M) { os.Exit(run(m)) }
 
-func testMain(m *testing.M) int {
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "test/e2e makes network namespaces: run as root")
-		return 1
-	}
+func run(m *testing.M) int {
 	if netns.Inside() {
-		inside, code, err := netns.Enter(false)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "test/e2e:", err)
-		}
-		if !inside {
+		if _, code, err := netns.Enter(false); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
 			return code
 		}
 		return m.Run()
 	}
-	dir, err := buildPrograms()
-	defer os.RemoveAll(dir)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "test/e2e:", err)
+	if os.Getuid() != 0 {
+		fmt.Fprintln(os.Stderr, "e2e: run as root: these tests make a network namespace and run programs as several users")
 		return 1
 	}
-	_, code, err := netns.Enter(false, binaryDirVar+"="+dir)
+	code, err := buildAndEnter()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "test/e2e:", err)
+		fmt.Fprintln(os.Stderr, "e2e:", err)
 	}
 	return code
 }
 
-// buildPrograms returns a directory that holds the programs and that every user
-// can read: the tests run them as others than root.
-func buildPrograms() (string, error) {
-	dir, err := os.MkdirTemp("", "imds-oidc-proxy-e2e-")
+func buildAndEnter() (exitCode int, err error) {
+	dir, err := os.MkdirTemp("", "e2e-")
 	if err != nil {
-		return "", err
+		return 1, err
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return dir, err
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // other users run what is in it
+		return 1, err
 	}
-	for name, pkg := range programs {
-		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
-		build.Dir = filepath.Join("..", "..")
-		if out, err := build.CombinedOutput(); err != nil {
-			return dir, fmt.Errorf("go build %s: %w\n%s", pkg, err, out)
-		}
+	if err := buildBinaries(dir); err != nil {
+		return 1, err
 	}
-	return dir, nil
+	_, code, err := netns.Enter(false, binariesVar+"="+dir)
+	return code, err
 }
 
-// program is the path of one that was built.
-func program(name string) string { return filepath.Join(os.Getenv(binaryDirVar), name) }
+// buildBinaries builds what is under test, with the race detector where the test
+// itself has it, and the clients.
+func buildBinaries(dir string) error {
+	for _, name := range []string{"proxy", "proxy-init"} {
+		if err := goBuild(".", "-race="+fmt.Sprint(raceEnabled), "-o", filepath.Join(dir, name), "../../cmd/"+name); err != nil {
+			return err
+		}
+	}
+	for _, version := range azidentityVersions {
+		mod := version + ".mod"
+		if version == "newest" {
+			mod = "go.mod"
+		}
+		if err := goBuild("clients/azidentity", "-modfile="+mod, "-o", filepath.Join(dir, "azidentity-"+version), "."); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func goBuild(dir string, args ...string) error {
+	cmd := exec.Command("go", append([]string{"build", "-buildvcs=false"}, args...)...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// binary is the path of a program that buildBinaries built.
+func binary(name string) string { return filepath.Join(os.Getenv(binariesVar), name) }
+
+// clearRules removes every rule of either backend, so that a scenario starts from
+// a pod that is new.
+func clearRules(t *testing.T) {
+	t.Helper()
+	for _, iptables := range []string{"iptables-nft", "iptables-legacy"} {
+		for _, table := range []string{"nat", "filter"} {
+			for _, action := range []string{"-F", "-X"} {
+				if out, err := exec.Command(iptables, "-t", table, action).CombinedOutput(); err != nil {
+					t.Fatalf("%s -t %s %s: %v: %s", iptables, table, action, err, out)
+				}
+			}
+		}
+	}
+}

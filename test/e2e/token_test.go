@@ -1,0 +1,294 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/netns"
+	"imds-oidc-proxy/test/pod"
+)
+
+const (
+	vault    = "https://vault.azure.net"
+	tokenURL = "http://" + netns.MetadataAddress + "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + vault
+
+	// patience bounds one scenario: minutes less than the whole run's limit, and
+	// long enough for a busy machine with the race detector.
+	patience = 2 * time.Minute
+)
+
+// startPod brings a pod up in the namespace that this process is in.
+func startPod(t *testing.T, cfg pod.Config) (*pod.Pod, context.Context) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	clearRules(t)
+	cfg.Proxy, cfg.ProxyInit = binary("proxy"), binary("proxy-init")
+	cfg.ProxyArgs = append([]string{"--log-level=debug"}, cfg.ProxyArgs...)
+	p, err := pod.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Stop)
+	return p, ctx
+}
+
+// curl asks for target as the application does.
+func curl(t *testing.T, ctx context.Context, p *pod.Pod, args ...string) string {
+	t.Helper()
+	out, err := p.Application(ctx, nil, append([]string{"curl", "-sS", "--max-time", "30"}, args...)...)
+	if err != nil {
+		t.Fatalf("curl: %v: %s", err, out)
+	}
+	return out
+}
+
+// checkToken checks whose token an IMDS answer or an SDK holds.
+func checkToken(t *testing.T, token, clientID, resource string) {
+	t.Helper()
+	got, err := entra.DecodeAccessToken(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.ClientID != clientID || got.Resource != resource {
+		t.Errorf("got a token for client %s and resource %s, want %s and %s", got.ClientID, got.Resource, clientID, resource)
+	}
+}
+
+// checkDecoy checks that nothing reached the node's IMDS.
+func checkDecoy(t *testing.T, p *pod.Pod) {
+	t.Helper()
+	if got := p.Decoy.Requests(); len(got) > 0 {
+		t.Errorf("the node's IMDS saw %q, want nothing", got)
+	}
+}
+
+// TestCurl is the main job: the documented curl line gets a token through the
+// redirect, on either backend, at the cost of one exchange.
+func TestCurl(t *testing.T) {
+	for _, mode := range []string{"nft", "legacy"} {
+		t.Run(mode, func(t *testing.T) {
+			p, ctx := startPod(t, pod.Config{IPTablesMode: mode})
+			for range 2 {
+				var answer map[string]string
+				body := curl(t, ctx, p, "-H", "Metadata: true", tokenURL)
+				if err := json.Unmarshal([]byte(body), &answer); err != nil {
+					t.Fatalf("%v: %s", err, body)
+				}
+				checkToken(t, answer["access_token"], pod.ClientID, vault)
+			}
+			if got := len(p.Entra.Exchanges()); got != 1 {
+				t.Errorf("two requests cost %d exchanges, want 1", got)
+			}
+			checkDecoy(t, p)
+			if got := strings.Count(p.ProxyLog.String(), "successfully acquired token"); got != 2 {
+				t.Errorf("the log says %d times that a token was acquired, want 2:\n%s", got, p.ProxyLog)
+			}
+		})
+	}
+}
+
+// TestExemption shows who is redirected, by who answers: everyone but the proxy's
+// own user and group.
+func TestExemption(t *testing.T) {
+	p, ctx := startPod(t, pod.Config{})
+	versions := "http://" + netns.MetadataAddress + "/metadata/instance?api-version=2021-02-01"
+	for _, test := range []struct {
+		name    string
+		uid     int
+		decoyed bool
+	}{
+		{"the application", pod.ApplicationUID, false},
+		{"root", 0, false},
+		{"the proxy", pod.ProxyUID, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			headers, err := p.As(ctx, test.uid, "curl", "-sS", "--max-time", "30", "-o", "/dev/null", "-D", "-", "-H", "Metadata: true", versions)
+			if err != nil {
+				t.Fatalf("curl: %v: %s", err, headers)
+			}
+			if got := !strings.Contains(headers, "Server: imds-oidc-proxy"); got != test.decoyed {
+				t.Errorf("answered by the decoy itself: %v, want %v:\n%s", got, test.decoyed, headers)
+			}
+		})
+	}
+}
+
+// TestAzidentity runs the unmodified Go SDK, from its first release on.
+func TestAzidentity(t *testing.T) {
+	p, ctx := startPod(t, pod.Config{})
+	for _, version := range azidentityVersions {
+		for _, args := range [][]string{nil, {"--client-id=" + pod.ClientID}, {"--default-chain"}} {
+			t.Run(fmt.Sprint(version, " ", strings.Join(args, "")), func(t *testing.T) {
+				// Every client is a new process, whose first token must be quick:
+				// old chains give up after a second.
+				out, err := p.Application(ctx, nil, append([]string{binary("azidentity-" + version)}, args...)...)
+				if err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+				var answer struct {
+					Token     string
+					ExpiresOn int64 `json:"expires_on"`
+				}
+				if err := json.Unmarshal([]byte(out), &answer); err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+				checkToken(t, answer.Token, pod.ClientID, vault)
+				if life := time.Until(time.Unix(answer.ExpiresOn, 0)); life < time.Hour {
+					t.Errorf("the SDK thinks that the token lives %s", life)
+				}
+			})
+		}
+	}
+	if got := len(p.Entra.Exchanges()); got != 1 {
+		t.Errorf("all clients together cost %d exchanges, want 1", got)
+	}
+	checkDecoy(t, p)
+}
+
+// TestEntraFailure: a failure is IMDS's JSON error, says nothing secret, and does
+// not keep the next request from its token.
+func TestEntraFailure(t *testing.T) {
+	const secret = "a-secret-of-entra"
+	for _, test := range []struct {
+		name   string
+		fault  entra.Fault
+		status string
+	}{
+		{"unknown application", entra.FaultAADSTS(700016), "400"},
+		{"server error", entra.FaultStatus(500, secret), "500"},
+		{"malformed answer", entra.FaultMalformedJSON(secret), "500"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p, ctx := startPod(t, pod.Config{})
+			p.Entra.FailAlways(test.fault)
+			body := curl(t, ctx, p, "-H", "Metadata: true", "-w", "\n%{http_code}", tokenURL)
+			body, status, _ := strings.Cut(body, "\n")
+			var answer map[string]string
+			if err := json.Unmarshal([]byte(body), &answer); err != nil {
+				t.Fatalf("%v: %s", err, body)
+			}
+			if status != test.status || answer["error"] == "" || answer["error_description"] == "" {
+				t.Errorf("got %s %s, want %s and an IMDS error", status, body, test.status)
+			}
+			p.Entra.Heal()
+			waitForToken(t, ctx, p)
+			for where, text := range map[string]string{"answer": body, "log": p.ProxyLog.String()} {
+				for _, secret := range []string{secret, p.Token.Token()} {
+					if strings.Contains(text, secret) {
+						t.Errorf("the %s holds a secret:\n%s", where, text)
+					}
+				}
+			}
+			checkDecoy(t, p)
+		})
+	}
+}
+
+// waitForToken asks until a token comes: a failure is remembered for a while, so
+// that a crowd costs Entra one call.
+func waitForToken(t *testing.T, ctx context.Context, p *pod.Pod) {
+	t.Helper()
+	for {
+		body, err := p.Application(ctx, nil, "curl", "-sS", "--max-time", "30", "-H", "Metadata: true", tokenURL)
+		if err != nil {
+			t.Fatalf("no token after Entra was well again: %v: %s", err, body)
+		}
+		if strings.Contains(body, "access_token") {
+			return
+		}
+	}
+}
+
+// TestTermination: SIGTERM lets the request in flight finish, and the proxy
+// exits 0.
+func TestTermination(t *testing.T) {
+	p, ctx := startPod(t, pod.Config{})
+	p.Entra.FailAlways(entra.FaultHang())
+	type answer struct {
+		body string
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		body, err := p.Application(ctx, nil, "curl", "-sS", "--max-time", "30", "-H", "Metadata: true", tokenURL)
+		answers <- answer{body, err}
+	}()
+	waitUntil(t, ctx, "the exchange hangs", func() bool { return p.Entra.InFlight() == 1 })
+	if err := p.SignalProxy(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.ProxyLog.WaitFor(ctx, "stopping the proxy server"); err != nil {
+		t.Fatal(err)
+	}
+	p.Entra.Heal()
+	if got := <-answers; got.err != nil || !strings.Contains(got.body, "access_token") {
+		t.Errorf("the request in flight got %q, %v; want its token", got.body, got.err)
+	}
+	if code, err := p.WaitProxy(ctx); err != nil || code != 0 {
+		t.Errorf("exit code %d, %v; want 0\n%s", code, err, p.ProxyLog)
+	}
+}
+
+// TestRotation: a federated token that the kubelet swaps is the one that the next
+// exchange uses.
+func TestRotation(t *testing.T) {
+	p, ctx := startPod(t, pod.Config{})
+	curl(t, ctx, p, "-H", "Metadata: true", tokenURL)
+	if err := p.Token.Renew(); err != nil {
+		t.Fatal(err)
+	}
+	curl(t, ctx, p, "-H", "Metadata: true", strings.Replace(tokenURL, vault, "https://management.azure.com/", 1))
+	var ids []string
+	for _, exchange := range p.Entra.Exchanges() {
+		ids = append(ids, exchange.AssertionID)
+	}
+	if len(ids) != 2 || ids[0] == ids[1] {
+		t.Errorf("the exchanges used the assertions %q, want two different ones", ids)
+	}
+}
+
+// TestNodeIdentity: whatever is asked for, the node's identity is not what comes.
+func TestNodeIdentity(t *testing.T) {
+	p, ctx := startPod(t, pod.Config{})
+	for _, path := range []string{
+		"/metadata/Identity/oauth2/token", "/metadata/identity/OAuth2/Token", "/metadata/identity%5coauth2/token",
+		"/metadata/instance/../identity/oauth2/token", "/metadata/identity/oauth2/token;a", "/metadata/identity/issuecredential",
+	} {
+		body := curl(t, ctx, p, "--path-as-is", "-H", "Metadata: true",
+			"http://"+netns.MetadataAddress+path+"?api-version=2018-02-01&resource="+vault)
+		if strings.Contains(body, pod.DecoyToken) {
+			t.Errorf("%s: got the node's identity", path)
+		}
+	}
+	for _, request := range p.Decoy.Requests() {
+		if strings.Contains(strings.ToLower(request), "identity") {
+			t.Errorf("the node's IMDS saw %s", request)
+		}
+	}
+	body := curl(t, ctx, p, "-H", "Metadata: true", "http://"+netns.MetadataAddress+"/metadata/instance?api-version=2021-02-01")
+	if want := "GET /metadata/instance"; !slices.Contains(p.Decoy.Requests(), want) {
+		t.Errorf("instance metadata was not forwarded: got %s; the decoy saw %q", body, p.Decoy.Requests())
+	}
+}
+
+// waitUntil waits until a condition holds.
+func waitUntil(t *testing.T, ctx context.Context, what string, condition func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	for !condition() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("waited in vain until %s", what)
+		case <-ticker.C:
+		}
+	}
+}
