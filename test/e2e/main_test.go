@@ -20,6 +20,13 @@ import (
 // can reach a module proxy, has built the binaries.
 const binariesVar = "E2E_BINARIES"
 
+// programs are what is under test, and what helps to test it.
+var programs = map[string]string{
+	"proxy":       "../../cmd/proxy",
+	"proxy-init":  "../../cmd/proxy-init",
+	"redirectpod": "./redirectpod",
+}
+
 // azidentityVersions are the versions of the Go SDK that are built, by the mod file
 // that pins each.
 var azidentityVersions = []string{"v1.0.0", "v1.3.0", "newest"}
@@ -61,11 +68,11 @@ func buildAndEnter() (exitCode int, err error) {
 	return code, err
 }
 
-// buildBinaries builds what is under test, with the race detector where the test
-// itself has it, and the clients.
+// buildBinaries builds the programs, with the race detector where the test itself
+// has it, and the clients.
 func buildBinaries(dir string) error {
-	for _, name := range []string{"proxy", "proxy-init"} {
-		if err := goBuild(".", "-race="+fmt.Sprint(raceEnabled), "-o", filepath.Join(dir, name), "../../cmd/"+name); err != nil {
+	for name, source := range programs {
+		if err := goBuild(".", "-race="+fmt.Sprint(raceEnabled), "-o", filepath.Join(dir, name), source); err != nil {
 			return err
 		}
 	}
@@ -90,8 +97,8 @@ func goBuild(dir string, args ...string) error {
 	return nil
 }
 
-// binary is the path of a program that buildBinaries built.
-func binary(name string) string { return filepath.Join(os.Getenv(binariesVar), name) }
+// program is the path of one that was built.
+func program(name string) string { return filepath.Join(os.Getenv(binariesVar), name) }
 
 // clearRules removes every rule of either backend, so that a scenario starts from
 // a pod that is new.

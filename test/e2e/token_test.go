@@ -30,7 +30,7 @@ func startPod(t *testing.T, cfg pod.Config) (*pod.Pod, context.Context) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	clearRules(t)
-	cfg.Proxy, cfg.ProxyInit = binary("proxy"), binary("proxy-init")
+	cfg.Proxy, cfg.ProxyInit = program("proxy"), program("proxy-init")
 	cfg.ProxyArgs = append([]string{"--log-level=debug"}, cfg.ProxyArgs...)
 	p, err := pod.Start(ctx, cfg)
 	if err != nil {
@@ -129,7 +129,7 @@ func TestAzidentity(t *testing.T) {
 			t.Run(fmt.Sprint(version, " ", strings.Join(args, "")), func(t *testing.T) {
 				// Every client is a new process, whose first token must be quick:
 				// old chains give up after a second.
-				out, err := p.Application(ctx, nil, append([]string{binary("azidentity-" + version)}, args...)...)
+				out, err := p.Application(ctx, nil, append([]string{program("azidentity-" + version)}, args...)...)
 				if err != nil {
 					t.Fatalf("%v: %s", err, out)
 				}
