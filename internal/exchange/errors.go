@@ -1,6 +1,8 @@
 package exchange
 
 import (
+	"context"
+	"fmt"
 	"time"
 )
 
@@ -41,6 +43,33 @@ const (
 // Permanent reports whether asking again is pointless until a person acts.
 func (k Kind) Permanent() bool { return k >= UnknownIdentity && k <= InvalidTenant }
 
+// String names the kind in logs and metrics.
+func (k Kind) String() string {
+	switch k {
+	case UnknownIdentity:
+		return "unknown_identity"
+	case InvalidResource:
+		return "invalid_resource"
+	case InvalidScope:
+		return "invalid_scope"
+	case UnauthorizedClient:
+		return "unauthorized_client"
+	case InvalidTenant:
+		return "invalid_tenant"
+	case FederationMismatch:
+		return "federation_mismatch"
+	case FederatedTokenUnusable:
+		return "federated_token_unusable"
+	case Throttled:
+		return "throttled"
+	case Unavailable:
+		return "unavailable"
+	case DeadlineExceeded:
+		return "deadline_exceeded"
+	}
+	return fmt.Sprintf("kind(%d)", int(k))
+}
+
 // Error is a failed exchange. Its text is safe to log: it holds no token, no
 // assertion and nothing that Entra sent but codes and identifiers.
 type Error struct {
@@ -55,4 +84,53 @@ type Error struct {
 
 	// Detail is one lower-case clause for the log: what was wrong.
 	Detail string
+
+	// TraceID and CorrelationID find the attempt in Entra's own logs. They are
+	// GUIDs. Empty: Entra gave none.
+	TraceID       string
+	CorrelationID string
+
+	// Hint is for the log: the command or the setting that mends it. It may hold
+	// claims of the federated token. Empty: nothing in particular mends it.
+	Hint string
+
+	// retry is what to do before the caller is told.
+	retry retryPolicy
+
+	// hint is the advice that Hint is made of, once it is known for whom.
+	hint hint
+
+	// federated is the federated token that was used, for the log.
+	federated FederatedToken
+
+	// cause is the caller's own context error: the only one safe to unwrap to.
+	cause error
+}
+
+// Error says what was wrong, in one line.
+func (e *Error) Error() string {
+	if e.Code == 0 {
+		return e.Detail
+	}
+	return fmt.Sprintf("%s (AADSTS%d)", e.Detail, e.Code)
+}
+
+// Unwrap returns the caller's context error where that is why it has no answer.
+// Never an error of MSAL or of net/http, whose texts quote what was sent.
+func (e *Error) Unwrap() error { return e.cause }
+
+// after returns e with the time to wait, as it stands for one caller.
+func (e *Error) after(wait time.Duration) *Error {
+	copied := *e
+	copied.RetryAfter = max(wait, 0)
+	return &copied
+}
+
+// callerGone is the answer to a caller whose context ended first.
+func callerGone(ctx context.Context) *Error {
+	return &Error{
+		Kind:   DeadlineExceeded,
+		Detail: "the caller left before the exchange was over",
+		cause:  ctx.Err(),
+	}
 }

@@ -1,0 +1,146 @@
+package exchange
+
+import (
+	"fmt"
+	"strings"
+)
+
+// retryPolicy says whether an exchange that failed is tried again before its
+// callers are told, within [exchangeTimeout].
+type retryPolicy int
+
+const (
+	// retryNever: the same request fails the same way, or Entra asked for quiet.
+	retryNever retryPolicy = iota
+	// retrySoon: after jittered pauses, a few times.
+	retrySoon
+	// retryReread: once, with the federated token file read again.
+	retryReread
+)
+
+// hint names the advice that goes with a code; advise fills it in.
+type hint int
+
+const (
+	hintNone hint = iota
+	hintCredential
+	hintIssuer
+	hintClock
+	hintClientID
+	hintResource
+	hintTenant
+	hintAccess
+	hintForeignToken
+)
+
+// ruling is what one AADSTS code means here.
+type ruling struct {
+	code   int
+	kind   Kind
+	retry  retryPolicy
+	hint   hint
+	detail string
+}
+
+// rulings is the one place that knows AADSTS codes. A code belongs to the
+// permanent kinds only if waiting cannot mend it: to old clients a 400 is the
+// last word. Codes are documented at
+// https://learn.microsoft.com/entra/identity-platform/reference-error-codes
+var rulings = [...]ruling{
+	// No federated credential matches, or none is visible yet: one that was just
+	// added takes minutes to reach all of Entra, and answers flap meanwhile.
+	{70021, FederationMismatch, retrySoon, hintCredential, "no federated credential matches the federated token"},
+	{70025, FederationMismatch, retrySoon, hintCredential, "the identity has no federated credential"},
+	{700211, FederationMismatch, retrySoon, hintCredential, "no federated credential matches the federated token's issuer"},
+	{700212, FederationMismatch, retrySoon, hintCredential, "no federated credential matches the federated token's audience"},
+	{700213, FederationMismatch, retrySoon, hintCredential, "no federated credential matches the federated token's subject"},
+
+	// Entra fetches the issuer's discovery document and keys, and could not.
+	{90061, FederationMismatch, retrySoon, hintIssuer, "entra cannot reach the federated token's issuer"},
+	{50166, FederationMismatch, retrySoon, hintIssuer, "entra cannot reach the federated token's issuer"},
+	{900612, FederationMismatch, retrySoon, hintIssuer, "entra cannot read the signing keys of the federated token's issuer"},
+
+	// The federated token itself was refused: the kubelet may just have renewed it.
+	{700024, FederatedTokenUnusable, retryReread, hintClock, "entra finds the federated token outside of its time range"},
+	{700027, FederatedTokenUnusable, retryReread, hintIssuer, "entra finds the federated token's signature invalid"},
+	{50013, FederatedTokenUnusable, retryReread, hintIssuer, "entra finds the federated token invalid"},
+	{50027, FederatedTokenUnusable, retryReread, hintIssuer, "entra finds the federated token malformed"},
+
+	// Permanent until a person acts.
+	{700016, UnknownIdentity, retryNever, hintClientID, "the tenant has no application with this client ID"},
+	{700038, UnknownIdentity, retryNever, hintClientID, "the client ID is not a valid application identifier"},
+	{500011, InvalidResource, retryNever, hintResource, "the tenant does not know the resource"},
+	{500014, InvalidResource, retryNever, hintResource, "the resource is disabled in the tenant"},
+	{650057, InvalidResource, retryNever, hintResource, "the resource is not one that the application may ask for"},
+	{70011, InvalidScope, retryNever, hintResource, "the resource does not make a valid scope"},
+	{1002012, InvalidScope, retryNever, hintResource, "the resource does not make a valid scope"},
+	{50105, UnauthorizedClient, retryNever, hintAccess, "the application is not assigned to a role of the resource"},
+	{501051, UnauthorizedClient, retryNever, hintAccess, "the application is not assigned to a role of the resource"},
+	{53003, UnauthorizedClient, retryNever, hintAccess, "a conditional access policy blocks the application"},
+	{7000112, UnauthorizedClient, retryNever, hintAccess, "the application is disabled in the tenant"},
+	{700021, UnauthorizedClient, retryNever, hintClientID, "the assertion names another application"},
+	{700222, UnauthorizedClient, retryNever, hintForeignToken, "entra takes no token of its own as a federated token"},
+	{90002, InvalidTenant, retryNever, hintTenant, "entra does not know the tenant"},
+	{90019, InvalidTenant, retryNever, hintTenant, "the request names no tenant"},
+	{900021, InvalidTenant, retryNever, hintTenant, "the tenant is not a valid identifier"},
+	{900023, InvalidTenant, retryNever, hintTenant, "the tenant is not a valid identifier"},
+	{90038, InvalidTenant, retryNever, hintTenant, "the tenant belongs to another cloud"},
+
+	// Entra has too much to do, or trouble of its own.
+	{50196, Throttled, retryNever, hintNone, "entra sees the same request too often"},
+	{90055, Throttled, retryNever, hintNone, "entra throttles the tenant"},
+	{90006, Unavailable, retrySoon, hintNone, "entra has a fault of its own"},
+	{90012, Unavailable, retrySoon, hintNone, "entra took too long over the request"},
+	{90024, Unavailable, retrySoon, hintNone, "entra has a fault of its own"},
+	{90033, Unavailable, retrySoon, hintNone, "entra has a fault of its own"},
+}
+
+// rulingOn returns the ruling on the first of the codes that has one.
+func rulingOn(codes []int) (ruling, bool) {
+	for _, code := range codes {
+		for _, r := range rulings {
+			if r.code == code {
+				return r, true
+			}
+		}
+	}
+	return ruling{}, false
+}
+
+// advise fills the hint in. What it quotes of the federated token is made safe
+// to paste: a cluster's users choose the names in it, and an operator runs it.
+func (h hint) advise(clientID, resource string, token FederatedToken) string {
+	clientID, resource = shellSafe(clientID), shellSafe(resource)
+	issuer, subject := shellSafe(token.Issuer), shellSafe(token.Subject)
+	switch h {
+	case hintCredential:
+		return credentialCommands(clientID, issuer, subject, shellSafe(strings.Join(token.Audiences, " ")))
+	case hintIssuer:
+		return fmt.Sprintf("the issuer's documents must be readable from the internet: curl '%s/.well-known/openid-configuration'",
+			strings.TrimSuffix(issuer, "/"))
+	case hintClock:
+		return "compare the node's and the cluster's clocks, and see that the kubelet renews the token file"
+	case hintClientID:
+		return fmt.Sprintf("check AZURE_CLIENT_ID, the client_id asked for, and AZURE_TENANT_ID: az ad sp show --id '%s'", clientID)
+	case hintResource:
+		return fmt.Sprintf("check how the application spells its resource: '%s'", resource)
+	case hintTenant:
+		return "check AZURE_TENANT_ID, and AZURE_AUTHORITY_HOST for the cloud that it is in"
+	case hintAccess:
+		return fmt.Sprintf("see why in Entra's service principal sign-in log, by the trace ID: az ad sp show --id '%s'", clientID)
+	case hintForeignToken:
+		return "AZURE_FEDERATED_TOKEN_FILE must name a service-account token of the cluster"
+	}
+	return ""
+}
+
+// credentialCommands is the one command that adds the missing federated
+// credential: for a managed identity, and for an application registration.
+func credentialCommands(clientID, issuer, subject, audience string) string {
+	return fmt.Sprintf("az identity federated-credential create --name <NAME> --identity-name <IDENTITY> --resource-group <GROUP>"+
+		" --issuer '%s' --subject '%s' --audiences '%s'"+
+		" (for an application registration: az ad app federated-credential create --id '%s'"+
+		` --parameters '{"name":"<NAME>","issuer":"%s","subject":"%s","audiences":["%s"]}')`+
+		"; one that was just added takes a few minutes",
+		issuer, subject, audience, clientID, issuer, subject, audience)
+}

@@ -1,0 +1,110 @@
+package exchange
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+)
+
+// bindingTransport sends requests to an identity binding's proxy in place of
+// Entra, each with its own path appended to the proxy's.
+type bindingTransport struct {
+	cfg   Config
+	proxy *url.URL
+
+	mu      sync.Mutex
+	caFile  []byte // what current was made from; nil: no CAFile
+	current *http.Transport
+}
+
+func newBindingTransport(cfg Config) (http.RoundTripper, error) {
+	proxy, err := url.Parse(cfg.Binding.TokenProxy)
+	if err != nil {
+		return nil, errors.New("AZURE_KUBERNETES_TOKEN_PROXY is not a URL")
+	}
+	if proxy.Path == "" {
+		proxy.Path = "/" // JoinPath drops the leading slash of what it appends to ""
+	}
+	b := &bindingTransport{cfg: cfg, proxy: proxy}
+	switch {
+	case cfg.Binding.CAFile != "":
+		err = b.readCAFile()
+	case cfg.Binding.CAData != "":
+		err = b.trust([]byte(cfg.Binding.CAData), "AZURE_KUBERNETES_CA_DATA")
+	default:
+		err = b.trustAsEntra()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *bindingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	out := req.Clone(req.Context())
+	out.URL = b.proxy.JoinPath(req.URL.EscapedPath())
+	out.URL.RawQuery = req.URL.RawQuery
+	out.Host = ""
+	return b.transport().RoundTrip(out)
+}
+
+// transport returns the transport for the CA file as it is now. While the file
+// cannot be used, as in the middle of a rotation, the roots read before stay.
+func (b *bindingTransport) transport() *http.Transport {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cfg.Binding.CAFile != "" {
+		_ = b.readCAFile() // current stays
+	}
+	return b.current
+}
+
+func (b *bindingTransport) CloseIdleConnections() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.current.CloseIdleConnections()
+}
+
+func (b *bindingTransport) readCAFile() error {
+	pem, err := readFileBounded(b.cfg.Binding.CAFile, maxCAFile)
+	if err != nil {
+		return fmt.Errorf("AZURE_KUBERNETES_CA_FILE: %w", err)
+	}
+	if b.current != nil && bytes.Equal(pem, b.caFile) {
+		return nil
+	}
+	if err := b.trust(pem, "AZURE_KUBERNETES_CA_FILE"); err != nil {
+		return err
+	}
+	b.caFile = pem
+	return nil
+}
+
+// trust makes the certificates in pem the only roots. Connections made under the
+// old ones are not used again.
+func (b *bindingTransport) trust(pem []byte, variable string) error {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("%s holds no PEM certificate", variable)
+	}
+	if b.current != nil {
+		b.current.CloseIdleConnections()
+	}
+	b.current = baseTransport(b.cfg, &tls.Config{RootCAs: roots, ServerName: b.cfg.Binding.SNIName})
+	return nil
+}
+
+func (b *bindingTransport) trustAsEntra() error {
+	transport, err := newEntraTransport(b.cfg)
+	if err != nil {
+		return err
+	}
+	b.current = transport
+	b.current.TLSClientConfig.ServerName = b.cfg.Binding.SNIName
+	return nil
+}

@@ -1,0 +1,99 @@
+package exchange
+
+import (
+	"strings"
+	"time"
+)
+
+const (
+	// staleMargin is the life that is left of a token when it is no longer handed
+	// out while a fresh one can be had. SDKs fetch anew at 5 minutes and less, so
+	// a token with less would be asked for again on every call.
+	staleMargin = 5 * time.Minute
+
+	// staleShare keeps the margin from being most of a short life.
+	staleShare = 4
+
+	// freshInterval is the least time between exchanges that callers force with
+	// [Request.Fresh]. A token this young is what they would get.
+	freshInterval = 30 * time.Second
+
+	// maxResource bounds a resource. Entra's identifiers end at 255 characters.
+	maxResource = 2048
+
+	// maxClientID bounds a client ID, which is a GUID of 36 characters.
+	maxClientID = 64
+)
+
+// key is what a token is for. The resource stays as it was spelled: its case and
+// its trailing slash decide the audience of the token.
+type key struct{ clientID, resource string }
+
+// newKey refuses what could not be a single scope, or is too long to keep.
+func newKey(r Request) (key, error) {
+	switch {
+	case r.ClientID == "" || len(r.ClientID) > maxClientID || strings.ContainsFunc(r.ClientID, notPrintable):
+		return key{}, &Error{Kind: UnknownIdentity, Detail: "the client ID is not one"}
+	case r.Resource == "":
+		return key{}, &Error{Kind: InvalidResource, Detail: "the resource is empty"}
+	case len(r.Resource) > maxResource:
+		return key{}, &Error{Kind: InvalidResource, Detail: "the resource is too long"}
+	case strings.ContainsFunc(r.Resource, notPrintable):
+		return key{}, &Error{Kind: InvalidResource, Detail: "the resource holds white space or control characters"}
+	}
+	return key{clientID: strings.ToLower(r.ClientID), resource: r.Resource}, nil
+}
+
+// notPrintable reports white space (which separates scopes), control characters
+// and what is not ASCII.
+func notPrintable(r rune) bool { return r <= ' ' || r > '~' }
+
+// grant is what one exchange brought.
+type grant struct {
+	token Token
+
+	// refreshOn is when Entra asks for the token to be replaced. Zero: not said.
+	refreshOn time.Time
+}
+
+// holding is a token in the cache. Service.mu guards it.
+type holding struct {
+	token    Token
+	obtained time.Time
+
+	// due is when to replace the token in the background.
+	due time.Time
+
+	// stale is when the token stops being handed out while a fresh one can be
+	// had. It is never before due.
+	stale time.Time
+
+	// used says that somebody asked since the token was last replaced. The
+	// request that brought the token about counts.
+	used bool
+}
+
+// newHolding plans the life of a token obtained now. spread is in [0, 1).
+func newHolding(g grant, now time.Time, used bool, spread float64) *holding {
+	life := g.token.ExpiresOn.Sub(now)
+	fresh := life - min(staleMargin, life/staleShare)
+	return &holding{
+		token:    g.token,
+		obtained: now,
+		due:      now.Add(refreshDelay(g.refreshOn.Sub(now), life, fresh, spread)),
+		stale:    now.Add(fresh),
+		used:     used,
+	}
+}
+
+// refreshDelay is how long after it was obtained a token is replaced: a third
+// more or less than what Entra asks for, or than half of its life. Spread so, a
+// fleet that started in one second is even after one life: what it asks for in
+// the first is 3/2 of the mean at its peak (a window of 2/3 of the period).
+func refreshDelay(asked, life, fresh time.Duration, spread float64) time.Duration {
+	if asked <= 0 || asked >= life {
+		asked = life / 2
+	}
+	asked = min(asked, fresh*3/4) // so that a third more is still before stale
+	return asked*2/3 + time.Duration(float64(asked)*2/3*spread)
+}

@@ -1,0 +1,179 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"go.uber.org/zap"
+)
+
+// DefaultAuthorityHost is Entra of the public cloud.
+const DefaultAuthorityHost = "https://login.microsoftonline.com/"
+
+// DefaultCacheEntries bounds the tokens held. A pod asks for a handful; the bound
+// is for one that asks for a new resource each time. At about 3 KiB for a token
+// and its entry, a full cache is 3 MiB.
+const DefaultCacheEntries = 1024
+
+// Config says whose tokens a Service exchanges, and how it reaches Entra.
+type Config struct {
+	// TenantID is the Entra tenant, a GUID or a domain name. Needed.
+	TenantID string
+
+	// FederatedTokenFile is the path of the projected service-account token. It
+	// is read anew for each exchange. Needed.
+	FederatedTokenFile string
+
+	// AuthorityHost is the https URL of Entra in the cloud at hand, with or
+	// without a trailing slash. Empty: DefaultAuthorityHost.
+	AuthorityHost string
+
+	// CAFile names a PEM file of certificate authorities to trust beside the
+	// system's. Empty: the system's alone (which SSL_CERT_FILE can replace).
+	CAFile string
+
+	// Binding routes exchanges through an identity binding's proxy. Zero: none.
+	Binding Binding
+
+	// Prefetch lists the tokens to have ready before they are asked for, for as
+	// long as the service runs. Empty: none.
+	Prefetch []Request
+
+	// CacheEntries bounds the tokens held at once; the one used least recently
+	// makes room. Zero: DefaultCacheEntries.
+	CacheEntries int
+
+	// Log receives what happens to exchanges. Nil: nothing is logged.
+	Log *zap.Logger
+
+	// Proxy chooses the HTTP proxy for a request to Entra, as in
+	// [net/http.Transport]. Nil: none; this package reads no environment.
+	Proxy func(*http.Request) (*url.URL, error)
+
+	// Dial opens the connection to Entra. Nil: a [net.Dialer]'s.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	// exchanger replaces Entra in this package's tests.
+	exchanger exchanger
+}
+
+// Binding is an AKS identity binding: a proxy in the cluster that takes the
+// token requests that would otherwise go to Entra. Zero: there is none.
+type Binding struct {
+	// TokenProxy is the https URL of the proxy (AZURE_KUBERNETES_TOKEN_PROXY).
+	// Its path is prefixed to that of each request.
+	TokenProxy string
+
+	// SNIName is the server name to ask the proxy for, and to verify
+	// (AZURE_KUBERNETES_SNI_NAME). Empty: TokenProxy's host.
+	SNIName string
+
+	// CAFile names the PEM file of the only authorities trusted for the proxy
+	// (AZURE_KUBERNETES_CA_FILE). It may change at any time.
+	CAFile string
+
+	// CAData holds them itself, in PEM (AZURE_KUBERNETES_CA_DATA). With neither,
+	// the proxy is verified like Entra.
+	CAData string
+}
+
+// withDefaults returns c with its zero fields filled in, or says what to change.
+func (c Config) withDefaults() (Config, error) {
+	if c.AuthorityHost == "" {
+		c.AuthorityHost = DefaultAuthorityHost
+	}
+	if c.CacheEntries == 0 {
+		c.CacheEntries = DefaultCacheEntries
+	}
+	if c.Log == nil {
+		c.Log = zap.NewNop()
+	}
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
+	}
+	c.AuthorityHost = strings.TrimRight(c.AuthorityHost, "/")
+	return c, errors.Join(c.check(), c.Binding.check())
+}
+
+// tenantPattern admits GUIDs and domain names. It is what keeps a tenant from
+// adding to the path of the authority.
+var tenantPattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?$`)
+
+func (c Config) check() error {
+	switch strings.ToLower(c.TenantID) {
+	case "":
+		return errors.New("AZURE_TENANT_ID is not set: it names the Entra tenant")
+	case "common", "organizations", "consumers":
+		return fmt.Errorf("AZURE_TENANT_ID is %q: it has to name one tenant", c.TenantID)
+	}
+	if !tenantPattern.MatchString(c.TenantID) {
+		return errors.New("AZURE_TENANT_ID is neither a GUID nor a domain name")
+	}
+	if c.FederatedTokenFile == "" {
+		return errors.New("AZURE_FEDERATED_TOKEN_FILE is not set: it names the projected service-account token")
+	}
+	if err := checkHTTPS("AZURE_AUTHORITY_HOST", c.AuthorityHost); err != nil {
+		return err
+	}
+	// MSAL takes the first path segment of an authority for its tenant.
+	if u, err := url.Parse(c.AuthorityHost); err != nil || u.Path != "" {
+		return errors.New("AZURE_AUTHORITY_HOST must be a host alone, without a path (the tenant goes into AZURE_TENANT_ID)")
+	}
+	if c.CacheEntries < len(c.Prefetch) || c.CacheEntries < 1 {
+		return fmt.Errorf("a cache of %d entries cannot hold %d tokens to prefetch", c.CacheEntries, len(c.Prefetch))
+	}
+	return c.checkPrefetch()
+}
+
+func (c Config) checkPrefetch() error {
+	for _, r := range c.Prefetch {
+		if r.ClientID == "" {
+			return errors.New("--prefetch needs AZURE_CLIENT_ID: tokens are fetched ahead for that identity")
+		}
+		if _, err := newKey(r); err != nil {
+			return fmt.Errorf("--prefetch %q: %w", bounded(r.Resource), err)
+		}
+	}
+	return nil
+}
+
+func (b Binding) check() error {
+	if b == (Binding{}) {
+		return nil
+	}
+	if b.TokenProxy == "" {
+		return errors.New("AZURE_KUBERNETES_TOKEN_PROXY is not set, but AZURE_KUBERNETES_SNI_NAME, _CA_FILE or _CA_DATA is")
+	}
+	if b.CAFile != "" && b.CAData != "" {
+		return errors.New("AZURE_KUBERNETES_CA_FILE and AZURE_KUBERNETES_CA_DATA are both set: set one")
+	}
+	return checkHTTPS("AZURE_KUBERNETES_TOKEN_PROXY", b.TokenProxy)
+}
+
+// checkHTTPS refuses what is not the https URL of a host. The assertion goes
+// there, so anything less would send a credential in the clear. The value itself
+// stays out of the error: a user info in it is a password.
+func checkHTTPS(variable, value string) error {
+	u, err := url.Parse(value)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s is not a URL", variable)
+	case u.Scheme != "https":
+		return fmt.Errorf("%s must be an https URL", variable)
+	case u.Hostname() == "":
+		return fmt.Errorf("%s names no host", variable)
+	case u.User != nil:
+		return fmt.Errorf("%s must not hold user info", variable)
+	case u.RawQuery != "" || u.ForceQuery:
+		return fmt.Errorf("%s must not hold a query", variable)
+	case u.Fragment != "" || strings.Contains(value, "#"):
+		return fmt.Errorf("%s must not hold a fragment", variable)
+	}
+	return nil
+}

@@ -1,0 +1,128 @@
+package exchange
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// discoveryLife is how long the tenant's OpenID configuration is taken from
+// memory. It says where the token endpoint is, and changes about never.
+const discoveryLife = 24 * time.Hour
+
+// discovery answers MSAL's requests for the tenant's OpenID configuration from
+// memory once it has it. All clients of a Service have the same tenant, so they
+// share it, and one that fetches it does so for all that wait.
+//
+// MSAL has such a memory too, one in each of its clients; here a client lives
+// for one exchange (see entra), so it has to be kept outside of them.
+type discovery struct {
+	next  http.RoundTripper
+	group singleflight.Group
+
+	mu      sync.Mutex
+	known   *document // the last good one; nil: none yet
+	fetched time.Time
+}
+
+// document is an answer as it was received.
+type document struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (d *discovery) RoundTrip(req *http.Request) (*http.Response, error) {
+	// The OpenID configuration is all that MSAL gets with instance discovery off.
+	if req.Method != http.MethodGet {
+		return d.next.RoundTrip(req)
+	}
+	doc := d.remembered()
+	if doc == nil {
+		var err error
+		if doc, err = d.fetchShared(req); err != nil {
+			return nil, err
+		}
+	}
+	return doc.response(req), nil
+}
+
+func (d *discovery) CloseIdleConnections() { closeIdle(d.next) }
+
+func (d *discovery) remembered() *document {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.known == nil || time.Since(d.fetched) >= discoveryLife {
+		return nil
+	}
+	return d.known
+}
+
+// fetchShared runs one fetch for all who wait. It outlives the caller that began
+// it, so that one who leaves does not fail the others.
+func (d *discovery) fetchShared(req *http.Request) (*document, error) {
+	fetched := d.group.DoChan(req.URL.String(), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), tryTimeout)
+		defer cancel()
+		return d.fetch(req.Clone(ctx))
+	})
+	select {
+	case result := <-fetched:
+		if result.Err != nil {
+			return nil, result.Err
+		}
+		return result.Val.(*document), nil
+	case <-req.Context().Done():
+		return nil, req.Context().Err()
+	}
+}
+
+func (d *discovery) fetch(req *http.Request) (*document, error) {
+	resp, err := d.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	doc := &document{status: resp.StatusCode, header: resp.Header, body: body}
+	if doc.good() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.known, d.fetched = doc, time.Now()
+	}
+	return doc, nil
+}
+
+// good reports whether the document is worth remembering: a captive portal, too,
+// answers 200.
+func (d *document) good() bool {
+	var config struct {
+		Issuer                string `json:"issuer"`
+		AuthorizationEndpoint string `json:"authorization_endpoint"`
+		TokenEndpoint         string `json:"token_endpoint"`
+	}
+	return d.status == http.StatusOK && json.Unmarshal(d.body, &config) == nil &&
+		config.Issuer != "" && config.AuthorizationEndpoint != "" && config.TokenEndpoint != ""
+}
+
+func (d *document) response(req *http.Request) *http.Response {
+	return &http.Response{
+		StatusCode:    d.status,
+		Proto:         "HTTP/1.1",
+		ProtoMajor:    1,
+		ProtoMinor:    1,
+		Header:        d.header.Clone(),
+		Body:          io.NopCloser(bytes.NewReader(d.body)),
+		ContentLength: int64(len(d.body)),
+		Request:       req,
+	}
+}

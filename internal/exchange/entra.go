@@ -1,0 +1,230 @@
+package exchange
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	msal "github.com/AzureAD/microsoft-authentication-library-for-go/apps/errors"
+
+	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
+)
+
+const (
+	// noRegion keeps MSAL from reading MSAL_FORCE_REGION, which may tell it to
+	// ask the node's real metadata service for a region.
+	noRegion = "DisableMsalForceRegion"
+
+	// maxLife bounds the life of a token that is believed. Entra's longest is
+	// 28 hours; more than a month is a broken answer.
+	maxLife = 31 * 24 * time.Hour
+
+	// maxRetryAfter bounds the quiet that Entra, or a proxy in front of it, can
+	// ask for. Entra asks for seconds to a few minutes; a mistake must not stop a
+	// pod for a day.
+	maxRetryAfter = 10 * time.Minute
+
+	// unknownClient stands in for a client ID where none is sent.
+	unknownClient = "00000000-0000-0000-0000-000000000000"
+)
+
+// entra trades the federated token for access tokens, one token request for each
+// call. It holds no token.
+//
+// It makes an MSAL client for each call. MSAL's clients have a token cache of
+// their own, which would answer in place of Entra, and which tells resources
+// apart without regard to case; a client's first call finds it empty. What is
+// costly to lose with the client, the discovery document and the connection, is
+// kept by the HTTP client.
+type entra struct {
+	authority string
+	tokenFile string
+	http      *http.Client
+}
+
+func newEntra(cfg Config) (*entra, error) {
+	client, err := newClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &entra{
+		authority: cfg.AuthorityHost + "/" + cfg.TenantID,
+		tokenFile: cfg.FederatedTokenFile,
+		http:      client,
+	}, nil
+}
+
+// exchange makes one try, for as long as ctx lets it. Its error is an [*Error].
+func (e *entra) exchange(ctx context.Context, clientID, resource string) (grant, error) {
+	began := time.Now()
+	token, err := ReadFederatedToken(e.tokenFile)
+	if err == nil {
+		err = token.usable(began)
+	}
+	if err != nil {
+		return grant{}, &Error{Kind: FederatedTokenUnusable, Detail: fileDetail(err), federated: token}
+	}
+	result, err := e.acquire(ctx, clientID, scope(resource), func() (string, error) { return *token.raw, nil })
+	if err != nil {
+		failed := classify(ctx, err)
+		failed.federated = token
+		return grant{}, failed
+	}
+	if life := result.ExpiresOn.Sub(began); life <= 0 || life > maxLife {
+		return grant{}, &Error{Kind: Unavailable, Detail: "entra's token has no usable expiry", federated: token}
+	}
+	return grant{
+		token: Token{
+			AccessToken: result.AccessToken,
+			NotBefore:   began,
+			ExpiresOn:   result.ExpiresOn,
+		},
+		refreshOn: result.Metadata.RefreshOn,
+	}, nil
+}
+
+// errWarm stops MSAL where it asks for the assertion: discovery is done by then,
+// and the connection is open.
+var errWarm = errors.New("only warming up")
+
+// warm does what an exchange does before it sends the token request.
+func (e *entra) warm(ctx context.Context) error {
+	_, err := e.acquire(ctx, unknownClient, scope(unknownClient), func() (string, error) { return "", errWarm })
+	if errors.Is(err, errWarm) {
+		return nil
+	}
+	return classify(ctx, err)
+}
+
+func (e *entra) acquire(ctx context.Context, clientID, scope string, assertion func() (string, error)) (confidential.AuthResult, error) {
+	credential := confidential.NewCredFromAssertionCallback(
+		func(context.Context, confidential.AssertionRequestOptions) (string, error) { return assertion() })
+	client, err := confidential.New(e.authority, clientID, credential,
+		confidential.WithHTTPClient(e.http),
+		// Instance discovery would ask the public cloud about private authorities.
+		confidential.WithInstanceDiscovery(false),
+		confidential.WithAzureRegion(noRegion))
+	if err != nil {
+		return confidential.AuthResult{}, err
+	}
+	return client.AcquireTokenByCredential(ctx, []string{scope})
+}
+
+func (e *entra) close() { e.http.CloseIdleConnections() }
+
+// scope is the v2 scope for a v1 resource. A resource that ends in a slash keeps
+// it: Entra copies what precedes /.default into the token's audience.
+func scope(resource string) string {
+	const all = "/.default"
+	if strings.HasSuffix(resource, all) {
+		return resource
+	}
+	return resource + all
+}
+
+// fileDetail makes a clause of an error of the federated token file.
+func fileDetail(err error) string { return bounded(err.Error()) }
+
+// classify turns what MSAL returns into an Error. MSAL's own texts quote bodies
+// and its errors carry the request with the assertion in it: of both, only a
+// status and validated identifiers pass.
+func classify(ctx context.Context, err error) *Error {
+	if ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
+		return &Error{Kind: DeadlineExceeded, retry: retrySoon, Detail: "entra did not answer in time"}
+	}
+	if call, ok := errors.AsType[msal.CallErr](err); ok && call.Resp != nil {
+		return refusal(call.Resp)
+	}
+	if _, ok := errors.AsType[msal.InvalidJsonErr](err); ok {
+		return &Error{Kind: Unavailable, retry: retrySoon, Detail: "entra's answer is not the JSON that it should be"}
+	}
+	return &Error{Kind: Unavailable, retry: retrySoon, Detail: connectionFault(err)}
+}
+
+// refusalBody is all that is read of an error body.
+type refusalBody struct {
+	Error         string `json:"error"`
+	ErrorCodes    []int  `json:"error_codes"`
+	TraceID       string `json:"trace_id"`
+	CorrelationID string `json:"correlation_id"`
+}
+
+// refusal classifies an answer that is not a 200.
+func refusal(resp *http.Response) *Error {
+	var body refusalBody
+	// A body that is not Entra's JSON leaves body empty: the status decides.
+	_ = json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&body)
+	e := &Error{TraceID: guid(body.TraceID), CorrelationID: guid(body.CorrelationID)}
+	if len(body.ErrorCodes) > 0 {
+		e.Code = body.ErrorCodes[0]
+	}
+	r, known := rulingOn(body.ErrorCodes)
+	switch {
+	case resp.StatusCode == http.StatusTooManyRequests:
+		e.Kind, e.Detail = Throttled, "entra asks for fewer requests"
+	case known && !(resp.StatusCode >= 500 && r.kind.Permanent()):
+		e.Kind, e.Code, e.retry, e.hint, e.Detail = r.kind, r.code, r.retry, r.hint, r.detail
+	case resp.StatusCode >= 500:
+		e.Kind, e.retry, e.Detail = Unavailable, retrySoon, fmt.Sprintf("entra answers with status %d", resp.StatusCode)
+	default:
+		e.Kind, e.Detail = byOAuthError(body.Error), fmt.Sprintf("entra refuses with status %d", resp.StatusCode)
+	}
+	if !e.Kind.Permanent() {
+		e.RetryAfter = retryAfter(resp.Header, time.Now())
+	}
+	return e
+}
+
+// byOAuthError is for AADSTS codes that this version does not know. Where the
+// OAuth error does not make plain that waiting is no use, it may be.
+func byOAuthError(code string) Kind {
+	switch code {
+	case "unauthorized_client":
+		return UnauthorizedClient
+	case "invalid_resource", "invalid_target":
+		return InvalidResource
+	case "invalid_scope":
+		return InvalidScope
+	case "invalid_tenant":
+		return InvalidTenant
+	}
+	return Unavailable
+}
+
+// retryAfter reads Retry-After (RFC 9110, section 10.2.3): seconds, or a date,
+// which counts from the answer's own date where the clocks differ.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	value := strings.TrimSpace(h.Get("Retry-After"))
+	if seconds, err := strconv.ParseInt(value, 10, 32); err == nil {
+		return min(max(time.Duration(seconds)*time.Second, 0), maxRetryAfter)
+	}
+	at, err := http.ParseTime(value)
+	if err != nil {
+		return 0
+	}
+	if sent, err := http.ParseTime(h.Get("Date")); err == nil {
+		now = sent
+	}
+	return min(max(at.Sub(now), 0), maxRetryAfter)
+}
+
+// guid returns s if it is a GUID and nothing otherwise: in its place a hostile
+// answer could hold anything.
+func guid(s string) string {
+	if len(s) != len(unknownClient) {
+		return ""
+	}
+	for i := range len(s) {
+		isDash := unknownClient[i] == '-'
+		if isDash != (s[i] == '-') || (!isDash && !strings.ContainsRune("0123456789abcdefABCDEF", rune(s[i]))) {
+			return ""
+		}
+	}
+	return s
+}

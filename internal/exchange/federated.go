@@ -1,0 +1,170 @@
+package exchange
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+)
+
+// maxFederatedToken bounds the file that is read as a federated token. The
+// kubelet writes about 1.5 KiB.
+const maxFederatedToken = 64 << 10
+
+// FederatedToken is a service-account token as the kubelet projected it. Its
+// claims are not verified here: they are for diagnosis, Entra verifies them.
+//
+// However it is printed, logged or encoded, the token itself does not appear.
+type FederatedToken struct {
+	// Issuer is the cluster's OIDC issuer, the iss claim.
+	Issuer string
+	// Subject is system:serviceaccount:NAMESPACE:NAME, the sub claim.
+	Subject string
+	// Audiences is the aud claim.
+	Audiences []string
+	// ExpiresOn is the exp claim.
+	ExpiresOn time.Time
+
+	// raw is the token. A pointer, because printing by reflection stops at it.
+	raw *string
+}
+
+// ReadFederatedToken reads the federated token at path. Each way in which the
+// file can be unusable has an error of its own; a token that has expired is
+// returned, for [FederatedToken.Expired] to tell.
+func ReadFederatedToken(path string) (FederatedToken, error) {
+	content, err := readBounded(path)
+	if err != nil {
+		return FederatedToken{}, fmt.Errorf("federated token file %s %w", path, err)
+	}
+	token, err := parseFederatedToken(strings.TrimSpace(string(content)))
+	if err != nil {
+		return FederatedToken{}, fmt.Errorf("federated token file %s %w", path, err)
+	}
+	return token, nil
+}
+
+func readBounded(path string) ([]byte, error) {
+	// O_NONBLOCK: opening a FIFO would otherwise wait for its writer.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, openError(err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+		return nil, openError(err)
+	case info.IsDir():
+		return nil, errors.New("is a directory")
+	case !info.Mode().IsRegular():
+		return nil, errors.New("is not a regular file")
+	}
+	content, err := io.ReadAll(io.LimitReader(file, maxFederatedToken+1))
+	switch {
+	case err != nil:
+		return nil, openError(err)
+	case len(content) > maxFederatedToken:
+		return nil, fmt.Errorf("is larger than %d bytes", maxFederatedToken)
+	}
+	return content, nil
+}
+
+func openError(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("does not exist: %w", fs.ErrNotExist)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("may not be read by UID %d: %w", os.Getuid(), fs.ErrPermission)
+	}
+	return fmt.Errorf("cannot be read: %w", err)
+}
+
+// claims are those that Entra compares with the federated credential.
+type claims struct {
+	Issuer    string   `json:"iss"`
+	Subject   string   `json:"sub"`
+	Audiences audience `json:"aud"`
+	Expiry    float64  `json:"exp"`
+}
+
+// audience is a string or a list of them (RFC 7519, section 4.1.3).
+type audience []string
+
+func (a *audience) UnmarshalJSON(b []byte) error {
+	var one string
+	if json.Unmarshal(b, &one) == nil {
+		*a = audience{one}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]string)(a))
+}
+
+// parseFederatedToken takes a token apart. Its errors say nothing of the content:
+// the file may be a wrong one, such as a private key.
+func parseFederatedToken(raw string) (FederatedToken, error) {
+	if raw == "" {
+		return FederatedToken{}, errors.New("is empty")
+	}
+	notJWT := errors.New("does not hold a JSON web token")
+	parts := strings.Split(raw, ".")
+	if len(parts) != 3 {
+		return FederatedToken{}, notJWT
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return FederatedToken{}, notJWT
+	}
+	var c claims
+	if json.Unmarshal(payload, &c) != nil {
+		return FederatedToken{}, notJWT
+	}
+	if c.Expiry <= 0 || c.Expiry > math.MaxInt32*2 {
+		return FederatedToken{}, errors.New("holds a JSON web token without a usable exp claim")
+	}
+	return FederatedToken{
+		Issuer:    c.Issuer,
+		Subject:   c.Subject,
+		Audiences: c.Audiences,
+		ExpiresOn: time.Unix(int64(c.Expiry), 0),
+		raw:       &raw,
+	}, nil
+}
+
+// Expired reports whether the token has ended at the given time.
+func (t FederatedToken) Expired(now time.Time) bool { return !now.Before(t.ExpiresOn) }
+
+// usable returns an error where Entra would refuse the token for its age.
+func (t FederatedToken) usable(now time.Time) error {
+	if t.Expired(now) {
+		return fmt.Errorf("has expired at %s: the kubelet has not renewed it", t.ExpiresOn.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// String describes the token by its claims, bounded and in printable ASCII.
+func (t FederatedToken) String() string {
+	return fmt.Sprintf("federated token of %q from %q for %q until %s",
+		bounded(t.Subject), bounded(t.Issuer), boundedAll(t.Audiences), t.ExpiresOn.UTC().Format(time.RFC3339))
+}
+
+// Format keeps every verb to what String says.
+func (t FederatedToken) Format(f fmt.State, _ rune) { io.WriteString(f, t.String()) }
+
+// MarshalLogObject logs the claims, bounded and in printable ASCII.
+func (t FederatedToken) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("iss", bounded(t.Issuer))
+	enc.AddString("sub", bounded(t.Subject))
+	enc.AddString("aud", strings.Join(boundedAll(t.Audiences), " "))
+	enc.AddString("exp", t.ExpiresOn.UTC().Format(time.RFC3339))
+	return nil
+}

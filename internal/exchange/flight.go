@@ -1,0 +1,182 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+const (
+	// tryTimeout bounds one try: discovery, TLS and the token request. The
+	// resolver alone takes 5 s to get over one lost packet.
+	tryTimeout = 8 * time.Second
+
+	// exchangeTimeout bounds an exchange with all its tries, and so what a caller
+	// waits. SDKs give a metadata request up to 30 s.
+	exchangeTimeout = 20 * time.Second
+
+	// maxTries is how often a key that has not failed before is tried in one
+	// exchange. Federation that flaps is over by the next try more often than not.
+	maxTries = 3
+
+	// firstPause is before the second try; each further one is three times that.
+	firstPause = 500 * time.Millisecond
+
+	// maxFlights bounds the exchanges under way at once. Each has a connection
+	// of some 60 KiB, and a sidecar has little memory.
+	maxFlights = 256
+
+	// noRoomPause is what a caller is told to wait when there are more.
+	noRoomPause = time.Second
+)
+
+// exchanger makes one try at an exchange. It returns an [*Error] when it fails,
+// and does so soon after ctx ends.
+type exchanger interface {
+	exchange(ctx context.Context, clientID, resource string) (grant, error)
+}
+
+// flight is an exchange under way. All who want its key wait for it; none of
+// them owns it.
+type flight struct {
+	began  time.Time
+	cancel context.CancelFunc
+	done   chan struct{} // closed when token and err are set
+
+	token Token
+	err   *Error
+
+	// waiting counts callers. Service.mu guards it.
+	waiting int
+	// asked says that a caller, not the schedule, began it or waited for it.
+	asked bool
+}
+
+// depart begins an exchange for k, in a goroutine with a context of its own: a
+// caller that leaves does not end it. Service.mu is held.
+func (s *Service) depart(k key, asked bool) *flight {
+	tries := maxTries
+	if _, failing := s.failures.Peek(k); failing || !asked {
+		tries = 1 // the next exchange is the next try
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), exchangeTimeout)
+	f := &flight{began: time.Now(), cancel: cancel, done: make(chan struct{}), asked: asked}
+	s.flights[k] = f
+	go func() {
+		defer cancel()
+		g, err := s.attempt(ctx, k, tries)
+		s.land(k, f, g, err)
+	}()
+	return f
+}
+
+// attempt tries until it has a grant, an error that another try does not mend,
+// or no time.
+func (s *Service) attempt(ctx context.Context, k key, tries int) (grant, *Error) {
+	pause := firstPause
+	for n := 1; ; n++ {
+		g, err := s.try(ctx, k)
+		if err == nil || !err.again(n, tries) {
+			return g, err
+		}
+		// Half to one and a half: a fleet must not retry in step.
+		if !sleep(ctx, pause/2+time.Duration(float64(pause)*s.random())) {
+			return g, err
+		}
+		pause *= 3
+	}
+}
+
+// again reports whether a further try may mend what the nth could not.
+func (e *Error) again(n, tries int) bool {
+	switch e.retry {
+	case retrySoon:
+		// A Retry-After is longer than any pause between tries.
+		return n < tries && e.RetryAfter == 0
+	case retryReread:
+		return n == 1
+	}
+	return false
+}
+
+func (s *Service) try(ctx context.Context, k key) (grant, *Error) {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	g, err := s.exchanger.exchange(ctx, k.clientID, k.resource)
+	if err == nil {
+		return g, nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return grant{}, e
+	}
+	return grant{}, &Error{Kind: Unavailable, Detail: "the exchange failed"}
+}
+
+// sleep reports whether the whole pause passed before ctx ended.
+func sleep(ctx context.Context, pause time.Duration) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// land records the outcome of a flight, then tells those who wait.
+func (s *Service) land(k key, f *flight, g grant, err *Error) {
+	now := time.Now()
+	s.mu.Lock()
+	if s.flights[k] == f {
+		delete(s.flights, k)
+	}
+	var note report
+	if err == nil {
+		note = s.succeeded(k, f, g, now)
+	} else {
+		note = s.failed(k, err, now)
+	}
+	f.token, f.err = g.token, err
+	s.mu.Unlock()
+	close(f.done)
+	s.wakeUp()
+	note.log(s.log, k, now.Sub(f.began))
+}
+
+// succeeded keeps the token. Service.mu is held.
+func (s *Service) succeeded(k key, f *flight, g grant, now time.Time) report {
+	past, _ := s.failures.Peek(k)
+	s.failures.Remove(k)
+	h := newHolding(g, now, f.asked, s.random())
+	s.held.Add(k, h)
+	return report{held: h, past: past}
+}
+
+// failed remembers the failure. Service.mu is held.
+func (s *Service) failed(k key, err *Error, now time.Time) report {
+	err.Hint = err.hint.advise(k.clientID, k.resource, err.federated)
+	past, _ := s.failures.Peek(k)
+	h, have := s.held.Peek(k)
+	have = have && now.Before(h.token.ExpiresOn)
+
+	next := &failure{err: err, streak: 1}
+	if past != nil {
+		next.streak = past.streak + 1
+	}
+	next.until = now.Add(rest(err, next.streak, have, s.random()))
+	if have && err.RetryAfter == 0 && next.until.After(h.token.ExpiresOn) {
+		// Without the token callers wait, and may cause a try.
+		next.until = h.token.ExpiresOn
+	}
+	s.failures.Add(k, next)
+	return s.reportOf(next, past, now)
+}
+
+// failureAt returns the error for a caller who finds the failure remembered.
+func (f *failure) at(now time.Time) *Error {
+	if f.err.Kind.Permanent() {
+		return f.err
+	}
+	return f.err.after(f.until.Sub(now))
+}

@@ -1,0 +1,80 @@
+package exchange
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// repeatInterval is how often a failure that repeats itself is logged again at
+// warning level. In between it is a debug line.
+const repeatInterval = 10 * time.Minute
+
+// report is the log line about the end of a flight, made under Service.mu and
+// written after it.
+type report struct {
+	held   *holding // nil: the exchange failed
+	failed *failure // nil: it succeeded
+	past   *failure // the failures in a row before it; nil: none
+
+	// quiet says that the line is a repetition, or one of too many.
+	quiet bool
+}
+
+// reportOf decides how loud a failure is. Service.mu is held.
+func (s *Service) reportOf(now *failure, past *failure, at time.Time) report {
+	repeated := past != nil && past.err.Kind == now.err.Kind && past.err.Code == now.err.Code &&
+		past.err.Detail == now.err.Detail && at.Sub(past.reported) < repeatInterval
+	if repeated {
+		now.reported, now.repeats = past.reported, past.repeats+1
+	}
+	quiet := repeated || !s.lines.AllowN(at, 1)
+	if !quiet {
+		now.reported = at
+		if past != nil {
+			now.repeats = 0
+		}
+	}
+	return report{failed: now, past: past, quiet: quiet}
+}
+
+func (r report) log(log *zap.Logger, k key, took time.Duration) {
+	fields := []zap.Field{
+		zap.String("client_id", bounded(k.clientID)),
+		zap.String("resource", bounded(k.resource)),
+		zap.Duration("duration", took),
+	}
+	if r.failed != nil {
+		r.logFailure(log, fields)
+		return
+	}
+	fields = append(fields,
+		zap.Time("expires_on", r.held.token.ExpiresOn.UTC()),
+		zap.Time("refresh_on", r.held.due.UTC()))
+	if r.past != nil {
+		log.Info("token exchange works again", append(fields, zap.Int("failures", r.past.streak))...)
+		return
+	}
+	log.Debug("exchanged the federated token", fields...)
+}
+
+func (r report) logFailure(log *zap.Logger, fields []zap.Field) {
+	err := r.failed.err
+	fields = append(fields,
+		zap.Stringer("kind", err.Kind),
+		zap.Int("aadsts", err.Code),
+		zap.String("error", err.Detail),
+		zap.String("trace_id", err.TraceID),
+		zap.String("correlation_id", err.CorrelationID),
+		zap.Object("federated_token", err.federated),
+		zap.Int("failures", r.failed.streak),
+		zap.Time("next_try", r.failed.until.UTC()))
+	if err.Hint != "" {
+		fields = append(fields, zap.String("hint", err.Hint))
+	}
+	if r.quiet {
+		log.Debug("token exchange failed again", fields...)
+		return
+	}
+	log.Warn("token exchange failed", fields...)
+}

@@ -1,0 +1,92 @@
+package exchange
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// idleLook is how often the schedule looks where it has nothing planned.
+const idleLook = time.Hour
+
+// schedule replaces tokens ahead of time until ctx ends.
+func (s *Service) schedule(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		case <-timer.C:
+		}
+		timer.Reset(s.departDue(time.Now()))
+	}
+}
+
+// departDue begins the exchanges that are due, lets go of tokens that have
+// ended, and returns how long nothing else is due.
+func (s *Service) departDue(now time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := now.Add(idleLook)
+	for _, k := range s.held.Keys() {
+		h, _ := s.held.Peek(k)
+		if !now.Before(h.token.ExpiresOn) {
+			s.held.Remove(k)
+			continue
+		}
+		next = earlier(next, h.token.ExpiresOn)
+		if _, standing := s.prefetch[k]; h.used || standing {
+			next = earlier(next, s.departAt(k, h.due, now))
+		} else if now.Before(h.due) {
+			next = earlier(next, h.due)
+		}
+	}
+	for k := range s.prefetch {
+		if !s.held.Contains(k) {
+			next = earlier(next, s.departAt(k, now, now))
+		}
+	}
+	return next.Sub(now)
+}
+
+// departAt begins the exchange for k if it is due at the given time and not
+// under way; else it returns when to look again.
+func (s *Service) departAt(k key, due, now time.Time) time.Time {
+	never := now.Add(idleLook)
+	if s.flights[k] != nil {
+		return never // its landing wakes the schedule
+	}
+	if f, failing := s.failures.Peek(k); failing && f.until.After(due) {
+		due = f.until
+	}
+	if now.Before(due) {
+		return due
+	}
+	if len(s.flights) >= maxFlights {
+		return now.Add(noRoomPause)
+	}
+	s.depart(k, false)
+	return never
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// warmUp has discovery done and a connection open before the first request.
+func (s *Service) warmUp(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	began := time.Now()
+	if err := s.warm(ctx); err != nil {
+		s.log.Warn("entra cannot be reached yet", zap.Error(err))
+		return
+	}
+	s.log.Debug("connected to entra", zap.Duration("duration", time.Since(began)))
+}

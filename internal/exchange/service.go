@@ -1,0 +1,275 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+)
+
+const (
+	// patience is how long a caller waits for a better token when there is a
+	// valid one to fall back on.
+	patience = 2 * time.Second
+
+	// Failures are logged at this rate over all keys: an application that makes
+	// up resources must not fill the node's disk.
+	reportsPerSecond = 1
+	reportBurst      = 30
+)
+
+// Service answers requests for access tokens, from memory or from Entra.
+type Service struct {
+	log       *zap.Logger
+	tokenFile string
+	exchanger exchanger
+	warm      func(context.Context) error
+	close     func()
+	random    func() float64 // in [0, 1); safe for concurrent use
+	prefetch  map[key]struct{}
+
+	wake  chan struct{} // buffered: the schedule has something new to look at
+	lines *rate.Limiter // of failures logged
+
+	// mu guards what follows. It is never held over a file, a network or a log.
+	mu       sync.Mutex
+	held     *simplelru.LRU[key, *holding]
+	failures *simplelru.LRU[key, *failure]
+	flights  map[key]*flight
+	running  bool
+}
+
+// New returns a Service for cfg, or an error that names the flag or variable to
+// change. It reads the files of certificates; it opens no connection and starts
+// no goroutine.
+func New(cfg Config) (*Service, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	held, err := simplelru.NewLRU[key, *holding](cfg.CacheEntries, nil)
+	if err != nil {
+		return nil, err
+	}
+	failures, err := simplelru.NewLRU[key, *failure](maxFailures, nil)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{
+		log:       cfg.Log,
+		tokenFile: cfg.FederatedTokenFile,
+		random:    rand.Float64,
+		prefetch:  make(map[key]struct{}, len(cfg.Prefetch)),
+		wake:      make(chan struct{}, 1),
+		lines:     rate.NewLimiter(reportsPerSecond, reportBurst),
+		held:      held,
+		failures:  failures,
+		flights:   make(map[key]*flight),
+	}
+	for _, r := range cfg.Prefetch {
+		k, err := newKey(r)
+		if err != nil {
+			return nil, err
+		}
+		s.prefetch[k] = struct{}{}
+	}
+	return s, s.connect(cfg)
+}
+
+// connect chooses who makes the exchanges.
+func (s *Service) connect(cfg Config) error {
+	if cfg.exchanger != nil {
+		s.exchanger = cfg.exchanger
+		s.warm = func(context.Context) error { return nil }
+		s.close = func() {}
+		return nil
+	}
+	e, err := newEntra(cfg)
+	if err != nil {
+		return err
+	}
+	s.exchanger, s.warm, s.close = e, e.warm, e.close
+	return nil
+}
+
+// Run warms up the way to Entra, has the prefetched tokens ready, and replaces
+// tokens in use ahead of time. It returns when ctx ends: exchanges that a caller
+// waits for end first, within [exchangeTimeout], the others are dropped.
+func (s *Service) Run(ctx context.Context) error {
+	s.mu.Lock()
+	if s.running {
+		s.mu.Unlock()
+		return errors.New("the exchange is already running")
+	}
+	s.running = true
+	s.mu.Unlock()
+
+	var warming sync.WaitGroup
+	warming.Go(func() { s.warmUp(ctx) })
+	s.schedule(ctx)
+	warming.Wait()
+	s.drain()
+	s.close()
+	return nil
+}
+
+// drain waits for the exchanges that callers wait for, and drops the others.
+func (s *Service) drain() {
+	s.mu.Lock()
+	under := make([]*flight, 0, len(s.flights))
+	for k, f := range s.flights {
+		if f.waiting == 0 {
+			f.cancel()
+			delete(s.flights, k) // a caller that comes now gets one of its own
+		}
+		under = append(under, f)
+	}
+	s.running = false
+	s.mu.Unlock()
+	for _, f := range under {
+		<-f.done
+	}
+}
+
+// wakeUp has the schedule look again. It never waits.
+func (s *Service) wakeUp() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Token returns an access token for exactly the client ID and resource of the
+// request. A cached one is returned at once; else the caller waits for the
+// exchange of its own key, until that ends (within [exchangeTimeout]) or ctx
+// does. Its error is an [*Error].
+func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
+	k, err := newKey(r)
+	if err != nil {
+		return Result{}, err
+	}
+	now := time.Now()
+	s.mu.Lock()
+	h, _ := s.held.Get(k)
+	if h != nil && !r.Fresh && now.Before(h.due) {
+		h.used = true
+		result := Result{Token: h.token, Source: SourceCache}
+		s.mu.Unlock()
+		return result, nil
+	}
+	step := s.decide(k, h, r.Fresh, now)
+	s.mu.Unlock()
+	if step.wait == nil {
+		return step.result, step.err
+	}
+	return s.wait(ctx, step)
+}
+
+// step is what a request has to do: wait for a flight, or return.
+type step struct {
+	wait   *flight // nil: return result and err
+	backup bool    // result holds a valid token to fall back on
+	result Result
+	err    error
+}
+
+// decide chooses the step of a request that the cache alone does not answer: h
+// is nil, past its due time, or not fresh enough. Service.mu is held.
+func (s *Service) decide(k key, h *holding, fresh bool, now time.Time) step {
+	past, _ := s.failures.Get(k)
+	resting := past != nil && now.Before(past.until)
+	f := s.flights[k]
+
+	cached := step{}
+	if h != nil && now.Before(h.token.ExpiresOn) {
+		h.used = true
+		cached.backup, cached.result = true, Result{Token: h.token, Source: SourceCache}
+	}
+	switch {
+	case cached.backup && fresh && now.Sub(h.obtained) < freshInterval:
+		return cached
+	case cached.backup && (past != nil || !fresh && now.Before(h.stale)):
+		// Nobody waits: it may be replaced behind the callers' backs, or Entra
+		// was in trouble when last asked.
+		if f == nil && !resting && len(s.flights) < maxFlights {
+			s.depart(k, false)
+		}
+		return cached
+	case f == nil && resting:
+		return step{err: past.at(now)}
+	case f == nil && len(s.flights) >= maxFlights:
+		cached.err = &Error{Kind: Throttled, RetryAfter: noRoomPause, Detail: "too many exchanges are under way"}
+		if cached.backup {
+			cached.err = nil
+		}
+		return cached
+	case f == nil:
+		f = s.depart(k, true)
+	}
+	f.asked = true
+	f.waiting++
+	cached.wait = f
+	return cached
+}
+
+// wait waits for the step's flight, for the caller to leave, or, with a token to
+// fall back on, until patience ends.
+func (s *Service) wait(ctx context.Context, step step) (Result, error) {
+	f := step.wait
+	defer s.leave(f)
+	var enough <-chan time.Time
+	if step.backup {
+		timer := time.NewTimer(time.Until(f.began.Add(patience)))
+		defer timer.Stop()
+		enough = timer.C
+	}
+	select {
+	case <-f.done:
+		if f.err == nil {
+			return Result{Token: f.token, Source: SourceEntra}, nil
+		}
+	case <-ctx.Done():
+		if !step.backup {
+			return Result{}, callerGone(ctx)
+		}
+	case <-enough:
+	}
+	if step.backup && time.Now().Before(step.result.Token.ExpiresOn) {
+		return step.result, nil
+	}
+	// Only a token that ended while its caller waited comes here with f underway.
+	select {
+	case <-f.done:
+		if f.err == nil {
+			return Result{Token: f.token, Source: SourceEntra}, nil
+		}
+		return Result{}, f.err
+	case <-ctx.Done():
+		return Result{}, callerGone(ctx)
+	}
+}
+
+func (s *Service) leave(f *flight) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f.waiting--
+}
+
+// Ready reports why exchanges cannot work as far as this pod can tell: the
+// federated token is unreadable or has expired. It asks Entra nothing.
+func (s *Service) Ready() error {
+	token, err := ReadFederatedToken(s.tokenFile)
+	if err == nil {
+		err = token.usable(time.Now())
+	}
+	if err != nil {
+		return fmt.Errorf("AZURE_FEDERATED_TOKEN_FILE: %w", err)
+	}
+	return nil
+}

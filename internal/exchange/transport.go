@@ -1,0 +1,195 @@
+package exchange
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+)
+
+const (
+	// dialTimeout bounds a TCP connection. A second address, or the resolver's
+	// second try after its own 5 s, still fits into tryTimeout.
+	dialTimeout = 6 * time.Second
+
+	// idleTimeout keeps a warm connection for the token request that follows
+	// discovery, and for a burst of them. Azure's load balancers drop idle flows
+	// after 4 minutes without a word, so it ends well before.
+	idleTimeout = 2 * time.Minute
+
+	// maxIdleConns is for that burst; the next exchange is half an hour away.
+	maxIdleConns = 4
+
+	// maxBody bounds what is read of an answer, unpacked. A token with many
+	// groups is some 30 KiB.
+	maxBody = 256 << 10
+
+	// maxHeader bounds an answer's header.
+	maxHeader = 64 << 10
+
+	// maxCAFile bounds a file of certificates; all of Debian's are 220 KiB.
+	maxCAFile = 2 << 20
+)
+
+var (
+	errBodyTooLarge = errors.New("the answer is too large")
+	errNotHTTPS     = errors.New("the address is not https")
+)
+
+// newClient returns the HTTP client for everything that goes to Entra.
+func newClient(cfg Config) (*http.Client, error) {
+	var next http.RoundTripper
+	var err error
+	if cfg.Binding.TokenProxy != "" {
+		next, err = newBindingTransport(cfg)
+	} else {
+		next, err = newEntraTransport(cfg)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{
+		Transport: &discovery{next: &guard{next: next}},
+		// A redirect would carry the assertion to wherever it points. Not
+		// followed, it is an answer that is not a 200, and so an error.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
+}
+
+func newEntraTransport(cfg Config) (*http.Transport, error) {
+	if cfg.CAFile == "" {
+		return baseTransport(cfg, &tls.Config{}), nil
+	}
+	pem, err := readFileBounded(cfg.CAFile, maxCAFile)
+	if err != nil {
+		return nil, fmt.Errorf("--ca-file: %w", err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("--ca-file: the system's certificates: %w", err)
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("--ca-file: %s holds no PEM certificate", cfg.CAFile)
+	}
+	return baseTransport(cfg, &tls.Config{RootCAs: roots}), nil
+}
+
+// baseTransport speaks HTTP/1.1 only (a Dial of one's own turns HTTP/2 off). A
+// few exchanges an hour gain nothing from sharing a connection, and one that
+// hangs costs its own request alone: with HTTP/2, all that share it.
+func baseTransport(cfg Config, config *tls.Config) *http.Transport {
+	config.MinVersion = tls.VersionTLS12
+	return &http.Transport{
+		Proxy:                  cfg.Proxy,
+		DialContext:            cfg.Dial,
+		TLSClientConfig:        config,
+		TLSHandshakeTimeout:    dialTimeout,
+		IdleConnTimeout:        idleTimeout,
+		MaxIdleConnsPerHost:    maxIdleConns,
+		MaxResponseHeaderBytes: maxHeader,
+	}
+}
+
+// guard is around every request: https only, wherever the discovery document
+// points, and bounded answers.
+type guard struct{ next http.RoundTripper }
+
+func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != "https" {
+		return nil, errNotHTTPS
+	}
+	resp, err := g.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = &boundedBody{ReadCloser: resp.Body, left: maxBody}
+	return resp, nil
+}
+
+func (g *guard) CloseIdleConnections() { closeIdle(g.next) }
+
+// closeIdle closes the idle connections of the transport beneath a wrapper.
+func closeIdle(rt http.RoundTripper) {
+	if c, ok := rt.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+// boundedBody fails, rather than ends, past its bound: half an answer must not
+// pass for a whole one.
+type boundedBody struct {
+	io.ReadCloser
+	left int
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	if b.left < 0 {
+		return 0, errBodyTooLarge
+	}
+	if len(p) > b.left+1 {
+		p = p[:b.left+1]
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= n
+	if b.left < 0 {
+		return n, errBodyTooLarge
+	}
+	return n, err
+}
+
+func readFileBounded(path string, limit int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	content, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(content)) > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
+	}
+	return content, nil
+}
+
+// connectionFault says in fixed words what kept an answer from coming. The texts
+// of the errors themselves are not repeated: net/http's hold URLs, and a server
+// chooses part of x509's.
+func connectionFault(err error) string {
+	var (
+		dns       *net.DNSError
+		authority x509.UnknownAuthorityError
+		hostname  x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		verify    *tls.CertificateVerificationError
+		record    tls.RecordHeaderError
+	)
+	switch {
+	case errors.As(err, &dns):
+		return "the name of entra's host cannot be resolved"
+	case errors.As(err, &authority):
+		return "entra's certificate is of an authority that is not trusted here (--ca-file adds one)"
+	case errors.As(err, &hostname):
+		return "entra's certificate is for another host"
+	case errors.As(err, &invalid), errors.As(err, &verify):
+		return "entra's certificate is not valid"
+	case errors.As(err, &record):
+		return "entra's address does not speak TLS"
+	case errors.Is(err, errBodyTooLarge):
+		return "entra's answer is too large"
+	case errors.Is(err, errNotHTTPS):
+		return "entra's discovery document names an address that is not https"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "the connection to entra was refused"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "the connection to entra broke"
+	}
+	return "entra could not be reached, or its answer could not be used"
+}
