@@ -41,9 +41,12 @@ type Config struct {
 	// Binding routes exchanges through an identity binding's proxy. Zero: none.
 	Binding Binding
 
-	// Prefetch lists the tokens to have ready before they are asked for, for as
-	// long as the service runs. Empty: none.
-	Prefetch []Request
+	// DefaultClientID is whose tokens Prefetch means. Needed with it only.
+	DefaultClientID string
+
+	// Prefetch lists resources whose tokens are to be ready before they are asked
+	// for, for as long as the service runs. Empty: none.
+	Prefetch []string
 
 	// CacheEntries bounds the tokens held at once; the one used least recently
 	// makes room. Zero: DefaultCacheEntries.
@@ -59,8 +62,11 @@ type Config struct {
 	// Dial opens the connection to Entra. Nil: a [net.Dialer]'s.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-	// exchanger replaces Entra in this package's tests.
+	// exchanger replaces all that makes exchanges, in this package's tests.
 	exchanger exchanger
+
+	// transport replaces the connections to Entra, in this package's tests.
+	transport http.RoundTripper
 }
 
 // Binding is an AKS identity binding: a proxy in the cluster that takes the
@@ -128,19 +134,23 @@ func (c Config) check() error {
 	if c.CacheEntries < len(c.Prefetch) || c.CacheEntries < 1 {
 		return fmt.Errorf("a cache of %d entries cannot hold %d tokens to prefetch", c.CacheEntries, len(c.Prefetch))
 	}
-	return c.checkPrefetch()
+	_, err := c.prefetchKeys()
+	return err
 }
 
-func (c Config) checkPrefetch() error {
-	for _, r := range c.Prefetch {
-		if r.ClientID == "" {
-			return errors.New("--prefetch needs AZURE_CLIENT_ID: tokens are fetched ahead for that identity")
+func (c Config) prefetchKeys() (map[key]struct{}, error) {
+	keys := make(map[key]struct{}, len(c.Prefetch))
+	for _, resource := range c.Prefetch {
+		if c.DefaultClientID == "" {
+			return nil, errors.New("--prefetch needs AZURE_CLIENT_ID: tokens are fetched ahead for that identity")
 		}
-		if _, err := newKey(r); err != nil {
-			return fmt.Errorf("--prefetch %q: %w", bounded(r.Resource), err)
+		k, err := newKey(Request{ClientID: c.DefaultClientID, Resource: resource})
+		if err != nil {
+			return nil, fmt.Errorf("--prefetch %q: %w", bounded(resource), err)
 		}
+		keys[k] = struct{}{}
 	}
-	return nil
+	return keys, nil
 }
 
 func (b Binding) check() error {

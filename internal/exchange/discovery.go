@@ -21,7 +21,7 @@ const discoveryLife = 24 * time.Hour
 // share it, and one that fetches it does so for all that wait.
 //
 // MSAL has such a memory too, one in each of its clients; here a client lives
-// for one exchange (see entra), so it has to be kept outside of them.
+// for one exchange (see msalExchanger), so it has to be kept outside of them.
 type discovery struct {
 	next  http.RoundTripper
 	group singleflight.Group

@@ -34,7 +34,7 @@ const (
 	unknownClient = "00000000-0000-0000-0000-000000000000"
 )
 
-// entra trades the federated token for access tokens, one token request for each
+// msalExchanger trades the federated token for access tokens, one token request for each
 // call. It holds no token.
 //
 // It makes an MSAL client for each call. MSAL's clients have a token cache of
@@ -42,18 +42,18 @@ const (
 // apart without regard to case; a client's first call finds it empty. What is
 // costly to lose with the client, the discovery document and the connection, is
 // kept by the HTTP client.
-type entra struct {
+type msalExchanger struct {
 	authority string
 	tokenFile string
 	http      *http.Client
 }
 
-func newEntra(cfg Config) (*entra, error) {
+func newMSALExchanger(cfg Config) (*msalExchanger, error) {
 	client, err := newClient(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &entra{
+	return &msalExchanger{
 		authority: cfg.AuthorityHost + "/" + cfg.TenantID,
 		tokenFile: cfg.FederatedTokenFile,
 		http:      client,
@@ -61,7 +61,7 @@ func newEntra(cfg Config) (*entra, error) {
 }
 
 // exchange makes one try, for as long as ctx lets it. Its error is an [*Error].
-func (e *entra) exchange(ctx context.Context, clientID, resource string) (grant, error) {
+func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string) (grant, error) {
 	began := time.Now()
 	token, err := ReadFederatedToken(e.tokenFile)
 	if err == nil {
@@ -94,7 +94,7 @@ func (e *entra) exchange(ctx context.Context, clientID, resource string) (grant,
 var errWarm = errors.New("only warming up")
 
 // warm does what an exchange does before it sends the token request.
-func (e *entra) warm(ctx context.Context) error {
+func (e *msalExchanger) warm(ctx context.Context) error {
 	_, err := e.acquire(ctx, unknownClient, scope(unknownClient), func() (string, error) { return "", errWarm })
 	if errors.Is(err, errWarm) {
 		return nil
@@ -102,7 +102,7 @@ func (e *entra) warm(ctx context.Context) error {
 	return classify(ctx, err)
 }
 
-func (e *entra) acquire(ctx context.Context, clientID, scope string, assertion func() (string, error)) (confidential.AuthResult, error) {
+func (e *msalExchanger) acquire(ctx context.Context, clientID, scope string, assertion func() (string, error)) (confidential.AuthResult, error) {
 	credential := confidential.NewCredFromAssertionCallback(
 		func(context.Context, confidential.AssertionRequestOptions) (string, error) { return assertion() })
 	client, err := confidential.New(e.authority, clientID, credential,
@@ -116,7 +116,7 @@ func (e *entra) acquire(ctx context.Context, clientID, scope string, assertion f
 	return client.AcquireTokenByCredential(ctx, []string{scope})
 }
 
-func (e *entra) close() { e.http.CloseIdleConnections() }
+func (e *msalExchanger) close() { e.http.CloseIdleConnections() }
 
 // scope is the v2 scope for a v1 resource. A resource that ends in a slash keeps
 // it: Entra copies what precedes /.default into the token's audience.

@@ -53,6 +53,10 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	prefetch, err := cfg.prefetchKeys()
+	if err != nil {
+		return nil, err
+	}
 	held, err := simplelru.NewLRU[key, *holding](cfg.CacheEntries, nil)
 	if err != nil {
 		return nil, err
@@ -65,19 +69,12 @@ func New(cfg Config) (*Service, error) {
 		log:       cfg.Log,
 		tokenFile: cfg.FederatedTokenFile,
 		random:    rand.Float64,
-		prefetch:  make(map[key]struct{}, len(cfg.Prefetch)),
+		prefetch:  prefetch,
 		wake:      make(chan struct{}, 1),
 		lines:     rate.NewLimiter(reportsPerSecond, reportBurst),
 		held:      held,
 		failures:  failures,
 		flights:   make(map[key]*flight),
-	}
-	for _, r := range cfg.Prefetch {
-		k, err := newKey(r)
-		if err != nil {
-			return nil, err
-		}
-		s.prefetch[k] = struct{}{}
 	}
 	return s, s.connect(cfg)
 }
@@ -90,7 +87,7 @@ func (s *Service) connect(cfg Config) error {
 		s.close = func() {}
 		return nil
 	}
-	e, err := newEntra(cfg)
+	e, err := newMSALExchanger(cfg)
 	if err != nil {
 		return err
 	}

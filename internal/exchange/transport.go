@@ -44,13 +44,7 @@ var (
 
 // newClient returns the HTTP client for everything that goes to Entra.
 func newClient(cfg Config) (*http.Client, error) {
-	var next http.RoundTripper
-	var err error
-	if cfg.Binding.TokenProxy != "" {
-		next, err = newBindingTransport(cfg)
-	} else {
-		next, err = newEntraTransport(cfg)
-	}
+	next, err := newTransport(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -60,6 +54,16 @@ func newClient(cfg Config) (*http.Client, error) {
 		// followed, it is an answer that is not a 200, and so an error.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
+}
+
+func newTransport(cfg Config) (http.RoundTripper, error) {
+	switch {
+	case cfg.transport != nil:
+		return cfg.transport, nil
+	case cfg.Binding.TokenProxy != "":
+		return newBindingTransport(cfg)
+	}
+	return newEntraTransport(cfg)
 }
 
 func newEntraTransport(cfg Config) (*http.Transport, error) {
