@@ -44,7 +44,7 @@ type accessClaims struct {
 
 // issue signs an access token and returns it with its ID.
 func (s *Server) issue(app Application, resource string, now time.Time) (token, id string, err error) {
-	key, err := s.tokenKey()
+	key, err := s.cfg.Keys.token()
 	if err != nil {
 		return "", "", err
 	}
@@ -92,7 +92,7 @@ func (s *Server) VerifyAccessToken(token string) (AccessToken, error) {
 	if err != nil {
 		return AccessToken{}, err
 	}
-	key, err := s.tokenKey()
+	key, err := s.cfg.Keys.token()
 	if err != nil {
 		return AccessToken{}, err
 	}

@@ -1,11 +1,15 @@
 package entra
 
 import (
-	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 )
 
 // maxBody bounds the request bodies that are read.
@@ -18,7 +22,16 @@ type call struct {
 	r *http.Request
 	x *Exchange
 
-	// edit changes the members of a good token answer. Nil: as they are.
+	// assertion and claims are the client assertion's, unverified, where it could
+	// be parsed, and keyID names the key that it says it is signed with.
+	assertion *jwt.JSONWebToken
+	claims    jwt.Claims
+	keyID     string
+
+	// missing is the parameter that the form lacks.
+	missing string
+
+	// edit changes the members of a good answer. Nil: as they are.
 	edit func(answer map[string]any)
 
 	// healed is closed when the fault that the call suffers is healed.
@@ -30,8 +43,11 @@ type call struct {
 func (s *Server) endpoint(e Endpoint, healthy func(*call)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		c := &call{s: s, w: w, r: r, x: s.newExchange(e, r)}
+		if e == TokenEndpoint {
+			c.readForm()
+		}
 		s.record.begin(c.x)
-		defer s.record.end(c.x)
+		defer c.end()
 		c.setHeaders()
 
 		fault, healed := s.faults.next(*c.x)
@@ -41,6 +57,20 @@ func (s *Server) endpoint(e Endpoint, healthy func(*call)) http.HandlerFunc {
 		}
 		healthy(c)
 	}
+}
+
+// end notes, also when the connection was ended, that the request is over.
+func (c *call) end() {
+	c.s.record.end(c.x)
+	if c.x.Endpoint != TokenEndpoint {
+		return
+	}
+	c.s.cfg.Log.Info("token request",
+		slog.String("outcome", c.x.Outcome),
+		slog.Int("status", c.x.Status),
+		slog.String("client_id", c.x.ClientID),
+		slog.String("resource", c.x.Resource),
+		slog.String("subject", c.x.Subject))
 }
 
 // suffer lets the fault have its way. It reports whether the request goes on to
@@ -123,17 +153,32 @@ func (c *call) outcome(status, code int, outcome string) {
 	c.s.record.update(func() { c.x.Status, c.x.Code, c.x.Outcome = status, code, outcome })
 }
 
-// parseForm reads the body of a token request into the Exchange, before anything
-// is judged, so that refused requests can be looked at as well.
-func (s *Server) parseForm(x *Exchange, r *http.Request) {
-	r.Body = http.MaxBytesReader(nil, r.Body, maxBody)
-	err := r.ParseForm()
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+// readForm reads the body of a token request, before anything is judged, so that
+// refused requests can be looked at as well. What cannot be read is left empty.
+func (c *call) readForm() {
+	c.r.Body = http.MaxBytesReader(nil, c.r.Body, maxBody)
+	if c.r.ParseForm() != nil {
 		return
 	}
-	x.ClientID = r.PostForm.Get("client_id")
-	x.Scope = r.PostForm.Get("scope")
+	x, form := c.x, c.r.PostForm
+	x.ClientID, x.Scope = form.Get("client_id"), form.Get("scope")
 	x.Resource, _ = resourceOf(x.Scope)
-	x.readAssertion(r.PostForm.Get("client_assertion"))
+	c.readAssertion(form.Get("client_assertion"))
+}
+
+func (c *call) readAssertion(assertion string) {
+	token, err := jwt.ParseSigned(assertion, []jose.SignatureAlgorithm{jose.RS256})
+	if err != nil || token.UnsafeClaimsWithoutVerification(&c.claims) != nil {
+		return
+	}
+	c.assertion, c.keyID = token, token.Headers[0].KeyID
+	x, claims := c.x, c.claims
+	x.Issuer, x.Subject, x.AssertionID = claims.Issuer, claims.Subject, claims.ID
+	x.Audience = strings.Join(claims.Audience, " ")
+	if claims.NotBefore != nil {
+		x.AssertionFrom = claims.NotBefore.Time()
+	}
+	if claims.Expiry != nil {
+		x.AssertionUntil = claims.Expiry.Time()
+	}
 }

@@ -3,11 +3,13 @@ package entra
 import (
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
+
+	"github.com/go-jose/go-jose/v4"
 )
 
-// routes are all the paths there are. No path is redirected to a cleaner one by
-// mistake: clients of a token endpoint do not follow redirects.
+// routes are all the paths there are.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/{tenant}/oauth2/v2.0/token", s.endpoint(TokenEndpoint, s.token))
@@ -16,7 +18,25 @@ func (s *Server) routes() http.Handler {
 	mux.Handle("GET /common/discovery/instance", s.endpoint(InstanceDiscovery, s.instanceDiscovery))
 	mux.Handle("GET "+issuerPath+"/.well-known/openid-configuration", s.endpoint(IssuerDiscovery, s.issuerDiscovery))
 	mux.Handle("GET "+issuerPath+"/openid/v1/jwks", s.endpoint(IssuerKeys, s.issuerKeySet))
-	return mux
+	mux.Handle("/", s.endpoint(UnknownPath, (*call).notFound))
+	return unredirected(mux, s.endpoint(UnknownPath, (*call).notFound))
+}
+
+// unredirected keeps the mux from redirecting a path to a cleaner one, which Entra
+// does not do, and which would hide a client that puts slashes together wrongly.
+func unredirected(mux, notFound http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if path.Clean("/"+r.URL.Path) != r.URL.Path {
+			notFound.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func (c *call) notFound() {
+	c.write(http.StatusNotFound, plainText, nil)
+	c.outcome(http.StatusNotFound, 0, "not found")
 }
 
 func (s *Server) tenantDiscovery(c *call) {
@@ -25,7 +45,7 @@ func (s *Server) tenantDiscovery(c *call) {
 		return
 	}
 	tenant := s.Authority()
-	c.document(map[string]any{
+	c.succeed(map[string]any{
 		"token_endpoint":                        s.TokenURL(),
 		"token_endpoint_auth_methods_supported": []string{"client_secret_post", "private_key_jwt", "client_secret_basic"},
 		"jwks_uri":                              tenant + "/discovery/v2.0/keys",
@@ -52,7 +72,7 @@ func (s *Server) tenantKeys(c *call) {
 		c.refuse(code)
 		return
 	}
-	c.keys(s.tokenKey)
+	c.keys(s.cfg.Keys.token)
 }
 
 // instanceDiscovery knows this host as the only authority.
@@ -63,7 +83,7 @@ func (s *Server) instanceDiscovery(c *call) {
 		return
 	}
 	tenant, _, _ := strings.Cut(strings.TrimPrefix(asked.Path, "/"), "/")
-	c.document(map[string]any{
+	c.succeed(map[string]any{
 		"tenant_discovery_endpoint": s.baseURL + "/" + tenant + "/v2.0/.well-known/openid-configuration",
 		"api-version":               "1.1",
 		"metadata": []map[string]any{{
@@ -76,7 +96,7 @@ func (s *Server) instanceDiscovery(c *call) {
 
 // issuerDiscovery is the API server's document, as it writes it.
 func (s *Server) issuerDiscovery(c *call) {
-	c.document(map[string]any{
+	c.succeed(map[string]any{
 		"issuer":                                s.Issuer(),
 		"jwks_uri":                              s.Issuer() + "/openid/v1/jwks",
 		"response_types_supported":              []string{"id_token"},
@@ -85,7 +105,7 @@ func (s *Server) issuerDiscovery(c *call) {
 	})
 }
 
-func (s *Server) issuerKeySet(c *call) { c.keys(s.clusterKey) }
+func (s *Server) issuerKeySet(c *call) { c.keys(s.cfg.Keys.cluster) }
 
 func (c *call) keys(key func() (*signingKey, error)) {
 	k, err := key()
@@ -93,11 +113,15 @@ func (c *call) keys(key func() (*signingKey, error)) {
 		c.refuse(codeTransient)
 		return
 	}
-	c.document(keySet(k))
+	c.succeed(map[string]any{"keys": []jose.JSONWebKey{k.private.Public()}})
 }
 
-func (c *call) document(body any) {
-	c.writeJSON(http.StatusOK, body)
+// succeed answers 200, with what a fault leaves of the answer.
+func (c *call) succeed(answer map[string]any) {
+	if c.edit != nil {
+		c.edit(answer)
+	}
+	c.writeJSON(http.StatusOK, answer)
 	c.outcome(http.StatusOK, 0, OutcomeIssued)
 }
 

@@ -65,7 +65,8 @@ type Config struct {
 	// TenantID is the only tenant there is. Empty: DefaultTenantID.
 	TenantID string
 
-	// Listen is the address for Start to listen on. Empty: 127.0.0.1, any port.
+	// Listen is the address for Start to listen on, one that clients can dial.
+	// Empty: 127.0.0.1, any port.
 	Listen string
 
 	// Host is the host and port that URLs of a Server made by New carry. Empty:
@@ -91,9 +92,13 @@ type Config struct {
 	ClockSkew time.Duration
 
 	// IssuerClient fetches the documents of issuers other than this server's
-	// own, such as a real API server's. Nil: a client that trusts this server's
-	// own CA only.
+	// own, such as a real API server's. Nil: they cannot be reached, so that no
+	// test asks an outside host by mistake.
 	IssuerClient *http.Client
+
+	// Keys are the signing keys. Nil: new ones. Making a key takes a fraction of
+	// a second, so tests that start many servers share theirs.
+	Keys *Keys
 
 	// Log gets one line for each token request, without secrets. Nil: none.
 	Log *slog.Logger
@@ -115,6 +120,9 @@ func (c Config) withDefaults() Config {
 	if c.TokenLifetime == 0 {
 		c.TokenLifetime = DefaultTokenLifetime
 	}
+	if c.Keys == nil {
+		c.Keys = NewKeys()
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -130,8 +138,6 @@ type Server struct {
 	handler http.Handler
 	issuers *issuerKeys
 
-	tokenKey, clusterKey, foreignKey func() (*signingKey, error)
-
 	directory directory
 	faults    faultPlan
 	record    record
@@ -140,6 +146,7 @@ type Server struct {
 	closed    chan struct{}
 	http      *http.Server // nil without a listener
 	served    chan error
+	warming   sync.WaitGroup
 }
 
 // New returns a Server without a listener: its users serve Handler themselves,
@@ -156,13 +163,10 @@ func newServer(cfg Config, host string) (*Server, error) {
 		return nil, fmt.Errorf("make the TLS certificates: %w", err)
 	}
 	s := &Server{
-		cfg:        cfg,
-		baseURL:    "https://" + host,
-		tls:        certs,
-		closed:     make(chan struct{}),
-		tokenKey:   sync.OnceValues(newSigningKey),
-		clusterKey: sync.OnceValues(newSigningKey),
-		foreignKey: sync.OnceValues(newSigningKey),
+		cfg:     cfg,
+		baseURL: "https://" + host,
+		tls:     certs,
+		closed:  make(chan struct{}),
 	}
 	s.directory.resources = defaultResources()
 	s.faults.healed = make(chan struct{})
@@ -188,6 +192,10 @@ func Start(cfg Config) (*Server, error) {
 		ReadHeaderTimeout: headerTimeout,
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
+	// The keys are made meanwhile, so that the first token is not late for
+	// clients that wait one second only. An error comes up when a key is used.
+	s.warming.Go(func() { _, _ = s.cfg.Keys.token() })
+	s.warming.Go(func() { _, _ = s.cfg.Keys.cluster() })
 	s.served = make(chan error, 1)
 	go func() { s.served <- s.http.ServeTLS(listener, "", "") }()
 	return s, nil
@@ -205,6 +213,7 @@ func (s *Server) Close() error {
 		if served := <-s.served; !errors.Is(served, http.ErrServerClosed) {
 			err = errors.Join(err, served)
 		}
+		s.warming.Wait()
 	})
 	return err
 }
@@ -227,7 +236,7 @@ func (s *Server) Issuer() string { return s.baseURL + issuerPath }
 // TokenURL is the v2 token endpoint.
 func (s *Server) TokenURL() string { return s.Authority() + "/oauth2/v2.0/token" }
 
-// now is the current time in whole seconds, the resolution of tokens.
+// now is the server's time.
 func (s *Server) now() time.Time { return s.cfg.Now().UTC() }
 
 // isOwn reports whether rawURL leads to this server.

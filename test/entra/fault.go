@@ -22,7 +22,7 @@ type Fault struct {
 	// answer takes the place of the ordinary answer, unless it returns true. Nil:
 	// the ordinary answer.
 	answer func(*call) (goOn bool)
-	// edit changes the members of the ordinary token answer. Nil: none.
+	// edit changes the members of the ordinary good answer. Nil: none.
 	edit func(answer map[string]any)
 }
 
@@ -220,10 +220,11 @@ func (t truncating) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// FaultSlow answers well, but late.
+// FaultSlow answers well, but late. The token's life began when the request came,
+// so a client that counts expires_in from the answer's arrival is wrong by d.
 func FaultSlow(d time.Duration) Fault { return Fault{Name: "slow", Delay: d} }
 
-// FaultWithout answers 200 without the named members of the token answer.
+// FaultWithout answers 200 without the named members.
 func FaultWithout(members ...string) Fault {
 	return FaultEdit("without members", func(answer map[string]any) {
 		for _, name := range members {
@@ -232,8 +233,8 @@ func FaultWithout(members ...string) Fault {
 	})
 }
 
-// FaultEdit answers 200 with the members of the token answer as edit leaves them.
-// Its values have to be such as encoding/json takes.
+// FaultEdit answers 200 with the members as edit leaves them, whose values have to
+// be such as encoding/json takes.
 func FaultEdit(name string, edit func(answer map[string]any)) Fault {
 	return Fault{Name: name, edit: edit}
 }

@@ -101,13 +101,13 @@ func (s *Server) signFederated(c Claims) (string, error) {
 
 func (s *Server) federatedKey(signer Signer) (*signingKey, error) {
 	if signer == ClusterKey {
-		return s.clusterKey()
+		return s.cfg.Keys.cluster()
 	}
-	foreign, err := s.foreignKey()
+	foreign, err := s.cfg.Keys.foreign()
 	if err != nil || signer == ForeignKey {
 		return foreign, err
 	}
-	cluster, err := s.clusterKey()
+	cluster, err := s.cfg.Keys.cluster()
 	if err != nil {
 		return nil, err
 	}

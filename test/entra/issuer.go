@@ -45,12 +45,12 @@ func newIssuerKeys(s *Server) *issuerKeys {
 	return &issuerKeys{server: s, turn: make(chan struct{}, 1), cache: make(map[string]cachedKeys)}
 }
 
-// client is the client to fetch url with.
+// client is the client to fetch url with, nil for none.
 func (k *issuerKeys) client(url string) *http.Client {
-	if k.server.cfg.IssuerClient != nil && !k.server.isOwn(url) {
-		return k.server.cfg.IssuerClient
+	if k.server.isOwn(url) {
+		return k.server.Client()
 	}
-	return k.server.Client()
+	return k.server.cfg.IssuerClient
 }
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -123,7 +123,11 @@ func (k *issuerKeys) get(ctx context.Context, url string, into any) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errIssuer, err)
 	}
-	response, err := k.client(url).Do(request)
+	client := k.client(url)
+	if client == nil {
+		return fmt.Errorf("%w: there is no client for %q", errIssuer, url)
+	}
+	response, err := client.Do(request)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errIssuer, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"sync"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
@@ -20,6 +21,22 @@ const signingBits = 2048
 type signingKey struct {
 	private jose.JSONWebKey
 	signer  jose.Signer
+}
+
+// Keys are the signing keys of a Server. Each is made when it is first needed.
+type Keys struct {
+	token   func() (*signingKey, error) // Entra's, for access tokens
+	cluster func() (*signingKey, error) // the issuer's, for federated tokens
+	foreign func() (*signingKey, error) // one that nobody publishes
+}
+
+// NewKeys returns keys to share between Servers.
+func NewKeys() *Keys {
+	return &Keys{
+		token:   sync.OnceValues(newSigningKey),
+		cluster: sync.OnceValues(newSigningKey),
+		foreign: sync.OnceValues(newSigningKey),
+	}
 }
 
 // newSigningKey makes a key whose ID is its RFC 7638 thumbprint.
@@ -50,15 +67,6 @@ func (k *signingKey) named(id string) (*signingKey, error) {
 
 func (k *signingKey) sign(claims map[string]any) (string, error) {
 	return jwt.Signed(k.signer).Claims(claims).Serialize()
-}
-
-// keySet is the JWKS that publishes the keys.
-func keySet(keys ...*signingKey) jose.JSONWebKeySet {
-	var set jose.JSONWebKeySet
-	for _, k := range keys {
-		set.Keys = append(set.Keys, k.private.Public())
-	}
-	return set
 }
 
 // newUUID is a random UUID (RFC 9562, version 4).

@@ -75,10 +75,7 @@ func TestMSALAcquiresAToken(t *testing.T) {
 
 func TestMSALAcquiresATokenInABubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		idp, err := entra.New(entra.Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		idp := unserved(t, entra.Config{})
 		idp.AddApplication(testApplication())
 		idp.FailNext(1, entra.FaultSlow(time.Hour))
 
@@ -102,8 +99,15 @@ func TestMSALAcquiresATokenInABubble(t *testing.T) {
 	})
 }
 
+// testKeys spare most tests the time that making keys takes.
+var testKeys = entra.NewKeys()
+
+// start returns a server with a listener, and unserved one without.
 func start(t *testing.T, cfg entra.Config) *entra.Server {
 	t.Helper()
+	if cfg.Keys == nil {
+		cfg.Keys = testKeys
+	}
 	idp, err := entra.Start(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -113,5 +117,17 @@ func start(t *testing.T, cfg entra.Config) *entra.Server {
 			t.Errorf("close: %v", err)
 		}
 	})
+	return idp
+}
+
+func unserved(t *testing.T, cfg entra.Config) *entra.Server {
+	t.Helper()
+	if cfg.Keys == nil {
+		cfg.Keys = testKeys
+	}
+	idp, err := entra.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return idp
 }

@@ -5,9 +5,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/jwt"
 )
 
 // Endpoint names one of the things that the server serves.
@@ -21,13 +18,15 @@ const (
 	TenantKeys
 	IssuerDiscovery
 	IssuerKeys
+	// UnknownPath is anything else, which is answered with 404.
+	UnknownPath
 )
 
 // String is the endpoint's name in logs and test failures.
 func (e Endpoint) String() string {
-	names := [...]string{"token", "tenant discovery", "instance discovery", "tenant keys", "issuer discovery", "issuer keys"}
+	names := [...]string{"token", "tenant discovery", "instance discovery", "tenant keys", "issuer discovery", "issuer keys", "unknown path"}
 	if e < 0 || int(e) >= len(names) {
-		return "unknown"
+		return "no endpoint"
 	}
 	return names[e]
 }
@@ -37,7 +36,7 @@ func (e Endpoint) String() string {
 const (
 	// OutcomePending: it is being served, or hangs.
 	OutcomePending = "pending"
-	// OutcomeIssued: it was answered well.
+	// OutcomeIssued: it was answered well, as far as the server can tell.
 	OutcomeIssued = "issued"
 	// OutcomeAborted: the connection ended without an answer.
 	OutcomeAborted = "aborted"
@@ -80,9 +79,6 @@ type Exchange struct {
 
 	// TraceID and CorrelationID are those of the answer.
 	TraceID, CorrelationID string
-
-	keyID   string
-	missing string
 }
 
 func (s *Server) newExchange(e Endpoint, r *http.Request) *Exchange {
@@ -108,44 +104,19 @@ func (s *Server) newExchange(e Endpoint, r *http.Request) *Exchange {
 	if r.TLS != nil {
 		x.SNI = r.TLS.ServerName
 	}
-	if e == TokenEndpoint {
-		s.parseForm(x, r)
-	}
 	return x
-}
-
-// readAssertion notes what the assertion claims. What cannot be read is left
-// empty: the token endpoint judges it later.
-func (x *Exchange) readAssertion(assertion string) {
-	token, err := jwt.ParseSigned(assertion, []jose.SignatureAlgorithm{jose.RS256})
-	if err != nil {
-		return
-	}
-	var claims jwt.Claims
-	if token.UnsafeClaimsWithoutVerification(&claims) != nil {
-		return
-	}
-	x.Issuer, x.Subject, x.AssertionID = claims.Issuer, claims.Subject, claims.ID
-	x.Audience = strings.Join(claims.Audience, " ")
-	if claims.NotBefore != nil {
-		x.AssertionFrom = claims.NotBefore.Time()
-	}
-	if claims.Expiry != nil {
-		x.AssertionUntil = claims.Expiry.Time()
-	}
-	x.keyID = token.Headers[0].KeyID
 }
 
 // Counts is how many requests each endpoint saw.
 type Counts struct {
-	Token, TenantDiscovery, InstanceDiscovery, TenantKeys, IssuerDiscovery, IssuerKeys int
+	Token, TenantDiscovery, InstanceDiscovery, TenantKeys, IssuerDiscovery, IssuerKeys, UnknownPath int
 }
 
 // record remembers requests.
 type record struct {
 	mu        sync.Mutex // guards all below and what exchanges point to
 	exchanges []*Exchange
-	counts    [IssuerKeys + 1]int
+	counts    [UnknownPath + 1]int
 	inFlight  int
 }
 
@@ -205,6 +176,7 @@ func (s *Server) Counts() Counts {
 		TenantKeys:        n[TenantKeys],
 		IssuerDiscovery:   n[IssuerDiscovery],
 		IssuerKeys:        n[IssuerKeys],
+		UnknownPath:       n[UnknownPath],
 	}
 }
 
@@ -215,5 +187,5 @@ func (s *Server) Reset() {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
 	s.record.exchanges = nil
-	s.record.counts = [IssuerKeys + 1]int{}
+	s.record.counts = [UnknownPath + 1]int{}
 }

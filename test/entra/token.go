@@ -1,14 +1,12 @@
 package entra
 
 import (
-	"log/slog"
 	"net/http"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
@@ -16,7 +14,6 @@ const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 // token is the v2 token endpoint for client credentials with an assertion.
 func (s *Server) token(c *call) {
-	defer s.log(c)
 	if code := s.check(c); code != 0 {
 		c.refuse(code)
 		return
@@ -41,19 +38,15 @@ func (c *call) writeToken(token string) {
 	if c.s.cfg.RefreshIn > 0 {
 		answer["refresh_in"] = int64(c.s.cfg.RefreshIn / time.Second)
 	}
-	if c.edit != nil {
-		c.edit(answer)
-	}
-	c.writeJSON(http.StatusOK, answer)
-	c.outcome(http.StatusOK, 0, OutcomeIssued)
+	c.succeed(answer)
 }
 
 // check returns the code of the first thing that is wrong with the request, or 0.
-// The order is Entra's as far as it can be told: the request's form, the tenant,
+// The order is Entra's as far as it can be told: the tenant, the request's form,
 // the application, the assertion, then what is asked for.
 func (s *Server) check(c *call) int {
 	for _, step := range []func(*call) int{
-		s.checkForm, s.checkTenant, s.checkApplication, s.checkAssertion, s.checkResource,
+		s.checkTenant, s.checkForm, s.checkApplication, s.checkAssertion, s.checkResource,
 	} {
 		if code := step(c); code != 0 {
 			return code
@@ -69,7 +62,7 @@ func (s *Server) checkForm(c *call) int {
 	form := c.r.PostForm
 	for _, name := range []string{"grant_type", "client_id", "scope"} {
 		if form.Get(name) == "" {
-			s.record.update(func() { c.x.missing = name })
+			c.missing = name
 			return codeMissingParameter
 		}
 	}
@@ -110,22 +103,17 @@ func (s *Server) checkApplication(c *call) int {
 // checkAssertion matches the claims before it asks the issuer for its keys: a
 // token must not choose which host is asked.
 func (s *Server) checkAssertion(c *call) int {
-	token, err := jwt.ParseSigned(c.r.PostForm.Get("client_assertion"), []jose.SignatureAlgorithm{jose.RS256})
-	if err != nil {
-		return codeMalformedAssertion
-	}
-	var claims jwt.Claims
-	if err := token.UnsafeClaimsWithoutVerification(&claims); err != nil || claims.Expiry == nil {
+	if c.assertion == nil || c.claims.Expiry == nil {
 		return codeMalformedAssertion
 	}
 	app, _ := s.directory.application(c.x.ClientID)
-	if code := matchCredentials(app.Credentials, claims); code != 0 {
+	if code := matchCredentials(app.Credentials, c.claims); code != 0 {
 		return code
 	}
-	if code := s.issuers.verify(c.r.Context(), claims.Issuer, token); code != 0 {
+	if code := s.issuers.verify(c.r.Context(), c.claims.Issuer, c.assertion); code != 0 {
 		return code
 	}
-	return s.checkTime(c.x.Time, claims)
+	return s.checkTime(c.x.Time, c.claims)
 }
 
 // matchCredentials names the claim that no credential has. Where each is in some
@@ -198,16 +186,4 @@ func scopeWithoutOpenID(scope string) string {
 		return f == "openid" || f == "profile" || f == "offline_access"
 	})
 	return strings.Join(fields, " ")
-}
-
-func (s *Server) log(c *call) {
-	s.record.mu.Lock()
-	x := *c.x
-	s.record.mu.Unlock()
-	s.cfg.Log.Info("token request",
-		slog.String("outcome", x.Outcome),
-		slog.Int("status", x.Status),
-		slog.String("client_id", x.ClientID),
-		slog.String("resource", x.Resource),
-		slog.String("subject", x.Subject))
 }
