@@ -22,6 +22,9 @@ const (
 	// patience bounds one scenario: minutes less than the whole run's limit, and
 	// long enough for a busy machine with the race detector.
 	patience = 2 * time.Minute
+
+	// pollInterval is how often a condition is looked at.
+	pollInterval = 20 * time.Millisecond
 )
 
 // startPod brings a pod up in the namespace that this process is in.
@@ -196,15 +199,13 @@ func TestEntraFailure(t *testing.T) {
 // that a crowd costs Entra one call.
 func waitForToken(t *testing.T, ctx context.Context, p *pod.Pod) {
 	t.Helper()
-	for {
+	waitUntil(t, ctx, "a token comes", func() bool {
 		body, err := p.Application(ctx, nil, "curl", "-sS", "--max-time", "30", "-H", "Metadata: true", tokenURL)
 		if err != nil {
 			t.Fatalf("no token after Entra was well again: %v: %s", err, body)
 		}
-		if strings.Contains(body, "access_token") {
-			return
-		}
-	}
+		return strings.Contains(body, "access_token")
+	})
 }
 
 // TestTermination: SIGTERM lets the request in flight finish, and the proxy
@@ -282,7 +283,7 @@ func TestNodeIdentity(t *testing.T) {
 // waitUntil waits until a condition holds.
 func waitUntil(t *testing.T, ctx context.Context, what string, condition func() bool) {
 	t.Helper()
-	ticker := time.NewTicker(5 * time.Millisecond)
+	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
 	for !condition() {
 		select {

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
+)
+
+// drainTimeout is how long requests in flight may take after SIGTERM: less than
+// the 30 s that Kubernetes gives a pod by default, more than any exchange takes.
+const drainTimeout = 25 * time.Second
+
+// serve builds the proxy from its configuration and runs it until ctx ends.
+func serve(ctx context.Context, cfg config, stderr io.Writer) error {
+	log, err := newLogger(stderr, cfg.logLevel, cfg.logFormat)
+	if err != nil {
+		return err
+	}
+	tokens, err := newExchange(cfg, log)
+	if err != nil {
+		return err
+	}
+	handler, err := newHandler(cfg, tokens, log)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", cfg.port))
+	if err != nil {
+		return fmt.Errorf("--proxy-port (PROXY_PORT) %d: %w", cfg.port, err)
+	}
+	log.Info("starting the proxy server",
+		zap.Int("port", cfg.port),
+		zap.String("version", version),
+		zap.String("tenant_id", cfg.tenantID),
+		zap.String("client_id", cfg.defaultClientID),
+		zap.String("imds_passthrough", cfg.imdsPassthrough))
+	listener = imds.LimitListener(listener, imds.MaxConnections)
+	return runUntilDone(ctx, listener, imds.NewServer(handler, log, imds.Limits{}), tokens, log)
+}
+
+func newExchange(cfg config, log *zap.Logger) (*exchange.Service, error) {
+	// A token that cannot be read now is a manifest to mend; one that cannot be
+	// read later is a passing fault, which readiness and the requests report.
+	if _, err := exchange.ReadFederatedToken(cfg.federatedTokenFile); err != nil {
+		return nil, configErrorf("%s: %w", envFederatedTokenFile, err)
+	}
+	proxyFor := cfg.httpProxy.ProxyFunc()
+	tokens, err := exchange.New(exchange.Config{
+		TenantID:           cfg.tenantID,
+		AuthorityHost:      cfg.authorityHost,
+		FederatedTokenFile: cfg.federatedTokenFile,
+		CAFile:             cfg.caFile,
+		Binding:            cfg.binding,
+		DefaultClientID:    cfg.defaultClientID,
+		Prefetch:           cfg.prefetch,
+		Proxy:              func(r *http.Request) (*url.URL, error) { return proxyFor(r.URL) },
+		Log:                log,
+	})
+	if err != nil {
+		return nil, configError{err}
+	}
+	return tokens, nil
+}
+
+func newHandler(cfg config, tokens *exchange.Service, log *zap.Logger) (*imds.Handler, error) {
+	identities, err := cfg.parsedIdentities()
+	if err != nil {
+		return nil, err
+	}
+	var passthrough imds.Passthrough
+	if cfg.imdsPassthrough == passthroughOn {
+		passthrough.Address = cfg.imdsAddress
+	}
+	handler, err := imds.New(imds.Config{
+		Tokens:           tokens,
+		TenantID:         cfg.tenantID,
+		DefaultClientID:  cfg.defaultClientID,
+		Identities:       identities,
+		AllowedClientIDs: cfg.allowedClientIDs,
+		StrictAPIVersion: cfg.strictAPIVersion,
+		Passthrough:      passthrough,
+		Ready:            tokens.Ready,
+		Log:              log,
+		Version:          version,
+	})
+	if err != nil {
+		return nil, configError{err}
+	}
+	return handler, nil
+}
+
+// runUntilDone serves until ctx ends or a part fails. Then it stops accepting,
+// lets the requests in flight finish, and only after them ends the exchanges that
+// they wait for.
+func runUntilDone(ctx context.Context, listener net.Listener, server *http.Server, tokens *exchange.Service, log *zap.Logger) error {
+	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBackground()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return tokens.Run(background) })
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serving: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		defer stopBackground()
+		<-ctx.Done()
+		log.Info("stopping the proxy server")
+		drain, cancel := context.WithTimeout(background, drainTimeout)
+		defer cancel()
+		if err := server.Shutdown(drain); err != nil {
+			return fmt.Errorf("requests were still in flight %s after the signal to end: %w", drainTimeout, err)
+		}
+		return nil
+	})
+	return group.Wait()
+}

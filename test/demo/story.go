@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/netns"
+	"imds-oidc-proxy/test/pod"
+)
+
+// resource is what the demo's application wants to reach.
+const resource = "https://vault.azure.net"
+
+// story tells what happens in a running pod, step by step.
+type story struct {
+	pod *pod.Pod
+	cfg pod.Config
+	out io.Writer
+	n   int
+}
+
+func (s *story) tell(ctx context.Context) error {
+	if err := s.showFederatedToken(); err != nil {
+		return err
+	}
+	if s.cfg.ProxyInit != "" {
+		if err := s.showRedirect(ctx); err != nil {
+			return err
+		}
+	}
+	if err := s.showToken(ctx, "The application asks the metadata service for a token"); err != nil {
+		return err
+	}
+	if err := s.showToken(ctx, "It asks again: the answer comes from the cache"); err != nil {
+		return err
+	}
+	s.showWithoutMetadata(ctx)
+	s.showWhoAnswered()
+	s.showLog()
+	return nil
+}
+
+func (s *story) heading(format string, args ...any) {
+	s.n++
+	fmt.Fprintf(s.out, "%d. %s\n\n", s.n, fmt.Sprintf(format, args...))
+}
+
+// lines prints text indented below a heading, and an empty line after it.
+func (s *story) lines(text string) {
+	for line := range strings.Lines(strings.TrimSpace(text)) {
+		fmt.Fprintf(s.out, "   %s\n", strings.TrimRight(line, "\n"))
+	}
+	fmt.Fprintln(s.out)
+}
+
+func (s *story) showFederatedToken() error {
+	token, err := exchange.ReadFederatedToken(s.pod.Token.Path())
+	if err != nil {
+		return err
+	}
+	s.heading("The pod's federated token, kept fresh by the kubelet (here: by a stand-in)")
+	s.lines(fmt.Sprintf("issuer    %s\nsubject   %s\naudience  %s\nexpires   in %s",
+		token.Issuer, token.Subject, strings.Join(token.Audiences, ", "), time.Until(token.ExpiresOn).Round(time.Minute)))
+	return nil
+}
+
+func (s *story) showRedirect(ctx context.Context) error {
+	rules, err := exec.CommandContext(ctx, "iptables-save").Output()
+	if err != nil {
+		return fmt.Errorf("iptables-save: %w", err)
+	}
+	s.heading("proxy-init has installed the redirect, as root with NET_ADMIN alone")
+	var shown strings.Builder
+	for line := range strings.Lines(string(rules)) {
+		if strings.HasPrefix(line, "-A") || strings.HasPrefix(line, "*") {
+			shown.WriteString(line)
+		}
+	}
+	s.lines(shown.String())
+	return nil
+}
+
+// tokenURL is the metadata address where the redirect stands, else the proxy's.
+func (s *story) tokenURL() string {
+	host := netns.MetadataAddress
+	if s.cfg.ProxyInit == "" {
+		host = fmt.Sprintf("127.0.0.1:%d", s.cfg.Port)
+	}
+	return "http://" + host + "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + resource
+}
+
+func (s *story) showToken(ctx context.Context, heading string) error {
+	s.heading("%s", heading)
+	body, err := s.pod.Application(ctx, nil, "curl", "-sS", "--fail-with-body", "-H", "Metadata:true", s.tokenURL())
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, body)
+	}
+	var answer map[string]string
+	if err := json.Unmarshal([]byte(body), &answer); err != nil {
+		return fmt.Errorf("the proxy's answer: %w", err)
+	}
+	token := answer["access_token"]
+	claims, err := entra.DecodeAccessToken(token)
+	if err != nil {
+		return err
+	}
+	shortened := strings.Replace(body, token, fmt.Sprintf("%.12s… (%d bytes)", token, len(token)), 1)
+	s.lines(fmt.Sprintf("$ curl -H Metadata:true %q\n%s", s.tokenURL(), shortened))
+	s.lines(fmt.Sprintf("The token's own claims: aud %s, appid %s,\ntid %s", claims.Resource, claims.ClientID, claims.TenantID))
+	return nil
+}
+
+func (s *story) showWithoutMetadata(ctx context.Context) {
+	s.heading("A request without the Metadata header, as a forged one would be, is refused")
+	body, _ := s.pod.Application(ctx, nil, "curl", "-sS", s.tokenURL()) // an error would show as its output
+	s.lines(fmt.Sprintf("$ curl %q\n%s", s.tokenURL(), body))
+}
+
+func (s *story) showWhoAnswered() {
+	s.heading("Who was asked")
+	text := fmt.Sprintf("Entra            %d exchange", len(s.pod.Entra.Exchanges()))
+	if s.pod.Decoy != nil {
+		text += fmt.Sprintf("\nthe node's IMDS  %d requests (a decoy at %s)", len(s.pod.Decoy.Requests()), netns.MetadataAddress)
+	}
+	s.lines(text)
+}
+
+func (s *story) showLog() {
+	s.heading("The proxy's log")
+	s.lines(s.pod.ProxyLog.String())
+}
+
+// shell runs a shell as the application, and ends with it.
+func (s *story) shell() int {
+	user := pod.ApplicationUID
+	if s.cfg.OneUser {
+		user = os.Getuid()
+	}
+	fmt.Fprintf(s.out, "A shell inside the pod, as the application (UID %d). Try:\n\n   curl -i -H Metadata:true %q\n   curl -i %q\n\nexit ends the pod.\n",
+		user, s.tokenURL(), strings.SplitN(s.tokenURL(), "/metadata", 2)[0]+"/readyz")
+	cmd := exec.Command("/bin/sh", "-i")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/", "TERM=" + os.Getenv("TERM"), "PS1=pod$ "}
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	if user != os.Getuid() {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(user), Gid: uint32(user)}
+	}
+	_ = cmd.Run() // its exit code is that of the last command typed
+	return 0
+}
