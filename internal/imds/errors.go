@@ -82,7 +82,7 @@ type refusal struct {
 
 func refused(wire *wireError, cause string) error { return &refusal{wire, cause} }
 
-func (e *refusal) Error() string { return e.cause }
+func (e *refusal) Error() string { return e.wire.description + ": " + e.cause }
 func (e *refusal) Unwrap() error { return e.wire }
 
 // maxRetryAfter caps the Retry-After that is passed on from Entra: clients sleep

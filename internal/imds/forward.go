@@ -78,20 +78,18 @@ func newForwarder(cfg Passthrough) (*forwarder, error) {
 	if cfg.Timeout < 0 || cfg.MaxBytes < 0 || cfg.MaxConcurrent < 0 {
 		return nil, errors.New("passthrough limits must not be negative")
 	}
-	places := orDefault(cfg.MaxConcurrent, forwardMaxConcurrent)
 	return &forwarder{
 		base: base,
 		transport: &http.Transport{
 			Proxy:                  nil, // a proxy must never see what is meant for IMDS
 			DialContext:            (&net.Dialer{Timeout: forwardDialTimeout}).DialContext,
 			DisableCompression:     true,
-			MaxConnsPerHost:        places,
 			IdleConnTimeout:        forwardIdleTimeout,
 			MaxResponseHeaderBytes: forwardMaxHeaderBytes,
 		},
 		timeout:  orDefault(cfg.Timeout, forwardTimeout),
 		maxBytes: orDefault(cfg.MaxBytes, forwardMaxBytes),
-		places:   make(chan struct{}, places),
+		places:   make(chan struct{}, orDefault(cfg.MaxConcurrent, forwardMaxConcurrent)),
 	}, nil
 }
 

@@ -171,21 +171,36 @@ func (ids *identities) clientID(s selector) (string, error) {
 	case byNothing:
 		return ids.unnamed()
 	case byClientID:
+		return ids.named(s.value)
+	case byObjectID:
 		id, ok := parseGUID(s.value)
-		if !ok {
-			return "", refused(errIdentityNotFound, "client_id is not a GUID")
-		}
-		if !ids.permits(id) {
-			return "", refused(errIdentityNotFound, "client_id is not among those allowed")
-		}
-		return id, nil
+		return ids.mapped(id, ok, "object_id")
 	default:
-		id, ok := ids.bySelector[lowerASCII(s.value)]
-		if !ok {
-			return "", refused(errIdentityNotFound, s.kind.String()+" is not configured; see --identity")
-		}
-		return id, nil
+		id, ok := parseARMID(s.value)
+		return ids.mapped(id, ok, "resource ID")
 	}
+}
+
+func (ids *identities) named(clientID string) (string, error) {
+	id, ok := parseGUID(clientID)
+	if !ok {
+		return "", refused(errIdentityNotFound, "client_id is not a GUID")
+	}
+	if !ids.permits(id) {
+		return "", refused(errIdentityNotFound, "client_id is not among those allowed")
+	}
+	return id, nil
+}
+
+func (ids *identities) mapped(selector string, valid bool, what string) (string, error) {
+	if !valid {
+		return "", refused(errIdentityNotFound, what+" is malformed")
+	}
+	id, ok := ids.bySelector[selector]
+	if !ok {
+		return "", refused(errIdentityNotFound, what+" is not configured; see --identity")
+	}
+	return id, nil
 }
 
 func (ids *identities) unnamed() (string, error) {

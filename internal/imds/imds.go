@@ -178,20 +178,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // ownEndpoints routes what is the proxy's and not the metadata service's. chi
-// matches paths as they are: it does not clean or redirect them.
+// matches paths as they are: it does not clean or redirect them. Endpoints check
+// the method themselves, so that a path that is not served is 404 with any.
 func (h *Handler) ownEndpoints() http.Handler {
+	notFound := func(w http.ResponseWriter, r *http.Request) {
+		h.serve(w, r, r.URL.Path, func(http.ResponseWriter, *http.Request, *outcome) error { return errNotFound })
+	}
 	router := chi.NewRouter()
-	router.Get("/readyz", h.readyz)
-	router.Head("/readyz", h.readyz)
-	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		h.serve(w, r, r.URL.Path, refuse(errMethodNotAllowed))
-	})
-	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		h.serve(w, r, r.URL.Path, refuse(errNotFound))
+	router.NotFound(notFound)
+	router.MethodNotAllowed(notFound) // for methods that chi does not know
+	router.HandleFunc("/readyz", func(w http.ResponseWriter, r *http.Request) {
+		h.serve(w, r, r.URL.Path, h.readyz)
 	})
 	return router
-}
-
-func refuse(err *wireError) endpoint {
-	return func(http.ResponseWriter, *http.Request, *outcome) error { return err }
 }

@@ -12,10 +12,6 @@ const (
 	byResourceID
 )
 
-func (k selectorKind) String() string {
-	return [...]string{"no selector", "client_id", "object_id", "resource ID"}[k]
-}
-
 // selector names an identity as the caller did. It is not validated.
 type selector struct {
 	kind  selectorKind

@@ -41,7 +41,7 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) erro
 	return nil
 }
 
-// readTokenRequest validates a request in the order in which IMDS does. It noted
+// readTokenRequest validates a request in the order in which IMDS does. It notes
 // what is known by then in the outcome, for the log.
 func (h *Handler) readTokenRequest(r *http.Request, o *outcome) (exchange.Request, error) {
 	if err := requireGet(r); err != nil {

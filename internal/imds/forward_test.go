@@ -1,0 +1,280 @@
+package imds_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"imds-oidc-proxy/internal/imds"
+)
+
+const instance = "/metadata/instance?api-version=2021-02-01"
+
+// forwardingTo returns a handler whose real IMDS is at an address.
+func forwardingTo(t *testing.T, address string) *imds.Handler {
+	cfg := config(&tokenSource{})
+	cfg.Passthrough.Address = address
+	return newHandler(t, cfg)
+}
+
+// The forwarded request is our own: of the caller's headers it has few, and none
+// that IMDS refuses or that is about the connection.
+func TestForwardedHeader(t *testing.T) {
+	real := newDecoy(t)
+	w := get(forwardingTo(t, real.URL), instance,
+		"User-Agent: some-sdk/1.0", "Accept: application/json", "X-Ms-Client-Request-Id: 7",
+		"Cookie: a=b", "Authorization: Bearer x", "Forwarded: for=192.0.2.1", "X-Real-Ip: 192.0.2.1",
+		"Connection: keep-alive, X-Hop", "X-Hop: 1", "Te: trailers", "Accept-Encoding: gzip")
+	if w.Code != http.StatusOK || w.Body.String() != `{"decoy":true}` {
+		t.Fatalf("got %d %s", w.Code, w.Body)
+	}
+	for name, want := range map[string]string{
+		"Content-Type": "application/json", "Content-Length": "14", "Server": "decoy", "Via": "1.1 imds-oidc-proxy",
+	} {
+		if got := w.Header().Get(name); got != want {
+			t.Errorf("answer's %s: got %q, want %q", name, got, want)
+		}
+	}
+	want := http.Header{
+		"Metadata": {"true"}, "Via": {"1.1 imds-oidc-proxy"}, "User-Agent": {"some-sdk/1.0"},
+		"Accept": {"application/json"}, "X-Ms-Client-Request-Id": {"7"},
+	}
+	if got := real.headers[0]; fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("IMDS saw %v\nwant %v", got, want)
+	}
+}
+
+// The status of IMDS is passed on, its hop-by-hop headers are not.
+func TestForwardedAnswer(t *testing.T) {
+	real := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Connection", "X-Hop")
+		h.Set("X-Hop", "1")
+		h.Set("Keep-Alive", "timeout=5")
+		h.Set("X-Forwarded-For", "192.0.2.1")
+		h.Set("Trailer", "X-Trailer")
+		h.Set("X-Kept", "1")
+		w.WriteHeader(http.StatusGone)
+		io.WriteString(w, "upgrading")
+		w.(http.Flusher).Flush() // makes it chunked
+	}))
+	defer real.Close()
+	w := get(forwardingTo(t, real.URL), instance)
+	if w.Code != http.StatusGone || w.Body.String() != "upgrading" || w.Header().Get("Content-Length") != "9" {
+		t.Errorf("got %d %q %v", w.Code, w.Body, w.Header())
+	}
+	for _, name := range []string{"Connection", "X-Hop", "Keep-Alive", "X-Forwarded-For", "Trailer", "Transfer-Encoding"} {
+		if got, present := w.Header()[name]; present {
+			t.Errorf("the answer has %s: %q", name, got)
+		}
+	}
+	if w.Header().Get("X-Kept") != "1" {
+		t.Errorf("got %v", w.Header())
+	}
+}
+
+// Whatever stands in IMDS's place, the caller gets one legible error.
+func TestUnusableIMDS(t *testing.T) {
+	hang := make(chan struct{})
+	for _, test := range []struct {
+		name   string
+		answer http.HandlerFunc
+	}{
+		{"redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://imds.example.test"+tokenPath, http.StatusFound)
+		}},
+		{"upgrade", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Upgrade", "h2c")
+			w.WriteHeader(http.StatusSwitchingProtocols)
+		}},
+		{"too large, with its length", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "1025")
+			io.WriteString(w, strings.Repeat("x", 1025))
+		}},
+		{"too large, in chunks", func(w http.ResponseWriter, r *http.Request) {
+			for range 1025 {
+				io.WriteString(w, "x")
+			}
+		}},
+		{"endless", func(w http.ResponseWriter, r *http.Request) {
+			for {
+				if _, err := io.WriteString(w, strings.Repeat("x", 4096)); err != nil {
+					return
+				}
+			}
+		}},
+		{"large header", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("X", strings.Repeat("x", 1<<20))
+		}},
+		{"reset", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }},
+		{"cut off", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "100")
+			io.WriteString(w, "x")
+			panic(http.ErrAbortHandler)
+		}},
+		{"hang", func(w http.ResponseWriter, r *http.Request) { <-hang }},
+		{"hang in the body", func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "x")
+			w.(http.Flusher).Flush()
+			<-hang
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			real := httptest.NewServer(test.answer)
+			defer real.Close()
+			cfg := config(&tokenSource{})
+			cfg.Passthrough = imds.Passthrough{Address: real.URL, MaxBytes: 1024}
+			if strings.HasPrefix(test.name, "hang") {
+				cfg.Passthrough.Timeout = 50 * time.Millisecond
+				defer func() { hang <- struct{}{} }() // before Close, which waits for the handler
+			}
+			checkUnavailable(t, get(newHandler(t, cfg), instance))
+		})
+	}
+	t.Run("refused connection", func(t *testing.T) {
+		checkUnavailable(t, get(forwardingTo(t, "http://"+closedPort(t)), instance))
+	})
+}
+
+func checkUnavailable(t *testing.T, w *httptest.ResponseRecorder) {
+	t.Helper()
+	body := decodeError(t, w)
+	if w.Code != http.StatusBadGateway || body.Code != "service_unavailable" || w.Header().Get("Location") != "" {
+		t.Errorf("got %d %s %v", w.Code, w.Body, w.Header())
+	}
+}
+
+// closedPort returns a loopback address where nothing listens.
+func closedPort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func TestForwardingIsBounded(t *testing.T) {
+	arrived, release := make(chan struct{}), make(chan struct{})
+	real := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		arrived <- struct{}{}
+		<-release
+	}))
+	defer real.Close()
+	cfg := config(&tokenSource{})
+	cfg.Passthrough = imds.Passthrough{Address: real.URL, MaxConcurrent: 1, Timeout: patience}
+	h := newHandler(t, cfg)
+	first := make(chan int)
+	go func() { first <- get(h, instance).Code }()
+	<-arrived
+
+	// The second waits for the only place until its client leaves.
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	r := httptest.NewRequest(http.MethodGet, instance, nil).WithContext(ctx)
+	r.Host = "169.254.169.254"
+	r.Header.Set("Metadata", "true")
+	second := httptest.NewRecorder()
+	h.ServeHTTP(second, r)
+	select {
+	case <-arrived:
+		t.Error("two requests reached IMDS at the same time")
+	default:
+	}
+	close(release)
+	if got := <-first; got != http.StatusOK {
+		t.Errorf("got %d for the first request", got)
+	}
+}
+
+// A proxy environment is for the world outside; IMDS is not there.
+func TestForwardingIgnoresProxyEnvironment(t *testing.T) {
+	proxy, real := newDecoy(t), newDecoy(t)
+	for _, name := range []string{"HTTP_PROXY", "http_proxy", "ALL_PROXY"} {
+		t.Setenv(name, proxy.URL)
+	}
+	t.Setenv("NO_PROXY", "")
+	if w := get(forwardingTo(t, real.URL), instance); w.Code != http.StatusOK {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	if seen := real.seen(); len(seen) != 1 || len(proxy.seen()) != 0 {
+		t.Errorf("IMDS saw %q", seen)
+	}
+}
+
+// Under the wrong UID the redirect leads the proxy's traffic back to itself. It
+// answers 508 the first time round, and says what to do.
+func TestLoop(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		mesh func(*http.Request) // what stands between and the header it changes
+	}{
+		{"directly", func(r *http.Request) {}},
+		{"through a mesh that adds its own", func(r *http.Request) {
+			r.Header.Set("X-Forwarded-For", "192.0.2.1")
+			r.Header.Set("Via", r.Header.Get("Via")+", 2 mesh")
+		}},
+		{"through a mesh that folds lines", func(r *http.Request) {
+			r.Header["Via"] = []string{"2 mesh", "HTTP/" + r.Header.Get("Via") + " (comment)"}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			core, logs := observer.New(zap.ErrorLevel)
+			var h http.Handler
+			count := 0
+			self := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				count++
+				test.mesh(r)
+				h.ServeHTTP(w, r)
+			}))
+			defer self.Close()
+			cfg := config(&tokenSource{})
+			cfg.Passthrough.Address = self.URL
+			cfg.Log = zap.New(core)
+			h = newHandler(t, cfg)
+
+			w := get(h, instance)
+			if body := decodeError(t, w); w.Code != http.StatusLoopDetected || body.Code != "server_error" {
+				t.Errorf("got %d %s", w.Code, w.Body)
+			}
+			if count != 1 {
+				t.Errorf("the request went round %d times, want once", count)
+			}
+			entries := logs.All()
+			if len(entries) != 1 || !strings.Contains(fmt.Sprint(entries[0].ContextMap()["error"]), "UID") {
+				t.Errorf("got log %v, want one line with the remedy", entries)
+			}
+		})
+	}
+}
+
+// A mesh that strips Via leaves a loop that the bound on concurrency ends.
+func TestLoopWithoutVia(t *testing.T) {
+	var h http.Handler
+	arrived := make(chan struct{}, 100)
+	self := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		arrived <- struct{}{}
+		r.Header.Del("Via")
+		h.ServeHTTP(w, r)
+	}))
+	defer self.Close()
+	cfg := config(&tokenSource{})
+	cfg.Passthrough = imds.Passthrough{Address: self.URL, MaxConcurrent: 4, Timeout: 100 * time.Millisecond}
+	h = newHandler(t, cfg)
+	if w := get(h, instance); w.Code < 500 && w.Code != http.StatusTooManyRequests {
+		t.Errorf("got %d %s", w.Code, w.Body)
+	}
+	if got := len(arrived); got > 4 {
+		t.Errorf("the request went round %d times, want at most 4", got)
+	}
+}

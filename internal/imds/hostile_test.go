@@ -1,0 +1,294 @@
+package imds_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/internal/imds"
+)
+
+// patience bounds every wait of these tests; none of them waits that long unless it fails.
+const patience = 20 * time.Second
+
+// decoy stands for the real IMDS, which must see no request for an identity.
+type decoy struct {
+	*httptest.Server
+	mu      sync.Mutex // guards the rest
+	targets []string
+	headers []http.Header
+}
+
+func newDecoy(t testing.TB) *decoy {
+	d := &decoy{}
+	d.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.targets = append(d.targets, r.RequestURI)
+		d.headers = append(d.headers, r.Header.Clone())
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Server", "decoy")
+		io.WriteString(w, `{"decoy":true}`)
+	}))
+	t.Cleanup(d.Close)
+	return d
+}
+
+// seen returns the request targets since the last call.
+func (d *decoy) seen() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	targets := d.targets
+	d.targets, d.headers = nil, nil
+	return targets
+}
+
+// serve runs a handler in the server and behind the listener that ship.
+func serve(t testing.TB, h http.Handler, limits imds.Limits, connections int) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := imds.NewServer(h, nil, limits)
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(imds.LimitListener(listener, connections)) }()
+	t.Cleanup(func() {
+		server.Close()
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return listener.Addr().String()
+}
+
+// hostileCase is one case of testdata/hostile; see the README there.
+type hostileCase struct {
+	name      string
+	request   []byte
+	statuses  []int
+	says      string
+	plain     bool
+	forwarded []string
+	tokens    []string
+}
+
+func TestHostile(t *testing.T) {
+	files, err := filepath.Glob("testdata/hostile/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no cases: %v", err)
+	}
+	real := newDecoy(t)
+	tokens := &tokenSource{}
+	cfg := config(tokens)
+	cfg.Passthrough.Address = real.URL
+	// Time for bodies is short: some cases promise one that never comes.
+	addr := serve(t, newHandler(t, cfg), imds.Limits{BodyTime: 50 * time.Millisecond}, imds.MaxConnections)
+
+	count := 0
+	for _, file := range files {
+		for _, c := range readCases(t, file) {
+			count++
+			t.Run(strings.TrimSuffix(filepath.Base(file), ".txt")+"/"+c.name, func(t *testing.T) {
+				answers := exchangeBytes(t, addr, c.request)
+				checkAnswers(t, c, answers)
+				got := real.seen()
+				for _, target := range got {
+					if !regexp.MustCompile(`^/metadata/(instance|attested|scheduledevents|loadbalancer)([/?]|$)`).MatchString(target) {
+						t.Errorf("IMDS saw %s", target)
+					}
+				}
+				if !slices.Equal(got, c.forwarded) {
+					t.Errorf("IMDS saw %q, want %q", got, c.forwarded)
+				}
+				var asked []string
+				for _, req := range tokens.seen() {
+					asked = append(asked, req.ClientID+" "+req.Resource)
+				}
+				if !slices.Equal(asked, c.tokens) {
+					t.Errorf("asked for %q, want %q", asked, c.tokens)
+				}
+			})
+		}
+	}
+	t.Logf("%d cases", count)
+}
+
+// readCases parses a file of cases and refuses what it does not understand: a
+// case that is read wrong would pass for the wrong reason.
+func readCases(t *testing.T, file string) []hostileCase {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []hostileCase
+	for number, line := range strings.Split(string(text), "\n") {
+		if name, ok := strings.CutPrefix(line, "-- "); ok {
+			cases = append(cases, hostileCase{name: strings.TrimSuffix(name, " --")})
+			continue
+		}
+		if len(cases) == 0 {
+			continue // the file's introduction
+		}
+		c := &cases[len(cases)-1]
+		if expectation, ok := strings.CutPrefix(line, "> "); ok {
+			err = c.expect(expand(expectation))
+		} else {
+			var bytes []byte
+			bytes, err = unescape(expand(line))
+			c.request = append(c.request, bytes...)
+		}
+		if err != nil {
+			t.Fatalf("%s:%d: %v", file, number+1, err)
+		}
+	}
+	for _, c := range cases {
+		if c.statuses == nil {
+			t.Fatalf("%s: case %q expects no status", file, c.name)
+		}
+	}
+	return cases
+}
+
+func (c *hostileCase) expect(expectation string) error {
+	what, value, _ := strings.Cut(expectation, " ")
+	switch what {
+	case "status":
+		c.statuses = []int{}
+		for _, s := range strings.Fields(strings.ReplaceAll(value, "none", "")) {
+			n, err := strconv.Atoi(s)
+			if err != nil {
+				return err
+			}
+			c.statuses = append(c.statuses, n)
+		}
+	case "says":
+		c.says = value
+	case "plain":
+		c.plain = true
+	case "forwarded":
+		c.forwarded = append(c.forwarded, value)
+	case "token":
+		c.tokens = append(c.tokens, value)
+	default:
+		return fmt.Errorf("unknown expectation %q", what)
+	}
+	return nil
+}
+
+// repeated matches {N*text}, innermost.
+var repeated = regexp.MustCompile(`\{(\d+)\*([^{}]*)\}`)
+
+func expand(line string) string {
+	const query = "api-version=2018-02-01&resource=https://vault.azure.net"
+	line = strings.NewReplacer(
+		"{token}", tokenPath+"?"+query,
+		"{query}", query,
+		"{headers}", `Host: 169.254.169.254\r\nMetadata: true\r\nConnection: close\r\n\r\n`,
+		"{default}", defaultID,
+		"{other}", otherID,
+	).Replace(line)
+	return repeated.ReplaceAllStringFunc(line, func(s string) string {
+		parts := repeated.FindStringSubmatch(s)
+		n, _ := strconv.Atoi(parts[1])
+		return strings.Repeat(parts[2], n)
+	})
+}
+
+// unescape turns \r, \n, \t, \0, \\ and \xNN into the bytes that they stand for.
+func unescape(s string) ([]byte, error) {
+	var b []byte
+	for s != "" {
+		if s[0] != '\\' {
+			b, s = append(b, s[0]), s[1:]
+			continue
+		}
+		if s[:min(2, len(s))] == `\0` {
+			b, s = append(b, 0), s[2:]
+			continue
+		}
+		c, _, rest, err := strconv.UnquoteChar(s, 0)
+		if err != nil {
+			return nil, fmt.Errorf("bad escape at %q", s)
+		}
+		b, s = append(b, byte(c)), rest
+	}
+	return b, nil
+}
+
+// exchangeBytes sends bytes over a connection of their own and returns all that
+// comes back until the server closes it.
+func exchangeBytes(t *testing.T, addr string, request []byte) []byte {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	if len(request) == 0 {
+		conn.(*net.TCPConn).CloseWrite()
+	}
+	// Whoever refuses a large request does not read all of it, and closes.
+	go conn.Write(request)
+	answers, err := io.ReadAll(conn)
+	if err != nil && len(answers) == 0 {
+		t.Fatalf("no answer: %v", err)
+	}
+	return answers
+}
+
+func checkAnswers(t *testing.T, c hostileCase, answers []byte) {
+	t.Helper()
+	method, _, _ := strings.Cut(string(c.request[:min(8, len(c.request))]), " ")
+	r := bufio.NewReader(bytes.NewReader(answers))
+	var statuses []int
+	var body []byte
+	for {
+		if _, err := r.Peek(1); err != nil {
+			break
+		}
+		resp, err := http.ReadResponse(r, &http.Request{Method: method})
+		if err != nil {
+			t.Fatalf("answer %q: %v", answers, err)
+		}
+		if body, err = io.ReadAll(resp.Body); err != nil {
+			t.Fatalf("answer %q: %v", answers, err)
+		}
+		statuses = append(statuses, resp.StatusCode)
+		if resp.StatusCode >= 400 && !c.plain && method != http.MethodHead {
+			checkErrorBody(t, resp, body)
+		}
+	}
+	if !slices.Equal(statuses, c.statuses) {
+		t.Errorf("got status %d, want %d; answers %q", statuses, c.statuses, answers)
+	}
+	if !bytes.Contains(body, []byte(c.says)) {
+		t.Errorf("got body %q, want %q in it", body, c.says)
+	}
+}
+
+func checkErrorBody(t *testing.T, resp *http.Response, body []byte) {
+	t.Helper()
+	var e errorBody
+	err := json.Unmarshal(body, &e)
+	if err != nil || e.Code == "" || e.Description == "" || !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {
+		t.Errorf("status %d with body %q, want IMDS's JSON", resp.StatusCode, body)
+	}
+}

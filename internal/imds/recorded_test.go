@@ -1,0 +1,124 @@
+package imds_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
+)
+
+// recording is what one run of a real client sent, and the answers with which it
+// went on to get a token.
+type recording struct {
+	Client   string
+	Requests []struct {
+		Scheme   string
+		Method   string
+		Target   string
+		HTTP     string
+		Query    [][2]string
+		Headers  [][2]string
+		Body     string
+		Response int `json:"response_status"`
+	}
+}
+
+// Each request that a real client sent to IMDS gets the answer that the client
+// needs, over a real connection and byte for byte as it was sent.
+func TestRecorded(t *testing.T) {
+	files, err := filepath.Glob("testdata/recorded/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no recordings: %v", err)
+	}
+	tokens := &tokenSource{}
+	real := newDecoy(t)
+	cfg := config(tokens)
+	cfg.Passthrough.Address = real.URL
+	addr := serve(t, newHandler(t, cfg), imds.Limits{}, imds.MaxConnections)
+	count := 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rec recording
+		if err := json.Unmarshal(text, &rec); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		for i, r := range rec.Requests {
+			if r.Scheme != "http" {
+				continue // to Azure's management endpoint, with the token
+			}
+			count++
+			t.Run(fmt.Sprintf("%s/%d", rec.Client, i), func(t *testing.T) {
+				var request bytes.Buffer
+				fmt.Fprintf(&request, "%s %s %s\r\n", r.Method, r.Target, r.HTTP)
+				for _, h := range r.Headers {
+					if !strings.EqualFold(h[0], "Connection") {
+						fmt.Fprintf(&request, "%s: %s\r\n", h[0], h[1])
+					}
+				}
+				// The test reads until the connection ends.
+				fmt.Fprintf(&request, "Connection: close\r\n\r\n%s", r.Body)
+				checkReplay(t, exchangeBytes(t, addr, request.Bytes()), r.Response, wantFor(r.Query), tokens)
+			})
+		}
+	}
+	if got := real.seen(); len(got) != 0 {
+		t.Errorf("IMDS saw %q", got)
+	}
+	t.Logf("%d requests of %d runs", count, len(files))
+}
+
+func wantFor(query [][2]string) exchange.Request {
+	want := exchange.Request{ClientID: defaultID}
+	for _, q := range query {
+		switch q[0] {
+		case "resource":
+			want.Resource = q[1]
+		case "client_id":
+			want.ClientID = q[1]
+		case "object_id", "msi_res_id", "mi_res_id":
+			want.ClientID = mappedID
+		}
+	}
+	return want
+}
+
+func checkReplay(t *testing.T, answer []byte, status int, want exchange.Request, tokens *tokenSource) {
+	t.Helper()
+	head, body, _ := bytes.Cut(answer, []byte("\r\n\r\n"))
+	// msrestazure wants the reason phrase.
+	if line := fmt.Sprintf("HTTP/1.1 %d %s\r\n", status, http.StatusText(status)); !bytes.HasPrefix(head, []byte(line)) {
+		t.Fatalf("got %q, want %q", answer, line)
+	}
+	asked := tokens.seen()
+	if status != http.StatusOK {
+		if len(asked) != 0 {
+			t.Errorf("asked for %+v", asked)
+		}
+		if bytes.Contains(body, []byte("Identity not found")) {
+			t.Errorf("a probe was told %s", body)
+		}
+		return
+	}
+	if len(asked) != 1 || asked[0] != want {
+		t.Errorf("asked for %+v, want %+v", asked, want)
+	}
+	for _, p := range clientParsers {
+		if token, _, err := p.parse(bytes.Clone(body)); err != nil || token != "token-of-"+want.ClientID {
+			t.Errorf("%s: got %q, %v", p.client, token, err)
+		}
+	}
+	var m map[string]string
+	if err := json.Unmarshal(body, &m); err != nil || m["resource"] != want.Resource || m["client_id"] != want.ClientID {
+		t.Errorf("got %s (%v), want resource %q", body, err, want.Resource)
+	}
+}
