@@ -44,7 +44,7 @@ type accessClaims struct {
 
 // issue signs an access token and returns it with its ID.
 func (s *Server) issue(app Application, resource string, now time.Time) (token, id string, err error) {
-	key, err := s.cfg.Keys.token()
+	key, err := s.tokenKey()
 	if err != nil {
 		return "", "", err
 	}
@@ -67,6 +67,14 @@ func (s *Server) issue(app Application, resource string, now time.Time) (token, 
 		Version:   "1.0",
 	}).Serialize()
 	return token, id, err
+}
+
+// tokenKey signs access tokens.
+func (s *Server) tokenKey() (*signingKey, error) {
+	if s.cfg.QuickTokens {
+		return s.cfg.Keys.quick()
+	}
+	return s.cfg.Keys.token()
 }
 
 // tokenIssuer is the iss of access tokens.
@@ -92,7 +100,7 @@ func (s *Server) VerifyAccessToken(token string) (AccessToken, error) {
 	if err != nil {
 		return AccessToken{}, err
 	}
-	key, err := s.cfg.Keys.token()
+	key, err := s.tokenKey()
 	if err != nil {
 		return AccessToken{}, err
 	}
@@ -111,7 +119,7 @@ func (s *Server) VerifyAccessToken(token string) (AccessToken, error) {
 }
 
 func parseAccessToken(token string) (*jwt.JSONWebToken, error) {
-	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256, jose.ES256})
 	if err != nil {
 		return nil, fmt.Errorf("parse the access token: %w", err)
 	}

@@ -72,7 +72,7 @@ func (s *Server) tenantKeys(c *call) {
 		c.refuse(code)
 		return
 	}
-	c.keys(s.cfg.Keys.token)
+	c.keys(s.tokenKey)
 }
 
 // instanceDiscovery knows this host as the only authority.

@@ -87,6 +87,10 @@ type Config struct {
 	// of the life with long-lived tokens.
 	RefreshIn time.Duration
 
+	// QuickTokens signs access tokens with ES256, which takes a fraction of the
+	// time, for simulations of many clients. False: RS256, as Entra does.
+	QuickTokens bool
+
 	// ClockSkew is how far an assertion may be outside its time range. Zero: not
 	// at all, so that tests of the boundaries are sharp. Entra allows minutes.
 	ClockSkew time.Duration
@@ -194,7 +198,7 @@ func Start(cfg Config) (*Server, error) {
 	}
 	// The keys are made meanwhile, so that the first token is not late for
 	// clients that wait one second only. An error comes up when a key is used.
-	s.warming.Go(func() { _, _ = s.cfg.Keys.token() })
+	s.warming.Go(func() { _, _ = s.tokenKey() })
 	s.warming.Go(func() { _, _ = s.cfg.Keys.cluster() })
 	s.served = make(chan error, 1)
 	go func() { s.served <- s.http.ServeTLS(listener, "", "") }()

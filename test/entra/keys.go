@@ -2,6 +2,8 @@ package entra
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -17,7 +19,7 @@ import (
 // signingBits is the size of Entra's and of Kubernetes' signing keys.
 const signingBits = 2048
 
-// signingKey signs tokens with RS256.
+// signingKey signs tokens.
 type signingKey struct {
 	private jose.JSONWebKey
 	signer  jose.Signer
@@ -28,24 +30,38 @@ type Keys struct {
 	token   func() (*signingKey, error) // Entra's, for access tokens
 	cluster func() (*signingKey, error) // the issuer's, for federated tokens
 	foreign func() (*signingKey, error) // one that nobody publishes
+	quick   func() (*signingKey, error) // Entra's where Config.QuickTokens asks
 }
 
 // NewKeys returns keys to share between Servers.
 func NewKeys() *Keys {
 	return &Keys{
-		token:   sync.OnceValues(newSigningKey),
-		cluster: sync.OnceValues(newSigningKey),
-		foreign: sync.OnceValues(newSigningKey),
+		token:   sync.OnceValues(newRSAKey),
+		cluster: sync.OnceValues(newRSAKey),
+		foreign: sync.OnceValues(newRSAKey),
+		quick:   sync.OnceValues(newECDSAKey),
 	}
 }
 
-// newSigningKey makes a key whose ID is its RFC 7638 thumbprint.
-func newSigningKey() (*signingKey, error) {
+func newRSAKey() (*signingKey, error) {
 	private, err := rsa.GenerateKey(rand.Reader, signingBits)
 	if err != nil {
 		return nil, fmt.Errorf("make a signing key: %w", err)
 	}
-	jwk := jose.JSONWebKey{Key: private, Algorithm: string(jose.RS256), Use: "sig"}
+	return newSigningKey(private, jose.RS256)
+}
+
+func newECDSAKey() (*signingKey, error) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make a signing key: %w", err)
+	}
+	return newSigningKey(private, jose.ES256)
+}
+
+// newSigningKey gives a private key its RFC 7638 thumbprint as ID.
+func newSigningKey(private any, algorithm jose.SignatureAlgorithm) (*signingKey, error) {
+	jwk := jose.JSONWebKey{Key: private, Algorithm: string(algorithm), Use: "sig"}
 	thumbprint, err := jwk.Thumbprint(crypto.SHA256)
 	if err != nil {
 		return nil, fmt.Errorf("name a signing key: %w", err)
@@ -57,7 +73,7 @@ func newSigningKey() (*signingKey, error) {
 func (k *signingKey) named(id string) (*signingKey, error) {
 	jwk := k.private
 	jwk.KeyID = id
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: jwk},
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(jwk.Algorithm), Key: jwk},
 		(&jose.SignerOptions{}).WithType("JWT"))
 	if err != nil {
 		return nil, fmt.Errorf("make a signer: %w", err)

@@ -1,6 +1,7 @@
 package entra_test
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -248,6 +249,35 @@ func TestAccessTokenSaysWhatWasAskedFor(t *testing.T) {
 	if len(ids) != 7 {
 		t.Errorf("%d tokens share IDs: %v", 7, ids)
 	}
+}
+
+func TestAccessTokenAlgorithms(t *testing.T) {
+	for algorithm, cfg := range map[string]entra.Config{"RS256": {}, "ES256": {QuickTokens: true}} {
+		idp := unserved(t, cfg)
+		idp.AddApplication(testApplication())
+		token := post(t, idp.Client(), idp.TokenURL(), goodForm(idp)).AccessToken
+		header, _, _ := strings.Cut(token, ".")
+		decoded, err := base64.RawURLEncoding.DecodeString(header)
+		if err != nil || !strings.Contains(string(decoded), `"alg":"`+algorithm+`"`) {
+			t.Errorf("%s: header %q (%v)", algorithm, decoded, err)
+		}
+		if _, err := idp.VerifyAccessToken(token); err != nil {
+			t.Errorf("%s: %v", algorithm, err)
+		}
+		if _, err := idp.VerifyAccessToken(spoil(token)); err == nil {
+			t.Errorf("%s: a spoiled signature was verified", algorithm)
+		}
+	}
+}
+
+// spoil changes a character in the middle of the token's signature.
+func spoil(token string) string {
+	i := strings.LastIndex(token, ".") + 10
+	other := "A"
+	if token[i] == 'A' {
+		other = "B"
+	}
+	return token[:i] + other + token[i+1:]
 }
 
 func TestAccessTokenOfAnotherServerIsRefused(t *testing.T) {
