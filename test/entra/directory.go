@@ -1,7 +1,6 @@
 package entra
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -109,9 +108,7 @@ func (s *Server) AddResource(resource string) {
 	d := &s.directory
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	resources := maps.Clone(d.resources)
-	resources[normaliseResource(resource)] = true
-	d.resources = resources
+	d.resources[normaliseResource(resource)] = true
 }
 
 func (d *directory) application(clientID string) (Application, bool) {
@@ -122,15 +119,13 @@ func (d *directory) application(clientID string) (Application, bool) {
 }
 
 func (d *directory) knowsResource(resource string) bool {
-	d.mu.Lock()
-	known := d.resources // never changed once it is here
-	d.mu.Unlock()
-
 	name := normaliseResource(resource)
 	if strings.Contains(name, "*") {
 		return false
 	}
-	if known[name] {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.resources[name] {
 		return true
 	}
 	scheme, host, ok := strings.Cut(name, "://")
@@ -138,7 +133,7 @@ func (d *directory) knowsResource(resource string) bool {
 		return false
 	}
 	_, parent, ok := strings.Cut(host, ".")
-	return ok && known[scheme+"://*."+parent]
+	return ok && d.resources[scheme+"://*."+parent]
 }
 
 func normaliseResource(resource string) string {

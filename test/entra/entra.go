@@ -194,6 +194,7 @@ func Start(cfg Config) (*Server, error) {
 		Handler:           s.handler,
 		TLSConfig:         s.ServerTLSConfig(),
 		ReadHeaderTimeout: headerTimeout,
+		ConnState:         s.record.connection,
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
 	// The keys are made meanwhile, so that the first token is not late for

@@ -8,30 +8,32 @@ import (
 	"time"
 )
 
-// The AADSTS codes that the server finds by itself. Their status and error are
-// as public bug reports quote Entra's answers; see the table below.
+// The AADSTS codes that the server has words for. Their status, error and text are
+// as public bug reports quote Entra's answers, where such reports could be found.
+// The first block it finds by itself, the second is for faults only.
 const (
-	codeMalformedAssertion   = 50027
-	codeMissingParameter     = 900144
-	codeUnsupportedGrant     = 70003
-	codeMissingAssertion     = 7000216
-	codeWrongMethod          = 900561
-	codeTenantSyntax         = 900023
-	codeUnknownTenant        = 90002
-	codeUnknownApplication   = 700016
-	codeNoCredentials        = 70025
-	codeNoMatch              = 70021
-	codeIssuerMismatch       = 700211
-	codeAudienceMismatch     = 700212
-	codeSubjectMismatch      = 700213
-	codeUnknownKey           = 7000272
-	codeBadSignature         = 700027
-	codeOutsideTimeRange     = 700024
-	codeIssuerUnreachable    = 90061
-	codeScopeNotDefault      = 1002012
-	codeInvalidScope         = 70011
-	codeUnknownResource      = 500011
-	codeInvalidInstance      = 50049
+	codeMalformedAssertion = 50027
+	codeMissingParameter   = 900144
+	codeUnsupportedGrant   = 70003
+	codeMissingAssertion   = 7000216
+	codeWrongMethod        = 900561
+	codeTenantSyntax       = 900023
+	codeUnknownTenant      = 90002
+	codeUnknownApplication = 700016
+	codeNoCredentials      = 70025
+	codeNoMatch            = 70021
+	codeIssuerMismatch     = 700211
+	codeAudienceMismatch   = 700212
+	codeSubjectMismatch    = 700213
+	codeUnknownKey         = 7000272
+	codeBadSignature       = 700027
+	codeOutsideTimeRange   = 700024
+	codeIssuerUnreachable  = 90061
+	codeScopeNotDefault    = 1002012
+	codeInvalidScope       = 70011
+	codeUnknownResource    = 500011
+	codeInvalidInstance    = 50049
+
 	codeSignatureValidation  = 50013
 	codeTransient            = 90033
 	codeApplicationDisabled  = 7000112

@@ -24,12 +24,18 @@ type observed struct {
 	bodyErr error // of reading the body
 }
 
-func observe(ctx context.Context, client *http.Client, endpoint string, form url.Values) observed {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
+// observe posts the form, or gets the URL where form is nil.
+func observe(ctx context.Context, client *http.Client, url string, form url.Values) observed {
+	method := http.MethodPost
+	if form == nil {
+		method = http.MethodGet
+	}
+	request, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(form.Encode()))
 	if err != nil {
 		return observed{err: err}
 	}
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	request.Header.Set("client-request-id", testCorrelationID)
 	response, err := client.Do(request)
 	if err != nil {
 		return observed{err: err}

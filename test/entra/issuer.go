@@ -45,10 +45,12 @@ func newIssuerKeys(s *Server) *issuerKeys {
 	return &issuerKeys{server: s, turn: make(chan struct{}, 1), cache: make(map[string]cachedKeys)}
 }
 
-// client is the client to fetch url with, nil for none.
+// client is the client to fetch url with, nil for none. The server's own issuer
+// is asked in the same way, but without a connection: there may be no listener,
+// and Connections is to count clients'.
 func (k *issuerKeys) client(url string) *http.Client {
 	if k.server.isOwn(url) {
-		return k.server.Client()
+		return &http.Client{Transport: k.server.Transport(), CheckRedirect: noRedirect}
 	}
 	return k.server.cfg.IssuerClient
 }

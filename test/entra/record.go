@@ -1,6 +1,7 @@
 package entra
 
 import (
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -118,6 +119,14 @@ type record struct {
 	exchanges []*Exchange
 	counts    [UnknownPath + 1]int
 	inFlight  int
+	accepted  int
+}
+
+// connection is the http.Server's hook.
+func (r *record) connection(_ net.Conn, state http.ConnState) {
+	if state == http.StateNew {
+		r.update(func() { r.accepted++ })
+	}
 }
 
 func (r *record) begin(x *Exchange) {
@@ -164,6 +173,14 @@ func (s *Server) InFlight() int {
 	return s.record.inFlight
 }
 
+// Connections is how many TCP connections the listener took since the start or the
+// last Reset: more than the requests' clients need shows that they are not reused.
+func (s *Server) Connections() int {
+	s.record.mu.Lock()
+	defer s.record.mu.Unlock()
+	return s.record.accepted
+}
+
 // Counts are the requests of each endpoint since the start or the last Reset.
 func (s *Server) Counts() Counts {
 	s.record.mu.Lock()
@@ -186,6 +203,6 @@ func (s *Server) Reset() {
 	s.Heal()
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
-	s.record.exchanges = nil
+	s.record.exchanges, s.record.accepted = nil, 0
 	s.record.counts = [UnknownPath + 1]int{}
 }

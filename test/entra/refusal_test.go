@@ -3,8 +3,8 @@ package entra_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -14,6 +14,8 @@ import (
 
 	"imds-oidc-proxy/test/entra"
 )
+
+const testCorrelationID = "bbbbbbbb-0000-4000-8000-000000000002"
 
 const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
@@ -50,26 +52,17 @@ type answer struct {
 
 func post(t *testing.T, client *http.Client, endpoint string, form url.Values) answer {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, endpoint, strings.NewReader(form.Encode()))
+	seen := observe(t.Context(), client, endpoint, form)
+	a, err := seen.answer()
 	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	request.Header.Set("client-request-id", "bbbbbbbb-0000-4000-8000-000000000002")
-	response, err := client.Do(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := answer{status: response.StatusCode, header: response.Header}
-	if err := json.Unmarshal(body, &a); err != nil {
-		t.Fatalf("answer %d is no JSON: %v: %q", response.StatusCode, err, body)
+		t.Fatalf("observed %+v: %v", seen, err)
 	}
 	return a
+}
+
+func (o observed) answer() (answer, error) {
+	a := answer{status: o.status, header: o.header}
+	return a, errors.Join(o.err, o.bodyErr, json.Unmarshal([]byte(o.body), &a))
 }
 
 func TestRefusals(t *testing.T) {
@@ -175,7 +168,7 @@ func TestRefusalIsWordedAsEntraWordsIt(t *testing.T) {
 	idp := unserved(t, entra.Config{Now: func() time.Time { return noon }})
 	got := post(t, idp.Client(), idp.TokenURL(), goodForm(idp))
 
-	want := regexp.MustCompile(`^AADSTS700016: Application with .* Trace ID: ([0-9a-f-]{36}) Correlation ID: bbbbbbbb-0000-4000-8000-000000000002 Timestamp: 2026-03-01 12:00:00Z$`)
+	want := regexp.MustCompile(`^AADSTS700016: Application with .* Trace ID: ([0-9a-f-]{36}) Correlation ID: ` + testCorrelationID + ` Timestamp: 2026-03-01 12:00:00Z$`)
 	match := want.FindStringSubmatch(got.Description)
 	if match == nil {
 		t.Fatalf("description: %q", got.Description)
@@ -183,7 +176,7 @@ func TestRefusalIsWordedAsEntraWordsIt(t *testing.T) {
 	if match[1] != got.TraceID || got.header.Get("x-ms-request-id") != got.TraceID {
 		t.Errorf("trace IDs differ: %s, %s, %s", match[1], got.TraceID, got.header.Get("x-ms-request-id"))
 	}
-	if got.CorrelationID != "bbbbbbbb-0000-4000-8000-000000000002" || got.Timestamp != "2026-03-01 12:00:00Z" {
+	if got.CorrelationID != testCorrelationID || got.Timestamp != "2026-03-01 12:00:00Z" {
 		t.Errorf("correlation ID %s, timestamp %s", got.CorrelationID, got.Timestamp)
 	}
 	if want := idp.AuthorityHost() + "error?code=700016"; got.ErrorURI != want {

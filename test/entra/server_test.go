@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -15,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,7 +66,7 @@ func TestExchangeNotesTheRequest(t *testing.T) {
 		{"issuer", x.Issuer, idp.Issuer()},
 		{"subject", x.Subject, testSubject},
 		{"audience", x.Audience, entra.DefaultAudience},
-		{"correlation ID", x.CorrelationID, "bbbbbbbb-0000-4000-8000-000000000002"},
+		{"correlation ID", x.CorrelationID, testCorrelationID},
 		{"outcome", x.Outcome, entra.OutcomeIssued},
 	} {
 		if field.got != field.want {
@@ -116,26 +115,84 @@ func TestPathsThatEntraDoesNotHave(t *testing.T) {
 
 func TestInstanceDiscovery(t *testing.T) {
 	idp := start(t, entra.Config{})
-	get := func(endpoint string) (int, string) {
-		response, err := idp.Client().Get(idp.AuthorityHost() + "common/discovery/instance?api-version=1.1&authorization_endpoint=" + endpoint)
-		if err != nil {
+	endpoint := idp.AuthorityHost() + "common/discovery/instance?api-version=1.1&authorization_endpoint="
+
+	got := observe(t.Context(), idp.Client(), endpoint+idp.Authority()+"/oauth2/v2.0/authorize", nil)
+	if want := idp.Authority() + "/v2.0/.well-known/openid-configuration"; got.status != 200 || !strings.Contains(got.body, want) {
+		t.Errorf("its own authority: %+v", got)
+	}
+	got = observe(t.Context(), idp.Client(), endpoint+"https://other.example.test/common/oauth2/v2.0/authorize", nil)
+	if got.status != 400 || !strings.Contains(got.body, `"error":"invalid_instance"`) {
+		t.Errorf("another authority: %+v", got)
+	}
+}
+
+func TestOtherTenantsAreNotDiscovered(t *testing.T) {
+	idp := start(t, entra.Config{})
+	const other = "cccccccc-0000-4000-8000-000000000003"
+	for _, path := range []string{"/v2.0/.well-known/openid-configuration", "/discovery/v2.0/keys"} {
+		if got := observe(t.Context(), idp.Client(), idp.Authority()+path, nil); got.status != 200 {
+			t.Errorf("%s of the tenant: %+v", path, got)
+		}
+		got, err := observe(t.Context(), idp.Client(), idp.AuthorityHost()+other+path, nil).answer()
+		if err != nil || got.status != 400 || got.Error != "invalid_tenant" {
+			t.Errorf("%s of another: %+v, %v", path, got, err)
+		}
+	}
+}
+
+func TestRequestsThatAreNoTokenRequests(t *testing.T) {
+	idp := start(t, entra.Config{})
+	if got := post(t, idp.Client(), idp.TokenURL(), nil); got.status != 400 || got.Codes[0] != 900561 {
+		t.Errorf("GET: %d %s", got.status, got.Description)
+	}
+	form := goodForm(idp)
+	form.Set("padding", strings.Repeat("x", 2<<20))
+	if got := post(t, idp.Client(), idp.TokenURL(), form); got.status != 400 || got.Codes[0] != 900144 {
+		t.Errorf("a body beyond all bounds: %d %s", got.status, got.Description)
+	}
+}
+
+func TestApplicationsComeAndGo(t *testing.T) {
+	idp := unserved(t, entra.Config{})
+	idp.AddApplication(testApplication())
+	if got := post(t, idp.Client(), idp.TokenURL(), goodForm(idp)); got.status != 200 {
+		t.Errorf("added: %d %s", got.status, got.Description)
+	}
+	idp.RemoveApplication(strings.ToUpper(testClientID))
+	if got := post(t, idp.Client(), idp.TokenURL(), goodForm(idp)); got.Error != "unauthorized_client" {
+		t.Errorf("removed: %d %s", got.status, got.Description)
+	}
+}
+
+func TestConnectionsAreCounted(t *testing.T) {
+	idp := start(t, entra.Config{})
+	idp.AddApplication(testApplication())
+	idp.Reset()
+	transport := &http.Transport{TLSClientConfig: idp.TLSConfig()}
+	defer transport.CloseIdleConnections()
+	for range 3 {
+		if got := post(t, &http.Client{Transport: transport}, idp.TokenURL(), goodForm(idp)); got.status != 200 {
+			t.Fatalf("got %d %s", got.status, got.Description)
+		}
+	}
+	if got := idp.Connections(); got != 1 {
+		t.Errorf("three requests over %d connections, want 1", got)
+	}
+}
+
+func TestNobodyIsThereAfterClose(t *testing.T) {
+	bothWays(t, func(t *testing.T, idp *entra.Server) {
+		if err := idp.Close(); err != nil {
 			t.Fatal(err)
 		}
-		defer response.Body.Close()
-		body, err := io.ReadAll(response.Body)
-		if err != nil {
-			t.Fatal(err)
+		if got := observe(t.Context(), idp.Client(), idp.TokenURL(), goodForm(idp)); !errors.Is(got.err, syscall.ECONNREFUSED) {
+			t.Errorf("observed %+v", got)
 		}
-		return response.StatusCode, string(body)
-	}
-	status, body := get(idp.Authority() + "/oauth2/v2.0/authorize")
-	if want := idp.Authority() + "/v2.0/.well-known/openid-configuration"; status != 200 || !strings.Contains(body, want) {
-		t.Errorf("its own authority: %d %s", status, body)
-	}
-	status, body = get("https://other.example.test/common/oauth2/v2.0/authorize")
-	if status != 400 || !strings.Contains(body, `"error":"invalid_instance"`) {
-		t.Errorf("another authority: %d %s", status, body)
-	}
+		if err := idp.Close(); err != nil {
+			t.Errorf("closed twice: %v", err)
+		}
+	})
 }
 
 // lockedBuffer is a log that many goroutines write.
@@ -184,9 +241,9 @@ func TestNobodyGetsAnothersToken(t *testing.T) {
 			if seen.status == http.StatusServiceUnavailable {
 				return
 			}
-			var got answer
-			if err := json.Unmarshal([]byte(seen.body), &got); err != nil {
-				t.Errorf("request %d observed %+v", i, seen)
+			got, err := seen.answer()
+			if err != nil {
+				t.Errorf("request %d observed %+v: %v", i, seen, err)
 				return
 			}
 			token, err := idp.VerifyAccessToken(got.AccessToken)

@@ -38,6 +38,11 @@ func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err := request.Context().Err(); err != nil {
 		return nil, err
 	}
+	select {
+	case <-t.s.closed:
+		return nil, fmt.Errorf("stand-in for Entra: %w", syscall.ECONNREFUSED)
+	default:
+	}
 	incoming := request.Clone(request.Context())
 	incoming.RequestURI = request.URL.RequestURI()
 	incoming.RemoteAddr = "127.0.0.1:0"
