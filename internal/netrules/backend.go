@@ -135,7 +135,8 @@ func restore(ctx context.Context, path string, mode Mode, input string) error {
 	case limited.Err() != nil:
 		return timedOut(step, mode)
 	case errors.As(err, &exit):
-		return classify(step, mode, exit.ExitCode(), said.String()[:min(said.Len(), maxOutput)])
+		text := said.String()[:min(said.Len(), maxOutput)]
+		return failedRun{step, mode, exit.ExitCode(), text, input, missingCapability(mode) != ""}.classify()
 	}
 	return &Error{Cause: fmt.Sprintf("%s: %v", step, err)}
 }
@@ -194,7 +195,7 @@ func (b *bounded) explain(step string, err error) error {
 	case errors.As(err, &failed):
 		// Its text begins with the whole command line, of no use here.
 		_, said, _ := strings.Cut(failed.Error(), fmt.Sprintf("exit status %d: ", failed.ExitStatus()))
-		return classify(step, b.mode, failed.ExitStatus(), said)
+		return failedRun{step: step, mode: b.mode, exitCode: failed.ExitStatus(), said: said, powerless: missingCapability(b.mode) != ""}.classify()
 	}
 	return &Error{Cause: fmt.Sprintf("%s: %v", step, err)}
 }

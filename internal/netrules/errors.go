@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -14,16 +15,16 @@ type Kind int
 const (
 	// MissingCapability: the process may not change the namespace's rules.
 	MissingCapability Kind = iota + 1
-	// NoBinary: there is no iptables for the backend asked for.
+	// NoBinary: there is no iptables for the backend, or not all of it.
 	NoBinary
-	// LockHeld: another process holds the xtables lock.
+	// LockHeld: the xtables lock cannot be had.
 	LockHeld
 	// MissingModule: the kernel lacks a match, a target or a table.
 	MissingModule
-	// WrongBackend: the backend's tables cannot be used, or the other one's
-	// would have to be seen and cannot.
+	// WrongBackend: the backend's tables hold rules that it cannot read.
 	WrongBackend
-	// RulesDiffer: the namespace's rules are not the planned ones.
+	// RulesDiffer: the namespace's rules are not the planned ones, or changed
+	// while they were being replaced.
 	RulesDiffer
 	// NotRedirected: the rules are in place, and a connection went elsewhere.
 	NotRedirected
@@ -47,6 +48,150 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Cause }
 
+// failedRun is an iptables that exited with an error.
+type failedRun struct {
+	step     string
+	mode     Mode
+	exitCode int
+	said     string
+	// input is what iptables-restore read. Empty: it was another command.
+	input string
+	// powerless says that this process lacks a capability that the mode needs,
+	// for which some versions give no reason.
+	powerless bool
+}
+
+var (
+	lockSigns       = regexp.MustCompile(`xtables lock|Can't lock `)
+	lockFileSign    = regexp.MustCompile(`can't open lock file`)
+	permissionSigns = regexp.MustCompile(`Permission denied|Operation not permitted`)
+	nftOnlySign     = regexp.MustCompile(`is incompatible, use 'nft' tool`)
+	noSuchRule      = regexp.MustCompile(`does a matching rule exist|RULE_DELETE failed`)
+	failedLine      = regexp.MustCompile(`line (\d+) failed`)
+	noPlugin        = regexp.MustCompile("Couldn't load (?:match|target) `(\\w+)'")
+	noExtension     = regexp.MustCompile(`Extension (\w+) revision \d+ not supported`)
+	noTable         = regexp.MustCompile("(?:can't initialize iptables table `|unable to initialize table ')(\\w+)'")
+	noKernelSupport = regexp.MustCompile(`No chain/target/match by that name|\((?:No such file or directory|Operation not supported|Invalid argument)\)|Protocol not supported|Failed to initialize nft`)
+)
+
+// classify finds the kind of a failure in what iptables said. Its exit status
+// does not tell: for want of a capability nft exits with 4 and legacy with 3,
+// legacy with 4 for the lock too, and iptables-restore with 1 or 2 for anything.
+func (f failedRun) classify() *Error {
+	said := oneLine(f.said)
+	e := &Error{Cause: fmt.Sprintf("%s: iptables (%s) exited with %d: %s", f.step, f.mode, f.exitCode, said)}
+	switch {
+	case lockFileSign.MatchString(said):
+		e.Kind, e.Remedy = LockHeld, "mount an emptyDir at /run, or set XTABLES_LOCKFILE to a file that exists"
+	case lockSigns.MatchString(said):
+		e.Kind, e.Remedy = LockHeld, "another process holds the xtables lock: restart this container when it is done"
+	case permissionSigns.MatchString(said), noTable.MatchString(said) && f.powerless:
+		e.Kind, e.Remedy = MissingCapability, capabilityRemedy(f.mode)
+	case nftOnlySign.MatchString(said):
+		e.Kind, e.Remedy = WrongBackend, "the nft tool put rules into a table of iptables' own: give them another table, or use --iptables-mode=legacy"
+	case noSuchRule.MatchString(said), strings.HasPrefix(f.inputLine(said), "-D "):
+		e.Kind, e.Remedy = RulesDiffer, "somebody else changed the rules at the same time: run proxy-init again"
+	case noPlugin.MatchString(said):
+		e.Kind, e.Remedy = NoBinary, "this image's iptables lacks its extension "+noPlugin.FindStringSubmatch(said)[1]+": use the published init image"
+	default:
+		if module := f.missingModule(said); module != "" {
+			e.Kind, e.Remedy = MissingModule, "the node's kernel lacks a module, load it there: "+module
+		}
+	}
+	return e
+}
+
+// inputLine is the line of the input at which iptables-restore says it failed.
+func (f failedRun) inputLine(said string) string {
+	m := failedLine.FindStringSubmatch(said)
+	if m == nil {
+		return ""
+	}
+	n, err := strconv.Atoi(m[1])
+	lines := strings.Split(f.input, "\n")
+	if err != nil || n < 1 || n > len(lines) {
+		return ""
+	}
+	return lines[n-1]
+}
+
+// missingModule names the kernel module that was missed. Empty: none was.
+func (f failedRun) missingModule(said string) string {
+	if m := noExtension.FindStringSubmatch(said); m != nil {
+		return moduleOf(m[1], f.mode)
+	}
+	if m := noTable.FindStringSubmatch(said); m != nil {
+		if m[1] == tableNAT {
+			return "iptable_nat, nf_nat"
+		}
+		return "iptable_" + m[1]
+	}
+	// iptables-legacy-restore gives no reason for a commit that the kernel refuses.
+	if noKernelSupport.MatchString(said) || f.inputLine(said) == "COMMIT" {
+		return unloaded(f.mode)
+	}
+	return ""
+}
+
+// extensions are the matches and targets that the rules use.
+var extensions = [...]string{"tcp", "owner", "conntrack", "REDIRECT", "REJECT"}
+
+// moduleOf names the kernel module behind an extension.
+func moduleOf(extension string, mode Mode) string {
+	switch {
+	case extension == "tcp":
+		return "xt_tcpudp"
+	case extension == "REJECT" && mode == ModeNFT:
+		return "nft_reject_ipv4"
+	case extension == "REJECT":
+		return "ipt_REJECT"
+	case extension == "REDIRECT" && mode == ModeNFT:
+		return "xt_REDIRECT, nft_redir, nf_nat"
+	case extension == "REDIRECT":
+		return "xt_REDIRECT, nf_nat"
+	}
+	return "xt_" + extension
+}
+
+// Where the kernel lists the extensions that it has, loaded after the attempt to
+// use them. There is no list without legacy iptables.
+const (
+	procMatches = "/proc/net/ip_tables_matches"
+	procTargets = "/proc/net/ip_tables_targets"
+)
+
+// unloaded names the modules of which the kernel has no sign.
+func unloaded(mode Mode) string {
+	matches, _ := os.ReadFile(procMatches)
+	targets, _ := os.ReadFile(procTargets)
+	known := strings.Fields(string(matches) + string(targets))
+	return modulesNotIn(known, mode)
+}
+
+func modulesNotIn(known []string, mode Mode) string {
+	present := map[string]bool{}
+	for _, k := range known {
+		present[k] = true
+	}
+	var missing []string
+	for _, x := range extensions {
+		if !present[x] {
+			missing = append(missing, moduleOf(x, mode))
+		}
+	}
+	if len(missing) == 0 || len(known) == 0 {
+		return "it does not say which; nf_nat, or iptable_nat (nft_chain_nat on nft)"
+	}
+	return strings.Join(missing, ", ")
+}
+
+func capabilityRemedy(mode Mode) string {
+	if mode == ModeLegacy {
+		return "run the init container as root with the capabilities NET_ADMIN and NET_RAW, which iptables-legacy needs"
+	}
+	return "run the init container as root with the capability NET_ADMIN"
+}
+
 // oneLine joins the lines that iptables printed, without its advice to read
 // --help, which is of no use in a container's log.
 func oneLine(s string) string {
@@ -59,105 +204,4 @@ func oneLine(s string) string {
 		kept = append(kept, line)
 	}
 	return strings.Join(kept, "; ")
-}
-
-// modules names the kernel module behind each extension that the rules use.
-var modules = map[string]string{
-	"owner":     "xt_owner",
-	"conntrack": "xt_conntrack",
-	"REDIRECT":  "xt_REDIRECT (nft_redir on nft)",
-	"REJECT":    "ipt_REJECT (nft_reject_ipv4 on nft)",
-	"tcp":       "xt_tcpudp",
-}
-
-var (
-	missingExtension = regexp.MustCompile(`Extension (\w+) revision \d+ not supported`)
-	missingTable     = regexp.MustCompile("table [`']?(\\w+)'?.*Table does not exist")
-	unloadedTable    = regexp.MustCompile(`unable to initialize table '(\w+)'`)
-)
-
-// classify turns what iptables said while doing step into an Error.
-//
-// Exit codes alone do not tell: nft exits with 4 and legacy with 3 for want of
-// a capability, legacy with 4 for a lock, and iptables-restore often with 1 or 2
-// whatever the cause.
-func classify(step string, mode Mode, exitCode int, said string) *Error {
-	said = oneLine(said)
-	e := &Error{Cause: fmt.Sprintf("%s: iptables (%s) exited with %d: %s", step, mode, exitCode, said)}
-	switch {
-	case strings.Contains(said, "xtables lock"), strings.Contains(said, "Can't lock "):
-		e.Kind = LockHeld
-		e.Remedy = "another process holds the xtables lock: find it, or restart this container when it is done"
-	case strings.Contains(said, "can't open lock file"):
-		e.Kind = LockHeld
-		e.Remedy = "the lock file cannot be made: mount an emptyDir at /run, or set XTABLES_LOCKFILE to a file that exists"
-	case strings.Contains(said, "Permission denied"), strings.Contains(said, "Operation not permitted"),
-		unloadedTable.MatchString(said) && missingCapability(mode) != "":
-		e.Kind = MissingCapability
-		e.Remedy = capabilityRemedy(mode)
-	case strings.Contains(said, "is incompatible, use 'nft' tool"):
-		e.Kind = WrongBackend
-		e.Remedy = "rules made by the nft tool stand in iptables' own tables: use --iptables-mode=legacy, or give those rules a table of their own"
-	default:
-		if module := missingModule(said); module != "" {
-			e.Kind = MissingModule
-			e.Remedy = "load the kernel module " + module + " on the node, or try --iptables-mode=" + string(mode.other())
-		}
-	}
-	return e
-}
-
-// missingModule names the kernel module that iptables missed. Empty: that was
-// not what it said.
-func missingModule(said string) string {
-	if m := missingExtension.FindStringSubmatch(said); m != nil {
-		if module, ok := modules[m[1]]; ok {
-			return module
-		}
-		return "xt_" + m[1]
-	}
-	if m := missingTable.FindStringSubmatch(said); m != nil {
-		return "iptable_" + m[1] + " (nf_nat for nat)"
-	}
-	if m := unloadedTable.FindStringSubmatch(said); m != nil {
-		return "iptable_" + m[1]
-	}
-	for _, sign := range []string{"No chain/target/match by that name", "No such file or directory", "not supported", "Invalid argument"} {
-		if strings.Contains(said, sign) {
-			return unloaded()
-		}
-	}
-	return ""
-}
-
-// unloaded names the modules that the kernel does not list, for the cases where
-// iptables says only that something is missing.
-func unloaded() string {
-	known := procLines("/proc/net/ip_tables_matches") + procLines("/proc/net/ip_tables_targets")
-	var missing []string
-	for _, extension := range []string{"owner", "conntrack", "REDIRECT", "REJECT", "tcp"} {
-		if !strings.Contains(known, "\n"+extension+"\n") {
-			missing = append(missing, modules[extension])
-		}
-	}
-	if len(missing) == 0 || known == "" {
-		return "xt_owner, xt_REDIRECT, nft_redir or nf_nat (it does not say which)"
-	}
-	return strings.Join(missing, ", ")
-}
-
-// procLines is the file's text, each line between newlines. Empty: unreadable.
-func procLines(path string) string {
-	b, err := os.ReadFile(path)
-	if err != nil || len(b) == 0 {
-		return ""
-	}
-	return "\n" + strings.ReplaceAll(string(b), "\n", "\n\n")
-}
-
-func capabilityRemedy(mode Mode) string {
-	if mode == ModeLegacy {
-		return "add NET_ADMIN and NET_RAW to the init container's securityContext.capabilities and run it as root; iptables-legacy needs both"
-	}
-	return "add NET_ADMIN to the init container's securityContext.capabilities and run it as root"
 }

@@ -1,11 +1,11 @@
 package netrules
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // Options says how to reach the namespace's rules.
@@ -67,8 +67,12 @@ type candidate struct {
 	// backend is nil where err says why it cannot be used.
 	backend *backend
 	err     error
-	// nat is what its nat table holds.
-	nat state
+	// ours says that it holds chains of this package, or of azure-workload-identity.
+	ours bool
+	// foreign says that it holds nat rules of others.
+	foreign bool
+	// inUse says that it has tables here, which where err is set nobody has read.
+	inUse bool
 	// kubernetes names a chain of kubelet or kube-proxy. Empty: there is none.
 	kubernetes string
 }
@@ -76,6 +80,9 @@ type candidate struct {
 // survey finds a backend and looks at what it holds.
 func survey(mode Mode) candidate {
 	c := candidate{mode: mode}
+	if mode == ModeLegacy {
+		c.inUse = legacyTableExists(tableNAT) || legacyTableExists(tableFilter)
+	}
 	b, err := findBackend(mode)
 	if err != nil {
 		c.err = err
@@ -89,47 +96,58 @@ func survey(mode Mode) candidate {
 		}
 		return c
 	}
-	for _, table := range []string{tableNAT, tableFilter, "mangle"} {
-		s, err := b.read(table)
-		if err != nil {
-			c.err = err
-			return c
-		}
-		if table == tableNAT {
-			c.nat = s
-		}
-		if s.kubernetes != "" {
-			c.kubernetes = s.kubernetes
-			break
-		}
+	c.err = c.look(b)
+	if c.err == nil {
+		c.backend = b
 	}
-	c.backend = b
 	return c
 }
 
-// weight ranks what a backend holds already: nothing, somebody's nat rules, ours.
+// look reads the tables of a backend.
+func (c *candidate) look(b *backend) error {
+	for _, table := range applyOrder {
+		s, err := b.read(table)
+		if err != nil {
+			return err
+		}
+		c.ours = c.ours || len(s.chains) > 0
+		c.foreign = c.foreign || table == tableNAT && s.foreign > 0
+		c.kubernetes = cmp.Or(c.kubernetes, s.kubernetes)
+	}
+	// Newer kubelets mark their node's namespace in mangle only. Rules there that
+	// cannot be read are no hindrance.
+	if s, err := b.read("mangle"); err == nil {
+		c.kubernetes = cmp.Or(c.kubernetes, s.kubernetes)
+	}
+	return nil
+}
+
+// What a candidate's rules say for it, least first.
+const (
+	unusable = iota
+	usable
+	weighsForeign
+	weighsOurs
+)
+
 func (c candidate) weight() int {
 	switch {
 	case c.backend == nil:
-		return -1
-	case len(c.nat.chains) > 0:
-		return 2
-	case c.nat.foreign > 0:
-		return 1
+		return unusable
+	case c.ours:
+		return weighsOurs
+	case c.foreign:
+		return weighsForeign
 	}
-	return 0
+	return usable
 }
 
-// choose picks the backend to use from the candidates, nft first.
+// choose picks the backend to use from the two candidates, nft first.
 func choose(mode Mode, found []candidate) (*Ruleset, error) {
 	r := &Ruleset{auto: mode == ModeAuto || mode == "", reason: "asked for"}
 	first := slices.IndexFunc(found, func(c candidate) bool { return c.mode == mode })
 	if r.auto {
-		first = 0
-		if found[1].weight() > found[0].weight() {
-			first = 1
-		}
-		r.reason = [...]string{"it works here", "it holds nat rules here", "it holds the redirect here"}[max(found[first].weight(), 0)]
+		first, r.reason = preferred(found)
 	}
 	chosen, other := found[first], found[1-first]
 	if chosen.err != nil {
@@ -138,15 +156,32 @@ func choose(mode Mode, found []candidate) (*Ruleset, error) {
 	r.backends = append(r.backends, chosen.backend)
 	if other.backend != nil {
 		r.backends = append(r.backends, other.backend)
-	} else if other.mode == ModeLegacy && (legacyTableExists(tableNAT) || legacyTableExists(tableFilter)) {
-		r.warning = fmt.Sprintf("iptables-%s has tables here that cannot be seen: %v", other.mode, other.err)
+	} else if other.inUse {
+		r.warning = fmt.Sprintf("iptables-%s has rules here that cannot be seen: %v", other.mode, other.err)
 	}
 	return r, nil
 }
 
-// maxAttempts bounds how often rules are committed that somebody else changed
-// between the reading and the commit. Two runs at once settle in two or three.
-const maxAttempts = 5
+// preferred is the index of the candidate that auto takes, and why.
+func preferred(found []candidate) (int, string) {
+	best := 0
+	if found[1].weight() > found[0].weight() {
+		best = 1
+	}
+	switch found[best].weight() {
+	case weighsOurs:
+		return best, "it holds the redirect here"
+	case weighsForeign:
+		return best, "it holds nat rules here"
+	case unusable:
+		// Neither works: of the two reasons, that of the binary that is there.
+		var failure *Error
+		if errors.As(found[0].err, &failure) && failure.Kind == NoBinary {
+			best = 1
+		}
+	}
+	return best, "it works here"
+}
 
 // Apply makes the namespace's rules the planned ones, and reads them back. On
 // error they are what they were, or reject more.
@@ -201,102 +236,4 @@ func (r *Ruleset) Remove(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// read reads a table. A legacy table that does not exist is left so: to list it
-// would make it.
-func (b *backend) read(table string) (state, error) {
-	if b.inUse != nil && !b.inUse(table) {
-		return state{}, nil
-	}
-	return readState(b.tables, table)
-}
-
-// apply commits the plan until it reads back as it should.
-func (b *backend) apply(ctx context.Context, p Plan) error {
-	var err error
-	for range maxAttempts {
-		if err = b.applyOnce(ctx, p); err == nil {
-			err = b.check(p)
-		}
-		var failure *Error
-		if !errors.As(err, &failure) || failure.Kind != RulesDiffer {
-			return err
-		}
-	}
-	return err
-}
-
-func (b *backend) applyOnce(ctx context.Context, p Plan) error {
-	for _, table := range applyOrder {
-		now, err := b.read(table)
-		if err != nil {
-			return err
-		}
-		if err := b.restore(ctx, p.commit(table, now)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (b *backend) remove(ctx context.Context) error {
-	for _, table := range removeOrder {
-		now, err := b.read(table)
-		if err != nil {
-			return err
-		}
-		if input := removal(table, now); input != "" {
-			if err := b.restore(ctx, input); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// check compares both tables with the plan.
-func (b *backend) check(p Plan) error {
-	for _, table := range applyOrder {
-		now, err := b.read(table)
-		if err != nil {
-			return err
-		}
-		if difference := p.chain(table).difference(now); difference != "" {
-			return differ(b.mode, table, difference)
-		}
-	}
-	return nil
-}
-
-// difference says how a table's state departs from the planned chain. Empty: it
-// does not.
-func (c chain) difference(now state) string {
-	jump := canonical("-A " + hookOutput + " -j " + c.name)
-	switch {
-	case !slices.Contains(now.chains, c.name):
-		return "there is no chain " + c.name
-	case len(now.chains) > 1:
-		return "the chains of an earlier redirect are there: " + strings.Join(now.chains, " ")
-	case len(now.output) == 0 || canonical(now.output[0]) != jump:
-		return "the jump to " + c.name + " is not the first rule of " + hookOutput
-	case len(now.jumps) > 1:
-		return fmt.Sprintf("there are %d jumps to %s", len(now.jumps), c.name)
-	case len(now.rules) != len(c.rules):
-		return fmt.Sprintf("%s has %d rules instead of %d", c.name, len(now.rules), len(c.rules))
-	}
-	for i, rule := range c.rules {
-		if canonical(now.rules[i]) != canonical("-A "+c.name+" "+rule) {
-			return fmt.Sprintf("rule %d of %s is %q", i+1, c.name, now.rules[i])
-		}
-	}
-	return ""
-}
-
-func differ(mode Mode, table, what string) *Error {
-	return &Error{
-		Kind:   RulesDiffer,
-		Cause:  fmt.Sprintf("the %s table (%s) is not as planned: %s", table, mode, what),
-		Remedy: "run proxy-init again, after whatever else changes this pod's rules",
-	}
 }

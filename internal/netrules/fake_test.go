@@ -1,0 +1,158 @@
+package netrules
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// fakeKernel is an iptables backend with the state of a real one: it lists what
+// it was given, knows no chain that was not made, and commits all or nothing.
+type fakeKernel struct {
+	mode Mode
+	// tables holds the rules of each chain, by table.
+	tables map[string]map[string][]string
+	// commits counts what was committed, by table.
+	commits []string
+	// fail, if set, is asked before each listing ("list nat") and commit
+	// ("commit nat").
+	fail func(step string) error
+}
+
+func newFakeKernel(mode Mode) *fakeKernel {
+	return &fakeKernel{mode: mode, tables: map[string]map[string][]string{
+		"filter": {"INPUT": nil, "FORWARD": nil, "OUTPUT": nil},
+		"nat":    {"PREROUTING": nil, "INPUT": nil, "OUTPUT": nil, "POSTROUTING": nil},
+		"mangle": {"OUTPUT": nil},
+	}}
+}
+
+func (k *fakeKernel) backend() *backend {
+	return &backend{mode: k.mode, tables: k, restore: k.restore}
+}
+
+func (k *fakeKernel) failing(step string) error {
+	if k.fail == nil {
+		return nil
+	}
+	return k.fail(step)
+}
+
+func (k *fakeKernel) ListChains(table string) ([]string, error) {
+	if err := k.failing("list " + table); err != nil {
+		return nil, err
+	}
+	var names []string
+	for name := range k.tables[table] {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+func (k *fakeKernel) List(table, chain string) ([]string, error) {
+	rules, ok := k.tables[table][chain]
+	if !ok {
+		return nil, fmt.Errorf("no chain %s in %s", chain, table)
+	}
+	return append([]string{"-N " + chain}, rules...), nil
+}
+
+// restore commits iptables-restore --noflush input for one table.
+func (k *fakeKernel) restore(_ context.Context, input string) error {
+	lines := strings.Split(strings.TrimSuffix(input, "\n"), "\n")
+	table := strings.TrimPrefix(lines[0], "*")
+	if err := k.failing("commit " + table); err != nil {
+		return err
+	}
+	if lines[len(lines)-1] != "COMMIT" {
+		return fmt.Errorf("no COMMIT in %q", input)
+	}
+	next := map[string][]string{}
+	for name, rules := range k.tables[table] {
+		next[name] = slices.Clone(rules)
+	}
+	for i, line := range lines[1 : len(lines)-1] {
+		if err := execute(next, line); err != nil {
+			return failedRun{"committing " + table, k.mode, 1, fmt.Sprintf("line %d failed: %v", i+2, err), input, false}.classify()
+		}
+	}
+	k.tables[table] = next
+	k.commits = append(k.commits, table)
+	return nil
+}
+
+// execute carries out one line on a table's chains.
+func execute(chains map[string][]string, line string) error {
+	f := strings.Fields(line)
+	name := f[min(1, len(f)-1)]
+	if declared, ok := strings.CutPrefix(f[0], ":"); ok {
+		chains[declared] = nil
+		return nil
+	}
+	rules, known := chains[name]
+	if !known {
+		return fmt.Errorf("Chain '%s' does not exist", name)
+	}
+	if target := jumpTarget(line); isOurs(target) {
+		if _, ok := chains[target]; !ok {
+			return fmt.Errorf("Chain '%s' does not exist", target)
+		}
+	}
+	rule := "-A " + name + " " + strings.TrimPrefix(strings.Join(f[2:], " "), "1 ")
+	switch f[0] {
+	case "-A":
+		chains[name] = append(rules, rule)
+	case "-I":
+		chains[name] = slices.Insert(rules, 0, rule)
+	case "-D":
+		i := slices.Index(rules, rule)
+		if i < 0 {
+			return fmt.Errorf("Bad rule (does a matching rule exist in that chain?)")
+		}
+		chains[name] = slices.Delete(rules, i, i+1)
+	case "-F":
+		chains[name] = nil
+	case "-X":
+		return deleteChain(chains, name)
+	default:
+		return fmt.Errorf("unknown command %q", line)
+	}
+	return nil
+}
+
+func deleteChain(chains map[string][]string, name string) error {
+	if len(chains[name]) > 0 {
+		return fmt.Errorf("Directory not empty")
+	}
+	for _, rules := range chains {
+		for _, rule := range rules {
+			if jumpTarget(rule) == name {
+				return fmt.Errorf("Too many links")
+			}
+		}
+	}
+	delete(chains, name)
+	return nil
+}
+
+// add puts a rule of somebody else's, chain made if need be.
+func (k *fakeKernel) add(table, chain, rule string) {
+	k.tables[table][chain] = append(k.tables[table][chain], "-A "+chain+" "+rule)
+}
+
+// dump is everything the kernel holds, in a fixed order.
+func (k *fakeKernel) dump() string {
+	var b strings.Builder
+	for _, table := range []string{"filter", "nat"} {
+		names, _ := k.ListChains(table)
+		for _, name := range names {
+			fmt.Fprintf(&b, "%s %s\n", table, name)
+			for _, rule := range k.tables[table][name] {
+				fmt.Fprintf(&b, "  %s\n", rule)
+			}
+		}
+	}
+	return b.String()
+}
