@@ -11,22 +11,24 @@ import (
 	"imds-oidc-proxy/internal/netrules"
 )
 
-// Exit codes, which --help and docs/security.md list. They are an interface:
+// Exit codes, which --help lists. They are an interface:
 // never renumbered.
 const (
-	exitOK             = 0
-	exitFailure        = 1
-	exitUsage          = 2
-	exitCapability     = 3
-	exitNoBinary       = 4
-	exitLock           = 5
-	exitModule         = 6
-	exitBackend        = 7
-	exitRulesDiffer    = 8
-	exitNotRedirected  = 9
-	exitHostNetwork    = 10
-	exitTimeout        = 11
-	exitCodesUsageText = `Exit codes:
+	exitOK            = 0
+	exitFailure       = 1
+	exitUsage         = 2
+	exitCapability    = 3
+	exitNoBinary      = 4
+	exitLock          = 5
+	exitModule        = 6
+	exitBackend       = 7
+	exitRulesDiffer   = 8
+	exitNotRedirected = 9
+	exitHostNetwork   = 10
+	exitTimeout       = 11
+)
+
+const exitCodesHelp = `Exit codes:
    0  done (--check: the rules are all there, and first)
    1  any other failure
    2  a wrong flag or variable
@@ -40,7 +42,6 @@ const (
   10  this is a node's own network namespace
   11  iptables did not end in time
 `
-)
 
 // exitCode is the one place where a kind of failure becomes an exit code.
 func exitCode(k netrules.Kind) int {

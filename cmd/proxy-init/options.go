@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -15,15 +14,23 @@ import (
 	"imds-oidc-proxy/internal/netrules"
 )
 
+// defaultMetadataIP is where Azure's instance metadata service is.
+func defaultMetadataIP() netip.Addr { return netip.AddrFrom4([4]byte{169, 254, 169, 254}) }
+
 // Defaults, as azure-workload-identity's proxy-init has them.
 const (
-	defaultMetadataIP   = "169.254.169.254"
 	defaultMetadataPort = 80
 	defaultProxyPort    = 8000
 	defaultUID          = 1501
 	defaultGID          = 1501
 	// terminationLog is the kubelet's default terminationMessagePath.
 	terminationLog = "/dev/termination-log"
+)
+
+// The values of --log-format.
+const (
+	formatJSON    = "json"
+	formatConsole = "console"
 )
 
 // options is the whole configuration.
@@ -33,7 +40,7 @@ type options struct {
 	verify, force  bool
 	terminationLog string
 	level          zapcore.Level
-	console        bool
+	format         string
 
 	// At most one of these, else the redirect is installed.
 	dryRun, check, cleanup, version bool
@@ -94,23 +101,23 @@ func parse(args []string, getenv func(string) string) (options, error) {
 }
 
 func (o *options) defineFlags(fs *pflag.FlagSet, ip *netip.Addr, port *uint16) {
-	define(fs, &o.config.ProxyPort, "proxy-port", defaultProxyPort, parsePort, "port on 127.0.0.1 where the proxy listens")
-	define(fs, ip, "metadata-ip", netip.MustParseAddr(defaultMetadataIP), netip.ParseAddr, "address of the metadata service")
-	define(fs, port, "metadata-port", defaultMetadataPort, parsePort, "TCP port of the metadata service")
-	define(fs, &o.config.UID, "proxy-uid", defaultUID, parseID, "the proxy's user ID: with the group ID, exempt from the redirect unless sealed")
-	define(fs, &o.config.GID, "proxy-gid", defaultGID, parseID, "the proxy's group ID")
-	fs.BoolVar(&o.config.Sealed, "seal", false, "exempt nobody: nothing in the pod reaches the metadata address")
-	define(fs, &o.config.Deny, "deny", nil, parseTargets, "reject these destinations as well: CIDR[:TCP port], separated by commas (168.63.129.16:80,168.63.129.16:32526)")
-	define(fs, &o.mode, "iptables-mode", netrules.ModeAuto, netrules.ParseMode, "iptables backend: auto, nft or legacy")
-	fs.BoolVar(&o.verify, "verify", true, "prove the redirect by a connection to the metadata address")
-	fs.BoolVar(&o.force, "force", false, "go on in what looks like a node's own network namespace")
-	fs.StringVar(&o.terminationLog, "termination-log", terminationLog, "file for the cause of a failure, written only where it exists")
-	define(fs, &o.level, "log-level", zapcore.InfoLevel, parseLevel, "debug, info, warn or error")
-	define(fs, &o.console, "log-format", false, parseFormat, "json or console")
-	fs.BoolVar(&o.dryRun, "dry-run", false, "print the rules as iptables-restore --noflush takes them, and change nothing")
-	fs.BoolVar(&o.check, "check", false, "exit 0 only if the rules are all there, and first; change nothing")
-	fs.BoolVar(&o.cleanup, "cleanup", false, "remove the redirect, and nothing else")
-	fs.BoolVar(&o.version, "version", false, "print the version")
+	define(fs, &o.config.ProxyPort, "proxy-port", defaultProxyPort, parsePort, "`port` on 127.0.0.1 where the proxy listens")
+	define(fs, ip, "metadata-ip", defaultMetadataIP(), parseAddr, "`address` of the metadata service")
+	define(fs, port, "metadata-port", defaultMetadataPort, parsePort, "TCP `port` of the metadata service")
+	define(fs, &o.config.UID, "proxy-uid", defaultUID, parseID, "the proxy's user `ID`: exempt, together with the group ID, unless sealed")
+	define(fs, &o.config.GID, "proxy-gid", defaultGID, parseID, "the proxy's group `ID`")
+	defineBool(fs, &o.config.Sealed, "seal", false, "exempt nobody: nothing in the pod reaches the metadata address")
+	define(fs, &o.config.Deny, "deny", nil, parseTargets, "reject these destinations too: `CIDR[:TCP port]`,… (168.63.129.16:80,168.63.129.16:32526)")
+	define(fs, &o.mode, "iptables-mode", netrules.ModeAuto, netrules.ParseMode, "iptables `backend`: auto, nft or legacy")
+	defineBool(fs, &o.verify, "verify", true, "prove the redirect by a connection to the metadata address")
+	defineBool(fs, &o.force, "force", false, "go on in what looks like a node's own network namespace")
+	fs.StringVar(&o.terminationLog, "termination-log", terminationLog, "`file` for the cause of a failure, written only where it exists")
+	define(fs, &o.level, "log-level", zapcore.InfoLevel, parseLevel, "`level`: debug, info, warn or error")
+	define(fs, &o.format, "log-format", formatJSON, parseFormat, "`format`: json or console")
+	defineBool(fs, &o.dryRun, "dry-run", false, "print the rules as iptables-restore --noflush takes them, and change nothing")
+	defineBool(fs, &o.check, "check", false, "exit 0 only if the rules are all there, and first; change nothing")
+	defineBool(fs, &o.cleanup, "cleanup", false, "remove the redirect, and nothing else")
+	defineBool(fs, &o.version, "version", false, "print the version")
 }
 
 func readEnvironment(fs *pflag.FlagSet, getenv func(string) string) error {
@@ -161,85 +168,8 @@ func usage(fs *pflag.FlagSet) string {
 	for _, t := range twins {
 		fmt.Fprintf(&b, "  %-22s --%s\n", t.variable, t.flag)
 	}
-	b.WriteString("\n" + exitCodesUsageText)
+	b.WriteString("\n" + exitCodesHelp)
 	return b.String()
-}
-
-// flagValue is a pflag.Value of any type that a function can parse.
-type flagValue[T any] struct {
-	target *T
-	text   string
-	parse  func(string) (T, error)
-}
-
-func define[T any](fs *pflag.FlagSet, target *T, name string, value T, parse func(string) (T, error), help string) {
-	*target = value
-	fs.Var(&flagValue[T]{target, fmt.Sprint(value), parse}, name, help)
-}
-
-func (v *flagValue[T]) String() string { return v.text }
-func (v *flagValue[T]) Type() string   { return "value" }
-
-func (v *flagValue[T]) Set(s string) error {
-	parsed, err := v.parse(s)
-	if err != nil {
-		return err
-	}
-	*v.target, v.text = parsed, s
-	return nil
-}
-
-func parsePort(s string) (uint16, error) {
-	p, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || p == 0 {
-		return 0, errors.New("need a port between 1 and 65535")
-	}
-	return uint16(p), nil
-}
-
-func parseID(s string) (uint32, error) {
-	id, err := strconv.ParseUint(s, 10, 31)
-	if err != nil {
-		return 0, errors.New("need a numeric ID")
-	}
-	return uint32(id), nil
-}
-
-func parseTargets(s string) ([]netrules.Target, error) {
-	var targets []netrules.Target
-	for item := range strings.SplitSeq(s, ",") {
-		t, err := netrules.ParseTarget(strings.TrimSpace(item))
-		if err != nil {
-			return nil, err
-		}
-		targets = append(targets, t)
-	}
-	return targets, nil
-}
-
-// parseLevel takes the names that azure-workload-identity's proxy takes.
-func parseLevel(s string) (zapcore.Level, error) {
-	switch s {
-	case "", "info":
-		return zapcore.InfoLevel, nil
-	case "debug", "trace", "all":
-		return zapcore.DebugLevel, nil
-	case "warn", "warning":
-		return zapcore.WarnLevel, nil
-	case "error":
-		return zapcore.ErrorLevel, nil
-	}
-	return 0, errors.New("need one of info, debug, trace, all, warn, error")
-}
-
-func parseFormat(s string) (console bool, err error) {
-	switch s {
-	case "json":
-		return false, nil
-	case "console":
-		return true, nil
-	}
-	return false, errors.New("need json or console")
 }
 
 func newLogger(o options, w io.Writer) *zap.Logger {
@@ -247,7 +177,7 @@ func newLogger(o options, w io.Writer) *zap.Logger {
 	encoding.TimeKey = "time"
 	encoding.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	encoder := zapcore.NewJSONEncoder(encoding)
-	if o.console {
+	if o.format == formatConsole {
 		encoder = zapcore.NewConsoleEncoder(encoding)
 	}
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), o.level))

@@ -1,13 +1,105 @@
 package e2e
 
 import (
-	"os/exec"
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
+	"text/tabwriter"
 )
 
-func TestRedirectDryRun(t *testing.T) {
-	out, err := exec.Command(program("proxy-init"), "--dry-run").CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
+// where clients knock, as the matrix names it.
+var places = []struct{ name, endpoint string }{
+	{"tcp 80", "tcp/169.254.169.254:80"},
+	{"tcp 443", "tcp/169.254.169.254:443"},
+	{"tcp 8080", "tcp/169.254.169.254:8080"},
+	{"udp 80", "udp/169.254.169.254:80"},
+	{"::ffff: 80", "mapped/169.254.169.254:80"},
+	{"::ffff: 443", "mapped/169.254.169.254:443"},
+}
+
+// answers that the places give, in their order.
+var (
+	everythingOpen = []string{imds, imds, imds, imds, imds, imds}
+	onlyTheProxy   = []string{proxy, refused, refused, refused, proxy, refused}
+	exempt         = []string{imds, refused, refused, refused, imds, refused}
+)
+
+// TestRedirectMatrix asks as everybody, everywhere, in every mode, on both
+// backends, and prints who answered.
+func TestRedirectMatrix(t *testing.T) {
+	t.Parallel()
+	type modeCase struct {
+		name string
+		args []string
+		// want is what each user gets.
+		want func(user) []string
 	}
+	modes := []modeCase{
+		{"forwarding", nil, func(u user) []string {
+			if u == proxyUser {
+				return exempt
+			}
+			return onlyTheProxy
+		}},
+		{"sealed", []string{"--seal"}, func(user) []string { return onlyTheProxy }},
+	}
+	table := newMatrix()
+	for _, backend := range backends {
+		pod := newRedirectPod(t)
+		ask := func(mode string, want func(user) []string) {
+			for _, u := range []user{root, app, proxyUser, otherGroup, otherUser} {
+				got := pod.ask(u, endpoints()...)
+				table.row(backend, mode, u.name, got)
+				if !slices.Equal(got, want(u)) {
+					t.Errorf("%s, %s, %s: %v, want %v", backend, mode, u.name, got, want(u))
+				}
+			}
+		}
+		// Without rules everybody reaches everything: the decoys work.
+		ask("no rules", func(user) []string { return everythingOpen })
+		for i, m := range modes {
+			pod.install(append([]string{"--iptables-mode", backend}, m.args...)...)
+			if i == 0 {
+				pod.answer(proxy + "=tcp/127.0.0.1:8000")
+			}
+			ask(m.name, m.want)
+		}
+	}
+	t.Logf("who answers at 169.254.169.254\n%s", table)
+}
+
+func endpoints() []string {
+	var out []string
+	for _, p := range places {
+		out = append(out, p.endpoint)
+	}
+	return out
+}
+
+// matrix is a table that a person can read in a test's log.
+type matrix struct {
+	text   bytes.Buffer
+	writer *tabwriter.Writer
+}
+
+func newMatrix() *matrix {
+	m := &matrix{}
+	m.writer = tabwriter.NewWriter(&m.text, 0, 0, 2, ' ', 0)
+	fmt.Fprint(m.writer, "backend\tmode\tuser:group")
+	for _, p := range places {
+		fmt.Fprintf(m.writer, "\t%s", p.name)
+	}
+	fmt.Fprintln(m.writer)
+	return m
+}
+
+func (m *matrix) row(backend, mode, user string, answers []string) {
+	fmt.Fprintf(m.writer, "%s\t%s\t%s\t%s\n", backend, mode, user, strings.Join(answers, "\t"))
+}
+
+func (m *matrix) String() string {
+	m.writer.Flush()
+	return m.text.String()
 }

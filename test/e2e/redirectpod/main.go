@@ -1,6 +1,217 @@
-// Redirectpod is both ends of the redirect tests: it holds a pod-like network
-// namespace with decoys on every address that a client might reach, and it is the
-// client that says who answered.
+// Redirectpod is everything in a pod of the redirect tests but the redirect: the
+// process that holds a network namespace open, the servers that a client may
+// reach, and the client, which says who answered.
+//
+//	redirectpod pause
+//	redirectpod answer NAME=NETWORK/ADDRESS...
+//	redirectpod ask NETWORK/ADDRESS...
+//	redirectpod hold NETWORK/ADDRESS
+//
+// NETWORK is tcp, udp or mapped: TCP through an IPv6 socket, to the address in
+// its form ::ffff:a.b.c.d. The first two commands print "ready" and end with
+// their standard input; hold keeps a connection and asks again for each line.
 package main
 
-func main() {}
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// patience is how long a client waits. Nothing here is further than a veth pair.
+const patience = 2 * time.Second
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "redirectpod:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) == 0 {
+		return errors.New("say pause, answer, ask or hold")
+	}
+	switch command, endpoints := args[0], args[1:]; command {
+	case "pause":
+		return untilEOF()
+	case "answer":
+		for _, e := range endpoints {
+			if err := answer(e); err != nil {
+				return err
+			}
+		}
+		return untilEOF()
+	case "ask":
+		for _, e := range endpoints {
+			fmt.Println(ask(e))
+		}
+		return nil
+	case "hold":
+		return hold(strings.Join(endpoints, ""))
+	default:
+		return fmt.Errorf("unknown command %q", command)
+	}
+}
+
+func untilEOF() error {
+	fmt.Println("ready")
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// answer serves NAME=NETWORK/ADDRESS: each caller gets the name, on connecting
+// and again for each line or datagram that it sends.
+func answer(spec string) error {
+	name, endpoint, _ := strings.Cut(spec, "=")
+	network, address, _ := strings.Cut(endpoint, "/")
+	if network == "udp" {
+		conn, err := net.ListenPacket("udp4", address)
+		if err != nil {
+			return err
+		}
+		go answerDatagrams(conn, name)
+		return nil
+	}
+	listener, err := net.Listen("tcp4", address)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go answerLines(conn, name)
+		}
+	}()
+	return nil
+}
+
+func answerDatagrams(conn net.PacketConn, name string) {
+	buf := make([]byte, 512)
+	for {
+		_, from, err := conn.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		_, _ = conn.WriteTo([]byte(name+"\n"), from)
+	}
+}
+
+func answerLines(conn net.Conn, name string) {
+	defer conn.Close()
+	lines := bufio.NewScanner(conn)
+	for {
+		if _, err := fmt.Fprintln(conn, name); err != nil || !lines.Scan() {
+			return
+		}
+	}
+}
+
+// ask says who answers at an endpoint, or in one word why nobody does.
+func ask(endpoint string) string {
+	conn, err := dial(endpoint)
+	if err != nil {
+		return reason(err)
+	}
+	defer conn.Close()
+	return listen(conn, bufio.NewReader(conn))
+}
+
+func dial(endpoint string) (net.Conn, error) {
+	network, address, _ := strings.Cut(endpoint, "/")
+	switch network {
+	case "mapped":
+		return dialMapped(address)
+	case "udp":
+		conn, err := net.Dial("udp4", address)
+		if err != nil {
+			return nil, err
+		}
+		_, err = conn.Write([]byte("?"))
+		return conn, err
+	default:
+		return net.DialTimeout("tcp4", address, patience)
+	}
+}
+
+// dialMapped makes the system calls itself: package net would take an IPv4
+// socket for such an address.
+func dialMapped(address string) (net.Conn, error) {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "mapped")
+	defer f.Close()
+	timeout := syscall.NsecToTimeval(int64(patience))
+	if err := syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_SNDTIMEO, &timeout); err != nil {
+		return nil, err
+	}
+	if err := syscall.Connect(fd, &syscall.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}); err != nil {
+		return nil, err
+	}
+	return net.FileConn(f)
+}
+
+func listen(conn net.Conn, r *bufio.Reader) string {
+	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return reason(err)
+	}
+	line, err := r.ReadString('\n')
+	if err != nil {
+		return reason(err)
+	}
+	return strings.TrimSpace(line)
+}
+
+// reason is one word for a failed attempt.
+func reason(err error) string {
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EPERM):
+		// EPERM is what the sender of a datagram gets whose own host rejects it.
+		return "refused"
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return "reset"
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		return "unreachable"
+	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, syscall.EINPROGRESS):
+		return "timeout"
+	case errors.Is(err, io.EOF):
+		return "closed"
+	}
+	return strings.ReplaceAll(err.Error(), " ", "_")
+}
+
+// hold asks once, then again on the same connection for each line it reads.
+func hold(endpoint string) error {
+	conn, err := dial(endpoint)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	r := bufio.NewReader(conn)
+	fmt.Println(listen(conn, r))
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		if _, err := fmt.Fprintln(conn, "again"); err != nil {
+			fmt.Println(reason(err))
+			continue
+		}
+		fmt.Println(listen(conn, r))
+	}
+	return nil
+}

@@ -1,0 +1,292 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Who answers in a pod of the redirect tests.
+const (
+	imds       = "imds"       // the decoy of the real metadata service, on the node
+	wireServer = "wireserver" // the decoy of 168.63.129.16, on the node
+	outside    = "outside"    // any other service
+	proxy      = "proxy"      // what listens on the proxy's port
+	mesh       = "mesh"       // what listens on a service mesh's port
+	refused    = "refused"
+	reset      = "reset"
+)
+
+// The backends, as --iptables-mode names them.
+var backends = []string{"nft", "legacy"}
+
+// readyTimeout bounds the start of a helper process on a busy machine.
+const readyTimeout = 20 * time.Second
+
+// redirectPod is a network namespace of its own, joined by a veth pair to another
+// one that stands for the node and everything beyond: so the metadata address is
+// one hop away, as in a real pod, and who gets there is seen.
+type redirectPod struct {
+	t   *testing.T
+	pid int
+	ns  string
+}
+
+const nodeSetup = `link set lo up
+address add 169.254.169.254/32 dev lo
+address add 168.63.129.16/32 dev lo
+address add 198.51.100.10/32 dev lo
+link add node0 type veth peer name eth0 netns %d
+address add 10.244.0.1/24 dev node0
+link set node0 up
+`
+
+const podSetup = `link set lo up
+address add 10.244.0.7/24 dev eth0
+link set eth0 up
+route add default via 10.244.0.1
+`
+
+// newRedirectPod makes the two namespaces, and the decoys in the node's.
+func newRedirectPod(t *testing.T) *redirectPod {
+	t.Helper()
+	node := &redirectPod{t: t}
+	node.hold()
+	pod := &redirectPod{t: t}
+	pod.hold()
+	node.mustRun(fmt.Sprintf(nodeSetup, pod.pid), "ip", "-batch", "-")
+	pod.mustRun(podSetup, "ip", "-batch", "-")
+	node.answer(
+		imds+"=tcp/169.254.169.254:80", imds+"=tcp/169.254.169.254:443", imds+"=tcp/169.254.169.254:8080",
+		imds+"=udp/169.254.169.254:80", imds+"=udp/169.254.169.254:53",
+		wireServer+"=tcp/168.63.129.16:80", wireServer+"=tcp/168.63.129.16:32526", wireServer+"=udp/168.63.129.16:53",
+		outside+"=tcp/198.51.100.10:80", outside+"=tcp/198.51.100.10:443")
+	return pod
+}
+
+// hold starts the process that keeps the namespace.
+func (p *redirectPod) hold() {
+	p.t.Helper()
+	cmd := exec.Command(program("redirectpod"), "pause")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	startHelper(p.t, cmd)
+	p.pid = cmd.Process.Pid
+	p.ns = fmt.Sprintf("/proc/%d/ns/net", p.pid)
+	here, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if there, err := os.Readlink(p.ns); err != nil || there == here {
+		p.t.Fatalf("the pod's network namespace is %q (%v), and this one %q: want two", there, err, here)
+	}
+}
+
+// answer starts servers in the namespace, each NAME=NETWORK/ADDRESS.
+func (p *redirectPod) answer(endpoints ...string) {
+	p.t.Helper()
+	startHelper(p.t, p.command(append([]string{program("redirectpod"), "answer"}, endpoints...)...))
+}
+
+// startHelper starts a program that prints a line when it is ready and ends with
+// its standard input, which it does with the test at the latest.
+func startHelper(t *testing.T, cmd *exec.Cmd) *helper {
+	t.Helper()
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	h := &helper{t: t, stdin: stdin, lines: make(chan string)}
+	go func() {
+		defer close(h.lines)
+		for s := bufio.NewScanner(stdout); s.Scan(); {
+			h.lines <- s.Text()
+		}
+	}()
+	t.Cleanup(func() {
+		stdin.Close()
+		for range h.lines {
+		}
+		_ = cmd.Wait() // however it ended, it has
+	})
+	h.first = h.next()
+	return h
+}
+
+// helper is a running redirectpod.
+type helper struct {
+	t     *testing.T
+	stdin io.Writer
+	lines chan string
+	first string
+}
+
+func (h *helper) next() string {
+	h.t.Helper()
+	select {
+	case line, ok := <-h.lines:
+		if !ok {
+			h.t.Fatal("a helper process ended early")
+		}
+		return line
+	case <-time.After(readyTimeout):
+		h.t.Fatal("a helper process does not answer")
+	}
+	return ""
+}
+
+// again has a held connection used once more.
+func (h *helper) again() string {
+	h.t.Helper()
+	if _, err := fmt.Fprintln(h.stdin); err != nil {
+		h.t.Fatal(err)
+	}
+	return h.next()
+}
+
+// command is a program to run in the namespace, as root unless told otherwise.
+func (p *redirectPod) command(args ...string) *exec.Cmd {
+	return exec.Command("nsenter", append([]string{"--net=" + p.ns, "--"}, args...)...)
+}
+
+// mustRun runs a program in the namespace and returns what it printed.
+func (p *redirectPod) mustRun(stdin string, args ...string) string {
+	p.t.Helper()
+	cmd := p.command(args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// user is who asks.
+type user struct {
+	name     string
+	uid, gid int
+}
+
+var (
+	root       = user{"root", 0, 0}
+	app        = user{"1000:1000", 1000, 1000}
+	proxyUser  = user{"1501:1501", 1501, 1501}
+	otherGroup = user{"1501:1000", 1501, 1000}
+	otherUser  = user{"1000:1501", 1000, 1501}
+)
+
+// as is the program run by another user, without capabilities.
+func (u user) as(args ...string) []string {
+	return append([]string{
+		"setpriv", "--reuid", strconv.Itoa(u.uid), "--regid", strconv.Itoa(u.gid), "--clear-groups",
+		"--bounding-set=-all", "--inh-caps=-all", "--",
+	}, args...)
+}
+
+// ask says who answers the user at each endpoint.
+func (p *redirectPod) ask(u user, endpoints ...string) []string {
+	p.t.Helper()
+	out := p.mustRun("", u.as(append([]string{program("redirectpod"), "ask"}, endpoints...)...)...)
+	return strings.Fields(out)
+}
+
+// expect fails the test where the user's answer at the endpoint is another.
+func (p *redirectPod) expect(u user, endpoint, want string) {
+	p.t.Helper()
+	if got := p.ask(u, endpoint)[0]; got != want {
+		p.t.Errorf("%s at %s: %s, want %s", u.name, endpoint, got, want)
+	}
+}
+
+// keep opens a connection that stays open.
+func (p *redirectPod) keep(u user, endpoint string) *helper {
+	p.t.Helper()
+	return startHelper(p.t, p.command(u.as(program("redirectpod"), "hold", endpoint)...))
+}
+
+// result is how proxy-init ended.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+// initOptions is how to run proxy-init. The zero value: as root with NET_ADMIN
+// and NET_RAW, with nothing in the environment but PATH.
+type initOptions struct {
+	caps   string   // as setpriv writes them, "-all,+net_admin"
+	env    []string // added
+	prefix []string // a program that starts it
+}
+
+// capabilities that are enough on both backends.
+const enough = "-all,+net_admin,+net_raw"
+
+// tryInit runs proxy-init with as little as a restricted pod gives it.
+func (p *redirectPod) tryInit(o initOptions, args ...string) result {
+	p.t.Helper()
+	if o.caps == "" {
+		o.caps = enough
+	}
+	line := append([]string{}, o.prefix...)
+	line = append(line, "setpriv", "--bounding-set="+o.caps, "--inh-caps=-all", "--no-new-privs", "--", program("proxy-init"))
+	cmd := p.command(append(line, args...)...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, o.env...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		p.t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// install runs proxy-init, which has to succeed.
+func (p *redirectPod) install(args ...string) result {
+	p.t.Helper()
+	r := p.tryInit(initOptions{}, args...)
+	if r.code != 0 {
+		p.t.Fatalf("proxy-init %s: exit code %d\n%s", strings.Join(args, " "), r.code, r.stderr)
+	}
+	return r
+}
+
+// rules is what the namespace holds on both backends, without counters, comments
+// and tables that nobody has made.
+func (p *redirectPod) rules() string {
+	p.t.Helper()
+	var b strings.Builder
+	for _, backend := range backends {
+		fmt.Fprintf(&b, "= %s\n", backend)
+		for line := range strings.Lines(p.mustRun("", "iptables-"+backend+"-save")) {
+			if !strings.HasPrefix(line, "#") {
+				b.WriteString(withoutCounters(line))
+			}
+		}
+	}
+	return b.String()
+}
+
+func withoutCounters(line string) string {
+	before, _, found := strings.Cut(line, " [")
+	if found && strings.HasPrefix(line, ":") {
+		return before + "\n"
+	}
+	return line
+}
