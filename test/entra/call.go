@@ -28,6 +28,9 @@ type call struct {
 	claims    jwt.Claims
 	keyID     string
 
+	// app is the application that asks, once it is known.
+	app Application
+
 	// missing is the parameter that the form lacks.
 	missing string
 

@@ -166,8 +166,7 @@ func TestFaultsTakeTurns(t *testing.T) {
 		if x.Resource != "https://graph.microsoft.com" {
 			return nil
 		}
-		f := entra.FaultStatus(502, "")
-		return &f
+		return new(entra.FaultStatus(502, ""))
 	})
 	ask := func(resource string) int {
 		form := goodForm(idp)

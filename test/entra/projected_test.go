@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,6 +75,9 @@ func TestProjectedTokenIsLaidOutAsTheKubeletDoes(t *testing.T) {
 func TestProjectedTokenModeAndOwner(t *testing.T) {
 	idp := unserved(t, entra.Config{})
 	owner := &entra.Owner{UID: os.Getuid(), GID: os.Getgid()} // all that a user may set
+	if os.Getuid() == 0 {
+		owner = &entra.Owner{UID: 1501, GID: 1501}
+	}
 	for want, cfg := range map[fs.FileMode]entra.ProjectedTokenConfig{
 		0o644: {},
 		0o640: {Mode: 0o640, Owner: owner},
@@ -86,6 +90,9 @@ func TestProjectedTokenModeAndOwner(t *testing.T) {
 		}
 		if got := info.Mode().Perm(); got != want {
 			t.Errorf("mode: got %o, want %o", got, want)
+		}
+		if stat := info.Sys().(*syscall.Stat_t); cfg.Owner != nil && (int(stat.Uid) != owner.UID || int(stat.Gid) != owner.GID) {
+			t.Errorf("owner: got %d:%d, want %d:%d", stat.Uid, stat.Gid, owner.UID, owner.GID)
 		}
 		version, err := os.Stat(filepath.Join(filepath.Dir(token.Path()), "..data"))
 		if err != nil {

@@ -18,8 +18,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"imds-oidc-proxy/test/entra"
 )
+
+// TestMain finds goroutines that Close leaves behind.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestCertificateIsTrustedByItsCAOnly(t *testing.T) {
 	idp := start(t, entra.Config{ServerNames: []string{"token-proxy.example.test"}})
@@ -221,8 +226,7 @@ func TestNobodyGetsAnothersToken(t *testing.T) {
 		if len(idp.Exchanges())%5 != 0 { // the rule may ask the server
 			return nil
 		}
-		f := entra.FaultStatus(503, "")
-		return &f
+		return new(entra.FaultStatus(503, ""))
 	})
 	clientID := func(i int) string { return fmt.Sprintf("aaaaaaaa-0000-4000-8000-%012d", i) }
 	subject := func(i int) string { return fmt.Sprintf("system:serviceaccount:shop:s%d", i) }

@@ -18,8 +18,7 @@ func (s *Server) token(c *call) {
 		c.refuse(code)
 		return
 	}
-	app, _ := s.directory.application(c.x.ClientID)
-	token, id, err := s.issue(app, c.x.Resource, c.x.Time)
+	token, id, err := s.issue(c.app, c.x.Resource, c.x.Time)
 	if err != nil {
 		c.refuse(codeTransient)
 		return
@@ -97,6 +96,7 @@ func (s *Server) checkApplication(c *call) int {
 	if len(app.Credentials) == 0 {
 		return codeNoCredentials
 	}
+	c.app = app
 	return 0
 }
 
@@ -106,8 +106,7 @@ func (s *Server) checkAssertion(c *call) int {
 	if c.assertion == nil || c.claims.Expiry == nil {
 		return codeMalformedAssertion
 	}
-	app, _ := s.directory.application(c.x.ClientID)
-	if code := matchCredentials(app.Credentials, c.claims); code != 0 {
+	if code := matchCredentials(c.app.Credentials, c.claims); code != 0 {
 		return code
 	}
 	if code := s.issuers.verify(c.r.Context(), c.claims.Issuer, c.assertion); code != 0 {
