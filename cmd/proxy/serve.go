@@ -46,7 +46,12 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		zap.String("client_id", cfg.defaultClientID),
 		zap.String("imds_passthrough", cfg.imdsPassthrough))
 	listener = imds.LimitListener(listener, imds.MaxConnections)
-	return runUntilDone(ctx, listener, imds.NewServer(handler, log, imds.Limits{}), tokens, log)
+	server := imds.NewServer(handler, log, imds.Limits{})
+	parts := []func(context.Context) error{tokens.Run}
+	if cfg.imdsPassthrough == passthroughOn {
+		parts = append(parts, func(ctx context.Context) error { return checkExemption(ctx, cfg.imdsAddress) })
+	}
+	return runUntilDone(ctx, listener, server, parts, log)
 }
 
 func newExchange(cfg config, log *zap.Logger) (*exchange.Service, error) {
@@ -101,13 +106,15 @@ func newHandler(cfg config, tokens *exchange.Service, log *zap.Logger) (*imds.Ha
 }
 
 // runUntilDone serves until ctx ends or a part fails. Then it stops accepting,
-// lets the requests in flight finish, and only after them ends the exchanges that
-// they wait for.
-func runUntilDone(ctx context.Context, listener net.Listener, server *http.Server, tokens *exchange.Service, log *zap.Logger) error {
+// lets the requests in flight finish, and only after them ends the parts, which
+// answer those requests.
+func runUntilDone(ctx context.Context, listener net.Listener, server *http.Server, parts []func(context.Context) error, log *zap.Logger) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return tokens.Run(background) })
+	for _, part := range parts {
+		group.Go(func() error { return part(background) })
+	}
 	group.Go(func() error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serving: %w", err)

@@ -280,6 +280,27 @@ func TestNodeIdentity(t *testing.T) {
 	}
 }
 
+// TestWrongUser: a proxy that forwards, as a user whom the redirect does not exempt,
+// would forward to itself. It says so and ends; one that forwards nothing may run.
+func TestWrongUser(t *testing.T) {
+	p, ctx := startPod(t, pod.Config{ProxyInitArgs: []string{"--proxy-uid=1502"}, ProxyArgs: []string{"--imds-passthrough=off"}})
+	if body := curl(t, ctx, p, "-H", "Metadata: true", tokenURL); !strings.Contains(body, "access_token") {
+		t.Errorf("a proxy that forwards nothing answered %s", body)
+	}
+	if err := p.SignalProxy(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code, err := p.WaitProxy(ctx); err != nil || code != 0 {
+		t.Fatalf("exit code %d, %v; want 0", code, err)
+	}
+
+	out, err := p.RunProxy(ctx, "--imds-passthrough=on")
+	if err == nil || !strings.Contains(out, "runAsUser") {
+		t.Errorf("got %v, %q; want an error that says what to set", err, out)
+	}
+	checkDecoy(t, p)
+}
+
 // waitUntil waits until a condition holds.
 func waitUntil(t *testing.T, ctx context.Context, what string, condition func() bool) {
 	t.Helper()

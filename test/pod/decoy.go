@@ -16,7 +16,8 @@ import (
 const DecoyToken = "the-identity-of-the-node"
 
 // Decoy stands on the metadata address, where the node's real IMDS would be, and
-// remembers who came.
+// remembers what it was asked. It forgets /readyz, by which a starting proxy finds
+// out whether its own traffic is redirected.
 type Decoy struct {
 	server *http.Server
 
@@ -39,6 +40,10 @@ func StartDecoy() (*Decoy, error) {
 
 // ServeHTTP answers as the real IMDS might, with an identity that is not ours.
 func (d *Decoy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/readyz" {
+		http.NotFound(w, r)
+		return
+	}
 	d.mu.Lock()
 	d.requests = append(d.requests, r.Method+" "+r.URL.Path)
 	d.mu.Unlock()

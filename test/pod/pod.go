@@ -207,6 +207,15 @@ func (p *Pod) StartProxy(ctx context.Context) error {
 	return nil
 }
 
+// RunProxy runs a proxy to its end, for one that is to refuse to start, and returns
+// what it printed.
+func (p *Pod) RunProxy(ctx context.Context, args ...string) (string, error) {
+	return run(ctx, command{
+		args: append([]string{p.cfg.Proxy, fmt.Sprintf("--proxy-port=%d", p.cfg.Port)}, args...),
+		env:  p.Environment(), uid: p.uid(ProxyUID),
+	})
+}
+
 // SignalProxy sends a signal to the proxy, and Wait waits for its end.
 func (p *Pod) SignalProxy(s syscall.Signal) error { return p.proxy.cmd.Process.Signal(s) }
 

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// podEnvironment is what the webhook injects, and more.
+func podEnvironment(more map[string]string) func(string) string {
+	environment := map[string]string{
+		"AZURE_TENANT_ID":            "11111111-2222-4333-8444-555555555555",
+		"AZURE_CLIENT_ID":            "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10",
+		"AZURE_FEDERATED_TOKEN_FILE": "/var/run/secrets/azure/wi/token/azure-identity-token",
+	}
+	for name, value := range more {
+		environment[name] = value
+	}
+	return func(name string) string { return environment[name] }
+}
+
+func TestDefaults(t *testing.T) {
+	cfg, err := parseConfig(nil, podEnvironment(nil), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.port != 8000 || cfg.logFormat != "json" || cfg.imdsPassthrough != "on" || cfg.imdsAddress != "http://169.254.169.254" {
+		t.Errorf("got %+v", cfg)
+	}
+}
+
+// TestEnvironmentTwins: a flag wins over its variable, which wins over the default;
+// a variable that is empty is not there.
+func TestEnvironmentTwins(t *testing.T) {
+	for _, test := range []struct {
+		name        string
+		args        []string
+		environment map[string]string
+		check       func(config) bool
+	}{
+		{"variable", nil, map[string]string{"PROXY_PORT": "8001"}, func(c config) bool { return c.port == 8001 }},
+		{"flag over variable", []string{"--proxy-port=8002"}, map[string]string{"PROXY_PORT": "8001"}, func(c config) bool { return c.port == 8002 }},
+		{"empty variable", nil, map[string]string{"PROXY_PORT": ""}, func(c config) bool { return c.port == 8000 }},
+		{"list", nil, map[string]string{"PROXY_PREFETCH": "https://a.example.test,https://b.example.test"},
+			func(c config) bool { return len(c.prefetch) == 2 && c.prefetch[1] == "https://b.example.test" }},
+		{"repeated flag", []string{"--prefetch=https://a.example.test", "--prefetch=https://b.example.test"}, nil,
+			func(c config) bool { return len(c.prefetch) == 2 }},
+		{"boolean", nil, map[string]string{"PROXY_STRICT_API_VERSION": "true"}, func(c config) bool { return c.strictAPIVersion }},
+		{"duration", nil, map[string]string{"PROXY_PROBE_TIMEOUT": "3s"}, func(c config) bool { return c.probeTimeout == 3*time.Second }},
+		// A pod-wide variable must not turn every proxy into a probe.
+		{"never by variable", nil, map[string]string{"PROXY_PROBE": "true", "PROXY_VERSION": "true"},
+			func(c config) bool { return !c.probe && !c.showVersion }},
+		{"proxies for Entra", nil, map[string]string{"https_proxy": "http://proxy.example.test:3128", "NO_PROXY": "login.example.test"},
+			func(c config) bool {
+				return c.httpProxy.HTTPSProxy == "http://proxy.example.test:3128" && c.httpProxy.NoProxy == "login.example.test"
+			}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg, err := parseConfig(test.args, podEnvironment(test.environment), io.Discard)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !test.check(cfg) {
+				t.Errorf("got %+v", cfg)
+			}
+		})
+	}
+}
+
+// TestProbeNeedsNoIdentity: the postStart hook runs with whatever environment its
+// container has.
+func TestProbeNeedsNoIdentity(t *testing.T) {
+	none := func(string) string { return "" }
+	for _, args := range [][]string{{"--probe"}, {"--version"}} {
+		if _, err := parseConfig(args, none, io.Discard); err != nil {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
+// TestDocumented: what a person can set stands in the README.
+func TestDocumented(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cfg config
+	newFlags(&cfg).VisitAll(func(f *pflag.Flag) {
+		if !strings.Contains(string(readme), "`--"+f.Name) && f.Name != "imds-address" {
+			t.Errorf("README.md does not mention --%s", f.Name)
+		}
+	})
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// selfCheckTimeout bounds the look at the redirect. Where there is none, the
+// connection is never answered; where there is one, it takes a millisecond.
+const selfCheckTimeout = time.Second
+
+// serverName is how package imds names itself in the Server header.
+const serverName = "imds-oidc-proxy"
+
+// checkExemption refuses to forward as a user whom the redirect does not exempt:
+// each forwarded request would come back to this proxy.
+func checkExemption(ctx context.Context, address string) error {
+	if !redirectedHere(ctx, address) {
+		return nil
+	}
+	return configErrorf("the redirect does not exempt UID %d and GID %d, as which this proxy runs: what it forwards to IMDS would come back to it; "+
+		"set runAsUser and runAsGroup to the PROXY_UID and PROXY_GID of proxy-init (1501 and 1501), or forward nothing (--imds-passthrough=off)",
+		os.Getuid(), os.Getgid())
+}
+
+// redirectedHere reports whether a connection of this process to the address of
+// the real IMDS arrives at a proxy such as this one. False also means that it
+// cannot tell, as on kernels before 5.7.
+//
+// It asks without a packet that could leave the machine: the socket is bound to
+// the loopback device, where a redirected connection arrives and any other is
+// lost.
+func redirectedHere(ctx context.Context, address string) bool {
+	ctx, cancel := context.WithTimeout(ctx, selfCheckTimeout)
+	defer cancel()
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, Control: bindToLoopback}
+	client := &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true}}
+
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/readyz", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return strings.HasPrefix(resp.Header.Get("Server"), serverName)
+}
+
+func bindToLoopback(_, _ string, conn syscall.RawConn) error {
+	var bindErr error
+	err := conn.Control(func(fd uintptr) {
+		bindErr = syscall.SetsockoptString(int(fd), syscall.SOL_SOCKET, syscall.SO_BINDTODEVICE, "lo")
+	})
+	if err != nil {
+		return err
+	}
+	if bindErr != nil {
+		return fmt.Errorf("binding to the loopback device: %w", bindErr)
+	}
+	return nil
+}
