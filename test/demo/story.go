@@ -78,7 +78,11 @@ func (s *story) showRedirect(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("iptables-save: %w", err)
 	}
-	s.heading("proxy-init has installed the redirect, as root with NET_ADMIN alone")
+	if s.cfg.OneUser {
+		s.heading("proxy-init has installed the redirect, as root of a user namespace, for everyone")
+	} else {
+		s.heading("proxy-init has installed the redirect, as root with NET_ADMIN alone")
+	}
 	var shown strings.Builder
 	for line := range strings.Lines(string(rules)) {
 		if strings.HasPrefix(line, "-A") || strings.HasPrefix(line, "*") {
