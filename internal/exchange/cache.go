@@ -29,19 +29,24 @@ const (
 // its trailing slash decide the audience of the token.
 type key struct{ clientID, resource string }
 
-// newKey refuses what could not be a single scope, or is too long to keep.
-func newKey(r Request) (key, error) {
+// keyOf is the key of a request, whatever it holds.
+func keyOf(r Request) key {
+	return key{clientID: strings.ToLower(r.ClientID), resource: r.Resource}
+}
+
+// check refuses what could not be a single scope, or is too long to keep.
+func (r Request) check() error {
 	switch {
 	case r.ClientID == "" || len(r.ClientID) > maxClientID || strings.ContainsFunc(r.ClientID, notPrintable):
-		return key{}, &Error{Kind: UnknownIdentity, Detail: "the client ID is not one"}
+		return &Error{Kind: UnknownIdentity, Detail: "the client ID is not one"}
 	case r.Resource == "":
-		return key{}, &Error{Kind: InvalidResource, Detail: "the resource is empty"}
+		return &Error{Kind: InvalidResource, Detail: "the resource is empty"}
 	case len(r.Resource) > maxResource:
-		return key{}, &Error{Kind: InvalidResource, Detail: "the resource is too long"}
+		return &Error{Kind: InvalidResource, Detail: "the resource is too long"}
 	case strings.ContainsFunc(r.Resource, notPrintable):
-		return key{}, &Error{Kind: InvalidResource, Detail: "the resource holds white space or control characters"}
+		return &Error{Kind: InvalidResource, Detail: "the resource holds white space or control characters"}
 	}
-	return key{clientID: strings.ToLower(r.ClientID), resource: r.Resource}, nil
+	return nil
 }
 
 // notPrintable reports white space (which separates scopes), control characters
@@ -77,6 +82,7 @@ type holding struct {
 func newHolding(g grant, now time.Time, used bool, spread float64) *holding {
 	life := g.token.ExpiresOn.Sub(now)
 	fresh := life - min(staleMargin, life/staleShare)
+	now = now.Round(0) // by the wall, as ExpiresOn is
 	return &holding{
 		token:    g.token,
 		obtained: now,

@@ -144,11 +144,11 @@ func (c Config) prefetchKeys() (map[key]struct{}, error) {
 		if c.DefaultClientID == "" {
 			return nil, errors.New("--prefetch needs AZURE_CLIENT_ID: tokens are fetched ahead for that identity")
 		}
-		k, err := newKey(Request{ClientID: c.DefaultClientID, Resource: resource})
-		if err != nil {
+		r := Request{ClientID: c.DefaultClientID, Resource: resource}
+		if err := r.check(); err != nil {
 			return nil, fmt.Errorf("--prefetch %q: %w", bounded(resource), err)
 		}
-		keys[k] = struct{}{}
+		keys[keyOf(r)] = struct{}{}
 	}
 	return keys, nil
 }

@@ -29,6 +29,7 @@ type discovery struct {
 	mu      sync.Mutex
 	known   *document // the last good one; nil: none yet
 	fetched time.Time
+	abandon context.CancelFunc // ends the fetch under way; nil: there was none
 }
 
 // document is an answer as it was received.
@@ -53,7 +54,15 @@ func (d *discovery) RoundTrip(req *http.Request) (*http.Response, error) {
 	return doc.response(req), nil
 }
 
-func (d *discovery) CloseIdleConnections() { closeIdle(d.next) }
+// CloseIdleConnections also ends a fetch that nobody may wait for any more.
+func (d *discovery) CloseIdleConnections() {
+	d.mu.Lock()
+	if d.abandon != nil {
+		d.abandon()
+	}
+	d.mu.Unlock()
+	closeIdle(d.next)
+}
 
 func (d *discovery) remembered() *document {
 	d.mu.Lock()
@@ -70,6 +79,9 @@ func (d *discovery) fetchShared(req *http.Request) (*document, error) {
 	fetched := d.group.DoChan(req.URL.String(), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), tryTimeout)
 		defer cancel()
+		d.mu.Lock()
+		d.abandon = cancel
+		d.mu.Unlock()
 		return d.fetch(req.Clone(ctx))
 	})
 	select {

@@ -6,14 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
-	msal "github.com/AzureAD/microsoft-authentication-library-for-go/apps/errors"
-
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
+	msal "github.com/AzureAD/microsoft-authentication-library-for-go/apps/errors"
 )
 
 const (
@@ -83,7 +83,9 @@ func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string)
 		token: Token{
 			AccessToken: result.AccessToken,
 			NotBefore:   began,
-			ExpiresOn:   result.ExpiresOn,
+			// Without the monotonic clock, which stands still while a machine
+			// sleeps: the token ends by the clock on the wall.
+			ExpiresOn: result.ExpiresOn.Round(0),
 		},
 		refreshOn: result.Metadata.RefreshOn,
 	}, nil
@@ -94,7 +96,7 @@ func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string)
 var errWarm = errors.New("only warming up")
 
 // warm does what an exchange does before it sends the token request.
-func (e *msalExchanger) warm(ctx context.Context) error {
+func (e *msalExchanger) warm(ctx context.Context) *Error {
 	_, err := e.acquire(ctx, unknownClient, scope(unknownClient), func() (string, error) { return "", errWarm })
 	if errors.Is(err, errWarm) {
 		return nil
@@ -135,7 +137,8 @@ func fileDetail(err error) string { return bounded(err.Error()) }
 // and its errors carry the request with the assertion in it: of both, only a
 // status and validated identifiers pass.
 func classify(ctx context.Context, err error) *Error {
-	if ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
+	timeout, ok := errors.AsType[net.Error](err)
+	if ctx.Err() != nil || ok && timeout.Timeout() {
 		return &Error{Kind: DeadlineExceeded, retry: retrySoon, Detail: "entra did not answer in time"}
 	}
 	if call, ok := errors.AsType[msal.CallErr](err); ok && call.Resp != nil {

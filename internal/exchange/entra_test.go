@@ -1,4 +1,4 @@
-package exchange
+package exchange_test
 
 import (
 	"path/filepath"
@@ -6,20 +6,17 @@ import (
 
 	"go.uber.org/zap"
 
+	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/entra"
 )
 
-const (
-	testClientID = "aaaaaaaa-0000-4000-8000-000000000001"
-	testSubject  = "system:serviceaccount:shop:cart"
-	testResource = "https://vault.azure.net"
-)
+const subject = "system:serviceaccount:shop:cart"
 
 // pod is a stand-in for Entra, and what a pod that federates with it has.
 type pod struct {
 	idp   *entra.Server
 	token *entra.ProjectedToken
-	cfg   Config
+	cfg   exchange.Config
 }
 
 // startPod has a stand-in on a loopback listener, with TLS.
@@ -45,15 +42,15 @@ func startPod(t *testing.T, cfg entra.Config) *pod {
 func newPod(t *testing.T, idp *entra.Server) *pod {
 	t.Helper()
 	idp.AddApplication(entra.Application{
-		ClientID:    testClientID,
-		Credentials: []entra.FederatedCredential{{Subject: testSubject}},
+		ClientID:    clientID,
+		Credentials: []entra.FederatedCredential{{Subject: subject}},
 	})
 	idp.AddResource("https://*.example.test")
-	token, err := idp.ProjectToken(entra.ProjectedTokenConfig{Dir: t.TempDir(), Subject: testSubject})
+	token, err := idp.ProjectToken(entra.ProjectedTokenConfig{Dir: t.TempDir(), Subject: subject})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &pod{idp: idp, token: token, cfg: Config{
+	return &pod{idp: idp, token: token, cfg: exchange.Config{
 		TenantID:           idp.TenantID(),
 		AuthorityHost:      idp.AuthorityHost(),
 		FederatedTokenFile: token.Path(),
@@ -61,21 +58,21 @@ func newPod(t *testing.T, idp *entra.Server) *pod {
 	}}
 }
 
-func (p *pod) service(t *testing.T) *Service {
+func (p *pod) service(t *testing.T) *exchange.Service {
 	t.Helper()
-	s, err := New(p.cfg)
+	s, err := exchange.New(p.cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.close)
+	t.Cleanup(s.CloseIdle)
 	return s
 }
 
 func TestTokenOverTLS(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	s := p.service(t)
-	for i, want := range []Source{SourceEntra, SourceCache} {
-		got, err := s.Token(t.Context(), Request{ClientID: testClientID, Resource: testResource})
+	for i, want := range []exchange.Source{exchange.SourceEntra, exchange.SourceCache} {
+		got, err := s.Token(t.Context(), exchange.Request{ClientID: clientID, Resource: resource})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +83,7 @@ func TestTokenOverTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if token.ClientID != testClientID || token.Resource != testResource {
+		if token.ClientID != clientID || token.Resource != resource {
 			t.Errorf("token is for %s and %s", token.ClientID, token.Resource)
 		}
 	}
@@ -99,9 +96,9 @@ func TestTokenOverTLS(t *testing.T) {
 // Each exchange is one token request: nothing of MSAL's answers in its place.
 func TestExchangeIsExactlyOnePost(t *testing.T) {
 	p := startPod(t, entra.Config{})
-	e := p.service(t).exchanger
+	s := p.service(t)
 	for n := 1; n <= 3; n++ {
-		if _, err := e.exchange(t.Context(), testClientID, testResource); err != nil {
+		if err := s.Exchange(t.Context(), clientID, resource); err != nil {
 			t.Fatal(err)
 		}
 		if got := p.idp.Counts(); got.Token != n || got.TenantDiscovery != 1 || got.InstanceDiscovery != 0 {

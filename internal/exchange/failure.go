@@ -6,6 +6,10 @@ import "time"
 // of their own, so that asking for nonsense evicts no token.
 const maxFailures = 256
 
+// failureLife is how long after its rest a failure still counts as the one before
+// the next. Later, what happened then says nothing about now.
+const failureLife = 10 * time.Minute
+
 // backoff is how long a failure is remembered: first, doubled for each further
 // one in a row, up to most.
 type backoff struct{ first, most time.Duration }
@@ -36,6 +40,23 @@ type failure struct {
 	// it happened since.
 	reported time.Time
 	repeats  int
+}
+
+// failing returns the failures in a row of k, nil for none. Service.mu is held.
+func (s *Service) failing(k key, now time.Time) *failure {
+	f, _ := s.failures.Get(k)
+	if f == nil || now.Sub(f.until) >= failureLife {
+		return nil
+	}
+	return f
+}
+
+// at returns the error for a caller who finds the failure remembered.
+func (f *failure) at(now time.Time) *Error {
+	if f.err.Kind.Permanent() {
+		return f.err
+	}
+	return f.err.after(f.until.Sub(now))
 }
 
 // rest is how long to leave Entra alone after a failure. spread is in [0, 1).

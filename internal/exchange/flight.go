@@ -3,6 +3,7 @@ package exchange
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -46,21 +47,24 @@ type flight struct {
 	token Token
 	err   *Error
 
-	// waiting counts callers. Service.mu guards it.
-	waiting int
-	// asked says that a caller, not the schedule, began it or waited for it.
-	asked bool
+	// Service.mu guards what follows.
+
+	waiting int  // callers that wait now
+	asked   bool // some caller began it or waited for it
+	dropped bool // ended by drain: its outcome says nothing about Entra
 }
 
 // depart begins an exchange for k, in a goroutine with a context of its own: a
 // caller that leaves does not end it. Service.mu is held.
-func (s *Service) depart(k key, asked bool) *flight {
+func (s *Service) depart(k key, now time.Time) *flight {
 	tries := maxTries
-	if _, failing := s.failures.Peek(k); failing || !asked {
+	if s.failing(k, now) != nil || s.valid(k, now) != nil {
 		tries = 1 // the next exchange is the next try
 	}
+	// The caller's resource may be part of a much longer request in memory.
+	k.resource = strings.Clone(k.resource)
 	ctx, cancel := context.WithTimeout(context.Background(), exchangeTimeout)
-	f := &flight{began: time.Now(), cancel: cancel, done: make(chan struct{}), asked: asked}
+	f := &flight{began: now, cancel: cancel, done: make(chan struct{})}
 	s.flights[k] = f
 	go func() {
 		defer cancel()
@@ -132,10 +136,12 @@ func (s *Service) land(k key, f *flight, g grant, err *Error) {
 		delete(s.flights, k)
 	}
 	var note report
-	if err == nil {
+	switch {
+	case err == nil:
 		note = s.succeeded(k, f, g, now)
-	} else {
+	case !f.dropped:
 		note = s.failed(k, err, now)
+		err = note.failed.at(now)
 	}
 	f.token, f.err = g.token, err
 	s.mu.Unlock()
@@ -146,7 +152,7 @@ func (s *Service) land(k key, f *flight, g grant, err *Error) {
 
 // succeeded keeps the token. Service.mu is held.
 func (s *Service) succeeded(k key, f *flight, g grant, now time.Time) report {
-	past, _ := s.failures.Peek(k)
+	past := s.failing(k, now)
 	s.failures.Remove(k)
 	h := newHolding(g, now, f.asked, s.random())
 	s.held.Add(k, h)
@@ -156,27 +162,18 @@ func (s *Service) succeeded(k key, f *flight, g grant, now time.Time) report {
 // failed remembers the failure. Service.mu is held.
 func (s *Service) failed(k key, err *Error, now time.Time) report {
 	err.Hint = err.hint.advise(k.clientID, k.resource, err.federated)
-	past, _ := s.failures.Peek(k)
-	h, have := s.held.Peek(k)
-	have = have && now.Before(h.token.ExpiresOn)
+	past := s.failing(k, now)
+	h := s.valid(k, now)
 
 	next := &failure{err: err, streak: 1}
 	if past != nil {
 		next.streak = past.streak + 1
 	}
-	next.until = now.Add(rest(err, next.streak, have, s.random()))
-	if have && err.RetryAfter == 0 && next.until.After(h.token.ExpiresOn) {
+	next.until = now.Add(rest(err, next.streak, h != nil, s.random()))
+	if h != nil && err.RetryAfter == 0 {
 		// Without the token callers wait, and may cause a try.
-		next.until = h.token.ExpiresOn
+		next.until = earlier(next.until, h.token.ExpiresOn)
 	}
 	s.failures.Add(k, next)
 	return s.reportOf(next, past, now)
-}
-
-// failureAt returns the error for a caller who finds the failure remembered.
-func (f *failure) at(now time.Time) *Error {
-	if f.err.Kind.Permanent() {
-		return f.err
-	}
-	return f.err.after(f.until.Sub(now))
 }

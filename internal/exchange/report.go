@@ -39,6 +39,9 @@ func (s *Service) reportOf(now *failure, past *failure, at time.Time) report {
 }
 
 func (r report) log(log *zap.Logger, k key, took time.Duration) {
+	if r == (report{}) {
+		return
+	}
 	fields := []zap.Field{
 		zap.String("client_id", bounded(k.clientID)),
 		zap.String("resource", bounded(k.resource)),
@@ -49,8 +52,8 @@ func (r report) log(log *zap.Logger, k key, took time.Duration) {
 		return
 	}
 	fields = append(fields,
-		zap.Time("expires_on", r.held.token.ExpiresOn.UTC()),
-		zap.Time("refresh_on", r.held.due.UTC()))
+		zap.String("expires_on", r.held.token.ExpiresOn.UTC().Format(time.RFC3339)),
+		zap.String("refresh_on", r.held.due.UTC().Format(time.RFC3339)))
 	if r.past != nil {
 		log.Info("token exchange works again", append(fields, zap.Int("failures", r.past.streak))...)
 		return
@@ -59,22 +62,34 @@ func (r report) log(log *zap.Logger, k key, took time.Duration) {
 }
 
 func (r report) logFailure(log *zap.Logger, fields []zap.Field) {
-	err := r.failed.err
 	fields = append(fields,
-		zap.Stringer("kind", err.Kind),
-		zap.Int("aadsts", err.Code),
-		zap.String("error", err.Detail),
-		zap.String("trace_id", err.TraceID),
-		zap.String("correlation_id", err.CorrelationID),
-		zap.Object("federated_token", err.federated),
 		zap.Int("failures", r.failed.streak),
-		zap.Time("next_try", r.failed.until.UTC()))
-	if err.Hint != "" {
-		fields = append(fields, zap.String("hint", err.Hint))
-	}
+		zap.String("next_try", r.failed.until.UTC().Format(time.RFC3339)))
+	fields = append(fields, r.failed.err.fields()...)
 	if r.quiet {
 		log.Debug("token exchange failed again", fields...)
 		return
 	}
 	log.Warn("token exchange failed", fields...)
+}
+
+// fields are what the log says of a failure, and callers are not told.
+func (e *Error) fields() []zap.Field {
+	fields := []zap.Field{
+		zap.String("error", e.Detail),
+		zap.Stringer("kind", e.Kind),
+	}
+	if e.Code != 0 {
+		fields = append(fields, zap.Int("aadsts", e.Code))
+	}
+	if e.TraceID != "" || e.CorrelationID != "" {
+		fields = append(fields, zap.String("trace_id", e.TraceID), zap.String("correlation_id", e.CorrelationID))
+	}
+	if e.federated.raw != nil {
+		fields = append(fields, zap.Object("federated_token", e.federated))
+	}
+	if e.Hint != "" {
+		fields = append(fields, zap.String("hint", e.Hint))
+	}
+	return fields
 }

@@ -59,7 +59,7 @@ func (s *Service) departAt(k key, due, now time.Time) time.Time {
 	if s.flights[k] != nil {
 		return never // its landing wakes the schedule
 	}
-	if f, failing := s.failures.Peek(k); failing && f.until.After(due) {
+	if f := s.failing(k, now); f != nil && f.until.After(due) {
 		due = f.until
 	}
 	if now.Before(due) {
@@ -68,7 +68,7 @@ func (s *Service) departAt(k key, due, now time.Time) time.Time {
 	if len(s.flights) >= maxFlights {
 		return now.Add(noRoomPause)
 	}
-	s.depart(k, false)
+	s.depart(k, now)
 	return never
 }
 
@@ -81,11 +81,16 @@ func earlier(a, b time.Time) time.Time {
 
 // warmUp has discovery done and a connection open before the first request.
 func (s *Service) warmUp(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	try, cancel := context.WithTimeout(ctx, tryTimeout)
 	defer cancel()
 	began := time.Now()
-	if err := s.warm(ctx); err != nil {
-		s.log.Warn("entra cannot be reached yet", zap.Error(err))
+	err := s.warm(try)
+	if ctx.Err() != nil {
+		return // stopped, which says nothing about Entra
+	}
+	if err != nil {
+		err.Hint = err.hint.advise("", "", err.federated)
+		s.log.Warn("entra cannot be reached yet", err.fields()...)
 		return
 	}
 	s.log.Debug("connected to entra", zap.Duration("duration", time.Since(began)))

@@ -29,7 +29,7 @@ type Service struct {
 	log       *zap.Logger
 	tokenFile string
 	exchanger exchanger
-	warm      func(context.Context) error
+	warm      func(context.Context) *Error
 	close     func()
 	random    func() float64 // in [0, 1); safe for concurrent use
 	prefetch  map[key]struct{}
@@ -83,7 +83,7 @@ func New(cfg Config) (*Service, error) {
 func (s *Service) connect(cfg Config) error {
 	if cfg.exchanger != nil {
 		s.exchanger = cfg.exchanger
-		s.warm = func(context.Context) error { return nil }
+		s.warm = func(context.Context) *Error { return nil }
 		s.close = func() {}
 		return nil
 	}
@@ -119,17 +119,18 @@ func (s *Service) Run(ctx context.Context) error {
 // drain waits for the exchanges that callers wait for, and drops the others.
 func (s *Service) drain() {
 	s.mu.Lock()
-	under := make([]*flight, 0, len(s.flights))
+	underway := make([]*flight, 0, len(s.flights))
 	for k, f := range s.flights {
 		if f.waiting == 0 {
+			f.dropped = true
 			f.cancel()
 			delete(s.flights, k) // a caller that comes now gets one of its own
 		}
-		under = append(under, f)
+		underway = append(underway, f)
 	}
 	s.running = false
 	s.mu.Unlock()
-	for _, f := range under {
+	for _, f := range underway {
 		<-f.done
 	}
 }
@@ -147,10 +148,7 @@ func (s *Service) wakeUp() {
 // exchange of its own key, until that ends (within [exchangeTimeout]) or ctx
 // does. Its error is an [*Error].
 func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
-	k, err := newKey(r)
-	if err != nil {
-		return Result{}, err
-	}
+	k := keyOf(r)
 	now := time.Now()
 	s.mu.Lock()
 	h, _ := s.held.Get(k)
@@ -160,7 +158,12 @@ func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
 		s.mu.Unlock()
 		return result, nil
 	}
-	step := s.decide(k, h, r.Fresh, now)
+	s.mu.Unlock()
+	if err := r.check(); err != nil {
+		return Result{}, err
+	}
+	s.mu.Lock()
+	step := s.decide(k, r.Fresh, now)
 	s.mu.Unlock()
 	if step.wait == nil {
 		return step.result, step.err
@@ -170,86 +173,94 @@ func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
 
 // step is what a request has to do: wait for a flight, or return.
 type step struct {
-	wait   *flight // nil: return result and err
-	backup bool    // result holds a valid token to fall back on
+	wait *flight // nil: return result and err
+
+	// backup says that result holds a valid token, in case the flight fails or
+	// takes longer than patience.
+	backup bool
 	result Result
 	err    error
 }
 
-// decide chooses the step of a request that the cache alone does not answer: h
-// is nil, past its due time, or not fresh enough. Service.mu is held.
-func (s *Service) decide(k key, h *holding, fresh bool, now time.Time) step {
-	past, _ := s.failures.Get(k)
+// decide chooses the step of a request that the cache alone does not answer: k
+// has no token, one that is due, or one that is not fresh enough. Service.mu is
+// held.
+func (s *Service) decide(k key, fresh bool, now time.Time) step {
+	past := s.failing(k, now)
 	resting := past != nil && now.Before(past.until)
+	full := len(s.flights) >= maxFlights
 	f := s.flights[k]
-
-	cached := step{}
-	if h != nil && now.Before(h.token.ExpiresOn) {
+	if h := s.valid(k, now); h != nil {
 		h.used = true
-		cached.backup, cached.result = true, Result{Token: h.token, Source: SourceCache}
+		cached := step{result: Result{Token: h.token, Source: SourceCache}}
+		switch {
+		case fresh && now.Sub(h.obtained) < freshInterval:
+			return cached
+		case past != nil, !fresh && now.Before(h.stale), f == nil && full:
+			// Nobody waits: the token is good yet, or Entra was in trouble when
+			// last asked. It is replaced behind the caller's back.
+			if f == nil && !resting && !full {
+				s.depart(k, now)
+			}
+			return cached
+		case f == nil:
+			f = s.depart(k, now)
+		}
+		cached.backup = h.token.ExpiresOn.After(f.began.Add(patience))
+		return cached.waitFor(f)
 	}
 	switch {
-	case cached.backup && fresh && now.Sub(h.obtained) < freshInterval:
-		return cached
-	case cached.backup && (past != nil || !fresh && now.Before(h.stale)):
-		// Nobody waits: it may be replaced behind the callers' backs, or Entra
-		// was in trouble when last asked.
-		if f == nil && !resting && len(s.flights) < maxFlights {
-			s.depart(k, false)
-		}
-		return cached
 	case f == nil && resting:
 		return step{err: past.at(now)}
-	case f == nil && len(s.flights) >= maxFlights:
-		cached.err = &Error{Kind: Throttled, RetryAfter: noRoomPause, Detail: "too many exchanges are under way"}
-		if cached.backup {
-			cached.err = nil
-		}
-		return cached
+	case f == nil && full:
+		return step{err: &Error{Kind: Throttled, RetryAfter: noRoomPause, Detail: "too many exchanges are under way"}}
 	case f == nil:
-		f = s.depart(k, true)
+		f = s.depart(k, now)
 	}
-	f.asked = true
-	f.waiting++
-	cached.wait = f
-	return cached
+	return step{}.waitFor(f)
 }
 
-// wait waits for the step's flight, for the caller to leave, or, with a token to
-// fall back on, until patience ends.
+func (s step) waitFor(f *flight) step {
+	f.asked = true
+	f.waiting++
+	s.wait = f
+	return s
+}
+
+// valid returns the token held for k unless it has ended. Service.mu is held.
+func (s *Service) valid(k key, now time.Time) *holding {
+	h, _ := s.held.Get(k)
+	if h == nil || !now.Before(h.token.ExpiresOn) {
+		return nil
+	}
+	return h
+}
+
+// wait waits for the step's flight, for the caller to leave, or, with a backup,
+// until patience ends.
 func (s *Service) wait(ctx context.Context, step step) (Result, error) {
 	f := step.wait
 	defer s.leave(f)
-	var enough <-chan time.Time
+	enough := ctx
 	if step.backup {
-		timer := time.NewTimer(time.Until(f.began.Add(patience)))
-		defer timer.Stop()
-		enough = timer.C
+		var cancel context.CancelFunc
+		enough, cancel = context.WithDeadline(ctx, f.began.Add(patience))
+		defer cancel()
 	}
+	var err *Error
 	select {
 	case <-f.done:
 		if f.err == nil {
 			return Result{Token: f.token, Source: SourceEntra}, nil
 		}
-	case <-ctx.Done():
-		if !step.backup {
-			return Result{}, callerGone(ctx)
-		}
-	case <-enough:
+		err = f.err
+	case <-enough.Done():
+		err = callerGone(ctx)
 	}
-	if step.backup && time.Now().Before(step.result.Token.ExpiresOn) {
+	if step.backup {
 		return step.result, nil
 	}
-	// Only a token that ended while its caller waited comes here with f underway.
-	select {
-	case <-f.done:
-		if f.err == nil {
-			return Result{Token: f.token, Source: SourceEntra}, nil
-		}
-		return Result{}, f.err
-	case <-ctx.Done():
-		return Result{}, callerGone(ctx)
-	}
+	return Result{}, err
 }
 
 func (s *Service) leave(f *flight) {

@@ -174,8 +174,11 @@ func connectionFault(err error) string {
 		invalid   x509.CertificateInvalidError
 		verify    *tls.CertificateVerificationError
 		record    tls.RecordHeaderError
+		operation *net.OpError
 	)
 	switch {
+	case errors.As(err, &operation) && operation.Op == "proxyconnect":
+		return "the HTTP proxy (HTTPS_PROXY) cannot be reached"
 	case errors.As(err, &dns):
 		return "the name of entra's host cannot be resolved"
 	case errors.As(err, &authority):

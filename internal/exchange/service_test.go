@@ -1,0 +1,360 @@
+package exchange_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"imds-oidc-proxy/internal/exchange"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// wantAnswer asks and compares where the nth token came from and how long it took.
+func wantAnswer(t *testing.T, s *exchange.Service, r exchange.Request, source exchange.Source, n int, took time.Duration) {
+	t.Helper()
+	began := time.Now()
+	got, err := ask(t, s, r)
+	if err != nil {
+		t.Fatalf("got error %v, want token %d from %s", err, n, source)
+	}
+	if want := fmt.Sprintf("|%d", n); !strings.HasSuffix(got.Token.AccessToken, want) || got.Source != source {
+		t.Errorf("got %s from %s, want token %d from %s", got.Token.AccessToken, got.Source, n, source)
+	}
+	if elapsed := time.Since(began); elapsed != took {
+		t.Errorf("answered after %s, want %s", elapsed, took)
+	}
+}
+
+func wantKind(t *testing.T, err error, want exchange.Kind) *exchange.Error {
+	t.Helper()
+	e, ok := errors.AsType[*exchange.Error](err)
+	if !ok {
+		t.Fatalf("got error %v, want an *exchange.Error of kind %s", err, want)
+	}
+	if e.Kind != want {
+		t.Fatalf("got kind %s (%v), want %s", e.Kind, e, want)
+	}
+	return e
+}
+
+func TestCacheAnswersUntilDueThenIsReplacedBehindTheCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: 300 * time.Millisecond}
+		s := fakeService(t, f)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, f.latency)
+		got, _ := ask(t, s, exchange.Request{})
+
+		// Half of an hour, with the spread in the middle.
+		due := got.Token.ExpiresOn.Add(-30 * time.Minute)
+		time.Sleep(time.Until(due) - 1)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		synctest.Wait()
+		if got := f.count(resource); got != 1 {
+			t.Errorf("1 ns before it is due: %d exchanges, want 1", got)
+		}
+		time.Sleep(1)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		time.Sleep(f.latency)
+		synctest.Wait()
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 2, 0)
+		if got := f.count(resource); got != 2 {
+			t.Errorf("after it was due: %d exchanges, want 2", got)
+		}
+	})
+}
+
+func TestTokenWithLittleLifeLeftIsNotHandedOut(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		life, margin time.Duration
+	}{
+		{"an hour: the margin", time.Hour, exchange.StaleMargin},
+		{"ten minutes: a quarter of the life", 10 * time.Minute, 150 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeEntra{life: c.life, latency: 300 * time.Millisecond}
+				s := fakeService(t, f)
+				got, err := ask(t, s, exchange.Request{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Until(got.Token.ExpiresOn.Add(-c.margin)))
+				wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 2, f.latency)
+			})
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeEntra{life: c.life, latency: 300 * time.Millisecond}
+				s := fakeService(t, f)
+				got, err := ask(t, s, exchange.Request{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Until(got.Token.ExpiresOn.Add(-c.margin)) - 1)
+				wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+				time.Sleep(time.Second)
+			})
+		})
+	}
+}
+
+func TestStaleTokenIsHandedOutWhileEntraHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		got, err := ask(t, s, exchange.Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.hangs(true)
+		time.Sleep(time.Until(got.Token.ExpiresOn.Add(-exchange.StaleMargin)))
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, exchange.Patience)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0) // patience is the flight's, not each caller's
+		time.Sleep(exchange.ExchangeTimeout)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0) // the failure is remembered
+
+		time.Sleep(time.Until(got.Token.ExpiresOn) - 1)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		time.Sleep(1)
+		began := time.Now()
+		_, err = ask(t, s, exchange.Request{})
+		wantKind(t, err, exchange.DeadlineExceeded)
+		if got := time.Since(began); got > exchange.ExchangeTimeout {
+			t.Errorf("without a token: an answer after %s, want within %s", got, exchange.ExchangeTimeout)
+		}
+		time.Sleep(exchange.ExchangeTimeout)
+	})
+}
+
+func TestFirstRequestsOfAKeyShareOneExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: time.Second}
+		s := fakeService(t, f)
+		var wg sync.WaitGroup
+		for range 1000 {
+			wg.Go(func() {
+				if _, err := ask(t, s, exchange.Request{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if got := f.count(resource); got != 1 {
+			t.Errorf("got %d exchanges, want 1", got)
+		}
+	})
+}
+
+func TestNoRequestWaitsForAnotherKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.hang = func(c call) bool { return c.resource == "https://slow.example.test" }
+		s := fakeService(t, f)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := ask(t, s, exchange.Request{Resource: "https://slow.example.test"})
+			wantKind(t, err, exchange.DeadlineExceeded)
+		})
+		synctest.Wait()
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		wg.Wait()
+	})
+}
+
+func TestCallerThatLeavesDoesNotFailTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: time.Second}
+		s := fakeService(t, f)
+		impatient, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			began := time.Now()
+			_, err := s.Token(impatient, exchange.Request{ClientID: clientID, Resource: resource})
+			wantKind(t, err, exchange.DeadlineExceeded)
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("the error of a caller that left does not wrap its context's: %v", err)
+			}
+			if got := time.Since(began); got != 100*time.Millisecond {
+				t.Errorf("left after %s, want 100ms", got)
+			}
+		})
+		synctest.Wait()
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, time.Second)
+		wg.Wait()
+		if got := f.count(resource); got != 1 {
+			t.Errorf("got %d exchanges, want 1", got)
+		}
+	})
+}
+
+func TestFreshRequestsGoToEntraAtALimitedRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: 300 * time.Millisecond}
+		s := fakeService(t, f)
+		fresh := exchange.Request{Fresh: true}
+		wantAnswer(t, s, fresh, exchange.SourceEntra, 1, f.latency)
+		for range 100 {
+			wantAnswer(t, s, fresh, exchange.SourceCache, 1, 0)
+		}
+		time.Sleep(exchange.FreshInterval - 1)
+		wantAnswer(t, s, fresh, exchange.SourceCache, 1, 0)
+		time.Sleep(1)
+		wantAnswer(t, s, fresh, exchange.SourceEntra, 2, f.latency)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 2, 0)
+
+		f.hangs(true)
+		time.Sleep(exchange.FreshInterval)
+		wantAnswer(t, s, fresh, exchange.SourceCache, 2, exchange.Patience)
+		time.Sleep(exchange.ExchangeTimeout)
+	})
+}
+
+func TestKeysAreKeptApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		other := "bbbbbbbb-0000-4000-8000-000000000002"
+		for _, r := range []exchange.Request{
+			{},
+			{Resource: resource + "/"},
+			{Resource: strings.ToUpper(resource)},
+			{ClientID: other},
+		} {
+			if got, err := ask(t, s, r); err != nil || got.Source != exchange.SourceEntra {
+				t.Errorf("%+v: got source %s, error %v; want a token of its own", r, got.Source, err)
+			}
+		}
+		// A client ID has no case.
+		got, err := s.Token(t.Context(), exchange.Request{ClientID: strings.ToUpper(other), Resource: resource})
+		if err != nil || got.Source != exchange.SourceCache {
+			t.Errorf("upper-case client ID: got source %s, error %v; want the cache", got.Source, err)
+		}
+	})
+}
+
+func TestRequestsThatCannotBeAScopeAreRefusedHere(t *testing.T) {
+	f := &fakeEntra{}
+	s := fakeService(t, f)
+	for name, c := range map[string]struct {
+		request exchange.Request
+		want    exchange.Kind
+	}{
+		"no client ID":       {exchange.Request{Resource: resource}, exchange.UnknownIdentity},
+		"a line break":       {exchange.Request{ClientID: "a\nb", Resource: resource}, exchange.UnknownIdentity},
+		"a long client ID":   {exchange.Request{ClientID: strings.Repeat("a", 65), Resource: resource}, exchange.UnknownIdentity},
+		"no resource":        {exchange.Request{ClientID: clientID}, exchange.InvalidResource},
+		"two scopes":         {exchange.Request{ClientID: clientID, Resource: "a b"}, exchange.InvalidResource},
+		"a NUL":              {exchange.Request{ClientID: clientID, Resource: "a\x00b"}, exchange.InvalidResource},
+		"not ASCII":          {exchange.Request{ClientID: clientID, Resource: "https://\u212aey.example.test"}, exchange.InvalidResource},
+		"invalid UTF-8":      {exchange.Request{ClientID: clientID, Resource: "https://\xff.example.test"}, exchange.InvalidResource},
+		"one byte too many":  {exchange.Request{ClientID: clientID, Resource: strings.Repeat("a", exchange.MaxResource+1)}, exchange.InvalidResource},
+		"a million too many": {exchange.Request{ClientID: clientID, Resource: strings.Repeat("a", 1<<20)}, exchange.InvalidResource},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := s.Token(t.Context(), c.request)
+			wantKind(t, err, c.want)
+		})
+	}
+	if len(f.all()) != 0 {
+		t.Errorf("Entra was asked: %v", f.all())
+	}
+}
+
+func TestCacheIsBoundedAndFailuresEvictNoToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		cfg := fakeConfig(f)
+		cfg.CacheEntries = 10
+		s := newService(t, cfg)
+		for i := range 100 {
+			if _, err := ask(t, s, exchange.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := s.Held(); got != 10 {
+			t.Errorf("holds %d tokens, want 10", got)
+		}
+		f.failWith(&exchange.Error{Kind: exchange.InvalidResource, Detail: "unknown"})
+		for i := range 1000 {
+			_, err := ask(t, s, exchange.Request{Resource: fmt.Sprintf("https://bad%d.example.test", i)})
+			wantKind(t, err, exchange.InvalidResource)
+		}
+		for i := 90; i < 100; i++ {
+			wantAnswer(t, s, exchange.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}, exchange.SourceCache, 1, 0)
+		}
+	})
+}
+
+func TestTooManyExchangesAtOnceAreRefusedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: time.Second}
+		s := fakeService(t, f)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, time.Second)
+		var wg sync.WaitGroup
+		for i := range exchange.MaxFlights {
+			wg.Go(func() {
+				if _, err := ask(t, s, exchange.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		_, err := ask(t, s, exchange.Request{Resource: "https://more.example.test"})
+		if e := wantKind(t, err, exchange.Throttled); e.RetryAfter <= 0 {
+			t.Error("the refusal does not say when to come back")
+		}
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		wg.Wait()
+		if _, err := ask(t, s, exchange.Request{Resource: "https://more.example.test"}); err != nil {
+			t.Errorf("once there is room: %v", err)
+		}
+	})
+}
+
+func TestHitAllocatesNothing(t *testing.T) {
+	s := fakeService(t, &fakeEntra{})
+	r := exchange.Request{ClientID: clientID, Resource: resource}
+	ctx := t.Context()
+	if _, err := s.Token(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	if got := testing.AllocsPerRun(1000, func() { _, _ = s.Token(ctx, r) }); got != 0 {
+		t.Errorf("got %v allocations, want 0", got)
+	}
+}
+
+func BenchmarkHit(b *testing.B) {
+	for _, keys := range []int{1, 10, 100, 1000} {
+		b.Run(fmt.Sprintf("keys=%d", keys), func(b *testing.B) {
+			s, err := exchange.New(fakeConfig(&fakeEntra{life: 24 * time.Hour}))
+			if err != nil {
+				b.Fatal(err)
+			}
+			requests := make([]exchange.Request, keys)
+			for i := range requests {
+				requests[i] = exchange.Request{ClientID: clientID, Resource: fmt.Sprintf("https://%d.example.test", i)}
+				if _, err := s.Token(b.Context(), requests[i]); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := 0; pb.Next(); i++ {
+					if _, err := s.Token(b.Context(), requests[i%keys]); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
+	}
+}
