@@ -1,0 +1,175 @@
+package exchange_test
+
+import (
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imds-oidc-proxy/internal/exchange"
+)
+
+func TestOutageCostsEntraOneCallForACrowd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: 100 * time.Millisecond}
+		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
+		s := fakeService(t, f)
+		var wg sync.WaitGroup
+		for range 500 {
+			wg.Go(func() {
+				for range 10 { // ten seconds of one request a second
+					_, err := ask(t, s, exchange.Request{})
+					wantKind(t, err, exchange.Unavailable)
+					time.Sleep(time.Second)
+				}
+			})
+		}
+		wg.Wait()
+		// At 0, 1, 3 and 7 s, with the spread in the middle.
+		if got := f.count(resource); got != 4 {
+			t.Errorf("5,000 requests in ten seconds cost %d exchanges, want 4", got)
+		}
+	})
+}
+
+func TestFailureIsRememberedToTheNanosecond(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		err   *exchange.Error
+		rests []time.Duration // with the spread in the middle
+	}{
+		{"fault", &exchange.Error{Kind: exchange.Unavailable}, seconds(1, 2, 4, 8, 16, 30, 30)},
+		{"throttle", &exchange.Error{Kind: exchange.Throttled}, seconds(5, 10, 20, 40, 60, 60)},
+		{"permanent", &exchange.Error{Kind: exchange.UnknownIdentity}, seconds(10, 20, 40, 80, 120, 120)},
+		// Half as long again as Entra asks, and then half of what the streak asks.
+		{"Retry-After", &exchange.Error{Kind: exchange.Throttled, RetryAfter: 10 * time.Second}, seconds(15, 15, 20, 30, 40, 40)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeEntra{}
+				f.failWith(c.err)
+				s := fakeService(t, f)
+				for i, rest := range c.rests {
+					_, err := ask(t, s, exchange.Request{})
+					e := wantKind(t, err, c.err.Kind)
+					if e.Kind.Permanent() && e.RetryAfter != 0 {
+						t.Error("a permanent failure says when to come back")
+					}
+					if !e.Kind.Permanent() && e.RetryAfter != rest {
+						t.Errorf("failure %d: Retry-After %s, want %s", i+1, e.RetryAfter, rest)
+					}
+					time.Sleep(rest - 1)
+					_, err = ask(t, s, exchange.Request{})
+					if e := wantKind(t, err, c.err.Kind); !e.Kind.Permanent() && e.RetryAfter != 1 {
+						t.Errorf("1 ns before the end: Retry-After %s", e.RetryAfter)
+					}
+					if got := f.count(resource); got != i+1 {
+						t.Fatalf("1 ns before the end of rest %d: %d exchanges", i+1, got)
+					}
+					time.Sleep(1)
+				}
+			})
+		})
+	}
+}
+
+func seconds(n ...int) []time.Duration {
+	out := make([]time.Duration, len(n))
+	for i, s := range n {
+		out[i] = time.Duration(s) * time.Second
+	}
+	return out
+}
+
+func TestFailuresOfLongAgoDoNotAddUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
+		s := fakeService(t, f)
+		for range 3 {
+			_, err := ask(t, s, exchange.Request{})
+			if e := wantKind(t, err, exchange.Unavailable); e.RetryAfter != time.Second {
+				t.Errorf("Retry-After %s, want 1s", e.RetryAfter)
+			}
+			time.Sleep(time.Second + exchange.FailureLife)
+		}
+	})
+}
+
+func TestFaultsThatPassAreNotSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.fault = func(c call) *exchange.Error {
+			if c.n < exchange.MaxTries {
+				return (&exchange.Error{Kind: exchange.FederationMismatch, Code: 700213}).RetrySoon()
+			}
+			return nil
+		}
+		s := fakeService(t, f)
+		// Pauses of 0.5 s and 1.5 s, with the spread in the middle.
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, exchange.MaxTries, 2*time.Second)
+	})
+}
+
+func TestTriesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.failWith((&exchange.Error{Kind: exchange.FederationMismatch, Code: 700213}).RetrySoon())
+		s := fakeService(t, f)
+		_, err := ask(t, s, exchange.Request{})
+		wantKind(t, err, exchange.FederationMismatch)
+		if got := f.count(resource); got != exchange.MaxTries {
+			t.Errorf("%d tries, want %d", got, exchange.MaxTries)
+		}
+		// While it keeps failing, the callers' own retries are the tries.
+		time.Sleep(time.Minute)
+		_, err = ask(t, s, exchange.Request{})
+		wantKind(t, err, exchange.FederationMismatch)
+		if got := f.count(resource); got != exchange.MaxTries+1 {
+			t.Errorf("%d tries, want %d", got, exchange.MaxTries+1)
+		}
+	})
+}
+
+func TestEveryWaitHasADeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.hangs(true)
+		s := fakeService(t, f)
+		began := time.Now()
+		_, err := ask(t, s, exchange.Request{})
+		wantKind(t, err, exchange.DeadlineExceeded)
+		if got := time.Since(began); got != exchange.ExchangeTimeout {
+			t.Errorf("answered after %s, want %s", got, exchange.ExchangeTimeout)
+		}
+		if got, want := f.count(resource), 3; got != want { // 0, 8.5 and 18 s
+			t.Errorf("%d tries, want %d", got, want)
+		}
+		began = time.Now()
+		_, err = ask(t, s, exchange.Request{})
+		wantKind(t, err, exchange.DeadlineExceeded)
+		if got := time.Since(began); got != 0 {
+			t.Errorf("the failure was not remembered: answered after %s", got)
+		}
+	})
+}
+
+func TestThrottledRefreshObeysRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		defer run(t, s)()
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+		f.failWith(&exchange.Error{Kind: exchange.Throttled, RetryAfter: 4 * time.Minute, Detail: "429"})
+		time.Sleep(30*time.Minute + 4*time.Minute)
+		synctest.Wait()
+		if got := f.count(resource); got != 2 {
+			t.Errorf("within Retry-After: %d exchanges, want 2", got)
+		}
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		f.failWith(nil)
+		time.Sleep(2*time.Minute + 1)
+		synctest.Wait()
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 3, 0)
+	})
+}

@@ -1,0 +1,323 @@
+package exchange_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imds-oidc-proxy/internal/exchange"
+)
+
+func TestTokenInUseIsReplacedWithoutAnyoneWaiting(t *testing.T) {
+	for _, c := range []struct {
+		name            string
+		life, refreshIn time.Duration
+		// every is the time between exchanges, with the spread in the middle.
+		every time.Duration
+	}{
+		{"half of the life", time.Hour, 0, 30 * time.Minute},
+		{"refresh_in", 24 * time.Hour, 6 * time.Hour, 6 * time.Hour},
+		{"refresh_in past the life", time.Hour, 2 * time.Hour, 30 * time.Minute},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeEntra{life: c.life, refreshIn: c.refreshIn}
+				s := fakeService(t, f)
+				defer run(t, s)()
+				wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+				for n := 1; n <= 5; n++ {
+					wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, n, 0)
+					time.Sleep(c.every - 1)
+					synctest.Wait()
+					if got := f.count(resource); got != n {
+						t.Fatalf("1 ns before refresh %d: %d exchanges", n, got)
+					}
+					time.Sleep(1)
+					synctest.Wait()
+					if got := f.count(resource); got != n+1 {
+						t.Fatalf("at refresh %d: %d exchanges", n, got)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A day in the life of a token of an hour that is asked for every minute, while
+// Entra takes a second for each answer and is away for an hour at noon... of
+// which no caller notices anything but the token's age.
+func TestADay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{life: 3 * time.Hour, latency: time.Second}
+		s := newService(t, fakeConfig(f))
+		s.FixSpread(0.3)
+		defer run(t, s)()
+		if _, err := ask(t, s, exchange.Request{}); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		for minute := range 24 * 60 {
+			f.hangs(minute >= 12*60 && minute < 13*60)
+			got, err := ask(t, s, exchange.Request{})
+			if err != nil {
+				t.Fatalf("minute %d: %v", minute, err)
+			}
+			if got.Source != exchange.SourceCache {
+				t.Errorf("minute %d: waited for Entra", minute)
+			}
+			if left := time.Until(got.Token.ExpiresOn); left < exchange.StaleMargin {
+				t.Errorf("minute %d: a token with %s left", minute, left)
+			}
+			time.Sleep(time.Until(began.Add(time.Duration(minute+1) * time.Minute)))
+		}
+		// 24 h at one each 1.3 h or so, and a few tries at noon.
+		if got := f.count(resource); got < 16 || got > 40 {
+			t.Errorf("%d exchanges in a day, want about 20", got)
+		}
+	})
+}
+
+func TestTokenNobodyAsksForIsLetGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		defer run(t, s)()
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+		time.Sleep(30*time.Minute + 1) // the request above counts as use: replaced once
+		synctest.Wait()
+		if got := f.count(resource); got != 2 {
+			t.Errorf("after the first refresh: %d exchanges, want 2", got)
+		}
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		if got := f.count(resource); got != 2 {
+			t.Errorf("a day later: %d exchanges, want 2", got)
+		}
+		if got := s.Held(); got != 0 {
+			t.Errorf("a day later: %d tokens in memory, want 0", got)
+		}
+	})
+}
+
+func TestIdleTokenIsReplacedWhenAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		defer run(t, s)()
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+		time.Sleep(80 * time.Minute) // replaced at 30, idle at 60, ends at 90
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 2, 0)
+		synctest.Wait()
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 3, 0)
+	})
+}
+
+func TestRefreshThatFailsIsTriedAgainLessAndLessOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{life: 24 * time.Hour}
+		s := fakeService(t, f)
+		defer run(t, s)()
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+		f.failWith((&exchange.Error{Kind: exchange.Unavailable, Detail: "down"}).RetrySoon())
+		time.Sleep(15 * time.Hour)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		calls := f.all()[resource][1:]
+		// 15 s, 30 s, 1, 2, 4 and then 5 minutes: 3 hours have room for about 40.
+		if len(calls) < 35 || len(calls) > 45 {
+			t.Errorf("%d tries in an outage of 3 hours, want about 40", len(calls))
+		}
+		f.failWith(nil)
+		time.Sleep(10 * time.Minute)
+		got, err := ask(t, s, exchange.Request{})
+		if err != nil || got.Token.NotBefore.Before(time.Now().Add(-10*time.Minute)) {
+			t.Errorf("10 minutes after the outage: a token of %s, error %v", got.Token.NotBefore, err)
+		}
+	})
+}
+
+func TestPrefetchedTokensAreReadyAndStayReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: 300 * time.Millisecond}
+		cfg := fakeConfig(f)
+		cfg.DefaultClientID = clientID
+		cfg.Prefetch = []string{resource, "https://storage.example.test"}
+		s := newService(t, cfg)
+		defer run(t, s)()
+		time.Sleep(f.latency)
+		synctest.Wait()
+		for _, r := range cfg.Prefetch {
+			wantAnswer(t, s, exchange.Request{Resource: r}, exchange.SourceCache, 1, 0)
+		}
+		time.Sleep(72 * time.Hour)
+		for _, r := range cfg.Prefetch {
+			got, err := ask(t, s, exchange.Request{Resource: r})
+			if err != nil || got.Source != exchange.SourceCache {
+				t.Errorf("after three idle days, %s: source %s, error %v", r, got.Source, err)
+			}
+		}
+	})
+}
+
+func TestPrefetchIsTriedUntilItWorks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.failWith(&exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016, Detail: "unknown"})
+		cfg := fakeConfig(f)
+		cfg.DefaultClientID = clientID
+		cfg.Prefetch = []string{resource}
+		s := newService(t, cfg)
+		defer run(t, s)()
+		time.Sleep(time.Hour)
+		// 10, 20, 40, 80 s and then every two minutes.
+		if got := f.count(resource); got < 25 || got > 40 {
+			t.Errorf("%d tries in an hour, want about 30", got)
+		}
+		f.failWith(nil)
+		time.Sleep(3 * time.Minute)
+		if got, err := ask(t, s, exchange.Request{}); err != nil || got.Source != exchange.SourceCache {
+			t.Errorf("3 minutes after it was mended: source %s, error %v", got.Source, err)
+		}
+	})
+}
+
+func TestRunEndsWithExchangesUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: 3 * time.Second}
+		cfg := fakeConfig(f)
+		cfg.DefaultClientID = clientID
+		cfg.Prefetch = []string{"https://nobody-waits.example.test"}
+		s := newService(t, cfg)
+		stop := run(t, s)
+		synctest.Wait()
+		var wg sync.WaitGroup
+		wg.Go(func() { wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 3*time.Second) })
+		synctest.Wait()
+		began := time.Now()
+		stop()
+		if got := time.Since(began); got != 3*time.Second {
+			t.Errorf("Run took %s to end, want 3s: as long as the exchange that a caller waits for", got)
+		}
+		wg.Wait()
+		// The service answers without Run, too.
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		wantAnswer(t, s, exchange.Request{Resource: "https://late.example.test"}, exchange.SourceEntra, 1, 3*time.Second)
+	})
+}
+
+func TestRunEndsAtOnceWhereNobodyWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.hangs(true)
+		cfg := fakeConfig(f)
+		cfg.DefaultClientID = clientID
+		cfg.Prefetch = []string{resource}
+		s := newService(t, cfg)
+		stop := run(t, s)
+		synctest.Wait()
+		began := time.Now()
+		stop()
+		if got := time.Since(began); got != 0 {
+			t.Errorf("Run took %s to end", got)
+		}
+		f.hangs(false)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 2, 0) // not the one that was dropped
+	})
+}
+
+func TestRunTwiceAtOnceIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := fakeService(t, &fakeEntra{})
+		defer run(t, s)()
+		synctest.Wait()
+		if err := s.Run(t.Context()); err == nil {
+			t.Error("no error")
+		}
+	})
+}
+
+// A thousand callers on fifty keys, with faults that come and go: each gets the
+// token it asked for or a true error, in time.
+func TestCallersUnderRotatingFaults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{life: 10 * time.Minute, latency: 50 * time.Millisecond}
+		faults := []*exchange.Error{
+			nil,
+			{Kind: exchange.Throttled, RetryAfter: 5 * time.Second, Detail: "429"},
+			(&exchange.Error{Kind: exchange.Unavailable, Detail: "503"}).RetrySoon(),
+			{Kind: exchange.UnknownIdentity, Detail: "700016"},
+			(&exchange.Error{Kind: exchange.FederationMismatch, Detail: "700213"}).RetrySoon(),
+		}
+		f.fault = func(c call) *exchange.Error {
+			if e := faults[(c.n+len(c.resource))%len(faults)]; e != nil {
+				copied := *e
+				return &copied
+			}
+			return nil
+		}
+		f.hang = func(c call) bool { return c.n%7 == 3 }
+		s := newService(t, fakeConfig(f))
+		stop := run(t, s)
+
+		var answers, failures int
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for caller := range 1000 {
+			wg.Go(func() {
+				random := rand.New(rand.NewPCG(uint64(caller), 0))
+				for range 20 {
+					ok := hostileCall(t, s, random)
+					mu.Lock()
+					if answers++; !ok {
+						failures++
+					}
+					mu.Unlock()
+					time.Sleep(time.Duration(random.IntN(120)) * time.Second)
+				}
+			})
+		}
+		wg.Wait()
+		stop()
+		if failures == 0 || failures == answers {
+			t.Errorf("%d failures in %d answers: the faults were not what they should be", failures, answers)
+		}
+		t.Logf("%d answers, %d of them failures", answers, failures)
+	})
+}
+
+// hostileCall makes one call, which may leave early, and reports whether it got a
+// token.
+func hostileCall(t *testing.T, s *exchange.Service, random *rand.Rand) bool {
+	ctx, deadline := t.Context(), exchange.ExchangeTimeout
+	if random.IntN(4) == 0 {
+		deadline = time.Duration(random.IntN(3000)) * time.Millisecond
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, deadline)
+		defer cancel()
+	}
+	clients := []string{clientID, "bbbbbbbb-0000-4000-8000-000000000002"}
+	r := exchange.Request{
+		ClientID: clients[random.IntN(2)],
+		Resource: "https://" + string(rune('a'+random.IntN(25))) + ".example.test",
+		Fresh:    random.IntN(10) == 0,
+	}
+	began := time.Now()
+	got, err := s.Token(ctx, r)
+	if took := time.Since(began); took > deadline {
+		t.Errorf("answered after %s, allowed were %s", took, deadline)
+	}
+	if err != nil {
+		if _, ok := errors.AsType[*exchange.Error](err); !ok {
+			t.Errorf("error %v is not an *exchange.Error", err)
+		}
+		return false
+	}
+	checkFor(t, got.Token, r)
+	if !time.Now().Before(got.Token.ExpiresOn) {
+		t.Errorf("got a token that ended at %s", got.Token.ExpiresOn)
+	}
+	return true
+}
