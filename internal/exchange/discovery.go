@@ -27,8 +27,9 @@ type discovery struct {
 	group singleflight.Group
 
 	mu      sync.Mutex
-	known   *document // the last good one; nil: none yet
+	known   *document // nil: none
 	fetched time.Time
+	proven  bool               // known led to Entra
 	abandon context.CancelFunc // ends the fetch under way; nil: there was none
 }
 
@@ -109,9 +110,23 @@ func (d *discovery) fetch(req *http.Request) (*document, error) {
 	if doc.good() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.known, d.fetched = doc, time.Now()
+		d.known, d.fetched, d.proven = doc, time.Now(), false
 	}
 	return doc, nil
+}
+
+// judge is told whether an exchange was answered by Entra, as its token or its
+// error code shows. Until one was, an exchange that failed may be the document's
+// fault, which may be wrong in ways that MSAL alone can tell: it is fetched anew.
+func (d *discovery) judge(answered bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case answered:
+		d.proven = true
+	case !d.proven:
+		d.known = nil
+	}
 }
 
 // good reports whether the document is worth remembering: a captive portal, too,

@@ -45,18 +45,21 @@ const (
 type msalExchanger struct {
 	authority string
 	tokenFile string
-	http      *http.Client
+	discovery *discovery
+	http      *http.Client // on top of discovery
 }
 
 func newMSALExchanger(cfg Config) (*msalExchanger, error) {
-	client, err := newClient(cfg)
+	transport, err := newTransport(cfg)
 	if err != nil {
 		return nil, err
 	}
+	discovery := &discovery{next: &guard{next: transport}}
 	return &msalExchanger{
 		authority: cfg.AuthorityHost + "/" + cfg.TenantID,
 		tokenFile: cfg.FederatedTokenFile,
-		http:      client,
+		discovery: discovery,
+		http:      &http.Client{Transport: discovery, CheckRedirect: noRedirect},
 	}, nil
 }
 
@@ -74,8 +77,10 @@ func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string)
 	if err != nil {
 		failed := classify(ctx, err)
 		failed.federated = token
+		e.discovery.judge(failed.Code != 0)
 		return grant{}, failed
 	}
+	e.discovery.judge(true)
 	if life := result.ExpiresOn.Sub(began); life <= 0 || life > maxLife {
 		return grant{}, &Error{Kind: Unavailable, Detail: "entra's token has no usable expiry", federated: token}
 	}

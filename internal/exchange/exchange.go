@@ -17,6 +17,8 @@
 package exchange
 
 import (
+	"fmt"
+	"io"
 	"time"
 )
 
@@ -44,6 +46,11 @@ type Token struct {
 
 	// ExpiresOn is when Entra says that the token ends.
 	ExpiresOn time.Time
+}
+
+// Format keeps the secret out of every verb of package fmt.
+func (t Token) Format(f fmt.State, _ rune) {
+	io.WriteString(f, "access token until "+t.ExpiresOn.UTC().Format(time.RFC3339))
 }
 
 // Source says where a token came from.

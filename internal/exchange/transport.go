@@ -42,20 +42,6 @@ var (
 	errNotHTTPS     = errors.New("the address is not https")
 )
 
-// newClient returns the HTTP client for everything that goes to Entra.
-func newClient(cfg Config) (*http.Client, error) {
-	next, err := newTransport(cfg)
-	if err != nil {
-		return nil, err
-	}
-	return &http.Client{
-		Transport: &discovery{next: &guard{next: next}},
-		// A redirect would carry the assertion to wherever it points. Not
-		// followed, it is an answer that is not a 200, and so an error.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, nil
-}
-
 func newTransport(cfg Config) (http.RoundTripper, error) {
 	switch {
 	case cfg.transport != nil:
@@ -99,6 +85,10 @@ func baseTransport(cfg Config, config *tls.Config) *http.Transport {
 		MaxResponseHeaderBytes: maxHeader,
 	}
 }
+
+// noRedirect is for http.Client.CheckRedirect. A redirect would carry the assertion
+// to wherever it points; not followed, it is an answer that is not a 200.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // guard is around every request: https only, wherever the discovery document
 // points, and bounded answers.
