@@ -51,24 +51,46 @@ func appendError(b []byte, code, description string) []byte {
 // asked for, some of them before decoding.
 func appendJSONString(b []byte, s string) []byte {
 	b = append(b, '"')
-	plain := 0 // start of the bytes that stand for themselves
-	for i := 0; i < len(s); {
-		if c := s[i]; c < utf8.RuneSelf {
-			if c < ' ' || c == '"' || c == '\\' {
-				b = appendEscaped(append(b, s[plain:i]...), c)
-				plain = i + 1
-			}
-			i++
-			continue
+	for {
+		n := plainPrefix(s)
+		b = append(b, s[:n]...)
+		if s = s[n:]; s == "" {
+			return append(b, '"')
 		}
-		r, size := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && size == 1 {
-			b = append(append(b, s[plain:i]...), `\ufffd`...)
-			plain = i + 1
-		}
-		i += size
+		b, s = appendFirst(b, s)
 	}
-	return append(append(b, s[plain:]...), '"')
+}
+
+// plainPrefix returns how many bytes at the start of s are ASCII that stands for
+// itself in a JSON string. Access tokens are nothing else, two kilobytes of it, so
+// it looks at eight bytes at a time: a high bit of suspect is set for each byte
+// that is above ASCII, below space, a quote or a backslash (and for some that
+// follow one, which does no harm).
+func plainPrefix(s string) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	n := 0
+	for ; n+8 <= len(s); n += 8 {
+		v := uint64(s[n]) | uint64(s[n+1])<<8 | uint64(s[n+2])<<16 | uint64(s[n+3])<<24 |
+			uint64(s[n+4])<<32 | uint64(s[n+5])<<40 | uint64(s[n+6])<<48 | uint64(s[n+7])<<56
+		suspect := v | (v - ones*' ') | ((v ^ ones*'"') - ones) | ((v ^ ones*'\\') - ones)
+		if suspect&highs != 0 {
+			break
+		}
+	}
+	for n < len(s) && ' ' <= s[n] && s[n] < utf8.RuneSelf && s[n] != '"' && s[n] != '\\' {
+		n++
+	}
+	return n
+}
+
+// appendFirst appends the first character of s, escaped where it must be, and
+// returns what is left of s.
+func appendFirst(b []byte, s string) ([]byte, string) {
+	if s[0] < utf8.RuneSelf {
+		return appendEscaped(b, s[0]), s[1:]
+	}
+	r, size := utf8.DecodeRuneInString(s)
+	return utf8.AppendRune(b, r), s[size:] // U+FFFD for what is not UTF-8
 }
 
 func appendEscaped(b []byte, c byte) []byte {

@@ -54,8 +54,17 @@ func (d *decoy) seen() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	targets := d.targets
-	d.targets, d.headers = nil, nil
+	d.targets = nil
 	return targets
+}
+
+// seenHeaders returns the headers of the requests since its last call.
+func (d *decoy) seenHeaders() []http.Header {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	headers := d.headers
+	d.headers = nil
+	return headers
 }
 
 // serve runs a handler in the server and behind the listener that ship.
@@ -131,7 +140,7 @@ func TestHostile(t *testing.T) {
 
 // readCases parses a file of cases and refuses what it does not understand: a
 // case that is read wrong would pass for the wrong reason.
-func readCases(t *testing.T, file string) []hostileCase {
+func readCases(t testing.TB, file string) []hostileCase {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -150,9 +159,7 @@ func readCases(t *testing.T, file string) []hostileCase {
 		if expectation, ok := strings.CutPrefix(line, "> "); ok {
 			err = c.expect(expand(expectation))
 		} else {
-			var bytes []byte
-			bytes, err = unescape(expand(line))
-			c.request = append(c.request, bytes...)
+			c.request, err = appendUnescaped(c.request, expand(line))
 		}
 		if err != nil {
 			t.Fatalf("%s:%d: %v", file, number+1, err)
@@ -211,16 +218,16 @@ func expand(line string) string {
 	})
 }
 
-// unescape turns \r, \n, \t, \0, \\ and \xNN into the bytes that they stand for.
-func unescape(s string) ([]byte, error) {
-	var b []byte
+// appendUnescaped appends s with \r, \n, \t, \0, \\ and \xNN made into the bytes
+// that they stand for.
+func appendUnescaped(b []byte, s string) ([]byte, error) {
 	for s != "" {
-		if s[0] != '\\' {
-			b, s = append(b, s[0]), s[1:]
+		if rest, ok := strings.CutPrefix(s, `\0`); ok {
+			b, s = append(b, 0), rest
 			continue
 		}
-		if s[:min(2, len(s))] == `\0` {
-			b, s = append(b, 0), s[2:]
+		if s[0] != '\\' {
+			b, s = append(b, s[0]), s[1:]
 			continue
 		}
 		c, _, rest, err := strconv.UnquoteChar(s, 0)

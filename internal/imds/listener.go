@@ -5,14 +5,21 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 )
+
+// quietGrace is how long a connection without a request keeps its place. Clients
+// send their request within a millisecond of connecting; a hundred times that
+// leaves room for a busy machine, and still clears thousands of connections
+// opened and left within seconds.
+const quietGrace = 100 * time.Millisecond
 
 // LimitListener bounds the connections that are open at the same time.
 //
 // A connection that is one too many takes the place of the one that has been
-// without a request for the longest: thousands of connections opened and left do
-// not keep an honest client waiting. Where every connection has a request in
-// progress, Accept waits until one is closed.
+// without a request for the longest, so that connections opened and left do not
+// keep honest clients out. Where every connection has a request in progress, or
+// had one a moment ago, Accept waits.
 //
 // It learns what connections do from the ConnState hook of [NewServer].
 func LimitListener(inner net.Listener, most int) net.Listener {
@@ -37,6 +44,7 @@ type limitedConn struct {
 	net.Conn
 	listener *limitListener
 	quiet    *list.Element // nil: it has a request in progress
+	since    time.Time     // when it became quiet
 	gone     bool          // it does not count any more
 }
 
@@ -59,20 +67,37 @@ func (l *limitListener) admit(c *limitedConn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.open >= l.most && !l.closed {
-		if oldest := l.quiet.Front(); oldest != nil {
-			victim := oldest.Value.(*limitedConn)
-			l.forget(victim)
-			victim.Conn.Close()
-			continue
-		}
-		l.changed.Wait()
+		l.makeRoom()
 	}
 	if l.closed {
 		return false
 	}
 	l.open++
-	c.quiet = l.quiet.PushBack(c)
+	l.setQuiet(c, true)
 	return true
+}
+
+// makeRoom closes the connection that has been quiet for the longest, if it has
+// had its time. Otherwise it waits until that time is over or something has
+// changed. The caller holds the mutex.
+func (l *limitListener) makeRoom() {
+	if oldest := l.quiet.Front(); oldest != nil {
+		victim := oldest.Value.(*limitedConn)
+		left := quietGrace - time.Since(victim.since)
+		if left <= 0 {
+			l.forget(victim)
+			victim.Conn.Close()
+			return
+		}
+		// The lock makes sure that the wake-up does not come before the wait.
+		timer := time.AfterFunc(left, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.changed.Broadcast()
+		})
+		defer timer.Stop()
+	}
+	l.changed.Wait()
 }
 
 // forget counts c out. The caller holds the mutex.
@@ -90,6 +115,7 @@ func (l *limitListener) forget(c *limitedConn) {
 func (l *limitListener) setQuiet(c *limitedConn, quiet bool) {
 	switch {
 	case quiet && c.quiet == nil && !c.gone:
+		c.since = time.Now()
 		c.quiet = l.quiet.PushBack(c)
 		l.changed.Signal()
 	case !quiet && c.quiet != nil:

@@ -1,0 +1,148 @@
+package imds_test
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
+)
+
+// cached answers as a filled cache does, with a token of the usual size.
+type cached struct{ result exchange.Result }
+
+func (c cached) Token(context.Context, exchange.Request) (exchange.Result, error) {
+	return c.result, nil
+}
+
+func newCached() cached {
+	return cached{exchange.Result{
+		Token: exchange.Token{
+			AccessToken: strings.Repeat("t", 1800),
+			NotBefore:   time.Now(),
+			ExpiresOn:   time.Now().Add(24 * time.Hour),
+		},
+		Source: exchange.SourceCache,
+	}}
+}
+
+// discardLog writes every line in full, to nowhere.
+func discardLog() *zap.Logger {
+	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
+	return zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel))
+}
+
+func benchHandler(b *testing.B) *imds.Handler {
+	return newHandler(b, imds.Config{Tokens: newCached(), TenantID: tenantID, DefaultClientID: defaultID, Log: discardLog()})
+}
+
+// nowhere is a response that costs nothing, so that only the handler is measured.
+type nowhere struct{ header http.Header }
+
+func (w *nowhere) Header() http.Header         { return w.header }
+func (w *nowhere) Write(b []byte) (int, error) { return len(b), nil }
+func (w *nowhere) WriteHeader(int)             {}
+
+// BenchmarkHandler is a cached token with its log line, without net/http.
+func BenchmarkHandler(b *testing.B) {
+	for name, target := range map[string]string{
+		"escaped":   tokenPath + "?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net",
+		"unescaped": tokenPath + "?api-version=2018-02-01&resource=https://vault.azure.net",
+	} {
+		b.Run(name, func(b *testing.B) {
+			h := benchHandler(b)
+			r, err := http.ReadRequest(bufio.NewReader(strings.NewReader("GET " + target + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n")))
+			if err != nil {
+				b.Fatal(err)
+			}
+			w := &nowhere{header: http.Header{}}
+			b.ReportAllocs()
+			for b.Loop() {
+				h.ServeHTTP(w, r)
+			}
+		})
+	}
+}
+
+// BenchmarkServer is one keep-alive connection: what ships against a bare
+// net/http server that writes a body of the same size.
+func BenchmarkServer(b *testing.B) {
+	body := []byte(strings.Repeat("b", 2096))
+	bare := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write(body) })
+	b.Run("token", func(b *testing.B) {
+		benchRequests(b, serve(b, benchHandler(b), imds.Limits{}, imds.MaxConnections), honest)
+	})
+	b.Run("probe", func(b *testing.B) {
+		benchRequests(b, serve(b, benchHandler(b), imds.Limits{}, imds.MaxConnections), strings.Replace(honest, "Metadata: true\r\n", "", 1))
+	})
+	b.Run("bare", func(b *testing.B) {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		server := &http.Server{Handler: bare}
+		go server.Serve(listener)
+		defer server.Close()
+		benchRequests(b, listener.Addr().String(), honest)
+	})
+}
+
+func benchRequests(b *testing.B, addr, request string) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	r := bufio.NewReaderSize(conn, 8<<10)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := io.WriteString(conn, request); err != nil {
+			b.Fatal(err)
+		}
+		if err := skipAnswer(r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// skipAnswer reads an answer with as little work as can be.
+func skipAnswer(r *bufio.Reader) error {
+	length, chunked := 0, false
+	for {
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		if len(line) == 2 {
+			break
+		}
+		if v, ok := strings.CutPrefix(string(line), "Content-Length: "); ok {
+			for _, c := range strings.TrimSpace(v) {
+				length = 10*length + int(c-'0')
+			}
+		}
+		chunked = chunked || strings.HasPrefix(string(line), "Transfer-Encoding")
+	}
+	if !chunked {
+		_, err := r.Discard(length)
+		return err
+	}
+	for last := ""; last != "0\r\n"; {
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		last = string(line)
+	}
+	_, err := r.ReadSlice('\n')
+	return err
+}

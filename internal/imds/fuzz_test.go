@@ -1,0 +1,130 @@
+package imds_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
+)
+
+// FuzzTokenRequest gives the token endpoint any query. It is answered with a
+// token or refused, and never with the token of another identity than the one
+// that net/url, which is laxer, or anybody who folds case, finds in it.
+func FuzzTokenRequest(f *testing.F) {
+	f.Add("api-version=2018-02-01&resource=https://vault.azure.net")
+	f.Add("resource=https%3A%2F%2Fvault.azure.net%2F&client_id=" + otherID)
+	f.Add("resource=https://vault.azure.net&object_id=" + objectID)
+	f.Add("resource=api://x&msi_res_id=" + resourceID + "&bypass_cache=true")
+	f.Add("resource=00000002-0000-0000-c000-000000000000/.default&client_id=")
+	f.Add("resource=a:b&CLIENT_ID=" + otherID)
+	f.Add("resource=a:b&client%5Fid=" + otherID + "&=&&x;y")
+	f.Add("resource=a:%25b&\u017fcope=\u212a")
+
+	tokens := &tokenSource{}
+	h := newHandler(f, config(tokens))
+	f.Fuzz(func(t *testing.T, query string) {
+		r := httptest.NewRequest(http.MethodGet, tokenPath, nil)
+		r.URL.RawQuery = query
+		r.Host = "169.254.169.254"
+		r.Header.Set("Metadata", "true")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		asked := tokens.seen()
+		if w.Code == http.StatusOK {
+			checkGranted(t, query, w.Body.Bytes(), asked)
+			return
+		}
+		if w.Code != http.StatusBadRequest || len(asked) != 0 {
+			t.Errorf("got %d, asked for %+v", w.Code, asked)
+		}
+		decodeError(t, w)
+	})
+}
+
+func checkGranted(t *testing.T, query string, body []byte, asked []exchange.Request) {
+	t.Helper()
+	var m map[string]string
+	if err := json.Unmarshal(body, &m); err != nil || bytes.ContainsAny(body, "\r\n") {
+		t.Fatalf("got %q (%v), want one line of JSON, all strings", body, err)
+	}
+	if len(asked) != 1 || m["client_id"] != asked[0].ClientID || m["resource"] != asked[0].Resource || m["access_token"] != "token-of-"+asked[0].ClientID {
+		t.Fatalf("got %s for %+v", body, asked)
+	}
+	if strings.ContainsAny(m["resource"], " \t\r\n\x00\"\\<>") || len(m["resource"]) > 1024 {
+		t.Errorf("resource %q was taken", m["resource"])
+	}
+	values, _ := url.ParseQuery(query) // what is malformed is left out, the rest is there
+	selectors := map[string]string{"client_id": "", "object_id": mappedID, "msi_res_id": mappedID, "mi_res_id": mappedID}
+	for name, given := range values {
+		want, isSelector := selectors[strings.ToLower(name)]
+		if !isSelector || given[0] == "" {
+			continue
+		}
+		if want == "" {
+			want = strings.ToLower(given[0])
+		}
+		if asked[0].ClientID != want {
+			t.Errorf("%s=%q got the token of %s", name, given[0], asked[0].ClientID)
+		}
+	}
+}
+
+// onTheList is the allow-list again, as an expression over what IMDS would see.
+var onTheList = regexp.MustCompile(`^/metadata/(instance|attested|scheduledevents|loadbalancer)(/[A-Za-z0-9._-]+)*(\?[A-Za-z0-9%&=._~-]*)?$`)
+
+// FuzzRequest gives the handler any request that net/http lets through, seeded
+// with the hostile suite. It is answered here, or a canonical path of the
+// allow-list is forwarded, with the headers that IMDS asks for.
+func FuzzRequest(f *testing.F) {
+	files, err := filepath.Glob("testdata/hostile/*.txt")
+	if err != nil || len(files) == 0 {
+		f.Fatalf("no seeds: %v", err)
+	}
+	for _, file := range files {
+		for _, c := range readCases(f, file) {
+			if len(c.request) < 4096 {
+				f.Add(c.request)
+			}
+		}
+	}
+	real := newDecoy(f)
+	tokens := &tokenSource{}
+	cfg := config(tokens)
+	cfg.Passthrough = imds.Passthrough{Address: real.URL}
+	h := newHandler(f, cfg)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
+		if err != nil {
+			return
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		metadata := r.Header["Metadata"]
+		entitled := len(metadata) == 1 && strings.EqualFold(metadata[0], "true") && r.Header["X-Forwarded-For"] == nil && r.Method == http.MethodGet
+		for _, header := range real.seenHeaders() {
+			if header.Get("Metadata") != "true" || header["X-Forwarded-For"] != nil || header.Get("Via") == "" {
+				t.Errorf("IMDS saw %v", header)
+			}
+		}
+		for _, target := range real.seen() {
+			if !entitled || !onTheList.MatchString(target) || strings.Contains(target, "/../") {
+				t.Errorf("IMDS saw %s", target)
+			}
+		}
+		if asked := tokens.seen(); len(asked) != 0 && !entitled {
+			t.Errorf("asked for %+v", asked)
+		}
+		if w.Code >= 400 {
+			decodeError(t, w)
+		}
+	})
+}

@@ -1,0 +1,220 @@
+package imds_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
+)
+
+func observed(level zapcore.Level) (*zap.Logger, *observer.ObservedLogs) {
+	core, logs := observer.New(level)
+	return zap.New(core), logs
+}
+
+func TestSuccessLine(t *testing.T) {
+	log, logs := observed(zap.InfoLevel)
+	cfg := config(&tokenSource{})
+	cfg.Log = log
+	now := epoch
+	cfg.Now = func() time.Time { now = now.Add(time.Second); return now }
+	get(newHandler(t, cfg), "//Metadata/identity/oauth2/token/?"+tokenVersion+"&resource="+vault)
+
+	entries := logs.All()
+	if len(entries) != 1 || entries[0].Message != "successfully acquired token" || entries[0].Level != zap.InfoLevel {
+		t.Fatalf("got %+v, want one line", entries)
+	}
+	want := map[string]any{
+		"method": "GET", "path": tokenPath, "resource": vault, "client_id": defaultID,
+		"status": int64(200), "source": "entra", "duration": 2 * time.Second,
+	}
+	if got := entries[0].ContextMap(); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+}
+
+// One line for each request that is refused or fails, at a level that says
+// whether someone should look.
+func TestOtherLines(t *testing.T) {
+	unavailable := &exchange.Error{Kind: exchange.Unavailable, Detail: "connection refused"}
+	for _, test := range []struct {
+		name    string
+		err     error
+		target  string
+		headers []string
+		level   zapcore.Level
+		message string
+		error   string
+	}{
+		{"probe", nil, tokenPath, []string{"Metadata: "}, zap.DebugLevel, "refused request", "Required metadata header not specified"},
+		{"not found", nil, "/latest/", nil, zap.DebugLevel, "refused request", "This path is not served"},
+		{"refused", nil, tokenPath + "?resource=" + vault + "&client_id=x", nil, zap.WarnLevel, "refused request", "Identity not found: client_id is not a GUID"},
+		{"failed", unavailable, tokenPath + "?resource=" + vault, nil, zap.ErrorLevel, "request failed", unavailable.Error()},
+		{"versions", nil, "/metadata/versions", nil, zap.DebugLevel, "answered request", "<nil>"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			tokens := &tokenSource{}
+			if test.err != nil {
+				tokens = failing(test.err)
+			}
+			log, logs := observed(zap.DebugLevel)
+			cfg := config(tokens)
+			cfg.Log = log
+			get(newHandler(t, cfg), test.target+versioned(test.target), test.headers...)
+			var entries []observer.LoggedEntry
+			for _, e := range logs.All() {
+				if e.Message != "received token request" {
+					entries = append(entries, e)
+				}
+			}
+			if len(entries) != 1 || entries[0].Level != test.level || entries[0].Message != test.message {
+				t.Fatalf("got %+v, want one line %q at %v", entries, test.message, test.level)
+			}
+			if got := fmt.Sprint(entries[0].ContextMap()["error"]); got != test.error {
+				t.Errorf("got error %q, want %q", got, test.error)
+			}
+		})
+	}
+}
+
+// versioned spares a token request the line about api-version.
+func versioned(target string) string {
+	if strings.Contains(target, "?") {
+		return "&" + tokenVersion
+	}
+	return ""
+}
+
+func TestProbesAreLoggedAtDebug(t *testing.T) {
+	log, logs := observed(zap.DebugLevel)
+	cfg := config(&tokenSource{})
+	cfg.Log = log
+	h := newHandler(t, cfg)
+	get(h, "/readyz")
+	get(h, tokenPath+"?resource="+vault)
+	for _, message := range []string{"received readyz request", "received token request"} {
+		entries := logs.FilterMessage(message).All()
+		if len(entries) != 1 || entries[0].Level != zap.DebugLevel {
+			t.Errorf("%q: got %+v, want it once, at debug", message, entries)
+		}
+	}
+}
+
+func TestLeniencyIsSaidOnce(t *testing.T) {
+	log, logs := observed(zap.InfoLevel)
+	cfg := config(&tokenSource{})
+	cfg.Log = log
+	h := newHandler(t, cfg)
+	for range 3 {
+		get(h, tokenPath+"?resource="+vault)
+	}
+	if got := logs.FilterMessageSnippet("without api-version").Len(); got != 1 {
+		t.Errorf("said %d times, want once", got)
+	}
+}
+
+// At no level does a log hold a token, what came in a header, or more of a value
+// than is needed to recognise it.
+func TestNothingSecretIsLogged(t *testing.T) {
+	const canary = "canary-7c1f"
+	log, logs := observed(zap.DebugLevel)
+	tokens := &tokenSource{answer: func(ctx context.Context, req exchange.Request) (exchange.Result, error) {
+		if strings.Contains(req.Resource, "fail") {
+			return exchange.Result{}, errors.New("no luck")
+		}
+		return exchange.Result{Token: exchange.Token{AccessToken: canary, NotBefore: epoch, ExpiresOn: epoch.Add(time.Hour)}, Source: exchange.SourceCache}, nil
+	}}
+	real := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Canary", canary)
+		fmt.Fprint(w, canary)
+	}))
+	defer real.Close()
+	cfg := config(tokens)
+	cfg.Log = log
+	cfg.Passthrough.Address = real.URL
+	h := newHandler(t, cfg)
+	long := "https://" + strings.Repeat("a", 900)
+	for _, target := range []string{
+		tokenPath + "?resource=" + vault + "&xms_cc=" + canary,
+		tokenPath + "?resource=https://fail.example.test&token_sha256_to_refresh=" + canary,
+		tokenPath + "?resource=" + long,
+		tokenPath + "?resource=" + long + "&client_id=" + canary,
+		tokenPath + "?" + canary + "=%zz",
+		instance + "&a=" + canary,
+		"/" + strings.Repeat("b", 900) + "?" + canary,
+	} {
+		get(h, target, "Authorization: Bearer "+canary, "User-Agent: "+canary, "X-Ms-Client-Request-Id: "+canary)
+		get(h, target, "X-Forwarded-For: "+canary)
+		get(h, target, "Metadata: "+canary)
+	}
+	for _, e := range logs.All() {
+		line := fmt.Sprint(e.Message, e.ContextMap())
+		if strings.Contains(line, canary) {
+			t.Errorf("logged: %s", line)
+		}
+		if len(line) > 700 {
+			t.Errorf("a line of %d bytes: %s", len(line), line)
+		}
+	}
+	if logs.Len() < 21 {
+		t.Errorf("got %d lines; is anything logged?", logs.Len())
+	}
+}
+
+// Java and .NET probe by connecting and closing. It is no error, and neither is
+// what else net/http has to say, but for a panic.
+func TestConnectionNoise(t *testing.T) {
+	log, logs := observed(zap.DebugLevel)
+	panicking := make(chan struct{})
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/panic" {
+			defer close(panicking)
+			panic("a fault of ours")
+		}
+		w.WriteHeader(200)
+		w.WriteHeader(200) // superfluous, and net/http says so
+	})
+	server := httptest.NewUnstartedServer(h)
+	server.Config = imds.NewServer(h, log, imds.Limits{})
+	server.Start()
+	addr := server.Listener.Addr().String()
+
+	dial(t, addr).Close()
+	dial(t, addr).CloseWrite()
+	next := dial(t, addr)
+	next.send(honest)
+	next.wantStatus(200)
+	next.Close()
+	server.Close() // and so all has been logged
+	for _, e := range logs.All() {
+		if e.Level > zap.DebugLevel {
+			t.Errorf("logged at %v: %s %v", e.Level, e.Message, e.ContextMap())
+		}
+	}
+	if logs.Len() == 0 {
+		t.Error("nothing was logged: does the log reach the server?")
+	}
+
+	server = httptest.NewUnstartedServer(h)
+	server.Config = imds.NewServer(h, log, imds.Limits{})
+	server.Start()
+	c := dial(t, server.Listener.Addr().String())
+	c.send(strings.Replace(honest, tokenPath, "/panic", 1))
+	<-panicking
+	c.wantClosed()
+	server.Close()
+	if got := logs.FilterLevelExact(zap.ErrorLevel).Len(); got != 1 {
+		t.Errorf("a panic gave %d lines at error, want one", got)
+	}
+}

@@ -1,0 +1,208 @@
+package imds_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
+)
+
+const short = 50 * time.Millisecond
+
+const honest = "GET " + tokenPath + "?resource=" + vault + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"
+
+// hanging is a token source whose answers wait for release.
+type hanging struct {
+	arrived chan struct{}
+	release chan struct{}
+}
+
+func newHanging() *hanging {
+	return &hanging{arrived: make(chan struct{}, 100), release: make(chan struct{})}
+}
+
+func (s *hanging) Token(ctx context.Context, req exchange.Request) (exchange.Result, error) {
+	s.arrived <- struct{}{}
+	select {
+	case <-s.release:
+		return (&tokenSource{}).Token(ctx, req)
+	case <-ctx.Done():
+		return exchange.Result{}, ctx.Err()
+	}
+}
+
+// client is a connection that fails its test rather than hang.
+type client struct {
+	*net.TCPConn
+	t *testing.T
+	r *bufio.Reader
+}
+
+func dial(t *testing.T, addr string) *client {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(patience))
+	return &client{conn.(*net.TCPConn), t, bufio.NewReader(conn)}
+}
+
+func (c *client) send(request string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c, request); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *client) wantStatus(want int) {
+	c.t.Helper()
+	resp, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		c.t.Fatalf("no answer: %v", err)
+	}
+	io.Copy(io.Discard, resp.Body)
+	if resp.StatusCode != want {
+		c.t.Errorf("got %d, want %d", resp.StatusCode, want)
+	}
+}
+
+// wantClosed waits for the server to close the connection. To part of a request
+// it may say before that that it is bad.
+func (c *client) wantClosed() {
+	c.t.Helper()
+	rest, err := io.ReadAll(c.r)
+	if errors.Is(err, syscall.ECONNRESET) {
+		err = nil
+	}
+	if err != nil || len(rest) != 0 && !strings.HasPrefix(string(rest), "HTTP/1.1 400 ") {
+		c.t.Errorf("got %q, %v, want the connection closed", rest, err)
+	}
+}
+
+func TestSlowHeader(t *testing.T) {
+	addr := serve(t, newHandler(t, config(&tokenSource{})), imds.Limits{HeaderTime: short}, imds.MaxConnections)
+	silent, slow, second := dial(t, addr), dial(t, addr), dial(t, addr)
+	slow.send("GET " + tokenPath + " HTTP/1.1\r\nMetadata: tr")
+	second.send(honest)
+	second.wantStatus(200)
+	second.send("GET /") // the second request of a connection is bounded too
+	for _, c := range []*client{silent, slow, second} {
+		c.wantClosed()
+	}
+}
+
+// A body that does not come delays neither the answer nor the end.
+func TestSlowBody(t *testing.T) {
+	addr := serve(t, newHandler(t, config(&tokenSource{})), imds.Limits{BodyTime: short}, imds.MaxConnections)
+	for _, framing := range []string{"Content-Length: 100\r\n\r\nx", "Content-Length: 100000000\r\n\r\nx", "Transfer-Encoding: chunked\r\n\r\n5\r\nx"} {
+		c := dial(t, addr)
+		c.send("POST " + tokenPath + " HTTP/1.1\r\nHost: 169.254.169.254\r\n" + framing)
+		c.wantStatus(405)
+		c.wantClosed()
+	}
+}
+
+func TestIdle(t *testing.T) {
+	addr := serve(t, newHandler(t, config(&tokenSource{})), imds.Limits{IdleTime: short}, imds.MaxConnections)
+	c := dial(t, addr)
+	c.send(honest + honest)
+	c.wantStatus(200)
+	c.wantStatus(200)
+	c.wantClosed()
+}
+
+// A client that does not read its answer is let go.
+func TestSlowReader(t *testing.T) {
+	written := make(chan error, 1)
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for {
+			if _, err := io.WriteString(w, strings.Repeat("x", 1<<20)); err != nil {
+				written <- err
+				return
+			}
+		}
+	})
+	c := dial(t, serve(t, h, imds.Limits{WriteTime: short}, imds.MaxConnections))
+	c.send(honest)
+	select {
+	case <-written:
+	case <-time.After(patience):
+		t.Error("the answer is still being written")
+	}
+}
+
+// Every limit of net/http is set, but for the one that would cancel exchanges.
+func TestServerLimits(t *testing.T) {
+	s := reflect.ValueOf(imds.NewServer(http.NotFoundHandler(), nil, imds.Limits{})).Elem()
+	for _, name := range []string{"ReadHeaderTimeout", "WriteTimeout", "IdleTimeout", "MaxHeaderBytes", "ErrorLog", "ConnState"} {
+		if s.FieldByName(name).IsZero() {
+			t.Errorf("%s is not set", name)
+		}
+	}
+	if !s.FieldByName("ReadTimeout").IsZero() {
+		t.Error("ReadTimeout is set: a slow exchange would be cancelled by it")
+	}
+}
+
+// A slow exchange outlives the limits on reading.
+func TestSlowExchange(t *testing.T) {
+	tokens := newHanging()
+	addr := serve(t, newHandler(t, config(tokens)), imds.Limits{HeaderTime: short, BodyTime: short, IdleTime: short}, imds.MaxConnections)
+	waiting, slow := dial(t, addr), dial(t, addr)
+	waiting.send(honest)
+	<-tokens.arrived
+	slow.wantClosed() // so at least that time has passed
+	close(tokens.release)
+	waiting.wantStatus(200)
+}
+
+// A probe is answered while an exchange hangs: nothing of a request without the
+// header waits for anything.
+func TestProbeDuringExchange(t *testing.T) {
+	tokens := newHanging()
+	defer close(tokens.release)
+	addr := serve(t, newHandler(t, config(tokens)), imds.Limits{}, imds.MaxConnections)
+	dial(t, addr).send(honest)
+	<-tokens.arrived // and it stays there until the test is over
+	probe := dial(t, addr)
+	probe.send(strings.Replace(honest, "Metadata: true\r\n", "", 1))
+	probe.wantStatus(400)
+	if len(tokens.arrived) != 0 {
+		t.Error("the probe asked for a token")
+	}
+}
+
+// A client that leaves takes its exchange's context with it, and nothing else.
+func TestClientLeaves(t *testing.T) {
+	tokens := newHanging()
+	left := make(chan error, 1)
+	cfg := config(&tokenSource{answer: func(ctx context.Context, req exchange.Request) (exchange.Result, error) {
+		result, err := tokens.Token(ctx, req)
+		left <- err
+		return result, err
+	}})
+	addr := serve(t, newHandler(t, cfg), imds.Limits{}, imds.MaxConnections)
+	leaving := dial(t, addr)
+	leaving.send(honest)
+	<-tokens.arrived
+	leaving.Close()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("the exchange ended with %v, want it cancelled", err)
+	}
+	close(tokens.release)
+	next := dial(t, addr)
+	next.send(honest)
+	next.wantStatus(200)
+}
