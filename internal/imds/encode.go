@@ -33,10 +33,6 @@ func appendToken(b []byte, clientID, resource string, token exchange.Token, now 
 	return append(b, `,"token_type":"Bearer"}`...)
 }
 
-// tokenBodyOverhead is the room that appendToken needs beside the access token
-// and the resource, with some to spare.
-const tokenBodyOverhead = 256
-
 // appendError appends the body of an error: always these two members, both strings.
 func appendError(b []byte, code, description string) []byte {
 	b = append(b, `{"error":`...)
@@ -68,15 +64,17 @@ func appendJSONString(b []byte, s string) []byte {
 // follow one, which does no harm).
 func plainPrefix(s string) int {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
-	n := 0
-	for ; n+8 <= len(s); n += 8 {
-		v := uint64(s[n]) | uint64(s[n+1])<<8 | uint64(s[n+2])<<16 | uint64(s[n+3])<<24 |
-			uint64(s[n+4])<<32 | uint64(s[n+5])<<40 | uint64(s[n+6])<<48 | uint64(s[n+7])<<56
+	rest := s
+	for len(rest) >= 8 {
+		v := uint64(rest[0]) | uint64(rest[1])<<8 | uint64(rest[2])<<16 | uint64(rest[3])<<24 |
+			uint64(rest[4])<<32 | uint64(rest[5])<<40 | uint64(rest[6])<<48 | uint64(rest[7])<<56
 		suspect := v | (v - ones*' ') | ((v ^ ones*'"') - ones) | ((v ^ ones*'\\') - ones)
 		if suspect&highs != 0 {
 			break
 		}
+		rest = rest[8:]
 	}
+	n := len(s) - len(rest)
 	for n < len(s) && ' ' <= s[n] && s[n] < utf8.RuneSelf && s[n] != '"' && s[n] != '\\' {
 		n++
 	}

@@ -100,6 +100,7 @@ type Handler struct {
 	log        *zap.Logger
 	now        func() time.Time
 	own        http.Handler // the proxy's own endpoints
+	outcomes   sync.Pool    // of *outcome
 
 	strictVersion     bool
 	sayUnversionedFor sync.Once
@@ -140,6 +141,7 @@ func New(cfg Config) (*Handler, error) {
 		serverHeader:  []string{serverName(cfg.Version)},
 		jsonHeader:    []string{"application/json; charset=utf-8"},
 		noStoreHeader: []string{"no-store"},
+		outcomes:      sync.Pool{New: func() any { return new(outcome) }},
 	}
 	if h.log == nil {
 		h.log = zap.NewNop()

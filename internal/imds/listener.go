@@ -9,10 +9,10 @@ import (
 )
 
 // quietGrace is how long a connection without a request keeps its place. Clients
-// send their request within a millisecond of connecting; a hundred times that
-// leaves room for a busy machine, and still clears thousands of connections
-// opened and left within seconds.
-const quietGrace = 100 * time.Millisecond
+// send their request within a millisecond of connecting, and within a few hundred
+// on a machine that is overloaded by their number. It still clears ten thousand
+// connections, opened and left, within seconds.
+const quietGrace = 500 * time.Millisecond
 
 // LimitListener bounds the connections that are open at the same time.
 //

@@ -37,7 +37,7 @@ func TestSuccessLine(t *testing.T) {
 	}
 	want := map[string]any{
 		"method": "GET", "path": tokenPath, "resource": vault, "client_id": defaultID,
-		"status": int64(200), "source": "entra", "duration": 2 * time.Second,
+		"status": int64(200), "source": "entra", "duration": time.Second,
 	}
 	if got := entries[0].ContextMap(); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got %v\nwant %v", got, want)

@@ -16,13 +16,18 @@ import (
 // way it notes in the outcome.
 type endpoint func(http.ResponseWriter, *http.Request, *outcome) error
 
-// outcome is what is known of a request when it is over.
+// outcome is what is known of a request when it is over. Outcomes are used again,
+// with the memory that making an answer and its log line takes.
 type outcome struct {
 	path     string
 	resource string
 	clientID string
 	status   int
 	source   exchange.Source
+	answered time.Time // zero: the answer is only known when the endpoint returns
+
+	body   []byte
+	fields [8]zap.Field
 }
 
 // maxLogged bounds what a caller can put into a field of the log.
@@ -32,15 +37,20 @@ const maxLogged = 256
 // and where requests are logged.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, path string, e endpoint) {
 	start := h.now()
-	o := outcome{path: path, status: http.StatusOK}
-	err := e(w, r, &o)
+	o := h.outcomes.Get().(*outcome)
+	defer h.outcomes.Put(o)
+	*o = outcome{path: path, status: http.StatusOK, body: o.body[:0]}
+	err := e(w, r, o)
 	if err != nil {
 		if r.Context().Err() != nil {
 			err = refused(errClientLeft, err.Error())
 		}
 		o.status = h.writeError(w, err)
 	}
-	h.logOutcome(r, &o, err, h.now().Sub(start))
+	if o.answered.IsZero() {
+		o.answered = h.now()
+	}
+	h.logOutcome(r, o, err, o.answered.Sub(start))
 }
 
 // requireGet refuses all other methods. Whatever an X-HTTP-Method-Override says,
@@ -86,7 +96,7 @@ func (h *Handler) logOutcome(r *http.Request, o *outcome, err error, took time.D
 	if entry == nil {
 		return
 	}
-	fields := [...]zap.Field{
+	o.fields = [...]zap.Field{
 		zap.String("method", bounded(r.Method)),
 		zap.String("path", bounded(o.path)),
 		zap.String("resource", bounded(o.resource)),
@@ -96,7 +106,7 @@ func (h *Handler) logOutcome(r *http.Request, o *outcome, err error, took time.D
 		zap.Duration("duration", took),
 		zap.Error(err), // no field where there is none
 	}
-	entry.Write(fields[:]...)
+	entry.Write(o.fields[:]...)
 }
 
 // describe chooses the message and the level of a request's line. Probes are

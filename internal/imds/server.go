@@ -44,10 +44,10 @@ const (
 	headerBytes = 16 << 10
 )
 
-// MaxConnections is for [LimitListener]. A connection takes some 20 KiB, and a
-// sidecar should need less than 32 MiB in all; a pod with hundreds of clients
-// still fits.
-const MaxConnections = 512
+// MaxConnections is for [LimitListener]. A thousand clients of one pod can ask at
+// the same time; a connection takes some 20 KiB, so that all of them together
+// stay within what a sidecar may use.
+const MaxConnections = 1024
 
 // NewServer returns a server for h, with every limit set. Its Serve is to be
 // given a listener made by [LimitListener].

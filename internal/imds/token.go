@@ -28,13 +28,12 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) erro
 	if err != nil {
 		return err
 	}
-	now := h.now()
-	if !usable(result.Token, now) {
+	o.answered = h.now()
+	if !usable(result.Token, o.answered) {
 		return errUnusableToken
 	}
-	size := len(result.Token.AccessToken) + len(wanted.Resource) + tokenBodyOverhead
-	body := appendToken(make([]byte, 0, size), wanted.ClientID, wanted.Resource, result.Token, now)
-	if err := h.writeJSON(w, http.StatusOK, body); err != nil {
+	o.body = appendToken(o.body, wanted.ClientID, wanted.Resource, result.Token, o.answered)
+	if err := h.writeJSON(w, http.StatusOK, o.body); err != nil {
 		return refused(errClientLeft, "the answer could not be written")
 	}
 	o.source = result.Source
