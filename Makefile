@@ -19,19 +19,19 @@ build: ## bin/proxy and bin/proxy-init, static and stripped
 	$(BUILD) -o bin/proxy ./cmd/proxy
 	$(BUILD) -o bin/proxy-init ./cmd/proxy-init
 
-# As root the demo gets a network namespace with the redirect. Others get that in
-# a user namespace where the kernel lets them, or the proxy on loopback: they need
-# less, and lack of it is said, not fatal.
+# As root the demo gets a network namespace with the redirect. Others get that in a
+# user namespace where they can, or the proxy on loopback: what is missing for the
+# namespace the demo says itself.
+NEED_POD := if [ "$$(id -u)" = 0 ]; then tools/need curl ip iptables-nft; else tools/need curl; fi
+
 .PHONY: demo
 demo: build ## one client, one redirect, one token, and how each step came about
-	@tools/need curl
-	@tools/need ip iptables-nft || [ "$$(id -u)" != 0 ]
+	@$(NEED_POD)
 	@go run ./test/demo
 
 .PHONY: dev
 dev: build ## the demo left running, with a shell inside for curl
-	@tools/need curl
-	@tools/need ip iptables-nft || [ "$$(id -u)" != 0 ]
+	@$(NEED_POD)
 	@go run ./test/demo --shell
 
 .PHONY: test

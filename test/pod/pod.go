@@ -90,6 +90,9 @@ func Start(ctx context.Context, cfg Config) (_ *Pod, err error) {
 	if err = os.Chmod(p.dir, 0o755); err != nil { // the proxy's user reads below it
 		return nil, err
 	}
+	if p.cfg.Proxy, err = copyProgram(cfg.Proxy, p.dir); err != nil {
+		return nil, err
+	}
 	if err = p.startStandIns(); err != nil {
 		return nil, err
 	}
@@ -102,6 +105,17 @@ func Start(ctx context.Context, cfg Config) (_ *Pod, err error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// copyProgram puts a program where every user can run it: what is built below a
+// home directory only its owner can.
+func copyProgram(program, dir string) (string, error) {
+	content, err := os.ReadFile(program)
+	if err != nil {
+		return "", err
+	}
+	copied := filepath.Join(dir, filepath.Base(program))
+	return copied, os.WriteFile(copied, content, 0o755)
 }
 
 // Stop ends every process of the pod and removes its files. The redirect goes
