@@ -78,6 +78,8 @@ func Start(ctx context.Context, cfg Config) (_ *Pod, err error) {
 	if cfg.Port == 0 {
 		cfg.Port = 8000
 	}
+	// The pod's other users read what is written here, whatever the caller's mask.
+	syscall.Umask(0o022)
 	p := &Pod{cfg: cfg, ProxyLog: &Log{}}
 	defer func() {
 		if err != nil {
