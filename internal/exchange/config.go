@@ -104,7 +104,10 @@ func (c Config) withDefaults() (Config, error) {
 		c.Dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
 	}
 	c.AuthorityHost = strings.TrimRight(c.AuthorityHost, "/")
-	return c, errors.Join(c.check(), c.Binding.check())
+	if err := c.check(); err != nil {
+		return c, err
+	}
+	return c, c.Binding.check()
 }
 
 // tenantPattern admits GUIDs and domain names. It is what keeps a tenant from

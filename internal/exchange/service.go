@@ -53,30 +53,27 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	prefetch, err := cfg.prefetchKeys()
-	if err != nil {
-		return nil, err
-	}
-	held, err := simplelru.NewLRU[key, *holding](cfg.CacheEntries, nil)
-	if err != nil {
-		return nil, err
-	}
-	failures, err := simplelru.NewLRU[key, *failure](maxFailures, nil)
-	if err != nil {
-		return nil, err
-	}
 	s := &Service{
 		log:       cfg.Log,
 		tokenFile: cfg.FederatedTokenFile,
 		random:    rand.Float64,
-		prefetch:  prefetch,
 		wake:      make(chan struct{}, 1),
 		lines:     rate.NewLimiter(reportsPerSecond, reportBurst),
-		held:      held,
-		failures:  failures,
 		flights:   make(map[key]*flight),
 	}
-	return s, s.connect(cfg)
+	if s.prefetch, err = cfg.prefetchKeys(); err != nil {
+		return nil, err
+	}
+	if s.held, err = simplelru.NewLRU[key, *holding](cfg.CacheEntries, nil); err != nil {
+		return nil, err
+	}
+	if s.failures, err = simplelru.NewLRU[key, *failure](maxFailures, nil); err != nil {
+		return nil, err
+	}
+	if err := s.connect(cfg); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // connect chooses who makes the exchanges.
