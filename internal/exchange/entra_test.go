@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"net"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,10 +41,7 @@ func startPod(t *testing.T, cfg entra.Config) *pod {
 		}
 	})
 	p := newPod(t, idp)
-	p.cfg.CAFile = filepath.Join(t.TempDir(), "ca.pem")
-	if err := idp.WriteCA(p.cfg.CAFile); err != nil {
-		t.Fatal(err)
-	}
+	p.cfg.CAFile = caFile(t, idp)
 	return p
 }
 

@@ -145,9 +145,9 @@ func (s *Service) land(k key, f *flight, g grant, err *Error) {
 	}
 	f.token, f.err = g.token, err
 	s.mu.Unlock()
+	note.log(s.log, k, now.Sub(f.began)) // before the lines of those who wait
 	close(f.done)
 	s.wakeUp()
-	note.log(s.log, k, now.Sub(f.began))
 }
 
 // succeeded keeps the token. Service.mu is held.

@@ -54,7 +54,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		log:       cfg.Log,
+		log:       cfg.Log.With(zap.String("tenant_id", cfg.TenantID)),
 		tokenFile: cfg.FederatedTokenFile,
 		random:    rand.Float64,
 		wake:      make(chan struct{}, 1),

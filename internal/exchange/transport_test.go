@@ -1,0 +1,316 @@
+package exchange_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"encoding/pem"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/test/entra"
+)
+
+func TestAuthorityHostWithAndWithoutASlash(t *testing.T) {
+	p := startPod(t, entra.Config{})
+	for _, host := range []string{p.idp.AuthorityHost(), strings.TrimRight(p.idp.AuthorityHost(), "/")} {
+		p.cfg.AuthorityHost = host
+		p.idp.Reset()
+		if _, err := p.get(t, p.service(t)); err != nil {
+			t.Errorf("%s: %v", host, err)
+		}
+		for _, x := range p.idp.Exchanges() {
+			if strings.Contains(x.Path, "//") {
+				t.Errorf("%s: path %s", host, x.Path)
+			}
+		}
+	}
+}
+
+// A private authority is asked about itself, and nobody else is.
+func TestPrivateAuthorityDialsNowhereElse(t *testing.T) {
+	p := startPod(t, entra.Config{})
+	want := strings.TrimSuffix(strings.TrimPrefix(p.idp.AuthorityHost(), "https://"), "/")
+	var elsewhere atomic.Int32
+	p.cfg.Proxy = func(r *http.Request) (*url.URL, error) {
+		if r.URL.Host != want {
+			elsewhere.Add(1)
+		}
+		return nil, nil
+	}
+	if _, err := p.get(t, p.service(t)); err != nil {
+		t.Fatal(err)
+	}
+	if n := elsewhere.Load(); n != 0 {
+		t.Errorf("%d requests to other hosts", n)
+	}
+	if got := p.idp.Counts().InstanceDiscovery; got != 0 {
+		t.Errorf("%d requests for instance discovery", got)
+	}
+}
+
+func TestUntrustedCertificateIsToldApart(t *testing.T) {
+	p := startPod(t, entra.Config{})
+	p.cfg.CAFile = ""
+	err := p.service(t).Exchange(t.Context(), clientID, resource)
+	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "--ca-file") {
+		t.Errorf("the detail names no remedy: %s", e.Detail)
+	}
+	if got := p.idp.Counts(); got != (entra.Counts{}) {
+		t.Errorf("requests went through: %+v", got)
+	}
+}
+
+func TestOldTLSIsRefused(t *testing.T) {
+	p := startPod(t, entra.Config{})
+	config := p.idp.ServerTLSConfig()
+	config.MinVersion, config.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+	old := httptest.NewUnstartedServer(p.idp.Handler())
+	old.TLS = config
+	old.Config.ErrorLog = log.New(io.Discard, "", 0)
+	old.StartTLS()
+	defer old.Close()
+	p.cfg.AuthorityHost = old.URL
+	p.idp.Reset()
+	err := p.service(t).Exchange(t.Context(), clientID, resource)
+	wantKind(t, err, exchange.Unavailable)
+	if got := p.idp.Counts(); got != (entra.Counts{}) {
+		t.Errorf("requests went through: %+v", got)
+	}
+}
+
+func TestRefusedConnectionIsToldApart(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close()
+	p := startPod(t, entra.Config{})
+	p.cfg.AuthorityHost = "https://" + address
+	err = p.service(t).Exchange(t.Context(), clientID, resource)
+	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "refused") {
+		t.Errorf("detail: %s", e.Detail)
+	}
+}
+
+// A redirect would carry the assertion elsewhere.
+func TestRedirectIsNotFollowed(t *testing.T) {
+	var visits atomic.Int32
+	elsewhere := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { visits.Add(1) }))
+	defer elsewhere.Close()
+	p := startPod(t, entra.Config{})
+	ca, err := os.ReadFile(p.cfg.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := append(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: elsewhere.Certificate().Raw})...)
+	write(t, p.cfg.CAFile, string(both))
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		for _, where := range []entra.Endpoint{entra.TokenEndpoint, entra.TenantDiscovery} {
+			p.idp.Reset()
+			p.idp.FailAlways(entra.FaultRedirect(status, elsewhere.URL).On(where))
+			err := p.service(t).Exchange(t.Context(), clientID, resource)
+			wantKind(t, err, exchange.Unavailable)
+		}
+	}
+	if n := visits.Load(); n != 0 {
+		t.Errorf("%d requests followed", n)
+	}
+}
+
+// connectProxy is an HTTP proxy that tunnels whatever it is asked to, to one
+// place.
+func connectProxy(t *testing.T, to string) (proxy *url.URL, asked func() []string) {
+	t.Helper()
+	var hosts syncBuffer
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = hosts.Write([]byte(r.Method + " " + r.Host + "\n"))
+		upstream, err := net.Dial("tcp", to)
+		if err != nil {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		defer upstream.Close()
+		client, buffered, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		defer client.Close()
+		_, _ = client.Write([]byte("HTTP/1.1 200 OK\r\n\r\n"))
+		go func() { _, _ = io.Copy(upstream, buffered); upstream.Close() }()
+		_, _ = io.Copy(client, upstream)
+	}))
+	t.Cleanup(server.Close)
+	proxy, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return proxy, func() []string { return strings.Fields(hosts.String()) }
+}
+
+func TestHTTPProxyIsUsedForEntra(t *testing.T) {
+	p := startPod(t, entra.Config{})
+	host := strings.TrimSuffix(strings.TrimPrefix(p.idp.AuthorityHost(), "https://"), "/")
+	proxy, asked := connectProxy(t, host)
+	p.cfg.Proxy = http.ProxyURL(proxy)
+	if _, err := p.get(t, p.service(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := asked(); len(got) != 2 || got[0] != "CONNECT" || got[1] != host {
+		t.Errorf("the proxy was asked for %q, want one CONNECT to %s", got, host)
+	}
+
+	proxy.Host = "127.0.0.1:1" // nothing listens there
+	err := p.service(t).Exchange(t.Context(), clientID, resource)
+	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "HTTPS_PROXY") {
+		t.Errorf("without the proxy, the detail is %q", e.Detail)
+	}
+}
+
+// bindingPod has the stand-in behind what a cluster's identity binding is: a
+// proxy under another name and CA, and with a path of its own. Entra's own name
+// leads nowhere.
+func bindingPod(t *testing.T, path, sni string) *pod {
+	t.Helper()
+	idp, err := entra.New(entra.Config{Host: "login.example.test", ServerNames: []string{sni}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := httptest.NewUnstartedServer(http.StripPrefix(path, idp.Handler()))
+	front.TLS = idp.ServerTLSConfig()
+	front.Config.ErrorLog = log.New(io.Discard, "", 0) // of refused handshakes
+	front.StartTLS()
+	t.Cleanup(front.Close)
+	p := newPod(t, idp)
+	p.cfg.Binding = exchange.Binding{TokenProxy: front.URL + path, SNIName: sni}
+	return p
+}
+
+// caFile writes the CA of a stand-in, for --ca-file.
+func caFile(t *testing.T, idp *entra.Server) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ca.pem")
+	if err := idp.WriteCA(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestBindingKeepsThePathAndAsksForTheName(t *testing.T) {
+	const sni = "tenant.binding.example.test"
+	for _, path := range []string{"", "/some/prefix"} {
+		p := bindingPod(t, path, sni)
+		p.cfg.Binding.CAData = string(p.idp.CAPEM())
+		if _, err := p.get(t, p.service(t)); err != nil {
+			t.Fatalf("with the path %q: %v", path, err)
+		}
+		x := p.idp.Exchanges()
+		if len(x) != 1 || x[0].SNI != sni {
+			t.Fatalf("got %d token requests: %+v", len(x), x)
+		}
+		if want := path + "/" + p.idp.TenantID() + "/oauth2/v2.0/token"; x[0].Path != want {
+			t.Errorf("path: got %s, want %s", x[0].Path, want)
+		}
+	}
+}
+
+// The proxy's roots are exclusive: what is trusted for Entra is not for it.
+func TestBindingTrustsItsOwnRootsOnly(t *testing.T) {
+	p := bindingPod(t, "", "localhost")
+	stranger := startPod(t, entra.Config{})
+	p.cfg.CAFile = caFile(t, p.idp)
+	p.cfg.Binding.CAData = string(stranger.idp.CAPEM())
+	err := p.service(t).Exchange(t.Context(), clientID, resource)
+	wantKind(t, err, exchange.Unavailable)
+	if got := p.idp.Counts(); got != (entra.Counts{}) {
+		t.Errorf("requests went through: %+v", got)
+	}
+
+	p.cfg.Binding.CAData = "" // now it is verified like Entra
+	if _, err := p.get(t, p.service(t)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBindingFollowsItsCAFile(t *testing.T) {
+	p := bindingPod(t, "", "localhost")
+	stranger := startPod(t, entra.Config{})
+	p.cfg.Binding.CAFile = filepath.Join(t.TempDir(), "ca.crt")
+	good, other := string(p.idp.CAPEM()), string(stranger.idp.CAPEM())
+	write(t, p.cfg.Binding.CAFile, other)
+	s := p.service(t)
+	for _, c := range []struct {
+		name, content string
+		works         bool
+	}{
+		{"another authority", other, false},
+		{"the right one", good, true},
+		{"empty, in mid-rotation", "", true},
+		{"half written", good[:len(good)/2], true},
+		{"both", other + good, true},
+		{"another again", other, false},
+		{"empty again", "", false},
+		{"the right one again", good, true},
+	} {
+		write(t, p.cfg.Binding.CAFile, c.content)
+		err := s.Exchange(t.Context(), clientID, resource)
+		if (err == nil) != c.works {
+			t.Errorf("%s: got error %v, want one: %t", c.name, err, !c.works)
+		}
+	}
+	if err := os.Remove(p.cfg.Binding.CAFile); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Exchange(t.Context(), clientID, resource); err != nil {
+		t.Errorf("file gone: %v", err)
+	}
+}
+
+// A header without end is not read without end.
+func TestHeaderIsBounded(t *testing.T) {
+	p := startPod(t, entra.Config{})
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", p.idp.ServerTLSConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	var sent atomic.Int64
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
+					return
+				}
+				_, _ = conn.Write([]byte("HTTP/1.1 200 OK\r\n"))
+				line := []byte("X-Filler: " + strings.Repeat("x", 1000) + "\r\n")
+				for range 100_000 {
+					n, err := conn.Write(line)
+					if sent.Add(int64(n)); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	p.cfg.AuthorityHost = "https://" + listener.Addr().String()
+	err = p.service(t).Exchange(t.Context(), clientID, resource)
+	wantKind(t, err, exchange.Unavailable)
+	if got := sent.Load(); got > 64<<20 {
+		t.Errorf("read %d bytes of header", got)
+	}
+}
