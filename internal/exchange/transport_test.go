@@ -58,6 +58,36 @@ func TestPrivateAuthorityDialsNowhereElse(t *testing.T) {
 	}
 }
 
+// recorder notes the hosts that requests are for.
+type recorder struct {
+	next  http.RoundTripper
+	hosts map[string]int
+}
+
+func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
+	r.hosts[req.URL.Host]++
+	return r.next.RoundTrip(req)
+}
+
+// MSAL reads this variable by itself; with another value it would even ask the
+// node's metadata service for the region.
+func TestRegionOfTheEnvironmentIsIgnored(t *testing.T) {
+	t.Setenv("MSAL_FORCE_REGION", "westus")
+	idp, err := entra.New(entra.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPod(t, idp)
+	r := &recorder{next: idp.Transport(), hosts: make(map[string]int)}
+	p.cfg = p.cfg.WithTransport(r)
+	if err := p.service(t).Exchange(t.Context(), clientID, resource); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.hosts) != 1 || r.hosts[entra.DefaultHost] != 2 {
+		t.Errorf("requests by host: %v, want 2 to %s", r.hosts, entra.DefaultHost)
+	}
+}
+
 func TestUntrustedCertificateIsToldApart(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	p.cfg.CAFile = ""

@@ -1,0 +1,190 @@
+package exchange
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What is read of hostile bytes is tested from the inside: its results are not
+// all visible from without.
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2031, 5, 6, 7, 8, 9, 0, time.UTC)
+	in := func(d time.Duration) string { return now.Add(d).Format(http.TimeFormat) }
+	for _, c := range []struct {
+		value, date string
+		want        time.Duration
+	}{
+		{"", "", 0},
+		{"0", "", 0},
+		{"7", "", 7 * time.Second},
+		{" 7 ", "", 7 * time.Second},
+		{"-7", "", 0},
+		{"7.5", "", 0},
+		{"soon", "", 0},
+		{"600", "", maxRetryAfter},
+		{"601", "", maxRetryAfter},
+		{"2147483647", "", maxRetryAfter},
+		{"99999999999999999999", "", 0},
+		{in(30 * time.Second), "", 30 * time.Second},
+		{in(-30 * time.Second), "", 0},
+		{in(time.Hour), "", maxRetryAfter},
+		{in(30 * time.Second), in(10 * time.Second), 20 * time.Second}, // a clock that is ahead
+		{in(30 * time.Second), "nonsense", 30 * time.Second},
+	} {
+		h := http.Header{"Retry-After": {c.value}, "Date": {c.date}}
+		if got := retryAfter(h, now); got != c.want {
+			t.Errorf("Retry-After %q, Date %q: got %s, want %s", c.value, c.date, got, c.want)
+		}
+	}
+}
+
+func TestGUID(t *testing.T) {
+	const good = "12345678-abcd-EF01-2345-67890abcdef0"
+	for s, want := range map[string]string{
+		good:                               good,
+		"":                                 "",
+		good[1:]:                           "",
+		good + "0":                         "",
+		"g" + good[1:]:                     "",
+		strings.Replace(good, "-", "0", 1): "",
+		good[:35] + "\n":                   "",
+		good[:34] + "é":                    "",
+		strings.Repeat("-", len(good)):     "",
+	} {
+		if got := guid(s); got != want {
+			t.Errorf("guid(%q) = %q, want %q", s, got, want)
+		}
+	}
+}
+
+// Each AADSTS code stands once, has words, and advice that can be filled in.
+func TestRulings(t *testing.T) {
+	seen := make(map[int]bool)
+	for _, r := range rulings {
+		if seen[r.code] {
+			t.Errorf("%d stands twice", r.code)
+		}
+		seen[r.code] = true
+		if r.detail == "" || r.detail != strings.ToLower(r.detail[:1])+r.detail[1:] {
+			t.Errorf("%d: detail %q", r.code, r.detail)
+		}
+		if r.kind.Permanent() && (r.retry != retryNever || r.hint == hintNone) {
+			t.Errorf("%d is permanent: it is not to be retried, and wants a hint", r.code)
+		}
+		if r.hint != hintNone && r.hint.advise("id", "resource", FederatedToken{}) == "" {
+			t.Errorf("%d: the hint says nothing", r.code)
+		}
+	}
+	if r, ok := rulingOn([]int{1, 2, 700016}); !ok || r.kind != UnknownIdentity {
+		t.Errorf("a known code behind unknown ones: got %v, %t", r, ok)
+	}
+}
+
+func TestBoundedBody(t *testing.T) {
+	for length, want := range map[int]error{9: nil, 10: nil, 11: errBodyTooLarge, 1000: errBodyTooLarge} {
+		for _, size := range []int{1, 3, 4096} {
+			b := &boundedBody{ReadCloser: io.NopCloser(strings.NewReader(strings.Repeat("x", length))), left: 10}
+			_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{b}, make([]byte, size))
+			if !errors.Is(err, want) {
+				t.Errorf("%d bytes in reads of %d: got %v, want %v", length, size, err, want)
+			}
+		}
+	}
+}
+
+// The refresh is between 2/3 and 4/3 of what was asked, and before the token is
+// stale, whatever Entra says.
+func TestRefreshDelay(t *testing.T) {
+	now := time.Now()
+	for _, life := range []time.Duration{time.Second, time.Minute, 19 * time.Minute, 20 * time.Minute, time.Hour, 24 * time.Hour, maxLife} {
+		for _, asked := range []time.Duration{-time.Hour, 0, 1, life / 10, life / 2, life * 9 / 10, life - 1, life, 2 * life} {
+			g := grant{token: Token{ExpiresOn: now.Add(life)}, refreshOn: now.Add(asked)}
+			earliest, latest := newHolding(g, now, true, 0), newHolding(g, now, true, 1)
+			if earliest.due.Before(now) || latest.due.Before(earliest.due) || latest.stale.Before(latest.due) ||
+				!latest.stale.Before(g.token.ExpiresOn) {
+				t.Errorf("life %s, asked %s: due from %s to %s, stale at %s", life, asked,
+					earliest.due.Sub(now), latest.due.Sub(now), latest.stale.Sub(now))
+			}
+			if asked <= 0 || asked >= life {
+				asked = life / 2
+			}
+			if asked <= life/2 && life >= 20*time.Minute && latest.due.Sub(now) < asked*4/3-2 {
+				t.Errorf("life %s, asked %s: due at the latest after %s", life, asked, latest.due.Sub(now))
+			}
+		}
+	}
+}
+
+func TestRestStaysWithinBounds(t *testing.T) {
+	for _, kind := range []Kind{UnknownIdentity, FederationMismatch, Throttled, Unavailable, DeadlineExceeded} {
+		for _, asked := range []time.Duration{0, time.Second, maxRetryAfter} {
+			for streak := 1; streak < 100; streak++ {
+				for _, spread := range []float64{0, 0.999} {
+					for _, have := range []bool{false, true} {
+						got := rest(&Error{Kind: kind, RetryAfter: asked}, streak, have, spread)
+						if got < asked || got <= 0 || got > 2*max(asked, refreshBackoff.most) {
+							t.Fatalf("%s, asked %s, streak %d: %s", kind, asked, streak, got)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+func FuzzRefusal(f *testing.F) {
+	f.Add(400, `{"error":"invalid_client","error_codes":[700213],"trace_id":"x","correlation_id":"y"}`, "7")
+	f.Add(429, "", "Wed, 21 Oct 2015 07:28:00 GMT")
+	f.Add(503, "<html>", "-1")
+	f.Fuzz(func(t *testing.T, status int, body, after string) {
+		e := refusal(&http.Response{
+			StatusCode: status,
+			Header:     http.Header{"Retry-After": {after}},
+			Body:       io.NopCloser(strings.NewReader(body)),
+		})
+		if e.Kind == 0 || e.Detail == "" || strings.HasPrefix(e.Kind.String(), "kind(") {
+			t.Errorf("kind %s, detail %q", e.Kind, e.Detail)
+		}
+		if e.RetryAfter < 0 || e.RetryAfter > maxRetryAfter {
+			t.Errorf("RetryAfter %s", e.RetryAfter)
+		}
+		if e.Kind.Permanent() && (status >= 500 || status == 429 || e.RetryAfter != 0) {
+			t.Errorf("status %d is permanent", status)
+		}
+		for _, id := range []string{e.TraceID, e.CorrelationID} {
+			if id != "" && guid(id) == "" {
+				t.Errorf("identifier %q", id)
+			}
+		}
+		if strings.ContainsAny(e.Error(), "\n\r\x1b") || len(e.Error()) > maxQuoted {
+			t.Errorf("text %q", e.Error())
+		}
+	})
+}
+
+func FuzzFederatedToken(f *testing.F) {
+	f.Add("a.eyJpc3MiOiJ4IiwiZXhwIjoxZTl9.c")
+	f.Add("a.eyJhdWQiOlsieCJdLCJleHAiOjF9.c")
+	f.Add("..")
+	f.Fuzz(func(t *testing.T, raw string) {
+		token, err := parseFederatedToken(raw)
+		if err != nil {
+			return
+		}
+		if got := token.String(); len(got) > 16*maxQuoted || strings.ContainsFunc(got, func(r rune) bool { return r < ' ' || r > '~' }) {
+			t.Errorf("described as %q", got)
+		}
+		if token.raw == nil || *token.raw != raw {
+			t.Error("the token is not what was read")
+		}
+		advice := hintCredential.advise(token.Subject, token.Issuer, token)
+		if strings.Count(advice, "'") != 10 || strings.ContainsAny(advice, "\n`$\\") {
+			t.Errorf("advice %q", advice)
+		}
+	})
+}
