@@ -122,10 +122,14 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, o *outcome) er
 	if err := requireGet(r); err != nil {
 		return err
 	}
+	if err := requireMetadata(r); err != nil {
+		return err
+	}
+	// Before X-Forwarded-For, which a mesh may have added on the way round.
 	if cameFromUs(r.Header) {
 		return refused(errForwardingLoop, "exempt the proxy's UID and GID from the redirect (proxy-init), or turn forwarding off (--imds-passthrough=off)")
 	}
-	if err := checkHeaders(r); err != nil {
+	if err := refuseForeign(r); err != nil {
 		return err
 	}
 	params, err := appendParams(nil, r.URL.RawQuery)

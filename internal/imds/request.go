@@ -29,14 +29,27 @@ type tokenRequest struct {
 }
 
 // checkHeaders enforces what keeps a request that an attacker had forged by
-// another program (SSRF) from being answered: it cannot set Metadata, or it
-// comes with the X-Forwarded-For of that program. The header rule is first
-// whatever else is wrong, since clients probe for IMDS without the header.
+// another program (SSRF) from being answered.
 func checkHeaders(r *http.Request) error {
+	if err := requireMetadata(r); err != nil {
+		return err
+	}
+	return refuseForeign(r)
+}
+
+// requireMetadata asks for the header that a forged request cannot have. It comes
+// first whatever else is wrong, since clients probe for IMDS without it.
+func requireMetadata(r *http.Request) error {
 	metadata := r.Header["Metadata"]
 	if len(metadata) != 1 || !equalFoldASCII(metadata[0], "true") {
 		return errNoMetadataHeader
 	}
+	return nil
+}
+
+// refuseForeign refuses what has come through a proxy that serves others, or was
+// meant for another host.
+func refuseForeign(r *http.Request) error {
 	if _, present := r.Header["X-Forwarded-For"]; present {
 		return errForwardedFor
 	}

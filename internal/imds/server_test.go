@@ -44,11 +44,11 @@ func (s *hanging) Token(ctx context.Context, req exchange.Request) (exchange.Res
 // client is a connection that fails its test rather than hang.
 type client struct {
 	*net.TCPConn
-	t *testing.T
+	t testing.TB
 	r *bufio.Reader
 }
 
-func dial(t *testing.T, addr string) *client {
+func dial(t testing.TB, addr string) *client {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
