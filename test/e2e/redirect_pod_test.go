@@ -17,13 +17,13 @@ import (
 
 // Who answers in a pod of the redirect tests.
 const (
-	imds       = "imds"       // the decoy of the real metadata service, on the node
-	wireServer = "wireserver" // the decoy of 168.63.129.16, on the node
-	outside    = "outside"    // any other service
-	proxy      = "proxy"      // what listens on the proxy's port
-	mesh       = "mesh"       // what listens on a service mesh's port
-	refused    = "refused"
-	reset      = "reset"
+	byIMDS       = "imds"       // the decoy of the real metadata service, on the node
+	byWireServer = "wireserver" // the decoy of 168.63.129.16, on the node
+	byOutside    = "outside"    // any other service
+	byProxy      = "proxy"      // what listens on the proxy's port
+	byMesh       = "mesh"       // what listens on a service mesh's port
+	isRefused    = "refused"
+	isReset      = "reset"
 )
 
 // The backends, as --iptables-mode names them.
@@ -39,6 +39,8 @@ type redirectPod struct {
 	t   *testing.T
 	pid int
 	ns  string
+	// node is the other end. Nil: this is the node.
+	node *redirectPod
 }
 
 const nodeSetup = `link set lo up
@@ -61,15 +63,15 @@ func newRedirectPod(t *testing.T) *redirectPod {
 	t.Helper()
 	node := &redirectPod{t: t}
 	node.hold()
-	pod := &redirectPod{t: t}
+	pod := &redirectPod{t: t, node: node}
 	pod.hold()
 	node.mustRun(fmt.Sprintf(nodeSetup, pod.pid), "ip", "-batch", "-")
 	pod.mustRun(podSetup, "ip", "-batch", "-")
 	node.answer(
-		imds+"=tcp/169.254.169.254:80", imds+"=tcp/169.254.169.254:443", imds+"=tcp/169.254.169.254:8080",
-		imds+"=udp/169.254.169.254:80", imds+"=udp/169.254.169.254:53",
-		wireServer+"=tcp/168.63.129.16:80", wireServer+"=tcp/168.63.129.16:32526", wireServer+"=udp/168.63.129.16:53",
-		outside+"=tcp/198.51.100.10:80", outside+"=tcp/198.51.100.10:443")
+		byIMDS+"=tcp/169.254.169.254:80", byIMDS+"=tcp/169.254.169.254:443", byIMDS+"=tcp/169.254.169.254:8080",
+		byIMDS+"=udp/169.254.169.254:80", byIMDS+"=udp/169.254.169.254:53",
+		byWireServer+"=tcp/168.63.129.16:80", byWireServer+"=tcp/168.63.129.16:32526", byWireServer+"=udp/168.63.129.16:53",
+		byOutside+"=tcp/198.51.100.10:80", byOutside+"=tcp/198.51.100.10:443")
 	return pod
 }
 
@@ -162,8 +164,14 @@ func (h *helper) again() string {
 
 // command is a program to run in the namespace, as root unless told otherwise.
 func (p *redirectPod) command(args ...string) *exec.Cmd {
-	return exec.Command("nsenter", append([]string{"--net=" + p.ns, "--"}, args...)...)
+	cmd := exec.Command("nsenter", append([]string{"--net=" + p.ns, "--"}, args...)...)
+	cmd.Env = append(os.Environ(), quickExit)
+	return cmd
 }
+
+// quickExit spares each program the second for which the race detector's runtime
+// would wait at its end.
+const quickExit = "GORACE=atexit_sleep_ms=0"
 
 // mustRun runs a program in the namespace and returns what it printed.
 func (p *redirectPod) mustRun(stdin string, args ...string) string {
@@ -178,21 +186,21 @@ func (p *redirectPod) mustRun(stdin string, args ...string) string {
 }
 
 // user is who asks.
-type user struct {
+type asker struct {
 	name     string
 	uid, gid int
 }
 
 var (
-	root       = user{"root", 0, 0}
-	app        = user{"1000:1000", 1000, 1000}
-	proxyUser  = user{"1501:1501", 1501, 1501}
-	otherGroup = user{"1501:1000", 1501, 1000}
-	otherUser  = user{"1000:1501", 1000, 1501}
+	rootUser   = asker{"root", 0, 0}
+	appUser    = asker{"1000:1000", 1000, 1000}
+	proxyUser  = asker{"1501:1501", 1501, 1501}
+	otherGroup = asker{"1501:1000", 1501, 1000}
+	otherUser  = asker{"1000:1501", 1000, 1501}
 )
 
 // as is the program run by another user, without capabilities.
-func (u user) as(args ...string) []string {
+func (u asker) as(args ...string) []string {
 	return append([]string{
 		"setpriv", "--reuid", strconv.Itoa(u.uid), "--regid", strconv.Itoa(u.gid), "--clear-groups",
 		"--bounding-set=-all", "--inh-caps=-all", "--",
@@ -200,14 +208,14 @@ func (u user) as(args ...string) []string {
 }
 
 // ask says who answers the user at each endpoint.
-func (p *redirectPod) ask(u user, endpoints ...string) []string {
+func (p *redirectPod) ask(u asker, endpoints ...string) []string {
 	p.t.Helper()
 	out := p.mustRun("", u.as(append([]string{program("redirectpod"), "ask"}, endpoints...)...)...)
 	return strings.Fields(out)
 }
 
 // expect fails the test where the user's answer at the endpoint is another.
-func (p *redirectPod) expect(u user, endpoint, want string) {
+func (p *redirectPod) expect(u asker, endpoint, want string) {
 	p.t.Helper()
 	if got := p.ask(u, endpoint)[0]; got != want {
 		p.t.Errorf("%s at %s: %s, want %s", u.name, endpoint, got, want)
@@ -215,13 +223,13 @@ func (p *redirectPod) expect(u user, endpoint, want string) {
 }
 
 // keep opens a connection that stays open.
-func (p *redirectPod) keep(u user, endpoint string) *helper {
+func (p *redirectPod) keep(u asker, endpoint string) *helper {
 	p.t.Helper()
 	return startHelper(p.t, p.command(u.as(program("redirectpod"), "hold", endpoint)...))
 }
 
 // result is how proxy-init ended.
-type result struct {
+type initResult struct {
 	code           int
 	stdout, stderr string
 }
@@ -232,21 +240,28 @@ type initOptions struct {
 	caps   string   // as setpriv writes them, "-all,+net_admin"
 	env    []string // added
 	prefix []string // a program that starts it
+
+	// keepInheritable leaves the capabilities that prefix hands down.
+	keepInheritable bool
 }
 
 // capabilities that are enough on both backends.
 const enough = "-all,+net_admin,+net_raw"
 
 // tryInit runs proxy-init with as little as a restricted pod gives it.
-func (p *redirectPod) tryInit(o initOptions, args ...string) result {
+func (p *redirectPod) tryInit(o initOptions, args ...string) initResult {
 	p.t.Helper()
 	if o.caps == "" {
 		o.caps = enough
 	}
 	line := append([]string{}, o.prefix...)
-	line = append(line, "setpriv", "--bounding-set="+o.caps, "--inh-caps=-all", "--no-new-privs", "--", program("proxy-init"))
+	line = append(line, "setpriv", "--bounding-set="+o.caps, "--no-new-privs")
+	if !o.keepInheritable {
+		line = append(line, "--inh-caps=-all")
+	}
+	line = append(line, "--", program("proxy-init"))
 	cmd := p.command(append(line, args...)...)
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, o.env...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), quickExit}, o.env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
@@ -254,11 +269,11 @@ func (p *redirectPod) tryInit(o initOptions, args ...string) result {
 	if err != nil && !errors.As(err, &exit) {
 		p.t.Fatal(err)
 	}
-	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+	return initResult{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
 // install runs proxy-init, which has to succeed.
-func (p *redirectPod) install(args ...string) result {
+func (p *redirectPod) install(args ...string) initResult {
 	p.t.Helper()
 	r := p.tryInit(initOptions{}, args...)
 	if r.code != 0 {

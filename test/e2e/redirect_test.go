@@ -21,9 +21,9 @@ var places = []struct{ name, endpoint string }{
 
 // answers that the places give, in their order.
 var (
-	everythingOpen = []string{imds, imds, imds, imds, imds, imds}
-	onlyTheProxy   = []string{proxy, refused, refused, refused, proxy, refused}
-	exempt         = []string{imds, refused, refused, refused, imds, refused}
+	everythingOpen = []string{byIMDS, byIMDS, byIMDS, byIMDS, byIMDS, byIMDS}
+	onlyTheProxy   = []string{byProxy, isRefused, isRefused, isRefused, byProxy, isRefused}
+	exempt         = []string{byIMDS, isRefused, isRefused, isRefused, byIMDS, isRefused}
 )
 
 // TestRedirectMatrix asks as everybody, everywhere, in every mode, on both
@@ -34,22 +34,22 @@ func TestRedirectMatrix(t *testing.T) {
 		name string
 		args []string
 		// want is what each user gets.
-		want func(user) []string
+		want func(asker) []string
 	}
 	modes := []modeCase{
-		{"forwarding", nil, func(u user) []string {
+		{"forwarding", nil, func(u asker) []string {
 			if u == proxyUser {
 				return exempt
 			}
 			return onlyTheProxy
 		}},
-		{"sealed", []string{"--seal"}, func(user) []string { return onlyTheProxy }},
+		{"sealed", []string{"--seal"}, func(asker) []string { return onlyTheProxy }},
 	}
 	table := newMatrix()
 	for _, backend := range backends {
 		pod := newRedirectPod(t)
-		ask := func(mode string, want func(user) []string) {
-			for _, u := range []user{root, app, proxyUser, otherGroup, otherUser} {
+		ask := func(mode string, want func(asker) []string) {
+			for _, u := range []asker{rootUser, appUser, proxyUser, otherGroup, otherUser} {
 				got := pod.ask(u, endpoints()...)
 				table.row(backend, mode, u.name, got)
 				if !slices.Equal(got, want(u)) {
@@ -58,11 +58,11 @@ func TestRedirectMatrix(t *testing.T) {
 			}
 		}
 		// Without rules everybody reaches everything: the decoys work.
-		ask("no rules", func(user) []string { return everythingOpen })
+		ask("no rules", func(asker) []string { return everythingOpen })
 		for i, m := range modes {
 			pod.install(append([]string{"--iptables-mode", backend}, m.args...)...)
 			if i == 0 {
-				pod.answer(proxy + "=tcp/127.0.0.1:8000")
+				pod.answer(byProxy + "=tcp/127.0.0.1:8000")
 			}
 			ask(m.name, m.want)
 		}
@@ -95,8 +95,8 @@ func newMatrix() *matrix {
 	return m
 }
 
-func (m *matrix) row(backend, mode, user string, answers []string) {
-	fmt.Fprintf(m.writer, "%s\t%s\t%s\t%s\n", backend, mode, user, strings.Join(answers, "\t"))
+func (m *matrix) row(backend, mode, asker string, answers []string) {
+	fmt.Fprintf(m.writer, "%s\t%s\t%s\t%s\n", backend, mode, asker, strings.Join(answers, "\t"))
 }
 
 func (m *matrix) String() string {

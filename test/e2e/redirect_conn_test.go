@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+const metadata80 = "tcp/169.254.169.254:80"
+
+// TestRedirectCutsOpenConnections: nat looks only at new connections, so that one
+// that was open before the rules is for filter to end.
+func TestRedirectCutsOpenConnections(t *testing.T) {
+	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
+		apps := pod.keep(appUser, metadata80)
+		proxys := pod.keep(proxyUser, metadata80)
+		other := pod.keep(appUser, "tcp/169.254.169.254:443")
+		for _, h := range []*helper{apps, proxys, other} {
+			if h.first != byIMDS {
+				t.Fatalf("before the rules: %s, want %s", h.first, byIMDS)
+			}
+		}
+		pod.install("--iptables-mode=" + backend)
+		for _, tt := range []struct {
+			who  string
+			h    *helper
+			want string
+		}{{"the app's", apps, isReset}, {"the app's to 443", other, isReset}, {"the proxy's", proxys, byIMDS}} {
+			if got := tt.h.again(); got != tt.want {
+				t.Errorf("%s connection, forwarding: %s, want %s", tt.who, got, tt.want)
+			}
+		}
+		pod.install("--iptables-mode="+backend, "--seal")
+		if got := proxys.again(); got != isReset {
+			t.Errorf("the proxy's connection, sealed: %s, want %s", got, isReset)
+		}
+	})
+}
+
+// TestRedirectLetsProxyClose: the last packets of a closed connection have no
+// socket and so no owner; rejected, they would leave the far end waiting.
+func TestRedirectLetsProxyClose(t *testing.T) {
+	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
+		pod.install("--iptables-mode=" + backend)
+		for range 5 {
+			pod.expect(proxyUser, metadata80, byIMDS)
+		}
+		// States 01 to 0B but LISTEN (0A) and TIME_WAIT (06), of the node's side.
+		unfinished := func() string {
+			var lines []string
+			for line := range strings.Lines(pod.node.mustRun("", "cat", "/proc/net/tcp")) {
+				f := strings.Fields(line)
+				if len(f) > 3 && strings.HasSuffix(f[1], ":0050") && f[3] != "0A" && f[3] != "06" {
+					lines = append(lines, line)
+				}
+			}
+			return strings.Join(lines, "")
+		}
+		deadline := time.Now().Add(readyTimeout)
+		for unfinished() != "" {
+			if time.Now().After(deadline) {
+				t.Fatalf("connections that do not end:\n%s", unfinished())
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
+}
+
+// TestRedirectWhereAddressIsLocal has the metadata address on the pod's own lo,
+// as the demo and the other tests do: answers to it must come through.
+func TestRedirectWhereAddressIsLocal(t *testing.T) {
+	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
+		pod.mustRun("", "ip", "address", "add", "169.254.169.254/32", "dev", "lo")
+		pod.answer(byIMDS+"=tcp/169.254.169.254:80", byIMDS+"=tcp/169.254.169.254:443")
+		for _, mode := range []string{"--seal=false", "--seal"} {
+			r := pod.install("--iptables-mode="+backend, "--proxy-port=8001", mode)
+			if got := logField(t, r, "proven_by"); got != "connection" {
+				t.Errorf("%s: proven by %q, want a connection", mode, got)
+			}
+			pod.expect(appUser, "tcp/169.254.169.254:443", isRefused)
+		}
+		pod.install("--iptables-mode=" + backend)
+		pod.answer(byProxy + "=tcp/127.0.0.1:8000")
+		pod.expect(appUser, metadata80, byProxy)
+		pod.expect(proxyUser, metadata80, byIMDS)
+		pod.expect(appUser, "tcp/169.254.169.254:443", isRefused)
+		pod.expect(proxyUser, "tcp/169.254.169.254:443", isRefused)
+	})
+}
+
+func TestRedirectProof(t *testing.T) {
+	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
+		mode := "--iptables-mode=" + backend
+		if got := logField(t, pod.install(mode, "--verify=false"), "proven_by"); got != "rules (--verify=false)" {
+			t.Errorf("--verify=false: proven by %q", got)
+		}
+		if got := logField(t, pod.install(mode), "proven_by"); got != "connection" {
+			t.Errorf("proven by %q, want a connection", got)
+		}
+		// As the proxy's user it would be exempt: it must not dial the real thing.
+		asProxy := []string{"setpriv", "--reuid=1501", "--regid=1501", "--clear-groups",
+			"--inh-caps=+net_admin,+net_raw", "--ambient-caps=+net_admin,+net_raw", "--"}
+		r := pod.tryInit(initOptions{prefix: asProxy, keepInheritable: true}, mode)
+		if got := logField(t, r, "proven_by"); r.code != 0 || !strings.Contains(got, "exempt") {
+			t.Errorf("as the proxy's user: exit code %d, proven by %q, want the rules alone\n%s", r.code, got, r.stderr)
+		}
+		// Another rule takes the connection away: the proof has to fail, the
+		// exit code to say so, and nothing to reach the metadata service.
+		pod.iptables(backend, "-t mangle -A OUTPUT -p tcp --dport 80 -d 169.254.169.254 -j DROP")
+		r = pod.tryInit(initOptions{}, mode)
+		if r.code != 9 {
+			t.Errorf("with the connection dropped: exit code %d, want 9\n%s", r.code, r.stderr)
+		}
+		pod.iptables(backend, "-t mangle -F OUTPUT")
+		pod.answer(byProxy + "=tcp/127.0.0.1:8000")
+		if got := logField(t, pod.install(mode), "proven_by"); !strings.Contains(got, "in use") {
+			t.Errorf("beside a live proxy: proven by %q, want the rules alone", got)
+		}
+	})
+}
