@@ -21,13 +21,11 @@ func (b *backend) read(table string) (state, error) {
 	return readState(b.tables, table)
 }
 
-// apply commits the plan until it reads back as it should.
+// apply commits the plan, again where somebody else changed the rules meanwhile.
 func (b *backend) apply(ctx context.Context, p Plan) error {
 	var err error
 	for range maxAttempts {
-		if err = b.applyOnce(ctx, p); err == nil {
-			err = b.check(p)
-		}
+		err = b.applyOnce(ctx, p)
 		var failure *Error
 		if !errors.As(err, &failure) || failure.Kind != RulesDiffer {
 			return err
@@ -36,6 +34,8 @@ func (b *backend) apply(ctx context.Context, p Plan) error {
 	return err
 }
 
+// applyOnce reads each table back before it goes on to the next: the redirect is
+// not to be had without the filter.
 func (b *backend) applyOnce(ctx context.Context, p Plan) error {
 	for _, table := range applyOrder {
 		now, err := b.read(table)
@@ -43,6 +43,9 @@ func (b *backend) applyOnce(ctx context.Context, p Plan) error {
 			return err
 		}
 		if err := b.restore(ctx, p.commit(table, now)); err != nil {
+			return err
+		}
+		if err := b.checkTable(p, table); err != nil {
 			return err
 		}
 	}
@@ -67,13 +70,20 @@ func (b *backend) remove(ctx context.Context) error {
 // check compares both tables with the plan.
 func (b *backend) check(p Plan) error {
 	for _, table := range applyOrder {
-		now, err := b.read(table)
-		if err != nil {
+		if err := b.checkTable(p, table); err != nil {
 			return err
 		}
-		if difference := p.chain(table).difference(now); difference != "" {
-			return differ(b.mode, table, difference)
-		}
+	}
+	return nil
+}
+
+func (b *backend) checkTable(p Plan, table string) error {
+	now, err := b.read(table)
+	if err != nil {
+		return err
+	}
+	if difference := p.chain(table).difference(now); difference != "" {
+		return differ(b.mode, table, difference)
 	}
 	return nil
 }

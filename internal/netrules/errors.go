@@ -134,13 +134,15 @@ func (f failedRun) missingModule(said string) string {
 }
 
 // extensions are the matches and targets that the rules use.
-var extensions = [...]string{"tcp", "owner", "conntrack", "REDIRECT", "REJECT"}
+var extensions = [...]string{"tcp", "owner", "conntrack", "REDIRECT", "DNAT", "REJECT"}
 
 // moduleOf names the kernel module behind an extension.
 func moduleOf(extension string, mode Mode) string {
 	switch {
 	case extension == "tcp":
 		return "xt_tcpudp"
+	case extension == "DNAT":
+		return "xt_nat, nf_nat"
 	case extension == "REJECT" && mode == ModeNFT:
 		return "nft_reject_ipv4"
 	case extension == "REJECT":

@@ -91,11 +91,11 @@ func TestModulesNotIn(t *testing.T) {
 		mode  Mode
 		want  string
 	}{
-		"no owner":    {[]string{"tcp", "conntrack", "conntrack", "REDIRECT", "REJECT"}, ModeLegacy, "xt_owner"},
+		"no owner":    {[]string{"tcp", "conntrack", "conntrack", "REDIRECT", "DNAT", "REJECT"}, ModeLegacy, "xt_owner"},
 		"no list":     {nil, ModeNFT, "it does not say which; nf_nat, or iptable_nat (nft_chain_nat on nft)"},
-		"no REDIRECT": {[]string{"tcp", "owner", "conntrack", "REJECT"}, ModeLegacy, "xt_REDIRECT, nf_nat"},
-		"two":         {[]string{"tcp", "owner", "REDIRECT"}, ModeNFT, "xt_conntrack, nft_reject_ipv4"},
-		"all there":   {[]string{"tcp", "owner", "conntrack", "REDIRECT", "REJECT"}, ModeLegacy, "it does not say which; nf_nat, or iptable_nat (nft_chain_nat on nft)"},
+		"no REDIRECT": {[]string{"tcp", "owner", "conntrack", "DNAT", "REJECT"}, ModeLegacy, "xt_REDIRECT, nf_nat"},
+		"two":         {[]string{"tcp", "owner", "REDIRECT", "DNAT"}, ModeNFT, "xt_conntrack, nft_reject_ipv4"},
+		"all there":   {[]string{"tcp", "owner", "conntrack", "REDIRECT", "DNAT", "REJECT"}, ModeLegacy, "it does not say which; nf_nat, or iptable_nat (nft_chain_nat on nft)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := modulesNotIn(tt.known, tt.mode); got != tt.want {

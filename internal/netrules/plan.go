@@ -62,9 +62,11 @@ func natRules(c Config) []string {
 	to := webTraffic(c)
 	var rules []string
 	if !c.Sealed {
-		// ACCEPT ends the nat table for the proxy's own connection: a service
-		// mesh's rules further down would send it back here, and into a loop.
-		rules = append(rules, to+" "+exemption(c)+" -j ACCEPT")
+		// To translate the proxy's own connection into itself settles where it
+		// goes. ACCEPT would end this table only: a mesh's rules, in the other
+		// backend or an nftables table of its own, would then take the
+		// connection, and what the mesh sends on would come back here.
+		rules = append(rules, fmt.Sprintf("%s %s -j DNAT --to-destination %s", to, exemption(c), c.Metadata))
 	}
 	return append(rules, fmt.Sprintf("%s -j REDIRECT --to-ports %d", to, c.ProxyPort))
 }

@@ -111,7 +111,7 @@ func (c *candidate) look(b *backend) error {
 			return err
 		}
 		c.ours = c.ours || len(s.chains) > 0
-		c.foreign = c.foreign || table == tableNAT && s.foreign > 0
+		c.foreign = c.foreign || table == tableNAT && s.foreign
 		c.kubernetes = cmp.Or(c.kubernetes, s.kubernetes)
 	}
 	// Newer kubelets mark their node's namespace in mangle only. Rules there that
@@ -186,25 +186,32 @@ func preferred(found []candidate) (int, string) {
 // Apply makes the namespace's rules the planned ones, and reads them back. On
 // error they are what they were, or reject more.
 func (r *Ruleset) Apply(ctx context.Context, p Plan) error {
-	err := r.backends[0].apply(ctx, p)
-	var failure *Error
-	if r.auto && len(r.backends) > 1 && errors.As(err, &failure) && failure.Kind == MissingModule {
-		if second := r.backends[1].apply(ctx, p); second != nil {
-			return &Error{failure.Kind, failure.Cause + "; then " + second.Error(), failure.Remedy}
+	if err := r.backends[0].apply(ctx, p); err != nil {
+		if err := r.fallBack(ctx, p, err); err != nil {
+			return err
 		}
-		r.reason = "the other one lacks kernel modules: " + failure.Cause
-		slices.Reverse(r.backends)
-		err = nil
-	}
-	if err != nil {
-		return err
 	}
 	for _, b := range r.backends[1:] {
 		if err := b.remove(ctx); err != nil {
 			return err
 		}
 	}
-	return r.Check(p)
+	return nil
+}
+
+// fallBack applies the plan to the second backend, where there is a choice and
+// the kernel lacks modules for the first; else it returns the first one's error.
+func (r *Ruleset) fallBack(ctx context.Context, p Plan, first error) error {
+	var failure *Error
+	if !r.auto || len(r.backends) < 2 || !errors.As(first, &failure) || failure.Kind != MissingModule {
+		return first
+	}
+	if second := r.backends[1].apply(ctx, p); second != nil {
+		return &Error{failure.Kind, failure.Cause + "; then " + second.Error(), failure.Remedy}
+	}
+	r.reason = "the other one lacks kernel modules: " + failure.Cause
+	slices.Reverse(r.backends)
+	return nil
 }
 
 // Check reports, as an *[Error] of [RulesDiffer], the first way in which the

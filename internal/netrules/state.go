@@ -19,14 +19,14 @@ type tables interface {
 type state struct {
 	// chains are those of ours, and of azure-workload-identity's, that exist.
 	chains []string
-	// jumps are the rules elsewhere in the table that lead into them.
+	// jumps are the rules of OUTPUT that lead into them.
 	jumps []string
 	// output is OUTPUT, rule by rule.
 	output []string
 	// rules are those of our own chain.
 	rules []string
-	// foreign counts rules and chains of others.
-	foreign int
+	// foreign says that others have chains here, or rules in OUTPUT.
+	foreign bool
 	// kubernetes is the name of a chain that a node's kubelet or kube-proxy
 	// made. Empty: none, as in any pod.
 	kubernetes string
@@ -35,6 +35,9 @@ type state struct {
 // kubernetesChains is the prefix of what kubelet and kube-proxy install, always
 // in the node's own network namespace.
 const kubernetesChains = "KUBE-"
+
+// builtInChains are in every table without anybody having made them.
+var builtInChains = [...]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 
 func isOurs(chain string) bool {
 	return chain == natChain || chain == filterChain || chain == azwiOutput || chain == azwiRedirect
@@ -48,39 +51,39 @@ func readState(t tables, table string) (state, error) {
 	}
 	var s state
 	for _, name := range names {
-		if strings.HasPrefix(name, kubernetesChains) {
-			// A node has them by the thousand, and none leads to us.
+		switch {
+		case name == hookOutput:
+			err = s.readOutput(t, table)
+		case isOurs(name):
+			s.chains = append(s.chains, name)
+			if name == natChain || name == filterChain {
+				s.rules, err = listRules(t, table, name)
+			}
+		case strings.HasPrefix(name, kubernetesChains):
 			s.kubernetes = name
-			s.foreign++
-			continue
+			s.foreign = true
+		case !slices.Contains(builtInChains[:], name):
+			s.foreign = true
 		}
-		rules, err := listRules(t, table, name)
 		if err != nil {
 			return state{}, err
 		}
-		s.add(name, rules)
 	}
 	return s, nil
 }
 
-func (s *state) add(name string, rules []string) {
-	switch {
-	case isOurs(name):
-		s.chains = append(s.chains, name)
-		if name == natChain || name == filterChain {
-			s.rules = rules
-		}
-		return
-	case name == hookOutput:
-		s.output = rules
-	}
+// readOutput reads OUTPUT, the one chain from which rules of ours are reached.
+func (s *state) readOutput(t tables, table string) error {
+	rules, err := listRules(t, table, hookOutput)
 	for _, rule := range rules {
 		if isOurs(jumpTarget(rule)) {
 			s.jumps = append(s.jumps, rule)
 		} else {
-			s.foreign++
+			s.foreign = true
 		}
 	}
+	s.output = rules
+	return err
 }
 
 // listRules returns a chain's rules without the line that declares it.

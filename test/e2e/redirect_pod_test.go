@@ -79,6 +79,7 @@ func newRedirectPod(t *testing.T) *redirectPod {
 func (p *redirectPod) hold() {
 	p.t.Helper()
 	cmd := exec.Command(program("redirectpod"), "pause")
+	cmd.Env = append(os.Environ(), quickExit)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	startHelper(p.t, cmd)
 	p.pid = cmd.Process.Pid

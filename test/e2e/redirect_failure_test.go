@@ -1,0 +1,200 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"text/tabwriter"
+)
+
+// standIn is an iptables that goes wrong at one step and is the real one at all
+// others. It stands under the names of iptables-nft and iptables-nft-restore.
+const standIn = `#!/bin/sh
+name=$(basename "$0")
+real=/usr/sbin/$name
+case "$name" in
+*-restore)
+	input=$(cat)
+	step="commit $(printf '%%s\n' "$input" | sed -n 's/^\*//p')"
+	;;
+*)
+	step="$*"
+	;;
+esac
+run() {
+	case "$name" in
+	*-restore) printf '%%s\n' "$input" | "$real" "$@" ;;
+	*) "$real" "$@" ;;
+	esac
+}
+case "$step" in
+%s) %s ;;
+*) run "$@" ;;
+esac
+`
+
+// failures are what goes wrong: at which step, how, and how proxy-init then ends.
+var failures = map[string]struct {
+	step, action string
+	code         int
+	says         string // in the termination message
+}{
+	"version":             {"--version", "exit 1", 1, "cannot be used"},
+	"list, powerless":     {"*'-t nat -S'*", "echo 'Could not fetch rule set generation id: Permission denied (you must be root)' >&2; exit 4", 3, "NET_ADMIN"},
+	"list, garbage":       {"*'-t filter -S OUTPUT'*", "echo 'garbage'", 8, "not the first rule"},
+	"filter, lock":        {"'commit filter'", "echo 'Another app is currently holding the xtables lock. Stopped waiting after 5s.' >&2; exit 4", 5, "xtables lock"},
+	"filter, no owner":    {"'commit filter'", "echo 'Warning: Extension owner revision 0 not supported, missing kernel module?' >&2; exit 4", 6, "xt_owner"},
+	"filter, lies":        {"'commit filter'", "exit 0", 8, "no chain IMDS_PROXY_FILTER"},
+	"filter, killed":      {"'commit filter'", "kill -9 $$", 1, "exited with -1"},
+	"nat, no redirect":    {"'commit nat'", "echo 'Warning: Extension REDIRECT revision 0 not supported, missing kernel module?' >&2; exit 4", 6, "xt_REDIRECT, nft_redir, nf_nat"},
+	"nat, no table":       {"'commit nat'", "echo 'CHAIN_ADD failed (No such file or directory): chain OUTPUT' >&2; exit 4", 6, "nf_nat"},
+	"nat, lies":           {"'commit nat'", "exit 0", 8, "no chain IMDS_PROXY_OUTPUT"},
+	"nat, done by half":   {"'commit nat'", `input=$(printf '%s\n' "$input" | sed '/REDIRECT/d'); run "$@"`, 8, "rules instead of"},
+	"nat, without a jump": {"'commit nat'", `input=$(printf '%s\n' "$input" | sed '/-I OUTPUT/d'); run "$@"`, 8, "not the first rule"},
+	"nat, does not end":   {"'commit nat'", "sleep 60", 11, "did not end within"},
+}
+
+// TestRedirectFailsClosed lets each step fail, in a new pod and then in one that
+// has a redirect: each must end with its exit code and the cause where the kubelet
+// reads it, and with rules that are as before, or closed.
+func TestRedirectFailsClosed(t *testing.T) {
+	t.Parallel()
+	for name, tt := range failures {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for _, program := range []string{"iptables-nft", "iptables-nft-restore"} {
+				script := fmt.Sprintf(standIn, tt.step, tt.action)
+				if err := os.WriteFile(filepath.Join(dir, program), []byte(script), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			pod := newRedirectPod(t)
+			broken := initOptions{env: []string{"PATH=" + dir + ":/usr/sbin:/usr/bin:/sbin:/bin"}}
+			for _, state := range []string{"new", "redirected"} {
+				before := pod.rules()
+				checkFailure(t, pod, state, broken, tt.code, tt.says)
+				closed := pod.ask(appUser, metadata80)[0] == isRefused && pod.ask(appUser, "tcp/169.254.169.254:443")[0] == isRefused
+				if !closed && pod.rules() != before {
+					t.Errorf("%s: neither closed nor as before:\n%s", state, pod.rules())
+				}
+				pod.install("--iptables-mode=nft")
+			}
+			pod.install("--iptables-mode=nft", "--check")
+		})
+	}
+}
+
+// checkFailure runs a proxy-init that has to fail, for sealed mode on another
+// port than any redirect that is there.
+func checkFailure(t *testing.T, pod *redirectPod, state string, o initOptions, code int, says string) {
+	t.Helper()
+	log := filepath.Join(t.TempDir(), "termination-log")
+	if err := os.WriteFile(log, []byte("from before"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := pod.tryInit(o, "--iptables-mode=nft", "--seal", "--proxy-port=9000", "--termination-log="+log)
+	message, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.code != code {
+		t.Errorf("%s: exit code %d, want %d\n%s", state, r.code, code, r.stderr)
+	}
+	if text := string(message); !strings.Contains(text, says) || strings.Contains(text, "\n") || !strings.HasPrefix(text, "proxy-init: ") {
+		// A redirect from before is a different state for some of them to be in.
+		if state == "new" || !strings.HasPrefix(text, "proxy-init: ") {
+			t.Errorf("%s: termination message %q, want one line with %q", state, text, says)
+		}
+	}
+}
+
+// TestRedirectCapabilities takes capabilities away one by one.
+func TestRedirectCapabilities(t *testing.T) {
+	t.Parallel()
+	var log strings.Builder
+	table := tabwriter.NewWriter(&log, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "capabilities\tnft\tlegacy")
+	for _, tt := range []struct {
+		name, caps  string
+		nft, legacy int
+	}{
+		{"all", "+all", 0, 0},
+		{"NET_ADMIN, NET_RAW", "-all,+net_admin,+net_raw", 0, 0},
+		{"NET_ADMIN", "-all,+net_admin", 0, 3},
+		{"NET_RAW", "-all,+net_raw", 3, 3},
+		{"all but NET_ADMIN", "+all,-net_admin", 3, 3},
+		{"all but NET_RAW", "+all,-net_raw", 0, 3},
+		{"none", "-all", 3, 3},
+	} {
+		pod := newRedirectPod(t)
+		codes := map[string]int{}
+		for backend, want := range map[string]int{"nft": tt.nft, "legacy": tt.legacy} {
+			r := pod.tryInit(initOptions{caps: tt.caps}, "--iptables-mode="+backend)
+			if r.code != want {
+				t.Errorf("%s, %s: exit code %d, want %d\n%s", tt.name, backend, r.code, want, r.stderr)
+			}
+			if r.code != 0 && !strings.Contains(r.stderr, "NET_ADMIN") {
+				t.Errorf("%s, %s: does not say what to add: %s", tt.name, backend, r.stderr)
+			}
+			codes[backend] = r.code
+		}
+		fmt.Fprintf(table, "%s\t%d\t%d\n", tt.name, codes["nft"], codes["legacy"])
+	}
+	table.Flush()
+	t.Logf("proxy-init's exit code by capabilities\n%s", &log)
+}
+
+// TestRedirectUnseenLegacy: NET_ADMIN alone cannot read legacy rules. That is
+// said, and the proof by a connection still stands.
+func TestRedirectUnseenLegacy(t *testing.T) {
+	t.Parallel()
+	pod := newRedirectPod(t)
+	pod.iptables("legacy", meshScript...)
+	r := pod.tryInit(initOptions{caps: "-all,+net_admin"})
+	if r.code != 0 || !strings.Contains(r.stderr, "cannot be seen") || logField(t, r, "proven_by") != "connection" {
+		t.Errorf("exit code %d, want 0, a warning and a proof\n%s", r.code, r.stderr)
+	}
+}
+
+// TestRedirectReadOnly has no place to write at all: a read-only root, and /run.
+func TestRedirectReadOnly(t *testing.T) {
+	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
+		readOnly := []string{"unshare", "--mount", "sh", "-c", `
+			mount -o remount,bind,ro / && mount -t tmpfs -o ro none /run && mount -t tmpfs -o ro none /tmp/none 2>/dev/null
+			if touch /run/probe /probe 2>/dev/null; then echo "not read-only" >&2; exit 99; fi
+			exec "$@"`, "sh"}
+		r := pod.tryInit(initOptions{prefix: readOnly}, "--iptables-mode="+backend)
+		if r.code != 0 {
+			t.Errorf("exit code %d, want 0\n%s", r.code, r.stderr)
+		}
+	})
+}
+
+func TestRedirectHostNetwork(t *testing.T) {
+	t.Parallel()
+	// This process was started from the machine's own namespace. With no
+	// capability at all proxy-init cannot change it, whatever it decides.
+	host := &redirectPod{t: t, ns: fmt.Sprintf("/proc/%d/ns/net", os.Getppid())}
+	want := 3
+	if host.command("test", "-e", "/proc/sys/net/core/netdev_max_backlog").Run() == nil {
+		want = 10 // else the machine is itself a container, and nothing tells
+	}
+	for _, args := range [][]string{nil, {"--cleanup"}} {
+		if r := host.tryInit(initOptions{caps: "-all"}, args...); r.code != want {
+			t.Errorf("in the machine's own namespace, %v: exit code %d, want %d\n%s", args, r.code, want, r.stderr)
+		}
+	}
+
+	pod := newRedirectPod(t)
+	pod.iptables("nft", "-t mangle -N KUBE-KUBELET-CANARY")
+	if r := pod.tryInit(initOptions{}); r.code != 10 || !strings.Contains(r.stderr, "KUBE-KUBELET-CANARY") {
+		t.Errorf("beside a kubelet's chain: exit code %d, want 10\n%s", r.code, r.stderr)
+	}
+	if r := pod.tryInit(initOptions{}, "--check"); r.code != 8 {
+		t.Errorf("--check beside a kubelet's chain: exit code %d, want 8\n%s", r.code, r.stderr)
+	}
+	pod.install("--force")
+}
