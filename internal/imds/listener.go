@@ -34,8 +34,7 @@ type limitListener struct {
 
 	mu      sync.Mutex // guards the fields below and those of each limitedConn
 	changed sync.Cond  // a connection closed or became quiet, or the listener closed
-	open    int
-	quiet   list.List // of *limitedConn without a request, oldest first
+	conns   list.List  // of *limitedConn; those without a request are in the order in which they became so
 	closed  bool
 }
 
@@ -43,9 +42,9 @@ type limitListener struct {
 type limitedConn struct {
 	net.Conn
 	listener *limitListener
-	quiet    *list.Element // nil: it has a request in progress
-	since    time.Time     // when it became quiet
-	gone     bool          // it does not count any more
+	place    *list.Element // nil: it does not count any more
+	busy     bool          // it has a request in progress
+	since    time.Time     // when it was last without one
 }
 
 func (l *limitListener) Accept() (net.Conn, error) {
@@ -66,14 +65,14 @@ func (l *limitListener) Accept() (net.Conn, error) {
 func (l *limitListener) admit(c *limitedConn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.open >= l.most && !l.closed {
+	for l.conns.Len() >= l.most && !l.closed {
 		l.makeRoom()
 	}
 	if l.closed {
 		return false
 	}
-	l.open++
-	l.setQuiet(c, true)
+	c.since = time.Now()
+	c.place = l.conns.PushBack(c)
 	return true
 }
 
@@ -81,8 +80,7 @@ func (l *limitListener) admit(c *limitedConn) bool {
 // had its time. Otherwise it waits until that time is over or something has
 // changed. The caller holds the mutex.
 func (l *limitListener) makeRoom() {
-	if oldest := l.quiet.Front(); oldest != nil {
-		victim := oldest.Value.(*limitedConn)
+	if victim := l.quietest(); victim != nil {
 		left := quietGrace - time.Since(victim.since)
 		if left <= 0 {
 			l.forget(victim)
@@ -100,28 +98,37 @@ func (l *limitListener) makeRoom() {
 	l.changed.Wait()
 }
 
+// quietest returns the connection that has been without a request for the
+// longest, or nil. The caller holds the mutex.
+func (l *limitListener) quietest() *limitedConn {
+	for e := l.conns.Front(); e != nil; e = e.Next() {
+		if c := e.Value.(*limitedConn); !c.busy {
+			return c
+		}
+	}
+	return nil
+}
+
 // forget counts c out. The caller holds the mutex.
 func (l *limitListener) forget(c *limitedConn) {
-	if c.gone {
+	if c.place == nil {
 		return
 	}
-	c.gone = true
-	l.setQuiet(c, false)
-	l.open--
+	l.conns.Remove(c.place)
+	c.place = nil
 	l.changed.Signal()
 }
 
-// setQuiet notes whether c is without a request. The caller holds the mutex.
-func (l *limitListener) setQuiet(c *limitedConn, quiet bool) {
-	switch {
-	case quiet && c.quiet == nil && !c.gone:
-		c.since = time.Now()
-		c.quiet = l.quiet.PushBack(c)
-		l.changed.Signal()
-	case !quiet && c.quiet != nil:
-		l.quiet.Remove(c.quiet)
-		c.quiet = nil
+// setBusy notes whether c has a request in progress.
+func (l *limitListener) setBusy(c *limitedConn, busy bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.busy = busy; busy || c.place == nil {
+		return
 	}
+	c.since = time.Now()
+	l.conns.MoveToBack(c.place)
+	l.changed.Signal()
 }
 
 func (l *limitListener) Close() error {
@@ -140,15 +147,11 @@ func (c *limitedConn) Close() error {
 }
 
 // trackConnState tells the listener whether a connection has a request in
-// progress. net/http calls a connection active once it has read a byte of a
-// request and idle when it has answered; until the whole header is there the
-// state does not change, so a header sent slowly holds no place against others.
+// progress. net/http calls a connection active once it has read a request's
+// header, or given up on it, and idle when it has answered: a header sent slowly
+// holds no place against others.
 func trackConnState(conn net.Conn, state http.ConnState) {
-	c, ok := conn.(*limitedConn)
-	if !ok || state != http.StateActive && state != http.StateIdle {
-		return
+	if c, ok := conn.(*limitedConn); ok && (state == http.StateActive || state == http.StateIdle) {
+		c.listener.setBusy(c, state == http.StateActive)
 	}
-	c.listener.mu.Lock()
-	defer c.listener.mu.Unlock()
-	c.listener.setQuiet(c, state == http.StateIdle)
 }
