@@ -3,6 +3,7 @@ package exchange_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -42,7 +43,21 @@ func startPod(t *testing.T, cfg entra.Config) *pod {
 	})
 	p := newPod(t, idp)
 	p.cfg.CAFile = caFile(t, idp)
+	p.cfg.Dial = dialLoopback
 	return p
+}
+
+// dialLoopback keeps a test that goes wrong, or code that does, from asking real
+// servers anything.
+func dialLoopback(ctx context.Context, network, address string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return nil, fmt.Errorf("a test must not dial %s", address)
+	}
+	return new(net.Dialer).DialContext(ctx, network, address)
 }
 
 func newPod(t *testing.T, idp *entra.Server) *pod {
@@ -216,7 +231,7 @@ func TestWarmUpDoesAllButTheTokenRequest(t *testing.T) {
 	var dials atomic.Int32
 	p.cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		dials.Add(1)
-		return new(net.Dialer).DialContext(ctx, network, address)
+		return dialLoopback(ctx, network, address)
 	}
 	s := p.service(t)
 	stop := run(t, s)

@@ -20,6 +20,10 @@ import (
 // kubelet writes about 1.5 KiB.
 const maxFederatedToken = 64 << 10
 
+// maxOpens is how often a file that is not there is opened: more swaps than this
+// do not happen within microseconds.
+const maxOpens = 5
+
 // FederatedToken is a service-account token as the kubelet projected it. Its
 // claims are not verified here: they are for diagnosis, Entra verifies them.
 //
@@ -42,7 +46,7 @@ type FederatedToken struct {
 // file can be unusable has an error of its own; a token that has expired is
 // returned, for [FederatedToken.Expired] to tell.
 func ReadFederatedToken(path string) (FederatedToken, error) {
-	content, err := readBounded(path)
+	content, err := readSwapped(path)
 	if err != nil {
 		return FederatedToken{}, fmt.Errorf("federated token file %s %w", path, err)
 	}
@@ -51,6 +55,18 @@ func ReadFederatedToken(path string) (FederatedToken, error) {
 		return FederatedToken{}, fmt.Errorf("federated token file %s %w", path, err)
 	}
 	return token, nil
+}
+
+// readSwapped reads a file that the kubelet swaps by a symlink. The kubelet
+// removes the old version at once, and so perhaps between the lookup of the
+// symlink and the opening of what it named: then the new one is there.
+func readSwapped(path string) (content []byte, err error) {
+	for range maxOpens {
+		if content, err = readBounded(path); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return content, err
 }
 
 func readBounded(path string) ([]byte, error) {

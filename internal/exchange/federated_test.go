@@ -219,9 +219,10 @@ func TestFederatedTokenIsReadWholeAcrossSwaps(t *testing.T) {
 	}
 	done := make(chan struct{})
 	var wg sync.WaitGroup
+	defer wg.Wait()
 	wg.Go(func() {
 		defer close(done)
-		for range 50 {
+		for range 200 {
 			if err := token.Renew(); err != nil {
 				t.Error(err)
 			}
@@ -238,7 +239,6 @@ func TestFederatedTokenIsReadWholeAcrossSwaps(t *testing.T) {
 			t.Fatalf("read %d: %v, %v", reads, got, err)
 		}
 	}
-	wg.Wait()
 }
 
 func TestFederatedTokenIsReadForEachExchangeAndAgainWhenRefused(t *testing.T) {

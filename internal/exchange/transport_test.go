@@ -78,6 +78,7 @@ func TestRegionOfTheEnvironmentIsIgnored(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := newPod(t, idp)
+	p.cfg.Dial = dialLoopback
 	r := &recorder{next: idp.Transport(), hosts: make(map[string]int)}
 	p.cfg = p.cfg.WithTransport(r)
 	if err := p.service(t).Exchange(t.Context(), clientID, resource); err != nil {
@@ -222,6 +223,7 @@ func bindingPod(t *testing.T, path, sni string) *pod {
 	front.StartTLS()
 	t.Cleanup(front.Close)
 	p := newPod(t, idp)
+	p.cfg.Dial = dialLoopback
 	p.cfg.Binding = exchange.Binding{TokenProxy: front.URL + path, SNIName: sni}
 	return p
 }
