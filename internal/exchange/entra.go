@@ -81,8 +81,8 @@ func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string)
 		return grant{}, failed
 	}
 	e.discovery.judge(true)
-	if life := result.ExpiresOn.Sub(began); life <= 0 || life > maxLife {
-		return grant{}, &Error{Kind: Unavailable, Detail: "entra's token has no usable expiry", federated: token}
+	if fault := unusable(result, began); fault != "" {
+		return grant{}, &Error{Kind: Unavailable, Detail: fault, federated: token}
 	}
 	return grant{
 		token: Token{
@@ -94,6 +94,21 @@ func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string)
 		},
 		refreshOn: result.Metadata.RefreshOn,
 	}, nil
+}
+
+// unusable says why a token that Entra sent is not to be handed out; it is empty
+// for a good one.
+func unusable(result confidential.AuthResult, began time.Time) string {
+	if life := result.ExpiresOn.Sub(began); life <= 0 || life > maxLife {
+		return "entra's token has no usable expiry"
+	}
+	// RFC 6750, section 2.1. Applications put the token into a header as it is.
+	if strings.ContainsFunc(result.AccessToken, func(r rune) bool {
+		return notPrintable(r) || strings.ContainsRune(`"'\,;<>`, r)
+	}) {
+		return "entra's token holds characters that no token has"
+	}
+	return ""
 }
 
 // errWarm stops MSAL where it asks for the assertion: discovery is done by then,

@@ -251,6 +251,29 @@ func TestWarmUpDoesAllButTheTokenRequest(t *testing.T) {
 	}
 }
 
+// A hanging Entra holds up neither the end of Run nor, as TestMain checks, leaves
+// anything running.
+func TestRunEndsWhileEntraHangs(t *testing.T) {
+	for _, where := range []entra.Endpoint{entra.TenantDiscovery, entra.TokenEndpoint} {
+		p := startPod(t, entra.Config{})
+		p.idp.FailAlways(entra.FaultHang().On(where))
+		p.cfg.DefaultClientID, p.cfg.Prefetch = clientID, []string{resource}
+		stop := run(t, p.service(t))
+		waitFor(t, "request to hang", func() bool {
+			c := p.idp.Counts()
+			return where == entra.TenantDiscovery && c.TenantDiscovery > 0 || c.Token > 0
+		})
+		began := time.Now()
+		stop()
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("%s hangs: Run took %s to end", where, took)
+		}
+		if got := p.lines(t, "token exchange failed"); len(got) != 0 {
+			t.Errorf("%s hangs: the end is logged as a failure: %v", where, got)
+		}
+	}
+}
+
 // waitFor polls: what it waits for is done by other goroutines, on real sockets.
 func waitFor(t *testing.T, what string, done func() bool) {
 	t.Helper()

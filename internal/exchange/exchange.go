@@ -6,6 +6,10 @@
 // one resource. MSAL makes that call; this package decides when to make it, and
 // keeps the answers in memory until they expire.
 //
+//	tokens, err := exchange.New(exchange.Config{TenantID: …, FederatedTokenFile: …})
+//	go tokens.Run(ctx) // warms up, and replaces tokens ahead of time
+//	result, err := tokens.Token(ctx, exchange.Request{ClientID: …, Resource: …})
+//
 // It does not speak HTTP to the pod's applications (package imds does), and it
 // never writes a token to disk.
 //

@@ -65,6 +65,8 @@ func faults() []fault {
 		{"expired before", edited("expires_in", -3600), exchange.Unavailable, 1},
 		{"lives for years", edited("expires_in", 1<<40), exchange.Unavailable, 1},
 		{"expiry in words", edited("expires_in", secret), exchange.Unavailable, again},
+		{"a token with a line break", edited("access_token", secret+"\r\nX-Injected: 1"), exchange.Unavailable, 1},
+		{"a token with a quote", edited("access_token", secret+`"`), exchange.Unavailable, 1},
 		{"an error with a 200", edited("error", "invalid_grant "+secret), exchange.Unavailable, again},
 	}
 }

@@ -148,24 +148,18 @@ func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
 	k := keyOf(r)
 	now := time.Now()
 	s.mu.Lock()
-	h, _ := s.held.Get(k)
-	if h != nil && !r.Fresh && now.Before(h.due) {
+	if h, _ := s.held.Get(k); h != nil && !r.Fresh && now.Before(h.due) {
 		h.used = true
-		result := Result{Token: h.token, Source: SourceCache}
+		token := h.token
 		s.mu.Unlock()
-		return result, nil
+		return Result{Token: token, Source: SourceCache}, nil
 	}
+	next := s.decide(k, r, now)
 	s.mu.Unlock()
-	if err := r.check(); err != nil {
-		return Result{}, err
+	if next.wait == nil {
+		return next.result, next.err
 	}
-	s.mu.Lock()
-	step := s.decide(k, r.Fresh, now)
-	s.mu.Unlock()
-	if step.wait == nil {
-		return step.result, step.err
-	}
-	return s.wait(ctx, step)
+	return s.wait(ctx, next)
 }
 
 // step is what a request has to do: wait for a flight, or return.
@@ -180,9 +174,12 @@ type step struct {
 }
 
 // decide chooses the step of a request that the cache alone does not answer: k
-// has no token, one that is due, or one that is not fresh enough. Service.mu is
-// held.
-func (s *Service) decide(k key, fresh bool, now time.Time) step {
+// has no token, one that is due, or one that may not be fresh enough. Service.mu
+// is held.
+func (s *Service) decide(k key, r Request, now time.Time) step {
+	if err := r.check(); err != nil {
+		return step{err: err}
+	}
 	past := s.failing(k, now)
 	resting := past != nil && now.Before(past.until)
 	full := len(s.flights) >= maxFlights
@@ -191,9 +188,9 @@ func (s *Service) decide(k key, fresh bool, now time.Time) step {
 		h.used = true
 		cached := step{result: Result{Token: h.token, Source: SourceCache}}
 		switch {
-		case fresh && now.Sub(h.obtained) < freshInterval:
+		case r.Fresh && now.Sub(h.obtained) < freshInterval:
 			return cached
-		case past != nil, !fresh && now.Before(h.stale), f == nil && full:
+		case past != nil, !r.Fresh && now.Before(h.stale), f == nil && full:
 			// Nobody waits: the token is good yet, or Entra was in trouble when
 			// last asked. It is replaced behind the caller's back.
 			if f == nil && !resting && !full {
@@ -235,11 +232,11 @@ func (s *Service) valid(k key, now time.Time) *holding {
 
 // wait waits for the step's flight, for the caller to leave, or, with a backup,
 // until patience ends.
-func (s *Service) wait(ctx context.Context, step step) (Result, error) {
-	f := step.wait
+func (s *Service) wait(ctx context.Context, next step) (Result, error) {
+	f := next.wait
 	defer s.leave(f)
 	enough := ctx
-	if step.backup {
+	if next.backup {
 		var cancel context.CancelFunc
 		enough, cancel = context.WithDeadline(ctx, f.began.Add(patience))
 		defer cancel()
@@ -254,8 +251,8 @@ func (s *Service) wait(ctx context.Context, step step) (Result, error) {
 	case <-enough.Done():
 		err = callerGone(ctx)
 	}
-	if step.backup {
-		return step.result, nil
+	if next.backup {
+		return next.result, nil
 	}
 	return Result{}, err
 }
