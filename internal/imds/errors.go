@@ -47,7 +47,6 @@ var (
 
 // Failures of an exchange, by what they mean to the caller.
 var (
-	errUnknownIdentity    = &wireError{http.StatusBadRequest, "invalid_request", "Identity not found"}
 	errInvalidResource    = &wireError{http.StatusBadRequest, "invalid_resource", "The resource is not known in the tenant"}
 	errInvalidScope       = &wireError{http.StatusBadRequest, "invalid_scope", "The resource cannot be used as a scope"}
 	errUnauthorizedClient = &wireError{http.StatusBadRequest, "unauthorized_client", "The identity may not be used"}
@@ -136,7 +135,7 @@ func answerForExchange(e *exchange.Error) answer {
 func wireErrorFor(kind exchange.Kind) *wireError {
 	switch kind {
 	case exchange.UnknownIdentity:
-		return errUnknownIdentity
+		return errIdentityNotFound
 	case exchange.InvalidResource:
 		return errInvalidResource
 	case exchange.InvalidScope:

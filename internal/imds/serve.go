@@ -117,6 +117,8 @@ func describe(o *outcome, err error) (string, zapcore.Level) {
 		return "successfully acquired token", zap.InfoLevel
 	case err == nil:
 		return "answered request", zap.DebugLevel
+	case o.status == statusClientLeft:
+		return "client left", zap.WarnLevel
 	case errors.Is(err, errNoMetadataHeader), o.status == http.StatusNotFound:
 		return "refused request", zap.DebugLevel
 	case o.status < http.StatusInternalServerError:

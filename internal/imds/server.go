@@ -45,8 +45,8 @@ const (
 )
 
 // MaxConnections is for [LimitListener]. A thousand clients of one pod can ask at
-// the same time; a connection takes some 20 KiB, so that all of them together
-// stay within what a sidecar may use.
+// the same time. A connection takes some 25 KiB: all of them together, opened with
+// ill will, take 25 MiB.
 const MaxConnections = 1024
 
 // NewServer returns a server for h, with every limit set. Its Serve is to be
