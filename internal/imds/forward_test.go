@@ -29,8 +29,8 @@ func forwardingTo(t *testing.T, address string) *imds.Handler {
 // The forwarded request is our own: of the caller's headers it has few, and none
 // that IMDS refuses or that is about the connection.
 func TestForwardedHeader(t *testing.T) {
-	real := newDecoy(t)
-	w := get(forwardingTo(t, real.URL), instance,
+	machine := newDecoy(t)
+	w := get(forwardingTo(t, machine.URL), instance,
 		"User-Agent: some-sdk/1.0", "Accept: application/json", "X-Ms-Client-Request-Id: 7",
 		"Cookie: a=b", "Authorization: Bearer x", "Forwarded: for=192.0.2.1", "X-Real-Ip: 192.0.2.1",
 		"Connection: keep-alive, X-Hop", "X-Hop: 1", "Te: trailers", "Accept-Encoding: gzip")
@@ -48,14 +48,14 @@ func TestForwardedHeader(t *testing.T) {
 		"Metadata": {"true"}, "Via": {"1.1 imds-oidc-proxy"}, "User-Agent": {"some-sdk/1.0"},
 		"Accept": {"application/json"}, "X-Ms-Client-Request-Id": {"7"},
 	}
-	if got := real.headers[0]; fmt.Sprint(got) != fmt.Sprint(want) {
+	if got := machine.headers[0]; fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("IMDS saw %v\nwant %v", got, want)
 	}
 }
 
 // The status of IMDS is passed on, its hop-by-hop headers are not.
 func TestForwardedAnswer(t *testing.T) {
-	real := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Connection", "X-Hop")
 		h.Set("X-Hop", "1")
@@ -67,8 +67,8 @@ func TestForwardedAnswer(t *testing.T) {
 		io.WriteString(w, "upgrading")
 		w.(http.Flusher).Flush() // makes it chunked
 	}))
-	defer real.Close()
-	w := get(forwardingTo(t, real.URL), instance)
+	defer machine.Close()
+	w := get(forwardingTo(t, machine.URL), instance)
 	if w.Code != http.StatusGone || w.Body.String() != "upgrading" || w.Header().Get("Content-Length") != "9" {
 		t.Errorf("got %d %q %v", w.Code, w.Body, w.Header())
 	}
@@ -129,10 +129,10 @@ func TestUnusableIMDS(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			real := httptest.NewServer(test.answer)
-			defer real.Close()
+			machine := httptest.NewServer(test.answer)
+			defer machine.Close()
 			cfg := config(&tokenSource{})
-			cfg.Passthrough = imds.Passthrough{Address: real.URL, MaxBytes: 1024}
+			cfg.Passthrough = imds.Passthrough{Address: machine.URL, MaxBytes: 1024}
 			if strings.HasPrefix(test.name, "hang") {
 				cfg.Passthrough.Timeout = 50 * time.Millisecond
 				defer func() { hang <- struct{}{} }() // before Close, which waits for the handler
@@ -166,13 +166,13 @@ func closedPort(t *testing.T) string {
 
 func TestForwardingIsBounded(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
-	real := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		arrived <- struct{}{}
 		<-release
 	}))
-	defer real.Close()
+	defer machine.Close()
 	cfg := config(&tokenSource{})
-	cfg.Passthrough = imds.Passthrough{Address: real.URL, MaxConcurrent: 1, Timeout: patience}
+	cfg.Passthrough = imds.Passthrough{Address: machine.URL, MaxConcurrent: 1, Timeout: patience}
 	h := newHandler(t, cfg)
 	first := make(chan int)
 	go func() { first <- get(h, instance).Code }()
@@ -199,15 +199,15 @@ func TestForwardingIsBounded(t *testing.T) {
 
 // A proxy environment is for the world outside; IMDS is not there.
 func TestForwardingIgnoresProxyEnvironment(t *testing.T) {
-	proxy, real := newDecoy(t), newDecoy(t)
+	proxy, machine := newDecoy(t), newDecoy(t)
 	for _, name := range []string{"HTTP_PROXY", "http_proxy", "ALL_PROXY"} {
 		t.Setenv(name, proxy.URL)
 	}
 	t.Setenv("NO_PROXY", "")
-	if w := get(forwardingTo(t, real.URL), instance); w.Code != http.StatusOK {
+	if w := get(forwardingTo(t, machine.URL), instance); w.Code != http.StatusOK {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
-	if seen := real.seen(); len(seen) != 1 || len(proxy.seen()) != 0 {
+	if seen := machine.seen(); len(seen) != 1 || len(proxy.seen()) != 0 {
 		t.Errorf("IMDS saw %q", seen)
 	}
 }

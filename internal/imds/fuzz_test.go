@@ -96,10 +96,10 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 	}
-	real := newDecoy(f)
+	machine := newDecoy(f)
 	tokens := &tokenSource{}
 	cfg := config(tokens)
-	cfg.Passthrough = imds.Passthrough{Address: real.URL}
+	cfg.Passthrough = imds.Passthrough{Address: machine.URL}
 	h := newHandler(f, cfg)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
@@ -110,12 +110,12 @@ func FuzzRequest(f *testing.F) {
 		h.ServeHTTP(w, r)
 		metadata := r.Header["Metadata"]
 		entitled := len(metadata) == 1 && strings.EqualFold(metadata[0], "true") && r.Header["X-Forwarded-For"] == nil && r.Method == http.MethodGet
-		for _, header := range real.seenHeaders() {
+		for _, header := range machine.seenHeaders() {
 			if header.Get("Metadata") != "true" || header["X-Forwarded-For"] != nil || header.Get("Via") == "" {
 				t.Errorf("IMDS saw %v", header)
 			}
 		}
-		for _, target := range real.seen() {
+		for _, target := range machine.seen() {
 			if !entitled || !onTheList.MatchString(target) || strings.Contains(target, "/../") {
 				t.Errorf("IMDS saw %s", target)
 			}

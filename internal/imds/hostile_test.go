@@ -102,10 +102,10 @@ func TestHostile(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no cases: %v", err)
 	}
-	real := newDecoy(t)
+	machine := newDecoy(t)
 	tokens := &tokenSource{}
 	cfg := config(tokens)
-	cfg.Passthrough.Address = real.URL
+	cfg.Passthrough.Address = machine.URL
 	// Time for bodies is short: some cases promise one that never comes.
 	addr := serve(t, newHandler(t, cfg), imds.Limits{BodyTime: 50 * time.Millisecond}, imds.MaxConnections)
 
@@ -116,7 +116,7 @@ func TestHostile(t *testing.T) {
 			t.Run(strings.TrimSuffix(filepath.Base(file), ".txt")+"/"+c.name, func(t *testing.T) {
 				answers := exchangeBytes(t, addr, c.request)
 				checkAnswers(t, c, answers)
-				got := real.seen()
+				got := machine.seen()
 				for _, target := range got {
 					if !regexp.MustCompile(`^/metadata/(instance|attested|scheduledevents|loadbalancer)([/?]|$)`).MatchString(target) {
 						t.Errorf("IMDS saw %s", target)

@@ -102,8 +102,8 @@ type Handler struct {
 	own        http.Handler // the proxy's own endpoints
 	outcomes   sync.Pool    // of *outcome
 
-	strictVersion     bool
-	sayUnversionedFor sync.Once
+	strictVersion   bool
+	saidUnversioned sync.Once
 
 	infoBody     []byte
 	versionsBody []byte

@@ -159,14 +159,14 @@ func TestNothingSecretIsLogged(t *testing.T) {
 		}
 		return exchange.Result{Token: exchange.Token{AccessToken: canary, NotBefore: epoch, ExpiresOn: epoch.Add(time.Hour)}, Source: exchange.SourceCache}, nil
 	}}
-	real := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Canary", canary)
 		fmt.Fprint(w, canary)
 	}))
-	defer real.Close()
+	defer machine.Close()
 	cfg := config(tokens)
 	cfg.Log = log
-	cfg.Passthrough.Address = real.URL
+	cfg.Passthrough.Address = machine.URL
 	h := newHandler(t, cfg)
 	long := "https://" + strings.Repeat("a", 900)
 	for _, target := range []string{

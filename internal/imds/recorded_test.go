@@ -38,9 +38,9 @@ func TestRecorded(t *testing.T) {
 		t.Fatalf("no recordings: %v", err)
 	}
 	tokens := &tokenSource{}
-	real := newDecoy(t)
+	machine := newDecoy(t)
 	cfg := config(tokens)
-	cfg.Passthrough.Address = real.URL
+	cfg.Passthrough.Address = machine.URL
 	addr := serve(t, newHandler(t, cfg), imds.Limits{}, imds.MaxConnections)
 	count := 0
 	for _, file := range files {
@@ -71,7 +71,7 @@ func TestRecorded(t *testing.T) {
 			})
 		}
 	}
-	if got := real.seen(); len(got) != 0 {
+	if got := machine.seen(); len(got) != 0 {
 		t.Errorf("IMDS saw %q", got)
 	}
 	t.Logf("%d requests of %d runs", count, len(files))

@@ -67,7 +67,7 @@ func (h *Handler) readTokenRequest(r *http.Request, o *outcome) (exchange.Reques
 
 // sayUnversioned says once, not for each request, that we are more lenient than IMDS.
 func (h *Handler) sayUnversioned() {
-	h.sayUnversionedFor.Do(func() {
+	h.saidUnversioned.Do(func() {
 		h.log.Info("accepting token requests without api-version; IMDS refuses them, and so does --strict-api-version")
 	})
 }
