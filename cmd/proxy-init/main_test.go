@@ -1,0 +1,219 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"imds-oidc-proxy/internal/netrules"
+)
+
+// tryRun runs the program with nothing in its environment but env. None of these
+// runs comes as far as the namespace's rules: test/e2e has those.
+func tryRun(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, log bytes.Buffer
+	code = run(context.Background(), args, func(name string) string { return env[name] }, &out, &log)
+	return code, out.String(), log.String()
+}
+
+// TestUsageErrors wants one line that names the flag or the variable.
+func TestUsageErrors(t *testing.T) {
+	for name, tt := range map[string]struct {
+		args []string
+		env  map[string]string
+		want string
+	}{
+		"port zero":         {args: []string{"--proxy-port=0"}, want: "--proxy-port"},
+		"port too high":     {args: []string{"--metadata-port=65536"}, want: "--metadata-port"},
+		"port in words":     {env: map[string]string{"PROXY_PORT": "eighty"}, want: `PROXY_PORT="eighty"`},
+		"port with a space": {env: map[string]string{"PROXY_PORT": " 8000"}, want: "PROXY_PORT"},
+		"port and a rule":   {env: map[string]string{"PROXY_PORT": "8000 -j ACCEPT"}, want: "PROXY_PORT"},
+		"metadata port":     {env: map[string]string{"METADATA_PORT": "0"}, want: "METADATA_PORT"},
+		"metadata name":     {env: map[string]string{"METADATA_IP": "metadata.example.test"}, want: "METADATA_IP"},
+		"metadata IPv6":     {args: []string{"--metadata-ip=fd00::254"}, want: "--metadata-ip"},
+		"metadata loopback": {env: map[string]string{"METADATA_IP": "127.0.0.1"}, want: "METADATA_IP"},
+		"uid by name":       {env: map[string]string{"PROXY_UID": "proxy"}, want: "PROXY_UID"},
+		"uid negative":      {args: []string{"--proxy-uid=-1"}, want: "--proxy-uid"},
+		"root exempt":       {env: map[string]string{"PROXY_UID": "0"}, want: "PROXY_UID"},
+		"root group exempt": {args: []string{"--proxy-gid=0"}, want: "--proxy-gid"},
+		"seal":              {env: map[string]string{"PROXY_SEAL": "yes please"}, want: "PROXY_SEAL"},
+		"verify":            {args: []string{"--verify=perhaps"}, want: "--verify"},
+		"deny":              {env: map[string]string{"PROXY_DENY": "168.63.129.16:80,nowhere"}, want: "PROXY_DENY"},
+		"deny loopback":     {args: []string{"--deny=0.0.0.0/0"}, want: "--deny"},
+		"deny port":         {args: []string{"--deny=168.63.129.16:0"}, want: "--deny"},
+		"mode":              {args: []string{"--iptables-mode=nftables"}, want: "--iptables-mode"},
+		"log level":         {env: map[string]string{"PROXY_LOG_LEVEL": "loud"}, want: "PROXY_LOG_LEVEL"},
+		"log format":        {args: []string{"--log-format=xml"}, want: "--log-format"},
+		"unknown flag":      {args: []string{"--frobnicate"}, want: "--frobnicate"},
+		"argument":          {args: []string{"install"}, want: `"install"`},
+		"two actions":       {args: []string{"--check", "--cleanup"}, want: "--cleanup"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := tryRun(t, tt.env, append(tt.args, "--termination-log=")...)
+			if code != exitUsage || stdout != "" {
+				t.Errorf("exit code %d, stdout %q, want %d and nothing", code, stdout, exitUsage)
+			}
+			if !strings.Contains(stderr, tt.want) || strings.Count(stderr, "\n") != 1 {
+				t.Errorf("stderr %q, want one line with %s", stderr, tt.want)
+			}
+		})
+	}
+}
+
+func TestDryRun(t *testing.T) {
+	for name, tt := range map[string]struct {
+		args []string
+		env  map[string]string
+		want []string
+		not  []string
+	}{
+		"defaults": {
+			want: []string{"-d 169.254.169.254/32 -p tcp -m tcp --dport 80", "--to-ports 8000", "--uid-owner 1501 --gid-owner 1501"},
+		},
+		"the webhook's environment": {
+			env:  map[string]string{"PROXY_PORT": "8123", "METADATA_IP": "100.100.100.200", "METADATA_PORT": "8080", "PROXY_UID": "2000"},
+			want: []string{"-d 100.100.100.200/32 -p tcp -m tcp --dport 8080", "--to-ports 8123", "--uid-owner 2000 --gid-owner 1501"},
+		},
+		"a flag wins": {
+			args: []string{"--proxy-port=9000", "--seal=false"},
+			env:  map[string]string{"PROXY_PORT": "8123", "PROXY_SEAL": "true"},
+			want: []string{"--to-ports 9000", "--uid-owner"},
+		},
+		"an empty variable is none": {
+			env:  map[string]string{"PROXY_PORT": "", "PROXY_SEAL": ""},
+			want: []string{"--to-ports 8000", "--uid-owner"},
+		},
+		"sealed": {
+			args: []string{"--seal"},
+			not:  []string{"owner", "DNAT"},
+		},
+		"sealed as root, which is exempt nowhere": {
+			env:  map[string]string{"PROXY_SEAL": "1", "PROXY_UID": "0"},
+			not:  []string{"owner"},
+			want: []string{"--to-ports 8000"},
+		},
+		"denied": {
+			env:  map[string]string{"PROXY_DENY": "168.63.129.16:80, 10.1.0.0/16"},
+			want: []string{"-d 168.63.129.16/32 -p tcp -m tcp --dport 80 -j REJECT", "-d 10.1.0.0/16 -j REJECT"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := tryRun(t, tt.env, append(tt.args, "--dry-run")...)
+			if code != exitOK || stderr != "" {
+				t.Fatalf("exit code %d, stderr %q", code, stderr)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(stdout, want) {
+					t.Errorf("no %q in:\n%s", want, stdout)
+				}
+			}
+			for _, not := range tt.not {
+				if strings.Contains(stdout, not) {
+					t.Errorf("%q in:\n%s", not, stdout)
+				}
+			}
+		})
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	code, help, _ := tryRun(t, nil, "--help")
+	if code != exitOK {
+		t.Errorf("--help: exit code %d", code)
+	}
+	for _, twin := range twins {
+		if !strings.Contains(help, twin.variable) || !strings.Contains(help, "--"+twin.flag) {
+			t.Errorf("--help does not name %s and --%s", twin.variable, twin.flag)
+		}
+	}
+	code, out, _ := tryRun(t, map[string]string{"PROXY_SEAL": "true"}, "--version")
+	if code != exitOK || out != "proxy-init "+version+"\n" {
+		t.Errorf("--version: exit code %d, %q", code, out)
+	}
+}
+
+// TestExitCodes: each kind has a code of its own, and --help names them all.
+func TestExitCodes(t *testing.T) {
+	seen := map[int]netrules.Kind{exitOK: -1, exitFailure: -1, exitUsage: -1}
+	for kind := netrules.MissingCapability; kind <= netrules.TimedOut; kind++ {
+		code := exitCode(kind)
+		if other, taken := seen[code]; taken {
+			t.Errorf("kinds %d and %d both exit with %d", other, kind, code)
+		}
+		seen[code] = kind
+	}
+	for code := range seen {
+		if !strings.Contains(exitCodesHelp, fmt.Sprintf("\n  %2d  ", code)) {
+			t.Errorf("--help does not explain exit code %d", code)
+		}
+	}
+	if got := exitCode(0); got != exitFailure {
+		t.Errorf("an unknown kind exits with %d, want %d", got, exitFailure)
+	}
+}
+
+func TestReport(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "termination-log")
+	if err := os.WriteFile(path, []byte("what an earlier run said, which was much longer than this"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	o := options{terminationLog: path, format: formatJSON}
+	err := fmt.Errorf("while at it: %w", &netrules.Error{Kind: netrules.LockHeld, Cause: "the lock\nis held", Remedy: "wait"})
+	if code := report(o, newLogger(o, &log), err); code != exitLock {
+		t.Errorf("exit code %d, want %d", code, exitLock)
+	}
+	got, readErr := os.ReadFile(path)
+	if want := "proxy-init: while at it: the lock is held. Remedy: wait"; readErr != nil || string(got) != want {
+		t.Errorf("termination message %q (%v), want %q", got, readErr, want)
+	}
+	var entry struct {
+		Level, Msg, Error, Remedy string
+		ExitCode                  int `json:"exit_code"`
+	}
+	if err := json.Unmarshal(log.Bytes(), &entry); err != nil {
+		t.Fatalf("%v in %s", err, log.String())
+	}
+	if entry.Level != "error" || entry.Msg != "redirect not installed" || entry.Remedy != "wait" || entry.ExitCode != exitLock {
+		t.Errorf("log entry %+v", entry)
+	}
+}
+
+func TestTerminationLog(t *testing.T) {
+	t.Run("not made", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "termination-log")
+		writeTermination(path, "anything")
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("stat: %v, want that it does not exist", err)
+		}
+	})
+	t.Run("bounded", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "termination-log")
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		writeTermination(path, strings.Repeat("x", 2*maxTermination))
+		info, err := os.Stat(path)
+		if err != nil || info.Size() != maxTermination {
+			t.Errorf("size %v (%v), want %d", info.Size(), err, maxTermination)
+		}
+	})
+	t.Run("usage", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "termination-log")
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tryRun(t, map[string]string{"PROXY_PORT": "0"}, "--termination-log="+path)
+		got, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(got), "PROXY_PORT") {
+			t.Errorf("termination message %q (%v), want one that names PROXY_PORT", got, err)
+		}
+	})
+}

@@ -1,0 +1,120 @@
+package netrules
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// listen opens a port on loopback, where nothing is redirected: what listens
+// there is to Prove what somebody else's metadata service would be.
+func listen(t *testing.T) (net.Listener, netip.AddrPort) {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l, l.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// freePort is a port that was free a moment ago.
+func freePort(t *testing.T) uint16 {
+	t.Helper()
+	l, addr := listen(t)
+	l.Close()
+	return addr.Port()
+}
+
+// TestProveGivesNothingAway has a stranger at the metadata address: it must be
+// told from our own listener, and must not be sent a byte.
+func TestProveGivesNothingAway(t *testing.T) {
+	for name, says := range map[string][]byte{
+		"silent":      nil,
+		"HTTP":        []byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
+		"a short one": []byte("hello"),
+		"zeros":       make([]byte, tokenSize),
+	} {
+		t.Run(name, func(t *testing.T) {
+			stranger, metadata := listen(t)
+			sent := make(chan []byte, 1)
+			go func() {
+				conn, err := stranger.Accept()
+				if err != nil {
+					return
+				}
+				defer conn.Close()
+				_, _ = conn.Write(says)
+				if len(says) > 0 && len(says) < tokenSize {
+					_ = conn.(*net.TCPConn).CloseWrite()
+				}
+				got, _ := io.ReadAll(conn)
+				sent <- got
+			}()
+			ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+			defer cancel()
+			_, err := Prove(ctx, Config{Metadata: metadata, ProxyPort: freePort(t), Sealed: true})
+			if kindOf(err) != NotRedirected {
+				t.Errorf("got %v, want NotRedirected", err)
+			}
+			if got := <-sent; !bytes.Equal(got, nil) {
+				t.Errorf("the stranger was sent %q", got)
+			}
+		})
+	}
+}
+
+func TestProveWithoutConnection(t *testing.T) {
+	taken, inUse := listen(t)
+	defer taken.Close()
+	refusing := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), freePort(t))
+	for name, tt := range map[string]struct {
+		config   Config
+		want     Proof
+		wantKind Kind
+	}{
+		"port in use":  {Config{Metadata: refusing, ProxyPort: inUse.Port(), Sealed: true}, PortInUse, 0},
+		"nobody there": {Config{Metadata: refusing, ProxyPort: freePort(t), Sealed: true}, "", NotRedirected},
+		"exempt":       {Config{Metadata: refusing, ProxyPort: freePort(t), UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}, ProberExempt, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := Prove(context.Background(), tt.config)
+			if got != tt.want || kindOf(err) != tt.wantKind {
+				t.Errorf("got %q, %v, want %q, kind %d", got, err, tt.want, tt.wantKind)
+			}
+		})
+	}
+}
+
+// stuck is an iptables that never ends.
+type stuck struct{ release chan struct{} }
+
+func (s stuck) ListChains(string) ([]string, error)   { <-s.release; return nil, nil }
+func (s stuck) List(string, string) ([]string, error) { <-s.release; return nil, nil }
+
+func TestListingIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := stuck{make(chan struct{})}
+		defer close(s.release)
+		b := &bounded{tables: s, mode: ModeNFT}
+		start := time.Now()
+		for _, list := range []func() ([]string, error){
+			func() ([]string, error) { return b.ListChains("nat") },
+			func() ([]string, error) { return b.List("nat", "OUTPUT") },
+		} {
+			if _, err := list(); kindOf(err) != TimedOut || !strings.Contains(err.Error(), "nat") {
+				t.Errorf("got %v, want TimedOut, naming the table", err)
+			}
+		}
+		if got := time.Since(start); got != 2*commandTimeout {
+			t.Errorf("took %s, want %s", got, 2*commandTimeout)
+		}
+	})
+}
