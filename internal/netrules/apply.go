@@ -2,7 +2,6 @@ package netrules
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,9 +24,7 @@ func (b *backend) read(table string) (state, error) {
 func (b *backend) apply(ctx context.Context, p Plan) error {
 	var err error
 	for range maxAttempts {
-		err = b.applyOnce(ctx, p)
-		var failure *Error
-		if !errors.As(err, &failure) || failure.Kind != RulesDiffer {
+		if err = b.applyOnce(ctx, p); !kindIs(err, RulesDiffer) {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package netrules
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -47,6 +48,12 @@ type Error struct {
 }
 
 func (e *Error) Error() string { return e.Cause }
+
+// kindIs reports whether err is, or wraps, an Error of the kind.
+func kindIs(err error, k Kind) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Kind == k
+}
 
 // failedRun is an iptables that exited with an error.
 type failedRun struct {

@@ -1,6 +1,9 @@
 package netrules
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestCanonical(t *testing.T) {
 	const ours = "-A IMDS_PROXY_FILTER -d 169.254.169.254/32 -p tcp -m tcp --dport 80 -m owner ! --socket-exists -j RETURN"
@@ -45,4 +48,19 @@ func TestJumpTarget(t *testing.T) {
 			t.Errorf("jumpTarget(%s) = %q, want %q", rule, got, want)
 		}
 	}
+}
+
+// FuzzComment puts any comment into a rule, quoted as iptables prints it: what it
+// says must never be taken for where the rule leads.
+func FuzzComment(f *testing.F) {
+	for _, comment := range []string{"", " -j IMDS_PROXY_OUTPUT ", `" -j IMDS_PROXY_OUTPUT "`, `\" -g IMDS_PROXY_FILTER`, `\`, "it's"} {
+		f.Add(comment)
+	}
+	quote := strings.NewReplacer(`"`, `\"`, `\`, `\\`, `'`, `\'`)
+	f.Fuzz(func(t *testing.T, comment string) {
+		rule := `-A OUTPUT -m comment --comment "` + quote.Replace(comment) + `" -j ACCEPT`
+		if got := jumpTarget(rule); got != "ACCEPT" {
+			t.Errorf("jumpTarget(%s) = %q, want ACCEPT", rule, got)
+		}
+	})
 }

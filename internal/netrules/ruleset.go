@@ -3,7 +3,6 @@ package netrules
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 )
@@ -156,7 +155,7 @@ func choose(mode Mode, found []candidate) (*Ruleset, error) {
 	r.backends = append(r.backends, chosen.backend)
 	if other.backend != nil {
 		r.backends = append(r.backends, other.backend)
-	} else if other.inUse {
+	} else if other.inUse || kindIs(other.err, WrongBackend) {
 		r.warning = fmt.Sprintf("iptables-%s has rules here that cannot be seen: %v", other.mode, other.err)
 	}
 	return r, nil
@@ -175,8 +174,7 @@ func preferred(found []candidate) (int, string) {
 		return best, "it holds nat rules here"
 	case unusable:
 		// Neither works: of the two reasons, that of the binary that is there.
-		var failure *Error
-		if errors.As(found[0].err, &failure) && failure.Kind == NoBinary {
+		if kindIs(found[0].err, NoBinary) {
 			best = 1
 		}
 	}
@@ -202,14 +200,13 @@ func (r *Ruleset) Apply(ctx context.Context, p Plan) error {
 // fallBack applies the plan to the second backend, where there is a choice and
 // the kernel lacks modules for the first; else it returns the first one's error.
 func (r *Ruleset) fallBack(ctx context.Context, p Plan, first error) error {
-	var failure *Error
-	if !r.auto || len(r.backends) < 2 || !errors.As(first, &failure) || failure.Kind != MissingModule {
+	if !r.auto || len(r.backends) < 2 || !kindIs(first, MissingModule) {
 		return first
 	}
 	if second := r.backends[1].apply(ctx, p); second != nil {
-		return &Error{failure.Kind, failure.Cause + "; then " + second.Error(), failure.Remedy}
+		return fmt.Errorf("%w; then %w", first, second)
 	}
-	r.reason = "the other one lacks kernel modules: " + failure.Cause
+	r.reason = "the other one lacks kernel modules: " + first.Error()
 	slices.Reverse(r.backends)
 	return nil
 }

@@ -75,20 +75,24 @@ func TestRedirectIsIdempotent(t *testing.T) {
 	})
 }
 
+// TestRedirectRunsAtOnce: whoever ends well leaves the rules of one run, however
+// many others were at it.
 func TestRedirectRunsAtOnce(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
 		mode := "--iptables-mode=" + backend
-		pod.install(mode)
-		want := pod.rules()
 		var wg sync.WaitGroup
-		for range 4 {
-			wg.Go(func() { pod.tryInit(initOptions{}, mode, "--seal") })
+		codes := make([]int, 4)
+		for i := range codes {
+			wg.Go(func() { codes[i] = pod.tryInit(initOptions{}, mode, "--seal").code })
 		}
 		wg.Wait()
-		// Whoever lost may have given up; the rules are those of one run all the same.
-		pod.install(mode)
-		if got := pod.rules(); got != want {
-			t.Errorf("after four runs at once and another one:\n%s\nwant:\n%s", got, want)
+		if r := pod.tryInit(initOptions{}, mode, "--seal", "--check"); r.code != 0 {
+			t.Errorf("four runs at once ended with %v; then --check with %d\n%s", codes, r.code, r.stderr)
+		}
+		for _, code := range codes {
+			if code != 0 && code != 8 {
+				t.Errorf("exit codes %v: want each 0, or 8 for who gave up", codes)
+			}
 		}
 	})
 }
@@ -136,6 +140,26 @@ func TestRedirectFindsBackend(t *testing.T) {
 				t.Errorf("backend %s, want %s", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestRedirectNFTInTheWay has rules of the nft tool in the table of iptables' own
+// name, which iptables-nft cannot read.
+func TestRedirectNFTInTheWay(t *testing.T) {
+	t.Parallel()
+	pod := newRedirectPod(t)
+	pod.mustRun(`table ip nat {
+	chain OUTPUT {
+		type nat hook output priority -100
+		ip daddr { 203.0.113.1, 203.0.113.2 } tcp dport { 80, 81 } ct mark set 7 redirect to :15001
+	}
+}`, "nft", "-f", "-")
+	if r := pod.tryInit(initOptions{}, "--iptables-mode=nft"); r.code != 7 {
+		t.Errorf("on nft: exit code %d, want 7\n%s", r.code, r.stderr)
+	}
+	r := pod.install()
+	if got := logField(t, r, "backend"); got != "legacy" || !strings.Contains(r.stderr, "cannot be seen") {
+		t.Errorf("auto: backend %s, want legacy and a warning\n%s", got, r.stderr)
 	}
 }
 
