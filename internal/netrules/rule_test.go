@@ -40,6 +40,7 @@ func TestJumpTarget(t *testing.T) {
 		"":                                      "",
 		`-A OUTPUT -m comment --comment "x -j IMDS_PROXY_OUTPUT y" -j ACCEPT`:  "ACCEPT",
 		`-A OUTPUT -m comment --comment "a \" -j IMDS_PROXY_OUTPUT" -j ACCEPT`: "ACCEPT",
+		`-A OUTPUT -m comment --comment -j -j IMDS_PROXY_OUTPUT`:               "IMDS_PROXY_OUTPUT",
 		`-A OUTPUT -m comment --comment "" -j ACCEPT`:                          "ACCEPT",
 		`-A OUTPUT -m comment --comment "unclosed -j IMDS_PROXY_OUTPUT`:        "",
 		`-A OUTPUT -j LOG --log-prefix "-j IMDS_PROXY_OUTPUT "`:                "LOG",

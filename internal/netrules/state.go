@@ -99,8 +99,11 @@ func listRules(t tables, table, chain string) ([]string, error) {
 func jumpTarget(rule string) string {
 	w := words(rule)
 	for i := 0; i+1 < len(w); i++ {
-		if w[i] == "-j" || w[i] == "-g" {
+		switch w[i] {
+		case "-j", "-g":
 			return w[i+1]
+		case "--comment": // its value can be anything, "-j" too
+			i++
 		}
 	}
 	return ""
