@@ -64,17 +64,16 @@ func appendJSONString(b []byte, s string) []byte {
 // follow one, which does no harm).
 func plainPrefix(s string) int {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
-	rest := s
-	for len(rest) >= 8 {
-		v := uint64(rest[0]) | uint64(rest[1])<<8 | uint64(rest[2])<<16 | uint64(rest[3])<<24 |
-			uint64(rest[4])<<32 | uint64(rest[5])<<40 | uint64(rest[6])<<48 | uint64(rest[7])<<56
+	n := 0
+	for ; n <= len(s)-8; n += 8 {
+		p := s[n : n+8]
+		v := uint64(p[0]) | uint64(p[1])<<8 | uint64(p[2])<<16 | uint64(p[3])<<24 |
+			uint64(p[4])<<32 | uint64(p[5])<<40 | uint64(p[6])<<48 | uint64(p[7])<<56
 		suspect := v | (v - ones*' ') | ((v ^ ones*'"') - ones) | ((v ^ ones*'\\') - ones)
 		if suspect&highs != 0 {
 			break
 		}
-		rest = rest[8:]
 	}
-	n := len(s) - len(rest)
 	for n < len(s) && ' ' <= s[n] && s[n] < utf8.RuneSelf && s[n] != '"' && s[n] != '\\' {
 		n++
 	}

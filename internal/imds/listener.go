@@ -44,7 +44,7 @@ type limitedConn struct {
 	listener *limitListener
 	place    *list.Element // nil: it does not count any more
 	busy     bool          // it has a request in progress
-	since    time.Time     // when it was last without one
+	since    time.Time     // from when its quiet time is counted; zero: from when that matters
 }
 
 func (l *limitListener) Accept() (net.Conn, error) {
@@ -99,14 +99,24 @@ func (l *limitListener) makeRoom() {
 }
 
 // quietest returns the connection that has been without a request for the
-// longest, or nil. The caller holds the mutex.
+// longest, or nil. For those that had a request before, time begins to count here,
+// at the limit, so that below it requests need not look at the clock. The caller
+// holds the mutex.
 func (l *limitListener) quietest() *limitedConn {
+	var first *limitedConn
 	for e := l.conns.Front(); e != nil; e = e.Next() {
-		if c := e.Value.(*limitedConn); !c.busy {
-			return c
+		c := e.Value.(*limitedConn)
+		if c.busy {
+			continue
+		}
+		if c.since.IsZero() {
+			c.since = time.Now()
+		}
+		if first == nil {
+			first = c
 		}
 	}
-	return nil
+	return first
 }
 
 // forget counts c out. The caller holds the mutex.
@@ -126,7 +136,7 @@ func (l *limitListener) setBusy(c *limitedConn, busy bool) {
 	if c.busy = busy; busy || c.place == nil {
 		return
 	}
-	c.since = time.Now()
+	c.since = time.Time{}
 	l.conns.MoveToBack(c.place)
 	l.changed.Signal()
 }

@@ -50,6 +50,9 @@ func forwardable(canonical string) bool {
 // or guessed here: a path has either a canonical spelling by the few rules of
 // [canonicalPath], or no one answers it.
 func classify(escapedPath string) (route, string) {
+	if escapedPath == tokenPath { // as nearly every client spells it
+		return routeToken, tokenPath
+	}
 	canonical, ok := canonicalPath(escapedPath)
 	switch {
 	case !ok:
