@@ -86,7 +86,11 @@ var (
 // legacy with 4 for the lock too, and iptables-restore with 1 or 2 for anything.
 func (f failedRun) classify() *Error {
 	said := oneLine(f.said)
-	e := &Error{Cause: fmt.Sprintf("%s: iptables (%s) exited with %d: %s", f.step, f.mode, f.exitCode, said)}
+	ended := fmt.Sprintf("exited with %d: %s", f.exitCode, said)
+	if f.exitCode < 0 {
+		ended = "was killed by a signal"
+	}
+	e := &Error{Cause: fmt.Sprintf("%s: iptables (%s) %s", f.step, f.mode, ended)}
 	switch {
 	case lockFileSign.MatchString(said):
 		e.Kind, e.Remedy = LockHeld, "mount an emptyDir at /run, or set XTABLES_LOCKFILE to a file that exists"
