@@ -137,10 +137,10 @@ func (h hint) advise(clientID, resource string, token FederatedToken) string {
 // credentialCommands is the one command that adds the missing federated
 // credential: for a managed identity, and for an application registration.
 func credentialCommands(clientID, issuer, subject, audience string) string {
-	return fmt.Sprintf("az identity federated-credential create --name <NAME> --identity-name <IDENTITY> --resource-group <GROUP>"+
+	return fmt.Sprintf("az identity federated-credential create --name NAME --identity-name IDENTITY --resource-group GROUP"+
 		" --issuer '%s' --subject '%s' --audiences '%s'"+
 		" (for an application registration: az ad app federated-credential create --id '%s'"+
-		` --parameters '{"name":"<NAME>","issuer":"%s","subject":"%s","audiences":["%s"]}')`+
+		` --parameters '{"name":"NAME","issuer":"%s","subject":"%s","audiences":["%s"]}')`+
 		"; one that was just added takes a few minutes",
 		issuer, subject, audience, clientID, issuer, subject, audience)
 }

@@ -126,11 +126,12 @@ func (e *Error) after(wait time.Duration) *Error {
 	return &copied
 }
 
-// callerGone is the answer to a caller whose context ended first.
-func callerGone(ctx context.Context) *Error {
-	return &Error{
-		Kind:   DeadlineExceeded,
-		Detail: "the caller left before the exchange was over",
-		cause:  ctx.Err(),
+// outOfTime is the answer to a caller whose wait ended before the exchange did:
+// by its context, or by the bound on all waits.
+func outOfTime(caller context.Context) *Error {
+	e := &Error{Kind: DeadlineExceeded, Detail: "the exchange took too long", cause: context.DeadlineExceeded}
+	if err := caller.Err(); err != nil {
+		e.Detail, e.cause = "the caller left before the exchange was over", err
 	}
+	return e
 }

@@ -11,6 +11,7 @@ const (
 	TryTimeout      = tryTimeout
 	ExchangeTimeout = exchangeTimeout
 	Patience        = patience
+	LandingTime     = landingTime
 	StaleMargin     = staleMargin
 	FreshInterval   = freshInterval
 	MaxTries        = maxTries

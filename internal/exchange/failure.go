@@ -36,10 +36,8 @@ type failure struct {
 	// until is when the next exchange may begin.
 	until time.Time
 
-	// reported is when it was last logged at warning level, and repeats how often
-	// it happened since.
+	// reported is when it was last logged at warning level. Zero: never.
 	reported time.Time
-	repeats  int
 }
 
 // failing returns the failures in a row of k, nil for none. Service.mu is held.

@@ -1,6 +1,8 @@
 package exchange_test
 
 import (
+	"context"
+	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -131,6 +133,19 @@ func TestTriesAreBounded(t *testing.T) {
 	})
 }
 
+func TestRetryAfterOfAFaultIsObeyedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.failWith((&exchange.Error{Kind: exchange.Unavailable, RetryAfter: 3 * time.Second, Detail: "503"}).RetrySoon())
+		s := fakeService(t, f)
+		_, err := ask(t, s, exchange.Request{})
+		wantKind(t, err, exchange.Unavailable)
+		if got := f.count(resource); got != 1 {
+			t.Errorf("%d tries within Retry-After, want 1", got)
+		}
+	})
+}
+
 func TestEveryWaitHasADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
@@ -151,6 +166,25 @@ func TestEveryWaitHasADeadline(t *testing.T) {
 		if got := time.Since(began); got != 0 {
 			t.Errorf("the failure was not remembered: answered after %s", got)
 		}
+	})
+}
+
+// Not even an exchange that ignores its deadline has a caller wait for ever.
+func TestCallerDoesNotRelyOnTheExchangeToEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan struct{})
+		s := newService(t, fakeConfig(nil).WithExchanger(
+			func(context.Context, string, string) (exchange.Token, time.Time, error) {
+				<-stuck
+				return exchange.Token{}, time.Time{}, errors.New("at last")
+			}))
+		began := time.Now()
+		_, err := ask(t, s, exchange.Request{})
+		wantKind(t, err, exchange.DeadlineExceeded)
+		if got, want := time.Since(began), exchange.ExchangeTimeout+exchange.LandingTime; got != want {
+			t.Errorf("answered after %s, want %s", got, want)
+		}
+		close(stuck)
 	})
 }
 

@@ -95,12 +95,21 @@ func readBounded(path string) ([]byte, error) {
 	return content, nil
 }
 
+// fileError is an error of package fs in words that continue a sentence.
+type fileError struct {
+	text  string
+	cause error
+}
+
+func (e *fileError) Error() string { return e.text }
+func (e *fileError) Unwrap() error { return e.cause }
+
 func openError(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("does not exist: %w", fs.ErrNotExist)
+		return &fileError{"does not exist", err}
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("may not be read by UID %d: %w", os.Getuid(), fs.ErrPermission)
+		return &fileError{fmt.Sprintf("may not be read by UID %d", os.Getuid()), err}
 	}
 	return fmt.Errorf("cannot be read: %w", err)
 }

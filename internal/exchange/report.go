@@ -22,20 +22,18 @@ type report struct {
 }
 
 // reportOf decides how loud a failure is. Service.mu is held.
-func (s *Service) reportOf(now *failure, past *failure, at time.Time) report {
+func (s *Service) reportOf(now, past *failure, at time.Time) report {
 	repeated := past != nil && past.err.Kind == now.err.Kind && past.err.Code == now.err.Code &&
 		past.err.Detail == now.err.Detail && at.Sub(past.reported) < repeatInterval
 	if repeated {
-		now.reported, now.repeats = past.reported, past.repeats+1
+		now.reported = past.reported
+		return report{failed: now, past: past, quiet: true}
 	}
-	quiet := repeated || !s.lines.AllowN(at, 1)
-	if !quiet {
-		now.reported = at
-		if past != nil {
-			now.repeats = 0
-		}
+	if !s.lines.AllowN(at, 1) {
+		return report{failed: now, past: past, quiet: true}
 	}
-	return report{failed: now, past: past, quiet: quiet}
+	now.reported = at
+	return report{failed: now, past: past}
 }
 
 func (r report) log(log *zap.Logger, k key, took time.Duration) {

@@ -18,6 +18,10 @@ const (
 	// valid one to fall back on.
 	patience = 2 * time.Second
 
+	// landingTime is for an exchange to be recorded and logged once its time is
+	// over. A caller's own wait ends after it even if that does not.
+	landingTime = time.Second
+
 	// Failures are logged at this rate over all keys: an application that makes
 	// up resources must not fill the node's disk.
 	reportsPerSecond = 1
@@ -235,12 +239,12 @@ func (s *Service) valid(k key, now time.Time) *holding {
 func (s *Service) wait(ctx context.Context, next step) (Result, error) {
 	f := next.wait
 	defer s.leave(f)
-	enough := ctx
+	limit := exchangeTimeout + landingTime
 	if next.backup {
-		var cancel context.CancelFunc
-		enough, cancel = context.WithDeadline(ctx, f.began.Add(patience))
-		defer cancel()
+		limit = patience
 	}
+	enough, cancel := context.WithDeadline(ctx, f.began.Add(limit))
+	defer cancel()
 	var err *Error
 	select {
 	case <-f.done:
@@ -249,7 +253,7 @@ func (s *Service) wait(ctx context.Context, next step) (Result, error) {
 		}
 		err = f.err
 	case <-enough.Done():
-		err = callerGone(ctx)
+		err = outOfTime(ctx)
 	}
 	if next.backup {
 		return next.result, nil
