@@ -98,6 +98,42 @@ func TestFailuresOfLongAgoDoNotAddUp(t *testing.T) {
 	})
 }
 
+func TestSuccessEndsTheMemoryOfFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
+		s := fakeService(t, f)
+		_, err := ask(t, s, exchange.Request{})
+		wantKind(t, err, exchange.Unavailable)
+		f.failWith(nil)
+		time.Sleep(time.Second)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 2, 0)
+		// While failures are remembered, nobody waits for a fresher token.
+		time.Sleep(exchange.FreshInterval)
+		wantAnswer(t, s, exchange.Request{Fresh: true}, exchange.SourceEntra, 3, 0)
+	})
+}
+
+// With the token, the reason for leaving Entra alone ends.
+func TestRestEndsWithTheToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		got, err := ask(t, s, exchange.Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
+		time.Sleep(time.Until(got.Token.ExpiresOn.Add(-5 * time.Second)))
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		f.failWith(nil)
+		time.Sleep(5*time.Second - 1)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		time.Sleep(1)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 3, 0)
+	})
+}
+
 func TestFaultsThatPassAreNotSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}

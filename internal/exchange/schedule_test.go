@@ -3,6 +3,7 @@ package exchange_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -158,6 +159,26 @@ func TestPrefetchedTokensAreReadyAndStayReady(t *testing.T) {
 			if err != nil || got.Source != exchange.SourceCache {
 				t.Errorf("after three idle days, %s: source %s, error %v", r, got.Source, err)
 			}
+		}
+	})
+}
+
+func TestScheduleLeavesExchangesUnderWayAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const slow = "https://slow.example.test"
+		f := &fakeEntra{}
+		f.hang = func(c call) bool { return c.resource == slow }
+		cfg := fakeConfig(f)
+		cfg.DefaultClientID, cfg.Prefetch = clientID, []string{slow}
+		s := newService(t, cfg)
+		defer run(t, s)()
+		synctest.Wait()
+		for i := range 10 { // each has the schedule look again
+			wantAnswer(t, s, exchange.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}, exchange.SourceEntra, 1, 0)
+			synctest.Wait()
+		}
+		if got := f.count(slow); got != 1 {
+			t.Errorf("%d exchanges of one key at once, want 1", got)
 		}
 	})
 }
