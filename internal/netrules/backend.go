@@ -33,13 +33,6 @@ func ParseMode(s string) (Mode, error) {
 	return "", fmt.Errorf("%q: not one of auto, nft, legacy", s)
 }
 
-func (m Mode) other() Mode {
-	if m == ModeLegacy {
-		return ModeNFT
-	}
-	return ModeLegacy
-}
-
 const (
 	// lockWait bounds the wait for the xtables lock: longer than the few
 	// milliseconds that a holder needs, short enough to be reported.

@@ -67,7 +67,12 @@ func Prove(ctx context.Context, c Config) (Proof, error) {
 
 	token, err := dialForToken(ctx, c.Metadata)
 	if err != nil {
-		return "", notRedirected(c, err.Error())
+		failure := notRedirected(c, err.Error())
+		if errors.Is(err, syscall.ENETUNREACH) {
+			// The kernel wants a route before it comes to nat.
+			failure.Remedy = "the pod has no route to " + c.Metadata.Addr().String() + ": give it a default route, or use --verify=false"
+		}
+		return "", failure
 	}
 	original, ok := w.original(token)
 	switch {

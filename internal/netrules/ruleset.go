@@ -1,7 +1,6 @@
 package netrules
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -58,127 +57,6 @@ func Open(o Options) (*Ruleset, error) {
 		}
 	}
 	return choose(o.Mode, found)
-}
-
-// candidate is a backend that was looked for.
-type candidate struct {
-	mode Mode
-	// backend is nil where err says why it cannot be used.
-	backend *backend
-	err     error
-	// ours says that it holds chains of this package, or of azure-workload-identity.
-	ours bool
-	// foreign says that it holds nat rules of others.
-	foreign bool
-	// inUse says that it has tables here, which where err is set nobody has read.
-	inUse bool
-	// kubernetes names a chain of kubelet or kube-proxy. Empty: there is none.
-	kubernetes string
-}
-
-// survey finds a backend and looks at what it holds.
-func survey(mode Mode) candidate {
-	c := candidate{mode: mode}
-	if mode == ModeLegacy {
-		c.inUse = legacyTableExists(tableNAT) || legacyTableExists(tableFilter)
-	}
-	b, err := findBackend(mode)
-	if err != nil {
-		c.err = err
-		return c
-	}
-	if missing := missingCapability(mode); missing != "" {
-		c.err = &Error{
-			Kind:   MissingCapability,
-			Cause:  fmt.Sprintf("the capability %s is missing, which iptables-%s needs", missing, mode),
-			Remedy: capabilityRemedy(mode),
-		}
-		return c
-	}
-	c.err = c.look(b)
-	if c.err == nil {
-		c.backend = b
-	}
-	return c
-}
-
-// look reads the tables of a backend.
-func (c *candidate) look(b *backend) error {
-	for _, table := range applyOrder {
-		s, err := b.read(table)
-		if err != nil {
-			return err
-		}
-		c.ours = c.ours || len(s.chains) > 0
-		c.foreign = c.foreign || table == tableNAT && s.foreign
-		c.kubernetes = cmp.Or(c.kubernetes, s.kubernetes)
-	}
-	// Newer kubelets mark their node's namespace in mangle only. Rules there that
-	// cannot be read are no hindrance.
-	if s, err := b.read("mangle"); err == nil {
-		c.kubernetes = cmp.Or(c.kubernetes, s.kubernetes)
-	}
-	return nil
-}
-
-// What a candidate's rules say for it, least first.
-const (
-	unusable = iota
-	usable
-	weighsForeign
-	weighsOurs
-)
-
-func (c candidate) weight() int {
-	switch {
-	case c.backend == nil:
-		return unusable
-	case c.ours:
-		return weighsOurs
-	case c.foreign:
-		return weighsForeign
-	}
-	return usable
-}
-
-// choose picks the backend to use from the two candidates, nft first.
-func choose(mode Mode, found []candidate) (*Ruleset, error) {
-	r := &Ruleset{auto: mode == ModeAuto || mode == "", reason: "asked for"}
-	first := slices.IndexFunc(found, func(c candidate) bool { return c.mode == mode })
-	if r.auto {
-		first, r.reason = preferred(found)
-	}
-	chosen, other := found[first], found[1-first]
-	if chosen.err != nil {
-		return nil, chosen.err
-	}
-	r.backends = append(r.backends, chosen.backend)
-	if other.backend != nil {
-		r.backends = append(r.backends, other.backend)
-	} else if other.inUse || kindIs(other.err, WrongBackend) {
-		r.warning = fmt.Sprintf("iptables-%s has rules here that cannot be seen: %v", other.mode, other.err)
-	}
-	return r, nil
-}
-
-// preferred is the index of the candidate that auto takes, and why.
-func preferred(found []candidate) (int, string) {
-	best := 0
-	if found[1].weight() > found[0].weight() {
-		best = 1
-	}
-	switch found[best].weight() {
-	case weighsOurs:
-		return best, "it holds the redirect here"
-	case weighsForeign:
-		return best, "it holds nat rules here"
-	case unusable:
-		// Neither works: of the two reasons, that of the binary that is there.
-		if kindIs(found[0].err, NoBinary) {
-			best = 1
-		}
-	}
-	return best, "it works here"
 }
 
 // Apply makes the namespace's rules the planned ones, and reads them back. On

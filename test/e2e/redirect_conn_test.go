@@ -118,3 +118,14 @@ func TestRedirectProof(t *testing.T) {
 		}
 	})
 }
+
+// TestRedirectWithoutRoute: the kernel looks for a route before it comes to nat.
+func TestRedirectWithoutRoute(t *testing.T) {
+	t.Parallel()
+	pod := newRedirectPod(t)
+	pod.mustRun("", "ip", "route", "delete", "default")
+	r := pod.tryInit(initOptions{})
+	if r.code != 9 || !strings.Contains(logField(t, r, "remedy"), "no route") {
+		t.Errorf("exit code %d, want 9 and that there is no route\n%s", r.code, r.stderr)
+	}
+}
