@@ -87,42 +87,44 @@ func TestUnusableIMDS(t *testing.T) {
 	hang := make(chan struct{})
 	for _, test := range []struct {
 		name   string
+		cause  string // what the log says
 		answer http.HandlerFunc
 	}{
-		{"redirect", func(w http.ResponseWriter, r *http.Request) {
+		{"redirect", "status 302", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://imds.example.test"+tokenPath, http.StatusFound)
 		}},
-		{"upgrade", func(w http.ResponseWriter, r *http.Request) {
+		{"upgrade", "status 101", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Upgrade", "h2c")
 			w.WriteHeader(http.StatusSwitchingProtocols)
 		}},
-		{"too large, with its length", func(w http.ResponseWriter, r *http.Request) {
+		{"too large, with its length", "larger than 1024 bytes", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "1025")
 			io.WriteString(w, strings.Repeat("x", 1025))
 		}},
-		{"too large, in chunks", func(w http.ResponseWriter, r *http.Request) {
+		{"too large, in chunks", "larger than 1024 bytes", func(w http.ResponseWriter, r *http.Request) {
 			for range 1025 {
 				io.WriteString(w, "x")
 			}
 		}},
-		{"endless", func(w http.ResponseWriter, r *http.Request) {
+		{"endless", "larger than 1024 bytes", func(w http.ResponseWriter, r *http.Request) {
 			for {
 				if _, err := io.WriteString(w, strings.Repeat("x", 4096)); err != nil {
 					return
 				}
 			}
 		}},
-		{"large header", func(w http.ResponseWriter, r *http.Request) {
+		{"large header", "headers exceeded", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("X", strings.Repeat("x", 1<<20))
 		}},
-		{"reset", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }},
-		{"cut off", func(w http.ResponseWriter, r *http.Request) {
+		{"reset", "EOF", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }},
+		{"cut off", "unexpected EOF", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "100")
 			io.WriteString(w, "x")
+			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
 		}},
-		{"hang", func(w http.ResponseWriter, r *http.Request) { <-hang }},
-		{"hang in the body", func(w http.ResponseWriter, r *http.Request) {
+		{"hang", "deadline exceeded", func(w http.ResponseWriter, r *http.Request) { <-hang }},
+		{"hang in the body", "deadline exceeded", func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "x")
 			w.(http.Flusher).Flush()
 			<-hang
@@ -131,13 +133,23 @@ func TestUnusableIMDS(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			machine := httptest.NewServer(test.answer)
 			defer machine.Close()
+			log, logs := observed(zap.ErrorLevel)
 			cfg := config(&tokenSource{})
+			cfg.Log = log
 			cfg.Passthrough = imds.Passthrough{Address: machine.URL, MaxBytes: 1024}
 			if strings.HasPrefix(test.name, "hang") {
 				cfg.Passthrough.Timeout = 50 * time.Millisecond
 				defer func() { hang <- struct{}{} }() // before Close, which waits for the handler
 			}
 			checkUnavailable(t, get(newHandler(t, cfg), instance))
+			for _, e := range logs.All() {
+				if got := fmt.Sprint(e.ContextMap()["error"]); !strings.Contains(got, test.cause) {
+					t.Errorf("logged %q, want %q", got, test.cause)
+				}
+			}
+			if logs.Len() != 1 {
+				t.Errorf("got %d lines, want one", logs.Len())
+			}
 		})
 	}
 	t.Run("refused connection", func(t *testing.T) {
@@ -194,21 +206,6 @@ func TestForwardingIsBounded(t *testing.T) {
 	close(release)
 	if got := <-first; got != http.StatusOK {
 		t.Errorf("got %d for the first request", got)
-	}
-}
-
-// A proxy environment is for the world outside; IMDS is not there.
-func TestForwardingIgnoresProxyEnvironment(t *testing.T) {
-	proxy, machine := newDecoy(t), newDecoy(t)
-	for _, name := range []string{"HTTP_PROXY", "http_proxy", "ALL_PROXY"} {
-		t.Setenv(name, proxy.URL)
-	}
-	t.Setenv("NO_PROXY", "")
-	if w := get(forwardingTo(t, machine.URL), instance); w.Code != http.StatusOK {
-		t.Errorf("got %d %s", w.Code, w.Body)
-	}
-	if seen := machine.seen(); len(seen) != 1 || len(proxy.seen()) != 0 {
-		t.Errorf("IMDS saw %q", seen)
 	}
 }
 

@@ -115,6 +115,7 @@ func TestParseIdentity(t *testing.T) {
 		{"/subscriptions/s/resourceGroups/rg=" + mappedID, "", "", "selector is neither"},
 		{"/subscriptions//resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/n=" + mappedID, "", "", "selector is neither"},
 		{"/subscriptions/s/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/n=" + mappedID, "", "", "selector is neither"},
+		{strings.Replace(resourceID, "rg", strings.Repeat("g", 512), 1) + "=" + mappedID, "", "", "selector is neither"},
 		{"/\u017fubscriptions/s/resourceGroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/n=" + mappedID, "", "", "selector is neither"},
 	} {
 		selector, clientID, err := imds.ParseIdentity(test.in)
