@@ -251,6 +251,34 @@ func TestWarmUpDoesAllButTheTokenRequest(t *testing.T) {
 	}
 }
 
+// Discovery is shared: who began it may leave.
+func TestDiscoveryOutlivesWhoBeganIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := bubblePod(t, entra.Config{})
+		p.idp.FailAlways(entra.FaultHang().On(entra.TenantDiscovery))
+		s := p.service(t)
+		first, leave := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			wantKind(t, s.Exchange(first, clientID, resource), exchange.DeadlineExceeded)
+		})
+		synctest.Wait()
+		wg.Go(func() {
+			if err := s.Exchange(t.Context(), clientID, resource+"/"); err != nil {
+				t.Errorf("the second: %v", err)
+			}
+		})
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		p.idp.Heal()
+		wg.Wait()
+		if got := p.idp.Counts().TenantDiscovery; got != 1 {
+			t.Errorf("%d discovery requests, want 1", got)
+		}
+	})
+}
+
 // A hanging Entra holds up neither the end of Run nor, as TestMain checks, leaves
 // anything running.
 func TestRunEndsWhileEntraHangs(t *testing.T) {
