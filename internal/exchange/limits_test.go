@@ -1,0 +1,130 @@
+package exchange_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imds-oidc-proxy/internal/exchange"
+)
+
+func TestRequestsThatCannotBeAScopeAreRefusedHere(t *testing.T) {
+	f := &fakeEntra{}
+	s := fakeService(t, f)
+	for name, c := range map[string]struct {
+		request exchange.Request
+		want    exchange.Kind
+	}{
+		"no client ID":       {exchange.Request{Resource: resource}, exchange.UnknownIdentity},
+		"a line break":       {exchange.Request{ClientID: "a\nb", Resource: resource}, exchange.UnknownIdentity},
+		"a long client ID":   {exchange.Request{ClientID: strings.Repeat("a", 65), Resource: resource}, exchange.UnknownIdentity},
+		"no resource":        {exchange.Request{ClientID: clientID}, exchange.InvalidResource},
+		"two scopes":         {exchange.Request{ClientID: clientID, Resource: "a b"}, exchange.InvalidResource},
+		"a NUL":              {exchange.Request{ClientID: clientID, Resource: "a\x00b"}, exchange.InvalidResource},
+		"not ASCII":          {exchange.Request{ClientID: clientID, Resource: "https://\u212aey.example.test"}, exchange.InvalidResource},
+		"invalid UTF-8":      {exchange.Request{ClientID: clientID, Resource: "https://\xff.example.test"}, exchange.InvalidResource},
+		"one byte too many":  {exchange.Request{ClientID: clientID, Resource: strings.Repeat("a", exchange.MaxResource+1)}, exchange.InvalidResource},
+		"a million too many": {exchange.Request{ClientID: clientID, Resource: strings.Repeat("a", 1<<20)}, exchange.InvalidResource},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := s.Token(t.Context(), c.request)
+			wantKind(t, err, c.want)
+		})
+	}
+	if len(f.all()) != 0 {
+		t.Errorf("Entra was asked: %v", f.all())
+	}
+}
+
+func TestCacheIsBoundedAndFailuresEvictNoToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		cfg := fakeConfig(f)
+		cfg.CacheEntries = 10
+		s := newService(t, cfg)
+		for i := range 100 {
+			if _, err := ask(t, s, exchange.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := s.Held(); got != 10 {
+			t.Errorf("holds %d tokens, want 10", got)
+		}
+		f.failWith(&exchange.Error{Kind: exchange.InvalidResource, Detail: "unknown"})
+		for i := range 1000 {
+			_, err := ask(t, s, exchange.Request{Resource: fmt.Sprintf("https://bad%d.example.test", i)})
+			wantKind(t, err, exchange.InvalidResource)
+		}
+		for i := 90; i < 100; i++ {
+			wantAnswer(t, s, exchange.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}, exchange.SourceCache, 1, 0)
+		}
+	})
+}
+
+func TestTooManyExchangesAtOnceAreRefusedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: time.Second}
+		s := fakeService(t, f)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, time.Second)
+		var wg sync.WaitGroup
+		for i := range exchange.MaxFlights {
+			wg.Go(func() {
+				if _, err := ask(t, s, exchange.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		_, err := ask(t, s, exchange.Request{Resource: "https://more.example.test"})
+		if e := wantKind(t, err, exchange.Throttled); e.RetryAfter <= 0 {
+			t.Error("the refusal does not say when to come back")
+		}
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		wg.Wait()
+		if _, err := ask(t, s, exchange.Request{Resource: "https://more.example.test"}); err != nil {
+			t.Errorf("once there is room: %v", err)
+		}
+	})
+}
+
+func TestHitAllocatesNothing(t *testing.T) {
+	s := fakeService(t, &fakeEntra{})
+	r := exchange.Request{ClientID: clientID, Resource: resource}
+	ctx := t.Context()
+	if _, err := s.Token(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	if got := testing.AllocsPerRun(1000, func() { _, _ = s.Token(ctx, r) }); got != 0 {
+		t.Errorf("got %v allocations, want 0", got)
+	}
+}
+
+func BenchmarkHit(b *testing.B) {
+	for _, keys := range []int{1, 10, 100, 1000} {
+		b.Run(fmt.Sprintf("keys=%d", keys), func(b *testing.B) {
+			s, err := exchange.New(fakeConfig(&fakeEntra{life: 24 * time.Hour}))
+			if err != nil {
+				b.Fatal(err)
+			}
+			requests := make([]exchange.Request, keys)
+			for i := range requests {
+				requests[i] = exchange.Request{ClientID: clientID, Resource: fmt.Sprintf("https://%d.example.test", i)}
+				if _, err := s.Token(b.Context(), requests[i]); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := 0; pb.Next(); i++ {
+					if _, err := s.Token(b.Context(), requests[i%keys]); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,161 @@
+package exchange_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/test/entra"
+)
+
+const subject = "system:serviceaccount:shop:cart"
+
+// pod is a stand-in for Entra, and what a pod that federates with it has.
+type pod struct {
+	idp   *entra.Server
+	token *entra.ProjectedToken
+	cfg   exchange.Config
+	log   syncBuffer
+}
+
+// startPod has a stand-in on a loopback listener, with TLS.
+func startPod(t *testing.T, cfg entra.Config) *pod {
+	t.Helper()
+	idp, err := entra.Start(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := idp.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	p := newPod(t, idp)
+	p.cfg.CAFile = caFile(t, idp)
+	p.cfg.Dial = dialLoopback
+	return p
+}
+
+// dialLoopback keeps a test that goes wrong, or code that does, from asking real
+// servers anything.
+func dialLoopback(ctx context.Context, network, address string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return nil, fmt.Errorf("a test must not dial %s", address)
+	}
+	return new(net.Dialer).DialContext(ctx, network, address)
+}
+
+func newPod(t *testing.T, idp *entra.Server) *pod {
+	t.Helper()
+	idp.AddApplication(entra.Application{
+		ClientID:    clientID,
+		Credentials: []entra.FederatedCredential{{Subject: subject}},
+	})
+	idp.AddResource("https://*.example.test")
+	token, err := idp.ProjectToken(entra.ProjectedTokenConfig{Dir: t.TempDir(), Subject: subject})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pod{idp: idp, token: token}
+	p.cfg = exchange.Config{
+		TenantID:           idp.TenantID(),
+		AuthorityHost:      idp.AuthorityHost(),
+		FederatedTokenFile: token.Path(),
+		Log:                newLogger(&p.log),
+	}
+	return p
+}
+
+// bubblePod has a stand-in without a network, for synctest bubbles.
+func bubblePod(t *testing.T, cfg entra.Config) *pod {
+	t.Helper()
+	idp, err := entra.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPod(t, idp)
+	p.cfg = p.cfg.WithTransport(idp.Transport())
+	return p
+}
+
+// newLogger logs everything, as the proxy would with --log-level=all.
+func newLogger(to *syncBuffer) *zap.Logger {
+	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), to, zap.DebugLevel))
+}
+
+// syncBuffer is a bytes.Buffer for concurrent use.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) Sync() error { return nil }
+
+func (b *syncBuffer) Reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.buf.Reset()
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func (p *pod) service(t *testing.T) *exchange.Service {
+	t.Helper()
+	s := newService(t, p.cfg)
+	t.Cleanup(s.CloseIdle)
+	return s
+}
+
+// get asks for the default token and checks that it is a good one, for that.
+func (p *pod) get(t *testing.T, s *exchange.Service) (exchange.Result, error) {
+	t.Helper()
+	got, err := s.Token(t.Context(), exchange.Request{ClientID: clientID, Resource: resource})
+	if err != nil {
+		return got, err
+	}
+	token, err := p.idp.VerifyAccessToken(got.Token.AccessToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token.ClientID != clientID || token.Resource != resource {
+		t.Errorf("the token is for %s and %s", token.ClientID, token.Resource)
+	}
+	if want := token.ExpiresOn; got.Token.ExpiresOn.Sub(want).Abs() > 2*time.Second {
+		t.Errorf("ExpiresOn: got %s, the token's exp is %s", got.Token.ExpiresOn, want)
+	}
+	return got, nil
+}
+
+// waitFor polls: what it waits for is done by other goroutines, on real sockets.
+func waitFor(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !done() {
+		if time.Now().After(deadline) {
+			t.Fatalf("no %s within 10s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
