@@ -1,0 +1,205 @@
+package manifests
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	appsv1 "k8s.io/api/apps/v1"
+)
+
+// programs builds both commands, once for all tests.
+var programs = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "manifests-")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/proxy", "./cmd/proxy-init")
+	cmd.Dir = repository
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		os.RemoveAll(dir)
+		return "", &buildError{string(out)}
+	}
+	return dir, nil
+})
+
+type buildError struct{ output string }
+
+func (e *buildError) Error() string { return e.output }
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir, err := programs(); err == nil {
+		os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+// program runs a command with an environment of its own and returns what it prints
+// and its exit code.
+func program(t *testing.T, name string, args, env []string) (string, int) {
+	t.Helper()
+	dir, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(dir, name), args...)
+	cmd.Env = append([]string{}, env...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	_ = cmd.Run() // the exit code says it
+	return out.String(), cmd.ProcessState.ExitCode()
+}
+
+// environment is what the container's process would find.
+func environment(v variant, c *corev1.Container) []string {
+	var env []string
+	for name, value := range v.config {
+		if len(c.EnvFrom) > 0 {
+			env = append(env, name+"="+value)
+		}
+	}
+	for _, e := range c.Env {
+		env = append(env, e.Name+"="+e.Value)
+	}
+	slices.Sort(env)
+	return env
+}
+
+// known are the variables that --help names, for proxy by the rule that it states.
+func known(t *testing.T, name string) map[string]bool {
+	t.Helper()
+	help, code := program(t, name, []string{"--help"}, nil)
+	if code != 0 {
+		t.Fatalf("%s --help: exit code %d: %s", name, code, help)
+	}
+	variables := map[string]bool{"GOMEMLIMIT": true} // Go's own
+	for _, v := range regexp.MustCompile(`\b(?:AZURE|PROXY|METADATA)_[A-Z_]+\b`).FindAllString(help, -1) {
+		variables[v] = true
+	}
+	if name == "proxy" {
+		for _, flag := range regexp.MustCompile(`(?m)^ +(?:-\w, )?--([a-z-]+)`).FindAllStringSubmatch(help, -1) {
+			variables["PROXY_"+strings.TrimPrefix(strings.ToUpper(strings.ReplaceAll(flag[1], "-", "_")), "PROXY_")] = true
+		}
+	}
+	return variables
+}
+
+// TestVariablesAreKnown: a misspelt variable is one that no program reads, and says
+// nothing about it.
+func TestVariablesAreKnown(t *testing.T) {
+	for _, name := range variants {
+		v := load(t, name)
+		for container, binary := range map[string]string{sidecarName: "proxy", initName: "proxy-init"} {
+			c := v.container(container)
+			if c == nil {
+				continue
+			}
+			variables := known(t, binary)
+			for _, e := range environment(v, c) {
+				if variable, _, _ := strings.Cut(e, "="); !variables[variable] {
+					t.Errorf("%s: %s is given %s, which %s does not read", name, container, variable, binary)
+				}
+			}
+		}
+	}
+}
+
+// TestProxyTakesItsSettings runs the proxy with what the manifest gives it, up to
+// the point where it would listen: --version comes after the checks of every flag.
+func TestProxyTakesItsSettings(t *testing.T) {
+	for _, name := range variants {
+		v := load(t, name)
+		proxy := v.container(sidecarName)
+		commands := map[string][]string{"start": proxy.Args}
+		if proxy.StartupProbe != nil {
+			commands["startup probe"] = proxy.StartupProbe.Exec.Command[1:]
+		}
+		for what, args := range commands {
+			out, code := program(t, "proxy", append(slices.Clone(args), "--version"), environment(v, proxy))
+			if code != 0 {
+				t.Errorf("%s: %s with %q: exit code %d: %s", name, what, args, code, out)
+			}
+		}
+	}
+	if _, code := program(t, "proxy", []string{"--version"}, []string{"PROXY_IMDS_PASSTHROUGH=of"}); code == 0 {
+		t.Error("a wrong value passes, so that this test shows nothing")
+	}
+}
+
+// TestProxyInitTakesItsSettings asks proxy-init for the rules that the manifest
+// makes it install.
+func TestProxyInitTakesItsSettings(t *testing.T) {
+	for _, c := range []struct {
+		variant string
+		sealed  bool
+	}{{"deployment", false}, {"job", false}, {"sealed", true}} {
+		v := load(t, c.variant)
+		proxyInit := v.container(initName)
+		rules, code := program(t, "proxy-init", append(slices.Clone(proxyInit.Args), "--dry-run"), environment(v, proxyInit))
+		if code != 0 {
+			t.Errorf("%s: exit code %d: %s", c.variant, code, rules)
+			continue
+		}
+		if want := "--to-ports 8000"; !strings.Contains(rules, want) {
+			t.Errorf("%s: no rule with %q in\n%s", c.variant, want, rules)
+		}
+		if exempt := strings.Contains(rules, "--uid-owner 1501"); exempt == c.sealed {
+			t.Errorf("%s: user 1501 is exempt: %v, want %v:\n%s", c.variant, exempt, !c.sealed, rules)
+		}
+		if deny := strings.Contains(rules, "168.63.129.16"); deny != c.sealed {
+			t.Errorf("%s: the wire server is rejected: %v, want %v:\n%s", c.variant, deny, c.sealed, rules)
+		}
+	}
+}
+
+// TestPortsAgree: the redirect leads to where the sidecar listens.
+func TestPortsAgree(t *testing.T) {
+	for _, name := range []string{"deployment", "job", "sealed"} {
+		v := load(t, name)
+		ports := map[string]string{}
+		for _, container := range []string{sidecarName, initName} {
+			ports[container] = "8000" // both programs' default
+			for _, e := range environment(v, v.container(container)) {
+				if port, ok := strings.CutPrefix(e, "PROXY_PORT="); ok {
+					ports[container] = port
+				}
+			}
+		}
+		if ports[sidecarName] != ports[initName] {
+			t.Errorf("%s: the redirect leads to %s, the proxy listens on %s", name, ports[initName], ports[sidecarName])
+		}
+	}
+}
+
+// TestWebhookImages: the patch is a Deployment's, and sets the two variables that
+// azure-workload-identity v1.6.0 reads (its pkg/config), and no other.
+func TestWebhookImages(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(deployDir, "webhook", "proxy-images.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch := decode(t, string(text)).(*appsv1.Deployment)
+	got := map[string]string{}
+	for _, e := range patch.Spec.Template.Spec.Containers[0].Env {
+		got[e.Name] = e.Value
+	}
+	v := load(t, "deployment")
+	for variable, container := range map[string]string{"PROXY_IMAGE": sidecarName, "PROXY_INIT_IMAGE": initName} {
+		if want := v.container(container).Image; got[variable] != want {
+			t.Errorf("%s=%q, want %q as in deploy/deployment", variable, got[variable], want)
+		}
+	}
+	if len(got) != 2 {
+		t.Errorf("sets %v, want PROXY_IMAGE and PROXY_INIT_IMAGE alone", got)
+	}
+}
