@@ -71,7 +71,7 @@ func TestFleet(t *testing.T) {
 			span: 48 * time.Hour, askEvery: 4 * time.Hour},
 		// Less time: it has more lives of a token than the other by then.
 		{name: "application registrations: 1 h", life: time.Hour,
-			span: 8 * time.Hour, askEvery: 20 * time.Minute},
+			span: 6 * time.Hour, askEvery: 20 * time.Minute},
 	} {
 		f.sidecars, f.perSecond, f.retryAfter = 10_000, 200, 10*time.Second
 		t.Run(f.name, f.simulate)
