@@ -232,7 +232,7 @@ func (c *config) parsedIdentities() (map[string]string, error) {
 	for _, pair := range c.identities {
 		selector, clientID, err := imds.ParseIdentity(pair)
 		if err != nil {
-			return nil, configErrorf("--identity (PROXY_IDENTITY): %w", err)
+			return nil, configErrorf("--identity (PROXY_IDENTITY) %w", err)
 		}
 		identities[selector] = clientID
 	}

@@ -9,14 +9,13 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"imds-oidc-proxy/internal/imds"
 )
 
 // selfCheckTimeout bounds the look at the redirect. Where there is none, the
 // connection is never answered; where there is one, it takes a millisecond.
 const selfCheckTimeout = time.Second
-
-// serverName is how package imds names itself in the Server header.
-const serverName = "imds-oidc-proxy"
 
 // checkExemption refuses to forward as a user whom the redirect does not exempt:
 // each forwarded request would come back to this proxy.
@@ -51,7 +50,7 @@ func redirectedHere(ctx context.Context, address string) bool {
 		return false
 	}
 	resp.Body.Close()
-	return strings.HasPrefix(resp.Header.Get("Server"), serverName)
+	return strings.HasPrefix(resp.Header.Get("Server"), imds.ServerName)
 }
 
 func bindToLoopback(_, _ string, conn syscall.RawConn) error {

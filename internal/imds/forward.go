@@ -73,7 +73,7 @@ func newForwarder(cfg Passthrough) (*forwarder, error) {
 	}
 	base, err := parseAddress(cfg.Address)
 	if err != nil {
-		return nil, fmt.Errorf("passthrough address %q: %w", cfg.Address, err)
+		return nil, fmt.Errorf("--imds-address %q: %w", cfg.Address, err)
 	}
 	if cfg.Timeout < 0 || cfg.MaxBytes < 0 || cfg.MaxConcurrent < 0 {
 		return nil, errors.New("passthrough limits must not be negative")
@@ -214,7 +214,7 @@ func (p *reply) writeTo(w http.ResponseWriter) error {
 
 // via marks what has passed through the proxy, as RFC 9110, section 7.6.3 asks of
 // intermediaries. Of all headers it is the one that other intermediaries keep.
-const via = "1.1 " + name
+const via = "1.1 " + ServerName
 
 // cameFromUs reports whether a request was forwarded by this proxy before: its
 // own traffic is being redirected to itself, and would be for ever.
@@ -222,7 +222,7 @@ func cameFromUs(header http.Header) bool {
 	for _, line := range header["Via"] {
 		for hop := range strings.SplitSeq(line, ",") {
 			fields := strings.Fields(hop)
-			if len(fields) >= 2 && equalFoldASCII(fields[1], name) {
+			if len(fields) >= 2 && equalFoldASCII(fields[1], ServerName) {
 				return true
 			}
 		}
@@ -236,7 +236,7 @@ func forwardedHeader(from http.Header) http.Header {
 	to := http.Header{
 		"Metadata":   {"true"},
 		"Via":        {via},
-		"User-Agent": {name},
+		"User-Agent": {ServerName},
 	}
 	for _, name := range [...]string{"Accept", "User-Agent", "X-Ms-Client-Request-Id"} {
 		if value := from.Get(name); value != "" {

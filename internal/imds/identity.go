@@ -12,11 +12,11 @@ import (
 func ParseIdentity(s string) (selector, clientID string, err error) {
 	at := strings.LastIndexByte(s, '=')
 	if at < 0 {
-		return "", "", fmt.Errorf("identity %q is not of the form SELECTOR=CLIENT_ID", s)
+		return "", "", fmt.Errorf("%q is not of the form SELECTOR=CLIENT_ID", s)
 	}
 	selector, clientID, err = canonicalIdentity(s[:at], s[at+1:])
 	if err != nil {
-		return "", "", fmt.Errorf("identity %q: %w", s, err)
+		return "", "", fmt.Errorf("%q: %w", s, err)
 	}
 	return selector, clientID, nil
 }
@@ -116,20 +116,20 @@ func newIdentities(cfg Config) (identities, error) {
 	for _, raw := range cfg.AllowedClientIDs {
 		id, ok := parseGUID(raw)
 		if !ok {
-			return identities{}, fmt.Errorf("allowed client ID %q is not a GUID", raw)
+			return identities{}, fmt.Errorf("--allowed-client-ids: %q is not a GUID", raw)
 		}
 		ids.allowed[id], known[id] = true, true
 	}
 	for rawSelector, rawClientID := range cfg.Identities {
 		selector, id, err := canonicalIdentity(rawSelector, rawClientID)
 		if err != nil {
-			return identities{}, fmt.Errorf("identity %q=%q: %w", rawSelector, rawClientID, err)
+			return identities{}, fmt.Errorf("--identity %s=%s: %w", rawSelector, rawClientID, err)
 		}
 		if other, taken := ids.bySelector[selector]; taken && other != id {
-			return identities{}, fmt.Errorf("identity %q=%q: the selector also stands for client ID %q", rawSelector, rawClientID, other)
+			return identities{}, fmt.Errorf("--identity %s=%s: the selector also stands for client ID %q", rawSelector, rawClientID, other)
 		}
 		if !ids.permits(id) {
-			return identities{}, fmt.Errorf("identity %q=%q: the client ID is not among those allowed", rawSelector, rawClientID)
+			return identities{}, fmt.Errorf("--identity %s=%s: the client ID is not among --allowed-client-ids", rawSelector, rawClientID)
 		}
 		ids.bySelector[selector], known[id] = id, true
 	}
@@ -142,10 +142,10 @@ func (ids identities) withDefault(raw string, known map[string]bool) (identities
 	if raw != "" {
 		id, ok := parseGUID(raw)
 		if !ok {
-			return identities{}, fmt.Errorf("default client ID %q is not a GUID", raw)
+			return identities{}, fmt.Errorf("AZURE_CLIENT_ID %q is not a GUID", raw)
 		}
 		if !ids.permits(id) {
-			return identities{}, fmt.Errorf("default client ID %q is not among those allowed", raw)
+			return identities{}, fmt.Errorf("AZURE_CLIENT_ID %q is not among --allowed-client-ids", raw)
 		}
 		ids.whenUnnamed = id
 		return ids, nil

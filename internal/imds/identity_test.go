@@ -77,12 +77,12 @@ func TestNewRefuses(t *testing.T) {
 	}{
 		{"no tokens", func(c *imds.Config) { c.Tokens = nil }, "no token source"},
 		{"no tenant", func(c *imds.Config) { c.TenantID = "" }, "no tenant ID"},
-		{"default", func(c *imds.Config) { c.DefaultClientID = "app" }, `default client ID "app" is not a GUID`},
-		{"default not allowed", func(c *imds.Config) { c.Identities, c.AllowedClientIDs = nil, []string{otherID} }, "default client ID \"" + defaultID + "\" is not among those allowed"},
-		{"allowed", func(c *imds.Config) { c.AllowedClientIDs = []string{"x"} }, `allowed client ID "x" is not a GUID`},
-		{"selector", func(c *imds.Config) { c.Identities = map[string]string{"id1": mappedID} }, `identity "id1"="` + mappedID},
-		{"client ID of a selector", func(c *imds.Config) { c.Identities = map[string]string{objectID: "y"} }, `"="y": client ID is not a GUID`},
-		{"mapped to what is not allowed", func(c *imds.Config) { c.AllowedClientIDs = []string{defaultID} }, "the client ID is not among those allowed"},
+		{"default", func(c *imds.Config) { c.DefaultClientID = "app" }, `AZURE_CLIENT_ID "app" is not a GUID`},
+		{"default not allowed", func(c *imds.Config) { c.Identities, c.AllowedClientIDs = nil, []string{otherID} }, `AZURE_CLIENT_ID "` + defaultID + `" is not among --allowed-client-ids`},
+		{"allowed", func(c *imds.Config) { c.AllowedClientIDs = []string{"x"} }, `--allowed-client-ids: "x" is not a GUID`},
+		{"selector", func(c *imds.Config) { c.Identities = map[string]string{"id1": mappedID} }, `--identity id1=` + mappedID},
+		{"client ID of a selector", func(c *imds.Config) { c.Identities = map[string]string{objectID: "y"} }, `=y: client ID is not a GUID`},
+		{"mapped to what is not allowed", func(c *imds.Config) { c.AllowedClientIDs = []string{defaultID} }, "the client ID is not among --allowed-client-ids"},
 		{"a selector twice", func(c *imds.Config) {
 			c.Identities = map[string]string{resourceID: mappedID, strings.ToUpper(resourceID): otherID}
 		}, "the selector also stands for client ID"},

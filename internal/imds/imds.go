@@ -88,8 +88,9 @@ type Config struct {
 	Now func() time.Time
 }
 
-// name tells people and other proxies who answered.
-const name = "imds-oidc-proxy"
+// ServerName begins the Server header of every answer of the proxy's own, and tells
+// people and other proxies who answered.
+const ServerName = "imds-oidc-proxy"
 
 // Handler answers as IMDS does. It is safe for concurrent use.
 type Handler struct {
@@ -155,9 +156,9 @@ func New(cfg Config) (*Handler, error) {
 
 func serverName(version string) string {
 	if version == "" {
-		return name
+		return ServerName
 	}
-	return name + "/" + version
+	return ServerName + "/" + version
 }
 
 // ServeHTTP implements [http.Handler]. The path alone decides who answers, before
