@@ -18,6 +18,7 @@ import (
 // checked as far as that takes no look outside the process.
 type config struct {
 	port         int
+	adminAddress string
 	logLevel     string
 	logFormat    string
 	probe        bool
@@ -108,6 +109,8 @@ func newFlags(cfg *config) *pflag.FlagSet {
 	flags := pflag.NewFlagSet("proxy", pflag.ContinueOnError)
 	flags.SortFlags = false
 	flags.IntVar(&cfg.port, "proxy-port", defaultPort, "port to listen on, at 127.0.0.1")
+	flags.StringVar(&cfg.adminAddress, "admin-address", "",
+		"HOST:PORT or :PORT at which the kubelet and Prometheus find /readyz, /livez, /metrics and /debug/clients, never tokens; empty means nowhere")
 	flags.StringVar(&cfg.logLevel, "log-level", "", "error, warn, info, debug, trace or all; empty means info")
 	flags.StringVar(&cfg.logFormat, "log-format", logFormatJSON, "json or console")
 	flags.BoolVar(&cfg.probe, "probe", false, "ask the proxy at --proxy-port whether it is ready, and exit 0 when it is")
@@ -179,6 +182,9 @@ func applyEnvironment(flags *pflag.FlagSet, getenv func(string) string) error {
 func (c *config) checkFlags() error {
 	if c.port < 1 || c.port > 65535 {
 		return configErrorf("--proxy-port (PROXY_PORT) %d: a port is 1 to 65535", c.port)
+	}
+	if err := checkAdminAddress(c.adminAddress); err != nil {
+		return err
 	}
 	if _, err := parseLevel(c.logLevel); err != nil {
 		return err

@@ -22,7 +22,7 @@ func TestScripts(t *testing.T) {
 }
 
 // setup gives each script a pod's environment, whose Entra is a closed port of this
-// machine, and a free port for the proxy.
+// machine, and free ports for the proxy.
 func setup(env *testscript.Env) error {
 	idp, err := entra.New(entra.Config{})
 	if err != nil {
@@ -32,11 +32,13 @@ func setup(env *testscript.Env) error {
 	if err := os.WriteFile(token, []byte(idp.SignFederatedToken(entra.Claims{Subject: "system:serviceaccount:shop:cart"})), 0o600); err != nil {
 		return err
 	}
-	port, err := freePort()
-	if err != nil {
-		return err
+	for _, name := range []string{"PORT", "OTHER_PORT", "ADMIN_PORT"} {
+		port, err := freePort()
+		if err != nil {
+			return err
+		}
+		env.Setenv(name, port)
 	}
-	env.Setenv("PORT", port)
 	env.Setenv("AZURE_TENANT_ID", idp.TenantID())
 	env.Setenv("AZURE_CLIENT_ID", "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10")
 	env.Setenv("AZURE_FEDERATED_TOKEN_FILE", token)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -31,7 +32,9 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	handler, err := newHandler(cfg, tokens, log)
+	var listening atomic.Bool
+	own := ownEndpoints(tokens, &listening)
+	handler, err := newHandler(cfg, tokens, own, log)
 	if err != nil {
 		return err
 	}
@@ -48,9 +51,20 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	listener = imds.LimitListener(listener, imds.MaxConnections)
 	server := imds.NewServer(handler, log, imds.Limits{})
 	parts := []func(context.Context) error{tokens.Run}
+	if cfg.adminAddress != "" {
+		admin, err := newAdmin(cfg.adminAddress, own, log)
+		if err != nil {
+			listener.Close()
+			return err
+		}
+		parts = append(parts, admin.run)
+	}
 	if cfg.imdsPassthrough == passthroughOn {
 		parts = append(parts, func(ctx context.Context) error { return checkExemption(ctx, cfg.imdsAddress) })
 	}
+	listening.Store(true)
+	stopping := context.AfterFunc(ctx, func() { listening.Store(false) })
+	defer stopping()
 	return runUntilDone(ctx, listener, server, parts, log)
 }
 
@@ -78,7 +92,7 @@ func newExchange(cfg config, log *zap.Logger) (*exchange.Service, error) {
 	return tokens, nil
 }
 
-func newHandler(cfg config, tokens *exchange.Service, log *zap.Logger) (*imds.Handler, error) {
+func newHandler(cfg config, tokens *exchange.Service, own map[string]http.Handler, log *zap.Logger) (*imds.Handler, error) {
 	identities, err := cfg.parsedIdentities()
 	if err != nil {
 		return nil, err
@@ -95,7 +109,7 @@ func newHandler(cfg config, tokens *exchange.Service, log *zap.Logger) (*imds.Ha
 		AllowedClientIDs: cfg.allowedClientIDs,
 		StrictAPIVersion: cfg.strictAPIVersion,
 		Passthrough:      passthrough,
-		Ready:            tokens.Ready,
+		Own:              own,
 		Log:              log,
 		Version:          version,
 	})

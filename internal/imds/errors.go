@@ -20,6 +20,7 @@ import (
 type wireError struct {
 	status      int
 	code        string // one of IMDS's own
+	reason      string // names it among all others, for metrics
 	description string
 }
 
@@ -27,43 +28,43 @@ func (e *wireError) Error() string { return e.description }
 
 // Refusals of what the request says.
 var (
-	errNoMetadataHeader  = &wireError{http.StatusBadRequest, "invalid_request", "Required metadata header not specified"}
-	errForwardedFor      = &wireError{http.StatusBadRequest, "invalid_request", "Requests with an X-Forwarded-For header are not served"}
-	errForeignHost       = &wireError{http.StatusBadRequest, "invalid_request", "The Host header must be an IP address or localhost"}
-	errMalformedQuery    = &wireError{http.StatusBadRequest, "invalid_request", "The query is malformed"}
-	errDuplicateParam    = &wireError{http.StatusBadRequest, "invalid_request", "A query variable is given more than once"}
-	errParamCase         = &wireError{http.StatusBadRequest, "invalid_request", "Query variable names are lower case"}
-	errNoAPIVersion      = &wireError{http.StatusBadRequest, "invalid_request", "Required query variable 'api-version' is missing"}
-	errUnknownAPIVersion = &wireError{http.StatusBadRequest, "invalid_request", "The value of 'api-version' is not a known version"}
-	errNoResource        = &wireError{http.StatusBadRequest, "invalid_request", "Required query variable 'resource' is missing"}
-	errMalformedResource = &wireError{http.StatusBadRequest, "invalid_resource", "The value of 'resource' must be a URI or a GUID"}
-	errSeveralSelectors  = &wireError{http.StatusBadRequest, "invalid_request", "At most one of 'client_id', 'object_id', 'msi_res_id' and 'mi_res_id' may be given"}
-	errIdentityNotFound  = &wireError{http.StatusBadRequest, "invalid_request", "Identity not found"}
-	errIdentityAmbiguous = &wireError{http.StatusBadRequest, "invalid_request", "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request"}
-	errNotFound          = &wireError{http.StatusNotFound, "not_found", "This path is not served"}
-	errForwardingOff     = &wireError{http.StatusNotFound, "not_found", "This path is not served: forwarding to the instance metadata service is off"}
-	errMethodNotAllowed  = &wireError{http.StatusMethodNotAllowed, "method_not_allowed", "The method must be GET"}
+	errNoMetadataHeader  = &wireError{http.StatusBadRequest, "invalid_request", "no_metadata_header", "Required metadata header not specified"}
+	errForwardedFor      = &wireError{http.StatusBadRequest, "invalid_request", "forwarded_for", "Requests with an X-Forwarded-For header are not served"}
+	errForeignHost       = &wireError{http.StatusBadRequest, "invalid_request", "foreign_host", "The Host header must be an IP address or localhost"}
+	errMalformedQuery    = &wireError{http.StatusBadRequest, "invalid_request", "malformed_query", "The query is malformed"}
+	errDuplicateParam    = &wireError{http.StatusBadRequest, "invalid_request", "duplicate_param", "A query variable is given more than once"}
+	errParamCase         = &wireError{http.StatusBadRequest, "invalid_request", "param_case", "Query variable names are lower case"}
+	errNoAPIVersion      = &wireError{http.StatusBadRequest, "invalid_request", "no_api_version", "Required query variable 'api-version' is missing"}
+	errUnknownAPIVersion = &wireError{http.StatusBadRequest, "invalid_request", "unknown_api_version", "The value of 'api-version' is not a known version"}
+	errNoResource        = &wireError{http.StatusBadRequest, "invalid_request", "no_resource", "Required query variable 'resource' is missing"}
+	errMalformedResource = &wireError{http.StatusBadRequest, "invalid_resource", "malformed_resource", "The value of 'resource' must be a URI or a GUID"}
+	errSeveralSelectors  = &wireError{http.StatusBadRequest, "invalid_request", "several_selectors", "At most one of 'client_id', 'object_id', 'msi_res_id' and 'mi_res_id' may be given"}
+	errIdentityNotFound  = &wireError{http.StatusBadRequest, "invalid_request", "identity_not_found", "Identity not found"}
+	errIdentityAmbiguous = &wireError{http.StatusBadRequest, "invalid_request", "identity_ambiguous", "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request"}
+	errNotFound          = &wireError{http.StatusNotFound, "not_found", "not_found", "This path is not served"}
+	errForwardingOff     = &wireError{http.StatusNotFound, "not_found", "forwarding_off", "This path is not served: forwarding to the instance metadata service is off"}
+	errMethodNotAllowed  = &wireError{http.StatusMethodNotAllowed, "method_not_allowed", "method_not_allowed", "The method must be GET"}
 )
 
 // Failures of an exchange, by what they mean to the caller.
 var (
-	errInvalidResource    = &wireError{http.StatusBadRequest, "invalid_resource", "The resource is not known in the tenant"}
-	errInvalidScope       = &wireError{http.StatusBadRequest, "invalid_scope", "The resource cannot be used as a scope"}
-	errUnauthorizedClient = &wireError{http.StatusBadRequest, "unauthorized_client", "The identity may not be used"}
-	errInvalidTenant      = &wireError{http.StatusBadRequest, "invalid_request", "The tenant was not found"}
-	errFederation         = &wireError{http.StatusInternalServerError, "server_error", "No federated credential of the identity matches the service account token"}
-	errFederatedToken     = &wireError{http.StatusInternalServerError, "server_error", "The service account token cannot be used"}
-	errThrottled          = &wireError{http.StatusTooManyRequests, "too_many_requests", "Too many requests; try again later"}
-	errUnavailable        = &wireError{http.StatusInternalServerError, "service_unavailable", "The token service is not available; try again"}
-	errDeadline           = &wireError{http.StatusInternalServerError, "service_unavailable", "The token service did not answer in time; try again"}
-	errInternal           = &wireError{http.StatusInternalServerError, "server_error", "The token could not be acquired"}
+	errInvalidResource    = &wireError{http.StatusBadRequest, "invalid_resource", "invalid_resource", "The resource is not known in the tenant"}
+	errInvalidScope       = &wireError{http.StatusBadRequest, "invalid_scope", "invalid_scope", "The resource cannot be used as a scope"}
+	errUnauthorizedClient = &wireError{http.StatusBadRequest, "unauthorized_client", "unauthorized_client", "The identity may not be used"}
+	errInvalidTenant      = &wireError{http.StatusBadRequest, "invalid_request", "invalid_tenant", "The tenant was not found"}
+	errFederation         = &wireError{http.StatusInternalServerError, "server_error", "federation", "No federated credential of the identity matches the service account token"}
+	errFederatedToken     = &wireError{http.StatusInternalServerError, "server_error", "federated_token", "The service account token cannot be used"}
+	errThrottled          = &wireError{http.StatusTooManyRequests, "too_many_requests", "throttled", "Too many requests; try again later"}
+	errUnavailable        = &wireError{http.StatusInternalServerError, "service_unavailable", "unavailable", "The token service is not available; try again"}
+	errDeadline           = &wireError{http.StatusInternalServerError, "service_unavailable", "deadline", "The token service did not answer in time; try again"}
+	errInternal           = &wireError{http.StatusInternalServerError, "server_error", "internal", "The token could not be acquired"}
 )
 
 // Failures of forwarding. 502 rather than 500: outside Azure no retry will help.
 var (
-	errIMDSUnavailable = &wireError{http.StatusBadGateway, "service_unavailable", "The instance metadata service did not give a usable answer; outside Azure there is none"}
-	errForwardingBusy  = &wireError{http.StatusTooManyRequests, "too_many_requests", "Too many requests to the instance metadata service; try again later"}
-	errForwardingLoop  = &wireError{http.StatusLoopDetected, "server_error", "The forwarded request came back to this proxy"}
+	errIMDSUnavailable = &wireError{http.StatusBadGateway, "service_unavailable", "imds_unavailable", "The instance metadata service did not give a usable answer; outside Azure there is none"}
+	errForwardingBusy  = &wireError{http.StatusTooManyRequests, "too_many_requests", "forwarding_busy", "Too many requests to the instance metadata service; try again later"}
+	errForwardingLoop  = &wireError{http.StatusLoopDetected, "server_error", "forwarding_loop", "The forwarded request came back to this proxy"}
 )
 
 // statusClientLeft stands in the log for a request whose client did not wait for
@@ -71,7 +72,7 @@ var (
 const statusClientLeft = 499
 
 // errClientLeft is what becomes of a request whose client closed the connection.
-var errClientLeft = &wireError{status: statusClientLeft, description: "client left before the answer"}
+var errClientLeft = &wireError{status: statusClientLeft, reason: "client_left", description: "client left before the answer"}
 
 // refusal adds, for the log alone, why a wireError is answered.
 type refusal struct {

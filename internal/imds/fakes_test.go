@@ -2,6 +2,7 @@ package imds_test
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -80,9 +81,12 @@ func config(tokens imds.TokenSource) imds.Config {
 		DefaultClientID: defaultID,
 		Identities:      map[string]string{objectID: mappedID, resourceID: mappedID},
 		Version:         "test",
+		Own:             map[string]http.Handler{"/readyz": http.HandlerFunc(ok)},
 		Now:             func() time.Time { return epoch },
 	}
 }
+
+func ok(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }
 
 func newHandler(t testing.TB, cfg imds.Config) *imds.Handler {
 	t.Helper()

@@ -33,7 +33,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-chi/chi/v5"
 	"go.uber.org/zap"
 
 	"imds-oidc-proxy/internal/exchange"
@@ -74,12 +73,17 @@ type Config struct {
 	// Passthrough forwards what is not identity to the real IMDS. Zero: off.
 	Passthrough Passthrough
 
-	// Ready says why tokens cannot be served, in one line that holds no secret:
-	// /readyz shows it. Nil: always ready.
-	Ready func() error
+	// Own maps the paths of the proxy's own endpoints, such as /readyz, to who
+	// answers GET and HEAD there. They are taken as they are spelled, and none may
+	// begin as the metadata service's do. Nil: there are none.
+	Own map[string]http.Handler
 
 	// Log gets one line per request. Nil: no logging.
 	Log *zap.Logger
+
+	// Observe is told of each request when it is over, in the request's own
+	// goroutine: it must not wait, nor keep the request. Nil: nobody looks.
+	Observe func(*http.Request, Event)
 
 	// Version is shown in the Server header. Empty: the name alone.
 	Version string
@@ -97,8 +101,8 @@ type Handler struct {
 	tokens     TokenSource
 	identities identities
 	forwarder  *forwarder // nil: forwarding is off
-	ready      func() error
 	log        *zap.Logger
+	observe    func(*http.Request, Event) // nil: nobody looks
 	now        func() time.Time
 	own        http.Handler // the proxy's own endpoints
 	outcomes   sync.Pool    // of *outcome
@@ -125,6 +129,9 @@ func New(cfg Config) (*Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkOwn(cfg.Own); err != nil {
+		return nil, err
+	}
 	forwarder, err := newForwarder(cfg.Passthrough)
 	if err != nil {
 		return nil, err
@@ -133,8 +140,8 @@ func New(cfg Config) (*Handler, error) {
 		tokens:        cfg.Tokens,
 		identities:    ids,
 		forwarder:     forwarder,
-		ready:         cfg.Ready,
 		log:           cfg.Log,
+		observe:       cfg.Observe,
 		now:           cfg.Now,
 		strictVersion: cfg.StrictAPIVersion,
 		infoBody:      appendInfo(nil, cfg.TenantID),
@@ -150,7 +157,7 @@ func New(cfg Config) (*Handler, error) {
 	if h.now == nil {
 		h.now = time.Now
 	}
-	h.own = h.ownEndpoints()
+	h.own = h.ownEndpoints(cfg.Own)
 	return h, nil
 }
 
@@ -168,30 +175,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	route, path := classify(r.URL.EscapedPath())
 	switch route {
 	case routeToken:
-		h.serve(w, r, path, h.token)
+		h.serve(w, r, EndpointToken, path, h.token)
 	case routeInfo:
-		h.serve(w, r, path, h.info)
+		h.serve(w, r, EndpointInfo, path, h.info)
 	case routeVersions:
-		h.serve(w, r, path, h.versions)
+		h.serve(w, r, EndpointVersions, path, h.versions)
 	case routeForward:
-		h.serve(w, r, path, h.forward)
+		h.serve(w, r, EndpointForward, path, h.forward)
 	default:
 		h.own.ServeHTTP(w, r)
 	}
-}
-
-// ownEndpoints routes what is the proxy's and not the metadata service's. chi
-// matches paths as they are: it does not clean or redirect them. Endpoints check
-// the method themselves, so that a path that is not served is 404 with any.
-func (h *Handler) ownEndpoints() http.Handler {
-	notFound := func(w http.ResponseWriter, r *http.Request) {
-		h.serve(w, r, r.URL.Path, func(http.ResponseWriter, *http.Request, *outcome) error { return errNotFound })
-	}
-	router := chi.NewRouter()
-	router.NotFound(notFound)
-	router.MethodNotAllowed(notFound) // for methods that chi does not know
-	router.HandleFunc("/readyz", func(w http.ResponseWriter, r *http.Request) {
-		h.serve(w, r, r.URL.Path, h.readyz)
-	})
-	return router
 }

@@ -2,10 +2,12 @@ package imds_test
 
 import (
 	"encoding/json"
-	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+
+	"imds-oidc-proxy/internal/imds"
 )
 
 func TestRouting(t *testing.T) {
@@ -81,24 +83,36 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-func TestReadyz(t *testing.T) {
+// What is the proxy's own is answered by whom it was given, without the Metadata
+// header, and leaves its status in the log and with the observer.
+func TestOwnEndpoints(t *testing.T) {
 	cfg := config(&tokenSource{})
-	var notReady error
-	cfg.Ready = func() error { return notReady }
+	var status int
+	cfg.Own = map[string]http.Handler{"/readyz": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(status)
+		io.WriteString(w, "because")
+	})}
+	var got imds.Event
+	cfg.Observe = func(_ *http.Request, e imds.Event) { got = e }
 	h := newHandler(t, cfg)
-	for _, test := range []struct {
-		err    error
-		status int
-		body   string
-	}{
-		{nil, 200, "ok"},
-		{errors.New("federated token: no such file"), 503, "federated token: no such file"},
-	} {
-		notReady = test.err
+	for _, status = range []int{200, 503} {
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest("GET", "/readyz", nil)) // no Metadata header
-		if w.Code != test.status || w.Body.String() != test.body {
-			t.Errorf("got %d %q, want %d %q", w.Code, w.Body, test.status, test.body)
+		h.ServeHTTP(w, httptest.NewRequest("GET", "/readyz?verbose", nil)) // no Metadata header
+		if w.Code != status || w.Body.String() != "because" {
+			t.Errorf("got %d %q, want %d", w.Code, w.Body, status)
+		}
+		if want := (imds.Event{Endpoint: "own", Status: status}); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+}
+
+func TestOwnEndpointsStayApart(t *testing.T) {
+	for _, path := range []string{"readyz", "", "/metadata/identity/oauth2/token", "/METADATA/x", "/{all}", "/*"} {
+		cfg := config(&tokenSource{})
+		cfg.Own = map[string]http.Handler{path: http.NotFoundHandler()}
+		if _, err := imds.New(cfg); err == nil {
+			t.Errorf("%q was taken", path)
 		}
 	}
 }

@@ -19,6 +19,7 @@ type endpoint func(http.ResponseWriter, *http.Request, *outcome) error
 // outcome is what is known of a request when it is over. Outcomes are used again,
 // with the memory that making an answer and its log line takes.
 type outcome struct {
+	endpoint string
 	path     string
 	resource string
 	clientID string
@@ -27,19 +28,19 @@ type outcome struct {
 	answered time.Time // zero: the answer is only known when the endpoint returns
 
 	body   []byte
-	fields [8]zap.Field
+	fields [9]zap.Field
 }
 
 // maxLogged bounds what a caller can put into a field of the log.
 const maxLogged = 256
 
 // serve runs an endpoint. It is the one place where errors are written to clients
-// and where requests are logged.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, path string, e endpoint) {
+// and where requests are logged and observed.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name, path string, e endpoint) {
 	start := h.now()
 	o := h.outcomes.Get().(*outcome)
 	defer h.outcomes.Put(o)
-	*o = outcome{path: path, status: http.StatusOK, body: o.body[:0]}
+	*o = outcome{endpoint: name, path: path, status: http.StatusOK, body: o.body[:0]}
 	err := e(w, r, o)
 	if err != nil {
 		if r.Context().Err() != nil {
@@ -50,7 +51,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, path string, e e
 	if o.answered.IsZero() {
 		o.answered = h.now()
 	}
-	h.logOutcome(r, o, err, o.answered.Sub(start))
+	took := o.answered.Sub(start)
+	h.logOutcome(r, o, err, took)
+	if h.observe != nil {
+		h.observe(r, Event{Endpoint: o.endpoint, Status: o.status, Source: o.source, Refusal: refusalOf(err), Duration: took})
+	}
 }
 
 // requireGet refuses all other methods. Whatever an X-HTTP-Method-Override says,
@@ -96,17 +101,38 @@ func (h *Handler) logOutcome(r *http.Request, o *outcome, err error, took time.D
 	if entry == nil {
 		return
 	}
-	o.fields = [...]zap.Field{
+	fields := append(o.fields[:0],
 		zap.String("method", bounded(r.Method)),
 		zap.String("path", bounded(o.path)),
-		zap.String("resource", bounded(o.resource)),
-		zap.String("client_id", o.clientID),
 		zap.Int("status", o.status),
-		zap.String("source", string(o.source)),
-		zap.Duration("duration", took),
-		zap.Error(err), // no field where there is none
+		zap.Duration("duration", took))
+	fields = appendString(fields, "resource", bounded(o.resource))
+	fields = appendString(fields, "client_id", o.clientID)
+	fields = appendString(fields, "source", string(o.source))
+	fields = appendString(fields, "request_id", requestID(r.Header))
+	if err != nil {
+		fields = append(fields, zap.Error(err))
 	}
-	entry.Write(o.fields[:]...)
+	entry.Write(fields...)
+}
+
+// appendString leaves out what is not known of a request.
+func appendString(fields []zap.Field, name, value string) []zap.Field {
+	if value == "" {
+		return fields
+	}
+	return append(fields, zap.String(name, value))
+}
+
+// requestID returns what the client calls its request, for whoever compares the
+// two logs. SDKs send a GUID; anything else could be any text, and is left out.
+func requestID(header http.Header) string {
+	values := header["X-Ms-Client-Request-Id"]
+	if len(values) != 1 {
+		return ""
+	}
+	id, _ := parseGUID(values[0])
+	return id
 }
 
 // describe chooses the message and the level of a request's line. Probes are

@@ -17,11 +17,14 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package that ships, the packages of this module that
 // it may import. A package that is not listed may not exist outside test/.
 var allowed = map[string][]string{
-	"cmd/proxy":         {"internal/imds", "internal/exchange"},
+	"cmd/proxy":         {"internal/imds", "internal/exchange", "internal/health", "internal/metrics", "internal/census"},
 	"cmd/proxy-init":    {"internal/netrules"},
 	"internal/imds":     {"internal/exchange"},
 	"internal/exchange": {},
 	"internal/netrules": {},
+	"internal/health":   {},
+	"internal/metrics":  {},
+	"internal/census":   {},
 }
 
 // only lists the dependencies that live in one room.
