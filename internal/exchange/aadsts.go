@@ -63,6 +63,7 @@ var rulings = [...]ruling{
 	// The federated token itself was refused: the kubelet may just have renewed it.
 	{700024, FederatedTokenUnusable, retryReread, hintClock, "entra finds the federated token outside of its time range"},
 	{700027, FederatedTokenUnusable, retryReread, hintIssuer, "entra finds the federated token's signature invalid"},
+	{7000272, FederatedTokenUnusable, retryReread, hintIssuer, "entra finds the federated token signed with a key that its issuer does not publish"},
 	{50013, FederatedTokenUnusable, retryReread, hintIssuer, "entra finds the federated token invalid"},
 	{50027, FederatedTokenUnusable, retryReread, hintIssuer, "entra finds the federated token malformed"},
 
