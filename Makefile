@@ -40,6 +40,16 @@ test: ## every test, with the race detector (root: they make network namespaces)
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
 	cd test/manifests && go test ./...
 
+# Each target once, for FUZZTIME: a minute in CI, an hour by hand (FUZZTIME=1h).
+FUZZTIME ?= 60s
+.PHONY: fuzz
+fuzz: ## fuzz what parses hostile bytes, FUZZTIME each
+	@set -e; grep -rlE '^func Fuzz' --include='*_test.go' cmd internal | while read -r file; do \
+		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z]+)\(.*/\1/p' "$$file"); do \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x "./$$(dirname "$$file")"; \
+		done; \
+	done
+
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, the import map
 	@test -z "$$(gofmt -l cmd internal test)" || { echo "gofmt -w:"; gofmt -l cmd internal test; exit 1; }
