@@ -102,7 +102,7 @@ func choose(mode Mode, found []candidate) (*Ruleset, error) {
 	if other.backend != nil {
 		r.backends = append(r.backends, other.backend)
 	} else if other.inUse || kindIs(other.err, WrongBackend) {
-		r.warning = fmt.Sprintf("iptables-%s has rules here that cannot be seen: %v", other.mode, other.err)
+		r.unseen = fmt.Errorf("iptables-%s has rules here that cannot be seen: %w", other.mode, other.err)
 	}
 	return r, nil
 }

@@ -72,7 +72,7 @@ var (
 	lockSigns       = regexp.MustCompile(`xtables lock|Can't lock `)
 	lockFileSign    = regexp.MustCompile(`can't open lock file`)
 	permissionSigns = regexp.MustCompile(`Permission denied|Operation not permitted`)
-	nftOnlySign     = regexp.MustCompile(`is incompatible, use 'nft' tool`)
+	nftOnlySign     = regexp.MustCompile(`is incompatible, use 'nft' tool|Parsing nftables rule failed`)
 	noSuchRule      = regexp.MustCompile(`does a matching rule exist|RULE_DELETE failed`)
 	failedLine      = regexp.MustCompile(`line (\d+) failed`)
 	noPlugin        = regexp.MustCompile("Couldn't load (?:match|target) `(\\w+)'")
@@ -99,7 +99,7 @@ func (f failedRun) classify() *Error {
 	case permissionSigns.MatchString(said), noTable.MatchString(said) && f.powerless:
 		e.Kind, e.Remedy = MissingCapability, capabilityRemedy(f.mode)
 	case nftOnlySign.MatchString(said):
-		e.Kind, e.Remedy = WrongBackend, "the nft tool put rules into a table of iptables' own: give them another table, or use --iptables-mode=legacy"
+		e.Kind, e.Remedy = WrongBackend, nftOnlyRemedy
 	case noSuchRule.MatchString(said), strings.HasPrefix(f.inputLine(said), "-D "):
 		e.Kind, e.Remedy = RulesDiffer, "somebody else changed the rules at the same time: run proxy-init again"
 	case noPlugin.MatchString(said):
@@ -111,6 +111,9 @@ func (f failedRun) classify() *Error {
 	}
 	return e
 }
+
+// nftOnlyRemedy is for tables that are iptables' own by name, and not by content.
+const nftOnlyRemedy = "the nft tool put rules into a table of iptables' own: give them another table, or use --iptables-mode=legacy"
 
 // inputLine is the line of the input at which iptables-restore says it failed.
 func (f failedRun) inputLine(said string) string {

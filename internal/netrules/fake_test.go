@@ -15,6 +15,9 @@ type fakeKernel struct {
 	tables map[string]map[string][]string
 	// commits counts what was committed, by table.
 	commits []string
+	// unlistable has ListChains find nothing, as go-iptables does where iptables-nft
+	// begins with a remark.
+	unlistable bool
 	// fail, if set, is asked before each listing ("list nat") and commit
 	// ("commit nat").
 	fail func(step string) error
@@ -42,6 +45,9 @@ func (k *fakeKernel) failing(step string) error {
 func (k *fakeKernel) ListChains(table string) ([]string, error) {
 	if err := k.failing("list " + table); err != nil {
 		return nil, err
+	}
+	if k.unlistable {
+		return nil, nil
 	}
 	var names []string
 	for name := range k.tables[table] {

@@ -20,9 +20,11 @@ type Ruleset struct {
 	// backends holds the one to use first, then the other one where it is there.
 	backends []*backend
 	// auto allows the second backend where the kernel does not support the first.
-	auto    bool
-	reason  string
-	warning string
+	auto   bool
+	reason string
+	// unseen says why the other backend's rules cannot be read. Nil: they can, or
+	// there are none.
+	unseen error
 }
 
 // Mode is the backend in use.
@@ -32,7 +34,12 @@ func (r *Ruleset) Mode() Mode { return r.backends[0].mode }
 func (r *Ruleset) Reason() string { return r.reason }
 
 // Warning says what could not be seen. Empty: nothing.
-func (r *Ruleset) Warning() string { return r.warning }
+func (r *Ruleset) Warning() string {
+	if r.unseen == nil {
+		return ""
+	}
+	return r.unseen.Error()
+}
 
 // Open finds the backend to use, and refuses a node's own namespace with an
 // *[Error] of [HostNetwork]. It installs nothing.
@@ -110,12 +117,13 @@ func (r *Ruleset) Check(p Plan) error {
 }
 
 // Remove takes away everything of ours and of azure-workload-identity's, on both
-// backends, and nothing else.
+// backends, and nothing else. It is an error that rules of a backend cannot be
+// seen: ours may be among them.
 func (r *Ruleset) Remove(ctx context.Context) error {
 	for _, b := range r.backends {
 		if err := b.remove(ctx); err != nil {
 			return err
 		}
 	}
-	return nil
+	return r.unseen
 }

@@ -165,6 +165,43 @@ func TestRemoveLeavesTheRest(t *testing.T) {
 	}
 }
 
+// TestUnlistableTable: what cannot be listed must not be taken for empty. Apply
+// would add a jump each time, and Remove leave everything and report success.
+func TestUnlistableTable(t *testing.T) {
+	k := newFakeKernel(ModeNFT)
+	r := rulesetOn(k)
+	mustApply(t, r, forwarding())
+	before := k.dump()
+	k.unlistable = true
+	for name, err := range map[string]error{
+		"Apply":  r.Apply(context.Background(), NewPlan(forwarding())),
+		"Check":  r.Check(NewPlan(forwarding())),
+		"Remove": r.Remove(context.Background()),
+	} {
+		if kindOf(err) != WrongBackend {
+			t.Errorf("%s: %v, want WrongBackend", name, err)
+		}
+	}
+	k.unlistable = false
+	if got := k.dump(); got != before {
+		t.Errorf("rules:\n%s\nwant those from before:\n%s", got, before)
+	}
+}
+
+// TestRemoveAdmitsUnseen: success would say that nothing of ours is left.
+func TestRemoveAdmitsUnseen(t *testing.T) {
+	k := newFakeKernel(ModeNFT)
+	r := rulesetOn(k)
+	mustApply(t, r, forwarding())
+	r.unseen = &Error{Kind: MissingCapability, Cause: "no NET_RAW"}
+	if err := r.Remove(context.Background()); kindOf(err) != MissingCapability {
+		t.Errorf("got %v, want MissingCapability", err)
+	}
+	if got := k.dump(); strings.Contains(got, "IMDS") {
+		t.Errorf("what can be seen is left:\n%s", got)
+	}
+}
+
 // TestFailureNeverOpens fails each step in turn, on a fresh namespace and on one
 // that has another redirect: nat rules must never be there without filter's.
 func TestFailureNeverOpens(t *testing.T) {

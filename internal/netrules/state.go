@@ -49,6 +49,15 @@ func readState(t tables, table string) (state, error) {
 	if err != nil {
 		return state{}, err
 	}
+	// Where the nft tool has added a base chain, iptables-nft begins with a remark,
+	// at which go-iptables stops reading: ours would seem not to be there.
+	if !slices.Contains(names, hookOutput) {
+		return state{}, &Error{
+			Kind:   WrongBackend,
+			Cause:  "the " + table + " table cannot be read: iptables does not list its chain " + hookOutput,
+			Remedy: nftOnlyRemedy,
+		}
+	}
 	var s state
 	for _, name := range names {
 		switch {

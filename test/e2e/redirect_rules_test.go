@@ -163,6 +163,29 @@ func TestRedirectNFTInTheWay(t *testing.T) {
 	}
 }
 
+// TestRedirectNFTBaseChain has a base chain of the nft tool beside iptables' own,
+// which makes iptables-nft begin its listing with a remark: our rules are there, and
+// cannot be listed.
+func TestRedirectNFTBaseChain(t *testing.T) {
+	t.Parallel()
+	pod := newRedirectPod(t)
+	pod.install("--iptables-mode=nft")
+	pod.mustRun("add chain ip nat early { type nat hook output priority -150; }", "nft", "-f", "-")
+	before := pod.mustRun("", "nft", "list", "table", "ip", "nat")
+	for _, action := range []string{"--verify", "--check", "--cleanup"} {
+		if r := pod.tryInit(initOptions{}, "--iptables-mode=nft", action); r.code != 7 {
+			t.Errorf("%s: exit code %d, want 7\n%s", action, r.code, r.stderr)
+		}
+	}
+	if got := pod.mustRun("", "nft", "list", "table", "ip", "nat"); got != before {
+		t.Errorf("rules:\n%s\nwant those from before:\n%s", got, before)
+	}
+	// On the other backend, nothing of ours: that is no reason to report success.
+	if r := pod.tryInit(initOptions{}, "--cleanup"); r.code != 7 {
+		t.Errorf("--cleanup on auto: exit code %d, want 7\n%s", r.code, r.stderr)
+	}
+}
+
 // TestRedirectMovesBackend: a backend asked for leaves nothing on the other one.
 func TestRedirectMovesBackend(t *testing.T) {
 	t.Parallel()
