@@ -103,6 +103,12 @@ func TestDryRun(t *testing.T) {
 			env:  map[string]string{"PROXY_DENY": "168.63.129.16:80, 10.1.0.0/16"},
 			want: []string{"-d 168.63.129.16/32 -p tcp -m tcp --dport 80 -j REJECT", "-d 10.1.0.0/16 -j REJECT"},
 		},
+		"denied one by one": {
+			args: []string{"--deny=168.63.129.16:80", "--deny=10.1.0.0/16"},
+			env:  map[string]string{"PROXY_DENY": "192.0.2.1"},
+			want: []string{"-d 168.63.129.16/32 -p tcp -m tcp --dport 80 -j REJECT", "-d 10.1.0.0/16 -j REJECT"},
+			not:  []string{"192.0.2.1"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, stdout, stderr := tryRun(t, tt.env, append(tt.args, "--dry-run")...)
@@ -187,6 +193,17 @@ func TestReport(t *testing.T) {
 }
 
 func TestTerminationLog(t *testing.T) {
+	t.Run("of a wrong variable", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "termination-log")
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tryRun(t, map[string]string{"PROXY_PORT": "eighty", "PROXY_TERMINATION_LOG": path})
+		got, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(got), "PROXY_PORT") {
+			t.Errorf("termination message %q (%v), want one with PROXY_PORT", got, err)
+		}
+	})
 	t.Run("not made", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "termination-log")
 		writeTermination(path, "anything")

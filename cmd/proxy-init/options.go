@@ -59,9 +59,11 @@ func (o options) failureMessage() string {
 	return "redirect not installed"
 }
 
-// twins are the environment variables that stand for a flag, which wins. The
-// first four are those of azure-workload-identity's webhook and script.
+// twins are the environment variables that stand for a flag, which wins. They are
+// read in this order: the first says where an error in the others is reported. The
+// next four are those of azure-workload-identity's webhook and script.
 var twins = [...]struct{ variable, flag string }{
+	{"PROXY_TERMINATION_LOG", "termination-log"},
 	{"PROXY_PORT", "proxy-port"},
 	{"METADATA_IP", "metadata-ip"},
 	{"METADATA_PORT", "metadata-port"},
@@ -72,7 +74,6 @@ var twins = [...]struct{ variable, flag string }{
 	{"PROXY_IPTABLES_MODE", "iptables-mode"},
 	{"PROXY_VERIFY", "verify"},
 	{"PROXY_FORCE", "force"},
-	{"PROXY_TERMINATION_LOG", "termination-log"},
 	{"PROXY_LOG_LEVEL", "log-level"},
 	{"PROXY_LOG_FORMAT", "log-format"},
 }
@@ -107,7 +108,7 @@ func (o *options) defineFlags(fs *pflag.FlagSet, ip *netip.Addr, port *uint16) {
 	define(fs, &o.config.UID, "proxy-uid", defaultUID, parseID, "the proxy's user `ID`: exempt, together with the group ID, unless sealed")
 	define(fs, &o.config.GID, "proxy-gid", defaultGID, parseID, "the proxy's group `ID`")
 	defineBool(fs, &o.config.Sealed, "seal", false, "exempt nobody: nothing in the pod reaches the metadata address")
-	define(fs, &o.config.Deny, "deny", nil, parseTargets, "reject these destinations too: `CIDR[:TCP port]`,… (168.63.129.16:80,168.63.129.16:32526)")
+	define(fs, &o.config.Deny, "deny", nil, o.moreTargets, "reject these destinations too: `CIDR[:TCP port]`,… (168.63.129.16:80,168.63.129.16:32526)")
 	define(fs, &o.mode, "iptables-mode", netrules.ModeAuto, netrules.ParseMode, "iptables `backend`: auto, nft or legacy")
 	defineBool(fs, &o.verify, "verify", true, "prove the redirect by a connection to the metadata address")
 	defineBool(fs, &o.force, "force", false, "go on in what looks like a node's own network namespace")
@@ -118,6 +119,12 @@ func (o *options) defineFlags(fs *pflag.FlagSet, ip *netip.Addr, port *uint16) {
 	defineBool(fs, &o.check, "check", false, "exit 0 only if the rules are all there, and first; change nothing")
 	defineBool(fs, &o.cleanup, "cleanup", false, "remove the redirect, and nothing else")
 	defineBool(fs, &o.version, "version", false, "print the version")
+}
+
+// moreTargets adds to the list: a second --deny must not undo the first.
+func (o *options) moreTargets(s string) ([]netrules.Target, error) {
+	targets, err := parseTargets(s)
+	return append(o.config.Deny, targets...), err
 }
 
 func readEnvironment(fs *pflag.FlagSet, getenv func(string) string) error {

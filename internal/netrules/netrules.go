@@ -5,9 +5,9 @@
 // namespace's iptables, on the backend (nft or legacy) in use there:
 //
 //	plan := netrules.NewPlan(config)
-//	rules, err := netrules.Open(ctx, netrules.Options{Mode: netrules.ModeAuto})
+//	rules, err := netrules.Open(netrules.Options{Mode: netrules.ModeAuto})
 //	err = rules.Apply(ctx, plan)         // one atomic commit per table
-//	result, err := netrules.Prove(ctx, config)
+//	proof, err := netrules.Prove(ctx, config)
 //
 // Applying is declarative: whatever an earlier run, with another port or mode,
 // left behind is replaced, and so are the rules of azure-workload-identity's
@@ -69,14 +69,6 @@ type Target struct {
 // ParseTarget reads CIDR[:port], where an address alone is its own /32.
 func ParseTarget(s string) (Target, error) {
 	host, port, hasPort := strings.Cut(s, ":")
-	var t Target
-	if hasPort {
-		p, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || p == 0 {
-			return Target{}, fmt.Errorf("%q: the port must be between 1 and 65535", s)
-		}
-		t.Port = uint16(p)
-	}
 	if !strings.Contains(host, "/") {
 		host += "/32"
 	}
@@ -84,7 +76,14 @@ func ParseTarget(s string) (Target, error) {
 	if err != nil || !prefix.Addr().Is4() {
 		return Target{}, fmt.Errorf("%q: not an IPv4 address or CIDR, with or without :port", s)
 	}
-	t.Prefix = prefix.Masked()
+	t := Target{Prefix: prefix.Masked()}
+	if hasPort {
+		p, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || p == 0 {
+			return Target{}, fmt.Errorf("%q: the port must be between 1 and 65535", s)
+		}
+		t.Port = uint16(p)
+	}
 	return t, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -112,6 +113,15 @@ func TestValidate(t *testing.T) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestParseTargetBlames the address of an IPv6 target, not a port that it lacks.
+func TestParseTargetBlames(t *testing.T) {
+	for in, want := range map[string]string{"::1": "IPv4", "[fd00::1]:80": "IPv4", "10.0.0.1:0": "port"} {
+		if _, err := ParseTarget(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("ParseTarget(%q): %v, want an error about the %s", in, err, want)
+		}
 	}
 }
 
