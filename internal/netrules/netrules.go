@@ -54,6 +54,7 @@ type Config struct {
 	Sealed bool
 
 	// Deny lists further destinations to reject, for every process. Empty: none.
+	// The metadata address has its own rules, which come first.
 	Deny []Target
 }
 

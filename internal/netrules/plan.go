@@ -88,7 +88,8 @@ func filterRules(c Config) []string {
 			to+" "+exemption(c)+" -j RETURN",
 			// The last packets of a connection that the proxy has closed belong
 			// to no socket, hence to no UID. Rejecting them would leave the far
-			// end retransmitting. No process can read or write through them.
+			// end retransmitting. No process can read through them, and write only
+			// what it had queued, before the rules, when it closed the connection.
 			to+" -m owner ! --socket-exists -j RETURN")
 	}
 	rules = append(rules, reject(Target{Prefix: hostPrefix(c.Metadata.Addr())})...)
