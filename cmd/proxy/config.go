@@ -149,6 +149,8 @@ Environment, as azure-workload-identity's webhook injects it:
   AZURE_KUBERNETES_TOKEN_PROXY, _SNI_NAME, _CA_FILE, _CA_DATA   identity bindings
   HTTPS_PROXY, NO_PROXY       for the way to Entra only
 
+proxy check walks the way to a token and says what is wrong: proxy check --help.
+
 Exit status: 0 done, 1 could not start or go on, 2 a flag or variable is wrong.
 `
 

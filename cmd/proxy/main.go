@@ -17,11 +17,20 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Exit codes, for scripts and for whoever reads a container's last state.
+// Exit codes, for scripts and for whoever reads a container's last state. They are
+// an interface: never renumbered.
 const (
 	exitOK      = 0
 	exitFailure = 1 // it could not start or go on; standard error says why
 	exitUsage   = 2 // a flag or an environment variable has to change
+
+	// Of `proxy check` alone: the first step that failed.
+	exitEnvironment    = 10
+	exitFederatedToken = 11
+	exitIssuer         = 12
+	exitAuthority      = 13
+	exitExchange       = 14
+	exitIMDS           = 15
 )
 
 // version is set at build time: -ldflags "-X main.version=…".
@@ -36,6 +45,9 @@ func main() {
 // run is the whole program. It ends when ctx does, or before by an error, which
 // it reports as one line on stderr.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == checkCommand {
+		return check(ctx, args[1:], getenv, stdout, stderr)
+	}
 	cfg, err := parseConfig(args, getenv, stdout)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):

@@ -4,13 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
-	"strings"
 	"syscall"
 	"time"
 
-	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/diagnose"
 )
 
 // selfCheckTimeout bounds the look at the redirect. Where there is none, the
@@ -31,26 +29,19 @@ func checkExemption(ctx context.Context, address string) error {
 // redirectedHere reports whether a connection of this process to the address of
 // the real IMDS arrives at a proxy such as this one. False also means that it
 // cannot tell, as on kernels before 5.7.
-//
-// It asks without a packet that could leave the machine: the socket is bound to
-// the loopback device, where a redirected connection arrives and any other is
-// lost.
 func redirectedHere(ctx context.Context, address string) bool {
+	answer, err := askByLoopback(ctx, address)
+	return err == nil && answer.Ours
+}
+
+// askByLoopback asks the address for /readyz without a packet that could leave the
+// machine: the socket is bound to the loopback device, where a redirected
+// connection arrives and any other is lost.
+func askByLoopback(ctx context.Context, address string) (diagnose.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, selfCheckTimeout)
 	defer cancel()
 	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, Control: bindToLoopback}
-	client := &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true}}
-
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/readyz", nil)
-	if err != nil {
-		return false
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return false
-	}
-	resp.Body.Close()
-	return strings.HasPrefix(resp.Header.Get("Server"), imds.ServerName)
+	return whoAnswers(ctx, dialer, address+"/readyz")
 }
 
 func bindToLoopback(_, _ string, conn syscall.RawConn) error {

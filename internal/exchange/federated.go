@@ -37,6 +37,9 @@ type FederatedToken struct {
 	Audiences []string
 	// ExpiresOn is the exp claim.
 	ExpiresOn time.Time
+	// KeyID is the header's kid: which of the issuer's keys signed the token.
+	// Empty: the header names none.
+	KeyID string
 
 	// raw is the token. A pointer, because printing by reflection stops at it.
 	raw *string
@@ -161,8 +164,25 @@ func parseFederatedToken(raw string) (FederatedToken, error) {
 		Subject:   c.Subject,
 		Audiences: c.Audiences,
 		ExpiresOn: time.Unix(int64(c.Expiry), 0),
+		KeyID:     keyID(parts[0]),
 		raw:       &raw,
 	}, nil
+}
+
+// keyID reads a token's header. One that cannot be read names no key: Entra, not
+// this package, refuses the token for it.
+func keyID(header string) string {
+	decoded, err := base64.RawURLEncoding.DecodeString(header)
+	if err != nil {
+		return ""
+	}
+	var h struct {
+		KeyID string `json:"kid"`
+	}
+	if json.Unmarshal(decoded, &h) != nil {
+		return ""
+	}
+	return h.KeyID
 }
 
 // Expired reports whether the token has ended at the given time.

@@ -267,6 +267,19 @@ func (s *Service) leave(f *flight) {
 	f.waiting--
 }
 
+// Discover does what an exchange does before its token request: it connects to
+// Entra, verifies its certificate and reads the tenant's OpenID configuration. It
+// is for diagnosis; its error is an [*Error].
+func (s *Service) Discover(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	if err := s.warm(ctx); err != nil {
+		err.Hint = err.hint.advise("", "", err.federated)
+		return err
+	}
+	return nil
+}
+
 // Ready reports why exchanges cannot work as far as this pod can tell: the
 // federated token is unreadable or has expired. It asks Entra nothing.
 func (s *Service) Ready() error {

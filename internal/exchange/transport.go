@@ -70,6 +70,21 @@ func newEntraTransport(cfg Config) (*http.Transport, error) {
 	return baseTransport(cfg, &tls.Config{RootCAs: roots}), nil
 }
 
+// NewHTTPClient returns a client that reaches hosts as exchanges reach Entra: with
+// cfg's certificate authorities, HTTP proxy and dialler, over https only, with
+// bounded answers, and following no redirect. It is for diagnosis: Binding, which is
+// for token requests alone, does not apply.
+func NewHTTPClient(cfg Config) (*http.Client, error) {
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
+	}
+	transport, err := newEntraTransport(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{Transport: &guard{next: transport}, CheckRedirect: noRedirect}, nil
+}
+
 // baseTransport speaks HTTP/1.1 only (a Dial of one's own turns HTTP/2 off). A
 // few exchanges an hour gain nothing from sharing a connection, and one that
 // hangs costs its own request alone: with HTTP/2, all that share it.

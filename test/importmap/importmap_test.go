@@ -17,10 +17,11 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package that ships, the packages of this module that
 // it may import. A package that is not listed may not exist outside test/.
 var allowed = map[string][]string{
-	"cmd/proxy":         {"internal/imds", "internal/exchange", "internal/health", "internal/metrics", "internal/census"},
+	"cmd/proxy":         {"internal/imds", "internal/exchange", "internal/health", "internal/metrics", "internal/census", "internal/diagnose"},
 	"cmd/proxy-init":    {"internal/netrules"},
 	"internal/imds":     {"internal/exchange"},
 	"internal/exchange": {},
+	"internal/diagnose": {"internal/exchange"},
 	"internal/netrules": {},
 	"internal/health":   {},
 	"internal/metrics":  {},

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"imds-oidc-proxy/internal/diagnose"
+	"imds-oidc-proxy/internal/exchange"
+)
+
+// checkCommand is the one subcommand: proxy check.
+const checkCommand = "check"
+
+const (
+	// checkTimeout bounds the whole walk, whose longest step, the exchange, takes
+	// 21 s. A pod's exec session should not hang for longer than a person waits.
+	checkTimeout = time.Minute
+
+	defaultResource = "https://management.azure.com/"
+
+	outputText = "text"
+	outputJSON = "json"
+)
+
+// checkConfig is what `proxy check` is told, beside the proxy's own configuration.
+type checkConfig struct {
+	proxy config
+
+	resource   string
+	clientID   string
+	output     string
+	askIMDS    bool
+	noRedirect bool
+}
+
+// check is the whole of `proxy check`. Its exit status is that of the first step
+// that failed.
+func check(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	cfg, err := parseCheck(args, getenv, stdout)
+	switch {
+	case errors.Is(err, pflag.ErrHelp):
+		return exitOK
+	case err != nil:
+		return fail(stderr, exitUsage, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	write := newReportWriter(cfg.output, stdout)
+	write.begin()
+	report := diagnose.Run(ctx, cfg.diagnosis(), write.step)
+	code := checkExitCode(report)
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return fail(stderr, exitFailure, errors.New("interrupted"))
+	}
+	if err := write.end(report, code); err != nil {
+		return fail(stderr, exitFailure, err)
+	}
+	return code
+}
+
+// parseCheck reads the flags. The proxy's own mean the same here, so that a check
+// can be given what the proxy was given.
+func parseCheck(args []string, getenv func(string) string, stdout io.Writer) (checkConfig, error) {
+	var cfg checkConfig
+	own, shared := newCheckFlags(&cfg), newFlags(&cfg.proxy)
+	flags := pflag.NewFlagSet("proxy check", pflag.ContinueOnError)
+	flags.AddFlagSet(own)
+	flags.AddFlagSet(shared)
+	flags.Usage = func() { fmt.Fprintf(stdout, checkUsage, own.FlagUsages()) }
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			return cfg, err
+		}
+		return cfg, configErrorf("%w (see proxy check --help)", err)
+	}
+	if flags.NArg() > 0 {
+		return cfg, configErrorf("unexpected argument %q: proxy check takes flags only (see proxy check --help)", flags.Arg(0))
+	}
+	if err := applyEnvironment(shared, getenv); err != nil {
+		return cfg, err
+	}
+	cfg.proxy.readPodEnvironment(getenv)
+	if getenv(envPodIdentityAuthorityHost) != "" {
+		cfg.noRedirect = true
+	}
+	return cfg, cfg.check()
+}
+
+func newCheckFlags(cfg *checkConfig) *pflag.FlagSet {
+	flags := pflag.NewFlagSet("proxy check", pflag.ContinueOnError)
+	flags.SortFlags = false
+	flags.StringVar(&cfg.resource, "resource", defaultResource, "what to ask a token for")
+	flags.StringVar(&cfg.clientID, "client-id", "", "the identity to ask a token for; empty means "+envClientID)
+	flags.StringVar(&cfg.output, "output", outputText, "text or json")
+	flags.BoolVar(&cfg.askIMDS, "ask-imds", false, "also ask the real IMDS whether it answers, with a request that needs no identity")
+	flags.BoolVar(&cfg.noRedirect, "no-redirect", false, "this pod is meant to have no redirect: its absence is no fault")
+	return flags
+}
+
+const checkUsage = `proxy check walks the way from this pod's environment to a token, and says at each
+step what it found and how to mend it. It takes the proxy's flags and variables
+(proxy --help; give it those that the proxy was given) and these:
+
+%s
+It makes one real token request. It prints no token.
+
+Exit status: 0 nothing failed, 1 it could not be carried out, 2 a flag is wrong;
+else the first step that failed:
+
+  10  environment       a variable is missing or wrong
+  11  federated token   unreadable, expired, or for another audience
+  12  issuer            its documents contradict the federated token
+  13  authority         Entra cannot be reached, or does not know the tenant
+  14  exchange          Entra refuses the token request
+  15  imds              metadata requests of this pod do not reach the proxy
+`
+
+// envPodIdentityAuthorityHost points SDKs at the proxy where there is no redirect.
+const envPodIdentityAuthorityHost = "AZURE_POD_IDENTITY_AUTHORITY_HOST"
+
+func (c *checkConfig) check() error {
+	if c.output != outputText && c.output != outputJSON {
+		return configErrorf("--output %q: say text or json", c.output)
+	}
+	if c.resource == "" {
+		return configErrorf("--resource is empty: say what to ask a token for, such as %s", defaultResource)
+	}
+	return c.proxy.checkFlags()
+}
+
+// diagnosis is the configuration as package diagnose takes it.
+func (c *checkConfig) diagnosis() diagnose.Config {
+	p := c.proxy
+	proxyFor := p.httpProxy.ProxyFunc()
+	return diagnose.Config{
+		Exchange: exchange.Config{
+			TenantID:           p.tenantID,
+			AuthorityHost:      p.authorityHost,
+			FederatedTokenFile: p.federatedTokenFile,
+			CAFile:             p.caFile,
+			Binding:            p.binding,
+			Proxy:              func(r *http.Request) (*url.URL, error) { return proxyFor(r.URL) },
+		},
+		ClientID: either(c.clientID, p.defaultClientID),
+		Resource: c.resource,
+		IMDS:     c.metadata(),
+	}
+}

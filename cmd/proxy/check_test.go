@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/internal/diagnose"
+	"imds-oidc-proxy/test/entra"
+)
+
+var update = flag.Bool("update", false, "write transcripts to testdata and to the docs")
+
+const (
+	checkSubject  = "system:serviceaccount:shop:cart"
+	checkClientID = "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10"
+)
+
+// checkedPod is a pod for `proxy check`: a stand-in for Entra and the issuer, a
+// federated token, a proxy, and what stands in for the metadata address.
+type checkedPod struct {
+	t           *testing.T
+	idp         *entra.Server
+	environment map[string]string
+	args        []string
+	proxyPort   string
+}
+
+// newCheckedPod is in good health; a scenario spoils one thing.
+func newCheckedPod(t *testing.T, keys *entra.Keys) *checkedPod {
+	t.Helper()
+	idp, err := entra.Start(entra.Config{Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { idp.Close() })
+	idp.AddApplication(entra.Application{ClientID: checkClientID, Credentials: []entra.FederatedCredential{{Subject: checkSubject}}})
+	dir := t.TempDir()
+	p := &checkedPod{t: t, idp: idp, environment: map[string]string{
+		"AZURE_TENANT_ID":            idp.TenantID(),
+		"AZURE_CLIENT_ID":            checkClientID,
+		"AZURE_FEDERATED_TOKEN_FILE": filepath.Join(dir, "token"),
+		"AZURE_AUTHORITY_HOST":       idp.AuthorityHost(),
+		"PROXY_CA_FILE":              filepath.Join(dir, "ca.pem"),
+		"PROXY_IMDS_PASSTHROUGH":     "off",
+	}}
+	if err := idp.WriteCA(p.environment["PROXY_CA_FILE"]); err != nil {
+		t.Fatal(err)
+	}
+	p.project(entra.Claims{})
+	if p.proxyPort, err = freePort(); err != nil {
+		t.Fatal(err)
+	}
+	p.environment["PROXY_PORT"] = p.proxyPort
+	// The proxy's own port stands in for the metadata address, as if redirected.
+	p.redirectTo("http://127.0.0.1:" + p.proxyPort)
+	return p
+}
+
+// project writes a federated token; its subject is the good one unless c names one.
+func (p *checkedPod) project(c entra.Claims) {
+	p.t.Helper()
+	if c.Subject == "" {
+		c.Subject = checkSubject
+	}
+	if err := os.WriteFile(p.environment["AZURE_FEDERATED_TOKEN_FILE"], []byte(p.idp.SignFederatedToken(c)), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *checkedPod) redirectTo(address string) { p.environment["PROXY_IMDS_ADDRESS"] = address }
+
+func (p *checkedPod) getenv(name string) string { return p.environment[name] }
+
+// startProxy runs the real proxy until the test ends.
+func (p *checkedPod) startProxy() {
+	p.t.Helper()
+	cfg, err := parseConfig(nil, p.getenv, os.Stdout)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	var log bytes.Buffer
+	go func() { ended <- serve(ctx, cfg, &log) }()
+	p.t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			p.t.Errorf("%v; log:\n%s", err, &log)
+		}
+	})
+	if err := probe(p.t.Context(), cfg.port, time.Minute); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// check runs `proxy check` and returns what it printed, and its exit status.
+func (p *checkedPod) check(args ...string) (string, int) {
+	p.t.Helper()
+	var stdout, stderr bytes.Buffer
+	code := run(p.t.Context(), append(append([]string{"check"}, p.args...), args...), p.getenv, &stdout, &stderr)
+	if stderr.Len() > 0 {
+		p.t.Errorf("standard error holds %q, want nothing", &stderr)
+	}
+	return stdout.String(), code
+}
+
+// checkScenarios are the faults, each with the step that says so.
+var checkScenarios = []struct {
+	name  string
+	want  int
+	spoil func(*checkedPod)
+}{
+	{"good", exitOK, func(*checkedPod) {}},
+	{"missing-tenant", exitEnvironment, func(p *checkedPod) { delete(p.environment, "AZURE_TENANT_ID") }},
+	{"expired-token", exitFederatedToken, func(p *checkedPod) {
+		p.project(entra.Claims{IssuedAt: time.Now().Add(-3 * time.Hour)})
+	}},
+	{"wrong-audience", exitFederatedToken, func(p *checkedPod) {
+		p.project(entra.Claims{Audience: "https://kubernetes.default.svc"})
+	}},
+	{"issuer-document", exitIssuer, func(p *checkedPod) {
+		p.project(entra.Claims{Issuer: p.idp.Issuer() + "/"})
+	}},
+	{"issuer-key", exitIssuer, func(p *checkedPod) { p.project(entra.Claims{Signer: entra.ForeignKey}) }},
+	{"issuer-slash", exitExchange, func(p *checkedPod) {
+		issuer := p.idp.Issuer() + "/"
+		p.project(entra.Claims{Issuer: issuer})
+		p.idp.FailAlways(entra.FaultEdit("slash", func(a map[string]any) { a["issuer"] = issuer }).On(entra.IssuerDiscovery))
+	}},
+	{"subject", exitExchange, func(p *checkedPod) {
+		p.project(entra.Claims{Subject: "system:serviceaccount:shop:default"})
+	}},
+	{"unknown-client", exitExchange, func(p *checkedPod) { p.idp.RemoveApplication(checkClientID) }},
+	{"unknown-resource", exitExchange, func(p *checkedPod) { p.args = []string{"--resource=https://orders.example.test"} }},
+	{"unknown-tenant", exitAuthority, func(p *checkedPod) {
+		p.environment["AZURE_TENANT_ID"] = "99999999-8888-4777-8666-555555555555"
+	}},
+	{"unknown-ca", exitAuthority, func(p *checkedPod) { delete(p.environment, "PROXY_CA_FILE") }},
+	{"entra-down", exitAuthority, func(p *checkedPod) { p.idp.Close() }},
+	{"another-redirect", exitIMDS, func(p *checkedPod) {
+		other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Server", "envoy")
+			http.Error(w, "no healthy upstream", http.StatusServiceUnavailable)
+		}))
+		p.t.Cleanup(other.Close)
+		p.redirectTo(other.URL)
+	}},
+}
+
+// TestCheckTranscripts: each fault is found at its step, and the report is, but for
+// ports, times and identifiers, the one in testdata and in the docs. Run with -update
+// to write both.
+func TestCheckTranscripts(t *testing.T) {
+	keys := entra.NewKeys()
+	for _, scenario := range checkScenarios {
+		t.Run(scenario.name, func(t *testing.T) {
+			t.Parallel() // Entra's refusals are tried again, which takes seconds
+			p := newCheckedPod(t, keys)
+			p.startProxy()
+			scenario.spoil(p)
+			out, code := p.check()
+			if code != scenario.want {
+				t.Errorf("got exit status %d, want %d", code, scenario.want)
+			}
+			checkNoToken(t, out)
+			golden(t, scenario.name, p.normalize(out))
+		})
+	}
+}
+
+// checkNoToken looks for the first letters that every JSON web token has.
+func checkNoToken(t *testing.T, out string) {
+	t.Helper()
+	if strings.Contains(out, "eyJ") {
+		t.Errorf("the report holds a token:\n%s", out)
+	}
+}
+
+// golden compares a transcript with the one that is kept.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", "check", name+".txt")
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("got:\n%s\nwant %s (go test -update writes it):\n%s", got, path, want)
+	}
+}
+
+// What differs from run to run, in the order of replacement.
+var (
+	volatileTime     = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
+	volatileLife     = regexp.MustCompile(`, (in )?\d+[hms][0-9.hms]*( ago)?`)
+	volatileDuration = regexp.MustCompile(`answered in [0-9.]+m?s`)
+	volatileTrace    = regexp.MustCompile(`(trace ID|correlation ID)( +)[0-9a-f-]{36}`)
+	volatileKey      = regexp.MustCompile(`key( +)"[^"]+"`)
+	volatileUser     = regexp.MustCompile(`UID \d+, GID \d+`)
+)
+
+// normalize replaces what differs from run to run by what a cluster would have.
+func (p *checkedPod) normalize(out string) string {
+	authority := strings.TrimSuffix(strings.TrimPrefix(p.idp.AuthorityHost(), "https://"), "/")
+	out = strings.NewReplacer(
+		p.idp.Issuer(), "https://oidc.example.test/cluster",
+		authority, "login.example.test",
+		"127.0.0.1:"+p.proxyPort, "127.0.0.1:8000",
+		p.environment["AZURE_FEDERATED_TOKEN_FILE"], "/var/run/secrets/azure/tokens/azure-identity-token",
+	).Replace(out)
+	out = volatileTime.ReplaceAllString(out, "2026-01-02T03:04:05Z")
+	out = volatileLife.ReplaceAllString(out, ", ${1}59m59s${2}")
+	out = volatileDuration.ReplaceAllString(out, "answered in 42ms")
+	out = volatileTrace.ReplaceAllString(out, "${1}${2}00000000-1111-4222-8333-444444444444")
+	out = volatileKey.ReplaceAllString(out, `key${1}"cluster-key"`)
+	return volatileUser.ReplaceAllString(out, "UID 1000, GID 1000")
+}
+
+// TestCheckJSON: the same findings, for machines.
+func TestCheckJSON(t *testing.T) {
+	p := newCheckedPod(t, nil)
+	p.startProxy()
+	p.idp.RemoveApplication(checkClientID)
+	out, code := p.check("--output=json")
+	var got struct {
+		Version     string
+		ExitStatus  int    `json:"exit_status"`
+		FirstFailed string `json:"first_failed"`
+		Steps       []diagnose.Step
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatalf("%v:\n%s", err, out)
+	}
+	if code != exitExchange || got.ExitStatus != exitExchange || got.FirstFailed != "exchange" || got.Version != version || len(got.Steps) != 6 {
+		t.Errorf("exit status %d, got %+v", code, got)
+	}
+	failed := got.Steps[4].Findings[0]
+	if failed.AADSTS != 700016 || failed.TraceID == "" || failed.CorrelationID == "" || failed.Remedy == "" {
+		t.Errorf("got %+v", failed)
+	}
+	checkNoToken(t, out)
+}

@@ -1,0 +1,131 @@
+package diagnose
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"imds-oidc-proxy/internal/exchange"
+)
+
+// authority looks at the way to Entra: name, connection, certificate, tenant.
+func (w *walk) authority(ctx context.Context) []Finding {
+	if w.service == nil {
+		return skipped("discovery", "the environment has to be in order first")
+	}
+	var findings []Finding
+	if via := w.proxyInForce(); via != "" {
+		findings = append(findings, Finding{Status: Note, Item: "HTTPS_PROXY", Text: "requests go through " + via + " (NO_PROXY excepts hosts)"})
+	}
+	began := time.Now()
+	err := w.service.Discover(ctx)
+	if err == nil {
+		w.reached = true
+		return append(findings, Finding{Status: OK, Item: "discovery",
+			Text: fmt.Sprintf("%s answered in %s; its certificate is trusted, and it knows the tenant", w.authorityName(), rough(time.Since(began)))})
+	}
+	failed, _ := errors.AsType[*exchange.Error](err)
+	finding := failure("discovery", failed)
+	if failed.Code != 0 || w.cfg.Exchange.Binding.TokenProxy != "" {
+		return append(findings, finding)
+	}
+	cause, found := w.connectionCause(ctx)
+	finding.Remedy = cause
+	return append(append(findings, finding), found...)
+}
+
+// failure is an error of package exchange as a finding.
+func failure(item string, e *exchange.Error) Finding {
+	return Finding{Status: Fail, Item: item, Text: e.Error(), Remedy: e.Hint,
+		AADSTS: e.Code, TraceID: e.TraceID, CorrelationID: e.CorrelationID}
+}
+
+// authorityURL is the tenant's OpenID configuration.
+func (w *walk) authorityURL() string {
+	host := w.cfg.Exchange.AuthorityHost
+	if host == "" {
+		host = exchange.DefaultAuthorityHost
+	}
+	return strings.TrimRight(host, "/") + "/" + w.cfg.Exchange.TenantID + "/v2.0/.well-known/openid-configuration"
+}
+
+// authorityName is the host that was asked, for people.
+func (w *walk) authorityName() string {
+	location := w.authorityURL()
+	if w.cfg.Exchange.Binding.TokenProxy != "" {
+		location = w.cfg.Exchange.Binding.TokenProxy
+	}
+	u, err := url.Parse(location)
+	if err != nil {
+		return "the authority"
+	}
+	return u.Host
+}
+
+// proxyInForce is the HTTP proxy on the way to Entra, empty for none.
+func (w *walk) proxyInForce() string {
+	if w.cfg.Exchange.Proxy == nil {
+		return ""
+	}
+	req, err := http.NewRequest(http.MethodGet, w.authorityURL(), nil)
+	if err != nil {
+		return ""
+	}
+	via, err := w.cfg.Exchange.Proxy(req)
+	if err != nil {
+		return "an HTTPS_PROXY that is not a URL"
+	}
+	if via == nil {
+		return ""
+	}
+	return address(via.String())
+}
+
+// connectionCause asks once more, in a way whose errors have types, to say what
+// mends it and which certificate was offered.
+func (w *walk) connectionCause(ctx context.Context) (remedy string, found []Finding) {
+	client, err := exchange.NewHTTPClient(w.cfg.Exchange)
+	if err != nil {
+		return err.Error(), nil
+	}
+	defer client.CloseIdleConnections()
+	err = getJSON(ctx, client, w.authorityURL(), &struct{}{})
+	if offered, ok := errors.AsType[*tls.CertificateVerificationError](err); ok && len(offered.UnverifiedCertificates) > 0 {
+		found = append(found, certificate(offered.UnverifiedCertificates[0]))
+	}
+	return w.connectionRemedy(err), found
+}
+
+func certificate(c *x509.Certificate) Finding {
+	return Finding{Status: Note, Item: "certificate", Text: fmt.Sprintf("offered is %q, signed by %q, good from %s to %s",
+		clip(c.Subject.String()), clip(c.Issuer.String()), c.NotBefore.UTC().Format(time.DateOnly), c.NotAfter.UTC().Format(time.DateOnly))}
+}
+
+func (w *walk) connectionRemedy(err error) string {
+	var (
+		authority x509.UnknownAuthorityError
+		hostname  x509.HostnameError
+		invalid   x509.CertificateInvalidError
+	)
+	switch {
+	case err == nil:
+		return "it works now: run the check again"
+	case errors.As(err, &authority):
+		return "name the authority that signed it: --ca-file=FILE (PROXY_CA_FILE); a firewall that inspects TLS has one of its own"
+	case errors.As(err, &hostname):
+		return "check AZURE_AUTHORITY_HOST: who answers there has the certificate of another host"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "compare this node's clock, " + w.cfg.Now().UTC().Format(time.RFC3339) + ", with the certificate's dates"
+	case w.proxyInForce() != "":
+		return "check HTTPS_PROXY and NO_PROXY: that proxy has to let CONNECT " + w.authorityName() + " through"
+	case isDNS(err):
+		return "check AZURE_AUTHORITY_HOST, and the pod's DNS: nslookup " + w.authorityName()
+	}
+	return "let the pod out to " + w.authorityName() + " (NetworkPolicy, firewall), or set HTTPS_PROXY"
+}

@@ -1,0 +1,81 @@
+package diagnose
+
+import (
+	"context"
+	"net/url"
+	"regexp"
+
+	"imds-oidc-proxy/internal/exchange"
+)
+
+// injected says where the variables normally come from.
+const injected = "azure-workload-identity's webhook sets it on pods labelled azure.workload.identity/use: \"true\""
+
+// environment looks at the variables, and at the configuration as a whole.
+func (w *walk) environment(context.Context) []Finding {
+	e := w.cfg.Exchange
+	findings := []Finding{
+		needed("AZURE_TENANT_ID", e.TenantID, injected),
+		needed("AZURE_FEDERATED_TOKEN_FILE", e.FederatedTokenFile, injected+", and mounts the file"),
+		w.clientID(),
+		authorityHost(e.AuthorityHost),
+	}
+	if e.Binding.TokenProxy != "" {
+		findings = append(findings, Finding{Status: Note, Item: "AZURE_KUBERNETES_TOKEN_PROXY",
+			Text: "identity binding: token requests go to " + address(e.Binding.TokenProxy) + ", not to the authority itself"})
+	}
+	if e.TenantID == "" || e.FederatedTokenFile == "" {
+		return findings
+	}
+	service, err := exchange.New(exchange.Config{
+		TenantID: e.TenantID, FederatedTokenFile: e.FederatedTokenFile, AuthorityHost: e.AuthorityHost,
+		CAFile: e.CAFile, Binding: e.Binding, Proxy: e.Proxy, Dial: e.Dial,
+	})
+	if err != nil {
+		return append(findings, Finding{Status: Fail, Item: "configuration", Text: err.Error(),
+			Remedy: "change what the text names; the proxy refuses to start with it"})
+	}
+	w.service = service
+	return findings
+}
+
+func needed(variable, value, origin string) Finding {
+	if value == "" {
+		return Finding{Status: Fail, Item: variable, Text: "not set", Remedy: origin}
+	}
+	return Finding{Status: OK, Item: variable, Text: value}
+}
+
+// clientIDPattern is a GUID, which is all that the proxy takes for one.
+var clientIDPattern = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+func (w *walk) clientID() Finding {
+	f := Finding{Status: OK, Item: "AZURE_CLIENT_ID", Text: w.cfg.ClientID}
+	switch {
+	case w.cfg.ClientID == "":
+		f.Status, f.Text = Note, "not set: requests that name no identity are refused"
+		f.Remedy = "annotate the service account: kubectl annotate serviceaccount NAME azure.workload.identity/client-id=CLIENT_ID; " +
+			"or say which to check, --client-id=CLIENT_ID"
+	case !clientIDPattern.MatchString(w.cfg.ClientID):
+		f.Status = Fail
+		f.Text = "\"" + w.cfg.ClientID + "\" is not a GUID"
+		f.Remedy = "name the application (client) ID, not a name or a resource ID: az identity show --name NAME --resource-group GROUP --query clientId"
+	}
+	return f
+}
+
+func authorityHost(value string) Finding {
+	if value == "" {
+		return Finding{Status: OK, Item: "AZURE_AUTHORITY_HOST", Text: "not set: the public cloud, " + exchange.DefaultAuthorityHost}
+	}
+	return Finding{Status: OK, Item: "AZURE_AUTHORITY_HOST", Text: address(value)}
+}
+
+// address is a URL without what may be secret in one.
+func address(value string) string {
+	u, err := url.Parse(value)
+	if err != nil || u.Host == "" {
+		return "(not a URL)"
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+}
