@@ -87,6 +87,16 @@ func (c candidate) weight() int {
 	return usable
 }
 
+// mayHoldRules reports whether a backend that cannot be used may have rules all
+// the same. Of legacy the kernel tells; nft has none where the kernel lacks it, and
+// without its binary, or a capability that legacy needs too, nothing can be said.
+func (c candidate) mayHoldRules() bool {
+	if c.mode == ModeLegacy {
+		return c.inUse
+	}
+	return !kindIs(c.err, MissingModule) && !kindIs(c.err, NoBinary) && !kindIs(c.err, MissingCapability)
+}
+
 // choose picks the backend to use from the two candidates, nft first.
 func choose(mode Mode, found []candidate) (*Ruleset, error) {
 	r := &Ruleset{auto: mode == ModeAuto || mode == "", reason: "asked for"}
@@ -101,8 +111,8 @@ func choose(mode Mode, found []candidate) (*Ruleset, error) {
 	r.backends = append(r.backends, chosen.backend)
 	if other.backend != nil {
 		r.backends = append(r.backends, other.backend)
-	} else if other.inUse || kindIs(other.err, WrongBackend) {
-		r.unseen = fmt.Errorf("iptables-%s has rules here that cannot be seen: %w", other.mode, other.err)
+	} else if other.mayHoldRules() {
+		r.unseen = fmt.Errorf("iptables-%s may have rules here that cannot be seen: %w", other.mode, other.err)
 	}
 	return r, nil
 }

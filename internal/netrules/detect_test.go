@@ -8,6 +8,7 @@ import (
 
 func TestChoose(t *testing.T) {
 	missing := &Error{Kind: NoBinary, Cause: "none"}
+	slow := &Error{Kind: TimedOut, Cause: "no answer"}
 	powerless := &Error{Kind: MissingCapability, Cause: "no NET_RAW"}
 	type side struct {
 		ours, foreign, inUse bool
@@ -30,6 +31,8 @@ func TestChoose(t *testing.T) {
 		"ours on legacy, mesh nft":   {mode: ModeAuto, nft: side{foreign: true}, legacy: side{ours: true}, want: ModeLegacy},
 		"only legacy":                {mode: ModeAuto, nft: side{err: missing}, want: ModeLegacy},
 		"only nft":                   {mode: ModeAuto, legacy: side{err: missing}, want: ModeNFT},
+		"nft does not answer":        {mode: ModeAuto, nft: side{err: slow}, want: ModeLegacy, wantWarning: true},
+		"nft not in the kernel":      {mode: ModeAuto, nft: side{err: &Error{Kind: MissingModule}}, want: ModeLegacy},
 		"only nft, legacy in use":    {mode: ModeAuto, legacy: side{err: powerless, inUse: true}, want: ModeNFT, wantWarning: true},
 		"asked for what is not":      {mode: ModeLegacy, legacy: side{err: missing}, wantKind: NoBinary},
 		"neither is there":           {mode: ModeAuto, nft: side{err: missing}, legacy: side{err: missing}, wantKind: NoBinary},
