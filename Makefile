@@ -54,9 +54,19 @@ fuzz: ## fuzz what parses hostile bytes, FUZZTIME each
 lint: ## gofmt, go vet, staticcheck, the import map
 	@test -z "$$(gofmt -l cmd internal test)" || { echo "gofmt -w:"; gofmt -l cmd internal test; exit 1; }
 	go vet ./...
+	go vet -tags images ./test/images
 	cd test/manifests && go vet ./...
 	go tool -modfile=tools/go.mod staticcheck ./...
 	go test ./test/importmap
+
+.PHONY: images
+images: ## container images, by docker, podman or buildah; tools/images says how to choose
+	@IMAGES="$(IMAGES)" tools/images "$(VERSION)"
+
+.PHONY: test-images
+test-images: ## build the images on stand-in bases, and run them (root: in a network namespace)
+	@tools/need buildah curl ip iptables-nft podman runc
+	go test -tags images -timeout 10m ./test/images
 
 .PHONY: bench
 bench: build ## speed and memory, as ratios measured in one run
