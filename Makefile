@@ -34,10 +34,14 @@ dev: build ## the demo left running, with a shell inside for curl
 	@$(NEED_POD)
 	@go run ./test/demo --shell
 
+# Unpacked and not installed: Debian's package would start a Prometheus.
+NEED_PROMTOOL := command -v promtool >/dev/null || tools/debs .cache/prometheus prometheus
+
 .PHONY: test
 test: ## every test, with the race detector (root: they make network namespaces)
 	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv
 	CGO_ENABLED=1 go test -race -timeout 20m ./...
+	@$(NEED_PROMTOOL)
 	cd test/manifests && go test ./...
 
 # Each target once, for FUZZTIME: a minute in CI, an hour by hand (FUZZTIME=1h).
