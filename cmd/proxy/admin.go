@@ -29,10 +29,14 @@ const (
 // ownEndpoints are what the proxy answers for itself, by exact path. They are the
 // same at the proxy's own port, for curl in the pod, and at --admin-address, for
 // the kubelet and Prometheus: none of them tells a secret, or changes anything.
-func ownEndpoints(tokens *exchange.Service, listening *atomic.Bool) map[string]http.Handler {
+//
+// That goes for /debug/clients too: what is in it stands in /metrics as well.
+func ownEndpoints(observed *observer, listening *atomic.Bool) map[string]http.Handler {
 	return map[string]http.Handler{
-		"/readyz": health.Handler("readyz", readyChecks(tokens, listening)),
-		"/livez":  health.Handler("livez", liveChecks(tokens)),
+		"/readyz":        health.Handler("readyz", readyChecks(observed.tokens, listening)),
+		"/livez":         health.Handler("livez", liveChecks(observed.tokens)),
+		"/metrics":       observed.metrics,
+		"/debug/clients": observed.census,
 	}
 }
 

@@ -10,17 +10,20 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/entra"
 )
 
-// newTestExchange is an exchange whose federated token is at the path returned,
+// newTestObserver is one whose federated token is at the path returned,
 // and whose Entra is a closed port of this machine.
-func newTestExchange(t *testing.T, idp *entra.Server, life time.Duration) (*exchange.Service, string) {
+func newTestObserver(t *testing.T, idp *entra.Server, life time.Duration) (*observer, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "token")
 	now := time.Now()
 	writeToken(t, idp, path, entra.Claims{Subject: "system:serviceaccount:shop:cart", IssuedAt: now.Add(-time.Minute), Expiry: now.Add(life)})
+	observed := newObserver(path, zap.NewNop())
 	tokens, err := exchange.New(exchange.Config{
 		TenantID:           idp.TenantID(),
 		AuthorityHost:      "https://127.0.0.1:1/",
@@ -29,7 +32,8 @@ func newTestExchange(t *testing.T, idp *entra.Server, life time.Duration) (*exch
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tokens, path
+	observed.tokens = tokens
+	return observed, path
 }
 
 func writeToken(t *testing.T, idp *entra.Server, path string, claims entra.Claims) {
@@ -57,9 +61,9 @@ func ask(h http.Handler, method, target string) *httptest.ResponseRecorder {
 // TestReady: ready is what the pod itself can tell, and says which check failed.
 func TestReady(t *testing.T) {
 	idp := newTestIssuer(t)
-	tokens, path := newTestExchange(t, idp, time.Hour)
+	observed, path := newTestObserver(t, idp, time.Hour)
 	var listening atomic.Bool
-	h := adminHandler(ownEndpoints(tokens, &listening))
+	h := adminHandler(ownEndpoints(observed, &listening))
 
 	if w := ask(h, "GET", "/readyz?verbose"); w.Code != 503 || !strings.HasPrefix(w.Body.String(), "[-]listening failed: ") {
 		t.Errorf("before the port is open: got %d %s", w.Code, w.Body)
@@ -93,9 +97,9 @@ func TestReady(t *testing.T) {
 // TestAdminServesNothingElse: no spelling of a path leads from the pod's address to
 // tokens or to the real IMDS.
 func TestAdminServesNothingElse(t *testing.T) {
-	tokens, _ := newTestExchange(t, newTestIssuer(t), time.Hour)
+	observed, _ := newTestObserver(t, newTestIssuer(t), time.Hour)
 	var listening atomic.Bool
-	own := ownEndpoints(tokens, &listening)
+	own := ownEndpoints(observed, &listening)
 	for path := range own {
 		if strings.HasPrefix(path, "/metadata") {
 			t.Errorf("%s is served at the admin address", path)

@@ -28,13 +28,15 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	tokens, err := newExchange(cfg, log)
+	observed := newObserver(cfg.federatedTokenFile, log)
+	tokens, err := newExchange(cfg, observed.exchanges(), log)
 	if err != nil {
 		return err
 	}
+	observed.tokens = tokens
 	var listening atomic.Bool
-	own := ownEndpoints(tokens, &listening)
-	handler, err := newHandler(cfg, tokens, own, log)
+	own := ownEndpoints(observed, &listening)
+	handler, err := newHandler(cfg, observed, own, log)
 	if err != nil {
 		return err
 	}
@@ -68,7 +70,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	return runUntilDone(ctx, listener, server, parts, log)
 }
 
-func newExchange(cfg config, log *zap.Logger) (*exchange.Service, error) {
+func newExchange(cfg config, observer exchange.Observer, log *zap.Logger) (*exchange.Service, error) {
 	// A token that cannot be read now is a manifest to mend; one that cannot be
 	// read later is a passing fault, which readiness and the requests report.
 	if _, err := exchange.ReadFederatedToken(cfg.federatedTokenFile); err != nil {
@@ -83,6 +85,7 @@ func newExchange(cfg config, log *zap.Logger) (*exchange.Service, error) {
 		Binding:            cfg.binding,
 		DefaultClientID:    cfg.defaultClientID,
 		Prefetch:           cfg.prefetch,
+		Observer:           observer,
 		Proxy:              func(r *http.Request) (*url.URL, error) { return proxyFor(r.URL) },
 		Log:                log,
 	})
@@ -92,7 +95,7 @@ func newExchange(cfg config, log *zap.Logger) (*exchange.Service, error) {
 	return tokens, nil
 }
 
-func newHandler(cfg config, tokens *exchange.Service, own map[string]http.Handler, log *zap.Logger) (*imds.Handler, error) {
+func newHandler(cfg config, observed *observer, own map[string]http.Handler, log *zap.Logger) (*imds.Handler, error) {
 	identities, err := cfg.parsedIdentities()
 	if err != nil {
 		return nil, err
@@ -102,7 +105,7 @@ func newHandler(cfg config, tokens *exchange.Service, own map[string]http.Handle
 		passthrough.Address = cfg.imdsAddress
 	}
 	handler, err := imds.New(imds.Config{
-		Tokens:           tokens,
+		Tokens:           observed.tokens,
 		TenantID:         cfg.tenantID,
 		DefaultClientID:  cfg.defaultClientID,
 		Identities:       identities,
@@ -110,6 +113,7 @@ func newHandler(cfg config, tokens *exchange.Service, own map[string]http.Handle
 		StrictAPIVersion: cfg.strictAPIVersion,
 		Passthrough:      passthrough,
 		Own:              own,
+		Observe:          observed.request,
 		Log:              log,
 		Version:          version,
 	})

@@ -55,6 +55,9 @@ type Config struct {
 	// Log receives what happens to exchanges. Nil: nothing is logged.
 	Log *zap.Logger
 
+	// Observer is told of exchanges, for metrics. Zero: nobody looks.
+	Observer Observer
+
 	// Proxy chooses the HTTP proxy for a request to Entra, as in
 	// [net/http.Transport]. Nil: none; this package reads no environment.
 	Proxy func(*http.Request) (*url.URL, error)

@@ -35,6 +35,8 @@ type FederatedToken struct {
 	Subject string
 	// Audiences is the aud claim.
 	Audiences []string
+	// IssuedAt is the iat claim. Zero: it has none.
+	IssuedAt time.Time
 	// ExpiresOn is the exp claim.
 	ExpiresOn time.Time
 	// KeyID is the header's kid: which of the issuer's keys signed the token.
@@ -122,6 +124,7 @@ type claims struct {
 	Issuer    string   `json:"iss"`
 	Subject   string   `json:"sub"`
 	Audiences audience `json:"aud"`
+	IssuedAt  float64  `json:"iat"`
 	Expiry    float64  `json:"exp"`
 }
 
@@ -159,10 +162,15 @@ func parseFederatedToken(raw string) (FederatedToken, error) {
 	if c.Expiry <= 0 || c.Expiry > math.MaxInt32*2 {
 		return FederatedToken{}, errors.New("holds a JSON web token without a usable exp claim")
 	}
+	var issued time.Time
+	if c.IssuedAt > 0 && c.IssuedAt <= c.Expiry {
+		issued = time.Unix(int64(c.IssuedAt), 0)
+	}
 	return FederatedToken{
 		Issuer:    c.Issuer,
 		Subject:   c.Subject,
 		Audiences: c.Audiences,
+		IssuedAt:  issued,
 		ExpiresOn: time.Unix(int64(c.Expiry), 0),
 		KeyID:     keyID(parts[0]),
 		raw:       &raw,

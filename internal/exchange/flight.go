@@ -44,6 +44,9 @@ type flight struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when token and err are set
 
+	// refresh says that the key had a valid token when the flight began.
+	refresh bool
+
 	token Token
 	err   *Error
 
@@ -57,14 +60,14 @@ type flight struct {
 // depart begins an exchange for k, in a goroutine with a context of its own: a
 // caller that leaves does not end it. Service.mu is held.
 func (s *Service) depart(k key, now time.Time) *flight {
-	tries := maxTries
-	if s.failing(k, now) != nil || s.valid(k, now) != nil {
+	tries, refresh := maxTries, s.valid(k, now) != nil
+	if refresh || s.failing(k, now) != nil {
 		tries = 1 // the next exchange is the next try
 	}
 	// The caller's resource may be part of a much longer request in memory.
 	k.resource = strings.Clone(k.resource)
 	ctx, cancel := context.WithTimeout(context.Background(), exchangeTimeout)
-	f := &flight{began: now, cancel: cancel, done: make(chan struct{})}
+	f := &flight{began: now, cancel: cancel, done: make(chan struct{}), refresh: refresh}
 	s.flights[k] = f
 	go func() {
 		defer cancel()
@@ -103,17 +106,26 @@ func (e *Error) again(n, tries int) bool {
 	return false
 }
 
-func (s *Service) try(ctx context.Context, k key) (grant, *Error) {
-	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+func (s *Service) try(flight context.Context, k key) (grant, *Error) {
+	ctx, cancel := context.WithTimeout(flight, tryTimeout)
 	defer cancel()
+	began := time.Now()
 	g, err := s.exchanger.exchange(ctx, k.clientID, k.resource)
-	if err == nil {
-		return g, nil
+	var failed *Error
+	if err != nil {
+		g, failed = grant{}, asError(err)
 	}
+	if failed == nil || !errors.Is(flight.Err(), context.Canceled) { // dropped: it says nothing about Entra
+		s.observer.exchanged(time.Since(began), failed)
+	}
+	return g, failed
+}
+
+func asError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
-		return grant{}, e
+		return e
 	}
-	return grant{}, &Error{Kind: Unavailable, Detail: "the exchange failed"}
+	return &Error{Kind: Unavailable, Detail: "the exchange failed"}
 }
 
 // sleep reports whether the whole pause passed before ctx ended.
@@ -145,6 +157,9 @@ func (s *Service) land(k key, f *flight, g grant, err *Error) {
 	}
 	f.token, f.err = g.token, err
 	s.mu.Unlock()
+	if f.refresh && note != (report{}) {
+		s.observer.refreshed(err)
+	}
 	note.log(s.log, k, now.Sub(f.began)) // before the lines of those who wait
 	close(f.done)
 	s.wakeUp()

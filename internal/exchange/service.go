@@ -31,6 +31,7 @@ const (
 // Service answers requests for access tokens, from memory or from Entra.
 type Service struct {
 	log       *zap.Logger
+	observer  Observer
 	tokenFile string
 	exchanger exchanger
 	warm      func(context.Context) *Error
@@ -59,6 +60,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		log:       cfg.Log.With(zap.String("tenant_id", cfg.TenantID)),
+		observer:  cfg.Observer,
 		tokenFile: cfg.FederatedTokenFile,
 		random:    rand.Float64,
 		wake:      make(chan struct{}, 1),

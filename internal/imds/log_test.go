@@ -135,6 +135,59 @@ func TestProbesAreLoggedAtDebug(t *testing.T) {
 	}
 }
 
+// A client's name for its request is logged where it is a GUID, which is what SDKs
+// send, and can be no other text.
+func TestRequestID(t *testing.T) {
+	const id = "69a0b5a4-e62b-11f1-9f02-465e9a5fe042"
+	for _, test := range []struct {
+		values []string
+		want   any
+	}{
+		{[]string{id}, id},
+		{[]string{strings.ToUpper(id)}, id},
+		{nil, nil},
+		{[]string{""}, nil},
+		{[]string{"secret"}, nil},
+		{[]string{id + "0"}, nil},
+		{[]string{id, id}, nil},
+		{[]string{"69a0b5a4-e62b-11f1-9f02-465e9a5fe04\n"}, nil},
+	} {
+		log, logs := observed(zap.InfoLevel)
+		cfg := config(&tokenSource{})
+		cfg.Log = log
+		r := httptest.NewRequest(http.MethodGet, tokenPath+"?"+tokenVersion+"&resource="+vault, nil)
+		r.Host = "169.254.169.254"
+		r.Header.Set("Metadata", "true")
+		r.Header["X-Ms-Client-Request-Id"] = test.values
+		newHandler(t, cfg).ServeHTTP(httptest.NewRecorder(), r)
+		entries := logs.FilterMessage("successfully acquired token").All()
+		if len(entries) != 1 || entries[0].ContextMap()["request_id"] != test.want {
+			t.Errorf("%q: got %+v, want request_id %v", test.values, entries, test.want)
+		}
+	}
+}
+
+// A line has no field for what is not known of its request.
+func TestNoEmptyFields(t *testing.T) {
+	log, logs := observed(zap.DebugLevel)
+	cfg := config(&tokenSource{})
+	cfg.Log = log
+	h := newHandler(t, cfg)
+	for _, target := range []string{"/readyz", "/nowhere", "/metadata/versions", tokenPath, tokenPath + "?resource=" + vault} {
+		get(h, target)
+	}
+	if logs.Len() < 5 {
+		t.Errorf("got %d lines", logs.Len())
+	}
+	for _, e := range logs.All() {
+		for name, value := range e.ContextMap() {
+			if value == "" || value == nil {
+				t.Errorf("%s: %s is empty", e.Message, name)
+			}
+		}
+	}
+}
+
 func TestLeniencyIsSaidOnce(t *testing.T) {
 	log, logs := observed(zap.InfoLevel)
 	cfg := config(&tokenSource{})

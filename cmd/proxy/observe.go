@@ -1,0 +1,115 @@
+package main
+
+import (
+	"net/http"
+	"runtime"
+	"time"
+
+	"go.uber.org/zap"
+
+	"imds-oidc-proxy/internal/census"
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/metrics"
+)
+
+// observer carries what the packages tell of themselves to those who count it. It
+// is the one place that knows both sides.
+type observer struct {
+	tokens    *exchange.Service // for samples; set before the first request
+	tokenFile string
+	metrics   *metrics.Metrics
+	census    *census.Census
+}
+
+func newObserver(tokenFile string, log *zap.Logger) *observer {
+	o := &observer{
+		tokenFile: tokenFile,
+		census:    census.New(census.Config{New: func(c census.Caller) { logCaller(log, c) }}),
+	}
+	o.metrics = metrics.New(metrics.Config{
+		Version:   version,
+		GoVersion: runtime.Version(),
+		Handlers: []string{imds.EndpointToken, imds.EndpointInfo, imds.EndpointVersions, imds.EndpointForward,
+			imds.EndpointOwn, imds.EndpointNone},
+		Sample: o.sample,
+	})
+	return o
+}
+
+// request counts a request of any endpoint.
+func (o *observer) request(r *http.Request, e imds.Event) {
+	o.metrics.Request(e.Endpoint, e.Duration)
+	if e.Refusal != "" {
+		o.metrics.RefusedRequest(e.Refusal)
+	}
+	switch e.Endpoint {
+	case imds.EndpointToken:
+		o.metrics.TokenRequest(result(e), string(e.Source))
+		// Probes and forged requests are refused, and are nobody's.
+		if e.Refusal == "" {
+			o.census.Count(r.Header)
+		}
+	case imds.EndpointForward:
+		o.metrics.ForwardedRequest(result(e))
+	}
+}
+
+func result(e imds.Event) string {
+	switch {
+	case e.ClientLeft():
+		return metrics.ClientLeft
+	case e.Refusal != "":
+		return metrics.Refused
+	case e.Status >= http.StatusBadRequest:
+		return metrics.Failed
+	default:
+		return metrics.Success
+	}
+}
+
+// exchanges is the observer as package exchange takes it.
+func (o *observer) exchanges() exchange.Observer {
+	return exchange.Observer{
+		Exchanged: func(took time.Duration, err *exchange.Error) {
+			code := ""
+			if err != nil {
+				code = err.Label()
+			}
+			o.metrics.Exchange(took, code)
+		},
+		Refreshed: func(err *exchange.Error) {
+			if err != nil {
+				o.metrics.Refresh(metrics.Failed)
+				return
+			}
+			o.metrics.Refresh(metrics.Success)
+		},
+	}
+}
+
+// sample looks at what only the moment of a scrape can tell. A federated token
+// that cannot be read has no age: readiness says why.
+func (o *observer) sample() metrics.Sample {
+	stats := o.tokens.Stats()
+	s := metrics.Sample{CacheEntries: stats.Entries, SoonestTokenExpiry: stats.SoonestExpiry}
+	if token, err := exchange.ReadFederatedToken(o.tokenFile); err == nil {
+		s.FederatedTokenIssued, s.FederatedTokenExpiry = token.IssuedAt, token.ExpiresOn
+	}
+	for _, e := range o.census.Entries() {
+		s.Callers = append(s.Callers, metrics.Caller{SDK: e.SDK, Version: e.Version, WorkloadIdentity: string(e.WorkloadIdentity)})
+	}
+	return s
+}
+
+// logCaller says once of each kind of client what would make it need no proxy.
+func logCaller(log *zap.Logger, c census.Caller) {
+	fields := []zap.Field{zap.String("sdk", c.SDK), zap.String("workload_identity", string(c.WorkloadIdentity))}
+	if c.Version != "" {
+		fields = append(fields, zap.String("version", c.Version))
+	}
+	if c.Upgrade != "" {
+		fields = append(fields, zap.String("upgrade", c.Upgrade))
+	}
+	log.Info("new caller", fields...)
+}

@@ -1,0 +1,266 @@
+package census_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/internal/census"
+)
+
+// identify tells who a header is of, through the whole census.
+func identify(header http.Header) census.Caller {
+	c := census.New(census.Config{})
+	c.Count(header)
+	return c.Entries()[0].Caller
+}
+
+func agent(userAgent string) http.Header { return http.Header{"User-Agent": {userAgent}} }
+
+func withSKU(userAgent, sku, version string) http.Header {
+	return http.Header{"User-Agent": {userAgent}, "X-Client-Sku": {sku}, "X-Client-Ver": {version}}
+}
+
+func TestIdentify(t *testing.T) {
+	for _, test := range []struct {
+		header  http.Header
+		sdk     string
+		version string
+		wi      census.WorkloadIdentity
+	}{
+		// On either side of the first version that speaks workload identity.
+		{agent("azsdk-go-azidentity/v1.2.2 (go1.20; linux)"), "go-azidentity", "1.2.2", census.No},
+		{agent("azsdk-go-azidentity/v1.3.0 (go1.20; linux)"), "go-azidentity", "1.3.0", census.Yes},
+		{agent("azsdk-go-azidentity/v1.3.0-beta.4 (go1.20; linux)"), "go-azidentity", "1.3.0-beta.4", census.No},
+		{agent("azsdk-python-identity/1.12.0 Python/3.11.2 (Linux)"), "python-azure-identity", "1.12.0", census.No},
+		{agent("azsdk-python-identity/1.13.0b2 Python/3.11.2 (Linux)"), "python-azure-identity", "1.13.0b2", census.No},
+		{agent("azsdk-python-identity/1.13.0 Python/3.11.2 (Linux)"), "python-azure-identity", "1.13.0", census.Yes},
+		{agent("azsdk-js-identity/3.1.4 core-rest-pipeline/1.10.3 Node/v18.16.0 OS/(x64-Linux-5.15)"), "js-azure-identity", "3.1.4", census.No},
+		{agent("azsdk-js-identity/3.2.0 core-rest-pipeline/1.10.3 Node/v18.16.0 OS/(x64-Linux-5.15)"), "js-azure-identity", "3.2.0", census.Yes},
+		{agent("azsdk-net-Identity/1.8.2 (.NET 6.0.16; Ubuntu 22.04)"), "net-azure-identity", "1.8.2", census.No},
+		{agent("azsdk-net-Identity/1.11.0-alpha.20240307.1 (.NET Framework 4.8)"), "net-azure-identity", "1.11.0-alpha.20240307.1", census.Yes},
+		{agent("azsdk-net-Identity/1.9.0 (.NET 6.0.16; Ubuntu 22.04)"), "net-azure-identity", "1.9.0", census.Yes},
+		{agent("azsdk-java-azure-identity/1.8.3 (17.0.7; Linux; 5.15)"), "java-azure-identity", "1.8.3", census.No},
+		{agent("azsdk-java-azure-identity/1.9.0 (17.0.7; Linux; 5.15)"), "java-azure-identity", "1.9.0", census.Yes},
+		{agent("azsdk-cpp-identity/1.5.1 (Linux 5.15)"), "cpp-azure-identity", "1.5.1", census.No},
+		{agent("azsdk-cpp-identity/1.6.0 (Linux 5.15)"), "cpp-azure-identity", "1.6.0", census.Yes},
+		// Numbers, not letters, are compared.
+		{agent("azsdk-go-azidentity/v1.10.0"), "go-azidentity", "1.10.0", census.Yes},
+		{agent("azsdk-go-azidentity/v1"), "go-azidentity", "1", census.No},
+		{agent("azsdk-go-azidentity/v2"), "go-azidentity", "2", census.Yes},
+		// An application's own name may come first.
+		{agent("shop-cart azsdk-go-azidentity/v1.0.0 (go1.20; linux)"), "go-azidentity", "1.0.0", census.No},
+		{agent("(a comment azsdk-go-azidentity/v9) curl/8.0.1"), "curl", "8.0.1", census.Unknown},
+		// MSAL by its headers, where no library of Azure Identity names itself.
+		{withSKU("Go-http-client/1.1", "MSAL.Go", "1.4.2"), "msal-go", "1.4.2", census.No},
+		{withSKU("", "MSAL.NetCore", "4.61.3.0"), "msal-net", "4.61.3.0", census.No},
+		{withSKU("azsdk-go-azidentity/v1.15.0 (go1.26; linux)", "MSAL.Go", "1.10.1"), "go-azidentity", "1.15.0", census.Yes},
+		{agent("Java/1.8.0_292"), "java", "1.8.0", census.Unknown},
+		{agent("Fluent-Bit"), "fluent-bit", "", census.Unknown},
+		{agent("azsdk-go-azidentity"), "go-azidentity", "", census.Unknown},
+		// What is not known is not repeated.
+		{agent(""), "unknown", "", census.Unknown},
+		{http.Header{}, "unknown", "", census.Unknown},
+		{agent("password=hunter2/1.0"), "unknown", "", census.Unknown},
+		{withSKU("x", "secret", "1.0"), "unknown", "", census.Unknown},
+		{agent("curl/hunter2"), "curl", "", census.Unknown},
+		{agent("curl/7.88hunter2"), "curl", "", census.Unknown},
+		{agent("curl/7.88.1-hunter2"), "curl", "7.88.1", census.Unknown},
+		{agent("azsdk-go-azidentity/v1.0.0\n\"}injected 1"), "go-azidentity", "1.0.0", census.No},
+		{agent("azsdk-go-azidentity/v999999999999999999999.0.0"), "go-azidentity", "", census.Unknown},
+	} {
+		got := identify(test.header)
+		if got.SDK != test.sdk || got.Version != test.version || got.WorkloadIdentity != test.wi {
+			t.Errorf("%q: got %+v, want %s %q %s", test.header, got, test.sdk, test.version, test.wi)
+		}
+		if (got.WorkloadIdentity == census.No) && got.Upgrade == "" {
+			t.Errorf("%q: no word on what to do", test.header)
+		}
+	}
+}
+
+// TestRecorded: every client that was recorded is known by name.
+func TestRecorded(t *testing.T) {
+	files, err := filepath.Glob("../imds/testdata/recorded/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no recordings: %v", err)
+	}
+	// The names of the recordings begin with the client's.
+	sdks := []struct{ recording, sdk string }{
+		{"azcli-2.45.0-login", "azure-cli"},
+		{"azcli-2.45.0-get", "python-msrestazure"}, // by then it is the library that asks
+		{"curl-", "curl"},
+		{"go-adal-", "go-autorest"},
+		{"go-azidentity-v1.0.0", "go-azidentity 1.0.0 no"},
+		{"go-azidentity-v1.3.0", "go-azidentity 1.3.0 yes"},
+		{"go-azidentity-v1.15.0", "go-azidentity 1.15.0 yes"},
+		{"js-identity-v1.5.2", "js-azure-identity 1.5.2 no"},
+		{"js-identity-v2.1.0", "js-azure-identity 2.1.0 no"},
+		{"js-identity-v3.4.2", "js-azure-identity 3.4.2 yes"},
+		{"js-identity-v4.13.1", "js-azure-identity 4.13.1 yes"},
+		{"js-ms-rest-nodeauth", "node-fetch"},
+		{"py-azure-identity", "python-azure-identity 1.13.0b2 no"},
+		{"py-msrestazure", "python-msrestazure 0.6.4 no"},
+	}
+	for _, file := range files {
+		want := ""
+		for _, s := range sdks {
+			if strings.HasPrefix(filepath.Base(file), s.recording) {
+				want = s.sdk
+			}
+		}
+		if want == "" {
+			t.Errorf("%s: who is it to be?", file)
+			continue
+		}
+		for _, header := range recordedHeaders(t, file) {
+			caller := identify(header)
+			got := fmt.Sprint(caller.SDK, " ", caller.Version, " ", caller.WorkloadIdentity)
+			if !strings.HasPrefix(got+" ", want+" ") && !(strings.HasPrefix(filepath.Base(file), "azcli") && caller.SDK == "python-msrestazure") {
+				t.Errorf("%s: got %s, want %s", file, got, want)
+			}
+		}
+	}
+}
+
+func recordedHeaders(t *testing.T, file string) []http.Header {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var recording struct {
+		Requests []struct {
+			Scheme  string
+			Headers [][2]string
+		}
+	}
+	if err := json.Unmarshal(text, &recording); err != nil {
+		t.Fatal(err)
+	}
+	var headers []http.Header
+	for _, r := range recording.Requests {
+		if r.Scheme != "http" {
+			continue // not to IMDS
+		}
+		header := make(http.Header)
+		for _, h := range r.Headers {
+			header.Add(h[0], h[1])
+		}
+		headers = append(headers, header)
+	}
+	if len(headers) == 0 {
+		t.Errorf("%s: no requests to IMDS", file)
+	}
+	return headers
+}
+
+func TestNewCallersAreToldOnce(t *testing.T) {
+	var told []string
+	now := time.Unix(1605152024, 0)
+	c := census.New(census.Config{
+		New: func(caller census.Caller) { told = append(told, caller.SDK+" "+caller.Version) },
+		Now: func() time.Time { now = now.Add(time.Second); return now },
+	})
+	for range 3 {
+		c.Count(agent("curl/7.88.1"))
+		c.Count(agent("azsdk-go-azidentity/v1.0.0 (go1.20; linux)"))
+		c.Count(agent("azsdk-go-azidentity/v1.0.0 (go1.26; linux)")) // the same caller
+	}
+	if got, want := strings.Join(told, ", "), "curl 7.88.1, go-azidentity 1.0.0"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	entries := c.Entries()
+	if len(entries) != 2 || entries[0].SDK != "go-azidentity" || entries[0].Requests != 6 || entries[1].Requests != 3 {
+		t.Errorf("got %+v", entries)
+	}
+	if got := entries[0].LastSeen.Sub(entries[0].FirstSeen); got != 7*time.Second {
+		t.Errorf("got %v between the first and the last", got)
+	}
+}
+
+// TestBounded: a program that makes up clients fills a fixed room, and who came
+// before goes on being counted.
+func TestBounded(t *testing.T) {
+	told := 0
+	c := census.New(census.Config{New: func(census.Caller) { told++ }})
+	c.Count(agent("azsdk-go-azidentity/v1.0.0"))
+	for i := range 10_000 {
+		c.Count(agent(fmt.Sprintf("curl/%d.%d", i/100, i%100)))
+	}
+	c.Count(agent("azsdk-go-azidentity/v1.0.0"))
+	entries := c.Entries()
+	if len(entries) != 33 || told != 32 {
+		t.Errorf("got %d callers, %d told of; want 33 with the others, and 32", len(entries), told)
+	}
+	total := uint64(0)
+	for _, e := range entries {
+		total += e.Requests
+		if e.SDK == "go-azidentity" && e.Requests != 2 {
+			t.Errorf("got %+v, want 2 requests", e)
+		}
+	}
+	if total != 10_002 {
+		t.Errorf("got %d requests in all, want 10002", total)
+	}
+}
+
+func TestHandler(t *testing.T) {
+	c := census.New(census.Config{Now: func() time.Time { return time.Unix(1605152024, 0) }})
+	c.Count(agent("azsdk-go-azidentity/v1.0.0 (go1.20; linux)"))
+	w := httptest.NewRecorder()
+	c.ServeHTTP(w, httptest.NewRequest("GET", "/debug/clients", nil))
+	want := `{
+  "clients": [
+    {
+      "sdk": "go-azidentity",
+      "version": "1.0.0",
+      "workload_identity": "no",
+      "upgrade": "azidentity (Go) 1.3.0 or later",
+      "requests": 1,
+      "first_seen": "2020-11-12T03:33:44Z",
+      "last_seen": "2020-11-12T03:33:44Z"
+    }
+  ]
+}
+`
+	if got := w.Body.String(); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	w = httptest.NewRecorder()
+	census.New(census.Config{}).ServeHTTP(w, httptest.NewRequest("GET", "/debug/clients", nil))
+	if got := w.Body.String(); !strings.Contains(got, `"clients": []`) {
+		t.Errorf("nobody: got %s, want an empty list", got)
+	}
+}
+
+func TestKnownCallersCostNothing(t *testing.T) {
+	c := census.New(census.Config{})
+	header := withSKU("azsdk-go-azidentity/v1.15.0 (go1.26; linux)", "MSAL.Go", "1.10.1")
+	if got := testing.AllocsPerRun(100, func() { c.Count(header) }); got != 0 {
+		t.Errorf("got %v allocations for a known caller, want none", got)
+	}
+}
+
+// FuzzCount: whatever a client says of itself, what is kept of it is a name of the
+// table and a version.
+func FuzzCount(f *testing.F) {
+	f.Add("azsdk-python-identity/1.13.0b2 Python/3.11.2 (Linux-6.1)", "MSAL.Python", "1.2.3")
+	f.Add("((((", "msal.js.node", "v1.0.0-beta.1")
+	f.Add("curl/\xff\x00", "", "\"")
+	version := regexp.MustCompile(`^([0-9]+(\.[0-9]+)*((a|b|rc|-alpha|-beta|-preview|-rc)[0-9.]*)?)?$`)
+	name := regexp.MustCompile(`^[a-z][a-z-]+$`)
+	f.Fuzz(func(t *testing.T, userAgent, sku, skuVersion string) {
+		got := identify(withSKU(userAgent, sku, skuVersion))
+		if !version.MatchString(got.Version) || len(got.Version) > 40 || !name.MatchString(got.SDK) {
+			t.Errorf("got %+v", got)
+		}
+	})
+}

@@ -1,0 +1,171 @@
+package metrics_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/internal/metrics"
+)
+
+var update = flag.Bool("update", false, "write what is got to testdata")
+
+var epoch = time.Unix(1605152024, 0)
+
+// filled is metrics of which each has counted something.
+func filled() *metrics.Metrics {
+	m := metrics.New(metrics.Config{
+		Version:   "v1.2.3",
+		GoVersion: "go1.26.0",
+		Handlers:  []string{"token", "forward"},
+		Now:       func() time.Time { return epoch },
+		Sample: func() metrics.Sample {
+			return metrics.Sample{
+				CacheEntries:         2,
+				SoonestTokenExpiry:   epoch.Add(90 * time.Second),
+				FederatedTokenIssued: epoch.Add(-time.Hour),
+				FederatedTokenExpiry: epoch.Add(-500 * time.Millisecond),
+				LogLinesLeftOut:      7,
+				Callers: []metrics.Caller{
+					{SDK: "go-azidentity", Version: "1.0.0", WorkloadIdentity: "no"},
+					{SDK: "a\"b\\c\nd", Version: "", WorkloadIdentity: "unknown"},
+				},
+			}
+		},
+	})
+	m.TokenRequest(metrics.Success, "cache")
+	m.TokenRequest(metrics.Success, "cache")
+	m.TokenRequest(metrics.Failed, "")
+	m.Request("token", 100*time.Microsecond) // on a bound: within it
+	m.Request("token", 100*time.Microsecond+1)
+	m.Request("token", -time.Second)
+	m.Request("elsewhere", time.Minute)
+	m.RefusedRequest("no_metadata_header")
+	m.ForwardedRequest(metrics.Success)
+	m.Exchange(70*time.Millisecond, "")
+	m.Exchange(time.Minute, "700016")
+	m.Refresh(metrics.Success)
+	return m
+}
+
+func scrape(m *metrics.Metrics) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	m.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	return w
+}
+
+// TestExposition compares a scrape byte for byte, the names and labels that
+// dashboards and alerts are built on.
+func TestExposition(t *testing.T) {
+	const file = "testdata/metrics.txt"
+	w := scrape(filled())
+	if got := w.Header().Get("Content-Type"); got != "text/plain; version=0.0.4; charset=utf-8" {
+		t.Errorf("got Content-Type %q", got)
+	}
+	if *update {
+		if err := os.WriteFile(file, w.Body.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(w.Body.Bytes(), want) {
+		t.Errorf("got\n%s\nwant\n%s\n(go test -update, if it is meant)", w.Body, want)
+	}
+}
+
+// TestPromtool has Prometheus' own tool read a scrape and judge the names, where it
+// is installed: the golden file holds what it has approved.
+func TestPromtool(t *testing.T) {
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Logf("promtool is not installed (Debian's package prometheus): the comparison with the golden file has to do")
+		return
+	}
+	cmd := exec.Command(promtool, "check", "metrics")
+	cmd.Stdin = scrape(filled()).Body
+	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
+	}
+}
+
+// TestUnknownIsLeftOut: a time that is not known is no zero, which would look like
+// a token that has just expired.
+func TestUnknownIsLeftOut(t *testing.T) {
+	text := scrape(metrics.New(metrics.Config{Sample: func() metrics.Sample { return metrics.Sample{} }})).Body.String()
+	for _, name := range []string{"soonest_token_expiry_seconds", "federated_token_age_seconds", "federated_token_expiry_seconds"} {
+		if strings.Contains(text, name) {
+			t.Errorf("%s is shown, but not known", name)
+		}
+	}
+	if !strings.Contains(text, "\nimds_oidc_proxy_cache_entries 0\n") {
+		t.Error("an empty cache is not shown")
+	}
+	if !strings.Contains(text, `imds_oidc_proxy_token_requests_total{result="success",source="cache"} 0`) {
+		t.Error("a counter that has counted nothing is not shown")
+	}
+}
+
+// TestSeriesAreBounded: labels that nobody foresaw are counted together.
+func TestSeriesAreBounded(t *testing.T) {
+	m := metrics.New(metrics.Config{})
+	for i := range 1000 {
+		m.RefusedRequest(fmt.Sprint("reason-", i))
+	}
+	text := scrape(m).Body.String()
+	if got := strings.Count(text, "refused_requests_total{"); got != 129 {
+		t.Errorf("got %d series, want 128 and the others", got)
+	}
+	if want := `refused_requests_total{reason="other"} 872`; !strings.Contains(text, want) {
+		t.Errorf("%s is missing", want)
+	}
+}
+
+// TestConcurrent counts from many goroutines while it is scraped.
+func TestConcurrent(t *testing.T) {
+	m := metrics.New(metrics.Config{Handlers: []string{"token"}})
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			for i := range 500 {
+				m.TokenRequest(metrics.Success, "entra")
+				m.Request("token", time.Millisecond)
+				m.Exchange(time.Millisecond, fmt.Sprint(i%7))
+				if i%100 == 0 {
+					scrape(m)
+				}
+			}
+		})
+	}
+	group.Wait()
+	text := scrape(m).Body.String()
+	for _, want := range []string{
+		`token_requests_total{result="success",source="entra"} 4000`,
+		`request_duration_seconds_count{handler="token"} 4000`,
+		`request_duration_seconds_sum{handler="token"} 4` + "\n",
+		`exchange_duration_seconds_bucket{le="+Inf"} 4000`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%s is missing in\n%s", want, text)
+		}
+	}
+}
+
+func TestCountingCostsNothing(t *testing.T) {
+	m := filled()
+	if got := testing.AllocsPerRun(100, func() {
+		m.Request("token", time.Millisecond)
+		m.TokenRequest(metrics.Success, "cache")
+	}); got != 0 {
+		t.Errorf("got %v allocations for a cached token, want none", got)
+	}
+}

@@ -1,0 +1,73 @@
+package metrics
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// appendTo writes all there is.
+func (m *Metrics) appendTo(b []byte) []byte {
+	for _, c := range []*counter{m.tokenRequests, m.refused, m.forwarded, m.exchangeErrors, m.refreshes} {
+		b = c.appendTo(b)
+	}
+	name := prefix + "request_duration_seconds"
+	b = appendHead(b, name, "Time from the end of a request's header to the answer, by who handled it.", "histogram")
+	for _, handler := range slices.Sorted(maps.Keys(m.requests)) {
+		if handler == other && m.requests[other].empty() {
+			continue // sixteen series for what does not happen
+		}
+		b = m.requests[handler].appendTo(b, name, "handler", handler)
+	}
+	name = prefix + "exchange_duration_seconds"
+	b = appendHead(b, name, "Duration of exchanges with Entra, each try by itself, failed ones too.", "histogram")
+	b = m.exchanges.appendTo(b, name, "", "")
+
+	b = appendHead(b, prefix+"build_info", "1, with the versions of the proxy and of Go as labels.", "gauge")
+	b = appendName(b, prefix+"build_info", []string{"version", "goversion"}, []string{m.cfg.Version, m.cfg.GoVersion})
+	b = append(b, "1\n"...)
+	if m.cfg.Sample == nil {
+		return b
+	}
+	return m.cfg.Sample().appendTo(b, m.cfg.Now())
+}
+
+func (s Sample) appendTo(b []byte, now time.Time) []byte {
+	b = appendGauge(b, "cache_entries", "Tokens in the cache.", float64(s.CacheEntries))
+	if !s.SoonestTokenExpiry.IsZero() {
+		b = appendGauge(b, "soonest_token_expiry_seconds", "Life left of the token in the cache that ends first.",
+			s.SoonestTokenExpiry.Sub(now).Seconds())
+	}
+	if !s.FederatedTokenIssued.IsZero() {
+		b = appendGauge(b, "federated_token_age_seconds", "Time since the federated token was issued.",
+			now.Sub(s.FederatedTokenIssued).Seconds())
+	}
+	if !s.FederatedTokenExpiry.IsZero() {
+		b = appendGauge(b, "federated_token_expiry_seconds", "Life left of the federated token; negative where it has expired.",
+			s.FederatedTokenExpiry.Sub(now).Seconds())
+	}
+	lines := prefix + "log_lines_left_out_total"
+	b = appendHead(b, lines, "Lines about requests that the log's limit kept out.", "counter")
+	b = append(b, lines+" "...)
+	b = strconv.AppendUint(b, s.LogLinesLeftOut, 10)
+	b = append(b, '\n')
+	return appendCallers(b, s.Callers)
+}
+
+func appendCallers(b []byte, callers []Caller) []byte {
+	name := prefix + "callers"
+	b = appendHead(b, name, "1 for each kind of client that asked for a token since the start.", "gauge")
+	for _, c := range callers {
+		b = appendName(b, name, []string{"sdk", "version", "workload_identity"}, []string{c.SDK, c.Version, c.WorkloadIdentity})
+		b = append(b, "1\n"...)
+	}
+	return b
+}
+
+func appendGauge(b []byte, name, help string, value float64) []byte {
+	b = appendHead(b, prefix+name, help, "gauge")
+	b = append(b, prefix+name+" "...)
+	b = append(b, formatFloat(value)...)
+	return append(b, '\n')
+}
