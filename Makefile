@@ -72,6 +72,10 @@ test-images: ## build the images on stand-in bases, and run them (root: in a net
 	@tools/need buildah curl ip iptables-nft podman runc
 	go test -tags images -timeout 10m ./test/images
 
+.PHONY: docs
+docs: ## write into docs/ what the programs say of themselves
+	go test ./test/docs -run Configuration -update
+
 .PHONY: bench
 bench: build ## speed and memory, as ratios measured in one run
 	go run ./test/bench
