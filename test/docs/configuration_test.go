@@ -127,8 +127,8 @@ func from(t *testing.T, help, start string) string {
 }
 
 // generated are the parts of docs/configuration.md by the name in their marker.
-func generated(t *testing.T) map[string]string {
-	dir := binaries(t)
+func generated(t *testing.T, dir string) map[string]string {
+	t.Helper()
 	proxy, check, proxyInit := help(t, dir, "proxy"), help(t, dir, "proxy", "check"), help(t, dir, "proxy-init")
 	return map[string]string{
 		"proxy flags":           table(options(proxy), proxyTwin),
@@ -143,11 +143,17 @@ func generated(t *testing.T) map[string]string {
 
 var part = regexp.MustCompile(`(?s)(<!-- generated: ([a-z -]+) -->\n).*?(<!-- end -->)`)
 
-// TestConfiguration fails when docs/configuration.md is not what the binaries say;
-// `make docs` mends that.
 func TestConfiguration(t *testing.T) {
+	dir := binaries(t)
+	t.Run("generated", func(t *testing.T) { testGenerated(t, dir) })
+	t.Run("variables", func(t *testing.T) { testTwins(t, dir) })
+}
+
+// testGenerated fails when docs/configuration.md is not what the binaries say;
+// `make docs` mends that.
+func testGenerated(t *testing.T, dir string) {
 	const file = repository + "/docs/configuration.md"
-	parts := generated(t)
+	parts := generated(t, dir)
 	old, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -177,10 +183,9 @@ func TestConfiguration(t *testing.T) {
 	}
 }
 
-// TestTwins: the variables that the rule gives are those that the proxy reads. A
+// testTwins: the variables that the rule gives are those that the proxy reads. A
 // value that cannot be right has to be complained about, by the variable's name.
-func TestTwins(t *testing.T) {
-	dir := binaries(t)
+func testTwins(t *testing.T, dir string) {
 	for _, name := range []string{"proxy-port", "admin-address", "log-level", "log-format", "probe-timeout", "strict-api-version", "imds-passthrough"} {
 		cmd := exec.Command(filepath.Join(dir, "proxy"), "--version")
 		cmd.Env = []string{proxyTwin(name) + "=?"}
