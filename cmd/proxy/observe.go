@@ -10,6 +10,7 @@ import (
 	"imds-oidc-proxy/internal/census"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/loglimit"
 	"imds-oidc-proxy/internal/metrics"
 )
 
@@ -18,13 +19,15 @@ import (
 type observer struct {
 	tokens    *exchange.Service // for samples; set before the first request
 	tokenFile string
+	limit     *loglimit.Limit
 	metrics   *metrics.Metrics
 	census    *census.Census
 }
 
-func newObserver(tokenFile string, log *zap.Logger) *observer {
+func newObserver(tokenFile string, limit *loglimit.Limit, log *zap.Logger) *observer {
 	o := &observer{
 		tokenFile: tokenFile,
+		limit:     limit,
 		census:    census.New(census.Config{New: func(c census.Caller) { logCaller(log, c) }}),
 	}
 	o.metrics = metrics.New(metrics.Config{
@@ -92,7 +95,7 @@ func (o *observer) exchanges() exchange.Observer {
 // that cannot be read has no age: readiness says why.
 func (o *observer) sample() metrics.Sample {
 	stats := o.tokens.Stats()
-	s := metrics.Sample{CacheEntries: stats.Entries, SoonestTokenExpiry: stats.SoonestExpiry}
+	s := metrics.Sample{CacheEntries: stats.Entries, SoonestTokenExpiry: stats.SoonestExpiry, LogLinesLeftOut: o.limit.LeftOut()}
 	if token, err := exchange.ReadFederatedToken(o.tokenFile); err == nil {
 		s.FederatedTokenIssued, s.FederatedTokenExpiry = token.IssuedAt, token.ExpiresOn
 	}

@@ -16,6 +16,7 @@ import (
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/loglimit"
 )
 
 // drainTimeout is how long requests in flight may take after SIGTERM: less than
@@ -28,7 +29,9 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	observed := newObserver(cfg.federatedTokenFile, log)
+	limit := loglimit.New(nil)
+	requestLog := limit.Apply(log)
+	observed := newObserver(cfg.federatedTokenFile, limit, log)
 	tokens, err := newExchange(cfg, observed.exchanges(), log)
 	if err != nil {
 		return err
@@ -36,7 +39,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	observed.tokens = tokens
 	var listening atomic.Bool
 	own := ownEndpoints(observed, &listening)
-	handler, err := newHandler(cfg, observed, own, log)
+	handler, err := newHandler(cfg, observed, own, requestLog)
 	if err != nil {
 		return err
 	}
@@ -51,10 +54,10 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		zap.String("client_id", cfg.defaultClientID),
 		zap.String("imds_passthrough", cfg.imdsPassthrough))
 	listener = imds.LimitListener(listener, imds.MaxConnections)
-	server := imds.NewServer(handler, log, imds.Limits{})
-	parts := []func(context.Context) error{tokens.Run}
+	server := imds.NewServer(handler, requestLog, imds.Limits{})
+	parts := []func(context.Context) error{tokens.Run, func(ctx context.Context) error { return limit.Run(ctx, log) }}
 	if cfg.adminAddress != "" {
-		admin, err := newAdmin(cfg.adminAddress, own, log)
+		admin, err := newAdmin(cfg.adminAddress, own, requestLog)
 		if err != nil {
 			listener.Close()
 			return err

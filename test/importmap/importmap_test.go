@@ -17,7 +17,7 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package that ships, the packages of this module that
 // it may import. A package that is not listed may not exist outside test/.
 var allowed = map[string][]string{
-	"cmd/proxy":         {"internal/imds", "internal/exchange", "internal/health", "internal/metrics", "internal/census", "internal/diagnose"},
+	"cmd/proxy":         {"internal/imds", "internal/exchange", "internal/health", "internal/metrics", "internal/census", "internal/loglimit", "internal/diagnose"},
 	"cmd/proxy-init":    {"internal/netrules"},
 	"internal/imds":     {"internal/exchange"},
 	"internal/exchange": {},
@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"internal/health":   {},
 	"internal/metrics":  {},
 	"internal/census":   {},
+	"internal/loglimit": {},
 }
 
 // only lists the dependencies that live in one room.

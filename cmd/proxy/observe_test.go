@@ -1,0 +1,240 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/test/entra"
+)
+
+const (
+	testClientID = "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10"
+	testSubject  = "system:serviceaccount:shop:cart"
+	testResource = "https://vault.example.test"
+	tokenQuery   = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource="
+
+	// readyTimeout is for a start on a machine that is busy with other tests.
+	readyTimeout = 30 * time.Second
+)
+
+// pod is what a proxy needs around it: an Entra that knows its identity, a
+// federated token, and free ports.
+type pod struct {
+	idp         *entra.Server
+	environment map[string]string
+	port, admin string
+}
+
+func newPod(t *testing.T) *pod {
+	t.Helper()
+	idp, err := entra.Start(entra.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { idp.Close() })
+	idp.AddApplication(entra.Application{ClientID: testClientID, Credentials: []entra.FederatedCredential{{Subject: testSubject}}})
+	idp.AddResource(testResource)
+	dir := t.TempDir()
+	if err := idp.WriteCA(filepath.Join(dir, "ca.pem")); err != nil {
+		t.Fatal(err)
+	}
+	token, err := idp.ProjectToken(entra.ProjectedTokenConfig{Dir: dir, Subject: testSubject})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pod{idp: idp}
+	if p.port, err = freePort(); err != nil {
+		t.Fatal(err)
+	}
+	if p.admin, err = freePort(); err != nil {
+		t.Fatal(err)
+	}
+	p.environment = map[string]string{
+		"AZURE_CLIENT_ID":            testClientID,
+		"AZURE_TENANT_ID":            idp.TenantID(),
+		"AZURE_FEDERATED_TOKEN_FILE": token.Path(),
+		"AZURE_AUTHORITY_HOST":       idp.AuthorityHost(),
+		"PROXY_CA_FILE":              filepath.Join(dir, "ca.pem"),
+		"PROXY_PORT":                 p.port,
+		"PROXY_ADMIN_ADDRESS":        "127.0.0.1:" + p.admin,
+		// The metadata address of this machine may be a real one.
+		"PROXY_IMDS_PASSTHROUGH": "off",
+		"PROXY_LOG_LEVEL":        "debug",
+	}
+	return p
+}
+
+// syncBuffer is a log that is written and read at the same time.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// runPod runs the whole program until the test ends, and returns its log.
+func runPod(t *testing.T, p *pod) *syncBuffer {
+	t.Helper()
+	log := new(syncBuffer)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan int)
+	go func() {
+		ended <- run(ctx, nil, func(name string) string { return p.environment[name] }, io.Discard, log)
+	}()
+	t.Cleanup(func() {
+		stop()
+		if code := <-ended; code != exitOK {
+			t.Errorf("exit code %d:\n%s", code, log)
+		}
+	})
+	p.waitReady(t)
+	return log
+}
+
+func (p *pod) waitReady(t *testing.T) {
+	t.Helper()
+	for _, port := range []string{p.port, p.admin} {
+		for deadline := time.Now().Add(readyTimeout); ; {
+			resp, err := http.Get("http://127.0.0.1:" + port + "/readyz")
+			if err == nil {
+				resp.Body.Close()
+				if resp.StatusCode == http.StatusOK {
+					break
+				}
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("port %s was not ready within %s: %v", port, readyTimeout, err)
+			}
+			time.Sleep(10 * time.Millisecond) // between looks at the condition
+		}
+	}
+}
+
+func fetch(t *testing.T, port, target string, header http.Header) (int, string) {
+	t.Helper()
+	r, err := http.NewRequest("GET", "http://127.0.0.1:"+port+target, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = header.Clone()
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+// TestSeenFromOutside asks a running proxy in several ways, and finds each of them
+// in its metrics, its census and its log, at both ports; and no secret in any.
+func TestSeenFromOutside(t *testing.T) {
+	const canary = "canary-7c1f"
+	p := newPod(t)
+	log := runPod(t, p)
+	old := http.Header{"Metadata": {"true"}, "User-Agent": {"azsdk-go-azidentity/v1.0.0 (go1.20; " + canary + ")"},
+		"X-Ms-Client-Request-Id": {"69a0b5a4-e62b-11f1-9f02-465e9a5fe042"}}
+	hostile := http.Header{"Metadata": {"true"}, "User-Agent": {canary + "/" + canary + " curl/1." + canary},
+		"X-Client-Sku": {canary}, "X-Client-Ver": {canary}, "X-Ms-Client-Request-Id": {canary}, "Authorization": {"Bearer " + canary}}
+
+	assertion, err := os.ReadFile(p.environment["AZURE_FEDERATED_TOKEN_FILE"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets := []string{canary, strings.TrimSpace(string(assertion))}
+	for range 2 {
+		status, body := fetch(t, p.port, tokenQuery+testResource, old)
+		if status != 200 {
+			t.Fatalf("got %d %s\n%s", status, body, log)
+		}
+		_, token, _ := strings.Cut(body, `"access_token":"`)
+		token, _, _ = strings.Cut(token, `"`)
+		secrets = append(secrets, token)
+	}
+	fetch(t, p.port, tokenQuery+testResource, hostile)
+	fetch(t, p.port, tokenQuery+testResource, http.Header{"User-Agent": {"curl/8.0"}}) // no Metadata header
+	fetch(t, p.port, tokenQuery+"https://unknown.example.test", old)
+	fetch(t, p.port, "/latest/meta-data/", nil)
+	fetch(t, p.port, "/metadata/instance", old)
+	if status, _ := fetch(t, p.admin, tokenQuery+testResource, old); status != 404 {
+		t.Errorf("the token endpoint at the admin address: got %d, want 404", status)
+	}
+
+	for _, port := range []string{p.port, p.admin} {
+		_, metrics := fetch(t, port, "/metrics", nil)
+		wantLines(t, metrics,
+			`imds_oidc_proxy_token_requests_total{result="success",source="entra"} 1`,
+			`imds_oidc_proxy_token_requests_total{result="success",source="cache"} 2`,
+			`imds_oidc_proxy_token_requests_total{result="refused",source="none"} 1`,
+			`imds_oidc_proxy_token_requests_total{result="error",source="none"} 1`,
+			`imds_oidc_proxy_refused_requests_total{reason="no_metadata_header"} 1`,
+			`imds_oidc_proxy_refused_requests_total{reason="not_found"} 1`,
+			`imds_oidc_proxy_forwarded_requests_total{result="refused"} 1`,
+			`imds_oidc_proxy_exchange_errors_total{code="500011"} 1`,
+			`imds_oidc_proxy_exchange_duration_seconds_count 2`,
+			`imds_oidc_proxy_request_duration_seconds_count{handler="token"} 5`,
+			`imds_oidc_proxy_cache_entries 1`,
+			`imds_oidc_proxy_callers{sdk="go-azidentity",version="1.0.0",workload_identity="no"} 1`,
+			`imds_oidc_proxy_callers{sdk="curl",version="",workload_identity="unknown"} 1`)
+		for _, name := range []string{"soonest_token_expiry_seconds", "federated_token_age_seconds", "federated_token_expiry_seconds", `build_info{version="dev"`} {
+			if !strings.Contains(metrics, "\nimds_oidc_proxy_"+name) {
+				t.Errorf("%s is missing", name)
+			}
+		}
+		_, clients := fetch(t, port, "/debug/clients", nil)
+		if !strings.Contains(clients, `"upgrade": "azidentity (Go) 1.3.0 or later"`) {
+			t.Errorf("got %s", clients)
+		}
+		_, ready := fetch(t, port, "/readyz?verbose", nil)
+		checkNoSecret(t, secrets, metrics+clients+ready)
+	}
+	checkNoSecret(t, secrets, log.String())
+	if got := strings.Count(log.String(), `"msg":"new caller"`); got != 2 {
+		t.Errorf("got %d lines about new callers, want 2:\n%s", got, log)
+	}
+	if got := strings.Count(log.String(), `"msg":"successfully acquired token"`); got != 3 {
+		t.Errorf("got %d lines about tokens, want 3", got)
+	}
+	if !strings.Contains(log.String(), `"request_id":"69a0b5a4-e62b-11f1-9f02-465e9a5fe042"`) {
+		t.Error("no line holds the client's request ID")
+	}
+}
+
+func wantLines(t *testing.T, text string, lines ...string) {
+	t.Helper()
+	for _, line := range lines {
+		if !strings.Contains(text, "\n"+line+"\n") {
+			t.Errorf("missing: %s", line)
+		}
+	}
+}
+
+func checkNoSecret(t *testing.T, secrets []string, text string) {
+	t.Helper()
+	for _, secret := range secrets {
+		if secret == "" || strings.Contains(text, secret) {
+			t.Errorf("a secret stands in:\n%s", text)
+		}
+	}
+}
