@@ -232,6 +232,9 @@ func (p *Pod) RunProxy(ctx context.Context, args ...string) (string, error) {
 	})
 }
 
+// ProxyProgram is the path of the proxy's binary, which every user can run.
+func (p *Pod) ProxyProgram() string { return p.cfg.Proxy }
+
 // SignalProxy sends a signal to the proxy, and Wait waits for its end.
 func (p *Pod) SignalProxy(s syscall.Signal) error { return p.proxy.cmd.Process.Signal(s) }
 

@@ -1,0 +1,143 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"imds-oidc-proxy/test/netns"
+	"imds-oidc-proxy/test/pod"
+)
+
+// foreignMetadataAddress has the metadata address be a foreign one, as in a pod, rather than
+// one of the loopback device's own: there, a connection that is bound to that device
+// and not redirected is lost.
+func foreignMetadataAddress(t *testing.T) {
+	t.Helper()
+	address := netns.MetadataAddress + "/32"
+	ip(t, "address", "delete", address, "dev", "lo")
+	ip(t, "route", "add", address, "dev", "lo")
+	t.Cleanup(func() {
+		ip(t, "route", "delete", address, "dev", "lo")
+		ip(t, "address", "add", address, "dev", "lo")
+	})
+}
+
+func ip(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		t.Fatalf("ip %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
+
+// checkReport is what `proxy check --output=json` prints, as far as these tests look.
+type checkReport struct {
+	ExitStatus  int    `json:"exit_status"`
+	FirstFailed string `json:"first_failed"`
+	Steps       []struct {
+		Step     string
+		Findings []struct{ Status, Item, Text string }
+	}
+}
+
+// text is a finding's, with its status.
+func (r checkReport) text(step, item string) string {
+	for _, s := range r.Steps {
+		for _, f := range s.Findings {
+			if s.Step == step && f.Item == item {
+				return f.Status + ": " + f.Text
+			}
+		}
+	}
+	return ""
+}
+
+// runCheck runs `proxy check` in the pod as a user.
+func runCheck(t *testing.T, ctx context.Context, p *pod.Pod, uid int, args ...string) checkReport {
+	t.Helper()
+	env := append([]string{"env", "-i"}, p.Environment()...)
+	command := slices.Concat(env, []string{p.ProxyProgram(), "check", "--output=json", "--resource=" + vault}, args)
+	out, err := p.As(ctx, uid, command...)
+	var report checkReport
+	if jsonErr := json.NewDecoder(strings.NewReader(out)).Decode(&report); jsonErr != nil {
+		t.Fatalf("%v, %v: %s", err, jsonErr, out)
+	}
+	if (err == nil) != (report.ExitStatus == 0) {
+		t.Errorf("the report says exit status %d, the process ended with %v", report.ExitStatus, err)
+	}
+	for _, secret := range []string{p.Token.Token(), "eyJ"} {
+		if strings.Contains(out, secret) {
+			t.Errorf("the report holds a token:\n%s", out)
+		}
+	}
+	return report
+}
+
+// TestCheck: `proxy check` in a pod in good health, as each user: who may see the
+// redirect says that it leads to the proxy, the proxy's own user says that it cannot.
+func TestCheck(t *testing.T) {
+	for _, mode := range []string{"nft", "legacy"} {
+		t.Run(mode, func(t *testing.T) {
+			p, ctx := startPod(t, pod.Config{IPTablesMode: mode})
+			foreignMetadataAddress(t)
+			for _, test := range []struct {
+				uid      int
+				redirect string
+			}{
+				{pod.ProxyUID, "skipped: this user is exempt"},
+				{pod.ApplicationUID, "ok: the metadata address leads to this proxy"},
+			} {
+				report := runCheck(t, ctx, p, test.uid)
+				if report.ExitStatus != 0 {
+					t.Errorf("UID %d: got %+v", test.uid, report)
+				}
+				if got := report.text("imds", "redirect"); !strings.HasPrefix(got, test.redirect) {
+					t.Errorf("UID %d: got %q, want %q", test.uid, got, test.redirect)
+				}
+				if got := report.text("exchange", "token"); !strings.HasPrefix(got, "ok: ") {
+					t.Errorf("UID %d: got %q", test.uid, got)
+				}
+			}
+			checkDecoy(t, p)
+		})
+	}
+}
+
+// TestCheckWithoutRedirect: an application's user sees that its metadata requests go
+// past the proxy, which is a fault unless it is meant.
+func TestCheckWithoutRedirect(t *testing.T) {
+	p, ctx := startPod(t, pod.Config{})
+	clearRules(t)
+	foreignMetadataAddress(t)
+	report := runCheck(t, ctx, p, pod.ApplicationUID)
+	if got := report.text("imds", "redirect"); report.FirstFailed != "imds" || !strings.HasPrefix(got, "fail: there is none") {
+		t.Errorf("got %q, %q", report.FirstFailed, got)
+	}
+	report = runCheck(t, ctx, p, pod.ApplicationUID, "--no-redirect")
+	if got := report.text("imds", "redirect"); report.ExitStatus != 0 || !strings.HasPrefix(got, "note: ") {
+		t.Errorf("got exit status %d, %q", report.ExitStatus, got)
+	}
+	checkDecoy(t, p)
+}
+
+// TestCheckAsksIMDSOnRequestOnly: the node's IMDS hears of a check when told so, and
+// then is asked for nothing that needs an identity.
+func TestCheckAsksIMDSOnRequestOnly(t *testing.T) {
+	p, ctx := startPod(t, pod.Config{})
+	runCheck(t, ctx, p, pod.ProxyUID)
+	checkDecoy(t, p)
+	report := runCheck(t, ctx, p, pod.ProxyUID, "--ask-imds")
+	if got, want := p.Decoy.Requests(), []string{"GET /metadata/versions"}; !slices.Equal(got, want) {
+		t.Errorf("the node's IMDS saw %q, want %q", got, want)
+	}
+	if got := report.text("imds", "node's IMDS"); !strings.HasPrefix(got, "ok: answers this user, whom the redirect exempts") {
+		t.Errorf("got %q", got)
+	}
+	report = runCheck(t, ctx, p, pod.ApplicationUID, "--ask-imds")
+	if got := report.text("imds", "node's IMDS"); !strings.HasPrefix(got, "ok: out of reach") {
+		t.Errorf("got %q", got)
+	}
+}
