@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -81,27 +83,59 @@ func (p *checkedPod) redirectTo(address string) { p.environment["PROXY_IMDS_ADDR
 
 func (p *checkedPod) getenv(name string) string { return p.environment[name] }
 
-// startProxy runs the real proxy until the test ends.
+// startProxy runs the real proxy until the test ends, and waits until it is ready.
 func (p *checkedPod) startProxy() {
+	p.t.Helper()
+	p.startProxyUnready()
+	port, err := strconv.Atoi(p.proxyPort)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := probe(p.t.Context(), port, time.Minute); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// startProxyUnready runs the real proxy until the test ends, and waits until it
+// listens.
+func (p *checkedPod) startProxyUnready() {
 	p.t.Helper()
 	cfg, err := parseConfig(nil, p.getenv, os.Stdout)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	var log bytes.Buffer
-	go func() { ended <- serve(ctx, cfg, &log) }()
+	go func() {
+		defer close(ended)
+		err = serve(ctx, cfg, &log)
+	}()
 	p.t.Cleanup(func() {
 		cancel()
-		if err := <-ended; err != nil {
+		<-ended
+		if err != nil {
 			p.t.Errorf("%v; log:\n%s", err, &log)
 		}
 	})
-	if err := probe(p.t.Context(), cfg.port, time.Minute); err != nil {
-		p.t.Fatal(err)
+	for {
+		conn, dialErr := net.Dial("tcp", "127.0.0.1:"+p.proxyPort)
+		if dialErr == nil {
+			conn.Close()
+			return
+		}
+		select {
+		case <-ended:
+			p.t.Fatal("the proxy ended before it listened")
+		case <-p.t.Context().Done():
+			p.t.Fatal("the proxy never listened")
+		case <-time.After(probeInterval):
+		}
 	}
 }
+
+// longAgo is when a token was issued that has expired.
+func longAgo() time.Time { return time.Now().Add(-3 * time.Hour) }
 
 // check runs `proxy check` and returns what it printed, and its exit status.
 func (p *checkedPod) check(args ...string) (string, int) {
@@ -123,7 +157,7 @@ var checkScenarios = []struct {
 	{"good", exitOK, func(*checkedPod) {}},
 	{"missing-tenant", exitEnvironment, func(p *checkedPod) { delete(p.environment, "AZURE_TENANT_ID") }},
 	{"expired-token", exitFederatedToken, func(p *checkedPod) {
-		p.project(entra.Claims{IssuedAt: time.Now().Add(-3 * time.Hour)})
+		p.project(entra.Claims{IssuedAt: longAgo()})
 	}},
 	{"wrong-audience", exitFederatedToken, func(p *checkedPod) {
 		p.project(entra.Claims{Audience: "https://kubernetes.default.svc"})

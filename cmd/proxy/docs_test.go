@@ -1,0 +1,147 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"imds-oidc-proxy/test/entra"
+)
+
+const troubleshooting = "../../docs/troubleshooting.md"
+
+// transcriptBlock is a place in the docs for something that a test wrote.
+var transcriptBlock = regexp.MustCompile("(?s)<!-- transcript: ([a-z0-9-]+) -->\n```console\n(.*?)```\n")
+
+// checkDocs compares each block of the docs that the prefix names with what it should
+// hold, or writes it there, and reports what has no block.
+func checkDocs(t *testing.T, prefix string, want map[string]string) {
+	t.Helper()
+	content, err := os.ReadFile(troubleshooting)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[string]bool)
+	written := transcriptBlock.ReplaceAllStringFunc(string(content), func(block string) string {
+		parts := transcriptBlock.FindStringSubmatch(block)
+		name, got := parts[1], parts[2]
+		if !strings.HasPrefix(name, prefix) {
+			return block
+		}
+		seen[name] = true
+		if _, ok := want[name]; !ok {
+			t.Errorf("%s has a block %q that nothing writes", troubleshooting, name)
+			return block
+		}
+		if got != want[name] && !*update {
+			t.Errorf("%s: block %q: got\n%s\nwant (go test -update writes it)\n%s", troubleshooting, name, got, want[name])
+		}
+		return fmt.Sprintf("<!-- transcript: %s -->\n```console\n%s```\n", name, want[name])
+	})
+	for name := range want {
+		if !seen[name] {
+			t.Errorf("%s has no block %q", troubleshooting, name)
+		}
+	}
+	if *update {
+		if err := os.WriteFile(troubleshooting, []byte(written), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestDocumentedChecks: the transcripts in the docs are those that TestCheckTranscripts
+// holds true.
+func TestDocumentedChecks(t *testing.T) {
+	want := make(map[string]string)
+	for _, scenario := range checkScenarios {
+		content, err := os.ReadFile(filepath.Join("testdata", "check", scenario.name+".txt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want["check-"+scenario.name] = "$ kubectl exec POD -c azwi-proxy -- /proxy check\n" + string(content)
+	}
+	checkDocs(t, "check-", want)
+}
+
+// documentedCurls are the requests that the docs show, each for one answer.
+var documentedCurls = []struct {
+	name  string
+	spoil func(*checkedPod)
+	curl  string
+}{
+	{"no-metadata-header", nil, `curl -sS 'http://localhost:8000/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net'`},
+	{"forwarded-for", nil, metadataCurl + ` -H 'X-Forwarded-For: 10.0.0.1' ` + tokenTarget("resource=https://vault.azure.net")},
+	{"foreign-host", nil, metadataCurl + ` -H 'Host: metadata.example.test' ` + tokenTarget("resource=https://vault.azure.net")},
+	{"no-resource", nil, metadataCurl + " 'http://localhost:8000/metadata/identity/oauth2/token?api-version=2018-02-01'"},
+	{"given-twice", nil, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net&resource=https://vault.azure.net")},
+	{"api-version", nil, metadataCurl + " 'http://localhost:8000/metadata/identity/oauth2/token?api-version=2000-01-01&resource=https://vault.azure.net'"},
+	{"malformed-resource", nil, metadataCurl + " " + tokenTarget("resource=vault%20of%20mine")},
+	{"two-selectors", nil, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net&client_id="+checkClientID+"&object_id="+otherObjectID)},
+	{"unknown-object-id", nil, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net&object_id="+otherObjectID)},
+	{"no-identity", func(p *checkedPod) {
+		delete(p.environment, "AZURE_CLIENT_ID")
+		p.environment["PROXY_IDENTITY"] = "a1a1a1a1-0000-4000-8000-000000000001=" + checkClientID + ",a1a1a1a1-0000-4000-8000-000000000002=" + otherObjectID
+	}, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+	{"wrong-verb", nil, metadataCurl + " -X POST " + tokenTarget("resource=https://vault.azure.net")},
+	{"wrong-path", nil, metadataCurl + " 'http://localhost:8000/metadata/identity/oauth2/tokens'"},
+	{"passthrough-off", nil, metadataCurl + " 'http://localhost:8000/metadata/instance?api-version=2021-02-01'"},
+	{"unknown-client", func(p *checkedPod) { p.idp.RemoveApplication(checkClientID) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+	{"unknown-resource", nil, metadataCurl + " " + tokenTarget("resource=https://orders.example.test")},
+	{"may-not", func(p *checkedPod) { p.idp.FailAlways(entra.FaultAADSTS(7000112)) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+	{"unknown-tenant", func(p *checkedPod) { p.environment["AZURE_TENANT_ID"] = "99999999-8888-4777-8666-555555555555" }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+	{"federation", func(p *checkedPod) { p.project(entra.Claims{Subject: "system:serviceaccount:shop:default"}) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+	{"expired-token", func(p *checkedPod) { p.project(entra.Claims{IssuedAt: longAgo()}) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+	{"throttled", func(p *checkedPod) { p.idp.FailAlways(entra.FaultThrottle(0)) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+	{"entra-down", func(p *checkedPod) { p.idp.Close() }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+}
+
+const (
+	metadataCurl  = "curl -sS -H Metadata:true"
+	otherObjectID = "0d0d0d0d-1111-4222-8333-444444444444"
+)
+
+func tokenTarget(query string) string {
+	return "'http://localhost:8000/metadata/identity/oauth2/token?api-version=2018-02-01&" + query + "'"
+}
+
+// TestDocumentedCurls: each answer that the docs show is the one that curl gets from
+// the real proxy.
+func TestDocumentedCurls(t *testing.T) {
+	keys := entra.NewKeys()
+	answers := make([]string, len(documentedCurls))
+	t.Run("curl", func(t *testing.T) {
+		for i, example := range documentedCurls {
+			t.Run(example.name, func(t *testing.T) {
+				t.Parallel() // some take the seconds of an exchange's tries
+				p := newCheckedPod(t, keys)
+				if example.spoil != nil {
+					example.spoil(p)
+				}
+				p.startProxyUnready()
+				answers[i] = p.curl(example.curl)
+			})
+		}
+	})
+	want := make(map[string]string)
+	for i, example := range documentedCurls {
+		want["curl-"+example.name] = fmt.Sprintf("$ %s -w ' (%%{http_code})\\n'\n%s", example.curl, answers[i])
+	}
+	checkDocs(t, "curl-", want)
+}
+
+// curl runs a documented command line with the proxy's port in place of 8000, and
+// returns the answer and its status.
+func (p *checkedPod) curl(line string) string {
+	p.t.Helper()
+	line = strings.ReplaceAll(line, "http://localhost:8000/", "http://127.0.0.1:"+p.proxyPort+"/") + ` --noproxy '*' -w ' (%{http_code})\n'`
+	out, err := exec.CommandContext(p.t.Context(), "sh", "-c", line).CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("%s: %v: %s", line, err, out)
+	}
+	return string(out)
+}
