@@ -1,7 +1,6 @@
 package manifests
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -16,13 +15,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 )
-
-// metrics are those that the proxy has, as docs/metrics.md lists them.
-var metrics = []string{
-	"token_requests_total", "request_duration_seconds", "exchange_duration_seconds", "exchange_errors_total",
-	"cache_entries", "soonest_token_expiry_seconds", "refreshes_total", "forwarded_requests_total",
-	"refused_requests_total", "federated_token_age_seconds", "federated_token_expiry_seconds", "callers", "build_info",
-}
 
 // promtool runs Prometheus' own tool, from the system or from where `make test` has
 // unpacked it.
@@ -158,19 +150,25 @@ func inPrometheus(expr string) string {
 	return strings.NewReplacer("$__rate_interval", "5m", "$namespace", ".*", "$pod", ".*").Replace(expr)
 }
 
-// TestMetricsExist: alerts and dashboard use only metrics that there are, and leave
-// none out.
+// TestMetricsExist: alerts and dashboard use only metrics that the proxy has, with
+// values of labels that it gives, and leave no metric out.
 func TestMetricsExist(t *testing.T) {
 	rules, _, dashboard := monitoring(t)
-	alerts, err := json.Marshal(rules.Spec)
+	alerts, err := yaml.Marshal(rules.Spec)
 	if err != nil {
 		t.Fatal(err)
 	}
+	page := scrape(t)
+	metrics := []string{"soonest_token_expiry_seconds"} // shown once there is a token
+	for _, match := range regexp.MustCompile(`(?m)^# TYPE imds_oidc_proxy_([a-z_]+) `).FindAllStringSubmatch(page, -1) {
+		metrics = append(metrics, match[1])
+	}
+	recorded := regexp.MustCompile(`[a-z_]+:imds_oidc_proxy_[a-z_0-9:]+`) // by the rules themselves
+	text := recorded.ReplaceAllString(string(alerts)+strings.ReplaceAll(dashboard, `\"`, `"`), "")
+
 	used := map[string]bool{}
-	own := regexp.MustCompile(`[a-z_]+:imds_oidc_proxy_[a-z_0-9:]+`) // recorded by the rules themselves
-	text := own.ReplaceAll(bytes.Join([][]byte{alerts, []byte(dashboard)}, nil), nil)
-	for _, match := range regexp.MustCompile(`imds_oidc_proxy_([a-z_]+)`).FindAllSubmatch(text, -1) {
-		name := strings.TrimSuffix(string(match[1]), "_bucket")
+	for _, match := range regexp.MustCompile(`imds_oidc_proxy_([a-z_]+)`).FindAllStringSubmatch(text, -1) {
+		name := strings.TrimSuffix(match[1], "_bucket")
 		used[name] = true
 		if !slices.Contains(metrics, name) {
 			t.Errorf("imds_oidc_proxy_%s is used, and is no metric of the proxy", name)
@@ -179,6 +177,11 @@ func TestMetricsExist(t *testing.T) {
 	for _, name := range metrics {
 		if !used[name] {
 			t.Errorf("imds_oidc_proxy_%s: neither an alert nor the dashboard uses it", name)
+		}
+	}
+	for _, matcher := range regexp.MustCompile(`\b(?:result|source|handler)="[a-z_]+"`).FindAllString(text, -1) {
+		if !strings.Contains(page, matcher) {
+			t.Errorf("no series of the proxy has %s", matcher)
 		}
 	}
 }

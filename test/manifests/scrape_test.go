@@ -1,0 +1,85 @@
+package manifests
+
+import (
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// scrape starts the proxy, reads its metrics as Prometheus would, and ends it. It
+// asks nobody outside for anything: it is asked for no token, and forwards nothing.
+func scrape(t *testing.T) string {
+	t.Helper()
+	dir, err := programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := freePort(t)
+	env := []string{
+		"AZURE_TENANT_ID=11111111-2222-4333-8444-555555555555",
+		"AZURE_AUTHORITY_HOST=https://entra.example.test/",
+		"AZURE_FEDERATED_TOKEN_FILE=" + federatedToken(t),
+		"PROXY_IMDS_PASSTHROUGH=off",
+		"PROXY_PORT=" + port,
+	}
+	proxy := exec.Command(filepath.Join(dir, "proxy"))
+	proxy.Env = env
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = proxy.Process.Signal(syscall.SIGTERM) // it may have ended
+		_ = proxy.Wait()                          // how does not matter here
+	})
+	if out, code := program(t, "proxy", []string{"--probe", "--probe-timeout=20s"}, env); code != 0 {
+		t.Fatalf("the proxy is not ready: %s", out)
+	}
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{Proxy: nil}}
+	resp, err := client.Get("http://127.0.0.1:" + port + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	page, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s, %v: %s", resp.Status, err, page)
+	}
+	return string(page)
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// federatedToken writes a token that reads like one, for metrics about its life.
+// Nobody is shown it who would look at the signature.
+func federatedToken(t *testing.T) string {
+	t.Helper()
+	encode := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+	now := time.Now().Unix()
+	claims := fmt.Sprintf(`{"iss":"https://issuer.example.test","sub":"system:serviceaccount:demo:app","aud":["api://AzureADTokenExchange"],"iat":%d,"nbf":%[1]d,"exp":%d}`, now, now+3600)
+	file := filepath.Join(t.TempDir(), "token")
+	token := encode(`{"alg":"RS256","kid":"none"}`) + "." + encode(claims) + "." + encode("signature")
+	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
