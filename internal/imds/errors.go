@@ -68,7 +68,7 @@ var (
 )
 
 // statusClientLeft stands in the log for a request whose client did not wait for
-// the answer; it is never sent. The number is nginx's.
+// the answer; what is sent, if anything, is the error itself. The number is nginx's.
 const statusClientLeft = 499
 
 // errClientLeft is what becomes of a request whose client closed the connection.

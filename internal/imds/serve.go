@@ -43,10 +43,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name, path strin
 	*o = outcome{endpoint: name, path: path, status: http.StatusOK, body: o.body[:0]}
 	err := e(w, r, o)
 	if err != nil {
-		if r.Context().Err() != nil {
-			err = refused(errClientLeft, err.Error())
-		}
+		// Answered even if the client seems to have left: one that has closed its
+		// half of the connection (nc -N) looks the same to net/http, which would
+		// make an empty 200 of an error that is not written.
 		o.status = h.writeError(w, err)
+		if r.Context().Err() != nil && refusalOf(err) == "" {
+			err, o.status = refused(errClientLeft, err.Error()), statusClientLeft
+		}
 	}
 	if o.answered.IsZero() {
 		o.answered = h.now()
@@ -67,15 +70,18 @@ func requireGet(r *http.Request) error {
 	return nil
 }
 
-// writeJSON writes a body whole: clients of IMDS do not expect it in chunks.
+// writeJSON writes a body whole: clients of IMDS do not expect it in chunks. Its
+// one error is that the client has left.
 func (h *Handler) writeJSON(w http.ResponseWriter, status int, body []byte) error {
 	header := w.Header()
 	header["Content-Type"] = h.jsonHeader
 	header["Cache-Control"] = h.noStoreHeader
 	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
-	_, err := w.Write(body)
-	return err
+	if _, err := w.Write(body); err != nil {
+		return refused(errClientLeft, "the answer could not be written")
+	}
+	return nil
 }
 
 func (h *Handler) writeError(w http.ResponseWriter, err error) (status int) {
@@ -90,7 +96,7 @@ func (h *Handler) writeError(w http.ResponseWriter, err error) (status int) {
 		seconds := (a.retryAfter + time.Second - 1) / time.Second
 		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
 	}
-	// A failed write means that the client has left, and there is no one to tell.
+	// There is no one to tell of a failed write.
 	_ = h.writeJSON(w, a.status, appendError(nil, a.code, a.description))
 	return a.status
 }

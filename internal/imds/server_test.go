@@ -206,3 +206,36 @@ func TestClientLeaves(t *testing.T) {
 	next.send(honest)
 	next.wantStatus(200)
 }
+
+// A client that closes its half of the connection after the request, as nc -N does,
+// looks to net/http as if it had left. It reads its answer all the same, which must
+// not be an empty 200; and what it did wrong is still counted.
+func TestHalfClosed(t *testing.T) {
+	for _, test := range []struct {
+		name, request, refusal string
+		status                 int
+	}{
+		{"refused", strings.Replace(honest, "Metadata: true\r\n", "", 1), "no_metadata_header", 400},
+		{"not served", strings.Replace(honest, tokenPath, "/latest", 1), "not_found", 404},
+		{"waiting for an exchange", honest, "", 500},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			events := make(chan imds.Event, 1)
+			cfg := config(newHanging())
+			cfg.Observe = func(_ *http.Request, e imds.Event) { events <- e }
+			h := newHandler(t, cfg)
+			addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				<-r.Context().Done() // net/http has seen the end
+				h.ServeHTTP(w, r)
+			}), imds.Limits{}, imds.MaxConnections)
+
+			c := dial(t, addr)
+			c.send(test.request)
+			c.CloseWrite()
+			c.wantStatus(test.status)
+			if e := <-events; e.Refusal != test.refusal || e.ClientLeft() != (test.refusal == "") {
+				t.Errorf("observed %+v", e)
+			}
+		})
+	}
+}

@@ -34,7 +34,7 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) erro
 	}
 	o.body = appendToken(o.body, wanted.ClientID, wanted.Resource, result.Token, o.answered)
 	if err := h.writeJSON(w, http.StatusOK, o.body); err != nil {
-		return refused(errClientLeft, "the answer could not be written")
+		return err
 	}
 	o.source = result.Source
 	return nil
