@@ -174,6 +174,11 @@ func applyEnvironment(flags *pflag.FlagSet, getenv func(string) string) error {
 		if err != nil || f.Changed || value == "" || flagOnly(f.Name) {
 			return
 		}
+		// pflag reads the first line of a list and drops the others without a word.
+		if strings.ContainsAny(strings.TrimRight(value, "\r\n"), "\r\n") {
+			err = configErrorf("%s=%q: it must be one line; lists are separated by commas", twin, value)
+			return
+		}
 		if setErr := f.Value.Set(value); setErr != nil {
 			err = configErrorf("%s=%q: %w (it stands for --%s)", twin, value, setErr, f.Name)
 		}
@@ -192,13 +197,13 @@ func (c *config) checkFlags() error {
 		return err
 	}
 	if c.logFormat != logFormatJSON && c.logFormat != logFormatConsole {
-		return configErrorf("--log-format %q: say json or console", c.logFormat)
+		return configErrorf("--log-format (PROXY_LOG_FORMAT) %q: say json or console", c.logFormat)
 	}
 	if c.probeTimeout <= 0 {
-		return configErrorf("--probe-timeout %s: say how long, such as 10s", c.probeTimeout)
+		return configErrorf("--probe-timeout (PROXY_PROBE_TIMEOUT) %s: say how long, such as 10s", c.probeTimeout)
 	}
 	if c.imdsPassthrough != passthroughOn && c.imdsPassthrough != passthroughOff {
-		return configErrorf("--imds-passthrough %q: say on or off", c.imdsPassthrough)
+		return configErrorf("--imds-passthrough (PROXY_IMDS_PASSTHROUGH) %q: say on or off", c.imdsPassthrough)
 	}
 	return nil
 }
@@ -241,6 +246,9 @@ func (c *config) parsedIdentities() (map[string]string, error) {
 		selector, clientID, err := imds.ParseIdentity(pair)
 		if err != nil {
 			return nil, configErrorf("--identity (PROXY_IDENTITY) %w", err)
+		}
+		if other, taken := identities[selector]; taken && other != clientID {
+			return nil, configErrorf("--identity (PROXY_IDENTITY) %q: the selector also stands for client ID %q", pair, other)
 		}
 		identities[selector] = clientID
 	}

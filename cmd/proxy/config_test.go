@@ -71,6 +71,19 @@ func TestEnvironmentTwins(t *testing.T) {
 	}
 }
 
+// TestListOfSeveralLines: a YAML block would otherwise lose all but its first line.
+func TestListOfSeveralLines(t *testing.T) {
+	const one, two = "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10", "77777777-7777-4777-8777-777777777777"
+	environment := podEnvironment(map[string]string{"PROXY_ALLOWED_CLIENT_IDS": one + "\n" + two + "\n"})
+	if _, err := parseConfig(nil, environment, io.Discard); err == nil || !strings.Contains(err.Error(), "PROXY_ALLOWED_CLIENT_IDS=") {
+		t.Errorf("two lines: got error %v, want one that names the variable", err)
+	}
+	environment = podEnvironment(map[string]string{"PROXY_ALLOWED_CLIENT_IDS": one + "," + two + "\n"})
+	if cfg, err := parseConfig(nil, environment, io.Discard); err != nil || len(cfg.allowedClientIDs) != 2 || cfg.allowedClientIDs[1] != two {
+		t.Errorf("one line: got %q, %v", cfg.allowedClientIDs, err)
+	}
+}
+
 // TestProbeNeedsNoIdentity: the postStart hook runs with whatever environment its
 // container has.
 func TestProbeNeedsNoIdentity(t *testing.T) {
