@@ -264,7 +264,7 @@ func TestMetadata(t *testing.T) {
 		says               string
 	}{
 		{"good, as the application", ours, ours, false, false, diagnose.OK, diagnose.OK, "leads to this proxy"},
-		{"good, as the proxy", ours, lost, true, false, diagnose.OK, diagnose.Skipped, "exempt"},
+		{"good, as the proxy", ours, lost, true, false, diagnose.OK, diagnose.Skipped, "exempts"},
 		{"sealed, as the proxy", ours, ours, true, false, diagnose.OK, diagnose.OK, "leads to this proxy"},
 		{"no redirect", ours, lost, false, false, diagnose.OK, diagnose.Fail, "past the proxy"},
 		{"no redirect, as is meant", ours, lost, false, true, diagnose.OK, diagnose.Note, "as is meant"},

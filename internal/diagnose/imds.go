@@ -24,8 +24,8 @@ type Metadata struct {
 	// address over whatever way there is. Nil: it is not asked.
 	AskReal func(context.Context) (Answer, error)
 
-	// Exempt says that this process runs as the user whom the redirect exempts, so
-	// that it cannot see the redirect.
+	// Exempt says that this process runs as the proxy's own user, whom a redirect
+	// exempts, so that it cannot see one.
 	Exempt bool
 
 	// NoRedirect says that the pod is meant to have no redirect.
@@ -93,7 +93,7 @@ func (m Metadata) redirect(ctx context.Context, running bool) Finding {
 	case errors.Is(err, syscall.EPERM):
 		f.Status, f.Text = Skipped, "this kernel lets only root look (before 5.7)"
 	case m.Exempt:
-		f.Status, f.Text = Skipped, "this user is exempt from it; to look, ask as the application does: curl -sS http://169.254.169.254/readyz says ok"
+		f.Status, f.Text = Skipped, "not to be seen by the proxy's own user, whom it exempts; ask as the application: curl -sS http://169.254.169.254/readyz says ok"
 	default:
 		return m.noRedirect(running)
 	}
@@ -126,7 +126,7 @@ func (m Metadata) real(ctx context.Context) Finding {
 	case answer.Ours:
 		f.Text = "out of reach of this user: the proxy answers in its place"
 	case m.Exempt:
-		f.Text = fmt.Sprintf("answers this user, whom the redirect exempts (%q, status %d)", clip(answer.Server), answer.Status)
+		f.Text = fmt.Sprintf("answers the proxy's own user, whom a redirect exempts (%q, status %d)", clip(answer.Server), answer.Status)
 	default:
 		f.Status, f.Text = Note, fmt.Sprintf("answers this user (%q, status %d): so it does any process of this pod", clip(answer.Server), answer.Status)
 		f.Remedy = "run proxy-init, which redirects the metadata address"

@@ -87,7 +87,7 @@ func TestCheck(t *testing.T) {
 				uid      int
 				redirect string
 			}{
-				{pod.ProxyUID, "skipped: this user is exempt"},
+				{pod.ProxyUID, "skipped: not to be seen by the proxy's own user"},
 				{pod.ApplicationUID, "ok: the metadata address leads to this proxy"},
 			} {
 				report := runCheck(t, ctx, p, test.uid)
@@ -133,7 +133,7 @@ func TestCheckAsksIMDSOnRequestOnly(t *testing.T) {
 	if got, want := p.Decoy.Requests(), []string{"GET /metadata/versions"}; !slices.Equal(got, want) {
 		t.Errorf("the node's IMDS saw %q, want %q", got, want)
 	}
-	if got := report.text("imds", "node's IMDS"); !strings.HasPrefix(got, "ok: answers this user, whom the redirect exempts") {
+	if got := report.text("imds", "node's IMDS"); !strings.HasPrefix(got, "ok: answers the proxy's own user") {
 		t.Errorf("got %q", got)
 	}
 	report = runCheck(t, ctx, p, pod.ApplicationUID, "--ask-imds")
