@@ -5,6 +5,7 @@ package docs
 import (
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +21,7 @@ var update = flag.Bool("update", false, "write what the binaries say into docs/c
 // binaries builds both commands and returns the directory that holds them.
 func binaries(t *testing.T) string {
 	t.Helper()
+	watchSources(t)
 	dir := t.TempDir()
 	cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/proxy", "./cmd/proxy-init")
 	cmd.Dir = repository
@@ -27,6 +29,18 @@ func binaries(t *testing.T) string {
 		t.Fatalf("go build: %v: %s", err, out)
 	}
 	return dir
+}
+
+// watchSources looks at the directories that the binaries are built from, so that
+// go test takes no result from its cache after a change there.
+func watchSources(t *testing.T) {
+	t.Helper()
+	for _, root := range []string{"cmd", "internal"} {
+		err := filepath.WalkDir(filepath.Join(repository, root), func(string, fs.DirEntry, error) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // help is what a command says of itself.
