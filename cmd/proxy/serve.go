@@ -43,7 +43,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", cfg.port))
+	listener, err := listen(ctx, cfg.port)
 	if err != nil {
 		return fmt.Errorf("--proxy-port (PROXY_PORT) %d: %w", cfg.port, err)
 	}
@@ -53,8 +53,9 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		zap.String("tenant_id", cfg.tenantID),
 		zap.String("client_id", cfg.defaultClientID),
 		zap.String("imds_passthrough", cfg.imdsPassthrough))
+	ending := &drain{listener: listener, log: log}
 	listener = imds.LimitListener(listener, imds.MaxConnections)
-	server := imds.NewServer(handler, requestLog, imds.Limits{})
+	server := imds.NewServer(ending.handler(handler), requestLog, imds.Limits{})
 	parts := []func(context.Context) error{tokens.Run, func(ctx context.Context) error { return limit.Run(ctx, log) }}
 	if cfg.adminAddress != "" {
 		admin, err := newAdmin(cfg.adminAddress, own, requestLog)
@@ -70,7 +71,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	listening.Store(true)
 	stopping := context.AfterFunc(ctx, func() { listening.Store(false) })
 	defer stopping()
-	return runUntilDone(ctx, listener, server, parts, log)
+	return runUntilDone(ctx, listener, server, ending, parts, log)
 }
 
 func newExchange(cfg config, observer exchange.Observer, log *zap.Logger) (*exchange.Service, error) {
@@ -129,7 +130,7 @@ func newHandler(cfg config, observed *observer, own map[string]http.Handler, log
 // runUntilDone serves until ctx ends or a part fails. Then it stops accepting,
 // lets the requests in flight finish, and only after them ends the parts, which
 // answer those requests.
-func runUntilDone(ctx context.Context, listener net.Listener, server *http.Server, parts []func(context.Context) error, log *zap.Logger) error {
+func runUntilDone(ctx context.Context, listener net.Listener, server *http.Server, ending *drain, parts []func(context.Context) error, log *zap.Logger) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
 	group, ctx := errgroup.WithContext(ctx)
@@ -146,9 +147,9 @@ func runUntilDone(ctx context.Context, listener net.Listener, server *http.Serve
 		defer stopBackground()
 		<-ctx.Done()
 		log.Info("stopping the proxy server")
-		drain, cancel := context.WithTimeout(background, drainTimeout)
+		drainCtx, cancel := context.WithTimeout(background, drainTimeout)
 		defer cancel()
-		if err := server.Shutdown(drain); err != nil {
+		if err := ending.end(drainCtx, server); err != nil {
 			return fmt.Errorf("requests were still in flight %s after the signal to end: %w", drainTimeout, err)
 		}
 		return nil

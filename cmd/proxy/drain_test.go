@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/test/entra"
+)
+
+const (
+	loadClients = 200
+	// loadTimeout ends a client that got neither an answer nor an end.
+	loadTimeout = 30 * time.Second
+)
+
+// startProcess runs the real program as a process of its own, without the
+// environment of this one.
+func startProcess(t *testing.T, p *pod) *exec.Cmd {
+	t.Helper()
+	binary, err := os.Executable() // which is the proxy where it is called that: see TestMain
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary)
+	cmd.Args[0] = "proxy"
+	var log syncBuffer
+	cmd.Stderr = &log
+	p.environment["PROXY_LOG_LEVEL"] = "warn"
+	for name, value := range p.environment {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		if t.Failed() {
+			t.Logf("its log:\n%s", log.String())
+		}
+	})
+	p.waitReady(t)
+	return cmd
+}
+
+// load is what became of the requests of all clients.
+type load struct {
+	answered, lost atomic.Int64
+
+	mu   sync.Mutex
+	loss error // the first
+}
+
+// note counts a request that was sent on a connection that was made.
+func (l *load) note(err error) {
+	if err == nil {
+		l.answered.Add(1)
+		return
+	}
+	l.lost.Add(1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.loss == nil {
+		l.loss = err
+	}
+}
+
+// client asks without a pause until the port is closed: over a connection of its
+// own for each request, or over one for as long as the proxy keeps it.
+func (l *load) client(address, connection string) {
+	for {
+		conn, err := net.DialTimeout("tcp", address, loadTimeout)
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			return
+		}
+		if err != nil {
+			l.note(err)
+			return
+		}
+		r := bufio.NewReader(conn)
+		for again := true; again; {
+			again, err = askOnce(conn, r, connection)
+			l.note(err)
+		}
+		conn.Close()
+	}
+}
+
+// askOnce sends a request, reads the whole answer, and reports whether the
+// connection may be used again.
+func askOnce(conn net.Conn, r *bufio.Reader, connection string) (again bool, err error) {
+	conn.SetDeadline(time.Now().Add(loadTimeout))
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\nConnection: %s\r\n\r\n",
+		tokenQuery+testResource, connection); err != nil {
+		return false, err
+	}
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		return false, err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return false, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return false, fmt.Errorf("got %s", resp.Status)
+	}
+	return !resp.Close, nil
+}
+
+// TestNothingIsLostAtTheEnd: 200 clients that ask without a pause, and a SIGTERM
+// amid them. Each request on a connection that was made gets its answer, and who
+// comes later is refused.
+func TestNothingIsLostAtTheEnd(t *testing.T) {
+	for _, connection := range []string{"close", "keep-alive"} {
+		t.Run(connection, func(t *testing.T) {
+			p := newPod(t)
+			proxy := startProcess(t, p)
+			var all load
+			var group sync.WaitGroup
+			for range loadClients {
+				group.Go(func() { all.client("127.0.0.1:"+p.port, connection) })
+			}
+			waitFor(t, "the load to be under way", func() bool { return all.answered.Load() > 10*loadClients })
+			endProxy(t, proxy)
+			group.Wait()
+			if lost := all.lost.Load(); lost > 0 {
+				t.Errorf("%d requests got no answer and %d did; the first: %v", lost, all.answered.Load(), all.loss)
+			}
+		})
+	}
+}
+
+// TestRequestsInFlightAreFinished: 200 clients wait for one exchange when the
+// SIGTERM comes, and all get its token.
+func TestRequestsInFlightAreFinished(t *testing.T) {
+	p := newPod(t)
+	proxy := startProcess(t, p)
+	p.idp.FailAlways(entra.FaultSlow(2 * time.Second))
+	var all load
+	var group sync.WaitGroup
+	for range loadClients {
+		group.Go(func() { all.client("127.0.0.1:"+p.port, "close") })
+	}
+	waitFor(t, "the exchange to be under way", func() bool { return p.idp.InFlight() > 0 })
+	endProxy(t, proxy)
+	group.Wait()
+	if answered, lost := all.answered.Load(), all.lost.Load(); answered == 0 || lost > 0 {
+		t.Errorf("%d answered, %d lost; the first: %v", answered, lost, all.loss)
+	}
+	if got := p.idp.Counts().Token; got != 1 {
+		t.Errorf("got %d exchanges, want 1", got)
+	}
+}
+
+func endProxy(t *testing.T, proxy *exec.Cmd) {
+	t.Helper()
+	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := proxy.Wait(); err != nil {
+		t.Errorf("the proxy ended with %v", err)
+	}
+}
+
+func waitFor(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(readyTimeout); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %s for %s", readyTimeout, what)
+		}
+	}
+}
