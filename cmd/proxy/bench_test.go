@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/loglimit"
+)
+
+// cached answers as a filled cache does.
+type cached struct{ result exchange.Result }
+
+func (c cached) Token(context.Context, exchange.Request) (exchange.Result, error) {
+	return c.result, nil
+}
+
+// nowhere is a response that costs nothing.
+type nowhere struct{ header http.Header }
+
+func (w *nowhere) Header() http.Header         { return w.header }
+func (w *nowhere) Write(b []byte) (int, error) { return len(b), nil }
+func (w *nowhere) WriteHeader(int)             {}
+
+// BenchmarkCachedAnswer is a cached token as main serves it, with and without what
+// looks on: the metrics, the census and the limit on the log.
+func BenchmarkCachedAnswer(b *testing.B) {
+	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
+	log := zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel))
+	limit := loglimit.New(nil)
+	observed := newObserver("/nonexistent", limit, zap.NewNop())
+	for _, test := range []struct {
+		name    string
+		log     *zap.Logger
+		observe func(*http.Request, imds.Event)
+	}{
+		{"bare", log, nil},
+		{"observed", log, observed.request},
+		{"observed, log limited", limit.Apply(log), observed.request},
+	} {
+		b.Run(test.name, func(b *testing.B) {
+			h, err := imds.New(imds.Config{
+				Tokens: cached{exchange.Result{Source: exchange.SourceCache, Token: exchange.Token{
+					AccessToken: strings.Repeat("t", 1800), NotBefore: time.Now(), ExpiresOn: time.Now().Add(24 * time.Hour)}}},
+				TenantID: "11111111-1111-1111-1111-111111111111", DefaultClientID: testClientID, Log: test.log, Observe: test.observe,
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			r, err := http.ReadRequest(bufio.NewReader(strings.NewReader("GET " + tokenQuery + "https%3A%2F%2Fvault.azure.net HTTP/1.1\r\n" +
+				"Host: 169.254.169.254\r\nMetadata: true\r\nUser-Agent: azsdk-go-azidentity/v1.0.0 (go1.26; linux)\r\n" +
+				"X-Ms-Client-Request-Id: 69a0b5a4-e62b-11f1-9f02-465e9a5fe042\r\n\r\n")))
+			if err != nil {
+				b.Fatal(err)
+			}
+			w := &nowhere{header: http.Header{}}
+			b.ReportAllocs()
+			for b.Loop() {
+				h.ServeHTTP(w, r)
+			}
+		})
+	}
+}
