@@ -32,7 +32,12 @@ func (w *walk) authority(ctx context.Context) []Finding {
 	}
 	failed, _ := errors.AsType[*exchange.Error](err)
 	finding := failure("discovery", failed)
-	if failed.Code != 0 || w.cfg.Exchange.Binding.TokenProxy != "" {
+	switch {
+	case failed.Code != 0:
+		return append(findings, finding)
+	case w.cfg.Exchange.Binding.TokenProxy != "":
+		finding.Text += ", by way of " + w.authorityName()
+		finding.Remedy = "check AZURE_KUBERNETES_TOKEN_PROXY, _SNI_NAME, and _CA_FILE or _CA_DATA, and whether the pod may reach it"
 		return append(findings, finding)
 	}
 	cause, found := w.connectionCause(ctx)

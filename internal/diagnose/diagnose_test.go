@@ -327,3 +327,31 @@ func TestEach(t *testing.T) {
 		t.Errorf("told %v, want %v", told, want)
 	}
 }
+
+// TestWaysToEntra: what lies between the pod and Entra is named in the remedy.
+func TestWaysToEntra(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(*exchange.Config)
+		want   string
+	}{
+		{"directly", func(*exchange.Config) {}, "NetworkPolicy"},
+		{"by an HTTP proxy", func(c *exchange.Config) {
+			c.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "127.0.0.1:1"})
+		}, "HTTPS_PROXY"},
+		{"by an identity binding", func(c *exchange.Config) {
+			c.Binding.TokenProxy = "https://127.0.0.1:1/"
+		}, "AZURE_KUBERNETES_TOKEN_PROXY"},
+	} {
+		cfg := config(t, goodClaims())
+		test.change(&cfg.Exchange)
+		report := diagnose.Run(t.Context(), cfg, nil)
+		f := finding(t, report, diagnose.Authority, "discovery")
+		if f.Status != diagnose.Fail || !strings.Contains(f.Remedy, test.want) {
+			t.Errorf("%s: got %+v, want a remedy with %s", test.name, f, test.want)
+		}
+		if step, _ := report.FirstFailed(); step != diagnose.Authority {
+			t.Errorf("%s: the first failed step is %q", test.name, step)
+		}
+	}
+}
