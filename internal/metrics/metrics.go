@@ -16,6 +16,7 @@ package metrics
 import (
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -71,6 +72,8 @@ type Metrics struct {
 
 	requests  map[string]*histogram // by handler; never changed
 	exchanges *histogram
+
+	buffers sync.Pool // of *[]byte: a scrape is 10 KiB, and it is scraped for ever
 }
 
 // Upper bounds of the buckets. A cached answer takes some 50 µs; 1 s is when old
@@ -108,6 +111,7 @@ func New(cfg Config) *Metrics {
 			[]string{"result"}, values{Success}, values{Failed}),
 		requests:  map[string]*histogram{other: newHistogram(requestBounds)},
 		exchanges: newHistogram(exchangeBounds),
+		buffers:   sync.Pool{New: func() any { return new([]byte) }},
 	}
 	for _, handler := range cfg.Handlers {
 		m.requests[handler] = newHistogram(requestBounds)
@@ -151,7 +155,10 @@ func (m *Metrics) Refresh(result string) { m.refreshes.add(values{result}) }
 
 // ServeHTTP answers a scrape.
 func (m *Metrics) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	b := m.appendTo(make([]byte, 0, 16<<10))
+	buffer := m.buffers.Get().(*[]byte)
+	defer m.buffers.Put(buffer)
+	b := m.appendTo((*buffer)[:0])
+	*buffer = b
 	header := w.Header()
 	header.Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	header.Set("Cache-Control", "no-store")

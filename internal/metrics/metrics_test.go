@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -167,5 +169,27 @@ func TestCountingCostsNothing(t *testing.T) {
 		m.TokenRequest(metrics.Success, "cache")
 	}); got != 0 {
 		t.Errorf("got %v allocations for a cached token, want none", got)
+	}
+}
+
+// TestDocumented: every metric has its line in the docs, and the docs tell of none
+// that there is not.
+func TestDocumented(t *testing.T) {
+	docs, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := make(map[string]bool)
+	for line := range strings.Lines(scrape(filled()).Body.String()) {
+		if fields := strings.Fields(line); fields[0] == "#" {
+			shown[fields[2]] = true
+		}
+	}
+	told := make(map[string]bool)
+	for _, row := range regexp.MustCompile("(?m)^\\| `(imds_oidc_proxy_[a-z_]+)`").FindAllStringSubmatch(string(docs), -1) {
+		told[row[1]] = true
+	}
+	if !maps.Equal(shown, told) {
+		t.Errorf("shown %v\ntold of %v", shown, told)
 	}
 }
