@@ -61,6 +61,7 @@ lint: ## gofmt, go vet, staticcheck, the import map
 	go vet -tags images ./test/images
 	cd test/manifests && go vet ./...
 	go tool -modfile=tools/go.mod staticcheck ./...
+	go tool -modfile=tools/go.mod staticcheck -tags images ./test/images
 	go test ./test/importmap
 
 .PHONY: images
