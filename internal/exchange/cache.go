@@ -61,17 +61,41 @@ type grant struct {
 	refreshOn time.Time
 }
 
+// moment is a point in the life of a token. It has come when either clock says
+// so: the one on the wall may be set back, which makes no token live longer, and
+// the monotonic one stands still while a machine sleeps.
+type moment struct{ wall, monotonic time.Time }
+
+func momentAfter(now time.Time, d time.Duration) moment {
+	at := now.Add(d)
+	return moment{wall: at.Round(0), monotonic: at}
+}
+
+func (m moment) come(now time.Time) bool {
+	return !now.Before(m.wall) || !now.Before(m.monotonic)
+}
+
+// next is when m comes, as far as can be told now.
+func (m moment) next(now time.Time) time.Time {
+	return now.Add(min(m.wall.Sub(now), m.monotonic.Sub(now)))
+}
+
 // holding is a token in the cache. Service.mu guards it.
 type holding struct {
-	token    Token
-	obtained time.Time
+	token Token
+
+	// forcible is when callers may force the next exchange.
+	forcible moment
 
 	// due is when to replace the token in the background.
-	due time.Time
+	due moment
 
 	// stale is when the token stops being handed out while a fresh one can be
 	// had. It is never before due.
-	stale time.Time
+	stale moment
+
+	// end is when the token is of no more use.
+	end moment
 
 	// used says that somebody asked since the token was last replaced. The
 	// request that brought the token about counts.
@@ -82,12 +106,13 @@ type holding struct {
 func newHolding(g grant, now time.Time, used bool, spread float64) *holding {
 	life := g.token.ExpiresOn.Sub(now)
 	fresh := life - min(staleMargin, life/staleShare)
-	now = now.Round(0) // by the wall, as ExpiresOn is
+	delay := refreshDelay(g.refreshOn.Sub(now), life, fresh, spread)
 	return &holding{
 		token:    g.token,
-		obtained: now,
-		due:      now.Add(refreshDelay(g.refreshOn.Sub(now), life, fresh, spread)),
-		stale:    now.Add(fresh),
+		forcible: momentAfter(now, freshInterval),
+		due:      momentAfter(now, delay),
+		stale:    momentAfter(now, fresh),
+		end:      momentAfter(now, life),
 		used:     used,
 	}
 }

@@ -46,6 +46,19 @@ func (c Config) WithTransport(rt http.RoundTripper) Config {
 // FixSpread replaces chance by a number in [0, 1).
 func (s *Service) FixSpread(x float64) { s.random = func() float64 { return x } }
 
+// SetClockBack is as if the clock on the wall had been set back by d: all that was
+// written down by it lies that much later.
+func (s *Service) SetClockBack(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.held.Values() {
+		h.token.ExpiresOn = h.token.ExpiresOn.Add(d)
+		for _, m := range []*moment{&h.forcible, &h.due, &h.stale, &h.end} {
+			m.wall = m.wall.Add(d)
+		}
+	}
+}
+
 // RetrySoon makes e one that is tried again before callers are told.
 func (e *Error) RetrySoon() *Error { e.retry = retrySoon; return e }
 

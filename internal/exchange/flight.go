@@ -187,7 +187,7 @@ func (s *Service) failed(k key, err *Error, now time.Time) report {
 	next.until = now.Add(rest(err, next.streak, h != nil, s.random()))
 	if h != nil && err.RetryAfter == 0 {
 		// Without the token callers wait, and may cause a try.
-		next.until = earlier(next.until, h.token.ExpiresOn)
+		next.until = earlier(next.until, h.end.next(now))
 	}
 	s.failures.Add(k, next)
 	return s.reportOf(next, past, now)

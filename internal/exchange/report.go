@@ -51,7 +51,7 @@ func (r report) log(log *zap.Logger, k key, took time.Duration) {
 	}
 	fields = append(fields,
 		zap.String("expires_on", r.held.token.ExpiresOn.UTC().Format(time.RFC3339)),
-		zap.String("refresh_on", r.held.due.UTC().Format(time.RFC3339)))
+		zap.String("refresh_on", r.held.due.wall.UTC().Format(time.RFC3339)))
 	if r.past != nil {
 		log.Info("token exchange works again", append(fields, zap.Int("failures", r.past.streak))...)
 		return

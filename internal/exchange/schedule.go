@@ -33,15 +33,15 @@ func (s *Service) departDue(now time.Time) time.Duration {
 	next := now.Add(idleLook)
 	for _, k := range s.held.Keys() {
 		h, _ := s.held.Peek(k)
-		if !now.Before(h.token.ExpiresOn) {
+		if h.end.come(now) {
 			s.held.Remove(k)
 			continue
 		}
-		next = earlier(next, h.token.ExpiresOn)
+		next = earlier(next, h.end.next(now))
 		if _, standing := s.prefetch[k]; h.used || standing {
-			next = earlier(next, s.departAt(k, h.due, now))
-		} else if now.Before(h.due) {
-			next = earlier(next, h.due)
+			next = earlier(next, s.departAt(k, h.due.next(now), now))
+		} else if !h.due.come(now) {
+			next = earlier(next, h.due.next(now))
 		}
 	}
 	for k := range s.prefetch {

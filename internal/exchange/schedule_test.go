@@ -114,6 +114,33 @@ func TestIdleTokenIsReplacedWhenAskedForAgain(t *testing.T) {
 	})
 }
 
+// A clock on the wall that is set back keeps no token alive, and nobody from
+// forcing an exchange.
+func TestClockThatIsSetBack(t *testing.T) {
+	for _, scheduled := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &fakeEntra{}
+			s := fakeService(t, f)
+			if scheduled {
+				defer run(t, s)()
+			}
+			wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+			s.SetClockBack(3 * time.Hour)
+			time.Sleep(exchange.FreshInterval)
+			wantAnswer(t, s, exchange.Request{Fresh: true}, exchange.SourceEntra, 2, 0)
+			s.SetClockBack(3 * time.Hour)
+			if scheduled {
+				time.Sleep(30 * time.Minute)
+				synctest.Wait()
+				wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 3, 0)
+				return
+			}
+			time.Sleep(time.Hour)
+			wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 3, 0)
+		})
+	}
+}
+
 func TestRefreshThatFailsIsTriedAgainLessAndLessOften(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{life: 24 * time.Hour}

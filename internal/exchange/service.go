@@ -154,7 +154,7 @@ func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
 	k := keyOf(r)
 	now := time.Now()
 	s.mu.Lock()
-	if h, _ := s.held.Get(k); h != nil && !r.Fresh && now.Before(h.due) {
+	if h, _ := s.held.Get(k); h != nil && !r.Fresh && !h.due.come(now) {
 		h.used = true
 		token := h.token
 		s.mu.Unlock()
@@ -194,9 +194,9 @@ func (s *Service) decide(k key, r Request, now time.Time) step {
 		h.used = true
 		cached := step{result: Result{Token: h.token, Source: SourceCache}}
 		switch {
-		case r.Fresh && now.Sub(h.obtained) < freshInterval:
+		case r.Fresh && !h.forcible.come(now):
 			return cached
-		case past != nil, !r.Fresh && now.Before(h.stale), f == nil && full:
+		case past != nil, !r.Fresh && !h.stale.come(now), f == nil && full:
 			// Nobody waits: the token is good yet, or Entra was in trouble when
 			// last asked. It is replaced behind the caller's back.
 			if f == nil && !resting && !full {
@@ -206,7 +206,7 @@ func (s *Service) decide(k key, r Request, now time.Time) step {
 		case f == nil:
 			f = s.depart(k, now)
 		}
-		cached.backup = h.token.ExpiresOn.After(f.began.Add(patience))
+		cached.backup = !h.end.come(f.began.Add(patience))
 		return cached.waitFor(f)
 	}
 	switch {
@@ -230,7 +230,7 @@ func (s step) waitFor(f *flight) step {
 // valid returns the token held for k unless it has ended. Service.mu is held.
 func (s *Service) valid(k key, now time.Time) *holding {
 	h, _ := s.held.Get(k)
-	if h == nil || !now.Before(h.token.ExpiresOn) {
+	if h == nil || h.end.come(now) {
 		return nil
 	}
 	return h

@@ -105,16 +105,16 @@ func TestRefreshDelay(t *testing.T) {
 		for _, asked := range []time.Duration{-time.Hour, 0, 1, life / 10, life / 2, life * 9 / 10, life - 1, life, 2 * life} {
 			g := grant{token: Token{ExpiresOn: now.Add(life)}, refreshOn: now.Add(asked)}
 			earliest, latest := newHolding(g, now, true, 0), newHolding(g, now, true, 1)
-			if earliest.due.Before(now) || latest.due.Before(earliest.due) || latest.stale.Before(latest.due) ||
-				!latest.stale.Before(g.token.ExpiresOn) {
+			if earliest.due.wall.Before(now) || latest.due.wall.Before(earliest.due.wall) ||
+				latest.stale.wall.Before(latest.due.wall) || !latest.stale.wall.Before(g.token.ExpiresOn) {
 				t.Errorf("life %s, asked %s: due from %s to %s, stale at %s", life, asked,
-					earliest.due.Sub(now), latest.due.Sub(now), latest.stale.Sub(now))
+					earliest.due.wall.Sub(now), latest.due.wall.Sub(now), latest.stale.wall.Sub(now))
 			}
 			if asked <= 0 || asked >= life {
 				asked = life / 2
 			}
-			if asked <= life/2 && life >= 20*time.Minute && latest.due.Sub(now) < asked*4/3-2 {
-				t.Errorf("life %s, asked %s: due at the latest after %s", life, asked, latest.due.Sub(now))
+			if asked <= life/2 && life >= 20*time.Minute && latest.due.wall.Sub(now) < asked*4/3-2 {
+				t.Errorf("life %s, asked %s: due at the latest after %s", life, asked, latest.due.wall.Sub(now))
 			}
 		}
 	}
