@@ -14,6 +14,11 @@ const (
 	// staleShare keeps the margin from being most of a short life.
 	staleShare = 4
 
+	// minRefresh is the least time after which a token is replaced because Entra
+	// asks for it. A refresh_in of a second, once, is a mistake; for a fleet it
+	// would be an exchange a second for each token.
+	minRefresh = 5 * time.Minute
+
 	// freshInterval is the least time between exchanges that callers force with
 	// [Request.Fresh]. A token this young is what they would get.
 	freshInterval = 30 * time.Second
@@ -125,6 +130,7 @@ func refreshDelay(asked, life, fresh time.Duration, spread float64) time.Duratio
 	if asked <= 0 || asked >= life {
 		asked = life / 2
 	}
+	asked = max(asked, min(minRefresh, life/2))
 	asked = min(asked, fresh*3/4) // so that a third more is still before stale
 	return asked*2/3 + time.Duration(float64(asked)*2/3*spread)
 }

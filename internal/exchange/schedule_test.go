@@ -20,6 +20,8 @@ func TestTokenInUseIsReplacedWithoutAnyoneWaiting(t *testing.T) {
 		{"half of the life", time.Hour, 0, 30 * time.Minute},
 		{"refresh_in", 24 * time.Hour, 6 * time.Hour, 6 * time.Hour},
 		{"refresh_in past the life", time.Hour, 2 * time.Hour, 30 * time.Minute},
+		{"refresh_in of a second", 24 * time.Hour, time.Second, 5 * time.Minute},
+		{"refresh_in of a second, short life", 4 * time.Minute, time.Second, 2 * time.Minute},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
