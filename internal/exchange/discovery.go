@@ -16,6 +16,10 @@ import (
 // memory. It says where the token endpoint is, and changes about never.
 const discoveryLife = 24 * time.Hour
 
+// doubtfulLife is how long it is where exchanges fail and none was answered yet. It
+// is not zero: an Entra that throttles, or is down, would be asked twice for each try.
+const doubtfulLife = 30 * time.Second
+
 // discovery answers MSAL's requests for the tenant's OpenID configuration from
 // memory once it has it. All clients of a Service have the same tenant, so they
 // share it, and one that fetches it does so for all that wait.
@@ -30,6 +34,7 @@ type discovery struct {
 	known   *document // nil: none
 	fetched time.Time
 	proven  bool               // known led to Entra
+	doubted bool               // an exchange failed before any proved known
 	abandon context.CancelFunc // ends the fetch under way; nil: there was none
 }
 
@@ -68,7 +73,11 @@ func (d *discovery) CloseIdleConnections() {
 func (d *discovery) remembered() *document {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.known == nil || time.Since(d.fetched) >= discoveryLife {
+	life := discoveryLife
+	if d.doubted {
+		life = doubtfulLife
+	}
+	if d.known == nil || time.Since(d.fetched) >= life {
 		return nil
 	}
 	return d.known
@@ -110,23 +119,19 @@ func (d *discovery) fetch(req *http.Request) (*document, error) {
 	if doc.good() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.known, d.fetched, d.proven = doc, time.Now(), false
+		d.known, d.fetched, d.proven, d.doubted = doc, time.Now(), false, false
 	}
 	return doc, nil
 }
 
 // judge is told whether an exchange was answered by Entra, as its token or its
 // error code shows. Until one was, an exchange that failed may be the document's
-// fault, which may be wrong in ways that MSAL alone can tell: it is fetched anew.
+// fault, which may be wrong in ways that MSAL alone can tell: it is soon fetched anew.
 func (d *discovery) judge(answered bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch {
-	case answered:
-		d.proven = true
-	case !d.proven:
-		d.known = nil
-	}
+	d.proven = d.proven || answered
+	d.doubted = !d.proven
 }
 
 // good reports whether the document is worth remembering: a captive portal, too,

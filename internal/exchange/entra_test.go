@@ -114,6 +114,26 @@ func TestWarmUpDoesAllButTheTokenRequest(t *testing.T) {
 	}
 }
 
+// An Entra that throttles or is down from the start is not asked for discovery with
+// each try.
+func TestOutageAtTheStartCostsLittleDiscovery(t *testing.T) {
+	for _, status := range []int{429, 503} {
+		synctest.Test(t, func(t *testing.T) {
+			p := bubblePod(t, entra.Config{})
+			p.idp.FailAlways(entra.FaultStatus(status, ""))
+			s := p.service(t)
+			for began := time.Now(); time.Since(began) < 2*time.Minute; time.Sleep(time.Second) {
+				if _, err := p.get(t, s); err == nil {
+					t.Error("no error")
+				}
+			}
+			if got := p.idp.Counts(); got.Token < 5 || got.TenantDiscovery > 4 {
+				t.Errorf("status %d for two minutes: %+v, want 4 requests for discovery at most", status, got)
+			}
+		})
+	}
+}
+
 // Discovery is shared: who began it may leave.
 func TestDiscoveryOutlivesWhoBeganIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -42,8 +42,9 @@ type Request struct {
 
 // Token is an Entra access token with its life.
 type Token struct {
-	// AccessToken is the bearer token itself: a secret.
-	AccessToken string
+	// AccessToken is the bearer token itself: a secret, which is why it has no
+	// JSON: loggers encode by reflection.
+	AccessToken string `json:"-"`
 
 	// NotBefore is when the exchange that obtained the token began.
 	NotBefore time.Time
