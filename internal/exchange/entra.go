@@ -159,7 +159,7 @@ func fileDetail(err error) string { return bounded(err.Error()) }
 func classify(ctx context.Context, err error) *Error {
 	timeout, ok := errors.AsType[net.Error](err)
 	if ctx.Err() != nil || ok && timeout.Timeout() {
-		return &Error{Kind: DeadlineExceeded, retry: retrySoon, Detail: "entra did not answer in time"}
+		return &Error{Kind: DeadlineExceeded, retry: retrySoon, Detail: timeoutFault(err)}
 	}
 	if call, ok := errors.AsType[msal.CallErr](err); ok && call.Resp != nil {
 		return refusal(call.Resp)

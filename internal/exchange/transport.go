@@ -168,6 +168,24 @@ func readFileBounded(path string, limit int64) ([]byte, error) {
 	return content, nil
 }
 
+// timeoutFault says what the time went by for: a resolver that cannot be reached and
+// a firewall that drops packets are mended in other places than a slow Entra.
+func timeoutFault(err error) string {
+	var (
+		dns       *net.DNSError
+		operation *net.OpError
+	)
+	switch {
+	case errors.As(err, &operation) && operation.Op == "proxyconnect":
+		return "the HTTP proxy (HTTPS_PROXY) did not answer in time"
+	case errors.As(err, &dns):
+		return "the name of entra's host was not resolved in time"
+	case errors.As(err, &operation) && operation.Op == "dial":
+		return "the connection to entra was not accepted in time"
+	}
+	return "entra did not answer in time"
+}
+
 // connectionFault says in fixed words what kept an answer from coming. The texts
 // of the errors themselves are not repeated: net/http's hold URLs, and a server
 // chooses part of x509's.
