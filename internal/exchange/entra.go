@@ -224,7 +224,8 @@ func byOAuthError(code string) Kind {
 // which counts from the answer's own date where the clocks differ.
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	value := strings.TrimSpace(h.Get("Retry-After"))
-	if seconds, err := strconv.ParseInt(value, 10, 32); err == nil {
+	// Past its range, ParseInt returns the end of it.
+	if seconds, err := strconv.ParseInt(value, 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
 		return min(max(time.Duration(seconds)*time.Second, 0), maxRetryAfter)
 	}
 	at, err := http.ParseTime(value)

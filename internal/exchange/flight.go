@@ -64,8 +64,8 @@ func (s *Service) depart(k key, now time.Time) *flight {
 	if refresh || s.failing(k, now) != nil {
 		tries = 1 // the next exchange is the next try
 	}
-	// The caller's resource may be part of a much longer request in memory.
-	k.resource = strings.Clone(k.resource)
+	// The caller's strings may be part of a much longer request in memory.
+	k = key{clientID: strings.Clone(k.clientID), resource: strings.Clone(k.resource)}
 	ctx, cancel := context.WithTimeout(context.Background(), exchangeTimeout)
 	f := &flight{began: now, cancel: cancel, done: make(chan struct{}), refresh: refresh}
 	s.flights[k] = f

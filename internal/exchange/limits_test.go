@@ -2,6 +2,7 @@ package exchange_test
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -88,6 +89,32 @@ func TestTooManyExchangesAtOnceAreRefusedAtOnce(t *testing.T) {
 			t.Errorf("once there is room: %v", err)
 		}
 	})
+}
+
+// What a caller asks with is cut out of its request, which is not kept with it.
+func TestCacheKeepsNoRequestAlive(t *testing.T) {
+	const requests, size = 100, 1 << 20
+	for name, cut := range map[string]func(string) exchange.Request{
+		"client ID": func(s string) exchange.Request { return exchange.Request{ClientID: s, Resource: resource} },
+		"resource":  func(s string) exchange.Request { return exchange.Request{ClientID: clientID, Resource: s} },
+	} {
+		s := fakeService(t, &fakeEntra{})
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for i := range requests {
+			request := fmt.Sprintf("%032d", i) + strings.Repeat("x", size)
+			if _, err := s.Token(t.Context(), cut(request[:32])); err != nil {
+				t.Fatal(err)
+			}
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		if got := int64(after.HeapAlloc) - int64(before.HeapAlloc); got > requests*size/2 {
+			t.Errorf("%s: %d bytes are kept for %d requests", name, got, requests)
+		}
+		runtime.KeepAlive(s)
+	}
 }
 
 func TestHitAllocatesNothing(t *testing.T) {
