@@ -56,22 +56,34 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	ending := &drain{listener: listener, log: log}
 	listener = imds.LimitListener(listener, imds.MaxConnections)
 	server := imds.NewServer(ending.handler(handler), requestLog, imds.Limits{})
-	parts := []func(context.Context) error{tokens.Run, func(ctx context.Context) error { return limit.Run(ctx, log) }}
+	parts, err := backgroundParts(cfg, observed, own, requestLog, log)
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	listening.Store(true)
+	stopping := context.AfterFunc(ctx, func() { listening.Store(false) })
+	defer stopping()
+	return runUntilDone(ctx, listener, server, ending, parts, log)
+}
+
+// backgroundParts is what runs beside the server, from its start to its end.
+func backgroundParts(cfg config, observed *observer, own map[string]http.Handler, requestLog, log *zap.Logger) ([]func(context.Context) error, error) {
+	parts := []func(context.Context) error{
+		observed.tokens.Run,
+		func(ctx context.Context) error { return observed.limit.Run(ctx, log) },
+	}
 	if cfg.adminAddress != "" {
 		admin, err := newAdmin(cfg.adminAddress, own, requestLog)
 		if err != nil {
-			listener.Close()
-			return err
+			return nil, err
 		}
 		parts = append(parts, admin.run)
 	}
 	if cfg.imdsPassthrough == passthroughOn {
 		parts = append(parts, func(ctx context.Context) error { return checkExemption(ctx, cfg.imdsAddress) })
 	}
-	listening.Store(true)
-	stopping := context.AfterFunc(ctx, func() { listening.Store(false) })
-	defer stopping()
-	return runUntilDone(ctx, listener, server, ending, parts, log)
+	return parts, nil
 }
 
 func newExchange(cfg config, observer exchange.Observer, log *zap.Logger) (*exchange.Service, error) {
