@@ -62,6 +62,7 @@ func TestForwardedAnswer(t *testing.T) {
 		h.Set("Keep-Alive", "timeout=5")
 		h.Set("X-Forwarded-For", "192.0.2.1")
 		h.Set("Trailer", "X-Trailer")
+		h.Set("Upgrade", "h2c")
 		h.Set("X-Kept", "1")
 		w.WriteHeader(http.StatusGone)
 		io.WriteString(w, "upgrading")
@@ -72,7 +73,7 @@ func TestForwardedAnswer(t *testing.T) {
 	if w.Code != http.StatusGone || w.Body.String() != "upgrading" || w.Header().Get("Content-Length") != "9" {
 		t.Errorf("got %d %q %v", w.Code, w.Body, w.Header())
 	}
-	for _, name := range []string{"Connection", "X-Hop", "Keep-Alive", "X-Forwarded-For", "Trailer", "Transfer-Encoding"} {
+	for _, name := range []string{"Connection", "X-Hop", "Keep-Alive", "X-Forwarded-For", "Trailer", "Transfer-Encoding", "Upgrade"} {
 		if got, present := w.Header()[name]; present {
 			t.Errorf("the answer has %s: %q", name, got)
 		}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// TestSettingsOfTokenRequests: the flags that limit who gets a token, and for whom,
+// reach the handler. A request that they let through fails at once: its client has left.
+func TestSettingsOfTokenRequests(t *testing.T) {
+	const (
+		object   = "66666666-6666-4666-8666-666666666666"
+		mapped   = "77777777-7777-4777-8777-777777777777"
+		stranger = "55555555-5555-4555-8555-555555555555"
+		byOwn    = "api-version=2018-02-01&resource=https://vault.azure.net"
+	)
+	left, leave := context.WithCancel(t.Context())
+	leave()
+	observed, _ := newTestObserver(t, newTestIssuer(t), time.Hour)
+	for _, test := range []struct {
+		name, query string
+		args        []string
+		status      int
+	}{
+		{"no api-version", "resource=https://vault.azure.net", nil, 500},
+		{"no api-version, strictly", "resource=https://vault.azure.net", []string{"--strict-api-version"}, 400},
+		{"any client ID", byOwn + "&client_id=" + stranger, nil, 500},
+		{"not an allowed client ID", byOwn + "&client_id=" + stranger, []string{"--allowed-client-ids=6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10"}, 400},
+		{"object ID", byOwn + "&object_id=" + object, []string{"--identity=" + object + "=" + mapped}, 500},
+		{"unknown object ID", byOwn + "&object_id=" + object, nil, 400},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			args := append([]string{"--imds-passthrough=off"}, test.args...)
+			cfg, err := parseConfig(args, podEnvironment(nil), io.Discard)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h, err := newHandler(cfg, observed, nil, zap.NewNop())
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := httptest.NewRequestWithContext(left, http.MethodGet, "http://169.254.169.254/metadata/identity/oauth2/token?"+test.query, nil)
+			r.Header.Set("Metadata", "true")
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			if w.Code != test.status {
+				t.Errorf("got %d %s, want %d", w.Code, w.Body, test.status)
+			}
+		})
+	}
+}
