@@ -21,6 +21,7 @@ type config struct {
 	adminAddress string
 	logLevel     string
 	logFormat    string
+	logAll       bool
 	probe        bool
 	probeTimeout time.Duration
 	showVersion  bool
@@ -113,6 +114,8 @@ func newFlags(cfg *config) *pflag.FlagSet {
 		"HOST:PORT or :PORT at which the kubelet and Prometheus find /readyz, /livez, /metrics and /debug/clients, never tokens; empty means nowhere")
 	flags.StringVar(&cfg.logLevel, "log-level", "", "error, warn, info, debug, trace or all; empty means info")
 	flags.StringVar(&cfg.logFormat, "log-format", logFormatJSON, "json or console")
+	flags.BoolVar(&cfg.logAll, "log-all-requests", false,
+		"a line for every request, however many come: a client in a loop can then fill the disk")
 	flags.BoolVar(&cfg.probe, "probe", false, "ask the proxy at --proxy-port whether it is ready, and exit 0 when it is")
 	flags.DurationVar(&cfg.probeTimeout, "probe-timeout", defaultProbeTimeout, "how long --probe keeps asking")
 	flags.StringSliceVar(&cfg.identities, "identity", nil,

@@ -2,12 +2,9 @@ package main
 
 import (
 	"io"
-	"os"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/spf13/pflag"
 )
 
 // podEnvironment is what the webhook injects, and more.
@@ -93,18 +90,4 @@ func TestProbeNeedsNoIdentity(t *testing.T) {
 			t.Errorf("%q: %v", args, err)
 		}
 	}
-}
-
-// TestDocumented: what a person can set stands in the README.
-func TestDocumented(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var cfg config
-	newFlags(&cfg).VisitAll(func(f *pflag.Flag) {
-		if !strings.Contains(string(readme), "`--"+f.Name) && f.Name != "imds-address" {
-			t.Errorf("README.md does not mention --%s", f.Name)
-		}
-	})
 }

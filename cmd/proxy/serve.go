@@ -30,7 +30,10 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		return err
 	}
 	limit := loglimit.New(nil)
-	requestLog := limit.Apply(log)
+	requestLog := log
+	if !cfg.logAll {
+		requestLog = limit.Apply(log)
+	}
 	observed := newObserver(cfg.federatedTokenFile, limit, log)
 	tokens, err := newExchange(cfg, observed.exchanges(), log)
 	if err != nil {

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"text/tabwriter"
 
 	"github.com/spf13/pflag"
 )
@@ -71,15 +70,14 @@ func (b *bench) printAll() error {
 		{"start to ready", "≤ 50 ms", b.startToReady},
 		{"stripped binary", "≤ 14 MiB", b.binarySize},
 	}
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	defer table.Flush()
-	fmt.Fprintf(table, "what\ttarget\tmeasured\n")
+	const columns = "%-62s%-10s%s\n"
+	fmt.Printf(columns, "what", "target", "measured")
 	for _, r := range rows {
 		value, err := r.measure()
 		if err != nil {
 			return fmt.Errorf("%s: %w", r.what, err)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\n", r.what, r.target, value)
+		fmt.Printf(columns, r.what, r.target, value)
 	}
 	return nil
 }
