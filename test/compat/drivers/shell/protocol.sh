@@ -1,0 +1,41 @@
+# How every shell driver is told what to do and how it tells what happened;
+# test/compat says what each word means. Sourced by the drivers, which define ask:
+# it prints a token and returns 0, or an error and does not.
+
+credential='' resource='' client_id='' object_id='' resource_id='' calls=1 pause=0
+for argument in "$@"; do
+	name=${argument%%=*} value=${argument#*=}
+	case $name in
+	credential | resource | client_id | object_id | resource_id | calls | pause) eval "$name=\$value" ;;
+	esac
+done
+
+milliseconds() { echo $(($(date +%s%N) / 1000000)); }
+
+# quote makes a JSON string of its argument.
+quote() { printf '"%s"' "$(printf '%s' "$1" | tr -d '\000-\037' | sed 's/[\\"]/\\&/g')"; }
+
+# selector is how the request names the identity.
+selector() {
+	if [ -n "$client_id" ]; then echo "&client_id=$client_id"; fi
+	if [ -n "$object_id" ]; then echo "&object_id=$object_id"; fi
+	if [ -n "$resource_id" ]; then echo "&msi_res_id=$resource_id"; fi
+}
+
+token_url() {
+	echo "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=$resource$(selector)"
+}
+
+run() {
+	n=0
+	while [ $n -lt "$calls" ]; do
+		if [ $n -gt 0 ]; then sleep "$pause"; fi
+		n=$((n + 1))
+		began=$(milliseconds)
+		if said=$(ask); then
+			printf '{"token":%s,"ms":%d}\n' "$(quote "$said")" $(($(milliseconds) - began))
+		else
+			printf '{"error":%s,"message":%s,"ms":%d}\n' "$(quote "exit code $?")" "$(quote "$said")" $(($(milliseconds) - began))
+		fi
+	done
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// installsAtOnce: most of an install is a wait for the network.
+const installsAtOnce = 2
+
+// installed is every client, ready to be tried.
+type installed struct {
+	jobs     []job
+	runtimes []string
+	shown    map[client]string
+}
+
+// installAll installs every client.
+func (i *installer) installAll(ctx context.Context, m manifest) (installed, error) {
+	all := installed{shown: map[client]string{}}
+	for _, f := range m.Families {
+		if f.Runtime != nil {
+			all.runtimes = append(all.runtimes, f.Title+" "+versionFrom(ctx, f.Runtime))
+		}
+	}
+	var mu sync.Mutex
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(installsAtOnce)
+	for _, f := range m.Families {
+		for _, l := range f.Libraries {
+			for _, v := range l.Versions {
+				group.Go(func() error {
+					p, err := i.installLoudly(ctx, f, l, v)
+					if err != nil {
+						return err
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					for _, where := range []place{redirected, direct} {
+						all.jobs = append(all.jobs, job{Family: f.Name, Library: l.Name, Version: v.Version, Where: where, Program: p})
+					}
+					if v.System != nil {
+						all.shown[client{f.Name, l.Name, v.Version}] = versionFrom(ctx, v.System)
+					}
+					return nil
+				})
+			}
+		}
+	}
+	return all, group.Wait()
+}
+
+// installLoudly says how long an install took that was not in the cache.
+func (i *installer) installLoudly(ctx context.Context, f family, l library, v version) (program, error) {
+	began := time.Now()
+	p, err := i.install(ctx, f, l, v)
+	if took := time.Since(began); err == nil && took > time.Second {
+		fmt.Printf("installed %s %s in %s\n", l.Name, v.Version, took.Round(time.Second))
+	}
+	return p, err
+}
+
+// versionFrom is the first thing like a version that a command prints.
+func versionFrom(ctx context.Context, command []string) string {
+	out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput()
+	found := regexp.MustCompile(`\d+\.\d+[0-9a-z.]*`).Find(out)
+	if err != nil || found == nil {
+		return "of unknown version"
+	}
+	return string(found)
+}
+
+// tryAll does the jobs, those of each place by workers of their own. What went wrong
+// is tried once more, one client at a time: some give their probe 300 ms, which a
+// machine that runs a dozen of them may not leave them.
+func (o options) tryAll(ctx context.Context, i *installer, jobs []job) ([]result, error) {
+	results, err := i.tryOnce(ctx, jobs, map[place]int{redirected: o.workers, direct: 1})
+	if err != nil {
+		return nil, err
+	}
+	var again []job
+	for _, j := range jobs {
+		for _, r := range results {
+			if r.of(j) && len(r.wrong()) > 0 {
+				j.Scenarios = r.wrong()
+				again = append(again, j)
+			}
+		}
+	}
+	if len(again) == 0 {
+		return results, nil
+	}
+	fmt.Println("once more, one at a time:")
+	seconds, err := i.tryOnce(ctx, again, map[place]int{redirected: 1, direct: 1})
+	for _, second := range seconds {
+		for n := range results {
+			results[n].takeOver(second)
+		}
+	}
+	return results, err
+}
+
+// tryOnce does the jobs, each with one of the workers of its place.
+func (i *installer) tryOnce(ctx context.Context, jobs []job, workers map[place]int) ([]result, error) {
+	var mu sync.Mutex
+	var results []result
+	group, ctx := errgroup.WithContext(ctx)
+	for where, most := range workers {
+		queue := make(chan job, len(jobs))
+		for _, j := range jobs {
+			if j.Where == where {
+				queue <- j
+			}
+		}
+		close(queue)
+		for range min(most, len(queue)) {
+			group.Go(func() error {
+				return i.work(ctx, where, queue, func(r result) {
+					mu.Lock()
+					defer mu.Unlock()
+					results = append(results, r)
+					sayResult(r)
+				})
+			})
+		}
+	}
+	return results, group.Wait()
+}
+
+// work has one worker do jobs until there are no more.
+func (i *installer) work(ctx context.Context, where place, queue <-chan job, done func(result)) error {
+	w, err := startWorker(ctx, i.cache, i.drivers, string(where))
+	if err != nil {
+		return err
+	}
+	for j := range queue {
+		if ctx.Err() != nil {
+			break
+		}
+		r, err := w.do(j)
+		if err != nil {
+			return errors.Join(fmt.Errorf("%s %s: the worker ended: %w", j.Library, j.Version, err), w.stop())
+		}
+		done(r)
+	}
+	return errors.Join(ctx.Err(), w.stop())
+}
+
+func sayResult(r result) {
+	fmt.Printf("%-22s %-10s", r.Library, r.Version)
+	good := 0
+	for _, c := range r.Cells {
+		if c.ok() {
+			good++
+		}
+	}
+	fmt.Printf(" %-10s %d of %d as expected %s\n", r.Where, good, len(r.Cells), r.Failure)
+	for _, c := range r.Cells {
+		if !c.ok() {
+			fmt.Printf("    %s: %s, want %s: %s\n", c.Scenario, c.Got, c.Expected.Want, c.Problem)
+		}
+	}
+}
