@@ -81,6 +81,10 @@ docs: ## write into docs/ what the programs say of themselves
 bench: build ## speed and memory, as ratios measured in one run
 	go run ./test/bench
 
+.PHONY: compat
+compat: ## every client, old and new, against the proxy, as root (ONLY=python: a part)
+	@go run ./test/compat --only="$(ONLY)"
+
 .PHONY: clean
 clean: ## remove what was built
 	rm -rf bin
