@@ -9,7 +9,9 @@ import (
 	"imds-oidc-proxy/test/entra"
 )
 
-func (b *bench) throughputInfo() (string, error) { return b.throughput("--log-level=info", "--log-all-requests") }
+func (b *bench) throughputInfo() (string, error) {
+	return b.throughput("--log-level=info", "--log-all-requests")
+}
 func (b *bench) throughputWarn() (string, error) { return b.throughput("--log-level=warn") }
 
 // throughput is the median ratio of the proxy's rate of cached answers to the
