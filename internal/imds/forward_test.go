@@ -267,12 +267,15 @@ func TestLoopWithoutVia(t *testing.T) {
 	}))
 	defer self.Close()
 	cfg := config(&tokenSource{})
-	cfg.Passthrough = imds.Passthrough{Address: self.URL, MaxConcurrent: 4, Timeout: 100 * time.Millisecond}
+	const places = 4
+	cfg.Passthrough = imds.Passthrough{Address: self.URL, MaxConcurrent: places, Timeout: 100 * time.Millisecond}
 	h = newHandler(t, cfg)
 	if w := get(h, instance); w.Code < 500 && w.Code != http.StatusTooManyRequests {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
-	if got := len(arrived); got > 4 {
-		t.Errorf("the request went round %d times, want at most 4", got)
+	// A turn whose time is up frees its place, which a turn that still waits may
+	// take: each place is used twice at the most, since all began at almost one time.
+	if got := len(arrived); got > 2*places {
+		t.Errorf("the request went round %d times, want at most %d", got, 2*places)
 	}
 }
