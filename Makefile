@@ -40,7 +40,8 @@ NEED_PROMTOOL := command -v promtool >/dev/null || tools/debs .cache/prometheus 
 .PHONY: test
 test: ## every test, with the race detector (root: they make network namespaces)
 	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv
-	CGO_ENABLED=1 go test -race -timeout 20m ./...
+	@# -count=1: some tests build the programs, of which Go's cache of results knows nothing.
+	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./...
 	@$(NEED_PROMTOOL)
 	cd test/manifests && go test -count=1 ./... # what it reads is outside its module, where Go's cache does not look
 
