@@ -136,6 +136,23 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// TestBindingAudience: an identity binding projects a token for its own audience.
+func TestBindingAudience(t *testing.T) {
+	claims := goodClaims()
+	claims["aud"] = "api://AKSIdentityBinding"
+	for _, test := range []struct {
+		tokenProxy string
+		want       diagnose.Status
+	}{{"", diagnose.Fail}, {"https://127.0.0.1:1", diagnose.OK}} {
+		cfg := config(t, claims)
+		cfg.Exchange.Binding.TokenProxy = test.tokenProxy
+		report := diagnose.Run(t.Context(), cfg, nil)
+		if f := finding(t, report, diagnose.FederatedToken, "audience (aud)"); f.Status != test.want {
+			t.Errorf("with the token proxy %q: got %+v, want %s", test.tokenProxy, f, test.want)
+		}
+	}
+}
+
 // TestUnreadableToken: each way in which the file is no token is a failure that says
 // how to mend it, and nothing after it needs it.
 func TestUnreadableToken(t *testing.T) {
@@ -268,6 +285,7 @@ func TestMetadata(t *testing.T) {
 		{"sealed, as the proxy", ours, ours, true, false, diagnose.OK, diagnose.OK, "leads to this proxy"},
 		{"no redirect", ours, lost, false, false, diagnose.OK, diagnose.Fail, "past the proxy"},
 		{"no redirect, as is meant", ours, lost, false, true, diagnose.OK, diagnose.Note, "as is meant"},
+		{"no redirect, as is meant, as the proxy", ours, lost, true, true, diagnose.OK, diagnose.Note, "as is meant"},
 		{"a pod without anything", refused, lost, false, false, diagnose.Note, diagnose.Note, "nor a proxy"},
 		{"a redirect without a proxy", refused, refused, false, false, diagnose.Note, diagnose.Fail, "no proxy takes"},
 		{"a proxy that is not ready", unready, unready, false, false, diagnose.Fail, diagnose.OK, "leads to this proxy"},

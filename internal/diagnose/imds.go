@@ -92,7 +92,7 @@ func (m Metadata) redirect(ctx context.Context, running bool) Finding {
 		f.Remedy = "start the proxy on the port that proxy-init was given (PROXY_PORT)"
 	case errors.Is(err, syscall.EPERM):
 		f.Status, f.Text = Skipped, "this kernel lets only root look (before 5.7)"
-	case m.Exempt:
+	case m.Exempt && !m.NoRedirect:
 		f.Status, f.Text = Skipped, "not to be seen by the proxy's own user, whom it exempts; ask as the application: curl -sS http://169.254.169.254/readyz says ok"
 	default:
 		return m.noRedirect(running)
@@ -125,7 +125,7 @@ func (m Metadata) real(ctx context.Context) Finding {
 		f.Status, f.Text = Note, "nobody answers for this user: "+fault(err)+"; outside Azure, and in a sealed pod, that is as it should be"
 	case answer.Ours:
 		f.Text = "out of reach of this user: the proxy answers in its place"
-	case m.Exempt:
+	case m.Exempt && !m.NoRedirect:
 		f.Text = fmt.Sprintf("answers the proxy's own user, whom a redirect exempts (%q, status %d)", clip(answer.Server), answer.Status)
 	default:
 		f.Status, f.Text = Note, fmt.Sprintf("answers this user (%q, status %d): so it does any process of this pod", clip(answer.Server), answer.Status)
