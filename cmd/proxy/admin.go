@@ -104,7 +104,9 @@ func newAdmin(address string, own map[string]http.Handler, log *zap.Logger) (*ad
 
 // run serves until ctx ends: to the last, so that a proxy that drains is seen to.
 func (a *admin) run(ctx context.Context) error {
+	drained := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(drained)
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminDrainTimeout)
 		defer cancel()
 		_ = a.server.Shutdown(drain) // whoever scrapes more slowly has to do without
@@ -113,6 +115,7 @@ func (a *admin) run(ctx context.Context) error {
 	if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving --admin-address: %w", err)
 	}
+	<-drained // Serve ends as soon as the shutdown begins
 	return nil
 }
 

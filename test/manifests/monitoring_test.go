@@ -107,6 +107,9 @@ type panel struct {
 	Title   string
 	GridPos struct{ X, Y, W, H int }
 	Targets []struct{ Expr, RefID string }
+	// Interval is the least step. Below the interval of the scrapes, Grafana's own
+	// $__rate_interval holds one sample, and a rate of it is nothing.
+	Interval string
 }
 
 // TestDashboard: valid JSON, valid PromQL, and a place of its own for each panel.
@@ -137,6 +140,9 @@ func TestDashboard(t *testing.T) {
 			}
 		}
 		for _, target := range p.Targets {
+			if strings.Contains(target.Expr, "$__rate_interval") && p.Interval != "1m" {
+				t.Errorf("panel %q: interval %q, want the 1m of the PodMonitor", p.Title, p.Interval)
+			}
 			rules = append(rules, map[string]string{"record": fmt.Sprintf("panel%d_%s", p.ID, target.RefID), "expr": inPrometheus(target.Expr)})
 		}
 	}
