@@ -31,41 +31,10 @@ var programs = map[string]string{
 // that pins each.
 var azidentityVersions = []string{"v1.0.0", "v1.3.0", "newest"}
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	if netns.Inside() {
-		if _, code, err := netns.Enter(false); err != nil {
-			fmt.Fprintln(os.Stderr, "e2e:", err)
-			return code
-		}
-		return m.Run()
-	}
-	if os.Getuid() != 0 {
-		fmt.Fprintln(os.Stderr, "e2e: run as root: these tests make a network namespace and run programs as several users")
-		return 1
-	}
-	code, err := buildAndEnter()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "e2e:", err)
-	}
-	return code
-}
-
-func buildAndEnter() (exitCode int, err error) {
-	dir, err := os.MkdirTemp("", "e2e-")
-	if err != nil {
-		return 1, err
-	}
-	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil { // other users run what is in it
-		return 1, err
-	}
-	if err := buildBinaries(dir); err != nil {
-		return 1, err
-	}
-	_, code, err := netns.Enter(false, binariesVar+"="+dir)
-	return code, err
+func TestMain(m *testing.M) {
+	os.Exit(netns.RunTests("e2e", m, func(dir string) ([]string, error) {
+		return []string{binariesVar + "=" + dir}, buildBinaries(dir)
+	}))
 }
 
 // buildBinaries builds the programs, with the race detector where the test itself

@@ -24,52 +24,23 @@ var iptablesPackages = []string{"iptables", "libxtables12", "libnftnl11", "libmn
 // goPackages carry a Go toolchain: the shell that RUN asks for, mkdir and touch.
 var goPackages = []string{"dash", "coreutils", "libc6", "libacl1", "libattr1", "libselinux1", "libpcre2-8-0", "libgmp10"}
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) { os.Exit(netns.RunTests("images", m, prepare)) }
 
-func run(m *testing.M) int {
-	if netns.Inside() {
-		if _, code, err := netns.Enter(false); err != nil {
-			fmt.Fprintln(os.Stderr, "images:", err)
-			return code
-		}
-		return m.Run()
-	}
-	if os.Getuid() != 0 {
-		fmt.Fprintln(os.Stderr, "images: run as root: these tests make a network namespace and run containers")
-		return 1
-	}
-	code, err := prepareAndEnter()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "images:", err)
-	}
-	return code
-}
-
-// prepareAndEnter does what needs the world outside, then starts the tests inside.
-func prepareAndEnter() (exitCode int, err error) {
-	dir, err := os.MkdirTemp("", "images-")
-	if err != nil {
-		return 1, err
-	}
-	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil { // the proxy's user reads what is in it
-		return 1, err
-	}
+// prepare does what needs the world outside.
+func prepare(dir string) (env []string, err error) {
 	for name, packages := range map[string][]string{"iptables-root": iptablesPackages, "go-root": goPackages} {
 		args := append([]string{filepath.Join(dir, name)}, packages...)
 		if err := outside("../../tools/debs", args...); err != nil {
-			return 1, err
+			return nil, err
 		}
 	}
 	if err := outside("go", "-C", "../..", "mod", "download"); err != nil {
-		return 1, err
+		return nil, err
 	}
 	if err := configureStorage(dir); err != nil {
-		return 1, err
+		return nil, err
 	}
-	_, code, err := netns.Enter(false, storageVar+"="+dir, "CONTAINERS_STORAGE_CONF="+filepath.Join(dir, "storage.conf"),
-		"BUILDAH_ISOLATION=chroot")
-	return code, err
+	return []string{storageVar + "=" + dir, "CONTAINERS_STORAGE_CONF=" + filepath.Join(dir, "storage.conf"), "BUILDAH_ISOLATION=chroot"}, nil
 }
 
 func outside(name string, args ...string) error {

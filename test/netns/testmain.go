@@ -1,0 +1,46 @@
+package netns
+
+import (
+	"fmt"
+	"os"
+)
+
+// RunTests is what a TestMain does whose tests run inside. In the process outside,
+// prepare gets a directory that every user can read, does the work that needs the
+// world outside, and returns the environment for the process inside. The directory
+// goes when that process ends. name stands before what RunTests prints.
+func RunTests(name string, m interface{ Run() int }, prepare func(dir string) (env []string, err error)) int {
+	if Inside() {
+		if _, code, err := Enter(false); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+			return code
+		}
+		return m.Run()
+	}
+	if os.Getuid() != 0 {
+		fmt.Fprintf(os.Stderr, "%s: run as root: these tests make a network namespace and run programs as several users\n", name)
+		return 1
+	}
+	code, err := prepareAndEnter(name, prepare)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+	}
+	return code
+}
+
+func prepareAndEnter(name string, prepare func(dir string) ([]string, error)) (exitCode int, err error) {
+	dir, err := os.MkdirTemp("", name+"-")
+	if err != nil {
+		return 1, err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return 1, err
+	}
+	env, err := prepare(dir)
+	if err != nil {
+		return 1, err
+	}
+	_, code, err := Enter(false, env...)
+	return code, err
+}
