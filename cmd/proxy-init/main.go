@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 
+	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/netrules"
 )
 
@@ -46,7 +47,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		fmt.Fprint(stdout, netrules.NewPlan(o.config))
 		return exitOK
 	}
-	log := newLogger(o, stderr)
+	log := logging.New(stderr, o.log)
 	defer log.Sync() //nolint:errcheck // a container's stderr cannot be synced
 	if err := act(ctx, o, log); err != nil {
 		return report(o, log, err)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/netrules"
 )
 
@@ -171,9 +172,9 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	o := options{terminationLog: path, format: formatJSON}
+	o := options{terminationLog: path}
 	err := fmt.Errorf("while at it: %w", &netrules.Error{Kind: netrules.LockHeld, Cause: "the lock\nis held", Remedy: "wait"})
-	if code := report(o, newLogger(o, &log), err); code != exitLock {
+	if code := report(o, logging.New(&log, o.log), err); code != exitLock {
 		t.Errorf("exit code %d, want %d", code, exitLock)
 	}
 	got, readErr := os.ReadFile(path)

@@ -8,9 +8,8 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
+	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/netrules"
 )
 
@@ -27,20 +26,13 @@ const (
 	terminationLog = "/dev/termination-log"
 )
 
-// The values of --log-format.
-const (
-	formatJSON    = "json"
-	formatConsole = "console"
-)
-
 // options is the whole configuration.
 type options struct {
 	config         netrules.Config
 	mode           netrules.Mode
 	verify, force  bool
 	terminationLog string
-	level          zapcore.Level
-	format         string
+	log            logging.Config
 
 	// At most one of these, else the redirect is installed.
 	dryRun, check, cleanup, version bool
@@ -113,8 +105,7 @@ func (o *options) defineFlags(fs *pflag.FlagSet, ip *netip.Addr, port *uint16) {
 	defineBool(fs, &o.verify, "verify", true, "prove the redirect by a connection to the metadata address")
 	defineBool(fs, &o.force, "force", false, "go on in what looks like a node's own network namespace")
 	fs.StringVar(&o.terminationLog, "termination-log", terminationLog, "`file` for the cause of a failure, written only where it exists")
-	define(fs, &o.level, "log-level", zapcore.InfoLevel, parseLevel, "`level`: debug, info, warn or error")
-	define(fs, &o.format, "log-format", formatJSON, parseFormat, "`format`: json or console")
+	o.log.AddFlags(fs)
 	defineBool(fs, &o.dryRun, "dry-run", false, "print the rules as iptables-restore --noflush takes them, and change nothing")
 	defineBool(fs, &o.check, "check", false, "exit 0 only if the rules are all there, and first; change nothing")
 	defineBool(fs, &o.cleanup, "cleanup", false, "remove the redirect, and nothing else")
@@ -177,15 +168,4 @@ func usage(fs *pflag.FlagSet) string {
 	}
 	b.WriteString("\n" + exitCodesHelp)
 	return b.String()
-}
-
-func newLogger(o options, w io.Writer) *zap.Logger {
-	encoding := zap.NewProductionEncoderConfig()
-	encoding.TimeKey = "time"
-	encoding.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	encoder := zapcore.NewJSONEncoder(encoding)
-	if o.format == formatConsole {
-		encoder = zapcore.NewConsoleEncoder(encoding)
-	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), o.level))
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
-	"go.uber.org/zap/zapcore"
 
 	"imds-oidc-proxy/internal/netrules"
 )
@@ -82,28 +81,6 @@ func parseTargets(s string) ([]netrules.Target, error) {
 		targets = append(targets, t)
 	}
 	return targets, nil
-}
-
-// parseLevel takes the names that azure-workload-identity's proxy takes.
-func parseLevel(s string) (zapcore.Level, error) {
-	switch s {
-	case "", "info":
-		return zapcore.InfoLevel, nil
-	case "debug", "trace", "all":
-		return zapcore.DebugLevel, nil
-	case "warn", "warning":
-		return zapcore.WarnLevel, nil
-	case "error":
-		return zapcore.ErrorLevel, nil
-	}
-	return 0, errors.New("need one of info, debug, trace, all, warn, error")
-}
-
-func parseFormat(s string) (string, error) {
-	if s != formatJSON && s != formatConsole {
-		return "", errors.New("need json or console")
-	}
-	return s, nil
 }
 
 func parseBool(s string) (bool, error) {

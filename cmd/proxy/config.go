@@ -12,6 +12,7 @@ import (
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/logging"
 )
 
 // config is everything that the flags and the environment say, parsed and
@@ -19,8 +20,7 @@ import (
 type config struct {
 	port         int
 	adminAddress string
-	logLevel     string
-	logFormat    string
+	log          logging.Config
 	logAll       bool
 	probe        bool
 	probeTimeout time.Duration
@@ -112,8 +112,7 @@ func newFlags(cfg *config) *pflag.FlagSet {
 	flags.IntVar(&cfg.port, "proxy-port", defaultPort, "port to listen on, at 127.0.0.1")
 	flags.StringVar(&cfg.adminAddress, "admin-address", "",
 		"HOST:PORT or :PORT at which the kubelet and Prometheus find /readyz, /livez, /metrics and /debug/clients, never tokens; empty means nowhere")
-	flags.StringVar(&cfg.logLevel, "log-level", "", "error, warn, info, debug, trace or all; empty means info")
-	flags.StringVar(&cfg.logFormat, "log-format", logFormatJSON, "json or console")
+	cfg.log.AddFlags(flags)
 	flags.BoolVar(&cfg.logAll, "log-all-requests", false,
 		"a line for every request, however many come: a client in a loop can then fill the disk")
 	flags.BoolVar(&cfg.probe, "probe", false, "ask the proxy at --proxy-port whether it is ready, and exit 0 when it is")
@@ -195,12 +194,6 @@ func (c *config) checkFlags() error {
 	}
 	if err := checkAdminAddress(c.adminAddress); err != nil {
 		return err
-	}
-	if _, err := parseLevel(c.logLevel); err != nil {
-		return err
-	}
-	if c.logFormat != logFormatJSON && c.logFormat != logFormatConsole {
-		return configErrorf("--log-format (PROXY_LOG_FORMAT) %q: say json or console", c.logFormat)
 	}
 	if c.probeTimeout <= 0 {
 		return configErrorf("--probe-timeout (PROXY_PROBE_TIMEOUT) %s: say how long, such as 10s", c.probeTimeout)

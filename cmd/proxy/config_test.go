@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"imds-oidc-proxy/internal/logging"
 )
 
 // podEnvironment is what the webhook injects, and more.
@@ -25,7 +27,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.port != 8000 || cfg.logFormat != "json" || cfg.imdsPassthrough != "on" || cfg.imdsAddress != "http://169.254.169.254" {
+	if cfg.port != 8000 || cfg.log != (logging.Config{}) || cfg.imdsPassthrough != "on" || cfg.imdsAddress != "http://169.254.169.254" {
 		t.Errorf("got %+v", cfg)
 	}
 }

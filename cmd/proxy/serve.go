@@ -16,6 +16,7 @@ import (
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
 )
 
@@ -25,10 +26,7 @@ const drainTimeout = 25 * time.Second
 
 // serve builds the proxy from its configuration and runs it until ctx ends.
 func serve(ctx context.Context, cfg config, stderr io.Writer) error {
-	log, err := newLogger(stderr, cfg.logLevel, cfg.logFormat)
-	if err != nil {
-		return err
-	}
+	log := logging.New(stderr, cfg.log)
 	limit := loglimit.New(nil)
 	requestLog := log
 	if !cfg.logAll {
