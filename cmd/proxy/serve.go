@@ -26,7 +26,9 @@ const drainTimeout = 25 * time.Second
 
 // serve builds the proxy from its configuration and runs it until ctx ends.
 func serve(ctx context.Context, cfg config, stderr io.Writer) error {
-	log := logging.New(stderr, cfg.log)
+	lines := logging.NewQueue(stderr)
+	defer lines.Close()
+	log := logging.New(lines, cfg.log)
 	limit := loglimit.New(nil)
 	requestLog := log
 	if !cfg.logAll {

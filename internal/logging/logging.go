@@ -6,6 +6,9 @@
 //	…                               // flags.Parse, the environment
 //	log := logging.New(stderr, cfg)
 //
+// A program that logs for each request gives New a [Queue], so that no request waits
+// for the writing.
+//
 // The values are checked as they are set, so that what parses the flags, or a
 // variable that stands for one, names it in its error. What is logged, how often,
 // and that nothing secret is among it, is the business of who logs.

@@ -1,0 +1,178 @@
+package logging_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"imds-oidc-proxy/internal/logging"
+)
+
+// slow is a disk that writes when it is told to.
+type slow struct {
+	begun chan struct{} // one for each write, as it begins
+	goOn  chan error    // what each write comes to
+
+	mu     sync.Mutex
+	writes []string
+}
+
+func newSlow() *slow { return &slow{begun: make(chan struct{}, 100), goOn: make(chan error, 100)} }
+
+func (s *slow) Write(p []byte) (int, error) {
+	s.begun <- struct{}{}
+	err := <-s.goOn
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writes = append(s.writes, string(p))
+	return len(p), err
+}
+
+func (s *slow) written() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.writes, "|")
+}
+
+// TestQueueWritesTogether: a line is written at once, and those that come during
+// its write are one write, in their order. Nobody waits.
+func TestQueueWritesTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newSlow()
+		q := logging.NewQueue(disk)
+		fmt.Fprintln(q, "a")
+		<-disk.begun
+		fmt.Fprintln(q, "b")
+		fmt.Fprintln(q, "c")
+		disk.goOn <- nil
+		disk.goOn <- nil
+		synctest.Wait()
+		if got, want := disk.written(), "a\n|b\nc\n"; got != want {
+			t.Errorf("got writes %q, want %q", got, want)
+		}
+		if err := q.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestQueueIsBounded: beyond its bound, who logs waits for the disk.
+func TestQueueIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const line = 64 << 10
+		disk := newSlow()
+		q := logging.NewQueue(disk)
+		fmt.Fprintln(q, "first")
+		<-disk.begun
+		lines := 0
+		go func() {
+			for range 6 {
+				q.Write(bytes.Repeat([]byte("x"), line))
+				lines++
+			}
+		}()
+		synctest.Wait()
+		if lines != 4 {
+			t.Errorf("queued %d lines of 64 KiB, want 4", lines)
+		}
+		for range 3 {
+			disk.goOn <- nil
+		}
+		synctest.Wait()
+		if lines != 6 {
+			t.Errorf("after the writes: queued %d lines, want all 6", lines)
+		}
+		q.Close()
+	})
+}
+
+// TestQueueTakesWhatIsLarger than its bound: no line is too long to be logged.
+func TestQueueTakesWhatIsLarger(t *testing.T) {
+	var out bytes.Buffer
+	q := logging.NewQueue(&out)
+	long := strings.Repeat("x", 1<<20)
+	fmt.Fprintln(q, "a")
+	fmt.Fprintln(q, long)
+	q.Close()
+	if out.String() != "a\n"+long+"\n" {
+		t.Errorf("got %d bytes", out.Len())
+	}
+}
+
+// TestQueueLosesNothing of many who log at the same time, and keeps the order of
+// each.
+func TestQueueLosesNothing(t *testing.T) {
+	var out bytes.Buffer
+	q := logging.NewQueue(&out)
+	var group sync.WaitGroup
+	for i := range 20 {
+		group.Go(func() {
+			for j := range 500 {
+				fmt.Fprintf(q, "%d %d\n", i, j)
+			}
+		})
+	}
+	group.Wait()
+	q.Close()
+	var next [20]int
+	for line := range strings.Lines(out.String()) {
+		var i, j int
+		if _, err := fmt.Sscanf(line, "%d %d\n", &i, &j); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if next[i] != j {
+			t.Fatalf("of %d: got line %d, want %d", i, j, next[i])
+		}
+		next[i]++
+	}
+	for i, n := range next {
+		if n != 500 {
+			t.Errorf("of %d: got %d lines, want 500", i, n)
+		}
+	}
+}
+
+// TestQueueSync waits for what is queued, and says what went wrong.
+func TestQueueSync(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full := errors.New("no space left")
+		disk := newSlow()
+		q := logging.NewQueue(disk)
+		fmt.Fprintln(q, "a")
+		<-disk.begun
+		fmt.Fprintln(q, "b")
+		var synced error
+		over := false
+		go func() { synced, over = q.Sync(), true }()
+		synctest.Wait()
+		if over {
+			t.Error("Sync did not wait for the disk")
+		}
+		disk.goOn <- full
+		disk.goOn <- nil
+		synctest.Wait()
+		if !over || !errors.Is(synced, full) {
+			t.Errorf("got %v, %v, want the error of the write", over, synced)
+		}
+		if err := q.Sync(); err != nil {
+			t.Errorf("a second Sync: got %v, want the error told once", err)
+		}
+		q.Close()
+	})
+}
+
+// TestQueueAfterClose: what is said at the very end is written, in its place.
+func TestQueueAfterClose(t *testing.T) {
+	var out bytes.Buffer
+	q := logging.NewQueue(&out)
+	fmt.Fprintln(q, "a")
+	q.Close()
+	fmt.Fprintln(q, "b")
+	if got := out.String(); got != "a\nb\n" {
+		t.Errorf("got %q", got)
+	}
+}
