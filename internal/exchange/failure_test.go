@@ -27,9 +27,9 @@ func TestOutageCostsEntraOneCallForACrowd(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		// At 0, 1, 3 and 7 s, with the spread in the middle.
-		if got := f.count(resource); got != 4 {
-			t.Errorf("5,000 requests in ten seconds cost %d exchanges, want 4", got)
+		// At 0, 1, 2, 4 and 8 s, with the spread in the middle.
+		if got := f.count(resource); got != 5 {
+			t.Errorf("5,000 requests in ten seconds cost %d exchanges, want 5", got)
 		}
 	})
 }
@@ -40,11 +40,14 @@ func TestFailureIsRememberedToTheNanosecond(t *testing.T) {
 		err   *exchange.Error
 		rests []time.Duration // with the spread in the middle
 	}{
-		{"fault", &exchange.Error{Kind: exchange.Unavailable}, seconds(1, 2, 4, 8, 16, 30, 30)},
+		{"fault", &exchange.Error{Kind: exchange.Unavailable}, seconds(0.5, 1, 2, 4, 8, 16, 30, 30)},
 		{"throttle", &exchange.Error{Kind: exchange.Throttled}, seconds(5, 10, 20, 40, 60, 60)},
 		{"permanent", &exchange.Error{Kind: exchange.UnknownIdentity}, seconds(10, 20, 40, 80, 120, 120)},
-		// Half as long again as Entra asks, and then half of what the streak asks.
-		{"Retry-After", &exchange.Error{Kind: exchange.Throttled, RetryAfter: 10 * time.Second}, seconds(15, 15, 20, 30, 40, 40)},
+		{"no federated token", &exchange.Error{Kind: exchange.FederatedTokenUnusable}, seconds(1, 1, 1, 1, 1, 1)},
+		{"a federated token that Entra refuses", &exchange.Error{Kind: exchange.FederatedTokenUnusable, Code: 700024}, seconds(0.5, 1, 2)},
+		// As Entra asks, and half of a window of half of that, which doubles.
+		{"Retry-After", &exchange.Error{Kind: exchange.Throttled, RetryAfter: 10 * time.Second}, seconds(12.5, 15, 20, 30, 40, 40)},
+		{"Retry-After of a second", &exchange.Error{Kind: exchange.Throttled, RetryAfter: time.Second}, seconds(1.25, 1.5, 2)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -75,10 +78,10 @@ func TestFailureIsRememberedToTheNanosecond(t *testing.T) {
 	}
 }
 
-func seconds(n ...int) []time.Duration {
+func seconds(n ...float64) []time.Duration {
 	out := make([]time.Duration, len(n))
 	for i, s := range n {
-		out[i] = time.Duration(s) * time.Second
+		out[i] = time.Duration(s * float64(time.Second))
 	}
 	return out
 }
@@ -90,10 +93,10 @@ func TestFailuresOfLongAgoDoNotAddUp(t *testing.T) {
 		s := fakeService(t, f)
 		for range 3 {
 			_, err := ask(t, s, exchange.Request{})
-			if e := wantKind(t, err, exchange.Unavailable); e.RetryAfter != time.Second {
-				t.Errorf("Retry-After %s, want 1s", e.RetryAfter)
+			if e := wantKind(t, err, exchange.Unavailable); e.RetryAfter != time.Second/2 {
+				t.Errorf("Retry-After %s, want 500ms", e.RetryAfter)
 			}
-			time.Sleep(time.Second + exchange.FailureLife)
+			time.Sleep(time.Second/2 + exchange.FailureLife)
 		}
 	})
 }

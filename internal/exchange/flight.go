@@ -87,7 +87,7 @@ func (s *Service) attempt(ctx context.Context, k key, tries int) (grant, *Error)
 			return g, err
 		}
 		// Half to one and a half: a fleet must not retry in step.
-		if !sleep(ctx, pause/2+time.Duration(float64(pause)*s.random())) {
+		if !sleep(ctx, pause/2+time.Duration(float64(pause)*s.random())) || s.quiet(k) {
 			return g, err
 		}
 		pause *= 3
@@ -106,8 +106,8 @@ func (e *Error) again(n, tries int) bool {
 	return false
 }
 
-func (s *Service) try(flight context.Context, k key) (grant, *Error) {
-	ctx, cancel := context.WithTimeout(flight, tryTimeout)
+func (s *Service) try(whole context.Context, k key) (grant, *Error) {
+	ctx, cancel := context.WithTimeout(whole, tryTimeout)
 	defer cancel()
 	began := time.Now()
 	g, err := s.exchanger.exchange(ctx, k.clientID, k.resource)
@@ -115,10 +115,17 @@ func (s *Service) try(flight context.Context, k key) (grant, *Error) {
 	if err != nil {
 		g, failed = grant{}, asError(err)
 	}
-	if failed == nil || !errors.Is(flight.Err(), context.Canceled) { // dropped: it says nothing about Entra
+	if failed == nil || !errors.Is(whole.Err(), context.Canceled) { // dropped: it says nothing about Entra
 		s.observer.exchanged(time.Since(began), failed)
 	}
 	return g, failed
+}
+
+// quiet reports whether Entra has asked for quiet since the flight for k began.
+func (s *Service) quiet(k key) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.resting(k.wholeClient(), time.Now()) != nil
 }
 
 func asError(err error) *Error {
@@ -169,6 +176,7 @@ func (s *Service) land(k key, f *flight, g grant, err *Error) {
 func (s *Service) succeeded(k key, f *flight, g grant, now time.Time) report {
 	past := s.failing(k, now)
 	s.failures.Remove(k)
+	s.unthrottled(k, now)
 	h := newHolding(g, now, f.asked, s.random())
 	s.held.Add(k, h)
 	return report{held: h, past: past}
@@ -184,10 +192,14 @@ func (s *Service) failed(k key, err *Error, now time.Time) report {
 	if past != nil {
 		next.streak = past.streak + 1
 	}
-	next.until = now.Add(rest(err, next.streak, h != nil, s.random()))
+	spread := s.random()
+	next.until = now.Add(rest(err, next.streak, h != nil, spread))
 	if h != nil && err.RetryAfter == 0 {
 		// Without the token callers wait, and may cause a try.
 		next.until = earlier(next.until, h.end.next(now))
+	}
+	if err.Kind == Throttled {
+		next.until = later(next.until, s.throttled(k, err, now, spread))
 	}
 	s.failures.Add(k, next)
 	return s.reportOf(next, past, now)

@@ -59,9 +59,7 @@ func (s *Service) departAt(k key, due, now time.Time) time.Time {
 	if s.flights[k] != nil {
 		return never // its landing wakes the schedule
 	}
-	if f := s.failing(k, now); f != nil && f.until.After(due) {
-		due = f.until
-	}
+	due = later(due, s.restsUntil(k, now))
 	if now.Before(due) {
 		return due
 	}
@@ -74,6 +72,13 @@ func (s *Service) departAt(k key, due, now time.Time) time.Time {
 
 func earlier(a, b time.Time) time.Time {
 	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
 		return b
 	}
 	return a

@@ -186,8 +186,7 @@ func (s *Service) decide(k key, r Request, now time.Time) step {
 	if err := r.check(); err != nil {
 		return step{err: err}
 	}
-	past := s.failing(k, now)
-	resting := past != nil && now.Before(past.until)
+	resting := s.resting(k, now)
 	full := len(s.flights) >= maxFlights
 	f := s.flights[k]
 	if h := s.valid(k, now); h != nil {
@@ -196,10 +195,10 @@ func (s *Service) decide(k key, r Request, now time.Time) step {
 		switch {
 		case r.Fresh && !h.forcible.come(now):
 			return cached
-		case past != nil, !r.Fresh && !h.stale.come(now), f == nil && full:
+		case resting != nil, s.failing(k, now) != nil, !r.Fresh && !h.stale.come(now), f == nil && full:
 			// Nobody waits: the token is good yet, or Entra was in trouble when
 			// last asked. It is replaced behind the caller's back.
-			if f == nil && !resting && !full {
+			if f == nil && resting == nil && !full {
 				s.depart(k, now)
 			}
 			return cached
@@ -210,8 +209,8 @@ func (s *Service) decide(k key, r Request, now time.Time) step {
 		return cached.waitFor(f)
 	}
 	switch {
-	case f == nil && resting:
-		return step{err: past.at(now)}
+	case f == nil && resting != nil:
+		return step{err: resting.at(now)}
 	case f == nil && full:
 		return step{err: &Error{Kind: Throttled, RetryAfter: noRoomPause, Detail: "too many exchanges are under way"}}
 	case f == nil:
