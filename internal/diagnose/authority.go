@@ -33,7 +33,7 @@ func (w *walk) authority(ctx context.Context) []Finding {
 	failed, _ := errors.AsType[*exchange.Error](err)
 	finding := failure("discovery", failed)
 	switch {
-	case failed.Code != 0:
+	case failed.Code != 0, failed.Hint != "":
 		return append(findings, finding)
 	case w.cfg.Exchange.Binding.TokenProxy != "":
 		finding.Text += ", by way of " + w.authorityName()

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -357,6 +358,13 @@ func TestWaysToEntra(t *testing.T) {
 		{"by an HTTP proxy", func(c *exchange.Config) {
 			c.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "127.0.0.1:1"})
 		}, "HTTPS_PROXY"},
+		{"by an HTTP proxy that wants credentials", func(c *exchange.Config) {
+			refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(http.StatusProxyAuthRequired)
+			}))
+			t.Cleanup(refusing.Close)
+			c.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(refusing.URL) }
+		}, "USER:PASSWORD@"},
 		{"by an identity binding", func(c *exchange.Config) {
 			c.Binding.TokenProxy = "https://127.0.0.1:1/"
 		}, "AZURE_KUBERNETES_TOKEN_PROXY"},

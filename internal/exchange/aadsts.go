@@ -31,6 +31,10 @@ const (
 	hintTenant
 	hintAccess
 	hintForeignToken
+	hintServicePrincipal
+	hintBindingCA
+	hintProxyCredentials
+	hintProxyRules
 )
 
 // ruling is what one AADSTS code means here.
@@ -59,6 +63,10 @@ var rulings = [...]ruling{
 	{90061, FederationMismatch, retrySoon, hintIssuer, "entra cannot reach the federated token's issuer"},
 	{50166, FederationMismatch, retrySoon, hintIssuer, "entra cannot reach the federated token's issuer"},
 	{900612, FederationMismatch, retrySoon, hintIssuer, "entra cannot read the signing keys of the federated token's issuer"},
+
+	// Managed identities have one from the start; for an application registration
+	// somebody creates it, perhaps a moment ago.
+	{7000229, Unavailable, retrySoon, hintServicePrincipal, "the application has no service principal in the tenant"},
 
 	// The federated token itself was refused: the kubelet may just have renewed it.
 	{700024, FederatedTokenUnusable, retryReread, hintClock, "entra finds the federated token outside of its time range"},
@@ -131,6 +139,14 @@ func (h hint) advise(clientID, resource string, token FederatedToken) string {
 		return fmt.Sprintf("see why in Entra's service principal sign-in log, by the trace ID: az ad sp show --id '%s'", clientID)
 	case hintForeignToken:
 		return "AZURE_FEDERATED_TOKEN_FILE must name a service-account token of the cluster"
+	case hintServicePrincipal:
+		return fmt.Sprintf("az ad sp create --id '%s'; one that was just created takes a few minutes", clientID)
+	case hintBindingCA:
+		return "AZURE_KUBERNETES_CA_FILE or _CA_DATA has to hold the authority of the token proxy's certificate; --ca-file counts only where neither is set"
+	case hintProxyCredentials:
+		return "put the HTTP proxy's credentials into HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT), or go past it: NO_PROXY=HOST"
+	case hintProxyRules:
+		return "have the HTTP proxy let CONNECT through to Entra's host at port 443, or go past it: NO_PROXY=HOST"
 	}
 	return ""
 }

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+
+	"go.uber.org/zap"
 )
 
 // bindingTransport sends requests to an identity binding's proxy in place of
@@ -19,6 +21,7 @@ type bindingTransport struct {
 
 	mu      sync.Mutex
 	caFile  []byte // what current was made from; nil: no CAFile
+	caFault string // why CAFile could not be used when last read; empty: it could
 	current *http.Transport
 }
 
@@ -50,18 +53,59 @@ func (b *bindingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	out.URL = b.proxy.JoinPath(req.URL.EscapedPath())
 	out.URL.RawQuery = req.URL.RawQuery
 	out.Host = ""
-	return b.transport().RoundTrip(out)
+	transport, caFault := b.transport()
+	resp, err := transport.RoundTrip(out)
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return nil, b.untrusted(caFault)
+	}
+	return resp, err
 }
 
-// transport returns the transport for the CA file as it is now. While the file
-// cannot be used, as in the middle of a rotation, the roots read before stay.
-func (b *bindingTransport) transport() *http.Transport {
+// untrusted says which authorities count for the token proxy.
+func (b *bindingTransport) untrusted(caFault string) *routeFault {
+	const refused = "the token proxy's certificate is of an authority that is not "
+	fault := &routeFault{retry: retrySoon, hint: hintBindingCA}
+	switch {
+	case caFault != "":
+		fault.detail = refused + "among those last read: " + bounded(caFault)
+	case b.cfg.Binding.CAFile != "":
+		fault.detail = refused + "in AZURE_KUBERNETES_CA_FILE"
+	case b.cfg.Binding.CAData != "":
+		fault.detail = refused + "in AZURE_KUBERNETES_CA_DATA"
+	default:
+		fault.detail = refused + "trusted here, and neither AZURE_KUBERNETES_CA_FILE nor AZURE_KUBERNETES_CA_DATA names one"
+	}
+	return fault
+}
+
+// transport returns the transport for the CA file as it is now, and what is wrong
+// with that. While the file cannot be used, as in the middle of a rotation, the roots
+// read before stay.
+func (b *bindingTransport) transport() (current *http.Transport, caFault string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.cfg.Binding.CAFile != "" {
-		_ = b.readCAFile() // current stays
+		b.noteCAFile(b.readCAFile())
 	}
-	return b.current
+	return b.current, b.caFault
+}
+
+// noteCAFile logs that the CA file cannot be used, and that it can again: a line for
+// each change. A rotation that goes wrong is else noticed when the old roots end.
+func (b *bindingTransport) noteCAFile(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text == b.caFault {
+		return
+	}
+	if b.caFault = text; err == nil {
+		b.cfg.Log.Info("the identity binding's certificate authorities are read again")
+		return
+	}
+	b.cfg.Log.Warn("the identity binding's certificate authorities cannot be read; those read before stay",
+		zap.String("error", bounded(text)), zap.String("hint", hintBindingCA.advise("", "", FederatedToken{})))
 }
 
 func (b *bindingTransport) CloseIdleConnections() {

@@ -1,12 +1,14 @@
 package exchange_test
 
 import (
+	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"imds-oidc-proxy/internal/exchange"
@@ -100,5 +102,92 @@ func TestBindingFollowsItsCAFile(t *testing.T) {
 	}
 	if err := s.Exchange(t.Context(), clientID, resource); err != nil {
 		t.Errorf("file gone: %v", err)
+	}
+}
+
+// A rotation that goes wrong is logged when it is found out, once, and again when it
+// is mended; the roots read before go on meanwhile.
+func TestBindingSaysThatItsCAFileCannotBeUsed(t *testing.T) {
+	const broken, mended = "the identity binding's certificate authorities cannot be read; those read before stay",
+		"the identity binding's certificate authorities are read again"
+	p := bindingPod(t, "", "localhost")
+	p.cfg.Binding.CAFile = filepath.Join(t.TempDir(), "ca.crt")
+	write(t, p.cfg.Binding.CAFile, string(p.idp.CAPEM()))
+	s := p.service(t)
+	for i, c := range []struct {
+		content       string
+		broken, again int
+	}{
+		{string(p.idp.CAPEM()), 0, 0},
+		{"", 1, 0},
+		{"not a certificate", 1, 0},
+		{string(p.idp.CAPEM()), 1, 1},
+		{"", 2, 1},
+	} {
+		write(t, p.cfg.Binding.CAFile, c.content)
+		for range 3 {
+			if err := s.Exchange(t.Context(), clientID, resource); err != nil {
+				t.Errorf("step %d: %v", i, err)
+			}
+		}
+		if b, m := len(p.lines(t, broken)), len(p.lines(t, mended)); b != c.broken || m != c.again {
+			t.Errorf("step %d: %d lines of warning and %d of relief, want %d and %d: %s", i, b, m, c.broken, c.again, p.log.String())
+		}
+	}
+	if line := p.lines(t, broken)[0]; line["level"] != "warn" || !strings.Contains(fmt.Sprint(line["hint"]), "AZURE_KUBERNETES_CA_FILE") ||
+		!strings.Contains(fmt.Sprint(line["error"]), "no PEM certificate") {
+		t.Errorf("the line says %v", line)
+	}
+}
+
+// Which authorities count for the token proxy is another question than for Entra.
+func TestUntrustedTokenProxyIsToldApart(t *testing.T) {
+	stranger := startPod(t, entra.Config{})
+	other := string(stranger.idp.CAPEM())
+	for name, c := range map[string]struct {
+		change func(*testing.T, *pod)
+		detail string
+	}{
+		"by file":  {func(t *testing.T, p *pod) { p.cfg.Binding.CAFile = caFile(t, stranger.idp) }, "is not in AZURE_KUBERNETES_CA_FILE"},
+		"by value": {func(_ *testing.T, p *pod) { p.cfg.Binding.CAData = other }, "is not in AZURE_KUBERNETES_CA_DATA"},
+		"by none":  {func(t *testing.T, p *pod) { p.cfg.CAFile = caFile(t, stranger.idp) }, "neither AZURE_KUBERNETES_CA_FILE nor"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := bindingPod(t, "", "localhost")
+			c.change(t, p)
+			err := p.service(t).Discover(t.Context())
+			e := wantKind(t, err, exchange.Unavailable)
+			if !strings.Contains(e.Detail, c.detail) || strings.Contains(e.Detail, "--ca-file adds one") || !strings.Contains(e.Hint, "AZURE_KUBERNETES_CA_FILE") {
+				t.Errorf("detail %q, hint %q", e.Detail, e.Hint)
+			}
+		})
+	}
+}
+
+// A rotation that went wrong, noticed late: the old roots no longer do.
+func TestUntrustedTokenProxySaysThatTheCAFileIsBroken(t *testing.T) {
+	p := bindingPod(t, "", "localhost")
+	stranger := startPod(t, entra.Config{})
+	p.cfg.Binding.CAFile = caFile(t, stranger.idp)
+	s := p.service(t)
+	write(t, p.cfg.Binding.CAFile, "")
+	err := s.Exchange(t.Context(), clientID, resource)
+	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "AZURE_KUBERNETES_CA_FILE holds no PEM certificate") {
+		t.Errorf("detail %q", e.Detail)
+	}
+}
+
+// As azidentity has it, HTTPS_PROXY is for the token proxy too; NO_PROXY excepts it.
+func TestBindingGoesThroughTheHTTPProxy(t *testing.T) {
+	p := bindingPod(t, "/path", "localhost")
+	p.cfg.Binding.CAData = string(p.idp.CAPEM())
+	host := strings.TrimSuffix(strings.TrimPrefix(p.cfg.Binding.TokenProxy, "https://"), "/path")
+	proxy, asked := connectProxy(t, host)
+	p.cfg.Proxy = http.ProxyURL(proxy)
+	if _, err := p.get(t, p.service(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := asked(); len(got) != 2 || got[0] != "CONNECT" || got[1] != host {
+		t.Errorf("the proxy was asked for %q, want one CONNECT to %s", got, host)
 	}
 }

@@ -58,8 +58,8 @@ type Config struct {
 	// Observer is told of exchanges, for metrics. Zero: nobody looks.
 	Observer Observer
 
-	// Proxy chooses the HTTP proxy for a request to Entra, as in
-	// [net/http.Transport]. Nil: none; this package reads no environment.
+	// Proxy chooses the HTTP proxy for a request to Entra, or to Binding's token
+	// proxy, as in [net/http.Transport]. Nil: none; this package reads no environment.
 	Proxy func(*http.Request) (*url.URL, error)
 
 	// Dial opens the connection to Entra. Nil: a [net.Dialer]'s.
@@ -123,6 +123,9 @@ func (c Config) check() error {
 		return errors.New("AZURE_TENANT_ID is not set: it names the Entra tenant")
 	case "common", "organizations", "consumers":
 		return fmt.Errorf("AZURE_TENANT_ID is %q: it has to name one tenant", c.TenantID)
+	case "adfs", "dstsv2":
+		// MSAL speaks other protocols to authorities with these paths.
+		return fmt.Errorf("AZURE_TENANT_ID is %q: it has to name an Entra tenant", c.TenantID)
 	}
 	if !tenantPattern.MatchString(c.TenantID) {
 		return errors.New("AZURE_TENANT_ID is neither a GUID nor a domain name")

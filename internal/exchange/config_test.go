@@ -32,6 +32,8 @@ func TestNewRefusesBadConfigurations(t *testing.T) {
 	}{
 		{"no tenant", tenant(""), "AZURE_TENANT_ID"},
 		{"the common tenant", tenant("Common"), "AZURE_TENANT_ID"},
+		{"a path that MSAL takes for AD FS", tenant("adfs"), "AZURE_TENANT_ID"},
+		{"a path that MSAL takes for dSTS", tenant("DSTSv2"), "AZURE_TENANT_ID"},
 		{"a path for a tenant", tenant("../x"), "AZURE_TENANT_ID"},
 		{"a query for a tenant", tenant("x?y"), "AZURE_TENANT_ID"},
 		{"no token file", func(c *exchange.Config) { c.FederatedTokenFile = "" }, "AZURE_FEDERATED_TOKEN_FILE"},

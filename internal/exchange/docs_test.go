@@ -23,6 +23,11 @@ var sections = map[hint]string{
 	hintTenant:       "[the tenant](#the-client-id-or-the-tenant-is-not-known)",
 	hintAccess:       "[access](#the-application-may-not)",
 	hintForeignToken: "[the federated token](#the-federated-token-is-refused)",
+
+	hintServicePrincipal: "[the client ID](#the-client-id-or-the-tenant-is-not-known)",
+	hintBindingCA:        "[the way to Entra](#entra-cannot-be-reached)",
+	hintProxyCredentials: "[the way to Entra](#entra-cannot-be-reached)",
+	hintProxyRules:       "[the way to Entra](#entra-cannot-be-reached)",
 }
 
 // TestCodesAreDocumented: the table in the docs is that of rulings, and each section

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -157,12 +158,16 @@ func fileDetail(err error) string { return bounded(err.Error()) }
 // and its errors carry the request with the assertion in it: of both, only a
 // status and validated identifiers pass.
 func classify(ctx context.Context, err error) *Error {
+	// An answer is one, also where its body came so slowly that time is over.
+	if call, ok := errors.AsType[msal.CallErr](err); ok && call.Resp != nil {
+		return refusal(call.Resp)
+	}
+	if fault, ok := errors.AsType[*routeFault](err); ok {
+		return &Error{Kind: Unavailable, retry: fault.retry, hint: fault.hint, Detail: fault.detail}
+	}
 	timeout, ok := errors.AsType[net.Error](err)
 	if ctx.Err() != nil || ok && timeout.Timeout() {
 		return &Error{Kind: DeadlineExceeded, retry: retrySoon, Detail: timeoutFault(err)}
-	}
-	if call, ok := errors.AsType[msal.CallErr](err); ok && call.Resp != nil {
-		return refusal(call.Resp)
 	}
 	if _, ok := errors.AsType[msal.InvalidJsonErr](err); ok {
 		return &Error{Kind: Unavailable, retry: retrySoon, Detail: "entra's answer is not the JSON that it should be"}
@@ -173,9 +178,28 @@ func classify(ctx context.Context, err error) *Error {
 // refusalBody is all that is read of an error body.
 type refusalBody struct {
 	Error         string `json:"error"`
+	Description   string `json:"error_description"`
 	ErrorCodes    []int  `json:"error_codes"`
 	TraceID       string `json:"trace_id"`
 	CorrelationID string `json:"correlation_id"`
+}
+
+// leadingCode is how Entra begins its descriptions. A number further on may be of
+// something that the description quotes.
+var leadingCode = regexp.MustCompile(`^AADSTS([0-9]{5,8})\b`)
+
+// codes are the AADSTS numbers of a refusal. Private clouds, and proxies in front of
+// Entra, leave error_codes out.
+func (b refusalBody) codes() []int {
+	if len(b.ErrorCodes) > 0 && b.ErrorCodes[0] > 0 {
+		return b.ErrorCodes
+	}
+	if found := leadingCode.FindStringSubmatch(b.Description); found != nil {
+		if code, err := strconv.Atoi(found[1]); err == nil {
+			return []int{code}
+		}
+	}
+	return nil
 }
 
 // refusal classifies an answer that is not a 200.
@@ -184,10 +208,11 @@ func refusal(resp *http.Response) *Error {
 	// A body that is not Entra's JSON leaves body empty: the status decides.
 	_ = json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&body)
 	e := &Error{TraceID: guid(body.TraceID), CorrelationID: guid(body.CorrelationID)}
-	if len(body.ErrorCodes) > 0 {
-		e.Code = body.ErrorCodes[0]
+	codes := body.codes()
+	if len(codes) > 0 {
+		e.Code = codes[0]
 	}
-	r, known := rulingOn(body.ErrorCodes)
+	r, known := rulingOn(codes)
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests:
 		e.Kind, e.Detail = Throttled, "entra asks for fewer requests"
@@ -205,11 +230,10 @@ func refusal(resp *http.Response) *Error {
 }
 
 // byOAuthError is for AADSTS codes that this version does not know. Where the
-// OAuth error does not make plain that waiting is no use, it may be.
+// OAuth error does not make plain that waiting is no use, it may be: unauthorized_client
+// is also what an application gets whose parts have not reached all of Entra yet.
 func byOAuthError(code string) Kind {
 	switch code {
-	case "unauthorized_client":
-		return UnauthorizedClient
 	case "invalid_resource", "invalid_target":
 		return InvalidResource
 	case "invalid_scope":

@@ -90,7 +90,7 @@ func TestBindingDoesNotTrustTheSystemsRoots(t *testing.T) {
 		t.Errorf("without roots of its own: got %q, want a token", got)
 	}
 	p.cfg.Binding.CAData = string(startPod(t, entra.Config{}).idp.CAPEM())
-	if got := p.withSystemRoots(t, p.idp); !strings.Contains(got, "not trusted") {
+	if got := p.withSystemRoots(t, p.idp); !strings.Contains(got, "not in AZURE_KUBERNETES_CA_DATA") {
 		t.Errorf("with roots of its own: got %q, want a refusal", got)
 	}
 }

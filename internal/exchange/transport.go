@@ -1,6 +1,8 @@
 package exchange
 
 import (
+	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -8,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"syscall"
 	"time"
@@ -92,6 +95,7 @@ func baseTransport(cfg Config, config *tls.Config) *http.Transport {
 	config.MinVersion = tls.VersionTLS12
 	return &http.Transport{
 		Proxy:                  cfg.Proxy,
+		OnProxyConnectResponse: proxyRefusal,
 		DialContext:            cfg.Dial,
 		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    dialTimeout,
@@ -118,7 +122,19 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Body = &boundedBody{ReadCloser: resp.Body, left: maxBody}
+	if resp.StatusCode != http.StatusOK {
+		resp.Body = settled(resp.Body)
+	}
 	return resp, nil
+}
+
+// settled reads what there is of a refusal's body. Status and header say most of it
+// (a Retry-After, above all): a body that breaks off, or is too large, must not hide
+// them.
+func settled(body io.ReadCloser) io.ReadCloser {
+	defer body.Close()
+	content, _ := io.ReadAll(body)
+	return io.NopCloser(bytes.NewReader(content))
 }
 
 func (g *guard) CloseIdleConnections() { closeIdle(g.next) }
@@ -166,6 +182,32 @@ func readFileBounded(path string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
 	}
 	return content, nil
+}
+
+// routeFault is what kept a request from its destination, in words of this package:
+// unlike other errors' texts they can be repeated.
+type routeFault struct {
+	detail string
+	retry  retryPolicy
+	hint   hint
+}
+
+func (f *routeFault) Error() string { return f.detail }
+
+// proxyRefusal is for http.Transport.OnProxyConnectResponse: an HTTP proxy that
+// answers and refuses is mended elsewhere than one that cannot be reached, and than
+// Entra. The proxy's own words stay out.
+func proxyRefusal(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+	switch status := answer.StatusCode; status {
+	case http.StatusOK:
+		return nil
+	case http.StatusProxyAuthRequired:
+		return &routeFault{"the HTTP proxy (HTTPS_PROXY) wants credentials, or other ones (status 407)", retryNever, hintProxyCredentials}
+	case http.StatusForbidden:
+		return &routeFault{"the HTTP proxy (HTTPS_PROXY) does not let requests to entra through (status 403)", retryNever, hintProxyRules}
+	default:
+		return &routeFault{fmt.Sprintf("the HTTP proxy (HTTPS_PROXY) makes no connection to entra (status %d)", status), retrySoon, hintProxyRules}
+	}
 }
 
 // timeoutFault says what the time went by for: a resolver that cannot be reached and

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
+	"time"
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/entra"
@@ -232,6 +234,96 @@ func TestHTTPProxyIsUsedForEntra(t *testing.T) {
 	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "HTTPS_PROXY") {
 		t.Errorf("without the proxy, the detail is %q", e.Detail)
 	}
+}
+
+// A proxy that answers CONNECT with a refusal is mended at the proxy.
+func TestRefusalOfTheHTTPProxyIsToldApart(t *testing.T) {
+	p := startPod(t, entra.Config{})
+	var status, connects atomic.Int32
+	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		connects.Add(1)
+		w.Header().Set("X-Reason", secret)
+		w.WriteHeader(int(status.Load()))
+		_, _ = io.WriteString(w, secret)
+	}))
+	defer refusing.Close()
+	proxy, err := url.Parse(refusing.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cfg.Proxy = http.ProxyURL(proxy)
+	for _, c := range []struct {
+		status int32
+		detail string
+		hint   string
+		tries  int32
+	}{
+		{407, "credentials", "USER:PASSWORD@", 1},
+		{403, "does not let requests to entra through", "CONNECT", 1},
+		{502, "status 502", "CONNECT", exchange.MaxTries},
+	} {
+		status.Store(c.status)
+		connects.Store(0)
+		p.log.Reset()
+		_, err := p.get(t, p.service(t))
+		e := wantKind(t, err, exchange.Unavailable)
+		if !strings.Contains(e.Detail, "HTTPS_PROXY") || !strings.Contains(e.Detail, c.detail) || !strings.Contains(e.Hint, c.hint) {
+			t.Errorf("%d: detail %q, hint %q", c.status, e.Detail, e.Hint)
+		}
+		if got := connects.Load(); got != c.tries {
+			t.Errorf("%d: %d tries, want %d", c.status, got, c.tries)
+		}
+		waitFor(t, "log line", func() bool { return len(p.lines(t, "token exchange failed")) == 1 })
+		if line := p.log.String(); !strings.Contains(line, c.detail) || !strings.Contains(line, c.hint) || strings.Contains(line, secret) {
+			t.Errorf("%d: the log says %s", c.status, line)
+		}
+		if err := p.service(t).Discover(t.Context()); wantKind(t, err, exchange.Unavailable).Hint != e.Hint {
+			t.Errorf("%d: Discover says %v", c.status, err)
+		}
+	}
+}
+
+// brokenThrottle answers token requests with a 429 whose body is of no use.
+type brokenThrottle struct {
+	next http.RoundTripper
+	body io.Reader
+}
+
+func (b brokenThrottle) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method != http.MethodPost {
+		return b.next.RoundTrip(r)
+	}
+	return &http.Response{StatusCode: 429, ProtoMajor: 1, ProtoMinor: 1, Request: r, ContentLength: -1,
+		Header: http.Header{"Retry-After": {"7"}}, Body: io.NopCloser(b.body)}, nil
+}
+
+func TestThrottleCountsWhateverItsBody(t *testing.T) {
+	for name, body := range map[string]io.Reader{
+		"breaks off": io.MultiReader(strings.NewReader(`{"error":"`), iotest.ErrReader(io.ErrUnexpectedEOF)),
+		"reset":      iotest.ErrReader(&net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}),
+		"oversized":  io.LimitReader(endless{}, 10*exchange.MaxBody),
+		"endless":    endless{},
+	} {
+		idp, err := entra.New(entra.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := newPod(t, idp)
+		p.cfg = p.cfg.WithTransport(brokenThrottle{idp.Transport(), body})
+		err = p.service(t).Exchange(t.Context(), clientID, resource)
+		if e := wantKind(t, err, exchange.Throttled); e.RetryAfter != 7*time.Second {
+			t.Errorf("%s: Retry-After %s, want 7s", name, e.RetryAfter)
+		}
+	}
+}
+
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'x'
+	}
+	return len(p), nil
 }
 
 // caFile writes the CA of a stand-in, for --ca-file.
