@@ -1,0 +1,174 @@
+package inject
+
+import (
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Annotation is one word by which a pod or a service account says what it wants.
+type Annotation struct {
+	// Name, in full; of identity bindings with SUFFIX for what the configuration says.
+	Name string
+	// On says where it stands: pod, service account, or both, the pod's winning; or
+	// that it is a label.
+	On string
+	// Values says what may be written.
+	Values string
+	// Default is what holds without it. Empty: nothing.
+	Default string
+	// Effect is one sentence.
+	Effect string
+
+	// read takes a value into the settings; its error is what to write instead. Nil:
+	// not an annotation that is read as a setting.
+	read func(s *settings, value string) error
+	// proxy marks what has an effect only where the proxy is injected.
+	proxy bool
+}
+
+const (
+	onPod     = "pod"
+	onAccount = "service account"
+	onBoth    = "pod, service account"
+	onLabel   = "pod, as a label"
+)
+
+// Annotations is the table of all that is read, in the order of the documentation.
+func Annotations() []Annotation { return slices.Clone(annotations) }
+
+var annotations = []Annotation{
+	{Name: UseLabel, On: onLabel, Values: `"true"`,
+		Effect: "the pod takes part; without it nothing here has an effect"},
+	{Name: ClientIDAnnotation, On: onAccount, Values: "a client ID",
+		Effect: "`AZURE_CLIENT_ID`: the identity of requests that name none", read: readClientID},
+	{Name: TenantIDAnnotation, On: onAccount, Values: "a tenant's ID or domain", Default: "the webhook's tenant",
+		Effect: "`AZURE_TENANT_ID`", read: readTenantID},
+	{Name: TokenExpirationAnnotation, On: onBoth, Values: "3600 to 86400, in seconds", Default: "3600",
+		Effect: "how long the projected token is valid; the pod's own annotation wins", read: readExpiration},
+	{Name: SkipContainersAnnotation, On: onPod, Values: "names, separated by semicolons",
+		Effect: "these containers and init containers get neither variables nor token", read: readSkip},
+	{Name: InjectProxyAnnotation, On: onPod, Values: `"true" or "false"`, Default: `"false"`,
+		Effect: "`\"true\"` injects redirect and proxy", read: readInject},
+	{Name: ProxyPortAnnotation, On: onPod, Values: "1 to 65535", Default: "8000",
+		Effect: "where the proxy listens, on 127.0.0.1", read: readPort, proxy: true},
+	{Name: TokenEndpointPrefix + "SUFFIX", On: onPod, Values: `"true" or "false"`, Default: `"false"`,
+		Effect: "`\"true\"` trades tokens at the cluster's own endpoint (identity bindings); SUFFIX and endpoint are the webhook's configuration"},
+	{Name: RedirectAnnotation, On: onPod, Values: "`forward`, `sealed` or `none`", Default: "`forward`",
+		Effect: "`forward` redirects the metadata address and forwards instance metadata; `sealed` forwards nothing, and nobody in the pod reaches the address; `none` has no init container and sets `AZURE_POD_IDENTITY_AUTHORITY_HOST` for the application instead",
+		read:   readRedirect, proxy: true},
+	{Name: IdentitiesAnnotation, On: onPod, Values: "SELECTOR=CLIENT_ID, separated by commas",
+		Effect: "`PROXY_IDENTITY`: requests by this object ID or ARM resource ID get this client ID's token", read: readIdentities, proxy: true},
+	{Name: PrefetchAnnotation, On: onPod, Values: "resources, separated by commas",
+		Effect: "`PROXY_PREFETCH`: a token for these is ready before it is asked for", read: readPrefetch, proxy: true},
+	{Name: AllowedClientIDsAnnotation, On: onPod, Values: "client IDs, separated by commas", Default: "any",
+		Effect: "`PROXY_ALLOWED_CLIENT_IDS`: no other may be asked for", read: readAllowed, proxy: true},
+	{Name: LogLevelAnnotation, On: onPod, Values: "`error`, `warn`, `info` or `debug`", Default: "the webhook's for pods, else `info`",
+		Effect: "`PROXY_LOG_LEVEL` of both containers", read: readLogLevel, proxy: true},
+	{Name: AdminPortAnnotation, On: onPod, Values: "1 to 65535", Default: "none",
+		Effect: "`PROXY_ADMIN_ADDRESS`: health and metrics at this port of the pod's address, with a liveness probe, and the label that the PodMonitor looks for", read: readAdminPort, proxy: true},
+	{Name: ProxyImageAnnotation, On: onPod, Values: "an image", Default: "the webhook's",
+		Effect: "the image of `azwi-proxy`", read: readProxyImage, proxy: true},
+	{Name: ProxyInitImageAnnotation, On: onPod, Values: "an image", Default: "the webhook's",
+		Effect: "the image of `azwi-proxy-init`", read: readProxyInitImage, proxy: true},
+	{Name: ProxyResourcesAnnotation, On: onPod, Values: `JSON such as {"limits": {"memory": "128Mi"}}`, Default: "the webhook's; 5m CPU, 16Mi to 64Mi of memory",
+		Effect: "the resources of `azwi-proxy`, in whole", read: readProxyResources, proxy: true},
+	{Name: ProxyInitResourcesAnnotation, On: onPod, Values: "JSON, as above", Default: "the webhook's; 5m CPU, 16Mi to 64Mi of memory",
+		Effect: "the resources of `azwi-proxy-init`, in whole", read: readProxyInitResources, proxy: true},
+}
+
+// ownPrefix begins the annotations that nobody else has a use for.
+const ownPrefix = "imds-oidc-proxy/"
+
+// readSettings takes what pod and service account say over what holds for all.
+func readSettings(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (*settings, error) {
+	s := defaults(config)
+	for _, a := range annotations {
+		if a.read == nil {
+			continue
+		}
+		value, where, given := a.value(pod, account)
+		if !given {
+			continue
+		}
+		if err := a.read(s, value); err != nil {
+			return nil, refuse(where, "%q: %v", shorten(value), err)
+		}
+	}
+	if err := readTokenEndpoint(s, pod, config.TokenEndpoint); err != nil {
+		return nil, err
+	}
+	return s, checkUnknown(pod)
+}
+
+// value is what the table's annotation says here, and where it says so.
+func (a Annotation) value(pod *corev1.Pod, account *corev1.ServiceAccount) (value, where string, given bool) {
+	if a.On != onAccount {
+		if value, given = pod.Annotations[a.Name]; given && (a.On == onPod || value != "") {
+			return value, "annotation " + a.Name, true
+		}
+	}
+	if a.On == onPod || account == nil {
+		return "", "", false
+	}
+	// An empty value says nothing, as azure-workload-identity reads it too.
+	value = account.Annotations[a.Name]
+	return value, "service account " + account.Name + ": annotation " + a.Name, value != ""
+}
+
+func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint *TokenEndpoint) error {
+	if endpoint == nil {
+		return nil
+	}
+	name := TokenEndpointPrefix + endpoint.AnnotationSuffix
+	value, given := pod.Annotations[name]
+	if !given {
+		return nil
+	}
+	bound, err := parseBool(value)
+	if err != nil {
+		return refuse("annotation "+name, "%q: %v", shorten(value), err)
+	}
+	if bound {
+		s.endpoint, s.audience = endpoint, endpoint.Audience
+	}
+	return nil
+}
+
+// checkUnknown refuses words under our prefix that are none of ours: a misspelt
+// redirect mode would otherwise leave open what its author meant to seal.
+func checkUnknown(pod *corev1.Pod) error {
+	var unknown []string
+	for name := range pod.Annotations {
+		known := slices.ContainsFunc(annotations, func(a Annotation) bool { return a.Name == name })
+		if strings.HasPrefix(name, ownPrefix) && !known {
+			unknown = append(unknown, name)
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	slices.Sort(unknown)
+	return refuse("annotation "+shorten(unknown[0]), "there is none of this name; write one of %s", strings.Join(ownNames(), ", "))
+}
+
+func ownNames() []string {
+	var names []string
+	for _, a := range annotations {
+		if strings.HasPrefix(a.Name, ownPrefix) {
+			names = append(names, a.Name)
+		}
+	}
+	return names
+}
+
+// maxShown bounds what a message repeats of a value.
+const maxShown = 100
+
+func shorten(value string) string {
+	if len(value) > maxShown {
+		return strings.ToValidUTF8(value[:maxShown], "") + "…"
+	}
+	return value
+}

@@ -1,0 +1,96 @@
+package inject
+
+import (
+	corev1 "k8s.io/api/core/v1"
+)
+
+// check refuses what cannot work, or would not keep what it promises.
+func (s *settings) check(pod *corev1.Pod, account *corev1.ServiceAccount) error {
+	if !s.inject {
+		return nil
+	}
+	for _, check := range []func(*corev1.Pod) error{checkPlatform, s.checkPorts, s.checkUser} {
+		if err := check(pod); err != nil {
+			return err
+		}
+	}
+	return s.checkIdentity(account)
+}
+
+func checkPlatform(pod *corev1.Pod) error {
+	switch {
+	case pod.Spec.HostNetwork:
+		return refuse("spec.hostNetwork", "true: the redirect would be the node's, for all its pods; write false, or remove annotation %s", InjectProxyAnnotation)
+	case pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows:
+		return refuse("spec.os.name", "windows: redirect and proxy are for Linux; remove annotation %s", InjectProxyAnnotation)
+	case pod.Spec.NodeSelector[corev1.LabelOSStable] == string(corev1.Windows):
+		return refuse("spec.nodeSelector", "windows: redirect and proxy are for Linux; remove annotation %s", InjectProxyAnnotation)
+	}
+	return nil
+}
+
+func (s *settings) checkPorts(pod *corev1.Pod) error {
+	if s.adminPort == s.port {
+		return refuse("annotation "+AdminPortAnnotation, "%d is the port of the proxy; write another", s.port)
+	}
+	for _, c := range places(pod) {
+		if c.ours() {
+			continue
+		}
+		for _, port := range c.Ports {
+			if port.Protocol == corev1.ProtocolUDP || port.Protocol == corev1.ProtocolSCTP {
+				continue
+			}
+			switch port.ContainerPort {
+			case s.port:
+				return refuse("annotation "+ProxyPortAnnotation, "container %q listens on port %d; write a port that no container declares", c.Name, s.port)
+			case s.adminPort:
+				return refuse("annotation "+AdminPortAnnotation, "container %q listens on port %d; write a port that no container declares", c.Name, s.adminPort)
+			}
+		}
+	}
+	return nil
+}
+
+// checkUser: the redirect lets the proxy's user pass, to forward instance metadata.
+// Whoever else is that user reaches the node's IMDS, and with it its identity.
+func (s *settings) checkUser(pod *corev1.Pod) error {
+	if s.redirect != redirectForward {
+		return nil
+	}
+	for _, c := range places(pod) {
+		if c.ours() {
+			continue
+		}
+		where, user := c.field("securityContext.runAsUser"), (*int64)(nil)
+		if c.SecurityContext != nil {
+			user = c.SecurityContext.RunAsUser
+		}
+		if user == nil && pod.Spec.SecurityContext != nil {
+			where, user = "spec.securityContext.runAsUser", pod.Spec.SecurityContext.RunAsUser
+		}
+		if user != nil && *user == proxyID {
+			return refuse(where, "%d is the proxy's own user, which the redirect lets pass to the node's IMDS; write another user, or %s: %s", proxyID, RedirectAnnotation, redirectSealed)
+		}
+	}
+	return nil
+}
+
+// checkIdentity refuses what the proxy would refuse at its start, where it is harder
+// to find.
+func (s *settings) checkIdentity(account *corev1.ServiceAccount) error {
+	switch {
+	case s.tenantID == "":
+		return refuse(accountName(account), "write annotation %s: the proxy needs a tenant, and the configuration has none", TenantIDAnnotation)
+	case s.prefetch != "" && s.clientID == "":
+		return refuse(accountName(account), "write annotation %s: tokens are fetched ahead for that identity, as %s asks", ClientIDAnnotation, PrefetchAnnotation)
+	}
+	return nil
+}
+
+func accountName(account *corev1.ServiceAccount) string {
+	if account == nil || account.Name == "" {
+		return "the pod's service account"
+	}
+	return "service account " + account.Name
+}

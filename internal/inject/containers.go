@@ -1,0 +1,200 @@
+package inject
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+const (
+	// proxyID is the user and the group that the redirect exempts.
+	proxyID = 1501
+
+	adminPortName = "imds-admin"
+
+	// probeTimeout is how long one probe waits for the proxy by itself, and
+	// probeLimit how long the kubelet waits for the probe: the command's own limit
+	// comes first, as its message says what was wrong. Six of them are two minutes.
+	probeTimeout  = "--probe-timeout=20s"
+	probeLimit    = 25
+	probeFailures = 6
+
+	// wireServer are the two endpoints of 168.63.129.16 that tell of the node. The
+	// address alone would not do: the cluster's DNS may be asked there.
+	wireServer = "168.63.129.16:80,168.63.129.16:32526"
+)
+
+// proxyContainer is that of deploy/components/sidecar. Settings stand in the
+// environment, where `kubectl exec … -- /proxy check` finds them too.
+func (p *plan) proxyContainer() corev1.Container {
+	s := p.settings
+	c := corev1.Container{
+		Name:            ProxyName,
+		Image:           s.proxyImage,
+		Env:             append(p.identityEnv(p.token.mountPath), s.proxyEnv()...),
+		Resources:       s.proxyResources,
+		VolumeMounts:    []corev1.VolumeMount{p.mount(p.token.mountPath)},
+		SecurityContext: restricted(proxyID),
+	}
+	probe := corev1.ExecAction{Command: []string{"/proxy", "--probe", probeTimeout}}
+	if s.postStart {
+		c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &probe}}
+	} else {
+		c.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
+		c.StartupProbe = &corev1.Probe{
+			ProbeHandler:     corev1.ProbeHandler{Exec: &probe},
+			TimeoutSeconds:   probeLimit,
+			PeriodSeconds:    1,
+			FailureThreshold: probeFailures,
+		}
+	}
+	if s.adminPort != 0 {
+		c.Ports = []corev1.ContainerPort{{Name: adminPortName, ContainerPort: s.adminPort}}
+		c.LivenessProbe = &corev1.Probe{
+			ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
+				Path: "/livez", Port: intstr.FromString(adminPortName)}},
+			TimeoutSeconds:   3,
+			PeriodSeconds:    20,
+			FailureThreshold: 3,
+		}
+	}
+	return c
+}
+
+func (s *settings) proxyEnv() []corev1.EnvVar {
+	env := []corev1.EnvVar{
+		{Name: "PROXY_PORT", Value: decimal(s.port)},
+		{Name: "PROXY_IDENTITY", Value: s.identities},
+		{Name: "PROXY_PREFETCH", Value: s.prefetch},
+		{Name: "PROXY_ALLOWED_CLIENT_IDS", Value: s.allowed},
+		{Name: "PROXY_LOG_LEVEL", Value: s.logLevel},
+		{Name: "GOMEMLIMIT", Value: memoryLimit(s.proxyResources)},
+	}
+	if s.adminPort != 0 {
+		env = append(env, corev1.EnvVar{Name: "PROXY_ADMIN_ADDRESS", Value: ":" + decimal(s.adminPort)})
+	}
+	// Sealed, what it forwarded would come back to it; without a redirect there is no
+	// reason to be the way to the node's metadata.
+	if s.redirect != redirectForward {
+		env = append(env, corev1.EnvVar{Name: "PROXY_IMDS_PASSTHROUGH", Value: "off"})
+	}
+	return withoutEmpty(env)
+}
+
+// memoryLimit keeps Go's heap below the container's limit, so that a burst costs
+// garbage collection before it costs the container.
+func memoryLimit(r corev1.ResourceRequirements) string {
+	limit, limited := r.Limits[corev1.ResourceMemory]
+	if !limited {
+		return ""
+	}
+	const mebibyte = 1 << 20
+	bytes := limit.Value() / 4 * 3
+	if bytes%mebibyte == 0 {
+		return fmt.Sprintf("%dMiB", bytes/mebibyte)
+	}
+	return fmt.Sprintf("%dB", bytes)
+}
+
+// initContainer is that of deploy/components/redirect and sealed.
+func (s *settings) initContainer() corev1.Container {
+	env := []corev1.EnvVar{
+		{Name: "PROXY_PORT", Value: decimal(s.port)},
+		{Name: "PROXY_UID", Value: decimal(proxyID)},
+		{Name: "PROXY_GID", Value: decimal(proxyID)},
+		{Name: "PROXY_LOG_LEVEL", Value: s.logLevel},
+	}
+	if s.redirect == redirectSealed {
+		env = append(env, corev1.EnvVar{Name: "PROXY_SEAL", Value: "true"}, corev1.EnvVar{Name: "PROXY_DENY", Value: wireServer})
+	}
+	security := restricted(0)
+	security.RunAsNonRoot = new(false)
+	security.Capabilities.Add = []corev1.Capability{"NET_ADMIN"}
+	return corev1.Container{
+		Name:            ProxyInitName,
+		Image:           s.initImage,
+		Env:             withoutEmpty(env),
+		Resources:       s.initResources,
+		SecurityContext: security,
+	}
+}
+
+// restricted says all of it, since a container inherits what the pod says.
+func restricted(id int64) *corev1.SecurityContext {
+	return &corev1.SecurityContext{
+		RunAsNonRoot:             new(true),
+		RunAsUser:                &id,
+		RunAsGroup:               &id,
+		Privileged:               new(false),
+		AllowPrivilegeEscalation: new(false),
+		ReadOnlyRootFilesystem:   new(true),
+		Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+		SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
+	}
+}
+
+func decimal(n int32) string { return strconv.Itoa(int(n)) }
+
+func withoutEmpty(env []corev1.EnvVar) []corev1.EnvVar {
+	return slices.DeleteFunc(env, func(e corev1.EnvVar) bool { return e.Value == "" })
+}
+
+// ownContainers puts ours in front: what runs before the redirect reaches the node's
+// IMDS, and what runs before the proxy gets no token.
+func (p *plan) ownContainers() {
+	var inits, others []corev1.Container
+	if p.settings.redirect != redirectNone {
+		inits = append(inits, p.settings.initContainer())
+	}
+	if p.settings.postStart {
+		others = append(others, p.proxyContainer())
+	} else {
+		inits = append(inits, p.proxyContainer())
+	}
+	misplacedInits := !p.inPlace(inits, p.pod.Spec.InitContainers)
+	misplacedOthers := !p.inPlace(others, p.pod.Spec.Containers)
+	if misplacedInits {
+		p.front(initContainers, inits, p.pod.Spec.InitContainers)
+	}
+	if misplacedOthers {
+		p.front(containers, others, p.pod.Spec.Containers)
+	}
+}
+
+// inPlace: ours come first, do what they should, and none is elsewhere in the list.
+func (p *plan) inPlace(want, have []corev1.Container) bool {
+	if len(have) < len(want) || slices.ContainsFunc(have[len(want):], isOurs) {
+		return false
+	}
+	for i := range want {
+		if !fits(want[i], have[i]) {
+			return false
+		}
+	}
+	for i := range want {
+		if want[i].Image != have[i].Image {
+			p.warnf("container %s keeps image %s: %s of another registry; --uninject or a new pod changes it", want[i].Name, shorten(have[i].Image), shorten(want[i].Image))
+		}
+	}
+	return true
+}
+
+func (p *plan) front(list string, want, have []corev1.Container) {
+	for i, c := range slices.Backward(have) {
+		if isOurs(c) {
+			p.remove(at(list, i))
+		}
+	}
+	if len(have) == 0 && len(want) > 0 {
+		p.add(list, want)
+		return
+	}
+	for i := range want {
+		p.add(at(list, i), want[i])
+	}
+}
+
+func isOurs(c corev1.Container) bool { return c.Name == ProxyName || c.Name == ProxyInitName }

@@ -1,0 +1,133 @@
+package inject
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+const (
+	envTokenFile     = "AZURE_FEDERATED_TOKEN_FILE"
+	envClientID      = "AZURE_CLIENT_ID"
+	envTenantID      = "AZURE_TENANT_ID"
+	envAuthorityHost = "AZURE_AUTHORITY_HOST"
+
+	envTokenProxy = "AZURE_KUBERNETES_TOKEN_PROXY"
+	envSNIName    = "AZURE_KUBERNETES_SNI_NAME"
+	envCAFile     = "AZURE_KUBERNETES_CA_FILE"
+	envCAData     = "AZURE_KUBERNETES_CA_DATA"
+
+	// envIMDSHost tells some SDKs to ask for tokens elsewhere than at the metadata
+	// address.
+	envIMDSHost = "AZURE_POD_IDENTITY_AUTHORITY_HOST"
+)
+
+// identityEnv is what workload identity takes, for a container that mounts the token
+// there. The token's file comes first: [Remove] knows by it what follows.
+func (p *plan) identityEnv(mountPath string) []corev1.EnvVar {
+	s := p.settings
+	env := []corev1.EnvVar{
+		{Name: envTokenFile, Value: p.token.tokenFile(mountPath)},
+		{Name: envClientID, Value: s.clientID},
+		{Name: envTenantID, Value: s.tenantID},
+		{Name: envAuthorityHost, Value: s.authorityHost},
+	}
+	if e := s.endpoint; e != nil {
+		env = append(env,
+			corev1.EnvVar{Name: envTokenProxy, Value: e.TokenProxy},
+			corev1.EnvVar{Name: envSNIName, Value: e.SNIName},
+			corev1.EnvVar{Name: envCAFile, Value: p.token.caFile(mountPath)},
+			corev1.EnvVar{Name: envCAData, Value: e.CAData})
+	}
+	return slices.DeleteFunc(env, func(e corev1.EnvVar) bool { return e.Value == "" })
+}
+
+// environments gives the pod's own containers variables and token.
+func (p *plan) environments() error {
+	for _, c := range places(p.pod) {
+		if !p.takesToken(c) {
+			continue
+		}
+		if err := p.environment(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takesToken: the init container needs no token, and the proxy that is ours is made
+// in whole.
+func (p *plan) takesToken(c place) bool {
+	return c.Name != ProxyInitName &&
+		!(c.Name == ProxyName && p.settings.inject) &&
+		!slices.Contains(p.settings.skip, c.Name)
+}
+
+func (p *plan) environment(c place) error {
+	mountPath, mounted, err := p.mountPath(c)
+	if err != nil {
+		return err
+	}
+	want := p.identityEnv(mountPath)
+	if s := p.settings; s.inject && s.redirect == redirectNone {
+		want = append(want, corev1.EnvVar{Name: envIMDSHost, Value: fmt.Sprintf("http://127.0.0.1:%d", s.port)})
+	}
+	var missing []corev1.EnvVar
+	for _, env := range want {
+		i := slices.IndexFunc(c.Env, func(have corev1.EnvVar) bool { return have.Name == env.Name })
+		switch {
+		case i < 0:
+			missing = append(missing, env)
+		case dangling(c.Container, c.Env[i], mountPath):
+			p.replace(at(c.path()+"/env", i)+"/value", env.Value)
+		}
+	}
+	appendAll(p, c.path()+"/env", len(c.Env), missing)
+	if !mounted {
+		appendAll(p, c.path()+"/volumeMounts", len(c.VolumeMounts), []corev1.VolumeMount{p.mount(mountPath)})
+	}
+	return nil
+}
+
+func (p *plan) mount(mountPath string) corev1.VolumeMount {
+	return corev1.VolumeMount{Name: p.token.volume, MountPath: mountPath, ReadOnly: true}
+}
+
+// mountPath is where a container has the token, or is to have it. A path can be
+// mounted once only: where another volume has it, the container has to bring a token
+// of its own, or the pod's author has to make room.
+func (p *plan) mountPath(c place) (mountPath string, mounted bool, err error) {
+	if m := mountOf(c.Container, p.token.volume); m != nil {
+		return m.MountPath, true, nil
+	}
+	taken := slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return path.Clean(m.MountPath) == path.Clean(p.token.mountPath)
+	})
+	if taken < 0 {
+		return p.token.mountPath, false, nil
+	}
+	if slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == envTokenFile }) {
+		return p.token.mountPath, true, nil
+	}
+	return "", false, refuse(c.field("volumeMounts"), "volume %q is mounted at %s, where the federated token goes; mount it elsewhere, or name the container in %s",
+		c.VolumeMounts[taken].Name, p.token.mountPath, SkipContainersAnnotation)
+}
+
+// dangling reports whether a webhook wrote this path for a mount that another
+// webhook has moved since: newer azure-workload-identity mounts in place of our path
+// one of its own, and keeps the variable that points into ours.
+func dangling(c *corev1.Container, env corev1.EnvVar, mountPath string) bool {
+	if env.Name != envTokenFile && env.Name != envCAFile || !below(env.Value, secretsRoot) {
+		return false
+	}
+	return !below(env.Value, mountPath) && !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return below(env.Value, m.MountPath)
+	})
+}
+
+func below(file, dir string) bool {
+	return strings.HasPrefix(file, strings.TrimSuffix(path.Clean(dir), "/")+"/")
+}

@@ -1,0 +1,99 @@
+package inject
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+func (p *plan) warnf(format string, args ...any) {
+	p.warnings = append(p.warnings, fmt.Sprintf(format, args...))
+}
+
+// warnUnlabelled is for pods that say how, and not that.
+func warnUnlabelled(pod *corev1.Pod) []string {
+	if _, annotated := pod.Annotations[InjectProxyAnnotation]; !annotated {
+		return nil
+	}
+	return []string{fmt.Sprintf(`annotation %s has no effect without the label %s: "true" on the pod`, InjectProxyAnnotation, UseLabel)}
+}
+
+// warn says what will be done and is probably not what was meant.
+func (p *plan) warn() []string {
+	p.warnIdentity()
+	p.warnSkipped()
+	if p.settings.inject {
+		p.warnRedirect()
+		p.warnPostStart()
+	} else {
+		p.warnNotInjected()
+	}
+	return p.warnings
+}
+
+func (p *plan) warnIdentity() {
+	if p.settings.clientID == "" {
+		p.warnf("%s has no annotation %s: a request that names no identity gets no token", accountName(p.account), ClientIDAnnotation)
+	}
+	if p.settings.tenantID == "" {
+		p.warnf("%s has no annotation %s, and the configuration no tenant: %s is not set", accountName(p.account), TenantIDAnnotation, envTenantID)
+	}
+}
+
+func (p *plan) warnSkipped() {
+	for _, name := range p.settings.skip {
+		if !slices.ContainsFunc(places(p.pod), func(c place) bool { return c.Name == name }) {
+			p.warnf("annotation %s: the pod has no container %q", SkipContainersAnnotation, shorten(name))
+		}
+	}
+}
+
+func (p *plan) warnRedirect() {
+	if p.settings.redirect == redirectNone {
+		p.warnf("%s: none: tokens go to the clients that heed %s only, and nothing keeps the pod from the node's IMDS", RedirectAnnotation, envIMDSHost)
+		return
+	}
+	for _, c := range places(p.pod) {
+		if !c.ours() && ruleChanger(c.SecurityContext) {
+			p.warnf("container %q is privileged or has NET_ADMIN: it can take the redirect away", c.Name)
+		}
+	}
+}
+
+func ruleChanger(s *corev1.SecurityContext) bool {
+	if s == nil {
+		return false
+	}
+	if s.Privileged != nil && *s.Privileged {
+		return true
+	}
+	return s.Capabilities != nil && slices.ContainsFunc(s.Capabilities.Add, func(c corev1.Capability) bool {
+		return slices.Contains([]string{"NET_ADMIN", "ALL"}, strings.TrimPrefix(strings.ToUpper(string(c)), "CAP_"))
+	})
+}
+
+// warnPostStart says what a sidecar cannot do before native ones.
+func (p *plan) warnPostStart() {
+	if !p.settings.postStart {
+		return
+	}
+	if slices.ContainsFunc(p.pod.Spec.InitContainers, func(c corev1.Container) bool { return !isOurs(c) }) {
+		p.warnf("init containers get no tokens: on this server the proxy starts after them")
+	}
+	if r := p.pod.Spec.RestartPolicy; r == corev1.RestartPolicyNever || r == corev1.RestartPolicyOnFailure {
+		p.warnf("spec.restartPolicy %s: the pod will not complete by itself, as on this server the proxy runs on", r)
+	}
+}
+
+func (p *plan) warnNotInjected() {
+	if p.settings.injectSaid {
+		p.warnf(`annotation %s is false: azure-workload-identity v1.6.0 injects even so; remove it where its webhook runs`, InjectProxyAnnotation)
+	}
+	for _, a := range annotations {
+		if _, given := p.pod.Annotations[a.Name]; given && a.proxy {
+			p.warnf(`annotation %s has no effect without %s: "true"`, a.Name, InjectProxyAnnotation)
+		}
+	}
+}
