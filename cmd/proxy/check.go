@@ -38,6 +38,9 @@ type checkConfig struct {
 	output     string
 	askIMDS    bool
 	noRedirect bool
+
+	// path is where programs are looked for: PATH.
+	path string
 }
 
 // check is the whole of `proxy check`. Its exit status is that of the first step
@@ -80,6 +83,11 @@ func parseCheck(args []string, getenv func(string) string, stdout io.Writer) (ch
 		}
 		return cfg, configErrorf("%w (see proxy check --help)", err)
 	}
+	for _, name := range []string{"probe", "version"} {
+		if flags.Changed(name) {
+			return cfg, configErrorf("--%s is for proxy alone: leave it out, or leave check out", name)
+		}
+	}
 	if flags.NArg() > 0 {
 		return cfg, configErrorf("unexpected argument %q: proxy check takes flags only (see proxy check --help)", flags.Arg(0))
 	}
@@ -87,6 +95,7 @@ func parseCheck(args []string, getenv func(string) string, stdout io.Writer) (ch
 		return cfg, err
 	}
 	cfg.proxy.readPodEnvironment(getenv)
+	cfg.path = getenv("PATH")
 	if getenv(envPodIdentityAuthorityHost) != "" {
 		cfg.noRedirect = true
 	}
@@ -100,7 +109,7 @@ func newCheckFlags(cfg *checkConfig) *pflag.FlagSet {
 	flags.StringVar(&cfg.clientID, "client-id", "", "the identity to ask a token for; empty means "+envClientID)
 	flags.StringVar(&cfg.output, "output", outputText, "text or json")
 	flags.BoolVar(&cfg.askIMDS, "ask-imds", false, "also ask the real IMDS whether it answers, with a request that needs no identity")
-	flags.BoolVar(&cfg.noRedirect, "no-redirect", false, "this pod is meant to have no redirect: its absence is no fault")
+	flags.BoolVar(&cfg.noRedirect, "no-redirect", false, "this pod is meant to have no redirect: its absence is no fault; set where "+envPodIdentityAuthorityHost+" is")
 	return flags
 }
 
@@ -120,6 +129,7 @@ else the first step that failed:
   13  authority         Entra cannot be reached, or does not know the tenant
   14  exchange          Entra refuses the token request
   15  imds              metadata requests of this pod do not reach the proxy
+  16  rules             the redirect is not in place (where this user may look)
 `
 
 // envPodIdentityAuthorityHost points SDKs at the proxy where there is no redirect.
@@ -132,7 +142,13 @@ func (c *checkConfig) check() error {
 	if c.resource == "" {
 		return configErrorf("--resource is empty: say what to ask a token for, such as %s", defaultResource)
 	}
-	return c.proxy.checkFlags()
+	if err := c.proxy.checkFlags(); err != nil {
+		return err
+	}
+	if _, err := c.proxy.parsedIdentities(); err != nil {
+		return err
+	}
+	return c.proxy.checkPrefetch()
 }
 
 // diagnosis is the configuration as package diagnose takes it.
@@ -146,10 +162,13 @@ func (c *checkConfig) diagnosis() diagnose.Config {
 			FederatedTokenFile: p.federatedTokenFile,
 			CAFile:             p.caFile,
 			Binding:            p.binding,
+			DefaultClientID:    p.defaultClientID,
+			Prefetch:           p.prefetch,
 			Proxy:              func(r *http.Request) (*url.URL, error) { return proxyFor(r.URL) },
 		},
 		ClientID: either(c.clientID, p.defaultClientID),
 		Resource: c.resource,
 		IMDS:     c.metadata(),
+		Rules:    c.rules(),
 	}
 }

@@ -37,7 +37,8 @@ type checkedPod struct {
 	proxyPort   string
 }
 
-// newCheckedPod is in good health; a scenario spoils one thing.
+// newCheckedPod is in good health; a scenario spoils one thing. Its check is that of
+// the proxy's own container: the same user, nobody's redirect, and no programs.
 func newCheckedPod(t *testing.T, keys *entra.Keys) *checkedPod {
 	t.Helper()
 	idp, err := entra.Start(entra.Config{Keys: keys})
@@ -63,9 +64,20 @@ func newCheckedPod(t *testing.T, keys *entra.Keys) *checkedPod {
 		t.Fatal(err)
 	}
 	p.environment["PROXY_PORT"] = p.proxyPort
-	// The proxy's own port stands in for the metadata address, as if redirected.
-	p.redirectTo("http://127.0.0.1:" + p.proxyPort)
+	p.redirectTo("http://" + silentAddress(t))
 	return p
+}
+
+// silentAddress stands in for the metadata address as the proxy's own user finds it,
+// for whom there is no redirect: nobody answers a connection that cannot leave.
+func silentAddress(t *testing.T) string {
+	t.Helper()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { silent.Close() })
+	return silent.Addr().String()
 }
 
 // project writes a federated token; its subject is the good one unless c names one.
@@ -256,6 +268,7 @@ func (p *checkedPod) normalize(out string) string {
 		p.idp.Issuer(), "https://oidc.example.test/cluster",
 		authority, "login.example.test",
 		"127.0.0.1:"+p.proxyPort, "127.0.0.1:8000",
+		" --proxy-port="+p.proxyPort, "",
 		p.environment["AZURE_FEDERATED_TOKEN_FILE"], "/var/run/secrets/azure/tokens/azure-identity-token",
 	).Replace(out)
 	out = volatileTime.ReplaceAllString(out, "2026-01-02T03:04:05Z")
@@ -263,7 +276,7 @@ func (p *checkedPod) normalize(out string) string {
 	out = volatileDuration.ReplaceAllString(out, "answered in 42ms")
 	out = volatileTrace.ReplaceAllString(out, "${1}${2}00000000-1111-4222-8333-444444444444")
 	out = volatileKey.ReplaceAllString(out, `key${1}"cluster-key"`)
-	return volatileUser.ReplaceAllString(out, "UID 1000, GID 1000")
+	return volatileUser.ReplaceAllString(out, "UID 1501, GID 1501")
 }
 
 // TestCheckJSON: the same findings, for machines.
@@ -281,7 +294,7 @@ func TestCheckJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatalf("%v:\n%s", err, out)
 	}
-	if code != exitExchange || got.ExitStatus != exitExchange || got.FirstFailed != "exchange" || got.Version != version || len(got.Steps) != 6 {
+	if code != exitExchange || got.ExitStatus != exitExchange || got.FirstFailed != "exchange" || got.Version != version || len(got.Steps) != 7 {
 		t.Errorf("exit status %d, got %+v", code, got)
 	}
 	failed := got.Steps[4].Findings[0]

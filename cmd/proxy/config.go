@@ -150,6 +150,7 @@ Environment, as azure-workload-identity's webhook injects it:
   AZURE_AUTHORITY_HOST        the Entra endpoint; default https://login.microsoftonline.com/
   AZURE_KUBERNETES_TOKEN_PROXY, _SNI_NAME, _CA_FILE, _CA_DATA   identity bindings
   HTTPS_PROXY, NO_PROXY       for the way to Entra only
+  AZURE_POD_IDENTITY_AUTHORITY_HOST   for proxy check: this pod has no redirect
 
 proxy check walks the way to a token and says what is wrong: proxy check --help.
 
@@ -229,6 +230,10 @@ func (c *config) checkPodEnvironment() error {
 	if c.federatedTokenFile == "" {
 		return configErrorf("%s is not set and has no default: it names the projected service-account token (%s)", envFederatedTokenFile, injected)
 	}
+	return c.checkPrefetch()
+}
+
+func (c *config) checkPrefetch() error {
 	if c.defaultClientID == "" && len(c.prefetch) > 0 {
 		return configErrorf("--prefetch needs %s: tokens are fetched ahead for that identity", envClientID)
 	}

@@ -12,16 +12,24 @@ import (
 	"imds-oidc-proxy/test/entra"
 )
 
-const troubleshooting = "../../docs/troubleshooting.md"
+// The pages with transcripts: the reports of `proxy check`, and what clients are told.
+const (
+	checkPage   = "../../docs/check.md"
+	answersPage = "../../docs/answers.md"
+)
+
+// documentedChecks are the reports that the docs show: good health, and a fault of
+// each step that has one. TestCheckTranscripts holds more.
+var documentedChecks = []string{"good", "expired-token", "issuer-key", "entra-down", "issuer-slash", "another-redirect"}
 
 // transcriptBlock is a place in the docs for something that a test wrote.
 var transcriptBlock = regexp.MustCompile("(?s)<!-- transcript: ([a-z0-9-]+) -->\n```console\n(.*?)```\n")
 
-// checkDocs compares each block of the docs that the prefix names with what it should
-// hold, or writes it there, and reports what has no block.
-func checkDocs(t *testing.T, prefix string, want map[string]string) {
+// checkDocs compares each block of a page with what it should hold, or writes it there,
+// and reports what has no block.
+func checkDocs(t *testing.T, page string, want map[string]string) {
 	t.Helper()
-	content, err := os.ReadFile(troubleshooting)
+	content, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,26 +37,23 @@ func checkDocs(t *testing.T, prefix string, want map[string]string) {
 	written := transcriptBlock.ReplaceAllStringFunc(string(content), func(block string) string {
 		parts := transcriptBlock.FindStringSubmatch(block)
 		name, got := parts[1], parts[2]
-		if !strings.HasPrefix(name, prefix) {
-			return block
-		}
 		seen[name] = true
 		if _, ok := want[name]; !ok {
-			t.Errorf("%s has a block %q that nothing writes", troubleshooting, name)
+			t.Errorf("%s has a block %q that nothing writes", page, name)
 			return block
 		}
 		if got != want[name] && !*update {
-			t.Errorf("%s: block %q: got\n%s\nwant (go test -update writes it)\n%s", troubleshooting, name, got, want[name])
+			t.Errorf("%s: block %q: got\n%s\nwant (go test -update writes it)\n%s", page, name, got, want[name])
 		}
 		return fmt.Sprintf("<!-- transcript: %s -->\n```console\n%s```\n", name, want[name])
 	})
 	for name := range want {
 		if !seen[name] {
-			t.Errorf("%s has no block %q", troubleshooting, name)
+			t.Errorf("%s has no block %q", page, name)
 		}
 	}
 	if *update {
-		if err := os.WriteFile(troubleshooting, []byte(written), 0o644); err != nil {
+		if err := os.WriteFile(page, []byte(written), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -58,14 +63,14 @@ func checkDocs(t *testing.T, prefix string, want map[string]string) {
 // holds true.
 func TestDocumentedChecks(t *testing.T) {
 	want := make(map[string]string)
-	for _, scenario := range checkScenarios {
-		content, err := os.ReadFile(filepath.Join("testdata", "check", scenario.name+".txt"))
+	for _, name := range documentedChecks {
+		content, err := os.ReadFile(filepath.Join("testdata", "check", name+".txt"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		want["check-"+scenario.name] = "$ kubectl exec POD -c azwi-proxy -- /proxy check\n" + string(content)
+		want["check-"+name] = "$ kubectl exec POD -c azwi-proxy -- /proxy check\n" + string(content)
 	}
-	checkDocs(t, "check-", want)
+	checkDocs(t, checkPage, want)
 }
 
 // documentedCurls are the requests that the docs show, each for one answer.
@@ -131,7 +136,7 @@ func TestDocumentedCurls(t *testing.T) {
 	for i, example := range documentedCurls {
 		want["curl-"+example.name] = fmt.Sprintf("$ %s -w ' (%%{http_code})\\n'\n%s", example.curl, answers[i])
 	}
-	checkDocs(t, "curl-", want)
+	checkDocs(t, answersPage, want)
 }
 
 // curl runs a documented command line with the proxy's port in place of 8000, and

@@ -31,6 +31,7 @@ const (
 	exitAuthority      = 13
 	exitExchange       = 14
 	exitIMDS           = 15
+	exitRules          = 16
 )
 
 // version is set at build time: -ldflags "-X main.version=…".

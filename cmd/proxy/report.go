@@ -28,6 +28,8 @@ func checkExitCode(report diagnose.Report) int {
 		return exitExchange
 	case diagnose.IMDS:
 		return exitIMDS
+	case diagnose.RedirectRules:
+		return exitRules
 	}
 	return exitFailure
 }

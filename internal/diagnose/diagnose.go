@@ -5,9 +5,9 @@
 //	step, failed := report.FirstFailed()
 //
 // It changes nothing. What it asks for, it asks as the proxy does: the exchange is
-// package exchange's own, with one real token request to Entra. It does not install,
-// read or judge packet filter rules, which takes privileges that a sidecar does not
-// have.
+// package exchange's own, with one real token request to Entra. Packet filter rules
+// it is given to read where the process may look, which a sidecar may not; it installs
+// and changes none.
 //
 // # Security considerations
 //
@@ -53,6 +53,7 @@ const (
 	Authority      StepName = "authority"
 	Exchange       StepName = "exchange"
 	IMDS           StepName = "imds"
+	RedirectRules  StepName = "rules"
 )
 
 // Finding is one thing that was looked at.
@@ -98,7 +99,7 @@ func (r Report) FirstFailed() (name StepName, ok bool) {
 // Config says what to walk.
 type Config struct {
 	// Exchange is how the proxy exchanges tokens. Fields that are missing or wrong
-	// are findings, not errors. Prefetch and CacheEntries are not used.
+	// are findings, not errors. Prefetch is only checked, CacheEntries not used.
 	Exchange exchange.Config
 
 	// ClientID is the identity to ask a token for. Empty: there is none, and the
@@ -110,6 +111,9 @@ type Config struct {
 
 	// IMDS finds out who answers metadata requests in this pod.
 	IMDS Metadata
+
+	// Rules looks at the redirect's rules.
+	Rules Rules
 
 	// Now is the clock for the federated token's expiry. Nil: time.Now.
 	Now func() time.Time
@@ -134,6 +138,7 @@ func Run(ctx context.Context, cfg Config, each func(Step)) Report {
 		{Authority, w.authority},
 		{Exchange, w.exchange},
 		{IMDS, w.metadata},
+		{RedirectRules, w.rules},
 	} {
 		step := newStep(s.name, s.look(ctx))
 		report.Steps = append(report.Steps, step)
@@ -156,6 +161,9 @@ type walk struct {
 
 	// reached is set by authority: Entra answered, and knows the tenant.
 	reached bool
+
+	// proxyRuns is set by metadata: a proxy such as this one listens on its port.
+	proxyRuns bool
 }
 
 func newStep(name StepName, findings []Finding) Step {

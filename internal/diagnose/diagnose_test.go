@@ -113,6 +113,10 @@ func TestClaims(t *testing.T) {
 		{"plain http issuer", "iss", "http://oidc.example.test", now.Add(-time.Hour), "issuer (iss)", diagnose.Fail},
 		{"not a service account", "sub", "someone@example.test", now.Add(-time.Hour), "subject (sub)", diagnose.Note},
 		{"for the API server", "aud", []string{"https://kubernetes.default.svc"}, now.Add(-time.Hour), "audience (aud)", diagnose.Fail},
+		{"for AKS's API server", "aud", "https://shop-1a2b3c.hcp.westeurope.azmk8s.io:443", now.Add(-time.Hour), "audience (aud)", diagnose.Fail},
+		{"for an API server whose audience is the issuer", "aud", "https://127.0.0.1:1/issuer", now.Add(-time.Hour), "audience (aud)", diagnose.Fail},
+		{"for an API server among others", "aud", []string{"api://of-my-own", "kubernetes.default.svc"}, now.Add(-time.Hour), "audience (aud)", diagnose.Fail},
+		{"an audience of one's own", "aud", "api://of-my-own", now.Add(-time.Hour), "audience (aud)", diagnose.Note},
 		{"no audience", "aud", []string{}, now.Add(-time.Hour), "audience (aud)", diagnose.Fail},
 		{"a second audience", "aud", []string{"other", "api://AzureADTokenExchange"}, now.Add(-time.Hour), "audience (aud)", diagnose.OK},
 		{"a national cloud's audience", "aud", "api://AzureADTokenExchangeUSGov", now.Add(-time.Hour), "audience (aud)", diagnose.OK},
@@ -144,7 +148,7 @@ func TestBindingAudience(t *testing.T) {
 	for _, test := range []struct {
 		tokenProxy string
 		want       diagnose.Status
-	}{{"", diagnose.Fail}, {"https://127.0.0.1:1", diagnose.OK}} {
+	}{{"", diagnose.Note}, {"https://127.0.0.1:1", diagnose.OK}} {
 		cfg := config(t, claims)
 		cfg.Exchange.Binding.TokenProxy = test.tokenProxy
 		report := diagnose.Run(t.Context(), cfg, nil)
@@ -341,7 +345,7 @@ func TestRealIMDS(t *testing.T) {
 func TestEach(t *testing.T) {
 	var told []diagnose.StepName
 	report := diagnose.Run(t.Context(), config(t, goodClaims()), func(s diagnose.Step) { told = append(told, s.Name) })
-	want := []diagnose.StepName{diagnose.Environment, diagnose.FederatedToken, diagnose.Issuer, diagnose.Authority, diagnose.Exchange, diagnose.IMDS}
+	want := []diagnose.StepName{diagnose.Environment, diagnose.FederatedToken, diagnose.Issuer, diagnose.Authority, diagnose.Exchange, diagnose.IMDS, diagnose.RedirectRules}
 	if fmt.Sprint(told) != fmt.Sprint(want) || len(report.Steps) != len(want) {
 		t.Errorf("told %v, want %v", told, want)
 	}

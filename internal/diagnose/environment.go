@@ -30,6 +30,7 @@ func (w *walk) environment(context.Context) []Finding {
 	service, err := exchange.New(exchange.Config{
 		TenantID: e.TenantID, FederatedTokenFile: e.FederatedTokenFile, AuthorityHost: e.AuthorityHost,
 		CAFile: e.CAFile, Binding: e.Binding, Proxy: e.Proxy, Dial: e.Dial,
+		DefaultClientID: e.DefaultClientID, Prefetch: e.Prefetch, // checked by New, fetched by nobody
 	})
 	if err != nil {
 		return append(findings, Finding{Status: Fail, Item: "configuration", Text: err.Error(),

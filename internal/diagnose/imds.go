@@ -47,11 +47,12 @@ type Answer struct {
 func (w *walk) metadata(ctx context.Context) []Finding {
 	m := w.cfg.IMDS
 	port, running := m.port(ctx)
+	w.proxyRuns = running
 	findings := []Finding{port, m.redirect(ctx, running)}
 	if m.AskReal != nil {
 		findings = append(findings, m.real(ctx))
 	}
-	return append(findings, Finding{Status: Skipped, Item: "rules", Text: "reading them takes NET_ADMIN and an iptables binary, which the sidecar lacks: run proxy-init --check"})
+	return findings
 }
 
 // port says who listens on the proxy's port, and whether it is a proxy.

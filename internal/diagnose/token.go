@@ -83,13 +83,30 @@ func (w *walk) audiences(token exchange.FederatedToken) Finding {
 	if w.cfg.Exchange.Binding.TokenProxy != "" && f.Text != "" {
 		return f // an identity binding has an audience of its own, which its proxy judges
 	}
-	if !slices.ContainsFunc(token.Audiences, func(a string) bool { return strings.HasPrefix(a, audience) }) {
-		f.Status = Fail
-		f.Text = fmt.Sprintf("%q, where Entra expects %s", f.Text, audience)
-		f.Remedy = "set serviceAccountToken.audience: " + audience + " in the projected volume; " +
-			"the token at /var/run/secrets/kubernetes.io/serviceaccount is for the API server, not for Entra"
+	if slices.ContainsFunc(token.Audiences, func(a string) bool { return strings.HasPrefix(a, audience) }) {
+		return f
 	}
+	f.Remedy = "set serviceAccountToken.audience: " + audience + " in the projected volume"
+	if f.Text != "" && !slices.ContainsFunc(token.Audiences, func(a string) bool { return forAPIServer(a) || a == token.Issuer }) {
+		f.Status = Note
+		f.Text = fmt.Sprintf("%q, not %s: Entra takes it where the federated credential names the same", f.Text, audience)
+		f.Remedy = "see that the credential does (--audiences), or " + f.Remedy
+		return f
+	}
+	f.Status = Fail
+	f.Text = fmt.Sprintf("%q, where Entra expects %s", f.Text, audience)
+	f.Remedy += "; the token at /var/run/secrets/kubernetes.io/serviceaccount is for the API server, not for Entra"
 	return f
+}
+
+// forAPIServer recognises an audience of the API server: the name of its service, or
+// of a server of AKS. Elsewhere it is the issuer, unless --api-audiences says more.
+// Such a token must not leave the cluster: whoever has it is the service account.
+func forAPIServer(audience string) bool {
+	host := strings.TrimPrefix(audience, "https://")
+	host, _, _ = strings.Cut(host, "/")
+	host, _, _ = strings.Cut(host, ":")
+	return host == "kubernetes" || strings.HasPrefix(host, "kubernetes.default") || strings.HasSuffix(host, ".azmk8s.io")
 }
 
 func (w *walk) expiry(token exchange.FederatedToken) Finding {

@@ -2,6 +2,7 @@ package manifests
 
 import (
 	"bytes"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -160,6 +161,40 @@ func TestProxyInitTakesItsSettings(t *testing.T) {
 			t.Errorf("%s: the wire server is rejected: %v, want %v:\n%s", c.variant, deny, c.sealed, rules)
 		}
 	}
+}
+
+// TestCheckKnowsOfNoRedirect: where a manifest installs none, the command that the docs
+// give, without a flag, does not take its absence for a fault.
+func TestCheckKnowsOfNoRedirect(t *testing.T) {
+	for _, c := range []struct {
+		variant string
+		meant   bool
+	}{{"dev-pod", true}, {"no-redirect", true}, {"deployment", false}, {"sealed", false}} {
+		v := load(t, c.variant)
+		port := freePort(t)
+		// Nobody outside is asked: a loopback port stands in for the metadata address,
+		// and nobody connects to it, as where a connection cannot leave.
+		env := append(environment(v, v.container(sidecarName)),
+			"PROXY_PORT="+port, "AZURE_AUTHORITY_HOST=https://127.0.0.1:1/", "PROXY_IMDS_ADDRESS=http://"+silentAddress(t))
+		out, _ := program(t, "proxy", []string{"check"}, env)
+		if meant := strings.Contains(out, "there is none, as is meant"); meant != c.meant {
+			t.Errorf("%s: the missing redirect is meant: %v, want %v:\n%s", c.variant, meant, c.meant, out)
+		}
+		if c.meant && strings.Contains(out, "FAIL     redirect") {
+			t.Errorf("%s: a missing redirect that is meant is a fault:\n%s", c.variant, out)
+		}
+	}
+}
+
+// silentAddress is one where connections are made and nobody answers.
+func silentAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	return listener.Addr().String()
 }
 
 // TestPortsAgree: the redirect leads to where the sidecar listens.
