@@ -30,7 +30,8 @@ const (
 // same at the proxy's own port, for curl in the pod, and at --admin-address, for
 // the kubelet and Prometheus: none of them tells a secret, or changes anything.
 //
-// That goes for /debug/clients too: what is in it stands in /metrics as well.
+// That goes for /debug/clients too: beside what /metrics has of callers, it tells how
+// often and when they asked, and what to upgrade to.
 func ownEndpoints(observed *observer, listening *atomic.Bool) map[string]http.Handler {
 	return map[string]http.Handler{
 		"/readyz":        health.Handler("readyz", readyChecks(observed.tokens, listening)),

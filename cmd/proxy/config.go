@@ -154,7 +154,8 @@ Environment, as azure-workload-identity's webhook injects it:
 
 proxy check walks the way to a token and says what is wrong: proxy check --help.
 
-Exit status: 0 done, 1 could not start or go on, 2 a flag or variable is wrong.
+Exit status: 0 done, 1 could not start or go on, 2 a flag or variable is wrong. A
+SIGTERM lets requests in flight finish, a second one ends at once with 1.
 `
 
 // environmentTwin is the variable that stands in for a flag that is not given.

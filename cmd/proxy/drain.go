@@ -28,10 +28,14 @@ const (
 // Closing a listener resets the connections that the kernel has made and the
 // process has yet to accept: under load, dozens. So first the door is shut to new
 // ones, and those in the queue are accepted; the listener is closed when it is empty.
+// By then each connection has had its time to say something: those that did not are
+// ended as idle ones are.
 type drain struct {
-	listener net.Listener // the kernel's own
-	log      *zap.Logger
-	closing  atomic.Bool // answers end their connections
+	listener  net.Listener // the kernel's own
+	silent    *silentConns // the same, and what it accepted
+	listening *atomic.Bool // for readiness
+	log       *zap.Logger
+	closing   atomic.Bool // answers end their connections
 }
 
 // handler has answers end their connections once the drain has begun.
@@ -46,9 +50,12 @@ func (d *drain) handler(next http.Handler) http.Handler {
 
 // end stops the server. It returns when no request is in flight, or ctx ends.
 func (d *drain) end(ctx context.Context, server *http.Server) error {
+	d.listening.Store(false)
 	d.closing.Store(true)
 	if err := d.settle(ctx); err != nil { // as where a sandbox has no socket filters
 		d.log.Warn("requests that were not accepted yet may be lost", zap.Error(err))
+	} else {
+		d.silent.end()
 	}
 	return server.Shutdown(ctx)
 }

@@ -163,6 +163,121 @@ func TestRequestsInFlightAreFinished(t *testing.T) {
 	}
 }
 
+// TestSilentConnectionsEnd: a connection that never says a byte, as of a client that
+// probes the port, does not hold the end up. One that says its request as late as the
+// signal is answered.
+func TestSilentConnectionsEnd(t *testing.T) {
+	p := newPod(t)
+	proxy := startProcess(t, p)
+	var conns [2]net.Conn
+	for i := range conns {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+p.port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conns[i] = conn
+	}
+	began := time.Now()
+	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := askOnce(conns[1], bufio.NewReader(conns[1]), "keep-alive"); err != nil {
+		t.Errorf("the late request: %v", err)
+	}
+	if err := proxy.Wait(); err != nil {
+		t.Errorf("the proxy ended with %v", err)
+	}
+	// net/http would wait for five seconds and more.
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("the end took %s", took)
+	}
+}
+
+// TestWaitingBytesAreRead: the end of silent connections spares one whose bytes have
+// come, and are yet to be read.
+func TestWaitingBytesAreRead(t *testing.T) {
+	inner, err := listen(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inner.Close()
+	listener := newSilentConns(inner)
+	for _, said := range []string{"", "x"} {
+		client, err := net.Dial("tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		conn, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := io.WriteString(client, said); err != nil {
+			t.Fatal(err)
+		}
+		listener.end()
+		buffer := make([]byte, 2)
+		if n, _ := conn.Read(buffer); string(buffer[:n]) != said {
+			t.Errorf("read %q, want %q", buffer[:n], said)
+		}
+		if said == "" {
+			continue
+		}
+		// It was heard, and goes on.
+		listener.end()
+		if _, err := io.WriteString(client, "y"); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := conn.Read(buffer); err != nil || string(buffer[:n]) != "y" {
+			t.Errorf("read %q, %v after the end of others", buffer[:n], err)
+		}
+	}
+	if left := len(listener.silent); left != 0 {
+		t.Errorf("%d connections are still on the list", left)
+	}
+}
+
+// TestSecondSignalEndsAtOnce: with a request in flight that takes longer than this
+// test would wait.
+func TestSecondSignalEndsAtOnce(t *testing.T) {
+	p := newPod(t)
+	proxy := startProcess(t, p)
+	p.idp.FailAlways(entra.FaultSlow(20 * time.Second))
+	conn, err := net.Dial("tcp", "127.0.0.1:"+p.port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n", tokenQuery+testResource); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the exchange to be under way", func() bool { return p.idp.InFlight() > 0 })
+	began := time.Now()
+	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the end to begin", func() bool {
+		resp, err := http.Get("http://127.0.0.1:" + p.admin + "/readyz")
+		if err != nil {
+			return false
+		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusServiceUnavailable
+	})
+	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	_ = proxy.Wait() // the exit code says it
+	if code := proxy.ProcessState.ExitCode(); code != exitFailure {
+		t.Errorf("got exit code %d, want %d", code, exitFailure)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the end took %s", took)
+	}
+}
+
 func endProxy(t *testing.T, proxy *exec.Cmd) {
 	t.Helper()
 	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {

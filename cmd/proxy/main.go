@@ -38,9 +38,24 @@ const (
 var version = "dev"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+	os.Exit(run(untilSignal(), os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+}
+
+// untilSignal returns a context that the first signal to end ends. A second one ends
+// the process at once, for who does not want to wait for the requests in flight. It
+// has to be caught: the kernel spares process 1 of a container what it would do to
+// any other.
+func untilSignal() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		<-signals
+		cancel()
+		again := <-signals
+		os.Exit(fail(os.Stderr, exitFailure, fmt.Errorf("ended at once, by a second signal (%s)", again)))
+	}()
+	return ctx
 }
 
 // run is the whole program. It ends when ctx does, or before by an error, which

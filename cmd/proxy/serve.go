@@ -56,8 +56,8 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		zap.String("tenant_id", cfg.tenantID),
 		zap.String("client_id", cfg.defaultClientID),
 		zap.String("imds_passthrough", cfg.imdsPassthrough))
-	ending := &drain{listener: listener, log: log}
-	listener = imds.LimitListener(listener, imds.MaxConnections)
+	ending := &drain{listener: listener, silent: newSilentConns(listener), listening: &listening, log: log}
+	listener = imds.LimitListener(ending.silent, imds.MaxConnections)
 	server := imds.NewServer(ending.handler(handler), requestLog, imds.Limits{})
 	parts, err := backgroundParts(cfg, observed, own, requestLog, log)
 	if err != nil {
@@ -65,9 +65,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		return err
 	}
 	listening.Store(true)
-	stopping := context.AfterFunc(ctx, func() { listening.Store(false) })
-	defer stopping()
-	return runUntilDone(ctx, listener, server, ending, parts, log)
+	return proxy{listener, server, parts, ending}.run(ctx)
 }
 
 // backgroundParts is what runs beside the server, from its start to its end.
@@ -142,18 +140,26 @@ func newHandler(cfg config, observed *observer, own map[string]http.Handler, log
 	return handler, nil
 }
 
-// runUntilDone serves until ctx ends or a part fails. Then it stops accepting,
-// lets the requests in flight finish, and only after them ends the parts, which
-// answer those requests.
-func runUntilDone(ctx context.Context, listener net.Listener, server *http.Server, ending *drain, parts []func(context.Context) error, log *zap.Logger) error {
+// proxy is what runs, once all of it is made.
+type proxy struct {
+	listener net.Listener
+	server   *http.Server
+	parts    []func(context.Context) error // run beside the server, which needs them
+	ending   *drain
+}
+
+// run serves until ctx ends or a part fails. Then it stops accepting, lets the
+// requests in flight finish, and only after them ends the parts, which answer those
+// requests.
+func (p proxy) run(ctx context.Context) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range parts {
+	for _, part := range p.parts {
 		group.Go(func() error { return part(background) })
 	}
 	group.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := p.server.Serve(p.listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serving: %w", err)
 		}
 		return nil
@@ -161,10 +167,10 @@ func runUntilDone(ctx context.Context, listener net.Listener, server *http.Serve
 	group.Go(func() error {
 		defer stopBackground()
 		<-ctx.Done()
-		log.Info("stopping the proxy server")
+		p.ending.log.Info("stopping the proxy server")
 		drainCtx, cancel := context.WithTimeout(background, drainTimeout)
 		defer cancel()
-		if err := ending.end(drainCtx, server); err != nil {
+		if err := p.ending.end(drainCtx, p.server); err != nil {
 			return fmt.Errorf("requests were still in flight %s after the signal to end: %w", drainTimeout, err)
 		}
 		return nil

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,5 +55,43 @@ func TestSettingsOfTokenRequests(t *testing.T) {
 				t.Errorf("got %d %s, want %d", w.Code, w.Body, test.status)
 			}
 		})
+	}
+}
+
+// TestFailedPartEndsReadiness: a proxy that ends because a part of it failed says so
+// while it finishes what is in flight, as one does that was told to end.
+func TestFailedPartEndsReadiness(t *testing.T) {
+	listener, err := listen(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var listening atomic.Bool
+	listening.Store(true)
+	inFlight, fault := make(chan struct{}), errors.New("a part failed")
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(inFlight)
+		for deadline := time.Now().Add(readyTimeout); listening.Load(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				http.Error(w, "still said to be listening", http.StatusInternalServerError)
+				return
+			}
+		}
+	})
+	ending := &drain{listener: listener, silent: newSilentConns(listener), listening: &listening, log: zap.NewNop()}
+	ended := make(chan error)
+	go func() {
+		part := func(context.Context) error { <-inFlight; return fault }
+		ended <- proxy{ending.silent, &http.Server{Handler: ending.handler(handler)}, []func(context.Context) error{part}, ending}.run(t.Context())
+	}()
+	resp, err := http.Get("http://" + listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("the request in flight got %s", resp.Status)
+	}
+	if err := <-ended; !errors.Is(err, fault) {
+		t.Errorf("it ended with %v, want %v", err, fault)
 	}
 }
