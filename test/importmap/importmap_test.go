@@ -29,6 +29,7 @@ var allowed = map[string][]string{
 	"internal/logging":  {},
 	"internal/loglimit": {},
 	"internal/inject":   {},
+	"internal/manifest": {},
 }
 
 // only lists the dependencies that live in one room.
@@ -36,6 +37,7 @@ var only = map[string]string{
 	"github.com/AzureAD/microsoft-authentication-library-for-go": "internal/exchange",
 	"github.com/coreos/go-iptables":                              "internal/netrules",
 	"github.com/go-chi/chi":                                      "internal/imds",
+	"go.yaml.in/yaml":                                            "internal/manifest",
 }
 
 // never lists what no binary in a pod may link, nor any room that could end up in

@@ -1,0 +1,66 @@
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"regexp"
+	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// The parser speaks YAML 1.1 and takes no other number, though it reads what 1.2 has.
+var newerYAML = regexp.MustCompile(`(?m)^(\x{FEFF}?%YAML[ \t]+)1\.2`)
+
+// forParser writes a text as the parser takes it: lines stay where they are.
+func forParser(text []byte) []byte {
+	if bytes.HasPrefix(bytes.TrimLeft(bytes.TrimPrefix(text, byteOrderMark), " \t\r\n"), []byte("{")) && json.Valid(bytes.TrimPrefix(text, byteOrderMark)) {
+		return plainEscapes(text)
+	}
+	return newerYAML.ReplaceAll(text, []byte("${1}1.1"))
+}
+
+// plainEscapes writes out the escapes of JSON that the parser does not know: \/ and
+// pairs of surrogates. Outside of strings JSON has no backslash.
+func plainEscapes(text []byte) []byte {
+	out := make([]byte, 0, len(text))
+	for i := 0; i < len(text); i++ {
+		if text[i] != '\\' || i+1 == len(text) {
+			out = append(out, text[i])
+			continue
+		}
+		if text[i+1] == '/' {
+			out, i = append(out, '/'), i+1
+			continue
+		}
+		if r, size := surrogates(text[i:]); size > 0 {
+			out, i = utf8.AppendRune(out, r), i+size-1
+			continue
+		}
+		out, i = append(out, text[i], text[i+1]), i+1
+	}
+	return out
+}
+
+// surrogates decodes \uD83D\uDE00. Half a pair is what encoding/json makes of it.
+func surrogates(text []byte) (r rune, size int) {
+	const escape = len(`\u0000`)
+	high, ok := unicodeEscape(text)
+	if !ok || !utf16.IsSurrogate(high) {
+		return 0, 0
+	}
+	if low, ok := unicodeEscape(text[escape:]); ok {
+		if r := utf16.DecodeRune(high, low); r != utf8.RuneError {
+			return r, 2 * escape
+		}
+	}
+	return utf8.RuneError, escape
+}
+
+func unicodeEscape(text []byte) (rune, bool) {
+	if len(text) < len(`\u0000`) || text[0] != '\\' || text[1] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(text[2:6]), 16, 16)
+	return rune(n), err == nil
+}

@@ -1,0 +1,264 @@
+package manifest
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// edit replaces text[start:end].
+type edit struct {
+	start, end int
+	text       string
+}
+
+// splice does the edits. Those at one place stay in the order in which they were
+// made; removals may overlap.
+func splice(text []byte, edits []edit) []byte {
+	slices.SortStableFunc(edits, func(a, b edit) int { return a.start - b.start })
+	var out bytes.Buffer
+	done := 0
+	for _, e := range edits {
+		out.Write(text[done:max(done, e.start)])
+		out.WriteString(e.text)
+		done = max(done, e.end)
+	}
+	out.Write(text[done:])
+	return out.Bytes()
+}
+
+// editor compares what a tree was with what it became, and collects the edits.
+type editor struct {
+	document *Document
+	edits    []edit
+}
+
+func (e *editor) cut(start, end int) { e.edits = append(e.edits, edit{start: start, end: end}) }
+
+func (e *editor) insert(at int, text string) {
+	e.edits = append(e.edits, edit{start: at, end: at, text: text})
+}
+
+// insertLines puts whole lines at the start of a line, or after a last line that lacks
+// its break, which it goes on lacking.
+func (e *editor) insertLines(at int, lines []string) {
+	eol, text := e.document.eol, e.document.text
+	block := strings.Join(lines, eol)
+	if at == len(text) && at > 0 && text[at-1] != '\n' && text[at-1] != '\r' {
+		e.insert(at, eol+block)
+		return
+	}
+	e.insert(at, block+eol)
+}
+
+// cutLines removes whole lines; with a last line that lacks its break, the break before.
+func (e *editor) cutLines(from, to int) {
+	text := e.document.text
+	start, end := lineStart(text, from), lineEnd(text, to)
+	if end == len(text) && !bytes.HasSuffix(text, []byte("\n")) && start > 0 {
+		start -= len(e.document.breakBefore(start))
+	}
+	e.cut(start, end)
+}
+
+func (d *Document) breakBefore(pos int) string {
+	switch {
+	case bytes.HasSuffix(d.text[:pos], []byte("\r\n")):
+		return "\r\n"
+	case bytes.HasSuffix(d.text[:pos], []byte("\n")), bytes.HasSuffix(d.text[:pos], []byte("\r")):
+		return "\n"
+	}
+	return ""
+}
+
+// node collects the edits of a value that stays. place is the entry that holds it, nil
+// for the document's own.
+func (e *editor) node(n *Node, place *entry) error {
+	switch {
+	case n.kind != yaml.MappingNode && n.kind != yaml.SequenceNode:
+		return nil
+	case n.flow:
+		return e.flow(n)
+	}
+	return e.block(n, place)
+}
+
+// changedEntries tells whether entries came or went.
+func (n *Node) changedEntries() bool {
+	if len(n.entries) != len(n.original) {
+		return true
+	}
+	return slices.ContainsFunc(n.entries, func(x entry) bool { return x.from == added })
+}
+
+func (e *editor) block(n *Node, place *entry) error {
+	if len(n.entries) == 0 {
+		return e.empty(n, place)
+	}
+	// The values first: what is added to one ends where what follows it is added.
+	for _, x := range n.entries {
+		if x.from == added {
+			continue
+		}
+		if err := e.kept(n, x); err != nil {
+			return err
+		}
+	}
+	e.blockAdditions(n, place)
+	return e.blockRemovals(n)
+}
+
+// kept edits an entry that stays, its value within or as a whole.
+func (e *editor) kept(n *Node, x entry) error {
+	old := n.original[x.from].value
+	if old == x.value {
+		return e.node(old, &x)
+	}
+	return e.replace(n, x, old)
+}
+
+// blockAdditions writes the new entries. Those that follow what stays come after its
+// last line, the first before all comments on what follows.
+func (e *editor) blockAdditions(n *Node, place *entry) {
+	after := added // the entry of the text that the next addition follows
+	for i := 0; i < len(n.entries); i++ {
+		if n.entries[i].from != added {
+			after = n.entries[i].from
+			continue
+		}
+		var lines []string
+		for ; i < len(n.entries) && n.entries[i].from == added; i++ {
+			lines = append(lines, e.layoutFor(n).blockLines(n.entries[i], n.kind, n.column)...)
+		}
+		if i == len(n.entries) && after != added {
+			after = len(n.original) - 1
+		}
+		i--
+		e.addAfter(n, place, after, lines)
+	}
+}
+
+func (e *editor) layoutFor(n *Node) layout { return e.document.layout.near(n) }
+
+func (e *editor) addAfter(n *Node, place *entry, after int, lines []string) {
+	text := e.document.text
+	if after != added {
+		at := lineEnd(text, n.original[after].last())
+		if after == len(n.original)-1 {
+			at = e.document.trailing(at, n.leastComment(place))
+		}
+		e.insertLines(at, lines)
+		return
+	}
+	first := n.original[0].start
+	if at := lineEnd(text, n.head); at <= lineStart(text, first) {
+		e.insertLines(at, lines)
+		return
+	}
+	// On the line of a dash, a key or the marker: what is there moves down.
+	margin := strings.Repeat(" ", n.column)
+	e.insert(first, strings.TrimPrefix(strings.Join(lines, e.document.eol), margin)+e.document.eol+margin)
+}
+
+// last is the last position of an entry.
+func (x entry) last() int {
+	end := max(x.colon, x.value.end)
+	if x.key != nil {
+		end = max(end, x.key.end)
+	}
+	return end
+}
+
+// leastComment is the column from which on a comment after the last entry belongs to
+// the collection. Dashes may stand as far left as the key of their list, where a
+// comment is rather about the next key.
+func (n *Node) leastComment(place *entry) int {
+	if n.kind == yaml.SequenceNode && place != nil && n.parent != nil && n.parent.kind == yaml.MappingNode {
+		return n.parent.column + 1
+	}
+	return n.column
+}
+
+// trailing passes comments that are indented enough, and what is blank between them.
+func (d *Document) trailing(at, column int) int {
+	for pos := at; pos < len(d.text); {
+		next := lineEnd(d.text, pos)
+		line := bytes.TrimRight(d.text[pos:next], " \t\r\n")
+		content := bytes.TrimLeft(line, " ")
+		switch {
+		case len(content) == 0:
+		case content[0] == '#' && len(line)-len(content) >= column:
+			at = next
+		default:
+			return at
+		}
+		pos = next
+	}
+	return at
+}
+
+// blockRemovals takes out the lines of what went. Comments before it stay.
+func (e *editor) blockRemovals(n *Node) error {
+	kept := make([]bool, len(n.original))
+	firstKept := len(n.original)
+	for _, x := range n.entries {
+		if x.from != added {
+			kept[x.from] = true
+			firstKept = min(firstKept, x.from)
+		}
+	}
+	for i, x := range n.original {
+		if kept[i] {
+			continue
+		}
+		if i == 0 && !e.document.leadsLine(x.start) {
+			if firstKept == len(n.original) {
+				return n.errorf("nothing of this is to stay, and it begins on the line of what holds it: put it on lines of its own")
+			}
+			e.cut(x.start, n.original[firstKept].start)
+			continue
+		}
+		e.cutLines(x.start, x.last())
+	}
+	return nil
+}
+
+// leadsLine tells whether there is nothing but blanks before pos on its line.
+func (d *Document) leadsLine(pos int) bool {
+	return len(bytes.Trim(d.text[lineStart(d.text, pos):pos], " ")) == 0
+}
+
+// empty writes [] or {} where all entries of a block went.
+func (e *editor) empty(n *Node, place *entry) error {
+	if place == nil || place.colon == 0 || lineEnd(e.document.text, n.head) > lineStart(e.document.text, n.start) {
+		return n.errorf("nothing of this is to stay, and it begins on the line of what holds it: put it on lines of its own")
+	}
+	e.insert(n.head, " "+inline(n))
+	for _, x := range n.original {
+		e.cutLines(x.start, x.last())
+	}
+	return nil
+}
+
+// replace writes another value after a key of a block mapping.
+func (e *editor) replace(n *Node, x entry, old *Node) error {
+	text := e.document.text
+	if x.colon == 0 {
+		return n.errorf("%s has no colon", x.keyName())
+	}
+	isBlock := !old.flow && len(old.original) > 0
+	switch {
+	case isBlock:
+		e.cut(lineEnd(text, x.colon), lineEnd(text, old.end))
+	case old.outer > x.colon || old.end > x.colon:
+		e.cut(x.colon, old.end)
+	}
+	if x.value.isInline() {
+		e.insert(x.colon, " "+inline(x.value))
+		return nil
+	}
+	e.insertLines(lineEnd(text, old.end), e.layoutFor(n).below(x.value, n.column))
+	return nil
+}

@@ -1,0 +1,150 @@
+package manifest
+
+import (
+	"bytes"
+	"strings"
+)
+
+// flow collects the edits of a collection in brackets.
+func (e *editor) flow(n *Node) error {
+	if n.changedEntries() {
+		if n.bare {
+			return n.errorf("a pair without braces cannot be added to")
+		}
+		kept := e.flowKept(n)
+		if len(kept) == 0 {
+			return e.flowAnew(n)
+		}
+		e.flowAdditions(n)
+		e.flowRemovals(n, kept)
+	}
+	for _, x := range n.entries {
+		if x.from == added {
+			continue
+		}
+		old := n.original[x.from].value
+		if old != x.value {
+			if x.colon == 0 {
+				return n.errorf("%s has no value to replace", x.keyName())
+			}
+			e.cut(x.colon, old.end)
+			b, margin := e.brackets(n)
+			e.insert(x.colon, " "+b.value(x.value, margin))
+			continue
+		}
+		if err := e.node(old, &x); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *editor) flowKept(n *Node) []int {
+	var kept []int
+	for _, x := range n.entries {
+		if x.from != added {
+			kept = append(kept, x.from)
+		}
+	}
+	return kept
+}
+
+// brackets is how what is added to a collection is to be written: as JSON in JSON, over
+// several lines where the entries have lines of their own. The margin is theirs.
+func (e *editor) brackets(n *Node) (b brackets, margin string) {
+	b = brackets{strict: e.document.isJSON(), eol: e.document.eol, step: e.document.flowStep()}
+	column, ok := e.document.ownLine(n)
+	if !ok && len(n.original) == 0 && b.strict {
+		// Nothing in it: as the lines around it.
+		if at := n.parent; at != nil {
+			if column, ok = e.document.ownLine(at); ok {
+				return withLines(b), strings.Repeat(e.document.flowBlank(), column)
+			}
+		}
+	}
+	if !ok {
+		return b, ""
+	}
+	return withLines(b), strings.Repeat(e.document.flowBlank(), column)
+}
+
+func withLines(b brackets) brackets {
+	b.lines = true
+	return b
+}
+
+// ownLine is the column of the first entry, if it leads a line.
+func (d *Document) ownLine(n *Node) (int, bool) {
+	if !n.flow || len(n.original) == 0 {
+		return 0, false
+	}
+	start := n.original[0].start
+	before := d.text[lineStart(d.text, start):start]
+	return len(before), len(bytes.Trim(before, " \t")) == 0
+}
+
+// isJSON tells JSON from YAML in brackets: by the quotes of its first key.
+func (d *Document) isJSON() bool {
+	r := d.root
+	return r.flow && len(r.original) > 0 && r.original[0].key != nil && d.text[r.original[0].key.start] == '"'
+}
+
+// flowStep is how far JSON indents, which is where its first key stands.
+func (d *Document) flowStep() int {
+	if column, ok := d.ownLine(d.root); ok && column > 0 {
+		return column
+	}
+	return 2
+}
+
+func (d *Document) flowBlank() string {
+	if column, ok := d.ownLine(d.root); ok && column > 0 && d.text[d.root.original[0].start-1] == '\t' {
+		return "\t"
+	}
+	return " "
+}
+
+// flowAdditions puts new entries before the first that stays, or after one that does.
+func (e *editor) flowAdditions(n *Node) {
+	b, margin := e.brackets(n)
+	gap := " "
+	if b.lines {
+		gap = b.eol + margin
+	}
+	after := added
+	for _, x := range n.entries {
+		switch {
+		case x.from != added:
+			after = x.from
+		case after == added:
+			e.insert(n.original[0].start, b.entry(x, n.kind, margin)+","+gap)
+		default:
+			e.insert(n.original[after].last(), ","+gap+b.entry(x, n.kind, margin))
+		}
+	}
+}
+
+// flowRemovals takes out entries, with the comma after them or, of the last, before.
+func (e *editor) flowRemovals(n *Node, kept []int) {
+	next := 0 // the first entry that is not settled yet
+	for _, k := range kept {
+		if k > next {
+			e.cut(n.original[next].start, n.original[k].start)
+		}
+		next = k + 1
+	}
+	if last := len(n.original); next < last {
+		e.cut(n.original[next-1].last(), n.original[last-1].last())
+	}
+}
+
+// flowAnew writes a collection of which nothing stays.
+func (e *editor) flowAnew(n *Node) error {
+	b, margin := e.brackets(n)
+	if b.lines && len(n.original) > 0 {
+		margin = strings.TrimSuffix(margin, strings.Repeat(e.document.flowBlank(), b.step))
+	}
+	e.cut(n.start, n.end)
+	e.insert(n.start, b.value(&Node{kind: n.kind, tag: n.tag, entries: n.entries}, margin))
+	return nil
+}

@@ -1,0 +1,137 @@
+package manifest_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/diff"
+	"github.com/rogpeppe/go-internal/txtar"
+
+	"imds-oidc-proxy/internal/manifest"
+)
+
+var update = flag.Bool("update", false, "write what came out into testdata")
+
+// patched applies a patch to each document of a stream that is a mapping.
+func patched(text []byte, patch []manifest.Operation) ([]byte, error) {
+	var out bytes.Buffer
+	for _, part := range manifest.Split(text) {
+		d, err := manifest.Parse(part)
+		if err != nil {
+			return nil, err
+		}
+		if d.Root().IsMapping() {
+			if err := d.Root().Apply(patch); err != nil {
+				return nil, err
+			}
+		}
+		text, err := d.Text()
+		if err != nil {
+			return nil, err
+		}
+		out.Write(text)
+	}
+	return out.Bytes(), nil
+}
+
+func operations(t *testing.T, text []byte) []manifest.Operation {
+	t.Helper()
+	var patch []manifest.Operation
+	for line := range bytes.Lines(text) {
+		var op manifest.Operation
+		if err := json.Unmarshal(line, &op); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		patch = append(patch, op)
+	}
+	return patch
+}
+
+// forms are other ways to put the same lines into a file.
+var forms = map[string]func([]byte) []byte{
+	"as is":         func(b []byte) []byte { return b },
+	"CRLF":          func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n")) },
+	"no last break": func(b []byte) []byte { return bytes.TrimSuffix(b, []byte("\n")) },
+	"byte order":    func(b []byte) []byte { return append([]byte("\xef\xbb\xbf"), b...) },
+	"second": func(b []byte) []byte {
+		return append([]byte("# nothing here\n---\n...\n"), b...)
+	},
+}
+
+// TestPatch: each file of testdata has a text, a patch, what comes out, and perhaps a
+// patch back, which has to give the text again, to the byte.
+func TestPatch(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no testdata", err)
+	}
+	for _, file := range files {
+		archive, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sections := map[string][]byte{}
+		for _, f := range archive.Files {
+			sections[f.Name] = f.Data
+		}
+		for form, change := range forms {
+			t.Run(filepath.Base(file)+"/"+form, func(t *testing.T) { checkPatch(t, sections, change) })
+		}
+		if *update {
+			writeCase(t, file, archive, sections)
+		}
+	}
+}
+
+func checkPatch(t *testing.T, sections map[string][]byte, form func([]byte) []byte) {
+	in := form(sections["in"])
+	out, err := patched(in, operations(t, sections["patch"]))
+	if reason, refused := sections["error"]; refused {
+		if err == nil || !strings.Contains(err.Error(), strings.TrimSpace(string(reason))) {
+			t.Errorf("error %v, want %s", err, reason)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := form(sections["out"]); !bytes.Equal(out, want) && !*update {
+		t.Errorf("%s", diff.Diff("want", want, "got", out))
+	}
+	back, ok := sections["back"]
+	if !ok {
+		return
+	}
+	again, err := patched(out, operations(t, back))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(again, in) {
+		t.Errorf("not the same again:\n%s", diff.Diff("before", in, "after", again))
+	}
+}
+
+func writeCase(t *testing.T, file string, archive *txtar.Archive, sections map[string][]byte) {
+	t.Helper()
+	out, err := patched(sections["in"], operations(t, sections["patch"]))
+	if err != nil {
+		return
+	}
+	found := false
+	for i := range archive.Files {
+		if archive.Files[i].Name == "out" {
+			archive.Files[i].Data, found = out, true
+		}
+	}
+	if !found {
+		archive.Files = append(archive.Files, txtar.File{Name: "out", Data: out})
+	}
+	if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}

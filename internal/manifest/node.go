@@ -1,0 +1,292 @@
+package manifest
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Node is a value: one of the text, or one that an operation brought.
+type Node struct {
+	document *Document
+	kind     yaml.Kind
+	tag      string // short: !!str, !!int, …
+	text     string // a scalar's value, an alias's name
+	anchor   string
+	target   *Node // what an alias stands for
+	aliased  bool  // there are aliases of this
+	parent   *Node
+
+	// Where it is in the text: outer is before anchor and tag, start after them; head is
+	// where the line ends that a block collection begins below of.
+	outer, head, start, end int
+	column                  int  // of a block collection's dashes or keys
+	flow                    bool // in brackets
+	bare                    bool // a mapping of one pair without brackets, in a flow sequence
+
+	original []entry // as the text has it
+	entries  []entry // with the operations done
+}
+
+// entry is an item of a sequence or a pair of a mapping.
+type entry struct {
+	name  string // of an entry that an operation brought
+	key   *Node
+	value *Node
+	start int // of the key or the dash
+	colon int // after the colon or the dash; 0 where there is none
+	from  int // its place among the original ones, or added
+}
+
+// added marks an entry that is not in the text.
+const added = -1
+
+func (e entry) keyName() string {
+	if e.key == nil {
+		return e.name
+	}
+	return e.key.text
+}
+
+func (e entry) isMerge() bool { return e.key != nil && e.key.tag == "!!merge" }
+
+// settle ends the scan of a collection.
+func (n *Node) settle() { n.entries = slices.Clone(n.original) }
+
+func (n *Node) fresh() bool { return n.document == nil }
+
+// Line is where the value begins. Of a value that an operation brought it is zero.
+func (n *Node) Line() int {
+	if n.fresh() {
+		return 0
+	}
+	return n.document.line(n.start)
+}
+
+func (n *Node) errorf(format string, args ...any) error {
+	for n.fresh() && n.parent != nil {
+		n = n.parent
+	}
+	if n.fresh() {
+		return fmt.Errorf(format, args...)
+	}
+	return n.document.errorAt(n.start, format, args...)
+}
+
+// IsMapping tells whether the value, or what it is an alias of, is a mapping.
+func (n *Node) IsMapping() bool { return n != nil && n.resolve().kind == yaml.MappingNode }
+
+// Len is the number of a collection's own entries, 0 for other values.
+func (n *Node) Len() int {
+	if n == nil {
+		return 0
+	}
+	return len(n.resolve().entries)
+}
+
+// HasOddKey tells whether some key is not a scalar, as in an unrendered template:
+// {{ .Values.image }} reads as a mapping in a mapping.
+func (n *Node) HasOddKey() bool {
+	for _, e := range n.entries {
+		if e.key != nil && e.key.kind != yaml.ScalarNode && e.key.kind != yaml.AliasNode {
+			return true
+		}
+		if e.value.HasOddKey() || e.key != nil && e.key.HasOddKey() {
+			return true
+		}
+	}
+	return false
+}
+
+// Scalar is the value's text, and whether it is a string: an unquoted 8000 is not.
+func (n *Node) Scalar() (text string, isString bool) {
+	if n == nil {
+		return "", false
+	}
+	n = n.resolve()
+	if n.kind != yaml.ScalarNode {
+		return "", false
+	}
+	return n.text, n.tag == "!!str" || n.tag == "!!timestamp" || n.tag == "!!binary"
+}
+
+// Items are the items of a sequence.
+func (n *Node) Items() []*Node {
+	if n == nil || n.resolve().kind != yaml.SequenceNode {
+		return nil
+	}
+	var items []*Node
+	for _, e := range n.resolve().entries {
+		items = append(items, e.value)
+	}
+	return items
+}
+
+// Get follows keys, aliases and merges; it is nil where there is nothing.
+func (n *Node) Get(keys ...string) *Node {
+	for _, key := range keys {
+		if n = n.get(key, 0); n == nil {
+			return nil
+		}
+	}
+	return n
+}
+
+// maxDepth bounds recursion, which hostile aliases could make endless.
+const maxDepth = 200
+
+func (n *Node) get(key string, depth int) *Node {
+	if n == nil || depth > maxDepth {
+		return nil
+	}
+	n = n.resolve()
+	if n.kind != yaml.MappingNode {
+		return nil
+	}
+	for _, e := range n.entries {
+		if !e.isMerge() && e.keyName() == key {
+			return e.value
+		}
+	}
+	for _, source := range n.merges() {
+		if found := source.get(key, depth+1); found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
+// merges are the mappings whose pairs << brings, the first of which wins.
+func (n *Node) merges() []*Node {
+	var sources []*Node
+	for _, e := range n.entries {
+		if !e.isMerge() {
+			continue
+		}
+		if items := e.value.Items(); items != nil {
+			sources = append(sources, items...)
+		} else {
+			sources = append(sources, e.value)
+		}
+	}
+	return sources
+}
+
+func (n *Node) resolve() *Node {
+	for depth := 0; n.kind == yaml.AliasNode && n.target != nil && depth < maxDepth; depth++ {
+		n = n.target
+	}
+	return n
+}
+
+// maxValues bounds what a value may grow to by its aliases.
+const maxValues = 1_000_000
+
+// Value is the value as encoding/json would have decoded it, numbers aside: aliases
+// and merges are followed. A key that is given twice is an error.
+func (n *Node) Value() (any, error) {
+	budget := maxValues
+	return n.value(&budget, 0)
+}
+
+func (n *Node) value(budget *int, depth int) (any, error) {
+	if *budget--; *budget < 0 || depth > maxDepth {
+		return nil, n.errorf("the aliases of this value make too much of it")
+	}
+	r := n.resolve()
+	switch r.kind {
+	case yaml.MappingNode:
+		return r.mapping(budget, depth)
+	case yaml.SequenceNode:
+		list := make([]any, 0, len(r.entries))
+		for _, e := range r.entries {
+			item, err := e.value.value(budget, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, item)
+		}
+		return list, nil
+	}
+	return r.scalar(), nil
+}
+
+func (n *Node) mapping(budget *int, depth int) (any, error) {
+	m := make(map[string]any, len(n.entries))
+	for _, e := range n.entries {
+		if e.isMerge() {
+			continue
+		}
+		if _, twice := m[e.keyName()]; twice {
+			return nil, e.value.errorf("the key %s is given twice", e.keyName())
+		}
+		v, err := e.value.value(budget, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		m[e.keyName()] = v
+	}
+	for _, source := range n.merges() {
+		v, err := source.value(budget, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		pairs, isMapping := v.(map[string]any)
+		if !isMapping {
+			return nil, n.errorf("<< takes mappings")
+		}
+		for key, value := range pairs {
+			if _, own := m[key]; !own {
+				m[key] = value
+			}
+		}
+	}
+	return m, nil
+}
+
+// scalar gives a scalar the type that the parser resolved.
+func (n *Node) scalar() any {
+	switch n.tag {
+	case "!!null":
+		return nil
+	case "!!bool":
+		var b bool
+		if (&yaml.Node{Kind: yaml.ScalarNode, Tag: n.tag, Value: n.text}).Decode(&b) == nil {
+			return b
+		}
+	case "!!int":
+		var i int64
+		if (&yaml.Node{Kind: yaml.ScalarNode, Tag: n.tag, Value: n.text}).Decode(&i) == nil {
+			return i
+		}
+	case "!!float":
+		if f, err := strconv.ParseFloat(n.text, 64); err == nil && f-f == 0 { // neither infinite nor not a number
+			return f
+		}
+	}
+	return n.text
+}
+
+// same tells whether two trees have the same values in the same order.
+func same(a, b *Node) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	if a.kind != b.kind || a.anchor != b.anchor || len(a.entries) != len(b.entries) {
+		return false
+	}
+	if (a.kind == yaml.ScalarNode || a.kind == yaml.AliasNode) && (a.text != b.text || a.tag != b.tag) {
+		return false
+	}
+	for i, e := range a.entries {
+		if a.kind == yaml.MappingNode && (e.keyName() != b.entries[i].keyName() || e.isMerge() != b.entries[i].isMerge()) {
+			return false
+		}
+		if !same(e.value, b.entries[i].value) {
+			return false
+		}
+	}
+	return true
+}
