@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"internal/loglimit": {},
 	"internal/inject":   {},
 	"internal/manifest": {},
+	"cmd/webhook":       {"internal/inject", "internal/logging", "internal/loglimit"},
 }
 
 // only lists the dependencies that live in one room.

@@ -1,0 +1,375 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	jsonpatch "github.com/evanphx/json-patch/v5"
+	"github.com/go-logr/zapr"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	admissionv1 "k8s.io/api/admission/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/internal/logging"
+)
+
+const (
+	testClientID = "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10"
+	testTenantID = "11111111-2222-4333-8444-555555555555"
+	// canary stands for whatever secret a pod may hold.
+	canary = "canary-3f9a1c77"
+)
+
+var testConfig = inject.Config{
+	ProxyImage:     "registry.example.test/imds-oidc-proxy:v0.1.0",
+	ProxyInitImage: "registry.example.test/imds-oidc-proxy-init:v0.1.0",
+	TenantID:       testTenantID,
+}
+
+// testServer is the webhook behind TLS, with an API server that is a fake.
+type testServer struct {
+	t       *testing.T
+	url     string
+	client  *http.Client
+	log     *bytes.Buffer
+	metrics *metrics
+	reads   atomic.Int32 // of the API server itself, past the cache
+	admit   *admitter
+}
+
+// start runs the webhook with service accounts in the API server, of which the cache
+// knows some. fail, where given, is what the API server answers instead.
+func start(t *testing.T, cached, there []client.Object, fail error) *testServer {
+	t.Helper()
+	scheme, err := newScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &testServer{t: t, log: new(bytes.Buffer), metrics: newMetrics()}
+	counted := interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+		s.reads.Add(1)
+		if fail != nil {
+			return fail
+		}
+		return c.Get(ctx, key, obj, opts...)
+	}}
+	log := logging.New(s.log, logging.Config{})
+	s.admit = &admitter{
+		accounts: cachedAccounts{
+			cache:  fake.NewClientBuilder().WithScheme(scheme).WithObjects(cached...).Build(),
+			direct: fake.NewClientBuilder().WithScheme(scheme).WithObjects(there...).WithInterceptorFuncs(counted).Build(),
+		},
+		decoder: admission.NewDecoder(scheme),
+		config:  func() inject.Config { return testConfig },
+		metrics: s.metrics, log: log, now: time.Now,
+	}
+	s.listen(log)
+	return s
+}
+
+func (s *testServer) listen(log *zap.Logger) {
+	s.t.Helper()
+	handler, err := admissionHandler(s.admit, zapr.NewLogger(log))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	web := httptest.NewUnstartedServer((&server{handler: handler, draining: new(atomic.Bool), log: log}).routes())
+	web.TLS = &tls.Config{MinVersion: tls.VersionTLS13}
+	web.EnableHTTP2 = true
+	web.StartTLS()
+	s.t.Cleanup(web.Close)
+	s.url, s.client = web.URL+mutatePath, web.Client()
+}
+
+func account(name string, annotations map[string]string) *corev1.ServiceAccount {
+	return &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Annotations: annotations}}
+}
+
+func federated(name string) *corev1.ServiceAccount {
+	return account(name, map[string]string{inject.ClientIDAnnotation: testClientID})
+}
+
+// podJSON is a pod that takes part, with a secret in it and a field that no type of
+// today knows.
+func podJSON(annotations map[string]string) string {
+	marshalled, err := json.Marshal(annotations)
+	if err != nil {
+		panic(err)
+	}
+	return `{"apiVersion":"v1","kind":"Pod",
+		"metadata":{"generateName":"orders-","labels":{"azure.workload.identity/use":"true"},"annotations":` + string(marshalled) + `},
+		"spec":{"fieldOfTomorrow":{"a":1},"serviceAccountName":"orders",
+			"containers":[{"name":"app","image":"registry.example.test/app:1","env":[{"name":"PASSWORD","value":"` + canary + `"}]}]}}`
+}
+
+var injected = map[string]string{inject.InjectProxyAnnotation: "true"}
+
+// review is a request as an API server writes it.
+func review(object string, change func(*admissionv1.AdmissionRequest)) *admissionv1.AdmissionReview {
+	request := &admissionv1.AdmissionRequest{
+		UID:       "705ab4f5-6393-11e8-b7cc-42010a800002",
+		Kind:      metav1.GroupVersionKind{Version: "v1", Kind: "Pod"},
+		Resource:  metav1.GroupVersionResource{Version: "v1", Resource: "pods"},
+		Namespace: "shop", Operation: admissionv1.Create,
+		UserInfo: authenticationv1.UserInfo{Username: "system:serviceaccount:kube-system:replicaset-controller"},
+		Object:   runtime.RawExtension{Raw: []byte(object)},
+	}
+	if change != nil {
+		change(request)
+	}
+	return &admissionv1.AdmissionReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
+		Request:  request,
+	}
+}
+
+// ask sends a request and reads the answer as an API server does.
+func (s *testServer) ask(sent *admissionv1.AdmissionReview) *admissionv1.AdmissionResponse {
+	s.t.Helper()
+	body, err := json.Marshal(sent)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	answered, err := s.client.Post(s.url, "application/json", bytes.NewReader(body))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer answered.Body.Close()
+	var got admissionv1.AdmissionReview
+	if err := json.NewDecoder(answered.Body).Decode(&got); err != nil {
+		s.t.Fatal(err)
+	}
+	if got.Response == nil || got.Response.UID != sent.Request.UID || got.APIVersion != sent.APIVersion || got.Kind != sent.Kind {
+		s.t.Fatalf("got %+v, want an answer to %s", got, sent.Request.UID)
+	}
+	return got.Response
+}
+
+// TestAdmission: each kind of request, and what the API server, the metrics and the
+// log are told.
+func TestAdmission(t *testing.T) {
+	for _, test := range []struct {
+		name            string
+		object          string
+		change          func(*admissionv1.AdmissionRequest)
+		cached, there   []client.Object
+		fail            error
+		result          string
+		code            int32
+		message         string // part of it
+		patched         bool
+		reads           int32
+		level, inTheLog string
+	}{
+		{name: "injected", object: podJSON(injected), cached: []client.Object{federated("orders")},
+			result: resultInjected, patched: true, level: "info", inTheLog: `"pod":"orders-"`},
+		{name: "account is new", object: podJSON(injected), there: []client.Object{federated("orders")},
+			result: resultInjected, patched: true, reads: 1, level: "info"},
+		{name: "account was annotated a moment ago", object: podJSON(injected), cached: []client.Object{account("orders", nil)},
+			there: []client.Object{federated("orders")}, result: resultInjected, patched: true, reads: 1, level: "info"},
+		{name: "account without client ID, API server away", object: podJSON(injected), cached: []client.Object{account("orders", nil)},
+			fail: errors.New("connection refused"), result: resultInjected, patched: true, reads: 1, level: "info"},
+		{name: "account deleted", object: podJSON(injected), cached: []client.Object{account("orders", nil)},
+			result: resultRefused, code: 400, message: "no service account orders in namespace shop", reads: 1, level: "warn"},
+		{name: "no account", object: podJSON(injected),
+			result: resultRefused, code: 400, message: "create it before the pod", reads: 1, level: "warn"},
+		{name: "no account named", object: strings.Replace(podJSON(injected), `"serviceAccountName":"orders",`, "", 1),
+			cached: []client.Object{federated("default")}, result: resultInjected, patched: true, level: "info", inTheLog: `"service_account":"default"`},
+		{name: "API server fails", object: podJSON(injected), fail: errors.New("dial tcp 10.0.0.1:443: connection refused"),
+			result: resultError, code: 500, message: "its log has the cause, with request_id 705ab4f5", reads: 1, level: "error", inTheLog: "connection refused"},
+		{name: "junk in an annotation", object: podJSON(map[string]string{inject.InjectProxyAnnotation: "maybe"}),
+			cached: []client.Object{federated("orders")}, result: resultRefused, code: 400, message: inject.InjectProxyAnnotation, level: "warn"},
+		{name: "host network", object: strings.Replace(podJSON(injected), `"spec":{`, `"spec":{"hostNetwork":true,`, 1),
+			cached: []client.Object{federated("orders")}, result: resultRefused, code: 400, message: "hostNetwork", level: "warn"},
+		{name: "no label", object: strings.Replace(podJSON(injected), `"true"}`, `"false"}`, 1), result: resultSkipped},
+		{name: "no pod", object: `{"apiVersion":"v1","kind":"Pod","spec":{"containers":"` + canary + `"}}`,
+			result: resultRefused, code: 400, message: "holds no pod", level: "warn"},
+		{name: "no object", object: `null`, result: resultRefused, code: 400, message: "holds no pod", level: "warn"},
+		{name: "another kind", object: `{}`, change: func(r *admissionv1.AdmissionRequest) {
+			r.Kind = metav1.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}
+		}, result: resultSkipped},
+		{name: "an update", object: podJSON(injected), change: func(r *admissionv1.AdmissionRequest) { r.Operation = admissionv1.Update }, result: resultSkipped},
+		{name: "a subresource", object: podJSON(injected), change: func(r *admissionv1.AdmissionRequest) { r.SubResource = "binding" }, result: resultSkipped},
+		{name: "dry run", object: podJSON(injected), cached: []client.Object{federated("orders")},
+			change: func(r *admissionv1.AdmissionRequest) { yes := true; r.DryRun = &yes },
+			result: resultInjected, patched: true, level: "info", inTheLog: `"dry_run":true`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := start(t, test.cached, test.there, test.fail)
+			got := s.ask(review(test.object, test.change))
+			if allowed := test.code == 0; got.Allowed != allowed || !allowed && got.Result.Code != test.code {
+				t.Errorf("got allowed %v, %+v; want code %d", got.Allowed, got.Result, test.code)
+			}
+			if got.Result != nil && (!strings.Contains(got.Result.Message, test.message) || strings.Contains(got.Result.Message, "\n")) {
+				t.Errorf("got message %q, want one line with %q", got.Result.Message, test.message)
+			}
+			if patched := len(got.Patch) > 0; patched != test.patched || patched && *got.PatchType != admissionv1.PatchTypeJSONPatch {
+				t.Errorf("got patch %s, want one: %v", got.Patch, test.patched)
+			}
+			if got := s.reads.Load(); got != test.reads {
+				t.Errorf("asked the API server %d times, want %d", got, test.reads)
+			}
+			if got := testutil.ToFloat64(s.metrics.admissions.WithLabelValues(test.result)); got != 1 {
+				t.Errorf("admissions_total{result=%q} is %v, want 1", test.result, got)
+			}
+			s.checkLog(test.level, test.inTheLog)
+		})
+	}
+}
+
+// checkLog: one line of that level, or none, and nothing of what the pod holds.
+func (s *testServer) checkLog(level, part string) {
+	s.t.Helper()
+	lines := strings.TrimSpace(s.log.String())
+	if level == "" && lines != "" {
+		s.t.Errorf("logged %s", lines)
+	}
+	if level != "" && (strings.Count(lines, "\n") != 0 || !strings.Contains(lines, `"level":"`+level+`"`) || !strings.Contains(lines, part)) {
+		s.t.Errorf("logged %s, want one line of level %s with %s", lines, level, part)
+	}
+	if strings.Contains(lines, canary) {
+		s.t.Errorf("logged what the pod holds: %s", lines)
+	}
+}
+
+// TestPatchOnTheRawPod: what comes out is the pod that went in, unknown fields and
+// all, with ours; a second request finds nothing to do.
+func TestPatchOnTheRawPod(t *testing.T) {
+	s := start(t, []client.Object{federated("orders")}, nil, nil)
+	object := podJSON(injected)
+	patch, err := jsonpatch.DecodePatch(s.ask(review(object, nil)).Patch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patched, err := patch.Apply([]byte(object))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"fieldOfTomorrow":{"a":1}`, canary, `"azwi-proxy-init"`, `"azwi-proxy"`, testClientID, testTenantID} {
+		if !strings.Contains(string(patched), want) {
+			t.Errorf("no %s in %s", want, patched)
+		}
+	}
+	again := s.ask(review(string(patched), nil))
+	if !again.Allowed || len(again.Patch) != 0 {
+		t.Errorf("second pass: got %v, %s", again.Allowed, again.Patch)
+	}
+	if got := testutil.ToFloat64(s.metrics.admissions.WithLabelValues(resultUnchanged)); got != 1 {
+		t.Errorf("unchanged: %v, want 1", got)
+	}
+}
+
+// TestWarnings: what looks wrong reaches the pod's author.
+func TestWarnings(t *testing.T) {
+	s := start(t, nil, []client.Object{account("orders", nil)}, nil)
+	got := s.ask(review(podJSON(injected), nil))
+	if !got.Allowed || len(got.Warnings) == 0 || !strings.Contains(strings.Join(got.Warnings, " "), inject.ClientIDAnnotation) {
+		t.Errorf("got %+v, want a warning about %s", got, inject.ClientIDAnnotation)
+	}
+}
+
+// panicking stands for a fault of ours, with a pod's secret at hand.
+type panicking struct{}
+
+func (panicking) account(context.Context, string, string) (*corev1.ServiceAccount, error) {
+	panic(canary)
+}
+
+// TestPanic: it costs one answer, says nothing of the pod, and the log has where.
+func TestPanic(t *testing.T) {
+	s := start(t, nil, nil, nil)
+	s.admit.accounts = panicking{}
+	got := s.ask(review(podJSON(injected), nil))
+	if got.Allowed || got.Result.Code != http.StatusInternalServerError || strings.Contains(got.Result.Message, canary) {
+		t.Errorf("got %+v", got.Result)
+	}
+	s.checkLog("error", "panicking")
+}
+
+// TestNotAsked: what is not a question of an API server.
+func TestNotAsked(t *testing.T) {
+	s := start(t, nil, nil, nil)
+	for _, test := range []struct {
+		name, method, path, contentType, body string
+		status                                int
+		refused                               bool // an answer that says no
+	}{
+		{"another path", "POST", "/", "application/json", "{}", 404, false},
+		{"another method", "GET", mutatePath, "", "", 405, false},
+		{"no body", "POST", mutatePath, "application/json", "", 200, true},
+		{"no request", "POST", mutatePath, "application/json", "{}", 200, true},
+		{"no JSON", "POST", mutatePath, "application/json", "token=" + canary, 200, true},
+		{"another content type", "POST", mutatePath, "text/plain", "{}", 200, true},
+		{"too large", "POST", mutatePath, "application/json", `{"a":"` + strings.Repeat("a", maxBody) + `"}`, 200, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			request, err := http.NewRequest(test.method, strings.TrimSuffix(s.url, mutatePath)+test.path, strings.NewReader(test.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header.Set("Content-Type", test.contentType)
+			answered, err := s.client.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer answered.Body.Close()
+			body, _ := io.ReadAll(answered.Body)
+			if answered.StatusCode != test.status {
+				t.Errorf("got %s: %s", answered.Status, body)
+			}
+			if test.refused && !strings.Contains(string(body), `"allowed":false`) {
+				t.Errorf("got %s, want allowed false", body)
+			}
+		})
+	}
+	if strings.Contains(s.log.String(), canary) {
+		t.Errorf("logged what was sent: %s", s.log)
+	}
+}
+
+// TestAnnotationPrefix: what the cache keeps of a service account is all that
+// internal/inject reads there.
+func TestAnnotationPrefix(t *testing.T) {
+	for _, a := range inject.Annotations() {
+		if strings.Contains(a.On, "account") && !strings.HasPrefix(a.Name, annotationPrefix) {
+			t.Errorf("%s stands on service accounts: keepAnnotations drops it", a.Name)
+		}
+	}
+}
+
+func TestKeepAnnotations(t *testing.T) {
+	metadata := accountMetadata()
+	metadata.Name, metadata.Namespace, metadata.ResourceVersion = "orders", "shop", "7"
+	metadata.Annotations = map[string]string{inject.ClientIDAnnotation: testClientID, "kubectl.kubernetes.io/last-applied-configuration": canary}
+	metadata.Labels = map[string]string{"app": "orders"}
+	metadata.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
+	object, err := keepAnnotations(metadata)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := object.(*metav1.PartialObjectMetadata)
+	want := metav1.ObjectMeta{Name: "orders", Namespace: "shop", ResourceVersion: "7", Annotations: map[string]string{inject.ClientIDAnnotation: testClientID}}
+	if fmt.Sprint(got.ObjectMeta) != fmt.Sprint(want) {
+		t.Errorf("got %v, want %v", got.ObjectMeta, want)
+	}
+}

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are this program's own, beside those of controller-runtime. The label
+// has the five values of answer.result; nothing that a caller says becomes one.
+type metrics struct {
+	admissions *prometheus.CounterVec
+	duration   *prometheus.HistogramVec
+	expiry     prometheus.Gauge
+	native     prometheus.Gauge
+}
+
+func newMetrics() *metrics {
+	const prefix = "imds_oidc_proxy_webhook_"
+	m := &metrics{
+		admissions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: prefix + "admissions_total", Help: "Answers to the API server, by result.",
+		}, []string{"result"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: prefix + "admission_duration_seconds", Help: "Time that an answer took, by result.",
+			// From an account in memory to the API server's patience of 10 s.
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"result"}),
+		expiry: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: prefix + "certificate_expiry_timestamp_seconds", Help: "When the certificate that is being served expires; 0 while there is none.",
+		}),
+		native: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: prefix + "native_sidecar", Help: "1 while proxies are injected as native sidecars, 0 while they are ordinary containers.",
+		}),
+	}
+	// Counters that are there from the start make a rate of the first failure.
+	for _, result := range []string{resultInjected, resultUnchanged, resultSkipped, resultRefused, resultError} {
+		m.admissions.WithLabelValues(result)
+	}
+	return m
+}
+
+// collectors are what a registry takes.
+func (m *metrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.admissions, m.duration, m.expiry, m.native}
+}
+
+func (m *metrics) observe(result string, took time.Duration) {
+	m.admissions.WithLabelValues(result).Inc()
+	m.duration.WithLabelValues(result).Observe(took.Seconds())
+}

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/go-logr/zapr"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	crlog "sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	crmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/internal/logging"
+	"imds-oidc-proxy/internal/loglimit"
+)
+
+// endGrace is for everything to end, after the drain: a little more than the server
+// gives its requests.
+const endGrace = endTimeout + time.Second
+
+// serve is the program between its configuration and its end.
+func serve(ctx context.Context, cfg config, stderr io.Writer) error {
+	limit := loglimit.New(nil)
+	unlimited := logging.New(stderr, cfg.logging)
+	log := limit.Apply(unlimited)
+	useLog(log)
+
+	w, err := newWebhook(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	for _, collector := range w.metrics.collectors() {
+		if err := crmetrics.Registry.Register(collector); err != nil {
+			return err
+		}
+		defer func(c prometheus.Collector) { crmetrics.Registry.Unregister(c) }(collector)
+	}
+	if err := w.manager.Add(everyReplica(func(ctx context.Context) error { limit.Run(ctx, unlimited); return nil })); err != nil {
+		return err
+	}
+	log.Info("webhook starts", zap.String("version", version), zap.String("cert_mode", cfg.certificates.mode))
+	defer log.Info("webhook ended")
+	return w.run(ctx, cfg.drain)
+}
+
+// useLog is where the libraries of Kubernetes log, which know global loggers only.
+func useLog(log *zap.Logger) {
+	logger := zapr.NewLogger(log)
+	crlog.SetLogger(logger)
+	klog.SetLogger(logger.WithName("client-go"))
+}
+
+// everyReplica is a part of the program that no leader has to be elected for.
+type everyReplica func(context.Context) error
+
+func (f everyReplica) Start(ctx context.Context) error { return f(ctx) }
+func (everyReplica) NeedLeaderElection() bool          { return false }
+
+// webhook is the parts of the program, joined.
+type webhook struct {
+	manager  manager.Manager
+	cert     *certificate
+	rotated  <-chan struct{} // nil where somebody else rotates
+	sidecars *sidecars
+	server   *server
+	metrics  *metrics
+	draining atomic.Bool
+	log      *zap.Logger
+}
+
+func newWebhook(ctx context.Context, cfg config, log *zap.Logger) (*webhook, error) {
+	access, err := apiServer(cfg.kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	w := &webhook{metrics: newMetrics(), log: log}
+	if w.manager, err = newManager(access, cfg, log); err != nil {
+		return nil, err
+	}
+	// Asked for now, so that it is filled before the first request comes.
+	if _, err := w.manager.GetCache().GetInformer(ctx, accountMetadata(), cache.BlockUntilSynced(false)); err != nil {
+		return nil, fmt.Errorf("watching service accounts: %w", err)
+	}
+	if err := w.addCertificate(ctx, cfg.certificates); err != nil {
+		return nil, err
+	}
+	if err := w.addSidecars(ctx, access, cfg.nativeSidecar); err != nil {
+		return nil, err
+	}
+	if err := w.addServer(cfg); err != nil {
+		return nil, err
+	}
+	return w, w.addChecks()
+}
+
+func apiServer(kubeconfig string) (*rest.Config, error) {
+	access, err := rest.InClusterConfig()
+	if kubeconfig != "" {
+		access, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	}
+	if err != nil {
+		return nil, flagErrorf("kubeconfig", kubeconfig, "%w", err)
+	}
+	access.UserAgent = "imds-oidc-proxy-webhook/" + version
+	return access, nil
+}
+
+// newManager caches what is read again and again, service accounts, and the one
+// Secret that is watched. Nothing else is listed or watched.
+func newManager(access *rest.Config, cfg config, log *zap.Logger) (manager.Manager, error) {
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, err
+	}
+	grace := endGrace
+	metricsAddress := cfg.metricsAddress
+	if metricsAddress == "" {
+		metricsAddress = "0" // as controller-runtime says it
+	}
+	byObject := map[client.Object]cache.ByObject{accountMetadata(): {Transform: keepAnnotations}}
+	if cfg.certificates.mode == certRotated {
+		byObject[&corev1.Secret{}] = cache.ByObject{
+			Namespaces: map[string]cache.Config{cfg.certificates.namespace: {
+				FieldSelector: fields.OneTermEqualSelector("metadata.name", cfg.certificates.secret),
+			}},
+			Transform: cache.TransformStripManagedFields(),
+		}
+	}
+	return manager.New(access, manager.Options{
+		Scheme:                  scheme,
+		Logger:                  zapr.NewLogger(log),
+		Cache:                   cache.Options{ByObject: byObject, ReaderFailOnMissingInformer: true},
+		Metrics:                 metricsserver.Options{BindAddress: metricsAddress},
+		HealthProbeBindAddress:  cfg.healthAddress,
+		GracefulShutdownTimeout: &grace,
+	})
+}
+
+// newScheme knows the kinds that are read or written here, and no more.
+func newScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	return scheme, errors.Join(corev1.AddToScheme(scheme), admissionv1.AddToScheme(scheme))
+}
+
+func (w *webhook) addCertificate(ctx context.Context, cfg certificateFlags) error {
+	w.cert = &certificate{metrics: w.metrics, log: w.log}
+	if cfg.mode == certMounted {
+		return w.cert.followFiles(w.manager, cfg.dir)
+	}
+	if err := w.cert.followSecret(ctx, w.manager, cfg.dir); err != nil {
+		return err
+	}
+	var err error
+	w.rotated, err = rotate(w.manager, cfg)
+	return err
+}
+
+func (w *webhook) addSidecars(ctx context.Context, access *rest.Config, mode string) error {
+	versioned := rest.CopyConfig(access)
+	versioned.GroupVersion = &schema.GroupVersion{}
+	asker, err := discovery.NewDiscoveryClientForConfigAndClient(versioned, w.manager.GetHTTPClient())
+	if err != nil {
+		return err
+	}
+	w.sidecars = &sidecars{mode: mode, version: serverVersion(asker.RESTClient()), metrics: w.metrics, log: w.log}
+	if err := w.sidecars.decide(ctx); err != nil {
+		return err
+	}
+	return w.manager.Add(w.sidecars)
+}
+
+func (w *webhook) addServer(cfg config) error {
+	admit := &admitter{
+		accounts: cachedAccounts{cache: w.manager.GetCache(), direct: w.manager.GetAPIReader()},
+		decoder:  admission.NewDecoder(w.manager.GetScheme()),
+		config: func() inject.Config {
+			c := cfg.inject
+			c.PostStart = !w.sidecars.native.Load()
+			return c
+		},
+		metrics: w.metrics, log: w.log, now: time.Now,
+	}
+	handler, err := admissionHandler(admit, zapr.NewLogger(w.log))
+	if err != nil {
+		return err
+	}
+	w.server = &server{
+		address: cfg.address, minVersion: tlsVersions[cfg.tlsMinVersion], cert: w.cert,
+		handler: handler, draining: &w.draining, log: w.log,
+	}
+	return w.manager.Add(w.server)
+}
+
+// admissionHandler is the protocol around the answers.
+func admissionHandler(admit *admitter, log logr.Logger) (http.Handler, error) {
+	return admission.StandaloneWebhook(&admission.Webhook{Handler: admit}, admission.StandaloneOptions{Logger: log, MetricsPath: mutatePath})
+}
+
+// addChecks: ready is who can answer so that the API server believes it. The server
+// starts when the cache is filled, so that listening says both.
+func (w *webhook) addChecks() error {
+	return errors.Join(
+		w.manager.AddHealthzCheck("ping", healthz.Ping),
+		w.manager.AddReadyzCheck("certificate", func(*http.Request) error { return w.cert.ready(time.Now()) }),
+		w.manager.AddReadyzCheck("authority-known", func(*http.Request) error { return w.authorityKnown() }),
+		w.manager.AddReadyzCheck("listening", func(*http.Request) error {
+			if !w.server.listening.Load() || w.draining.Load() {
+				return errors.New("the webhook's port is not open, or about to close")
+			}
+			return nil
+		}),
+	)
+}
+
+func (w *webhook) authorityKnown() error {
+	if w.rotated == nil {
+		return nil
+	}
+	select {
+	case <-w.rotated:
+		return nil
+	default:
+		return errors.New("the certificate's authority is not in the webhook's configuration yet")
+	}
+}
+
+// run serves until ctx ends, and for drain after it: for as long as other nodes may
+// not know yet that this replica is out of the Service.
+func (w *webhook) run(ctx context.Context, drain time.Duration) error {
+	serving, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	stop := context.AfterFunc(ctx, func() {
+		w.draining.Store(true)
+		w.log.Info("webhook drains", zap.Duration("for", drain))
+		select {
+		case <-time.After(drain):
+		case <-serving.Done():
+		}
+		end()
+	})
+	defer stop()
+	return w.manager.Start(serving)
+}
