@@ -1,5 +1,5 @@
 # make demo   the whole story, in a few seconds
-# make test   every test, with the race detector
+# make test   every test but the images' (make test-images), with the race detector
 # make help   the rest
 
 SHELL := /bin/sh
@@ -38,7 +38,7 @@ dev: build ## the demo left running, with a shell inside for curl
 NEED_PROMTOOL := command -v promtool >/dev/null || tools/debs .cache/prometheus prometheus
 
 .PHONY: test
-test: ## every test, with the race detector (root: they make network namespaces)
+test: ## every test but test-images, with the race detector (root: they make network namespaces)
 	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv
 	@# -count=1: some tests build the programs, of which Go's cache of results knows nothing.
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./...
@@ -70,7 +70,7 @@ images: ## container images, by docker, podman or buildah; tools/images says how
 	@IMAGES="$(IMAGES)" tools/images "$(VERSION)"
 
 .PHONY: test-images
-test-images: ## build the images on stand-in bases, and run them (root: in a network namespace)
+test-images: ## not part of test, CI runs both: build the images on stand-in bases, and run them (root)
 	@tools/need buildah curl ip iptables-nft podman runc
 	go test -tags images -timeout 10m ./test/images
 

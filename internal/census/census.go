@@ -169,6 +169,7 @@ func (c *Census) tallyOf(caller Caller, now time.Time) (t *tally, isNew bool) {
 		isNew = true
 	}
 	t = &tally{first: now}
+	t.last.Store(now.Unix()) // a scrape may come before Count has stored it
 	c.callers[caller] = t
 	return t, isNew
 }

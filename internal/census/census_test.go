@@ -264,3 +264,19 @@ func FuzzCount(f *testing.F) {
 		}
 	})
 }
+
+// TestSeenAtOnce: whoever looks while a caller is being met, as a scrape may, finds it
+// seen now, and not in 1970.
+func TestSeenAtOnce(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	var met *census.Census
+	var entries []census.Entry
+	met = census.New(census.Config{
+		New: func(census.Caller) { entries = met.Entries() },
+		Now: func() time.Time { return now },
+	})
+	met.Count(agent("curl/8.0.1"))
+	if len(entries) != 1 || !entries[0].LastSeen.Equal(now) || !entries[0].FirstSeen.Equal(now) {
+		t.Errorf("got %+v, want one that was seen at %s", entries, now)
+	}
+}

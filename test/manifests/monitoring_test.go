@@ -13,6 +13,9 @@ import (
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 )
 
@@ -101,6 +104,43 @@ func TestMonitorFindsTheSidecar(t *testing.T) {
 	}
 }
 
+// TestNetworkPolicy: the sample selects the pods with a sidecar, and lets somebody
+// chosen to the admin port and nobody else.
+func TestNetworkPolicy(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(deployDir, "monitoring", "networkpolicy.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sample := decode(t, string(text)).(*networkingv1.NetworkPolicy)
+	v := load(t, "deployment")
+	selected, err := metav1.LabelSelectorAsSelector(&sample.Spec.PodSelector)
+	if err != nil || selected.Empty() || !selected.Matches(labels.Set(v.pod.Labels)) {
+		t.Errorf("it selects %s (%v), not the pod's labels %v", selected, err, v.pod.Labels)
+	}
+	if !slices.Equal(sample.Spec.PolicyTypes, []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}) {
+		t.Errorf("policy types %v", sample.Spec.PolicyTypes)
+	}
+	admin := v.container(sidecarName).Ports[0]
+	reached := false
+	for _, rule := range sample.Spec.Ingress {
+		if len(rule.Ports) == 0 {
+			t.Error("a rule for every port lets everybody to the admin address")
+		}
+		for _, port := range rule.Ports {
+			if port.Port.String() != admin.Name && port.Port.IntVal != admin.ContainerPort {
+				continue
+			}
+			reached = true
+			if len(rule.From) != 1 || rule.From[0].NamespaceSelector == nil || rule.From[0].PodSelector == nil {
+				t.Errorf("from %+v, want pods by label in a namespace by label", rule.From)
+			}
+		}
+	}
+	if !reached {
+		t.Errorf("no rule for the port %s", admin.Name)
+	}
+}
+
 // panel is what the test reads of Grafana's format.
 type panel struct {
 	ID      int
@@ -185,9 +225,46 @@ func TestMetricsExist(t *testing.T) {
 			t.Errorf("imds_oidc_proxy_%s: neither an alert nor the dashboard uses it", name)
 		}
 	}
-	for _, matcher := range regexp.MustCompile(`\b(?:result|source|handler)="[a-z_]+"`).FindAllString(text, -1) {
-		if !strings.Contains(page, matcher) {
-			t.Errorf("no series of the proxy has %s", matcher)
+	tests, err := os.ReadFile("testdata/alerts.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, use := range labelUses(text + string(tests)) {
+		found++
+		if !slices.ContainsFunc(strings.Split(page, "\n"), use.in) {
+			t.Errorf("imds_oidc_proxy_%s is used with %s=%q, and the proxy has no such series", use.metric, use.label, use.value)
 		}
 	}
+	if found < 20 {
+		t.Errorf("found %d uses of labels, which shows nothing", found)
+	}
+}
+
+// labelUse is a value of a label that a rule, a panel or a test of a rule asks of a
+// metric.
+type labelUse struct{ metric, label, value string }
+
+// in reports whether a line of a scrape is of such a series.
+func (u labelUse) in(line string) bool {
+	return strings.HasPrefix(line, "imds_oidc_proxy_"+u.metric+"{") && strings.Contains(line, u.label+`="`+u.value+`"`)
+}
+
+// The labels whose values are short lists that the proxy knows from its start, or
+// that the scrape's requests have made. Others are codes, versions and names.
+var (
+	selector     = regexp.MustCompile(`imds_oidc_proxy_([a-z_]+)\{([^}]*)\}`)
+	labelMatcher = regexp.MustCompile(`\b(result|source|handler|reason)(?:=~|!~|!=|=)"([a-z_|]+)"`)
+)
+
+func labelUses(text string) []labelUse {
+	var uses []labelUse
+	for _, s := range selector.FindAllStringSubmatch(text, -1) {
+		for _, m := range labelMatcher.FindAllStringSubmatch(s[2], -1) {
+			for value := range strings.SplitSeq(m[2], "|") {
+				uses = append(uses, labelUse{s[1], m[1], value})
+			}
+		}
+	}
+	return uses
 }

@@ -43,10 +43,18 @@ func scrape(t *testing.T) string {
 		t.Fatalf("the proxy is not ready: %s", out)
 	}
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{Proxy: nil}}
-	resp, err := client.Get("http://127.0.0.1:" + port + "/metrics")
-	if err != nil {
-		t.Fatal(err)
+	get := func(path string) *http.Response {
+		resp, err := client.Get("http://127.0.0.1:" + port + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
 	}
+	// Reasons of refusals show once there was one.
+	for _, path := range []string{"/metadata/identity/oauth2/token", "/nowhere"} {
+		get(path).Body.Close()
+	}
+	resp := get("/metrics")
 	defer resp.Body.Close()
 	page, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
