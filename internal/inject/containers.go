@@ -176,7 +176,7 @@ func (p *plan) inPlace(want, have []corev1.Container) bool {
 	}
 	for i := range want {
 		if want[i].Image != have[i].Image {
-			p.warnf("container %s keeps image %s: %s of another registry; --uninject or a new pod changes it", want[i].Name, shorten(have[i].Image), shorten(want[i].Image))
+			p.warnf("container %s keeps image %s, which is %s from another registry; remove the container to have it replaced", want[i].Name, shorten(have[i].Image), shorten(want[i].Image))
 		}
 	}
 	return true

@@ -28,7 +28,7 @@ func Pod(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (Result
 		p.metricsLabel()
 	}
 	p.tokenVolume()
-	return Result{Patch: p.operations, Warnings: append(p.warnings, p.warn()...)}, nil
+	return Result{Patch: p.operations, Warnings: p.warn()}, nil
 }
 
 // plan grows a patch. Its operations are in an order that keeps the indexes of the

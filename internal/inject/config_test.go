@@ -1,0 +1,126 @@
+package inject_test
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"imds-oidc-proxy/internal/inject"
+)
+
+func binding() *inject.TokenEndpoint {
+	return &inject.TokenEndpoint{
+		AnnotationSuffix: "identity-binding",
+		Audience:         "api://AKSIdentityBinding",
+		TokenProxy:       "https://token-proxy.example.test",
+		SNIName:          "sni.example.test",
+		CAConfigMap:      "token-proxy-ca",
+	}
+}
+
+func TestValidate(t *testing.T) {
+	if err := config().Validate(); err != nil {
+		t.Fatal(err)
+	}
+	bound := func(change func(*inject.TokenEndpoint)) func(*inject.Config) {
+		return func(c *inject.Config) { c.TokenEndpoint = binding(); change(c.TokenEndpoint) }
+	}
+	for name, c := range map[string]struct {
+		change func(*inject.Config)
+		want   string // "": valid
+	}{
+		"no image":        {func(c *inject.Config) { c.ProxyImage = "" }, "ProxyImage "},
+		"an init image":   {func(c *inject.Config) { c.ProxyInitImage = "a b" }, "ProxyInitImage "},
+		"no tenant":       {func(c *inject.Config) { c.TenantID = "" }, ""},
+		"tenant":          {func(c *inject.Config) { c.TenantID = "../x" }, "TenantID "},
+		"domain":          {func(c *inject.Config) { c.TenantID = "shop.example.test" }, ""},
+		"authority":       {func(c *inject.Config) { c.AuthorityHost = "http://entra.example.test" }, "AuthorityHost "},
+		"level":           {func(c *inject.Config) { c.LogLevel = "loud" }, "LogLevel "},
+		"resources":       {func(c *inject.Config) { c.ProxyResources = negative() }, "ProxyResources: cpu: "},
+		"init resources":  {func(c *inject.Config) { c.ProxyInitResources = negative() }, "ProxyInitResources: cpu: "},
+		"binding":         {bound(func(*inject.TokenEndpoint) {}), ""},
+		"suffix":          {bound(func(e *inject.TokenEndpoint) { e.AnnotationSuffix = "" }), "TokenEndpoint.AnnotationSuffix "},
+		"bad suffix":      {bound(func(e *inject.TokenEndpoint) { e.AnnotationSuffix = "a b" }), "TokenEndpoint.AnnotationSuffix "},
+		"audience":        {bound(func(e *inject.TokenEndpoint) { e.Audience = "" }), "TokenEndpoint.Audience "},
+		"Entra's":         {bound(func(e *inject.TokenEndpoint) { e.Audience = "API://azureadtokenexchange" }), "TokenEndpoint.Audience "},
+		"endpoint":        {bound(func(e *inject.TokenEndpoint) { e.TokenProxy = "" }), "TokenEndpoint.TokenProxy "},
+		"two authorities": {bound(func(e *inject.TokenEndpoint) { e.CAData = "x" }), "TokenEndpoint: "},
+		"authorities":     {bound(func(e *inject.TokenEndpoint) { e.CAConfigMap, e.CAData = "", "x" }), "TokenEndpoint.CAData: "},
+		"config map":      {bound(func(e *inject.TokenEndpoint) { e.CAConfigMap = "A B" }), "TokenEndpoint.CAConfigMap "},
+		"labels alone":    {bound(func(e *inject.TokenEndpoint) { e.ClusterTrustBundleLabels = &metav1.LabelSelector{} }), "TokenEndpoint.ClusterTrustBundleLabels: "},
+		"labels": {bound(func(e *inject.TokenEndpoint) {
+			e.CAConfigMap, e.ClusterTrustBundleSigner = "", "example.test/signer"
+			e.ClusterTrustBundleLabels = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Is"}}}
+		}), "TokenEndpoint.ClusterTrustBundleLabels: "},
+	} {
+		cfg := config()
+		c.change(&cfg)
+		err := cfg.Validate()
+		if (err == nil) != (c.want == "") || err != nil && (!strings.HasPrefix(err.Error(), c.want) || strings.Contains(err.Error(), "\n")) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+func negative() *corev1.ResourceRequirements {
+	return &corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("-1")}}
+}
+
+// TestBinding: pods that ask for it trade their tokens elsewhere, others do not.
+func TestBinding(t *testing.T) {
+	c := config()
+	c.TokenEndpoint = binding()
+	asks := inject.TokenEndpointPrefix + "identity-binding"
+	for _, said := range []string{"", "false"} {
+		pod := injected()
+		if said != "" {
+			annotate(asks, said)(pod)
+		}
+		pod = mutate(t, pod, account(), c)
+		if got := value(&pod.Spec.Containers[0], "AZURE_KUBERNETES_TOKEN_PROXY"); got != "(unset)" {
+			t.Errorf("%q: AZURE_KUBERNETES_TOKEN_PROXY=%s", said, got)
+		}
+	}
+	pod := mutate(t, injected(annotate(asks, "true")), account(), c)
+	const mount = "/var/run/secrets/azure/wi/"
+	for _, container := range []*corev1.Container{find(pod.Spec.InitContainers, inject.ProxyName), &pod.Spec.Containers[0]} {
+		for variable, want := range map[string]string{
+			"AZURE_KUBERNETES_TOKEN_PROXY": "https://token-proxy.example.test",
+			"AZURE_KUBERNETES_SNI_NAME":    "sni.example.test",
+			"AZURE_KUBERNETES_CA_FILE":     mount + "ca-cert/ca.crt",
+			"AZURE_KUBERNETES_CA_DATA":     "(unset)",
+			"AZURE_FEDERATED_TOKEN_FILE":   mount + "token/azure-identity-token",
+		} {
+			if got := value(container, variable); got != want {
+				t.Errorf("%s: %s=%s, want %s", container.Name, variable, got, want)
+			}
+		}
+	}
+	_, err := inject.Pod(injected(annotate(asks, "maybe")), account(), c)
+	checkRefusal(t, err, `annotation azure.workload.identity/use-identity-binding: "maybe": write "true" or "false"`)
+}
+
+// TestBindingVolume: where the authorities come from, and that another webhook's
+// volume without them is not enough.
+func TestBindingVolume(t *testing.T) {
+	c := config()
+	asking := injected(annotate(inject.TokenEndpointPrefix+"identity-binding", "true"))
+	other := mutate(t, asking, account(), c) // as a webhook without bindings leaves it
+
+	c.TokenEndpoint = binding()
+	pod := mutate(t, other, account(), c)
+	checkValid(t, pod)
+	sources := pod.Spec.Volumes[0].Projected.Sources
+	if len(sources) != 2 || sources[0].ServiceAccountToken.Audience != "api://AKSIdentityBinding" || sources[1].ConfigMap.Name != "token-proxy-ca" {
+		t.Errorf("sources %v", sources)
+	}
+	c.TokenEndpoint.CAConfigMap, c.TokenEndpoint.ClusterTrustBundleSigner = "", "example.test/signer"
+	c.TokenEndpoint.ClusterTrustBundleLabels = &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}
+	bundle := mutate(t, asking, account(), c).Spec.Volumes[0].Projected.Sources[1].ClusterTrustBundle
+	if bundle == nil || *bundle.SignerName != "example.test/signer" || bundle.Path != "ca-cert/ca.crt" || *bundle.Optional || bundle.LabelSelector.MatchLabels["a"] != "b" {
+		t.Errorf("cluster trust bundle %v", bundle)
+	}
+}

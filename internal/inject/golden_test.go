@@ -1,0 +1,83 @@
+package inject_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"imds-oidc-proxy/internal/inject"
+)
+
+var update = flag.Bool("update", false, "write testdata's patches and patched pods")
+
+// TestGolden: pods as people write them, and what becomes of them. Each directory of
+// testdata has the pod, its service account, the patch, and the pod after it.
+func TestGolden(t *testing.T) {
+	dirs, err := filepath.Glob("testdata/pods/*/pod.yaml")
+	if err != nil || len(dirs) == 0 {
+		t.Fatal("no pods", err)
+	}
+	for _, file := range dirs {
+		dir := filepath.Dir(file)
+		t.Run(filepath.Base(dir), func(t *testing.T) { testGolden(t, dir) })
+	}
+}
+
+func testGolden(t *testing.T, dir string) {
+	document, err := yaml.YAMLToJSON(read(t, dir, "pod.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a corev1.ServiceAccount
+	if err := yaml.UnmarshalStrict(read(t, dir, "account.yaml"), &a); err != nil {
+		t.Fatal(err)
+	}
+	c := config()
+	c.PostStart = strings.HasSuffix(dir, "old-style")
+	if strings.HasSuffix(dir, "identity-binding") {
+		c.TokenEndpoint = binding()
+	}
+	result, err := inject.Pod(decode(t, document), &a, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, dir, "patch.yaml", toYAML(t, result))
+	golden(t, dir, "patched.yaml", toYAML(t, json.RawMessage(apply(t, document, result.Patch))))
+}
+
+func read(t *testing.T, dir, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func toYAML(t *testing.T, v any) []byte {
+	t.Helper()
+	text, err := yaml.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func golden(t *testing.T, dir, name string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(filepath.Join(dir, name), got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := read(t, dir, name); !bytes.Equal(got, want) {
+		t.Errorf("%s is\n%s, want (go test -update writes it)\n%s", name, got, want)
+	}
+}

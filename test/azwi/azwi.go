@@ -1,0 +1,241 @@
+// Package azwi does to a pod what azure-workload-identity's webhook does, so that
+// tests can have it beside ours: the same names, order and oversights, written from
+// what is known of its behaviour. v1.6.0 is what was seen running; [Older] and
+// [Newer] differ in where the token is mounted.
+package azwi
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Layout is where a version has the token.
+type Layout int
+
+// The layouts.
+const (
+	// V160 names the volume by the pod, and mounts it at one path in all pods.
+	V160 Layout = iota
+	// Older has one name and another path in all pods, and leaves alone what has the
+	// path of its token in a projected volume.
+	Older
+	// Newer mounts it at a path with the hash of the pod's name.
+	Newer
+)
+
+// Images of a webhook that is configured as it comes.
+const (
+	ProxyImage     = "registry.example.test/azwi/proxy:v1.6.0"
+	ProxyInitImage = "registry.example.test/azwi/proxy-init:v1.6.0"
+)
+
+// Webhook is one installation of it.
+type Webhook struct {
+	Layout Layout
+	// NativeSidecar is what it decides on from server 1.32 on.
+	NativeSidecar bool
+	// TenantID is the cluster's.
+	TenantID string
+}
+
+const (
+	prefix   = "azure.workload.identity/"
+	reserved = "azure-workload-identity-reserved-"
+	proxy    = "azwi-proxy"
+	initName = "azwi-proxy-init"
+	wiPath   = "/var/run/secrets/azure/wi"
+	oldPath  = "/var/run/secrets/azure/tokens"
+	oldToken = "azure-identity-token"
+	audience = "api://AzureADTokenExchange"
+)
+
+// Mutate returns the pod as the webhook leaves it. A pod without the label never
+// gets there.
+func (w Webhook) Mutate(pod *corev1.Pod, account *corev1.ServiceAccount) (*corev1.Pod, error) {
+	pod = pod.DeepCopy()
+	if pod.Labels[prefix+"use"] != "true" {
+		return pod, nil
+	}
+	// Whatever the value, "false" too.
+	if _, inject := pod.Annotations[prefix+"inject-proxy-sidecar"]; inject {
+		if err := w.inject(pod); err != nil {
+			return nil, err
+		}
+	}
+	expiration, err := expiration(pod, account)
+	if err != nil {
+		return nil, err
+	}
+	volume := w.volume(pod, expiration)
+	skip := strings.Split(pod.Annotations[prefix+"skip-containers"], ";")
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			if !slices.ContainsFunc(skip, func(s string) bool { return strings.TrimSpace(s) == list[i].Name }) {
+				w.container(&list[i], pod, account, volume)
+			}
+		}
+	}
+	w.addVolume(pod, volume)
+	return pod, nil
+}
+
+func (w Webhook) inject(pod *corev1.Pod) error {
+	if pod.Spec.HostNetwork {
+		return fmt.Errorf("hostNetwork is set to true, cannot inject proxy sidecar")
+	}
+	port := int64(8000)
+	if said, ok := pod.Annotations[prefix+"proxy-sidecar-port"]; ok {
+		var err error
+		if port, err = strconv.ParseInt(said, 10, 32); err != nil {
+			return err
+		}
+	}
+	if !has(pod.Spec.InitContainers, initName) {
+		pod.Spec.InitContainers = append(pod.Spec.InitContainers, initContainer(port))
+	}
+	list := &pod.Spec.Containers
+	if w.NativeSidecar {
+		list = &pod.Spec.InitContainers
+	}
+	if !has(*list, proxy) {
+		*list = slices.Insert(*list, 0, w.proxyContainer(port))
+	}
+	return nil
+}
+
+func has(list []corev1.Container, name string) bool {
+	return slices.ContainsFunc(list, func(c corev1.Container) bool { return c.Name == name })
+}
+
+func initContainer(port int64) corev1.Container {
+	return corev1.Container{
+		Name:            initName,
+		Image:           ProxyInitImage,
+		ImagePullPolicy: corev1.PullIfNotPresent,
+		Env:             []corev1.EnvVar{{Name: "PROXY_PORT", Value: strconv.FormatInt(port, 10)}},
+		SecurityContext: &corev1.SecurityContext{
+			Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}, Drop: []corev1.Capability{"ALL"}},
+			Privileged:   new(true),
+			RunAsNonRoot: new(false),
+			RunAsUser:    new(int64(0)),
+		},
+	}
+}
+
+func (w Webhook) proxyContainer(port int64) corev1.Container {
+	portFlag, level := fmt.Sprintf("--proxy-port=%d", port), "--log-level=info"
+	c := corev1.Container{
+		Name:            proxy,
+		Image:           ProxyImage,
+		ImagePullPolicy: corev1.PullIfNotPresent,
+		Args:            []string{portFlag, level},
+		Ports:           []corev1.ContainerPort{{ContainerPort: int32(port)}},
+		Lifecycle: &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{
+			Exec: &corev1.ExecAction{Command: []string{"/proxy", portFlag, "--probe", level}},
+		}},
+		SecurityContext: &corev1.SecurityContext{
+			AllowPrivilegeEscalation: new(false),
+			Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
+			Privileged:               new(false),
+			ReadOnlyRootFilesystem:   new(true),
+			RunAsNonRoot:             new(true),
+		},
+	}
+	if w.NativeSidecar {
+		c.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
+	}
+	return c
+}
+
+func expiration(pod *corev1.Pod, account *corev1.ServiceAccount) (int64, error) {
+	const name = prefix + "service-account-token-expiration"
+	said := pod.Annotations[name]
+	if said == "" && account != nil {
+		said = account.Annotations[name]
+	}
+	if said == "" {
+		return 3600, nil
+	}
+	seconds, err := strconv.ParseInt(said, 10, 64)
+	if err == nil && (seconds < 3600 || seconds > 86400) {
+		err = fmt.Errorf("token expiration %d not valid", seconds)
+	}
+	return seconds, err
+}
+
+func podHash(pod *corev1.Pod) string {
+	name := pod.Name
+	if name == "" {
+		name = pod.GenerateName + " (prefix)"
+	}
+	hash := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(hash[:])[:63-len(reserved)]
+}
+
+// mount is where a version mounts its token, and the token's path in there.
+func (w Webhook) mount(pod *corev1.Pod) (dir, file string) {
+	switch w.Layout {
+	case Older:
+		return oldPath, oldToken
+	case Newer:
+		return path.Join(wiPath, podHash(pod)), "token/" + oldToken
+	}
+	return wiPath, "token/" + oldToken
+}
+
+func (w Webhook) volume(pod *corev1.Pod, expiration int64) corev1.Volume {
+	name := reserved + podHash(pod)
+	if w.Layout == Older {
+		name = oldToken
+	}
+	_, file := w.mount(pod)
+	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
+			Path: file, Audience: audience, ExpirationSeconds: &expiration,
+		}}},
+	}}}
+}
+
+func (w Webhook) container(c *corev1.Container, pod *corev1.Pod, account *corev1.ServiceAccount, volume corev1.Volume) {
+	dir, file := w.mount(pod)
+	tenant, clientID := w.TenantID, ""
+	if account != nil {
+		clientID = account.Annotations[prefix+"client-id"]
+		if said, ok := account.Annotations[prefix+"tenant-id"]; ok {
+			tenant = said
+		}
+	}
+	for _, env := range []corev1.EnvVar{
+		{Name: "AZURE_CLIENT_ID", Value: clientID},
+		{Name: "AZURE_TENANT_ID", Value: tenant},
+		{Name: "AZURE_FEDERATED_TOKEN_FILE", Value: path.Join(dir, file)},
+		{Name: "AZURE_AUTHORITY_HOST", Value: "https://login.microsoftonline.com/"},
+	} {
+		there := slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == env.Name })
+		if !there && env.Value != "" {
+			c.Env = append(c.Env, env)
+		}
+	}
+	mount := corev1.VolumeMount{Name: volume.Name, MountPath: dir, ReadOnly: true}
+	// By the volume's name alone: another volume at the same path is not seen.
+	if i := slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == volume.Name }); i >= 0 {
+		c.VolumeMounts[i] = mount
+		return
+	}
+	c.VolumeMounts = append(c.VolumeMounts, mount)
+}
+
+func (w Webhook) addVolume(pod *corev1.Pod, volume corev1.Volume) {
+	if i := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == volume.Name }); i >= 0 {
+		pod.Spec.Volumes[i] = volume
+		return
+	}
+	pod.Spec.Volumes = append(pod.Spec.Volumes, volume)
+}
