@@ -76,7 +76,7 @@ test-images: ## not part of test, CI runs both: build the images on stand-in bas
 
 .PHONY: docs
 docs: ## write into docs/ what the programs say of themselves
-	go test ./test/docs -run Configuration -update
+	go test ./test/docs -run 'Configuration|Injection' -update
 
 .PHONY: bench
 bench: build ## speed and memory, as ratios measured in one run

@@ -16,7 +16,7 @@ import (
 
 const repository = "../.."
 
-var update = flag.Bool("update", false, "write what the binaries say into docs/configuration.md")
+var update = flag.Bool("update", false, "write the generated parts into docs/")
 
 // binaries builds both commands and returns the directory that holds them.
 func binaries(t *testing.T) string {
@@ -166,8 +166,12 @@ func TestConfiguration(t *testing.T) {
 // testGenerated fails when docs/configuration.md is not what the binaries say;
 // `make docs` mends that.
 func testGenerated(t *testing.T, dir string) {
-	const file = repository + "/docs/configuration.md"
-	parts := generated(t, dir)
+	checkGenerated(t, repository+"/docs/configuration.md", generated(t, dir))
+}
+
+// checkGenerated puts the parts between their markers, or fails where they differ.
+func checkGenerated(t *testing.T, file string, parts map[string]string) {
+	t.Helper()
 	old, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
