@@ -61,6 +61,7 @@ lint: ## gofmt, go vet, staticcheck, the import map
 	go vet ./...
 	go vet -tags images ./test/images
 	cd test/manifests && go vet ./...
+	cd test/cluster && go vet ./...
 	go tool -modfile=tools/go.mod staticcheck ./...
 	go tool -modfile=tools/go.mod staticcheck -tags images ./test/images
 	go test ./test/importmap
@@ -73,6 +74,17 @@ images: ## container images, by docker, podman or buildah; tools/images says how
 test-images: ## not part of test, CI runs both: build the images on stand-in bases, and run them (root)
 	@tools/need buildah curl ip iptables-nft podman runc
 	go test -tags images -timeout 10m ./test/images
+
+# Kubernetes is built from source the first time: 5 to 10 minutes, kept in .cache.
+.PHONY: test-apiserver
+test-apiserver: ## a real Kubernetes API server, with etcd (root: in namespaces)
+	@tools/need ip
+	cd test/cluster && go test -count=1 -timeout 30m ./apiserver
+
+.PHONY: test-cluster
+test-cluster: ## a real node beside it: kubelet, containerd, runc; pods that get tokens
+	@tools/need buildah ip
+	cd test/cluster && go test -count=1 -timeout 30m ./node
 
 .PHONY: docs
 docs: ## write into docs/ what the programs say of themselves

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"imds-oidc-proxy/test/bases"
 )
 
 // version is what the images are to say of themselves.
@@ -21,18 +23,6 @@ const (
 	proxyImage = "localhost/imds-oidc-proxy:" + version
 	initImage  = "localhost/imds-oidc-proxy-init:" + version
 )
-
-// base makes an image of a directory alone.
-func base(t *testing.T, name, root string, env ...string) {
-	t.Helper()
-	container := command(t, nil, "buildah", "from", "scratch")
-	defer command(t, nil, "buildah", "rm", container)
-	command(t, nil, "buildah", "copy", "--quiet", container, root, "/")
-	for _, e := range env {
-		command(t, nil, "buildah", "config", "--env", e, container)
-	}
-	command(t, nil, "buildah", "commit", "--quiet", container, name)
-}
 
 var buildOnce sync.Once
 
@@ -48,49 +38,18 @@ func build(t *testing.T) {
 	}
 }
 
-// makeBases lays out stand-ins for the three bases of the Dockerfiles.
 func makeBases(t *testing.T) {
 	t.Helper()
-	dir := os.Getenv(storageVar)
-	// What the update-alternatives of an installation would do.
-	for _, suffix := range []string{"", "-save", "-restore"} {
-		link := filepath.Join(dir, "iptables-root/usr/sbin/iptables"+suffix)
-		if err := os.Symlink("iptables-nft"+suffix, link); err != nil {
-			t.Fatal(err)
-		}
-	}
-	base(t, "localhost/iptablesbase", filepath.Join(dir, "iptables-root"), "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
-
-	goRoot := filepath.Join(dir, "go-root")
-	if err := os.Symlink("dash", filepath.Join(goRoot, "bin/sh")); err != nil && !os.IsExist(err) {
+	if err := (bases.Config{Dir: os.Getenv(storageVar), Repository: repository}).Make(); err != nil {
 		t.Fatal(err)
 	}
-	for _, empty := range []string{"tmp", "usr/local/go", "root/go/pkg/mod", "root/.cache/go-build"} {
-		if err := os.MkdirAll(filepath.Join(goRoot, empty), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	base(t, "localhost/gobase", goRoot, "PATH=/usr/local/go/bin:/usr/bin:/bin", "HOME=/root",
-		"GOPROXY=off", "GOFLAGS=-mod=mod", "GONOSUMDB=*", "GOTOOLCHAIN=local")
-
-	static := filepath.Join(dir, "static-root")
-	if err := os.MkdirAll(filepath.Join(static, "etc/ssl/certs"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	base(t, "localhost/staticbase", static)
 }
 
-// makeImages runs `make images` on the stand-ins. The toolchain and its caches are
-// the machine's: no registry and no module proxy can be reached from here.
 func makeImages(t *testing.T) {
 	t.Helper()
-	flags := []string{"--quiet", "--pull=never", "--network=host", "--no-cache", "--build-arg=BUILD_IMAGE=localhost/gobase"}
-	for name, inside := range map[string]string{"GOROOT": "/usr/local/go", "GOMODCACHE": "/root/go/pkg/mod", "GOCACHE": "/root/.cache/go-build"} {
-		flags = append(flags, "--volume="+command(t, nil, "go", "env", name)+":"+inside)
-	}
-	for name, image := range map[string]string{"proxy": "staticbase", "init": "iptablesbase"} {
-		command(t, []string{"IMAGE_BUILDER=buildah", "IMAGE_FLAGS=" + strings.Join(flags, " ") + " --build-arg=BASE_IMAGE=localhost/" + image},
-			"make", "-C", "../..", "images", "IMAGES="+name, "VERSION="+version)
+	c := bases.Config{Dir: os.Getenv(storageVar), Repository: repository}
+	if err := c.Images(version, map[string]string{"proxy": "staticbase", "init": "iptablesbase"}); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -41,7 +41,13 @@ const MetadataAddress = "169.254.169.254"
 // env is added to the environment of the process inside.
 func Enter(userNS bool, env ...string) (inside bool, exitCode int, err error) {
 	if !Inside() {
-		code, err := reexec(userNS, env)
+		attributes := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+		if userNS {
+			attributes.Cloneflags |= syscall.CLONE_NEWUSER
+			attributes.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
+			attributes.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
+		}
+		code, err := reexec(attributes, env)
 		return false, code, err
 	}
 	left := os.Getenv(parentVar)
@@ -91,8 +97,8 @@ func requireNoWayOut() error {
 	return nil
 }
 
-// reexec runs this program again inside a new namespace and waits for it.
-func reexec(userNS bool, env []string) (int, error) {
+// reexec runs this program again inside new namespaces and waits for it.
+func reexec(attributes *syscall.SysProcAttr, env []string) (int, error) {
 	here, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
 		return 1, fmt.Errorf("cannot tell which network namespace this is: %w", err)
@@ -105,12 +111,8 @@ func reexec(userNS bool, env []string) (int, error) {
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(append(os.Environ(), env...), parentVar+"="+here)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if userNS {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
-	}
+	cmd.SysProcAttr = attributes
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	err = runForwarding(cmd)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

@@ -10,8 +10,15 @@ import (
 // world outside, and returns the environment for the process inside. The directory
 // goes when that process ends. name stands before what RunTests prints.
 func RunTests(name string, m interface{ Run() int }, prepare func(dir string) (env []string, err error)) int {
+	return runTests(name, m, prepare, func(env []string) (int, error) {
+		_, code, err := Enter(false, env...)
+		return code, err
+	})
+}
+
+func runTests(name string, m interface{ Run() int }, prepare func(string) ([]string, error), enter func([]string) (int, error)) int {
 	if Inside() {
-		if _, code, err := Enter(false); err != nil {
+		if code, err := enter(nil); err != nil {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 			return code
 		}
@@ -21,14 +28,14 @@ func RunTests(name string, m interface{ Run() int }, prepare func(dir string) (e
 		fmt.Fprintf(os.Stderr, "%s: run as root: these tests make a network namespace and run programs as several users\n", name)
 		return 1
 	}
-	code, err := prepareAndEnter(name, prepare)
+	code, err := prepareAndEnter(name, prepare, enter)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 	}
 	return code
 }
 
-func prepareAndEnter(name string, prepare func(dir string) ([]string, error)) (exitCode int, err error) {
+func prepareAndEnter(name string, prepare func(string) ([]string, error), enter func([]string) (int, error)) (exitCode int, err error) {
 	dir, err := os.MkdirTemp("", name+"-")
 	if err != nil {
 		return 1, err
@@ -41,6 +48,5 @@ func prepareAndEnter(name string, prepare func(dir string) ([]string, error)) (e
 	if err != nil {
 		return 1, err
 	}
-	_, code, err := Enter(false, env...)
-	return code, err
+	return enter(env)
 }

@@ -1,0 +1,107 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	cgroupRoot = "/sys/fs/cgroup"
+	// cgroupPrefix is followed by the process ID of the process outside.
+	cgroupPrefix = "imds-oidc-proxy-test-"
+)
+
+// hierarchies are the cgroup file systems: one of version 2, or several of version 1.
+func hierarchies() []string {
+	if _, err := os.Stat(filepath.Join(cgroupRoot, "cgroup.controllers")); err == nil {
+		return []string{cgroupRoot}
+	}
+	var all []string
+	entries, _ := os.ReadDir(cgroupRoot)
+	for _, e := range entries {
+		if e.IsDir() {
+			all = append(all, filepath.Join(cgroupRoot, e.Name()))
+		}
+	}
+	return all
+}
+
+// makeCgroup makes the cgroup below which the kubelet keeps those of the pods.
+func makeCgroup(name string) error {
+	for _, hierarchy := range hierarchies() {
+		dir := filepath.Join(hierarchy, name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		// A new cpuset of version 1 allows no processor at all until it is told.
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+			allowed, err := os.ReadFile(filepath.Join(hierarchy, file))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, file), allowed, 0o644)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", dir, err)
+			}
+		}
+	}
+	return nil
+}
+
+// removeTimeout: the kernel takes a moment to let go of processes that were killed.
+const removeTimeout = 5 * time.Second
+
+// removeCgroups removes the cgroups of every run that has ended: whatever still has
+// processes is left alone, as the kernel sees to.
+func removeCgroups() {
+	for _, hierarchy := range hierarchies() {
+		runs, _ := filepath.Glob(filepath.Join(hierarchy, cgroupPrefix+"*"))
+		for _, run := range runs {
+			if !alive(run) {
+				removeTree(run)
+			}
+		}
+	}
+}
+
+// alive reports whether the run that a cgroup is named after still runs, and is not
+// this one.
+func alive(cgroup string) bool {
+	pid := strings.TrimPrefix(filepath.Base(cgroup), cgroupPrefix)
+	_, err := os.Stat("/proc/" + pid)
+	return err == nil && pid != fmt.Sprint(os.Getpid())
+}
+
+func removeTree(cgroup string) {
+	var dirs []string
+	_ = filepath.WalkDir(cgroup, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return nil
+	})
+	slices.Reverse(dirs) // the deepest first
+	deadline := time.Now().Add(removeTimeout)
+	for _, dir := range dirs {
+		for os.Remove(dir) != nil && exists(dir) {
+			if time.Now().After(deadline) {
+				fmt.Fprintf(os.Stderr, "cgroup %s is still in use: remove it by rmdir\n", dir)
+				return
+			}
+			time.Sleep(pollInterval)
+		}
+	}
+}
+
+func exists(dir string) bool {
+	_, err := os.Stat(dir)
+	return err == nil
+}

@@ -1,0 +1,98 @@
+package cluster
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// pauseImage is what holds a pod's namespaces.
+const pauseImage = "localhost/pause:test"
+
+// containerdConfig: nothing of systemd or AppArmor, which a container that runs the
+// tests has not, no other OOM scores than processes may give themselves there, and
+// images in the file system that goes with the test.
+func (c *Cluster) containerdConfig() string {
+	return fmt.Sprintf(`version = 2
+root = %q
+state = "/run/containerd"
+oom_score = 0
+[grpc]
+  address = %q
+[plugins."io.containerd.internal.v1.opt"]
+  path = %q
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = %q
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  stream_server_address = "127.0.0.1"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "overlayfs"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        SystemdCgroup = false
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = %q
+    conf_dir = %q
+`, filepath.Join(c.state, "containerd"), containerdSocket, filepath.Join(c.state, "opt"), pauseImage, cniPrograms(), filepath.Join(c.state, cniConfigDir))
+}
+
+// cniPrograms is where the plug-ins of Debian's package are, unpacked: the first
+// entry of PATH is /usr/bin of what was.
+func cniPrograms() string {
+	bin, _, _ := strings.Cut(os.Getenv("PATH"), ":")
+	return filepath.Join(filepath.Dir(bin), "lib/cni")
+}
+
+// cniConfig gives each pod an address on a bridge of its node, with no masquerading:
+// there is nowhere to go.
+const cniConfig = `{
+  "cniVersion": "1.0.0",
+  "name": "pods",
+  "plugins": [{
+    "type": "bridge",
+    "bridge": "cni0",
+    "isGateway": true,
+    "ipam": {
+      "type": "host-local",
+      "ranges": [[{"subnet": "10.244.0.0/24"}]],
+      "routes": [{"dst": "0.0.0.0/0"}]
+    }
+  }]
+}
+`
+
+// kubeletConfig: cgroups below the run's own, no evictions for a disk that is full
+// of other things, nothing set in the machine's kernel that can be left alone, and
+// looks more often than on a node that has to last.
+func (c *Cluster) kubeletConfig() string {
+	return fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+address: %s
+authentication:
+  anonymous: {enabled: false}
+  webhook: {enabled: true}
+  x509: {clientCAFile: %q}
+authorization: {mode: Webhook}
+tlsCertFile: %q
+tlsPrivateKeyFile: %q
+containerRuntimeEndpoint: unix://%s
+cgroupDriver: cgroupfs
+cgroupRoot: /%s
+failSwapOn: false
+failCgroupV1: false
+oomScoreAdj: 0
+makeIPTablesUtilChains: false
+resolvConf: ""
+volumePluginDir: %q
+syncFrequency: 1s
+nodeStatusUpdateFrequency: 2s
+evictionHard: {memory.available: 0%%, nodefs.available: 0%%, nodefs.inodesFree: 0%%, imagefs.available: 0%%}
+imageGCHighThresholdPercent: 100
+crashLoopBackOff: {maxContainerRestartPeriod: 2s}
+featureGates: {KubeletCrashLoopBackOffMax: true}
+`, NodeAddress, c.pki.caFile(), c.pki.certFile("kubelet"), c.pki.keyFile("kubelet"), containerdSocket,
+		os.Getenv(cgroupVar), filepath.Join(c.state, "volume-plugins"))
+}

@@ -1,0 +1,94 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const (
+	containerdSocket = "/run/containerd/containerd.sock"
+	cniConfigDir     = "cni" // below the state
+)
+
+// startNode starts a scheduler, and a node with this project's images on it.
+func (c *Cluster) startNode(ctx context.Context) error {
+	if err := hideMachine(c.state); err != nil {
+		return err
+	}
+	if err := makeCgroup(os.Getenv(cgroupVar)); err != nil {
+		return err
+	}
+	_, err := startDaemon(c.logs, "kube-scheduler", kubernetesProgram("kube-scheduler"),
+		"--kubeconfig="+c.pki.dir+"/admin.kubeconfig", "--leader-elect=false", "--bind-address=127.0.0.1")
+	if err != nil {
+		return err
+	}
+	if err := c.startContainerd(ctx); err != nil {
+		return err
+	}
+	if err := c.loadImages(); err != nil {
+		return err
+	}
+	return c.startKubelet(ctx)
+}
+
+func (c *Cluster) startContainerd(ctx context.Context) error {
+	config := filepath.Join(c.state, "containerd.toml")
+	if err := os.WriteFile(config, []byte(c.containerdConfig()), 0o644); err != nil {
+		return err
+	}
+	networks := filepath.Join(c.state, cniConfigDir)
+	if err := os.Mkdir(networks, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(networks, "pods.conflist"), []byte(cniConfig), 0o644); err != nil {
+		return err
+	}
+	containerd, err := startDaemon(c.logs, "containerd", "containerd", "--config="+config)
+	if err != nil {
+		return err
+	}
+	return containerd.wait(ctx, func(context.Context) error {
+		_, err := command("ctr", "--address="+containerdSocket, "version")
+		return err
+	})
+}
+
+func (c *Cluster) startKubelet(ctx context.Context) error {
+	config := filepath.Join(c.state, "kubelet.yaml")
+	if err := os.WriteFile(config, []byte(c.kubeletConfig()), 0o644); err != nil {
+		return err
+	}
+	kubeconfig, err := c.pki.kubeconfig("kubelet", "https://"+apiServerAddress)
+	if err != nil {
+		return err
+	}
+	kubelet, err := startDaemon(c.logs, "kubelet", kubernetesProgram("kubelet"),
+		"--config="+config, "--kubeconfig="+kubeconfig, "--hostname-override="+NodeName, "--node-ip="+NodeAddress)
+	if err != nil {
+		return err
+	}
+	return kubelet.wait(ctx, c.nodeReady)
+}
+
+// nodeReady is whether the node takes pods.
+func (c *Cluster) nodeReady(ctx context.Context) error {
+	node, err := c.Client.CoreV1().Nodes().Get(ctx, NodeName, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if len(node.Spec.Taints) > 0 {
+		return fmt.Errorf("the node has taints: %v", node.Spec.Taints)
+	}
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue {
+			return nil
+		}
+	}
+	return fmt.Errorf("the node is not ready: %+v", node.Status.Conditions)
+}
