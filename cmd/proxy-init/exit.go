@@ -32,7 +32,8 @@ const exitCodesHelp = `Exit codes:
    0  done (--check: the rules are all there, and first)
    1  any other failure
    2  a wrong flag or variable
-   3  a capability is missing: NET_ADMIN, and for legacy NET_RAW too
+   3  a capability is missing: NET_ADMIN, and for legacy NET_RAW too (--check: also
+      where the kernel has legacy tables here, and they cannot be seen without it)
    4  no iptables binary for the backend
    5  the xtables lock is held, or its file cannot be opened
    6  the kernel lacks a module, such as xt_owner or nf_nat

@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 // act does what changes or reads the namespace's rules.
 func act(ctx context.Context, o options, log *zap.Logger) error {
 	// A check changes nothing, and so is harmless on a node too.
-	rules, err := netrules.Open(netrules.Options{Mode: o.mode, Force: o.force || o.check})
+	rules, err := netrules.Open(ctx, netrules.Options{Mode: o.mode, Force: o.force || o.check})
 	if err != nil {
 		return err
 	}

@@ -48,6 +48,7 @@ func TestUsageErrors(t *testing.T) {
 		"verify":            {args: []string{"--verify=perhaps"}, want: "--verify"},
 		"deny":              {env: map[string]string{"PROXY_DENY": "168.63.129.16:80,nowhere"}, want: "PROXY_DENY"},
 		"deny loopback":     {args: []string{"--deny=0.0.0.0/0"}, want: "--deny"},
+		"deny metadata":     {args: []string{"--deny=169.254.0.0/16"}, want: "--deny"},
 		"deny port":         {args: []string{"--deny=168.63.129.16:0"}, want: "--deny"},
 		"mode":              {args: []string{"--iptables-mode=nftables"}, want: "--iptables-mode"},
 		"log level":         {env: map[string]string{"PROXY_LOG_LEVEL": "loud"}, want: "PROXY_LOG_LEVEL"},
@@ -65,6 +66,35 @@ func TestUsageErrors(t *testing.T) {
 				t.Errorf("stderr %q, want one line with %s", stderr, tt.want)
 			}
 		})
+	}
+}
+
+// TestUsageErrorIsTold: where the kubelet reads it, also when it is a flag that is
+// wrong and a variable that says where.
+func TestUsageErrorIsTold(t *testing.T) {
+	for name, args := range map[string][]string{
+		"a bad flag":     {"--frobnicate"},
+		"a bad value":    {"--proxy-port=0"},
+		"the flag wins":  {"--termination-log=FILE", "--frobnicate"},
+		"a bad variable": nil,
+	} {
+		file := filepath.Join(t.TempDir(), "termination-log")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		env := map[string]string{"PROXY_TERMINATION_LOG": file}
+		switch name {
+		case "the flag wins":
+			args[0] = "--termination-log=" + file
+			env["PROXY_TERMINATION_LOG"] = file + "-other"
+		case "a bad variable":
+			env["PROXY_PORT"] = "eighty"
+		}
+		code, _, stderr := tryRun(t, env, args...)
+		got, err := os.ReadFile(file)
+		if code != exitUsage || err != nil || string(got)+"\n" != stderr {
+			t.Errorf("%s: exit code %d, termination message %q (%v), want what stderr has: %q", name, code, got, err, stderr)
+		}
 	}
 }
 

@@ -24,6 +24,8 @@ const (
 	defaultGID          = 1501
 	// terminationLog is the kubelet's default terminationMessagePath.
 	terminationLog = "/dev/termination-log"
+	// terminationLogVar names another.
+	terminationLogVar = "PROXY_TERMINATION_LOG"
 )
 
 // options is the whole configuration.
@@ -52,10 +54,10 @@ func (o options) failureMessage() string {
 }
 
 // twins are the environment variables that stand for a flag, which wins. They are
-// read in this order: the first says where an error in the others is reported. The
-// next four are those of azure-workload-identity's webhook and script.
+// read in this order; parse has read the first before. The next four are those of
+// azure-workload-identity's webhook and script.
 var twins = [...]struct{ variable, flag string }{
-	{"PROXY_TERMINATION_LOG", "termination-log"},
+	{terminationLogVar, "termination-log"},
 	{"PROXY_PORT", "proxy-port"},
 	{"METADATA_IP", "metadata-ip"},
 	{"METADATA_PORT", "metadata-port"},
@@ -80,6 +82,10 @@ func parse(args []string, getenv func(string) string) (options, error) {
 	fs.SortFlags = false
 	o.defineFlags(fs, &ip, &port)
 	o.usage = usage(fs)
+	// Where errors are reported is known before there are any; its flag still wins.
+	if file := getenv(terminationLogVar); file != "" {
+		o.terminationLog = file
+	}
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
@@ -107,7 +113,7 @@ func (o *options) defineFlags(fs *pflag.FlagSet, ip *netip.Addr, port *uint16) {
 	fs.StringVar(&o.terminationLog, "termination-log", terminationLog, "`file` for the cause of a failure, written only where it exists")
 	o.log.AddFlags(fs)
 	defineBool(fs, &o.dryRun, "dry-run", false, "print the rules as iptables-restore --noflush takes them, and change nothing")
-	defineBool(fs, &o.check, "check", false, "exit 0 only if the rules are all there, and first; change nothing")
+	defineBool(fs, &o.check, "check", false, "exit 0 only if the rules are all there, and first, and the other backend hides none; change nothing")
 	defineBool(fs, &o.cleanup, "cleanup", false, "remove the redirect, and nothing else")
 	defineBool(fs, &o.version, "version", false, "print the version")
 }
@@ -150,6 +156,7 @@ func (o options) validate() error {
 		{netrules.ErrMetadataAddress, "--metadata-ip (METADATA_IP)"},
 		{netrules.ErrExemptRoot, "--proxy-uid, --proxy-gid (PROXY_UID, PROXY_GID)"},
 		{netrules.ErrDenyTooWide, "--deny (PROXY_DENY)"},
+		{netrules.ErrDenyMetadata, "--deny (PROXY_DENY)"},
 	} {
 		if errors.Is(err, f.err) {
 			return fmt.Errorf("%s: %w", f.flag, err)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -48,7 +49,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	}
 	listener, err := listen(ctx, cfg.port)
 	if err != nil {
-		return fmt.Errorf("--proxy-port (PROXY_PORT) %d: %w", cfg.port, err)
+		return portError(cfg.port, err)
 	}
 	log.Info("starting the proxy server",
 		zap.Int("port", cfg.port),
@@ -66,6 +67,14 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	}
 	listening.Store(true)
 	return proxy{listener, server, parts, ending}.run(ctx)
+}
+
+// portError says what to change where the kernel keeps a port for root.
+func portError(port int, err error) error {
+	if errors.Is(err, syscall.EACCES) {
+		return configErrorf("--proxy-port (PROXY_PORT) %d: %w: ports below 1024 take NET_BIND_SERVICE; choose one of 1024 or more, the same for proxy-init", port, err)
+	}
+	return fmt.Errorf("--proxy-port (PROXY_PORT) %d: %w", port, err)
 }
 
 // backgroundParts is what runs beside the server, from its start to its end.

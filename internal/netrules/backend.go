@@ -58,14 +58,15 @@ type backend struct {
 }
 
 // findBackend looks for the mode's binary: under its own name, or as the plain
-// iptables of an image that has only one. An *Error of NoBinary: there is none.
-func findBackend(mode Mode) (*backend, error) {
+// iptables of an image that has only one. An *Error of NoBinary: there is none. Its
+// reading ends with ctx.
+func findBackend(ctx context.Context, mode Mode) (*backend, error) {
 	for _, name := range []string{"iptables-" + string(mode), "iptables"} {
 		path, err := exec.LookPath(name)
 		if err != nil {
 			continue
 		}
-		if name == "iptables" && modeOf(path) != mode {
+		if name == "iptables" && modeOf(ctx, path) != mode {
 			continue
 		}
 		restorePath, err := exec.LookPath(path + "-restore")
@@ -78,7 +79,7 @@ func findBackend(mode Mode) (*backend, error) {
 		}
 		b := &backend{
 			mode:    mode,
-			tables:  &bounded{tables: ipt, mode: mode},
+			tables:  &bounded{tables: ipt, mode: mode, ended: ctx},
 			restore: func(ctx context.Context, input string) error { return restore(ctx, restorePath, mode, input) },
 		}
 		if mode == ModeLegacy {
@@ -94,8 +95,8 @@ func findBackend(mode Mode) (*backend, error) {
 }
 
 // modeOf asks an iptables which backend it is. Empty: it does not say.
-func modeOf(path string) Mode {
-	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+func modeOf(ctx context.Context, path string) Mode {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, "--version").Output()
 	switch {
@@ -152,6 +153,8 @@ func timedOut(step string, mode Mode) *Error {
 type bounded struct {
 	tables tables
 	mode   Mode
+	// ended is the life of the whole run, which go-iptables takes no notice of.
+	ended context.Context
 }
 
 func (b *bounded) ListChains(table string) ([]string, error) {
@@ -175,6 +178,8 @@ func (b *bounded) run(step string, list func() ([]string, error)) ([]string, err
 	select {
 	case a := <-done:
 		return a.lines, b.explain(step, a.err)
+	case <-b.ended.Done():
+		return nil, fmt.Errorf("%s: %w", step, b.ended.Err())
 	case <-time.After(commandTimeout):
 		return nil, timedOut(step, b.mode)
 	}

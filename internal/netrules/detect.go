@@ -2,6 +2,8 @@ package netrules
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -23,12 +25,12 @@ type candidate struct {
 }
 
 // survey finds a backend and looks at what it holds.
-func survey(mode Mode) candidate {
+func survey(ctx context.Context, mode Mode) candidate {
 	c := candidate{mode: mode}
 	if mode == ModeLegacy {
 		c.inUse = legacyTableExists(tableNAT) || legacyTableExists(tableFilter)
 	}
-	b, err := findBackend(mode)
+	b, err := findBackend(ctx, mode)
 	if err != nil {
 		c.err = err
 		return c
@@ -105,6 +107,9 @@ func choose(mode Mode, found []candidate) (*Ruleset, error) {
 		first, r.reason = preferred(found)
 	}
 	chosen, other := found[first], found[1-first]
+	if chosen.err != nil && r.auto {
+		return nil, neither(chosen, other)
+	}
 	if chosen.err != nil {
 		return nil, chosen.err
 	}
@@ -115,6 +120,24 @@ func choose(mode Mode, found []candidate) (*Ruleset, error) {
 		r.unseen = fmt.Errorf("iptables-%s may have rules here that cannot be seen: %w", other.mode, other.err)
 	}
 	return r, nil
+}
+
+// neither says why no backend works, and what would mend each. Its kind is that of
+// the one that auto would have taken.
+func neither(chosen, other candidate) error {
+	var first, second *Error
+	if !errors.As(chosen.err, &first) || !errors.As(other.err, &second) {
+		return fmt.Errorf("neither iptables backend works: %w; %w", chosen.err, other.err)
+	}
+	remedy := first.Remedy
+	if second.Remedy != remedy && second.Kind != NoBinary {
+		remedy = fmt.Sprintf("for %s: %s; or for %s: %s", chosen.mode, first.Remedy, other.mode, second.Remedy)
+	}
+	return &Error{
+		Kind:   first.Kind,
+		Cause:  fmt.Sprintf("neither iptables backend works: %s; %s", first.Cause, second.Cause),
+		Remedy: remedy,
+	}
 }
 
 // preferred is the index of the candidate that auto takes, and why.

@@ -1,6 +1,7 @@
 package netrules
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -60,6 +61,38 @@ func TestChoose(t *testing.T) {
 				t.Errorf("got %s (%q, warning %q), want %s, warning %v", r.Mode(), r.Reason(), r.Warning(), tt.want, tt.wantWarning)
 			}
 		})
+	}
+}
+
+// TestNeitherBackend: who has to mend something hears of both, since either will do.
+func TestNeitherBackend(t *testing.T) {
+	module := &Error{Kind: MissingModule, Cause: "nft has no tables", Remedy: "load nf_tables"}
+	powerless := &Error{Kind: MissingCapability, Cause: "NET_RAW is missing", Remedy: "add NET_RAW"}
+	none := &Error{Kind: NoBinary, Cause: "no iptables-legacy", Remedy: "use the init image"}
+	for name, tt := range map[string]struct {
+		legacy *Error
+		says   []string
+		remedy string
+	}{
+		"either will do":  {powerless, []string{"nft has no tables", "NET_RAW is missing"}, "for nft: load nf_tables; or for legacy: add NET_RAW"},
+		"one is not here": {none, []string{"nft has no tables", "no iptables-legacy"}, "load nf_tables"},
+		"the same":        {module, []string{"nft has no tables"}, "load nf_tables"},
+	} {
+		_, err := choose(ModeAuto, []candidate{{mode: ModeNFT, err: module}, {mode: ModeLegacy, err: tt.legacy}})
+		var failure *Error
+		if !errors.As(err, &failure) || failure.Kind != MissingModule || failure.Remedy != tt.remedy {
+			t.Errorf("%s: got %+v, want the remedy %q", name, failure, tt.remedy)
+			continue
+		}
+		for _, says := range tt.says {
+			if !strings.Contains(failure.Cause, says) {
+				t.Errorf("%s: %q does not say %q", name, failure.Cause, says)
+			}
+		}
+	}
+	// Who asked for one hears of that one.
+	if _, err := choose(ModeNFT, []candidate{{mode: ModeNFT, err: module}, {mode: ModeLegacy, err: powerless}}); err != error(module) {
+		t.Errorf("got %v, want %v", err, module)
 	}
 }
 

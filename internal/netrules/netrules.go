@@ -5,7 +5,7 @@
 // namespace's iptables, on the backend (nft or legacy) in use there:
 //
 //	plan := netrules.NewPlan(config)
-//	rules, err := netrules.Open(netrules.Options{Mode: netrules.ModeAuto})
+//	rules, err := netrules.Open(ctx, netrules.Options{Mode: netrules.ModeAuto})
 //	err = rules.Apply(ctx, plan)         // one atomic commit per table
 //	proof, err := netrules.Prove(ctx, config)
 //
@@ -54,7 +54,8 @@ type Config struct {
 	Sealed bool
 
 	// Deny lists further destinations to reject, for every process. Empty: none.
-	// The metadata address has its own rules, which come first.
+	// Never the metadata address, which has its own rules: they come first, so that
+	// to deny it would say what is not so.
 	Deny []Target
 }
 
@@ -103,6 +104,8 @@ var (
 	ErrProxyPort       = errors.New("need a port between 1 and 65535 for the proxy")
 	ErrExemptRoot      = errors.New("root must not be exempt: any container that runs as root would reach the node's identity")
 	ErrDenyTooWide     = errors.New("a denied destination must not hold loopback addresses")
+	ErrDenyMetadata    = errors.New("a denied destination must not hold the metadata address, which has rules of its own: " +
+		"leave it out of the range, and to close it for the proxy too, seal")
 )
 
 // loopback is where the redirect goes, and so must stay reachable.
@@ -124,6 +127,9 @@ func (c Config) Validate() error {
 	for _, t := range c.Deny {
 		if t.Prefix.Overlaps(loopback) {
 			return fmt.Errorf("%s: %w", t, ErrDenyTooWide)
+		}
+		if t.Prefix.Contains(addr) {
+			return fmt.Errorf("%s: %w", t, ErrDenyMetadata)
 		}
 	}
 	return nil

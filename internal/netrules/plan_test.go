@@ -106,6 +106,10 @@ func TestValidate(t *testing.T) {
 		"multicast":           {metadata("224.0.0.1:80"), ErrMetadataAddress},
 		"broadcast":           {metadata("255.255.255.255:80"), ErrMetadataAddress},
 		"deny":                {denying(t, forwarding(), "168.63.129.16:80"), nil},
+		"deny the metadata":   {denying(t, forwarding(), "169.254.169.254"), ErrDenyMetadata},
+		"deny its port":       {denying(t, forwarding(), "169.254.169.254:80"), ErrDenyMetadata},
+		"deny its network":    {denying(t, forwarding(), "169.254.0.0/16"), ErrDenyMetadata},
+		"deny a neighbour":    {denying(t, forwarding(), "169.254.169.255"), nil},
 		"deny everything":     {denying(t, forwarding(), "0.0.0.0/0"), ErrDenyTooWide},
 	} {
 		t.Run(name, func(t *testing.T) {

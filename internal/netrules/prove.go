@@ -57,6 +57,9 @@ func Prove(ctx context.Context, c Config) (Proof, error) {
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return PortInUse, nil
 	}
+	if errors.Is(err, syscall.EACCES) {
+		return "", &Error{Cause: fmt.Sprintf("proving the redirect: %v", err), Remedy: privilegedPortRemedy}
+	}
 	if err != nil {
 		return "", &Error{Cause: fmt.Sprintf("proving the redirect: %v", err), Remedy: "choose another --proxy-port, or use --verify=false"}
 	}
@@ -83,6 +86,11 @@ func Prove(ctx context.Context, c Config) (Proof, error) {
 	}
 	return ProvenByConnection, nil
 }
+
+// privilegedPortRemedy is for ports that the kernel keeps for root. The proxy, which
+// is not, would be refused next.
+const privilegedPortRemedy = "ports below 1024 take NET_BIND_SERVICE, which the proxy lacks too: " +
+	"give both a --proxy-port (PROXY_PORT) of 1024 or more"
 
 func notRedirected(c Config, what string) *Error {
 	return &Error{

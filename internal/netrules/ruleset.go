@@ -42,19 +42,23 @@ func (r *Ruleset) Warning() string {
 }
 
 // Open finds the backend to use, and refuses a node's own namespace with an
-// *[Error] of [HostNetwork]. It installs nothing.
+// *[Error] of [HostNetwork]. It installs nothing. With ctx, all reading of rules ends:
+// also that of the Ruleset.
 //
 // Auto takes the backend that holds nat rules in this namespace already, ours or
 // azure-workload-identity's before anybody else's: between rules of both
 // backends, the kernel asks first those that were registered last. Where neither
 // holds any it takes nft, or legacy where nft does not work.
-func Open(o Options) (*Ruleset, error) {
+func Open(ctx context.Context, o Options) (*Ruleset, error) {
 	if err := useReadableLock(); err != nil {
 		return nil, err
 	}
 	var found []candidate
 	for _, mode := range []Mode{ModeNFT, ModeLegacy} {
-		found = append(found, survey(mode))
+		found = append(found, survey(ctx, mode))
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("looking for iptables: %w", err)
 	}
 	if reason := hostNetwork(found); reason != "" && !o.Force {
 		return nil, &Error{
@@ -97,7 +101,9 @@ func (r *Ruleset) fallBack(ctx context.Context, p Plan, first error) error {
 }
 
 // Check reports, as an *[Error] of [RulesDiffer], the first way in which the
-// namespace's rules are not the planned ones.
+// namespace's rules are not the planned ones. It is an error too that rules of the
+// other backend cannot be seen, where the kernel has tables of it here: an older
+// redirect, or somebody else's, may be among them.
 func (r *Ruleset) Check(p Plan) error {
 	if err := r.backends[0].check(p); err != nil {
 		return err
@@ -112,6 +118,9 @@ func (r *Ruleset) Check(p Plan) error {
 				return differ(b.mode, table, "it holds "+s.chains[0]+", and so does the other backend")
 			}
 		}
+	}
+	if r.unseen != nil {
+		return fmt.Errorf("the rules of iptables-%s are as planned, but %w", r.Mode(), r.unseen)
 	}
 	return nil
 }

@@ -202,6 +202,20 @@ func TestRemoveAdmitsUnseen(t *testing.T) {
 	}
 }
 
+// TestCheckAdmitsUnseen: what the other backend hides may come first.
+func TestCheckAdmitsUnseen(t *testing.T) {
+	r := rulesetOn(newFakeKernel(ModeNFT))
+	mustApply(t, r, forwarding())
+	plan := NewPlan(forwarding())
+	if err := r.Check(plan); err != nil {
+		t.Fatal(err)
+	}
+	r.unseen = &Error{Kind: MissingCapability, Cause: "no NET_RAW"}
+	if err := r.Check(plan); kindOf(err) != MissingCapability || !strings.Contains(err.Error(), "are as planned, but no NET_RAW") {
+		t.Errorf("got %v, want MissingCapability, and that what is seen is right", err)
+	}
+}
+
 // TestFailureNeverOpens fails each step in turn, on a fresh namespace and on one
 // that has another redirect: nat rules must never be there without filter's.
 func TestFailureNeverOpens(t *testing.T) {

@@ -194,3 +194,13 @@ func iptables(t *testing.T, mode string, args ...string) {
 		t.Fatalf("iptables-%s %s: %v: %s", mode, strings.Join(args, " "), err, out)
 	}
 }
+
+// TestProxyOnPrivilegedPort: the proxy's user may not have such a port, and is told
+// what to change.
+func TestProxyOnPrivilegedPort(t *testing.T) {
+	p, ctx := startPod(t, pod.Config{})
+	out, err := p.RunProxy(ctx, "--proxy-port=88", "--imds-passthrough=off")
+	if err == nil || !strings.Contains(out, "--proxy-port (PROXY_PORT) 88") || !strings.Contains(out, "of 1024 or more") {
+		t.Errorf("got %v: %s", err, out)
+	}
+}

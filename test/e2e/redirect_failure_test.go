@@ -6,8 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"text/tabwriter"
+	"time"
 )
 
 // standIn is an iptables that goes wrong at one step and is the real one at all
@@ -163,6 +165,81 @@ func TestRedirectUnseenLegacy(t *testing.T) {
 	r := pod.tryInit(initOptions{caps: "-all,+net_admin"})
 	if r.code != 0 || !strings.Contains(r.stderr, "cannot be seen") || logField(t, r, "proven_by") != "connection" {
 		t.Errorf("exit code %d, want 0, a warning and a proof\n%s", r.code, r.stderr)
+	}
+}
+
+// TestRedirectCheckUnseenLegacy: a check that cannot see all rules does not say that
+// all is well, unless the kernel has no others.
+func TestRedirectCheckUnseenLegacy(t *testing.T) {
+	t.Parallel()
+	pod := newRedirectPod(t)
+	netAdmin := initOptions{caps: "-all,+net_admin"}
+	pod.install("--iptables-mode=nft")
+	if r := pod.tryInit(netAdmin, "--check"); r.code != 0 {
+		t.Errorf("without legacy tables: exit code %d, want 0\n%s", r.code, r.stderr)
+	}
+	pod.iptables("legacy", meshScript...)
+	r := pod.tryInit(netAdmin, "--check", "--log-level=error", "--iptables-mode=nft")
+	if r.code != 3 || !strings.Contains(r.stderr, "cannot be seen") || !strings.Contains(r.stderr, "NET_RAW") {
+		t.Errorf("with legacy tables: exit code %d, want 3, and what is missing\n%s", r.code, r.stderr)
+	}
+	pod.install("--iptables-mode=nft", "--check") // with NET_RAW they are seen, and are nobody's redirect
+}
+
+// TestRedirectPrivilegedPort: a port that only root may have is refused with what to
+// change, to proxy-init as to the proxy.
+func TestRedirectPrivilegedPort(t *testing.T) {
+	t.Parallel()
+	pod := newRedirectPod(t)
+	r := pod.tryInit(initOptions{caps: "-all,+net_admin"}, "--iptables-mode=nft", "--proxy-port=88")
+	if r.code != 1 || !strings.Contains(r.stderr, "of 1024 or more") {
+		t.Errorf("proxy-init: exit code %d, want 1 and the remedy\n%s", r.code, r.stderr)
+	}
+}
+
+// TestRedirectEndsWhileListing: a SIGTERM, as when a pod is deleted while it starts,
+// does not wait for an iptables that hangs.
+func TestRedirectEndsWhileListing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	begun := filepath.Join(dir, "begun")
+	script := fmt.Sprintf(standIn, "*'-t filter -S'*", "touch "+begun+"; exec sleep 30")
+	for _, name := range []string{"iptables-nft", "iptables-nft-restore"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pod := newRedirectPod(t)
+	stderr, err := os.Create(filepath.Join(dir, "stderr")) // a file, which the iptables left behind does not hold up
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stderr.Close()
+	cmd := pod.command(program("proxy-init"), "--iptables-mode=nft", "--termination-log=")
+	cmd.Env = []string{"PATH=" + dir + ":/usr/sbin:/usr/bin:/sbin:/bin", quickExit}
+	cmd.Stderr = stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(readyTimeout); ; time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(begun); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("iptables was never asked for a list")
+		}
+	}
+	start := time.Now()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // the exit code says it
+	said, err := os.ReadFile(stderr.Name())
+	if code := cmd.ProcessState.ExitCode(); code != 1 || err != nil || !strings.Contains(string(said), "context canceled") {
+		t.Errorf("exit code %d, want 1, and why: %s", code, said)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("the end took %s", took)
 	}
 }
 
