@@ -19,6 +19,10 @@ build: ## bin/proxy and bin/proxy-init, static and stripped
 	$(BUILD) -o bin/proxy ./cmd/proxy
 	$(BUILD) -o bin/proxy-init ./cmd/proxy-init
 
+.PHONY: build-migrate
+build-migrate: ## bin/imds-migrate, for your own machine
+	$(BUILD) -o bin/imds-migrate ./cmd/imds-migrate
+
 # As root the demo gets a network namespace with the redirect. Others get that in a
 # user namespace where they can, or the proxy on loopback: what is missing for the
 # namespace the demo says itself.

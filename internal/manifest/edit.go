@@ -53,21 +53,34 @@ func (e *editor) insertLines(at int, lines []string) {
 	e.insert(at, block+eol)
 }
 
-// cutLines removes whole lines; with a last line that lacks its break, the break before.
+// cutLines removes whole lines.
 func (e *editor) cutLines(from, to int) {
+	e.cut(lineStart(e.document.text, from), lineEnd(e.document.text, to))
+}
+
+// lastBreak goes with the last lines where the text ends without one, so that it ends
+// without one still.
+func (e *editor) lastBreak() {
 	text := e.document.text
-	start, end := lineStart(text, from), lineEnd(text, to)
-	if end == len(text) && !bytes.HasSuffix(text, []byte("\n")) && start > 0 {
-		start -= len(e.document.breakBefore(start))
+	if bytes.HasSuffix(text, []byte("\n")) {
+		return
 	}
-	e.cut(start, end)
+	end := len(text)
+	for i := 0; i < len(e.edits); i++ {
+		if c := e.edits[i]; c.text == "" && c.start < end && c.end >= end {
+			end, i = c.start, -1
+		}
+	}
+	if end < len(text) && end > 0 {
+		e.cut(end-len(e.document.breakBefore(end)), end)
+	}
 }
 
 func (d *Document) breakBefore(pos int) string {
 	switch {
 	case bytes.HasSuffix(d.text[:pos], []byte("\r\n")):
 		return "\r\n"
-	case bytes.HasSuffix(d.text[:pos], []byte("\n")), bytes.HasSuffix(d.text[:pos], []byte("\r")):
+	case bytes.HasSuffix(d.text[:pos], []byte("\n")):
 		return "\n"
 	}
 	return ""

@@ -138,6 +138,7 @@ func (d *Document) Text() ([]byte, error) {
 	if err := e.node(d.root, nil); err != nil {
 		return nil, err
 	}
+	e.lastBreak()
 	text := splice(d.text, e.edits)
 	again, err := Parse(Part{Text: text, Line: d.firstLine})
 	if err != nil || !same(d.root, again.root) {
@@ -154,6 +155,10 @@ func (d *Document) line(pos int) int {
 	return d.firstLine + bytes.Count(d.text[:min(pos, len(d.text))], []byte("\n"))
 }
 
+// lineBelow is for errors of which the parser names the line above: its grammar counts
+// from zero, its scanner from one.
+var lineBelow = regexp.MustCompile(`^did not find expected (',' or|key|'-' indicator|node content|<)`)
+
 var yamlLine = regexp.MustCompile(`^line (\d+): `)
 
 // yamlError puts the parser's line number where ours go.
@@ -163,6 +168,9 @@ func (d *Document) yamlError(err error) error {
 	if m := yamlLine.FindStringSubmatch(reason); m != nil {
 		if n, err := strconv.Atoi(m[1]); err == nil {
 			line, reason = d.firstLine+n-1, reason[len(m[0]):]
+			if lineBelow.MatchString(reason) {
+				line++
+			}
 		}
 	}
 	return &Error{Line: line, Reason: "not YAML: " + reason}

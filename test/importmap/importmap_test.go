@@ -17,20 +17,22 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package that ships, the packages of this module that
 // it may import. A package that is not listed may not exist outside test/.
 var allowed = map[string][]string{
-	"cmd/proxy":         {"internal/imds", "internal/exchange", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose"},
-	"cmd/proxy-init":    {"internal/logging", "internal/netrules"},
-	"internal/imds":     {"internal/exchange"},
-	"internal/exchange": {},
-	"internal/diagnose": {"internal/exchange"},
-	"internal/netrules": {},
-	"internal/health":   {},
-	"internal/metrics":  {},
-	"internal/census":   {},
-	"internal/logging":  {},
-	"internal/loglimit": {},
-	"internal/inject":   {},
-	"internal/manifest": {},
-	"cmd/webhook":       {"internal/inject", "internal/logging", "internal/loglimit"},
+	"cmd/proxy":            {"internal/imds", "internal/exchange", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose"},
+	"cmd/proxy-init":       {"internal/logging", "internal/netrules"},
+	"internal/imds":        {"internal/exchange"},
+	"internal/exchange":    {},
+	"internal/diagnose":    {"internal/exchange"},
+	"internal/netrules":    {},
+	"internal/health":      {},
+	"internal/metrics":     {},
+	"internal/census":      {},
+	"internal/logging":     {},
+	"internal/loglimit":    {},
+	"internal/inject":      {},
+	"internal/manifest":    {},
+	"cmd/imds-migrate":     {"internal/inject", "internal/injectflags", "internal/manifest"},
+	"internal/injectflags": {"internal/inject"},
+	"cmd/webhook":          {"internal/inject", "internal/logging", "internal/loglimit"},
 }
 
 // only lists the dependencies that live in one room.
@@ -48,7 +50,7 @@ var never = []string{"k8s.io/", "sigs.k8s.io/"}
 
 // kubernetesSide lists the rooms that never excepts: they patch pods, and run in
 // none that they patch.
-var kubernetesSide = []string{"internal/inject", "cmd/webhook", "cmd/imds-migrate"}
+var kubernetesSide = []string{"internal/inject", "internal/injectflags", "cmd/webhook", "cmd/imds-migrate"}
 
 type goPackage struct {
 	ImportPath string

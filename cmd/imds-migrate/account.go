@@ -1,0 +1,86 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/internal/manifest"
+)
+
+// accounts are the service accounts that were read, by namespace and name.
+type accounts map[string]*corev1.ServiceAccount
+
+// collect takes a service account. Of two by one name the later holds, as it would
+// with kubectl apply.
+func (a accounts) collect(o object) error {
+	if o.group != "" || o.kind != "ServiceAccount" {
+		return nil
+	}
+	metadata := o.node.Get("metadata")
+	if err := unquoted(metadata); err != nil {
+		return err
+	}
+	account := new(corev1.ServiceAccount)
+	if err := decode(o.node, account); err != nil {
+		return err
+	}
+	account.Namespace = o.namespace
+	a[o.namespace+"/"+o.name] = account
+	return nil
+}
+
+// of finds a pod's service account. Where there is none the warning says so, and what
+// the flags say has to do.
+func (m *migration) account(pod *corev1.Pod) (account *corev1.ServiceAccount, warning string) {
+	name := cmp.Or(pod.Spec.ServiceAccountName, pod.Spec.DeprecatedServiceAccount, "default")
+	account = m.accounts[pod.Namespace+"/"+name]
+	if account == nil {
+		account = &corev1.ServiceAccount{}
+		account.Namespace, account.Name = pod.Namespace, name
+		if m.options.clientID == "" {
+			warning = fmt.Sprintf("no ServiceAccount %s/%s in what was read: give it by --service-account-file, or say --client-id (the webhook would ask the API server)", pod.Namespace, name)
+		}
+	}
+	if m.options.clientID == "" || account.Annotations[inject.ClientIDAnnotation] != "" {
+		return account, warning
+	}
+	account = account.DeepCopy()
+	annotations := maps.Clone(account.Annotations)
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[inject.ClientIDAnnotation] = m.options.clientID
+	account.Annotations = annotations
+	return account, warning
+}
+
+// readAccounts takes the files that are only read for their service accounts.
+func (m *migration) readAccounts() {
+	for _, name := range m.options.accountFile {
+		f, err := readFile(name, nil)
+		if err != nil {
+			m.refuse(&file{name: name}, object{}, err)
+			continue
+		}
+		for _, part := range manifest.Split(f.text) {
+			document, err := manifest.Parse(part)
+			if err != nil {
+				m.refuse(f, object{}, err)
+				continue
+			}
+			m.collect(f, document)
+		}
+	}
+}
+
+func (m *migration) collect(f *file, document *manifest.Document) {
+	for _, o := range m.objects(document.Root(), "") {
+		if err := m.accounts.collect(o); err != nil {
+			m.refuse(f, o, err)
+		}
+	}
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/diff"
+)
+
+// stdinName is standard input among the files.
+const stdinName = "-"
+
+// file is a stream of manifests.
+type file struct {
+	name  string // for messages
+	path  string // empty: standard input
+	text  []byte
+	after []byte // with everything done
+}
+
+func (f *file) changed() bool { return !bytes.Equal(f.text, f.after) }
+
+// read takes the files that are named, and those in directories.
+func read(names []string, stdin io.Reader) ([]*file, error) {
+	if len(names) == 0 {
+		names = []string{stdinName}
+	}
+	var files []*file
+	seen := map[string]bool{}
+	for _, name := range names {
+		paths, err := expand(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range paths {
+			if seen[filepath.Clean(path)] {
+				continue // named twice, as dir and dir/a.yaml
+			}
+			seen[filepath.Clean(path)] = true
+			f, err := readFile(path, stdin)
+			if err != nil {
+				return nil, err
+			}
+			files = append(files, f)
+		}
+	}
+	return files, nil
+}
+
+func readFile(name string, stdin io.Reader) (*file, error) {
+	if name == stdinName {
+		text, err := io.ReadAll(stdin)
+		return &file{name: "stdin", text: text}, err
+	}
+	text, err := os.ReadFile(name)
+	return &file{name: name, path: name, text: text}, err
+}
+
+// expand is the manifests of a directory, in the order of their names; or the name.
+func expand(name string) ([]string, error) {
+	if name == stdinName {
+		return []string{name}, nil
+	}
+	info, err := os.Stat(name)
+	if err != nil || !info.IsDir() {
+		return []string{name}, err
+	}
+	var found []string
+	err = filepath.WalkDir(name, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && path != name && strings.HasPrefix(entry.Name(), "."):
+			return filepath.SkipDir
+		case !entry.IsDir() && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(path)):
+			found = append(found, path)
+		}
+		return nil
+	})
+	if err == nil && len(found) == 0 {
+		err = fmt.Errorf("%s: no .yaml, .yml or .json in it", name)
+	}
+	return found, err
+}
+
+// write puts the result where it is to go.
+func (o *options) write(files []*file, stdout io.Writer) error {
+	switch {
+	case o.inPlace:
+		return writeInPlace(files)
+	case o.diff:
+		for _, f := range files {
+			if _, err := stdout.Write(diff.Diff("a/"+f.name, f.text, "b/"+f.name, f.after)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	_, err := stdout.Write(joined(files))
+	return err
+}
+
+// joined is all files as one stream; a single file is what it is.
+func joined(files []*file) []byte {
+	var out bytes.Buffer
+	for i, f := range files {
+		if i > 0 && !bytes.HasPrefix(f.after, []byte("---")) {
+			out.WriteString("---\n")
+		}
+		out.Write(f.after)
+		if i < len(files)-1 && !bytes.HasSuffix(f.after, []byte("\n")) {
+			out.WriteString("\n")
+		}
+	}
+	return out.Bytes()
+}
+
+func writeInPlace(files []*file) error {
+	for _, f := range files {
+		if !f.changed() {
+			continue
+		}
+		if err := replaceFile(f.path, f.after); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replaceFile has the name show the old or the new text at any time, and nothing
+// between. A link goes on pointing where it does.
+func replaceFile(path string, text []byte) (err error) {
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(temporary.Name())
+		}
+	}()
+	_, err = temporary.Write(text)
+	if err := errors.Join(err, temporary.Chmod(info.Mode().Perm()), temporary.Sync(), temporary.Close()); err != nil {
+		return err
+	}
+	return os.Rename(temporary.Name(), path)
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"strings"
+
+	"k8s.io/apimachinery/pkg/labels"
+
+	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/internal/manifest"
+)
+
+// marks are what a workload says that takes part.
+var marks = []struct{ part, name string }{
+	{"labels", inject.UseLabel},
+	{"annotations", inject.InjectProxyAnnotation},
+}
+
+// mark puts label and annotation on a workload. One that says otherwise, "false" for
+// instance, is left to what it says.
+func (m *migration) mark(o object, template *manifest.Node) error {
+	if !m.options.all || !m.options.selector.Matches(ownLabels(o)) {
+		return nil
+	}
+	for _, mark := range marks {
+		text, _ := template.Get("metadata", mark.part, mark.name).Scalar()
+		if text != "true" && template.Get("metadata", mark.part, mark.name) != nil {
+			return nil
+		}
+	}
+	return template.Apply(markings(template))
+}
+
+// unmark is the way back.
+func (m *migration) unmark(o object, template *manifest.Node) error {
+	if !m.options.all || !m.options.selector.Matches(ownLabels(o)) {
+		return nil
+	}
+	return template.Apply(unmarkings(template))
+}
+
+func ownLabels(o object) labels.Set {
+	set := labels.Set{}
+	var metadata struct {
+		Labels map[string]string `json:"labels"`
+	}
+	if node := o.node.Get("metadata"); node.IsMapping() && decode(node, &metadata) == nil {
+		set = metadata.Labels
+	}
+	return set
+}
+
+func markings(template *manifest.Node) []manifest.Operation {
+	var operations []manifest.Operation
+	add := func(path string, value any) {
+		operations = append(operations, manifest.Operation{Op: "add", Path: path, Value: value})
+	}
+	if template.Get("metadata").Len() == 0 {
+		add("/metadata", map[string]any{})
+	}
+	for _, mark := range marks {
+		part := template.Get("metadata", mark.part)
+		if part.Get(mark.name) != nil {
+			continue
+		}
+		if part.Len() > 0 {
+			add("/metadata/"+mark.part+"/"+pointer(mark.name), "true")
+		} else {
+			add("/metadata/"+mark.part, map[string]string{mark.name: "true"})
+		}
+	}
+	return operations
+}
+
+func unmarkings(template *manifest.Node) []manifest.Operation {
+	var operations []manifest.Operation
+	remove := func(path string) {
+		operations = append(operations, manifest.Operation{Op: "remove", Path: path})
+	}
+	left := template.Get("metadata").Len()
+	for _, mark := range marks {
+		part := template.Get("metadata", mark.part)
+		if text, _ := part.Get(mark.name).Scalar(); text != "true" {
+			continue
+		}
+		if part.Len() > 1 {
+			remove("/metadata/" + mark.part + "/" + pointer(mark.name))
+			continue
+		}
+		remove("/metadata/" + mark.part)
+		if left--; left == 0 {
+			remove("/metadata")
+		}
+	}
+	return operations
+}
+
+// pointer writes a name as a token of a JSON pointer.
+func pointer(name string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
+}

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	kubejson "k8s.io/apimachinery/pkg/util/json"
+
+	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/internal/manifest"
+)
+
+// object is one Kubernetes object of a document.
+type object struct {
+	node                         *manifest.Node
+	group, kind, namespace, name string
+}
+
+func (o object) String() string { return fmt.Sprintf("%s %s/%s", o.kind, o.namespace, o.name) }
+
+// templates are where the kinds that run pods hold them, by group.
+var templates = map[string]map[string][]string{
+	"": {
+		"Pod":                   {},
+		"PodTemplate":           {"template"},
+		"ReplicationController": {"spec", "template"},
+	},
+	"apps": {
+		"Deployment":  {"spec", "template"},
+		"StatefulSet": {"spec", "template"},
+		"DaemonSet":   {"spec", "template"},
+		"ReplicaSet":  {"spec", "template"},
+	},
+	"batch": {
+		"Job":     {"spec", "template"},
+		"CronJob": {"spec", "jobTemplate", "spec", "template"},
+	},
+}
+
+// objects are those of a document: itself, or what its lists hold. Kinds are the items'
+// own; a PodList may leave them out.
+func (m *migration) objects(root *manifest.Node, kind string) []object {
+	if !root.IsMapping() {
+		return nil
+	}
+	if own, _ := root.Get("kind").Scalar(); own != "" {
+		kind = own
+	}
+	if items := root.Get("items"); items != nil && strings.HasSuffix(kind, "List") {
+		var all []object
+		for _, item := range items.Items() {
+			all = append(all, m.objects(item, strings.TrimSuffix(kind, "List"))...)
+		}
+		return all
+	}
+	o := object{node: root, kind: kind, namespace: m.options.namespace}
+	version, _ := root.Get("apiVersion").Scalar()
+	if group, _, found := strings.Cut(version, "/"); found {
+		o.group = group
+	}
+	if namespace, _ := root.Get("metadata", "namespace").Scalar(); namespace != "" {
+		o.namespace = namespace
+	}
+	if o.name, _ = root.Get("metadata", "name").Scalar(); o.name == "" {
+		o.name, _ = root.Get("metadata", "generateName").Scalar()
+	}
+	return []object{o}
+}
+
+// template is the node with a pod's metadata and spec; nil for what runs no pod.
+func (o object) template() *manifest.Node {
+	path, known := templates[o.group][o.kind]
+	if !known {
+		return nil
+	}
+	node := o.node.Get(path...)
+	if !node.IsMapping() || node.Get("spec") == nil {
+		return nil
+	}
+	return node
+}
+
+// concerned tells whether there is anything about a template that inject may have
+// something to do or to say about.
+func (o object) concerned(template *manifest.Node) bool {
+	if template.Get("metadata", "labels", inject.UseLabel) != nil ||
+		template.Get("metadata", "annotations", inject.InjectProxyAnnotation) != nil {
+		return true
+	}
+	for _, list := range []string{"initContainers", "containers"} {
+		for _, container := range template.Get("spec", list).Items() {
+			if name, _ := container.Get("name").Scalar(); name == inject.ProxyName || name == inject.ProxyInitName {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// unquoted finds a label or annotation that is not a string, the way in which these are
+// most often written wrong: the API server refuses them.
+func unquoted(metadata *manifest.Node) error {
+	for _, part := range []struct {
+		key   string
+		names []string
+	}{
+		{"labels", []string{inject.UseLabel}},
+		{"annotations", annotationNames()},
+	} {
+		for _, name := range part.names {
+			value := metadata.Get(part.key, name)
+			if value == nil {
+				continue
+			}
+			if text, isString := value.Scalar(); !isString {
+				return &manifest.Error{Line: value.Line(), Reason: fmt.Sprintf("%s: write it in quotes: %q", name, text)}
+			}
+		}
+	}
+	return nil
+}
+
+func annotationNames() []string {
+	var names []string
+	for _, a := range inject.Annotations() {
+		names = append(names, a.Name)
+	}
+	return names
+}
+
+// pod is what the API server would be sent for a template. Controllers name their pods
+// after themselves; the name is for what inject derives from it.
+func (o object) pod(template *manifest.Node) (*corev1.Pod, error) {
+	if err := unquoted(template.Get("metadata")); err != nil {
+		return nil, err
+	}
+	pod := new(corev1.Pod)
+	if err := decode(template, pod); err != nil {
+		return nil, err
+	}
+	pod.Namespace = o.namespace
+	if o.kind != "Pod" {
+		pod.Name, pod.GenerateName = "", o.name+"-"
+	}
+	return pod, nil
+}
+
+// decode reads a node as the API server would, but for unknown fields, which may be
+// newer than this program.
+func decode(node *manifest.Node, into any) error {
+	value, err := node.Value()
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(value)
+	if err == nil {
+		err = kubejson.Unmarshal(text, into)
+	}
+	if err != nil {
+		return &manifest.Error{Line: node.Line(), Reason: "not what Kubernetes expects: " + strings.TrimPrefix(strings.Join(strings.Fields(err.Error()), " "), "json: ")}
+	}
+	return nil
+}
+
+// fromNode tells what the kubelet makes of its own files, and what a controller has
+// made: to change the copy does not change them.
+func fromNode(o object) string {
+	for _, name := range []string{corev1.MirrorPodAnnotationKey, "kubernetes.io/config.source"} {
+		source, _ := o.node.Get("metadata", "annotations", name).Scalar()
+		if source != "" && !slices.Contains([]string{"api"}, source) {
+			return "a static pod, which its node's kubelet reads from a file: left as it is; change that file"
+		}
+	}
+	if owners := o.node.Get("metadata", "ownerReferences").Items(); len(owners) > 0 {
+		kind, _ := owners[0].Get("kind").Scalar()
+		name, _ := owners[0].Get("name").Scalar()
+		return fmt.Sprintf("made by %s %s: left as it is; change that", kind, name)
+	}
+	return ""
+}
