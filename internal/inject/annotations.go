@@ -3,6 +3,7 @@ package inject
 import (
 	"slices"
 	"strings"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -93,7 +94,7 @@ func readSettings(pod *corev1.Pod, account *corev1.ServiceAccount, config Config
 			continue
 		}
 		if err := a.read(s, value); err != nil {
-			return nil, refuse(where, "%q: %v", shorten(value), err)
+			return nil, refuse(where, "\"%s\": %v", shorten(value), err)
 		}
 	}
 	if err := readTokenEndpoint(s, pod, config.TokenEndpoint); err != nil {
@@ -128,7 +129,7 @@ func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint *TokenEndpoint) er
 	}
 	bound, err := parseBool(value)
 	if err != nil {
-		return refuse("annotation "+name, "%q: %v", shorten(value), err)
+		return refuse("annotation "+name, "\"%s\": %v", shorten(value), err)
 	}
 	if bound {
 		s.endpoint, s.audience = endpoint, endpoint.Audience
@@ -166,9 +167,16 @@ func ownNames() []string {
 // maxShown bounds what a message repeats of a value.
 const maxShown = 100
 
+// shorten makes of what a pod says a part of one line: the pod has not been validated
+// yet where this is shown.
 func shorten(value string) string {
 	if len(value) > maxShown {
-		return strings.ToValidUTF8(value[:maxShown], "") + "…"
+		value = value[:maxShown] + "…"
 	}
-	return value
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(value, "?"))
 }

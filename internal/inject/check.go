@@ -43,9 +43,9 @@ func (s *settings) checkPorts(pod *corev1.Pod) error {
 			}
 			switch port.ContainerPort {
 			case s.port:
-				return refuse("annotation "+ProxyPortAnnotation, "container %q listens on port %d; write a port that no container declares", c.Name, s.port)
+				return refuse("annotation "+ProxyPortAnnotation, "container %q listens on port %d; write a port that no container declares", shorten(c.Name), s.port)
 			case s.adminPort:
-				return refuse("annotation "+AdminPortAnnotation, "container %q listens on port %d; write a port that no container declares", c.Name, s.adminPort)
+				return refuse("annotation "+AdminPortAnnotation, "container %q listens on port %d; write a port that no container declares", shorten(c.Name), s.adminPort)
 			}
 		}
 	}

@@ -113,7 +113,7 @@ func (p *plan) mountPath(c place) (mountPath string, mounted bool, err error) {
 		return p.token.mountPath, true, nil
 	}
 	return "", false, refuse(c.field("volumeMounts"), "volume %q is mounted at %s, where the federated token goes; mount it elsewhere, or name the container in %s",
-		c.VolumeMounts[taken].Name, p.token.mountPath, SkipContainersAnnotation)
+		shorten(c.VolumeMounts[taken].Name), shorten(p.token.mountPath), SkipContainersAnnotation)
 }
 
 // dangling reports whether a webhook wrote this path for a mount that another

@@ -15,7 +15,7 @@ import (
 // account admission a mount, and azure-workload-identity variables; but nothing that
 // changes what the container is or may do.
 func fits(want, have corev1.Container) bool {
-	if want.Name != have.Name || !sameImage(want.Image, have.Image) || !sameShape(want, have) || !sameSettings(want.Env, have.Env) {
+	if want.Name != have.Name || !sameImage(want.Image, have.Image) || !sameShape(want, have) || !sameSettings(want, have) {
 		return false
 	}
 	have.Image = want.Image
@@ -44,20 +44,37 @@ func sameShape(want, have corev1.Container) bool {
 		have.ReadinessProbe == nil
 }
 
-// sameSettings: a setting that is there and not wanted would hold, such as a seal
-// that the annotations no longer ask for.
-func sameSettings(want, have []corev1.EnvVar) bool {
-	return reflect.DeepEqual(ownSettings(want), ownSettings(have))
-}
-
-func ownSettings(env []corev1.EnvVar) map[string]string {
-	set := map[string]string{}
-	for _, e := range env {
-		if strings.HasPrefix(e.Name, "PROXY_") || e.Name == "GOMEMLIMIT" {
-			set[e.Name] = e.Value
+// sameSettings: what is wanted holds, which of a name given twice the last does; and
+// a setting that is there and not wanted would hold as well, such as a seal that the
+// annotations no longer ask for.
+func sameSettings(want, have corev1.Container) bool {
+	wanted, held := values(want.Env), values(have.Env)
+	for name := range wanted {
+		if held[name] != wanted[name] {
+			return false
 		}
 	}
+	for name := range held {
+		if _, ok := wanted[name]; !ok && isSetting(want.Name, name) {
+			return false
+		}
+	}
+	return true
+}
+
+func values(env []corev1.EnvVar) map[string]string {
+	set := map[string]string{}
+	for _, e := range env {
+		set[e.Name] = e.Value
+	}
 	return set
+}
+
+// isSetting reports whether a container of ours reads the variable. The redirect's
+// reads nothing of Azure, and azure-workload-identity gives it all the same.
+func isSetting(container, name string) bool {
+	return strings.HasPrefix(name, "PROXY_") || name == "GOMEMLIMIT" || name == "METADATA_IP" || name == "METADATA_PORT" ||
+		container == ProxyName && strings.HasPrefix(name, "AZURE_")
 }
 
 // tree is a container as JSON has it, so that values that are written in two ways,

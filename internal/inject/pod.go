@@ -17,9 +17,7 @@ func Pod(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (Result
 		return Result{}, err
 	}
 	p := &plan{pod: pod, settings: s, account: account}
-	if err := p.locateToken(); err != nil {
-		return Result{}, err
-	}
+	p.locateToken()
 	if err := p.environments(); err != nil {
 		return Result{}, err
 	}

@@ -185,13 +185,17 @@ func TestTampered(t *testing.T) {
 		"capability": func(c *corev1.Container) {
 			c.SecurityContext.Capabilities.Add = append(c.SecurityContext.Capabilities.Add, "SYS_ADMIN")
 		},
-		"command":      func(c *corev1.Container) { c.Command = []string{"/bin/sh"} },
-		"args":         func(c *corev1.Container) { c.Args = []string{"--proxy-port=1"} },
-		"setting":      func(c *corev1.Container) { c.Env = append(c.Env, corev1.EnvVar{Name: "PROXY_METADATA", Value: "x"}) },
-		"no context":   func(c *corev1.Container) { c.SecurityContext = nil },
-		"user":         func(c *corev1.Container) { c.SecurityContext.RunAsUser = new(int64(7)) },
-		"image":        func(c *corev1.Container) { c.Image = "registry.example.test/other:v1.0.0" },
-		"tag":          func(c *corev1.Container) { c.Image = strings.TrimSuffix(c.Image, "v1.0.0") + "v0.9.0" },
+		"command":    func(c *corev1.Container) { c.Command = []string{"/bin/sh"} },
+		"args":       func(c *corev1.Container) { c.Args = []string{"--proxy-port=1"} },
+		"setting":    func(c *corev1.Container) { c.Env = append(c.Env, corev1.EnvVar{Name: "PROXY_METADATA", Value: "x"}) },
+		"no context": func(c *corev1.Container) { c.SecurityContext = nil },
+		"user":       func(c *corev1.Container) { c.SecurityContext.RunAsUser = new(int64(7)) },
+		"image":      func(c *corev1.Container) { c.Image = "registry.example.test/other:v1.0.0" },
+		"tag":        func(c *corev1.Container) { c.Image = strings.TrimSuffix(c.Image, "v1.0.0") + "v0.9.0" },
+		"overridden": func(c *corev1.Container) { c.Env = append(c.Env, corev1.EnvVar{Name: "PROXY_PORT", Value: "1"}) },
+		"address": func(c *corev1.Container) {
+			c.Env = append(c.Env, corev1.EnvVar{Name: "METADATA_IP", Value: "192.0.2.1"})
+		},
 		"envFrom":      func(c *corev1.Container) { c.EnvFrom = []corev1.EnvFromSource{{}} },
 		"restart":      func(c *corev1.Container) { c.RestartPolicy = new(corev1.ContainerRestartPolicyOnFailure) },
 		"lifecycle":    func(c *corev1.Container) { c.Lifecycle = &corev1.Lifecycle{} },

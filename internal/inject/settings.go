@@ -68,14 +68,14 @@ func defaults(config Config) *settings {
 		logLevel:       config.LogLevel,
 		proxyImage:     config.ProxyImage,
 		initImage:      config.ProxyInitImage,
-		proxyResources: either(config.ProxyResources),
-		initResources:  either(config.ProxyInitResources),
+		proxyResources: resourcesOr(config.ProxyResources),
+		initResources:  resourcesOr(config.ProxyInitResources),
 	}
 }
 
-// either is the resources given, or those of deploy/components: measured there, and
-// without a CPU limit, which would show as slow tokens in every client.
-func either(given *corev1.ResourceRequirements) corev1.ResourceRequirements {
+// resourcesOr is the resources given, or those of deploy/components: measured there,
+// and without a CPU limit, which would show as slow tokens in every client.
+func resourcesOr(given *corev1.ResourceRequirements) corev1.ResourceRequirements {
 	if given != nil {
 		return *given.DeepCopy()
 	}

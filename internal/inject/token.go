@@ -63,7 +63,7 @@ func volumeName(pod *corev1.Pod) string {
 // locateToken finds a volume that already holds the token, such as another webhook's,
 // the author's own, or ours under a name that the pod had before; or says where a new
 // one goes.
-func (p *plan) locateToken() error {
+func (p *plan) locateToken() {
 	name := volumeName(p.pod)
 	t := token{volume: name, index: -1, mountPath: azwiMountPath, path: tokenPath}
 	if p.pod.Name == "" && p.pod.GenerateName == "" {
@@ -83,7 +83,6 @@ func (p *plan) locateToken() error {
 	}
 	t.mountPath = mountedAt(p.pod, t.volume, t.mountPath)
 	p.token = t
-	return nil
 }
 
 // projectedToken is the path of a token of our audience in a volume.

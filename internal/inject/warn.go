@@ -43,10 +43,11 @@ func (p *plan) warnIdentity() {
 }
 
 func (p *plan) warnSkipped() {
-	for _, name := range p.settings.skip {
-		if !slices.ContainsFunc(places(p.pod), func(c place) bool { return c.Name == name }) {
-			p.warnf("annotation %s: the pod has no container %q", SkipContainersAnnotation, shorten(name))
-		}
+	unknown := slices.DeleteFunc(slices.Clone(p.settings.skip), func(name string) bool {
+		return slices.ContainsFunc(places(p.pod), func(c place) bool { return c.Name == name })
+	})
+	if len(unknown) > 0 {
+		p.warnf("annotation %s: the pod has no container %q", SkipContainersAnnotation, shorten(strings.Join(unknown, "; ")))
 	}
 }
 
@@ -57,7 +58,7 @@ func (p *plan) warnRedirect() {
 	}
 	for _, c := range places(p.pod) {
 		if !c.ours() && ruleChanger(c.SecurityContext) {
-			p.warnf("container %q is privileged or has NET_ADMIN: it can take the redirect away", c.Name)
+			p.warnf("container %q is privileged or has NET_ADMIN: it can take the redirect away", shorten(c.Name))
 		}
 	}
 }
