@@ -1,0 +1,74 @@
+package inject_test
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"imds-oidc-proxy/internal/inject"
+)
+
+// TestStale: what a configuration of before left in our containers does not stay.
+func TestStale(t *testing.T) {
+	bound := config()
+	bound.TokenEndpoint = binding()
+	pod := injected(annotate(inject.TokenEndpointPrefix+"identity-binding", "true"))
+	pod = mutate(t, mutate(t, pod, account(), bound), account(), config())
+	if got := value(find(pod.Spec.InitContainers, inject.ProxyName), "AZURE_KUBERNETES_TOKEN_PROXY"); got != "(unset)" {
+		t.Errorf("the proxy still trades at %s", got)
+	}
+	for name, change := range map[string]func(*corev1.Container){
+		"port":         func(c *corev1.Container) { c.Ports = []corev1.ContainerPort{{ContainerPort: 9}} },
+		"untagged":     func(c *corev1.Container) { c.Image = "other.example.test/imds-oidc-proxy" },
+		"client twice": func(c *corev1.Container) { c.Env = append(c.Env, corev1.EnvVar{Name: "AZURE_CLIENT_ID", Value: objectID}) },
+	} {
+		c := config()
+		c.ProxyImage = "registry.example.test/imds-oidc-proxy"
+		want := mutate(t, injected(), account(), c)
+		changed := want.DeepCopy()
+		change(find(changed.Spec.InitContainers, inject.ProxyName))
+		if got := mutate(t, changed, account(), c); string(encode(t, got)) != string(encode(t, want)) {
+			t.Errorf("%s stays: %v", name, got.Spec.InitContainers)
+		}
+	}
+}
+
+// TestAuthoritiesMissing: a token of the endpoint's audience, without the authorities
+// that its certificate is checked with, is not enough.
+func TestAuthoritiesMissing(t *testing.T) {
+	c := config()
+	c.TokenEndpoint = binding()
+	without := binding()
+	without.CAConfigMap = ""
+	before := config()
+	before.TokenEndpoint = without
+	pod := injected(annotate(inject.TokenEndpointPrefix+"identity-binding", "true"))
+	pod = mutate(t, mutate(t, pod, account(), before), account(), c)
+	if got := len(pod.Spec.Volumes[0].Projected.Sources); got != 2 || len(pod.Spec.Volumes) != 1 {
+		t.Errorf("volumes %v, want one, with token and authorities", pod.Spec.Volumes)
+	}
+}
+
+// TestNoneWithoutProxy: nobody is sent to where nobody listens.
+func TestNoneWithoutProxy(t *testing.T) {
+	pod := mutate(t, labelled(annotate(inject.RedirectAnnotation, "none")), account(), config())
+	if got := value(&pod.Spec.Containers[0], "AZURE_POD_IDENTITY_AUTHORITY_HOST"); got != "(unset)" {
+		t.Errorf("AZURE_POD_IDENTITY_AUTHORITY_HOST=%s", got)
+	}
+}
+
+func TestClaims(t *testing.T) {
+	_, err := inject.Pod(injected(annotate(inject.ProxyResourcesAnnotation, `{"claims":[{"name":"gpu"}]}`)), account(), config())
+	checkRefusal(t, err, `annotation imds-oidc-proxy/proxy-resources: "{"claims":[{"name":"gpu"}]}": claims: write requests and limits only`)
+}
+
+// TestRemoveKeepsReferences: what is looked up elsewhere was never ours.
+func TestRemoveKeepsReferences(t *testing.T) {
+	pod := mutate(t, injected(), nil, config()) // without a client ID
+	app := &pod.Spec.Containers[0]
+	app.Env = append(app.Env, corev1.EnvVar{Name: "AZURE_CLIENT_ID", ValueFrom: &corev1.EnvVarSource{}})
+	pod = decode(t, apply(t, encode(t, pod), inject.Remove(pod).Patch))
+	if env(&pod.Spec.Containers[0], "AZURE_CLIENT_ID") == nil || len(pod.Spec.Containers[0].Env) != 1 {
+		t.Errorf("variables %v, want the pod's own", pod.Spec.Containers[0].Env)
+	}
+}
