@@ -18,9 +18,11 @@ func TestStale(t *testing.T) {
 		t.Errorf("the proxy still trades at %s", got)
 	}
 	for name, change := range map[string]func(*corev1.Container){
-		"port":         func(c *corev1.Container) { c.Ports = []corev1.ContainerPort{{ContainerPort: 9}} },
-		"untagged":     func(c *corev1.Container) { c.Image = "other.example.test/imds-oidc-proxy" },
-		"client twice": func(c *corev1.Container) { c.Env = append(c.Env, corev1.EnvVar{Name: "AZURE_CLIENT_ID", Value: objectID}) },
+		"port":     func(c *corev1.Container) { c.Ports = []corev1.ContainerPort{{ContainerPort: 9}} },
+		"untagged": func(c *corev1.Container) { c.Image = "other.example.test/imds-oidc-proxy" },
+		"client twice": func(c *corev1.Container) {
+			c.Env = append(c.Env, corev1.EnvVar{Name: "AZURE_CLIENT_ID", Value: objectID})
+		},
 	} {
 		c := config()
 		c.ProxyImage = "registry.example.test/imds-oidc-proxy"
