@@ -115,7 +115,7 @@ func (b *bindingTransport) CloseIdleConnections() {
 }
 
 func (b *bindingTransport) readCAFile() error {
-	pem, err := readFileBounded(b.cfg.Binding.CAFile, maxCAFile)
+	pem, err := readCertificates(b.cfg.Binding.CAFile)
 	if err != nil {
 		return fmt.Errorf("AZURE_KUBERNETES_CA_FILE: %w", err)
 	}

@@ -20,7 +20,9 @@ const (
 	minRefresh = 5 * time.Minute
 
 	// freshInterval is the least time between exchanges that callers force with
-	// [Request.Fresh]. A token this young is what they would get.
+	// [Request.Fresh], whose token would be as young as this, and between those that
+	// nobody waits for: an Entra that grants a second of life must not be asked each
+	// second.
 	freshInterval = 30 * time.Second
 
 	// maxResource bounds a resource. Entra's identifiers end at 255 characters.
@@ -89,7 +91,8 @@ func (m moment) next(now time.Time) time.Time {
 type holding struct {
 	token Token
 
-	// forcible is when callers may force the next exchange.
+	// forcible is when callers may force the next exchange, and the schedule begin
+	// it of its own accord.
 	forcible moment
 
 	// due is when to replace the token in the background.
@@ -105,6 +108,21 @@ type holding struct {
 	// used says that somebody asked since the token was last replaced. The
 	// request that brought the token about counts.
 	used bool
+}
+
+// clockNoise is how far the two clocks drift apart without anybody setting one. Below
+// it, the same token is said to end at the same second each time.
+const clockNoise = time.Second
+
+// tokenAt is the token as it is handed out. Where the clock on the wall was set back,
+// ExpiresOn is what that clock will show at the token's end: callers, whose clock it
+// is too, count from it what remains, and must not get more than Entra said.
+func (h *holding) tokenAt(now time.Time) Token {
+	token := h.token
+	if end := h.end.next(now).Round(0); token.ExpiresOn.Sub(end) > clockNoise {
+		token.ExpiresOn = end
+	}
+	return token
 }
 
 // newHolding plans the life of a token obtained now. spread is in [0, 1).

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 )
@@ -147,8 +148,8 @@ func (c Config) check() error {
 	return err
 }
 
-func (c Config) prefetchKeys() (map[key]struct{}, error) {
-	keys := make(map[key]struct{}, len(c.Prefetch))
+func (c Config) prefetchKeys() (map[key]time.Time, error) {
+	keys := make(map[key]time.Time, len(c.Prefetch))
 	for _, resource := range c.Prefetch {
 		if c.DefaultClientID == "" {
 			return nil, errors.New("--prefetch needs AZURE_CLIENT_ID: tokens are fetched ahead for that identity")
@@ -157,7 +158,7 @@ func (c Config) prefetchKeys() (map[key]struct{}, error) {
 		if err := r.check(); err != nil {
 			return nil, fmt.Errorf("--prefetch %q: %w", bounded(resource), err)
 		}
-		keys[keyOf(r)] = struct{}{}
+		keys[keyOf(r)] = time.Time{}
 	}
 	return keys, nil
 }

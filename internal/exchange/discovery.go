@@ -22,7 +22,9 @@ const doubtfulLife = 30 * time.Second
 
 // discovery answers MSAL's requests for the tenant's OpenID configuration from
 // memory once it has it. All clients of a Service have the same tenant, so they
-// share it, and one that fetches it does so for all that wait.
+// share it, and one that fetches it does so for all that wait. One that has led to
+// Entra and has become old is used while it is fetched anew: nobody waits for that,
+// and nobody fails with it.
 //
 // MSAL has such a memory too, one in each of its clients; here a client lives
 // for one exchange (see msalExchanger), so it has to be kept outside of them.
@@ -50,7 +52,10 @@ func (d *discovery) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Method != http.MethodGet {
 		return d.next.RoundTrip(req)
 	}
-	doc := d.remembered()
+	doc, old := d.remembered()
+	if old {
+		d.begin(req)
+	}
 	if doc == nil {
 		var err error
 		if doc, err = d.fetchShared(req); err != nil {
@@ -70,30 +75,31 @@ func (d *discovery) CloseIdleConnections() {
 	closeIdle(d.next)
 }
 
-func (d *discovery) remembered() *document {
+// remembered returns the document to use, nil for none. old says that it is to be
+// fetched anew meanwhile; that is said again after doubtfulLife if nothing came of it.
+func (d *discovery) remembered() (doc *document, old bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	life := discoveryLife
 	if d.doubted {
 		life = doubtfulLife
 	}
-	if d.known == nil || time.Since(d.fetched) >= life {
-		return nil
+	switch {
+	case d.known == nil:
+		return nil, false
+	case time.Since(d.fetched) < life:
+		return d.known, false
+	case !d.proven:
+		return nil, false
 	}
-	return d.known
+	d.fetched = time.Now().Add(doubtfulLife - discoveryLife)
+	return d.known, true
 }
 
 // fetchShared runs one fetch for all who wait. It outlives the caller that began
 // it, so that one who leaves does not fail the others.
 func (d *discovery) fetchShared(req *http.Request) (*document, error) {
-	fetched := d.group.DoChan(req.URL.String(), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), tryTimeout)
-		defer cancel()
-		d.mu.Lock()
-		d.abandon = cancel
-		d.mu.Unlock()
-		return d.fetch(req.Clone(ctx))
-	})
+	fetched := d.begin(req)
 	select {
 	case result := <-fetched:
 		if result.Err != nil {
@@ -103,6 +109,18 @@ func (d *discovery) fetchShared(req *http.Request) (*document, error) {
 	case <-req.Context().Done():
 		return nil, req.Context().Err()
 	}
+}
+
+// begin has one fetch under way.
+func (d *discovery) begin(req *http.Request) <-chan singleflight.Result {
+	return d.group.DoChan(req.URL.String(), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), tryTimeout)
+		defer cancel()
+		d.mu.Lock()
+		d.abandon = cancel
+		d.mu.Unlock()
+		return d.fetch(req.Clone(ctx))
+	})
 }
 
 func (d *discovery) fetch(req *http.Request) (*document, error) {

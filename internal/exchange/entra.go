@@ -45,7 +45,7 @@ const (
 // kept by the HTTP client.
 type msalExchanger struct {
 	authority string
-	tokenFile string
+	tokenFile *tokenFile
 	discovery *discovery
 	http      *http.Client // on top of discovery
 }
@@ -58,7 +58,7 @@ func newMSALExchanger(cfg Config) (*msalExchanger, error) {
 	discovery := &discovery{next: &guard{next: transport}}
 	return &msalExchanger{
 		authority: cfg.AuthorityHost + "/" + cfg.TenantID,
-		tokenFile: cfg.FederatedTokenFile,
+		tokenFile: &tokenFile{path: cfg.FederatedTokenFile},
 		discovery: discovery,
 		http:      &http.Client{Transport: discovery, CheckRedirect: noRedirect},
 	}, nil
@@ -67,7 +67,7 @@ func newMSALExchanger(cfg Config) (*msalExchanger, error) {
 // exchange makes one try, for as long as ctx lets it. Its error is an [*Error].
 func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string) (grant, error) {
 	began := time.Now()
-	token, err := ReadFederatedToken(e.tokenFile)
+	token, err := e.tokenFile.read(ctx)
 	if err == nil {
 		err = token.usable(began)
 	}

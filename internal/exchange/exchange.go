@@ -49,7 +49,8 @@ type Token struct {
 	// NotBefore is when the exchange that obtained the token began.
 	NotBefore time.Time
 
-	// ExpiresOn is when Entra says that the token ends.
+	// ExpiresOn is when Entra says that the token ends, by the clock on the wall as
+	// it was when the token was handed out.
 	ExpiresOn time.Time
 }
 

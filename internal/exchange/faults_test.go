@@ -209,6 +209,7 @@ func (p *pod) checkMends(t *testing.T, s *exchange.Service) {
 // secrets of the pod and for the canary in Entra's answers.
 func checkNoSecret(t *testing.T, p *pod, result exchange.Result, err error) {
 	t.Helper()
+	synctest.Wait() // the log is written behind the callers' backs
 	token := p.token.Token()
 	said := p.log.String() + fmt.Sprintf("%v %+v %s %#v", result, result, result, result)
 	encoded, _ := json.Marshal(result)

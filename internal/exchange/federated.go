@@ -6,11 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
-	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap/zapcore"
@@ -19,10 +16,6 @@ import (
 // maxFederatedToken bounds the file that is read as a federated token. The
 // kubelet writes about 1.5 KiB.
 const maxFederatedToken = 64 << 10
-
-// maxOpens is how often a file that is not there is opened: more swaps than this
-// do not happen within microseconds.
-const maxOpens = 5
 
 // FederatedToken is a service-account token as the kubelet projected it. Its
 // claims are not verified here: they are for diagnosis, Entra verifies them.
@@ -51,7 +44,7 @@ type FederatedToken struct {
 // file can be unusable has an error of its own; a token that has expired is
 // returned, for [FederatedToken.Expired] to tell.
 func ReadFederatedToken(path string) (FederatedToken, error) {
-	content, err := readSwapped(path)
+	content, err := readSwapped(path, maxFederatedToken)
 	if err != nil {
 		return FederatedToken{}, fmt.Errorf("federated token file %s %w", path, err)
 	}
@@ -60,63 +53,6 @@ func ReadFederatedToken(path string) (FederatedToken, error) {
 		return FederatedToken{}, fmt.Errorf("federated token file %s %w", path, err)
 	}
 	return token, nil
-}
-
-// readSwapped reads a file that the kubelet swaps by a symlink. The kubelet
-// removes the old version at once, and so perhaps between the lookup of the
-// symlink and the opening of what it named: then the new one is there.
-func readSwapped(path string) (content []byte, err error) {
-	for range maxOpens {
-		if content, err = readBounded(path); !errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-	}
-	return content, err
-}
-
-func readBounded(path string) ([]byte, error) {
-	// O_NONBLOCK: opening a FIFO would otherwise wait for its writer.
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, openError(err)
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	switch {
-	case err != nil:
-		return nil, openError(err)
-	case info.IsDir():
-		return nil, errors.New("is a directory")
-	case !info.Mode().IsRegular():
-		return nil, errors.New("is not a regular file")
-	}
-	content, err := io.ReadAll(io.LimitReader(file, maxFederatedToken+1))
-	switch {
-	case err != nil:
-		return nil, openError(err)
-	case len(content) > maxFederatedToken:
-		return nil, fmt.Errorf("is larger than %d bytes", maxFederatedToken)
-	}
-	return content, nil
-}
-
-// fileError is an error of package fs in words that continue a sentence.
-type fileError struct {
-	text  string
-	cause error
-}
-
-func (e *fileError) Error() string { return e.text }
-func (e *fileError) Unwrap() error { return e.cause }
-
-func openError(err error) error {
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return &fileError{"does not exist", err}
-	case errors.Is(err, fs.ErrPermission):
-		return &fileError{fmt.Sprintf("may not be read by UID %d", os.Getuid()), err}
-	}
-	return fmt.Errorf("cannot be read: %w", err)
 }
 
 // claims are those that Entra compares with the federated credential.

@@ -43,6 +43,7 @@ type flight struct {
 	began  time.Time
 	cancel context.CancelFunc
 	done   chan struct{} // closed when token and err are set
+	ended  chan struct{} // closed when its goroutine is over, after the log
 
 	// refresh says that the key had a valid token when the flight began.
 	refresh bool
@@ -67,14 +68,23 @@ func (s *Service) depart(k key, now time.Time) *flight {
 	// The caller's strings may be part of a much longer request in memory.
 	k = key{clientID: strings.Clone(k.clientID), resource: strings.Clone(k.resource)}
 	ctx, cancel := context.WithTimeout(context.Background(), exchangeTimeout)
-	f := &flight{began: now, cancel: cancel, done: make(chan struct{}), refresh: refresh}
+	f := &flight{began: now, cancel: cancel, done: make(chan struct{}), ended: make(chan struct{}), refresh: refresh}
 	s.flights[k] = f
+	s.aloft[f] = struct{}{}
 	go func() {
 		defer cancel()
 		g, err := s.attempt(ctx, k, tries)
 		s.land(k, f, g, err)
+		s.end(f)
 	}()
 	return f
+}
+
+func (s *Service) end(f *flight) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.aloft, f)
+	close(f.ended)
 }
 
 // attempt tries until it has a grant, an error that another try does not mend,
@@ -147,7 +157,8 @@ func sleep(ctx context.Context, pause time.Duration) bool {
 	}
 }
 
-// land records the outcome of a flight, then tells those who wait.
+// land records the outcome of a flight, tells those who wait, and then the log and
+// the metrics: a log that is slow to take a line holds nobody up.
 func (s *Service) land(k key, f *flight, g grant, err *Error) {
 	now := time.Now()
 	s.mu.Lock()
@@ -164,12 +175,12 @@ func (s *Service) land(k key, f *flight, g grant, err *Error) {
 	}
 	f.token, f.err = g.token, err
 	s.mu.Unlock()
+	close(f.done)
+	s.wakeUp()
 	if f.refresh && note != (report{}) {
 		s.observer.refreshed(err)
 	}
-	note.log(s.log, k, now.Sub(f.began)) // before the lines of those who wait
-	close(f.done)
-	s.wakeUp()
+	note.log(s.log, k, now.Sub(f.began))
 }
 
 // succeeded keeps the token. Service.mu is held.
@@ -179,6 +190,9 @@ func (s *Service) succeeded(k key, f *flight, g grant, now time.Time) report {
 	s.unthrottled(k, now)
 	h := newHolding(g, now, f.asked, s.random())
 	s.held.Add(k, h)
+	if _, standing := s.prefetch[k]; standing {
+		s.prefetch[k] = now.Add(freshInterval)
+	}
 	return report{held: h, past: past}
 }
 

@@ -35,6 +35,7 @@ func TestFailureIsLoggedWithWhatMendsIt(t *testing.T) {
 		s := p.service(t)
 		_, err := p.get(t, s)
 		e := wantKind(t, err, exchange.FederationMismatch)
+		synctest.Wait()
 		lines := p.lines(t, "token exchange failed")
 		if len(lines) != 1 {
 			t.Fatalf("got %d lines: %s", len(lines), p.log.String())
@@ -112,6 +113,7 @@ func TestFailuresThatRepeatDoNotFloodTheLog(t *testing.T) {
 			wantKind(t, err, exchange.Unavailable)
 			time.Sleep(5 * time.Second)
 		}
+		synctest.Wait()
 		loud, quiet := len(p.lines(t, "token exchange failed")), len(p.lines(t, "token exchange failed again"))
 		if loud < 5 || loud > 7 {
 			t.Errorf("%d warnings in an hour, want about one each %s", loud, exchange.RepeatInterval)
@@ -123,6 +125,7 @@ func TestFailuresThatRepeatDoNotFloodTheLog(t *testing.T) {
 		time.Sleep(time.Minute)
 		_, err := p.get(t, s)
 		wantKind(t, err, exchange.UnknownIdentity)
+		synctest.Wait()
 		if got := len(p.lines(t, "token exchange failed")); got != loud+1 {
 			t.Errorf("another failure: %d warnings, want %d", got, loud+1)
 		}
@@ -131,6 +134,7 @@ func TestFailuresThatRepeatDoNotFloodTheLog(t *testing.T) {
 		if _, err := p.get(t, s); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
 		if got := len(p.lines(t, "token exchange works again")); got != 1 {
 			t.Errorf("%d lines about the end of it, want 1", got)
 		}
@@ -150,6 +154,7 @@ func TestFailuresOfManyKeysDoNotFloodTheLog(t *testing.T) {
 			wantKind(t, err, exchange.InvalidResource)
 			time.Sleep(time.Millisecond)
 		}
+		synctest.Wait()
 		lines := p.lines(t, "token exchange failed")
 		if got := len(lines); got < 30 || got > 50 {
 			t.Errorf("%d warnings in ten seconds, want about 40", got)

@@ -39,14 +39,14 @@ func (s *Service) departDue(now time.Time) time.Duration {
 		}
 		next = earlier(next, h.end.next(now))
 		if _, standing := s.prefetch[k]; h.used || standing {
-			next = earlier(next, s.departAt(k, h.due.next(now), now))
+			next = earlier(next, s.departAt(k, later(h.due.next(now), h.forcible.next(now)), now))
 		} else if !h.due.come(now) {
 			next = earlier(next, h.due.next(now))
 		}
 	}
-	for k := range s.prefetch {
+	for k, due := range s.prefetch {
 		if !s.held.Contains(k) {
-			next = earlier(next, s.departAt(k, now, now))
+			next = earlier(next, s.departAt(k, due, now))
 		}
 	}
 	return next.Sub(now)

@@ -285,3 +285,47 @@ func TestRunTwiceAtOnceIsAnError(t *testing.T) {
 		}
 	})
 }
+
+// An Entra that grants a second of life is not asked each second by a sidecar that
+// nobody asks.
+func TestPrefetchOfShortLivesHasAFloor(t *testing.T) {
+	for _, life := range []time.Duration{time.Second, 10 * time.Second, 40 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &fakeEntra{life: life}
+			cfg := fakeConfig(f)
+			cfg.DefaultClientID, cfg.Prefetch = clientID, []string{resource}
+			s := newService(t, cfg)
+			defer run(t, s)()
+			time.Sleep(10*time.Minute - 1)
+			synctest.Wait()
+			if got, most := f.count(resource), int(10*time.Minute/exchange.FreshInterval); got < most/2 || got > most {
+				t.Errorf("tokens of %s: %d exchanges in 10 minutes, want at most %d", life, got, most)
+			}
+		})
+	}
+}
+
+// What remains of a token is what Entra said, also by a clock that was set back.
+func TestClockThatIsSetBackOverstatesNoLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		got, err := ask(t, s, exchange.Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		honest := got.Token.ExpiresOn
+		time.Sleep(10 * time.Minute)
+		if got, _ := ask(t, s, exchange.Request{}); !got.Token.ExpiresOn.Equal(honest) {
+			t.Errorf("clocks in step: ExpiresOn moved by %s", got.Token.ExpiresOn.Sub(honest))
+		}
+		s.SetClockBack(3 * time.Hour)
+		for _, r := range []exchange.Request{{}, {Fresh: true}} { // from the cache, and where Entra fails
+			f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
+			got, err := ask(t, s, r)
+			if err != nil || got.Token.ExpiresOn.After(honest) {
+				t.Errorf("%+v: %s remain, want at most %s (error %v)", r, time.Until(got.Token.ExpiresOn), time.Until(honest), err)
+			}
+		}
+	})
+}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,21 +34,22 @@ const (
 type Service struct {
 	log       *zap.Logger
 	observer  Observer
-	tokenFile string
+	tokenFile *tokenFile
 	exchanger exchanger
 	warm      func(context.Context) *Error
 	close     func()
 	random    func() float64 // in [0, 1); safe for concurrent use
-	prefetch  map[key]struct{}
 
 	wake  chan struct{} // buffered: the schedule has something new to look at
 	lines *rate.Limiter // of failures logged
 
 	// mu guards what follows. It is never held over a file, a network or a log.
 	mu       sync.Mutex
+	prefetch map[key]time.Time // keys to have ready, and when each may be asked for anew
 	held     *simplelru.LRU[key, *holding]
 	failures *simplelru.LRU[key, *failure]
 	flights  map[key]*flight
+	aloft    map[*flight]struct{} // those whose goroutine is not over; flights has some of them
 	running  bool
 }
 
@@ -61,11 +64,12 @@ func New(cfg Config) (*Service, error) {
 	s := &Service{
 		log:       cfg.Log.With(zap.String("tenant_id", cfg.TenantID)),
 		observer:  cfg.Observer,
-		tokenFile: cfg.FederatedTokenFile,
+		tokenFile: &tokenFile{path: cfg.FederatedTokenFile},
 		random:    rand.Float64,
 		wake:      make(chan struct{}, 1),
 		lines:     rate.NewLimiter(reportsPerSecond, reportBurst),
 		flights:   make(map[key]*flight),
+		aloft:     make(map[*flight]struct{}),
 	}
 	if s.prefetch, err = cfg.prefetchKeys(); err != nil {
 		return nil, err
@@ -119,22 +123,30 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// drain waits for the exchanges that callers wait for, and drops the others.
+// drain waits for the exchanges that callers wait for, and drops the others. It does
+// not wait for longer than any may take: one that hangs all the same, such as in a
+// file system, must not keep the process.
 func (s *Service) drain() {
 	s.mu.Lock()
-	underway := make([]*flight, 0, len(s.flights))
 	for k, f := range s.flights {
 		if f.waiting == 0 {
 			f.dropped = true
 			f.cancel()
 			delete(s.flights, k) // a caller that comes now gets one of its own
 		}
-		underway = append(underway, f)
 	}
+	underway := slices.Collect(maps.Keys(s.aloft))
 	s.running = false
 	s.mu.Unlock()
+	limit := time.NewTimer(exchangeTimeout + landingTime)
+	defer limit.Stop()
 	for _, f := range underway {
-		<-f.done
+		select {
+		case <-f.ended:
+		case <-limit.C:
+			s.log.Warn("an exchange does not end, and is left behind")
+			return
+		}
 	}
 }
 
@@ -156,7 +168,7 @@ func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
 	s.mu.Lock()
 	if h, _ := s.held.Get(k); h != nil && !r.Fresh && !h.due.come(now) {
 		h.used = true
-		token := h.token
+		token := h.tokenAt(now)
 		s.mu.Unlock()
 		return Result{Token: token, Source: SourceCache}, nil
 	}
@@ -191,7 +203,7 @@ func (s *Service) decide(k key, r Request, now time.Time) step {
 	f := s.flights[k]
 	if h := s.valid(k, now); h != nil {
 		h.used = true
-		cached := step{result: Result{Token: h.token, Source: SourceCache}}
+		cached := step{result: Result{Token: h.tokenAt(now), Source: SourceCache}}
 		switch {
 		case r.Fresh && !h.forcible.come(now):
 			return cached
@@ -284,7 +296,9 @@ func (s *Service) Discover(ctx context.Context) error {
 // Ready reports why exchanges cannot work as far as this pod can tell: the
 // federated token is unreadable or has expired. It asks Entra nothing.
 func (s *Service) Ready() error {
-	token, err := ReadFederatedToken(s.tokenFile)
+	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
+	defer cancel()
+	token, err := s.tokenFile.read(ctx)
 	if err == nil {
 		err = token.usable(time.Now())
 	}

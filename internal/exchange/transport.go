@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"syscall"
 	"time"
 )
@@ -59,7 +58,7 @@ func newEntraTransport(cfg Config) (*http.Transport, error) {
 	if cfg.CAFile == "" {
 		return baseTransport(cfg, &tls.Config{}), nil
 	}
-	pem, err := readFileBounded(cfg.CAFile, maxCAFile)
+	pem, err := readCertificates(cfg.CAFile)
 	if err != nil {
 		return nil, fmt.Errorf("--ca-file: %w", err)
 	}
@@ -168,18 +167,11 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func readFileBounded(path string, limit int64) ([]byte, error) {
-	file, err := os.Open(path)
+// readCertificates reads a PEM file. It may be one that the kubelet swaps.
+func readCertificates(path string) ([]byte, error) {
+	content, err := readSwapped(path, maxCAFile)
 	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	content, err := io.ReadAll(io.LimitReader(file, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(content)) > limit {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, limit)
+		return nil, fmt.Errorf("%s %w", path, err)
 	}
 	return content, nil
 }

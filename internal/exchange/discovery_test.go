@@ -1,0 +1,58 @@
+package exchange_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/test/entra"
+)
+
+// The OpenID configuration of yesterday will do: nobody waits for a new one, and
+// nobody fails where there is none to be had.
+func TestOldDiscoveryIsUsedWhileItIsFetchedAnew(t *testing.T) {
+	for name, f := range map[string]entra.Fault{
+		"503":  entra.FaultStatus(503, ""),
+		"hang": entra.FaultHang(),
+		"HTML": entra.FaultHTML(200),
+		"gone": entra.FaultAADSTS(90002),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := bubblePod(t, entra.Config{TokenLifetime: time.Hour})
+				s := p.service(t)
+				if _, err := p.get(t, s); err != nil {
+					t.Fatal(err)
+				}
+				p.idp.FailAlways(f.On(entra.TenantDiscovery))
+				time.Sleep(25 * time.Hour)
+				for n := 1; n <= 5; n++ { // within the half minute before it is tried again
+					if err := p.token.Renew(); err != nil {
+						t.Fatal(err)
+					}
+					began := time.Now()
+					if err := s.Exchange(t.Context(), clientID, resource); err != nil || time.Since(began) > 0 {
+						t.Errorf("exchange %d: error %v after %s", n, err, time.Since(began))
+					}
+				}
+				synctest.Wait()
+				if got := p.idp.Counts().TenantDiscovery; got != 2 {
+					t.Errorf("%d discovery requests, want 2", got)
+				}
+				time.Sleep(exchange.TryTimeout) // a fetch that hangs ends
+				p.idp.Heal()
+				time.Sleep(30 * time.Second)
+				for range 5 {
+					if err := s.Exchange(t.Context(), clientID, resource); err != nil {
+						t.Error(err)
+					}
+					synctest.Wait()
+				}
+				if got := p.idp.Counts().TenantDiscovery; got != 3 {
+					t.Errorf("once it can be had: %d discovery requests, want 3", got)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,106 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// maxOpens is how often a file that is not there is opened: more swaps than this
+// do not happen within microseconds.
+const maxOpens = 5
+
+// readyTimeout bounds the reading of the federated token for [Service.Ready]: the
+// kubelet waits for a second, and the file is in memory.
+const readyTimeout = time.Second
+
+// tokenFile reads the federated token for all who want it at a time. A read that hangs
+// in a file system is left alone when its time is over, and those that come join it:
+// it is one goroutine, however many wait in vain.
+type tokenFile struct {
+	path  string
+	group singleflight.Group
+	load  func(path string) (FederatedToken, error) // nil: ReadFederatedToken
+}
+
+// errReadTooSlow continues a sentence that names the file.
+var errReadTooSlow = errors.New("cannot be read in time: its file system does not answer")
+
+func (f *tokenFile) read(ctx context.Context) (FederatedToken, error) {
+	load := f.load
+	if load == nil {
+		load = ReadFederatedToken
+	}
+	read := f.group.DoChan("", func() (any, error) { return load(f.path) })
+	select {
+	case result := <-read:
+		return result.Val.(FederatedToken), result.Err
+	case <-ctx.Done():
+		return FederatedToken{}, fmt.Errorf("federated token file %s %w", f.path, errReadTooSlow)
+	}
+}
+
+// readSwapped reads a file that the kubelet swaps by a symlink. The kubelet
+// removes the old version at once, and so perhaps between the lookup of the
+// symlink and the opening of what it named: then the new one is there.
+func readSwapped(path string, limit int64) (content []byte, err error) {
+	for range maxOpens {
+		if content, err = readBounded(path, limit); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return content, err
+}
+
+// readBounded reads a regular file. Others may have no end, or wait for a writer.
+func readBounded(path string, limit int64) ([]byte, error) {
+	// O_NONBLOCK: opening a FIFO would otherwise wait for its writer.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, openError(err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+		return nil, openError(err)
+	case info.IsDir():
+		return nil, errors.New("is a directory")
+	case !info.Mode().IsRegular():
+		return nil, errors.New("is not a regular file")
+	}
+	content, err := io.ReadAll(io.LimitReader(file, limit+1))
+	switch {
+	case err != nil:
+		return nil, openError(err)
+	case int64(len(content)) > limit:
+		return nil, fmt.Errorf("is larger than %d bytes", limit)
+	}
+	return content, nil
+}
+
+// fileError is an error of package fs in words that continue a sentence.
+type fileError struct {
+	text  string
+	cause error
+}
+
+func (e *fileError) Error() string { return e.text }
+func (e *fileError) Unwrap() error { return e.cause }
+
+func openError(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return &fileError{"does not exist", err}
+	case errors.Is(err, fs.ErrPermission):
+		return &fileError{fmt.Sprintf("may not be read by UID %d", os.Getuid()), err}
+	}
+	return fmt.Errorf("cannot be read: %w", err)
+}

@@ -1,0 +1,81 @@
+package exchange
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// What a file system that hangs does cannot be had from a real one in a test.
+
+func TestTokenFileThatHangsIsReadByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan struct{})
+		var reads atomic.Int32
+		file := &tokenFile{path: "/token", load: func(string) (FederatedToken, error) {
+			reads.Add(1)
+			<-stuck
+			return FederatedToken{Subject: "late"}, nil
+		}}
+		e := &msalExchanger{tokenFile: file}
+		for range 10 {
+			ctx, cancel := context.WithTimeout(t.Context(), tryTimeout)
+			began := time.Now()
+			_, err := e.exchange(ctx, unknownClient, "https://vault.example.test")
+			cancel()
+			failed, ok := errors.AsType[*Error](err)
+			if !ok || failed.Kind != FederatedTokenUnusable || !strings.Contains(failed.Detail, "in time") {
+				t.Errorf("got %v", err)
+			}
+			if took := time.Since(began); took != tryTimeout {
+				t.Errorf("after %s, want %s", took, tryTimeout)
+			}
+		}
+		began := time.Now()
+		if err := (&Service{tokenFile: file}).Ready(); !errors.Is(err, errReadTooSlow) || time.Since(began) != readyTimeout {
+			t.Errorf("Ready: %v after %s", err, time.Since(began))
+		}
+		if got := reads.Load(); got != 1 {
+			t.Errorf("%d goroutines hang, want 1", got)
+		}
+		close(stuck)
+		synctest.Wait()
+		if token, err := file.read(t.Context()); err != nil || token.Subject != "late" {
+			t.Errorf("once it answers: %v, %v", token, err)
+		}
+	})
+}
+
+// A FIFO has a reader wait for its writer, for ever.
+func TestCertificatesAreOfRegularFiles(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "ca.pem")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := fifo + ".link"
+	if err := syscall.Symlink(fifo, link); err != nil {
+		t.Fatal(err)
+	}
+	valid := Config{TenantID: unknownClient, FederatedTokenFile: "/token"}
+	for variable, set := range map[string]func(*Config, string){
+		"--ca-file": func(c *Config, path string) { c.CAFile = path },
+		"AZURE_KUBERNETES_CA_FILE": func(c *Config, path string) {
+			c.Binding = Binding{TokenProxy: "https://binding.example.test", CAFile: path}
+		},
+	} {
+		for path, want := range map[string]string{fifo: "is not a regular file", link: "is not a regular file", t.TempDir(): "is a directory", fifo + "x": "does not exist"} {
+			cfg := valid
+			set(&cfg, path)
+			_, err := New(cfg)
+			if err == nil || !strings.Contains(err.Error(), variable) || !strings.Contains(err.Error(), path+" "+want) {
+				t.Errorf("%s=%s: got %v, want one that says %q", variable, path, err, want)
+			}
+		}
+	}
+}
