@@ -176,3 +176,23 @@ func TestThrottleOfTheTenantQuietsEveryClientID(t *testing.T) {
 		}
 	})
 }
+
+// Whoever has a valid token gets that while its client ID is throttled, also where a
+// fresher one was asked for or is wanted.
+func TestThrottleServesWhatThereIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+		time.Sleep(time.Hour - exchange.StaleMargin)
+		f.failWith(throttle(time.Minute))
+		_, err := ask(t, s, key50(0))
+		wantKind(t, err, exchange.Throttled)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		wantAnswer(t, s, exchange.Request{Fresh: true}, exchange.SourceCache, 1, 0)
+		synctest.Wait()
+		if got := f.total(); got != 2 {
+			t.Errorf("%d exchanges, want the first and the one that was throttled", got)
+		}
+	})
+}
