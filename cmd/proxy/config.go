@@ -63,6 +63,8 @@ const (
 	defaultProbeTimeout = 25 * time.Second
 	defaultIMDSAddress  = "http://169.254.169.254"
 
+	allowedClientIDsFlag = "allowed-client-ids"
+
 	passthroughOn  = "on"
 	passthroughOff = "off"
 )
@@ -98,6 +100,9 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 	if err := applyEnvironment(flags, getenv); err != nil {
 		return cfg, err
 	}
+	if flags.Changed(allowedClientIDsFlag) && len(cfg.allowedClientIDs) == 0 {
+		return cfg, configErrorf("--%s is empty: name the client IDs that may be asked for, or leave it out to allow any", allowedClientIDsFlag)
+	}
 	if err := cfg.checkFlags(); err != nil || cfg.showVersion || cfg.probe {
 		return cfg, err
 	}
@@ -119,8 +124,8 @@ func newFlags(cfg *config) *pflag.FlagSet {
 	flags.DurationVar(&cfg.probeTimeout, "probe-timeout", defaultProbeTimeout, "how long --probe keeps asking")
 	flags.StringSliceVar(&cfg.identities, "identity", nil,
 		"SELECTOR=CLIENT_ID: requests by this object ID or ARM resource ID get this client ID's token; repeatable")
-	flags.StringSliceVar(&cfg.allowedClientIDs, "allowed-client-ids", nil,
-		"client IDs that may be asked for; empty means any")
+	flags.StringSliceVar(&cfg.allowedClientIDs, allowedClientIDsFlag, nil,
+		"client IDs that may be asked for; not given means any")
 	flags.BoolVar(&cfg.strictAPIVersion, "strict-api-version", false, "refuse token requests without api-version, as IMDS does")
 	flags.StringVar(&cfg.imdsPassthrough, "imds-passthrough", passthroughOn,
 		"on or off: forward instance metadata, never identity, to the real IMDS")
@@ -199,6 +204,11 @@ func (c *config) checkFlags() error {
 	}
 	if c.probeTimeout <= 0 {
 		return configErrorf("--probe-timeout (PROXY_PROBE_TIMEOUT) %s: say how long, such as 10s", c.probeTimeout)
+	}
+	for _, resource := range c.prefetch {
+		if !imds.ValidResource(resource) {
+			return configErrorf("--prefetch (PROXY_PREFETCH) %.200q: a resource is a URI such as https://vault.azure.net, or a GUID; no request for this one would be answered", resource)
+		}
 	}
 	if c.imdsPassthrough != passthroughOn && c.imdsPassthrough != passthroughOff {
 		return configErrorf("--imds-passthrough (PROXY_IMDS_PASSTHROUGH) %q: say on or off", c.imdsPassthrough)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -91,5 +92,32 @@ func TestProbeNeedsNoIdentity(t *testing.T) {
 		if _, err := parseConfig(args, none, io.Discard); err != nil {
 			t.Errorf("%q: %v", args, err)
 		}
+	}
+}
+
+// TestPrefetchIsWhatARequestMayAskFor: a token that no request could get would be
+// fetched for ever.
+func TestPrefetchIsWhatARequestMayAskFor(t *testing.T) {
+	for resource, ok := range map[string]bool{
+		"https://vault.azure.net":              true,
+		"api://6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a": true,
+		"6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10": true,
+		"vault.azure.net":                      false,
+		"https://vault.azure.net#x":            false,
+		"https://a.example.test b":             false,
+		"":                                     false,
+	} {
+		_, err := parseConfig([]string{"--prefetch=https://a.example.test", "--prefetch=\"" + resource + "\""}, podEnvironment(nil), io.Discard)
+		if (err == nil) != ok || err != nil && (!errors.Is(err, errConfig) || !strings.Contains(err.Error(), "--prefetch (PROXY_PREFETCH)")) {
+			t.Errorf("--prefetch=%s: got %v, want an error: %t", resource, err, !ok)
+		}
+	}
+}
+
+// TestAllowedClientIDsGivenEmpty: a template that fills in nothing must not open all.
+func TestAllowedClientIDsGivenEmpty(t *testing.T) {
+	_, err := parseConfig([]string{"--allowed-client-ids="}, podEnvironment(nil), io.Discard)
+	if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), "--allowed-client-ids is empty") {
+		t.Errorf("got %v", err)
 	}
 }

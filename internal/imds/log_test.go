@@ -100,6 +100,7 @@ func versioned(target string) string {
 func TestClientLeftLine(t *testing.T) {
 	log, logs := observed(zap.InfoLevel)
 	cfg := config(&tokenSource{answer: func(ctx context.Context, _ exchange.Request) (exchange.Result, error) {
+		<-ctx.Done()
 		return exchange.Result{}, context.Cause(ctx)
 	}})
 	cfg.Log = log

@@ -105,7 +105,7 @@ func (req *tokenRequest) set(p param, failed *paramErrors) {
 		}
 	case "resource":
 		req.resource = p.value
-		if !validResource(p.value) {
+		if !ValidResource(p.value) {
 			failed.resource = errMalformedResource
 		}
 	case "client_id":

@@ -6,11 +6,11 @@ import "strings"
 // what a caller can put into cache keys, logs and Entra's scope small.
 const maxResourceLength = 1024
 
-// validResource reports whether s is a GUID (with or without /.default) or an
+// ValidResource reports whether s is a GUID (with or without /.default) or an
 // absolute URI, in the characters that RFC 3986 gives URIs. So it holds no
 // spaces, no quotes and no control characters: it cannot add a second scope, and
 // cannot break out of a log line, a JSON string or a cache key.
-func validResource(s string) bool {
+func ValidResource(s string) bool {
 	if len(s) > maxResourceLength {
 		return false
 	}

@@ -184,10 +184,11 @@ func TestProbeDuringExchange(t *testing.T) {
 	}
 }
 
-// A client that leaves takes its exchange's context with it, and nothing else.
+// A client that leaves takes its exchange's context with it, and nothing else: at once,
+// and after the wait for one that has only closed its half.
 func TestClientLeaves(t *testing.T) {
 	tokens := newHanging()
-	left := make(chan error, 1)
+	left := make(chan error, 2)
 	cfg := config(&tokenSource{answer: func(ctx context.Context, req exchange.Request) (exchange.Result, error) {
 		result, err := tokens.Token(ctx, req)
 		left <- err
@@ -201,10 +202,50 @@ func TestClientLeaves(t *testing.T) {
 	if err := <-left; !errors.Is(err, context.Canceled) {
 		t.Errorf("the exchange ended with %v, want it cancelled", err)
 	}
+	if err := <-left; !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the second wait ended with %v, want an end of its own", err)
+	}
 	close(tokens.release)
 	next := dial(t, addr)
 	next.send(honest)
 	next.wantStatus(200)
+}
+
+// A client that closes its half of the connection while its token is on the way gets
+// it, and one that is refused one hears why.
+func TestHalfClosedWaitsForItsToken(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		err    error
+		status int
+	}{
+		{"a token", nil, 200},
+		{"a refusal", &exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016}, 400},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			release := make(chan struct{})
+			var tokens tokenSource
+			tokens.answer = func(ctx context.Context, req exchange.Request) (exchange.Result, error) {
+				select {
+				case <-release:
+					good := tokenSource{}
+					result, _ := good.Token(ctx, req)
+					return result, test.err
+				case <-ctx.Done():
+					return exchange.Result{}, ctx.Err()
+				}
+			}
+			h := newHandler(t, config(&tokens))
+			addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				context.AfterFunc(r.Context(), func() { close(release) }) // the token comes after the end
+				h.ServeHTTP(w, r)
+			}), imds.Limits{}, imds.MaxConnections)
+			c := dial(t, addr)
+			c.send(honest)
+			c.CloseWrite()
+			c.wantStatus(test.status)
+		})
+	}
 }
 
 // A client that closes its half of the connection after the request, as nc -N does,

@@ -1,6 +1,7 @@
 package imds
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -25,6 +26,9 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) erro
 		return err
 	}
 	result, err := h.tokens.Token(r.Context(), wanted)
+	if err != nil && r.Context().Err() != nil {
+		result, err = h.tokenForHalfClosed(r.Context(), wanted, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -38,6 +42,23 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) erro
 	}
 	o.source = result.Source
 	return nil
+}
+
+// halfClosedWait is how long a client that seems to have left is waited for. An exchange
+// takes some hundred milliseconds; one that is really gone keeps its place this long.
+const halfClosedWait = 2 * time.Second
+
+// tokenForHalfClosed asks again for a client whose wait has ended with left, since
+// net/http has read the end of its connection. It may have closed its half alone, as
+// nc -N does, and read on: only a write would tell.
+func (h *Handler) tokenForHalfClosed(ctx context.Context, wanted exchange.Request, left error) (exchange.Result, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), halfClosedWait)
+	defer cancel()
+	result, err := h.tokens.Token(ctx, wanted)
+	if err != nil && ctx.Err() != nil {
+		return exchange.Result{}, left
+	}
+	return result, err
 }
 
 // readTokenRequest validates a request in the order in which IMDS does. It notes
