@@ -111,15 +111,30 @@ func (o *options) write(files []*file, stdout io.Writer) error {
 func joined(files []*file) []byte {
 	var out bytes.Buffer
 	for i, f := range files {
-		if i > 0 && !bytes.HasPrefix(f.after, []byte("---")) {
-			out.WriteString("---\n")
+		text := f.after
+		if i > 0 {
+			text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // it stands before a stream, not in one
+			out.WriteString(between(out.Bytes(), text))
 		}
-		out.Write(f.after)
-		if i < len(files)-1 && !bytes.HasSuffix(f.after, []byte("\n")) {
-			out.WriteString("\n")
-		}
+		out.Write(text)
 	}
 	return out.Bytes()
+}
+
+// between ends what was written and begins the next file: by a marker, if it does not
+// bring its own, and by the end of a document, if it begins with directives.
+func between(before, next []byte) string {
+	var text string
+	if len(before) > 0 && !bytes.HasSuffix(before, []byte("\n")) {
+		text = "\n"
+	}
+	switch {
+	case bytes.HasPrefix(next, []byte("---")):
+		return text
+	case bytes.HasPrefix(next, []byte("%")):
+		return text + "...\n"
+	}
+	return text + "---\n"
 }
 
 func writeInPlace(files []*file) error {

@@ -51,8 +51,10 @@ func (m *migration) parse(f *file) []document {
 	for _, part := range manifest.Split(f.text) {
 		d, err := manifest.Parse(part)
 		if err != nil || d.Root() != nil && d.Root().HasOddKey() {
-			m.refuse(f, object{}, notManifest(part, err))
-			continue
+			if err = notManifest(part, err); err != nil {
+				m.refuse(f, object{}, err)
+				continue
+			}
 		}
 		documents = append(documents, document{file: f, Document: d})
 	}
@@ -61,14 +63,12 @@ func (m *migration) parse(f *file) []document {
 
 var templateAction = regexp.MustCompile(`\{\{.*\}\}`)
 
-// notManifest tells templates from what is no YAML for another reason.
+// notManifest tells templates from what is no YAML for another reason. Odd keys alone
+// are nothing against a document.
 func notManifest(part manifest.Part, err error) error {
 	if at := templateAction.FindIndex(part.Text); at != nil {
 		line := part.Line + bytes.Count(part.Text[:at[0]], []byte("\n"))
 		return &manifest.Error{Line: line, Reason: "a template, not a manifest: render it first (helm template … | imds-migrate inject …)"}
-	}
-	if err == nil {
-		err = &manifest.Error{Line: part.Line, Reason: "a key that is no word: not a manifest"}
 	}
 	return err
 }
