@@ -11,13 +11,14 @@ import (
 	"github.com/spf13/pflag"
 
 	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/internal/injectflags"
 	"imds-oidc-proxy/internal/logging"
 )
 
 // config is everything that the flags and the environment say, parsed and
 // checked as far as that takes no look outside the process.
 type config struct {
-	injection injectionFlags
+	injection injectflags.Flags
 	inject    inject.Config // made of injection; PostStart is decided while running
 
 	nativeSidecar string
@@ -95,7 +96,7 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 		return cfg, err
 	}
 	var err error
-	if cfg.inject, err = cfg.injection.config(); err != nil {
+	if cfg.inject, err = cfg.injection.Config(); err != nil {
 		return cfg, err
 	}
 	return cfg, cfg.check()
@@ -105,7 +106,8 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 func newFlags(cfg *config) *pflag.FlagSet {
 	flags := pflag.NewFlagSet("webhook", pflag.ContinueOnError)
 	flags.SortFlags = false
-	cfg.injection.addFlags(flags)
+	cfg.injection.Named = bothNames
+	cfg.injection.AddFlags(flags)
 	flags.StringVar(&cfg.nativeSidecar, "native-sidecar", sidecarAuto,
 		"auto, on or off: run the proxy as a sidecar among the init containers, which takes Kubernetes 1.29; auto asks the API server for its version")
 	flags.StringVar(&cfg.address, "address", defaultAddress, "HOST:PORT or :PORT at which the API server finds the webhook")
@@ -165,8 +167,10 @@ func applyEnvironment(flags *pflag.FlagSet, getenv func(string) string) error {
 
 // flagErrorf is an error about a flag, by both its names.
 func flagErrorf(flag, value, format string, args ...any) error {
-	return fmt.Errorf("--%s (%s) %q: %w", flag, environmentTwin(flag), value, fmt.Errorf(format, args...))
+	return fmt.Errorf("%s %q: %w", bothNames(flag), value, fmt.Errorf(format, args...))
 }
+
+func bothNames(flag string) string { return fmt.Sprintf("--%s (%s)", flag, environmentTwin(flag)) }
 
 func (c *config) check() error {
 	if c.nativeSidecar != sidecarAuto && c.nativeSidecar != sidecarOn && c.nativeSidecar != sidecarOff {

@@ -146,17 +146,6 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestEveryFieldHasAFlag: what internal/inject complains about is named as its flag.
-func TestEveryFieldHasAFlag(t *testing.T) {
-	var cfg config
-	flags := newFlags(&cfg)
-	for _, f := range fieldFlags {
-		if f.field != "TokenEndpoint" && flags.Lookup(f.flag) == nil {
-			t.Errorf("%s: there is no --%s", f.field, f.flag)
-		}
-	}
-}
-
 func TestMountedNeedsNoNames(t *testing.T) {
 	if _, err := parseConfig(append(needed, "--cert-mode=mounted", "--namespace="), none, io.Discard); err != nil {
 		t.Error(err)

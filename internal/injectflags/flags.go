@@ -21,6 +21,10 @@ import (
 // Flags are the values as they are written. The zero value is what AddFlags begins
 // with, the cloud aside.
 type Flags struct {
+	// Named is how an error names a flag, for commands that take it from elsewhere
+	// too. Nil: --FLAG.
+	Named func(flag string) string
+
 	proxyImage, proxyInitImage         string
 	tenantID, cloud, authorityHost     string
 	audience, logLevel                 string
@@ -72,31 +76,32 @@ func (f *Flags) Config() (inject.Config, error) {
 	var err error
 	if c.AuthorityHost == "" {
 		if c.AuthorityHost, err = authorityHost(f.cloud); err != nil {
-			return c, flagErrorf("cloud", f.cloud, err)
+			return c, f.errorf("cloud", f.cloud, err)
 		}
 	}
 	if c.ProxyResources, err = parseResources(f.proxyResources); err != nil {
-		return c, flagErrorf("proxy-resources", f.proxyResources, err)
+		return c, f.errorf("proxy-resources", f.proxyResources, err)
 	}
 	if c.ProxyInitResources, err = parseResources(f.proxyInitResources); err != nil {
-		return c, flagErrorf("proxy-init-resources", f.proxyInitResources, err)
+		return c, f.errorf("proxy-init-resources", f.proxyInitResources, err)
 	}
-	if c.TokenEndpoint, err = f.endpoint.config(); err != nil {
+	if c.TokenEndpoint, err = f.tokenEndpoint(); err != nil {
 		return c, err
 	}
-	return c, namingFlags(c.Validate())
+	return c, f.naming(c.Validate())
 }
 
-func (e *endpointFlags) config() (*inject.TokenEndpoint, error) {
-	if *e == (endpointFlags{}) {
+func (f *Flags) tokenEndpoint() (*inject.TokenEndpoint, error) {
+	e := f.endpoint
+	if e == (endpointFlags{}) {
 		return nil, nil
 	}
 	if e.suffix == "" {
-		return nil, errors.New("--token-endpoint-annotation-suffix: without it the other --token-endpoint flags mean nothing")
+		return nil, fmt.Errorf("%s: without it the other --token-endpoint flags mean nothing", f.named("token-endpoint-annotation-suffix"))
 	}
 	labels, err := parseLabels(e.bundleLabels)
 	if err != nil {
-		return nil, flagErrorf("token-endpoint-trust-bundle-labels", e.bundleLabels, err)
+		return nil, f.errorf("token-endpoint-trust-bundle-labels", e.bundleLabels, err)
 	}
 	return &inject.TokenEndpoint{
 		AnnotationSuffix: e.suffix, Audience: e.audience, TokenProxy: e.proxy, SNIName: e.sniName,
@@ -105,8 +110,15 @@ func (e *endpointFlags) config() (*inject.TokenEndpoint, error) {
 	}, nil
 }
 
-func flagErrorf(flag, value string, err error) error {
-	return fmt.Errorf("--%s %q: %w", flag, value, err)
+func (f *Flags) named(flag string) string {
+	if f.Named == nil {
+		return "--" + flag
+	}
+	return f.Named(flag)
+}
+
+func (f *Flags) errorf(flag, value string, err error) error {
+	return fmt.Errorf("%s %q: %w", f.named(flag), value, err)
 }
 
 // fieldFlags are the flags of inject.Config's fields, the longer names first.
@@ -130,14 +142,14 @@ var fieldFlags = []struct{ field, flag string }{
 	{"LogLevel", "proxy-log-level"},
 }
 
-// namingFlags puts the flag in the place of the field that internal/inject names.
-func namingFlags(err error) error {
+// naming puts the flag in the place of the field that internal/inject names.
+func (f *Flags) naming(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, f := range fieldFlags {
-		if rest, found := strings.CutPrefix(err.Error(), f.field); found {
-			return errors.New("--" + f.flag + rest)
+	for _, field := range fieldFlags {
+		if rest, found := strings.CutPrefix(err.Error(), field.field); found {
+			return errors.New(f.named(field.flag) + rest)
 		}
 	}
 	return err
