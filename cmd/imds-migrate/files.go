@@ -97,7 +97,8 @@ func (o *options) write(files []*file, stdout io.Writer) error {
 		return writeInPlace(files)
 	case o.diff:
 		for _, f := range files {
-			if _, err := stdout.Write(diff.Diff("a/"+f.name, f.text, "b/"+f.name, f.after)); err != nil {
+			name := strings.TrimPrefix(filepath.ToSlash(f.name), "/")
+			if _, err := stdout.Write(diff.Diff("a/"+name, f.text, "b/"+name, f.after)); err != nil {
 				return err
 			}
 		}

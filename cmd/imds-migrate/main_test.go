@@ -26,7 +26,8 @@ func TestScripts(t *testing.T) {
 			e.Setenv("I", configuration[1])
 			e.Setenv("T", configuration[2])
 			e.Setenv("C", configuration[3])
-			return nil
+			// What PowerShell's > writes, for the script about refusals.
+			return os.WriteFile(e.WorkDir+"/wide.yaml", []byte("\xff\xfek\x00:\x00 \x00v\x00"), 0o644)
 		},
 	})
 }

@@ -47,6 +47,10 @@ func (m *migration) edit(files []*file) {
 }
 
 func (m *migration) parse(f *file) []document {
+	if isUTF16(f.text) {
+		m.refuse(f, object{}, errors.New("UTF-16: save it as UTF-8"))
+		return nil
+	}
 	var documents []document
 	for _, part := range manifest.Split(f.text) {
 		d, err := manifest.Parse(part)
@@ -59,6 +63,11 @@ func (m *migration) parse(f *file) []document {
 		documents = append(documents, document{file: f, Document: d})
 	}
 	return documents
+}
+
+// isUTF16 tells what PowerShell's > writes, by its mark.
+func isUTF16(text []byte) bool {
+	return bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff"))
 }
 
 var templateAction = regexp.MustCompile(`\{\{.*\}\}`)

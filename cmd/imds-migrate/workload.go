@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -123,6 +124,23 @@ func unquoted(metadata *manifest.Node) error {
 	return nil
 }
 
+// unquotedEnv is the same for variables.
+func unquotedEnv(spec *manifest.Node) error {
+	for _, list := range []string{"initContainers", "containers"} {
+		for _, container := range spec.Get(list).Items() {
+			for _, variable := range container.Get("env").Items() {
+				value := variable.Get("value")
+				text, isString := value.Scalar()
+				if value == nil || isString || text == "" || value.IsNull() {
+					continue
+				}
+				return &manifest.Error{Line: value.Line(), Reason: fmt.Sprintf("value of a variable: write it in quotes: %q", text)}
+			}
+		}
+	}
+	return nil
+}
+
 func annotationNames() []string {
 	var names []string
 	for _, a := range inject.Annotations() {
@@ -134,7 +152,7 @@ func annotationNames() []string {
 // pod is what the API server would be sent for a template. Controllers name their pods
 // after themselves; the name is for what inject derives from it.
 func (o object) pod(template *manifest.Node) (*corev1.Pod, error) {
-	if err := unquoted(template.Get("metadata")); err != nil {
+	if err := errors.Join(unquoted(template.Get("metadata")), unquotedEnv(template.Get("spec"))); err != nil {
 		return nil, err
 	}
 	pod := new(corev1.Pod)

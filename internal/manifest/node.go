@@ -112,6 +112,9 @@ func (n *Node) Scalar() (text string, isString bool) {
 	return n.text, n.tag == "!!str" || n.tag == "!!timestamp" || n.tag == "!!binary"
 }
 
+// IsNull tells whether there is nothing, or null.
+func (n *Node) IsNull() bool { return n == nil || n.resolve().tag == "!!null" }
+
 // Items are the items of a sequence.
 func (n *Node) Items() []*Node {
 	if n == nil || n.resolve().kind != yaml.SequenceNode {
