@@ -53,7 +53,10 @@ func (b *bindingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	out.URL = b.proxy.JoinPath(req.URL.EscapedPath())
 	out.URL.RawQuery = req.URL.RawQuery
 	out.Host = ""
-	transport, caFault := b.transport()
+	transport, caFault, changed := b.transport()
+	if changed {
+		b.logCAFile(caFault)
+	}
 	resp, err := transport.RoundTrip(out)
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return nil, b.untrusted(caFault)
@@ -78,34 +81,31 @@ func (b *bindingTransport) untrusted(caFault string) *routeFault {
 	return fault
 }
 
-// transport returns the transport for the CA file as it is now, and what is wrong
-// with that. While the file cannot be used, as in the middle of a rotation, the roots
-// read before stay.
-func (b *bindingTransport) transport() (current *http.Transport, caFault string) {
+// transport returns the transport for the CA file as it is now, what is wrong with
+// that, and whether that is new. While the file cannot be used, as in the middle of a
+// rotation, the roots read before stay.
+func (b *bindingTransport) transport() (current *http.Transport, caFault string, changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.cfg.Binding.CAFile != "" {
-		b.noteCAFile(b.readCAFile())
+		if err := b.readCAFile(); err != nil {
+			caFault = err.Error()
+		}
 	}
-	return b.current, b.caFault
+	changed = caFault != b.caFault
+	b.caFault = caFault
+	return b.current, caFault, changed
 }
 
-// noteCAFile logs that the CA file cannot be used, and that it can again: a line for
+// logCAFile says that the CA file cannot be used, or that it can again: a line for
 // each change. A rotation that goes wrong is else noticed when the old roots end.
-func (b *bindingTransport) noteCAFile(err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	if text == b.caFault {
-		return
-	}
-	if b.caFault = text; err == nil {
+func (b *bindingTransport) logCAFile(caFault string) {
+	if caFault == "" {
 		b.cfg.Log.Info("the identity binding's certificate authorities are read again")
 		return
 	}
 	b.cfg.Log.Warn("the identity binding's certificate authorities cannot be read; those read before stay",
-		zap.String("error", bounded(text)), zap.String("hint", hintBindingCA.advise("", "", FederatedToken{})))
+		zap.String("error", bounded(caFault)), zap.String("hint", hintBindingCA.advise("", "", FederatedToken{})))
 }
 
 func (b *bindingTransport) CloseIdleConnections() {

@@ -3,6 +3,8 @@ package exchange
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -217,4 +219,31 @@ func (s *Service) failed(k key, err *Error, now time.Time) report {
 	}
 	s.failures.Add(k, next)
 	return s.reportOf(next, past, now)
+}
+
+// drain waits for the exchanges that callers wait for, and drops the others. It does
+// not wait for longer than any may take: one that hangs all the same, such as in a
+// file system, must not keep the process.
+func (s *Service) drain() {
+	s.mu.Lock()
+	for k, f := range s.flights {
+		if f.waiting == 0 {
+			f.dropped = true
+			f.cancel()
+			delete(s.flights, k) // a caller that comes now gets one of its own
+		}
+	}
+	underway := slices.Collect(maps.Keys(s.aloft))
+	s.running = false
+	s.mu.Unlock()
+	limit := time.NewTimer(exchangeTimeout + landingTime)
+	defer limit.Stop()
+	for _, f := range underway {
+		select {
+		case <-f.ended:
+		case <-limit.C:
+			s.log.Warn("an exchange does not end, and is left behind")
+			return
+		}
+	}
 }

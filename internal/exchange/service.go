@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -121,33 +119,6 @@ func (s *Service) Run(ctx context.Context) error {
 	s.drain()
 	s.close()
 	return nil
-}
-
-// drain waits for the exchanges that callers wait for, and drops the others. It does
-// not wait for longer than any may take: one that hangs all the same, such as in a
-// file system, must not keep the process.
-func (s *Service) drain() {
-	s.mu.Lock()
-	for k, f := range s.flights {
-		if f.waiting == 0 {
-			f.dropped = true
-			f.cancel()
-			delete(s.flights, k) // a caller that comes now gets one of its own
-		}
-	}
-	underway := slices.Collect(maps.Keys(s.aloft))
-	s.running = false
-	s.mu.Unlock()
-	limit := time.NewTimer(exchangeTimeout + landingTime)
-	defer limit.Stop()
-	for _, f := range underway {
-		select {
-		case <-f.ended:
-		case <-limit.C:
-			s.log.Warn("an exchange does not end, and is left behind")
-			return
-		}
-	}
 }
 
 // wakeUp has the schedule look again. It never waits.
