@@ -94,6 +94,9 @@ func parseCheck(args []string, getenv func(string) string, stdout io.Writer) (ch
 	if err := applyEnvironment(shared, getenv); err != nil {
 		return cfg, err
 	}
+	if err := cfg.proxy.checkGiven(flags); err != nil {
+		return cfg, err
+	}
 	cfg.proxy.readPodEnvironment(getenv)
 	cfg.path = getenv("PATH")
 	if getenv(envPodIdentityAuthorityHost) != "" {

@@ -100,14 +100,24 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 	if err := applyEnvironment(flags, getenv); err != nil {
 		return cfg, err
 	}
-	if flags.Changed(allowedClientIDsFlag) && len(cfg.allowedClientIDs) == 0 {
-		return cfg, configErrorf("--%s is empty: name the client IDs that may be asked for, or leave it out to allow any", allowedClientIDsFlag)
+	if err := cfg.checkGiven(flags); err != nil {
+		return cfg, err
 	}
 	if err := cfg.checkFlags(); err != nil || cfg.showVersion || cfg.probe {
 		return cfg, err
 	}
 	cfg.readPodEnvironment(getenv)
 	return cfg, cfg.checkPodEnvironment()
+}
+
+// checkGiven refuses a limit that is given and says nothing, as of a variable in a
+// manifest that was never filled in: read as no limit, it would open what its author
+// meant to close.
+func (cfg *config) checkGiven(flags *pflag.FlagSet) error {
+	if flags.Changed(allowedClientIDsFlag) && len(cfg.allowedClientIDs) == 0 {
+		return configErrorf("--%s is empty: name the client IDs that may be asked for, or leave it out to allow any", allowedClientIDsFlag)
+	}
+	return nil
 }
 
 // newFlags defines every flag. Its usage texts are what --help shows.

@@ -116,8 +116,12 @@ func TestPrefetchIsWhatARequestMayAskFor(t *testing.T) {
 
 // TestAllowedClientIDsGivenEmpty: a template that fills in nothing must not open all.
 func TestAllowedClientIDsGivenEmpty(t *testing.T) {
-	_, err := parseConfig([]string{"--allowed-client-ids="}, podEnvironment(nil), io.Discard)
-	if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), "--allowed-client-ids is empty") {
-		t.Errorf("got %v", err)
+	given := []string{"--allowed-client-ids="}
+	_, err := parseConfig(given, podEnvironment(nil), io.Discard)
+	_, checkErr := parseCheck(given, podEnvironment(nil), io.Discard)
+	for command, err := range map[string]error{"proxy": err, "proxy check": checkErr} {
+		if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), "--allowed-client-ids is empty") {
+			t.Errorf("%s: got %v", command, err)
+		}
 	}
 }
