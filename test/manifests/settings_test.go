@@ -219,7 +219,7 @@ func TestPortsAgree(t *testing.T) {
 // TestWebhookImages: the patch is a Deployment's, and sets the two variables that
 // azure-workload-identity v1.6.0 reads (its pkg/config), and no other.
 func TestWebhookImages(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(deployDir, "webhook", "proxy-images.yaml"))
+	text, err := os.ReadFile(filepath.Join(deployDir, "azwi-webhook", "proxy-images.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,37 @@
+{{- /* What the objects are called, what they are labelled with, and where images are. */ -}}
+{{- define "imds-oidc-proxy.name" -}}
+{{ default "imds-oidc-proxy-webhook" .Values.fullnameOverride }}
+{{- end }}
+
+{{- define "imds-oidc-proxy.secret" -}}
+{{ default (printf "%s-cert" (include "imds-oidc-proxy.name" .)) .Values.certificates.secretName }}
+{{- end }}
+
+{{- define "imds-oidc-proxy.selector" -}}
+app.kubernetes.io/name: imds-oidc-proxy-webhook
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "imds-oidc-proxy.labels" -}}
+{{ include "imds-oidc-proxy.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- /* Takes a list: the chart's root, and one of images. A digest wins over a tag. */ -}}
+{{- define "imds-oidc-proxy.image" -}}
+{{- $root := index . 0 }}{{ $image := index . 1 -}}
+{{ $root.Values.images.registry }}/{{ $image.repository }}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default $root.Chart.AppVersion $image.tag }}{{ end }}
+{{- end }}
+
+{{- /* Takes a list: the labels to look for, and a topology to spread over. */ -}}
+{{- define "imds-oidc-proxy.spread" -}}
+- maxSkew: 1
+  topologyKey: {{ index . 1 }}
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels:
+      {{- index . 0 | nindent 6 }}
+{{- end }}
