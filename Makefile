@@ -23,6 +23,10 @@ build: ## bin/proxy and bin/proxy-init, static and stripped
 build-migrate: ## bin/imds-migrate, for your own machine
 	$(BUILD) -o bin/imds-migrate ./cmd/imds-migrate
 
+.PHONY: build-webhook
+build-webhook: ## bin/webhook, the admission webhook; the first time takes a minute or two
+	$(BUILD) -o bin/webhook ./cmd/webhook
+
 # As root the demo gets a network namespace with the redirect. Others get that in a
 # user namespace where they can, or the proxy on loopback: what is missing for the
 # namespace the demo says itself.
@@ -64,10 +68,12 @@ lint: ## gofmt, go vet, staticcheck, the import map
 	@test -z "$$(gofmt -l cmd internal test)" || { echo "gofmt -w:"; gofmt -l cmd internal test; exit 1; }
 	go vet ./...
 	go vet -tags images ./test/images
+	go vet -tags chart ./test/chart
 	cd test/manifests && go vet ./...
 	cd test/cluster && go vet ./...
 	go tool -modfile=tools/go.mod staticcheck ./...
 	go tool -modfile=tools/go.mod staticcheck -tags images ./test/images
+	go tool -modfile=tools/go.mod staticcheck -tags chart ./test/chart
 	go test ./test/importmap
 
 .PHONY: images
@@ -78,6 +84,15 @@ images: ## container images, by docker, podman or buildah; tools/images says how
 test-images: ## not part of test, CI runs both: build the images on stand-in bases, and run them (root)
 	@tools/need buildah curl ip iptables-nft podman runc
 	go test -tags images -timeout 10m ./test/images
+
+# Helm is built from source the first time: two minutes, kept in Go's cache.
+.PHONY: chart
+chart: ## write what Helm makes of charts/, deploy/webhook/webhook.yaml among it, and the chart's README
+	go test -count=1 -tags chart ./test/chart -update
+
+.PHONY: test-chart
+test-chart: ## not part of test, CI runs both: helm lint, helm template, what the chart refuses
+	go test -count=1 -tags chart ./test/chart
 
 # Kubernetes is built from source the first time: 5 to 10 minutes, kept in .cache.
 .PHONY: test-apiserver
@@ -92,7 +107,8 @@ test-cluster: ## a real node beside it: kubelet, containerd, runc; pods that get
 
 .PHONY: docs
 docs: ## write into docs/ what the programs say of themselves
-	go test ./test/docs -run 'Configuration|Injection' -update
+	go test ./test/docs -run 'Configuration|Injection|ChartValues' -update
+	go test ./cmd/webhook -run DocumentedFlags -update
 
 .PHONY: bench
 bench: build ## speed and memory, as ratios measured in one run

@@ -22,11 +22,12 @@ const version = "v0.0.0-test"
 const (
 	proxyImage = "localhost/imds-oidc-proxy:" + version
 	initImage  = "localhost/imds-oidc-proxy-init:" + version
+	hookImage  = "localhost/imds-oidc-proxy-webhook:" + version
 )
 
 var buildOnce sync.Once
 
-// build has both images built by `make images`, once for all tests.
+// build has the images built by `make images`, once for all tests.
 func build(t *testing.T) {
 	t.Helper()
 	buildOnce.Do(func() {
@@ -48,7 +49,7 @@ func makeBases(t *testing.T) {
 func makeImages(t *testing.T) {
 	t.Helper()
 	c := bases.Config{Dir: os.Getenv(storageVar), Repository: repository}
-	if err := c.Images(version, map[string]string{"proxy": "staticbase", "init": "iptablesbase"}); err != nil {
+	if err := c.Images(version, map[string]string{"proxy": "staticbase", "init": "iptablesbase", "webhook": "staticbase"}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -81,6 +82,7 @@ func TestImageConfig(t *testing.T) {
 	for _, c := range []struct{ image, title, user, entrypoint string }{
 		{proxyImage, "imds-oidc-proxy", "1501:1501", "/proxy"},
 		{initImage, "imds-oidc-proxy-init", "0:0", "/proxy-init"},
+		{hookImage, "imds-oidc-proxy-webhook", "65532:65532", "/webhook"},
 	} {
 		got := inspect(t, c.image).OCIv1.Config
 		if got.User != c.user {
@@ -106,14 +108,15 @@ func TestReproducible(t *testing.T) {
 	build(t)
 	ids := func() string {
 		return command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", proxyImage) +
-			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", initImage)
+			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", initImage) +
+			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", hookImage)
 	}
 	first := ids()
 	makeImages(t)
 	if second := ids(); second != first {
 		t.Errorf("the second build made\n%s\nthe first\n%s", second, first)
 	}
-	for image, binary := range map[string]string{proxyImage: "proxy", initImage: "proxy-init"} {
+	for image, binary := range map[string]string{proxyImage: "proxy", initImage: "proxy-init", hookImage: "webhook"} {
 		local := filepath.Join(t.TempDir(), binary)
 		command(t, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+version, "-o", local, "../../cmd/"+binary)
 		if got, want := digest(t, filepath.Join(mount(t, image), binary)), digest(t, local); got != want {
@@ -139,11 +142,18 @@ func digest(t *testing.T, file string) string {
 	return fmt.Sprintf("%x", sha256.Sum256(content))
 }
 
-// TestProxyImageHoldsOnlyTheProxy: nothing for an attacker to run.
-func TestProxyImageHoldsOnlyTheProxy(t *testing.T) {
+// TestImagesHoldOneProgram: nothing for an attacker to run. The init container's has
+// iptables, and a shell for its alternatives.
+func TestImagesHoldOneProgram(t *testing.T) {
 	build(t)
+	testHoldsOnly(t, proxyImage, "/proxy")
+	testHoldsOnly(t, hookImage, "/webhook")
+}
+
+func testHoldsOnly(t *testing.T, image, program string) {
+	t.Helper()
 	var executables []string
-	root := mount(t, proxyImage)
+	root := mount(t, image)
 	err := filepath.Walk(root, func(path string, info os.FileInfo, err error) error {
 		if err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			executables = append(executables, strings.TrimPrefix(path, root))
@@ -153,7 +163,7 @@ func TestProxyImageHoldsOnlyTheProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(executables) != 1 || executables[0] != "/proxy" {
-		t.Errorf("executables %q, want /proxy alone", executables)
+	if len(executables) != 1 || executables[0] != program {
+		t.Errorf("%s: executables %q, want %s alone", image, executables, program)
 	}
 }
