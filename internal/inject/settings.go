@@ -90,6 +90,11 @@ func resourcesOr(given *corev1.ResourceRequirements) corev1.ResourceRequirements
 
 var (
 	guid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
+	// tokenResource is what the proxy takes as one, which would otherwise refuse to start:
+	// a GUID, or an absolute URI without a fragment. A test holds it to that.
+	tokenResource = regexp.MustCompile(`^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(/\.default)?|` +
+		`[A-Za-z][A-Za-z0-9+.-]*:([A-Za-z0-9._~:/?[\]@!$&'()*+;=-]|%[0-9a-fA-F]{2})+)$`)
 	// tenant is a GUID or a domain. It becomes a part of a URL's path.
 	tenant = regexp.MustCompile(`^[0-9a-zA-Z]([0-9a-zA-Z.-]{0,252}[0-9a-zA-Z])?$`)
 	// image is a loose check: what can be no reference in any registry.
@@ -208,10 +213,7 @@ func readIdentities(s *settings, value string) error {
 
 func readPrefetch(s *settings, value string) error {
 	var ok bool
-	s.prefetch, ok = list(value, func(resource string) bool {
-		return resource != "" && !strings.ContainsAny(resource, " \t\r\n\"")
-	})
-	if !ok {
+	if s.prefetch, ok = list(value, tokenResource.MatchString); !ok {
 		return errors.New("write resources such as https://vault.azure.net, separated by commas")
 	}
 	return nil
