@@ -12,8 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// apiServerAddress is where the API server listens.
-const apiServerAddress = NodeAddress + ":6443"
+// apiServerAddress is where the API server listens: at the port of its service too,
+// which has the same.
+const apiServerAddress = NodeAddress + ":443"
 
 // startAPIServer starts etcd, the API server and the controllers.
 func (c *Cluster) startAPIServer(ctx context.Context) error {
@@ -60,7 +61,7 @@ func (c *Cluster) issueCertificates() error {
 	}{
 		{"admin", pkix.Name{CommonName: "admin", Organization: []string{"system:masters"}}, nil},
 		{"kube-apiserver", pkix.Name{CommonName: "kube-apiserver"},
-			[]string{NodeAddress, "127.0.0.1", "cluster.example.test", "kubernetes.default.svc"}},
+			[]string{NodeAddress, serviceAddress, "127.0.0.1", "cluster.example.test", "kubernetes.default.svc"}},
 		{"kubelet", pkix.Name{CommonName: "system:node:" + NodeName, Organization: []string{"system:nodes"}}, []string{NodeAddress, NodeName}},
 	} {
 		if err := c.pki.issue(certificate.name, certificate.subject, certificate.hosts...); err != nil {
@@ -76,8 +77,8 @@ func (c *Cluster) apiServerFlags(etcdURL string) []string {
 	p := c.pki
 	return []string{
 		"--etcd-servers=" + etcdURL,
-		"--advertise-address=" + NodeAddress, "--secure-port=6443",
-		"--service-cluster-ip-range=10.96.0.0/24",
+		"--advertise-address=" + NodeAddress, "--secure-port=443",
+		"--service-cluster-ip-range=" + serviceRange,
 		"--tls-cert-file=" + p.certFile("kube-apiserver"), "--tls-private-key-file=" + p.keyFile("kube-apiserver"),
 		"--client-ca-file=" + p.caFile(),
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
@@ -89,6 +90,9 @@ func (c *Cluster) apiServerFlags(etcdURL string) []string {
 		"--service-account-extend-token-expiration=false",
 		"--kubelet-client-certificate=" + p.certFile("admin"), "--kubelet-client-key=" + p.keyFile("admin"),
 		"--kubelet-certificate-authority=" + p.caFile(), "--kubelet-preferred-address-types=InternalIP",
+		// Identity bindings may have their authorities in a ClusterTrustBundle.
+		"--feature-gates=ClusterTrustBundle=true,ClusterTrustBundleProjection=true",
+		"--runtime-config=certificates.k8s.io/v1beta1/clustertrustbundles=true",
 		// Webhooks are called at the endpoints of their service: there is no kube-proxy.
 		"--enable-aggregator-routing=true",
 	}

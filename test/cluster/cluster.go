@@ -37,6 +37,14 @@ const (
 	NodeName    = "node"
 	NodeAddress = "198.51.100.10"
 
+	// entraPort is known beforehand, so that a chart's values can say it.
+	entraPort = "8443"
+
+	// serviceAddress is that of the service kubernetes, the first of its range. It
+	// stands on the node itself, since there is no kube-proxy, and pods ask it.
+	serviceAddress = "10.96.0.1"
+	serviceRange   = "10.96.0.0/24"
+
 	// Issuer is the iss of service-account tokens. The name is nobody's: the
 	// stand-in Entra is told to look for it at the API server.
 	Issuer = "https://cluster.example.test"
@@ -65,30 +73,29 @@ type Cluster struct {
 	pki   *pki
 }
 
-// start brings up a cluster; what of it ran on an error ends with the process.
-func start(ctx context.Context, dir string, config Config) (*Cluster, error) {
-	c := &Cluster{dir: dir, state: filepath.Join(dir, "state"), logs: filepath.Join(dir, "state/logs")}
+func newCluster(dir string) *Cluster {
+	return &Cluster{dir: dir, state: filepath.Join(dir, "state"), logs: filepath.Join(dir, "state/logs")}
+}
+
+// start brings everything up. What ran when an error came ends with the process.
+func (c *Cluster) start(ctx context.Context, config Config) (err error) {
 	if err := c.prepareMachine(); err != nil {
-		return nil, err
+		return err
 	}
-	var err error
 	if c.pki, err = newPKI(filepath.Join(c.state, "pki")); err != nil {
-		return nil, err
+		return err
 	}
 	if err := c.startAPIServer(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if c.Decoy, err = pod.StartDecoy(); err != nil {
-		return nil, err
+		return err
 	}
-	c.Entra, err = entra.Start(entra.Config{Listen: net.JoinHostPort(NodeAddress, "0"), IssuerClient: c.issuerClient()})
-	if err != nil {
-		return nil, err
+	c.Entra, err = entra.Start(entra.Config{Listen: net.JoinHostPort(NodeAddress, entraPort), IssuerClient: c.issuerClient()})
+	if err != nil || !config.Node {
+		return err
 	}
-	if config.Node {
-		err = c.startNode(ctx)
-	}
-	return c, err
+	return c.startNode(ctx)
 }
 
 // prepareMachine makes the namespaces such as the daemons expect a machine to be.
@@ -108,6 +115,7 @@ func (c *Cluster) prepareMachine() error {
 		{"link", "add", "uplink", "type", "bridge"},
 		{"address", "add", NodeAddress + "/24", "dev", "uplink"},
 		{"link", "set", "uplink", "up"},
+		{"address", "add", serviceAddress + "/32", "dev", "lo"},
 		{"route", "add", "default", "via", "198.51.100.1"},
 	} {
 		if _, err := command("ip", args...); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 type daemon struct {
 	name    string
 	logFile string
+	process *os.Process
 	ended   chan struct{} // closed when it ended, which it never should
 }
 
@@ -32,6 +34,7 @@ func startDaemon(logs, name, path string, args ...string) (*daemon, error) {
 		output.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
+	d.process = cmd.Process
 	go func() {
 		defer close(d.ended)
 		defer output.Close()
@@ -87,6 +90,25 @@ func Wait(ctx context.Context, ready func(context.Context) error) error {
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
+	}
+}
+
+// healthy is, for wait, that a URL is answered with 200.
+func healthy(url string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s answers %s", url, response.Status)
+		}
+		return nil
 	}
 }
 

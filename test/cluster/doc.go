@@ -6,7 +6,10 @@
 //	var running *cluster.Cluster
 //
 //	func TestMain(m *testing.M) {
-//		os.Exit(cluster.RunTests("node", m, cluster.Config{Node: true}, func(c *cluster.Cluster) { running = c }))
+//		os.Exit(cluster.RunTests("node", m, cluster.Config{Node: true}, func(_ context.Context, c *cluster.Cluster) error {
+//			running = c
+//			return nil
+//		}))
 //	}
 //
 // A stand-in for Entra verifies federated tokens against the API server's own

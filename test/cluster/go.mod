@@ -5,6 +5,7 @@ go 1.26.0
 replace imds-oidc-proxy => ../..
 
 require (
+	gomodules.xyz/jsonpatch/v2 v2.4.0
 	imds-oidc-proxy v0.0.0
 	k8s.io/api v0.34.4
 	k8s.io/apimachinery v0.34.4

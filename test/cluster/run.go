@@ -31,7 +31,7 @@ var daemonPackages = []string{"etcd-server", "containerd", "runc", "containernet
 
 // RunTests is what a TestMain does: it builds what is missing, starts a cluster in
 // namespaces of its own, hands it to started, and runs the tests.
-func RunTests(name string, m *testing.M, config Config, started func(*Cluster)) int {
+func RunTests(name string, m *testing.M, config Config, started func(context.Context, *Cluster) error) int {
 	cgroup := fmt.Sprintf("%s%d", cgroupPrefix, os.Getpid())
 	if !netns.Inside() {
 		removeCgroups() // of runs that were killed
@@ -94,20 +94,24 @@ type suite struct {
 	name    string
 	m       *testing.M
 	config  Config
-	started func(*Cluster)
+	started func(context.Context, *Cluster) error
 }
 
 func (s suite) Run() int {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	began := time.Now()
-	c, err := start(ctx, os.Getenv(dirVar), s.config)
+	c := newCluster(os.Getenv(dirVar))
+	err := c.start(ctx, s.config)
+	if err == nil {
+		err = s.started(ctx, c)
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: cannot start the cluster: %v\n", s.name, err)
+		s.keepLogs(c)
 		return 1
 	}
 	fmt.Printf("%s: the cluster is up after %v\n", s.name, time.Since(began).Round(100*time.Millisecond))
-	s.started(c)
 	code := s.m.Run()
 	if code != 0 {
 		s.keepLogs(c)

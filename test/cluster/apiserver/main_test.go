@@ -3,15 +3,72 @@
 package apiserver
 
 import (
+	"context"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"imds-oidc-proxy/test/cluster"
 )
 
-// running is the cluster that all tests share, each in a namespace of its own.
-var running *cluster.Cluster
+const (
+	repository = "../../.."
+
+	// webhookVar tells the process inside where the webhook's program is.
+	webhookVar = "APISERVER_TEST_WEBHOOK"
+
+	// release is the webhook's, and its namespace. firstPort and the next two are its
+	// own; tests that start another take later ones.
+	release   = "imds-oidc-proxy"
+	firstPort = 9443
+
+	// registry is where the chart is told that images are. Nobody pulls them here.
+	registry = "registry.example.test/team"
+
+	tenantID = "11111111-2222-4333-8444-555555555555"
+	clientID = "66666666-7777-4888-9999-aaaaaaaaaaaa"
+)
+
+var (
+	// running is the cluster that all tests share, each in a namespace of its own.
+	running *cluster.Cluster
+	// webhook is the chart's as it comes, for all namespaces but those of a test that
+	// starts another.
+	webhook *cluster.Process
+)
 
 func TestMain(m *testing.M) {
-	os.Exit(cluster.RunTests("apiserver", m, cluster.Config{}, func(c *cluster.Cluster) { running = c }))
+	config := cluster.Config{Prepare: func(dir string) ([]string, error) {
+		program := filepath.Join(dir, "webhook")
+		build := exec.Command("go", "-C", repository, "build", "-buildvcs=false", "-o", program, "./cmd/webhook")
+		build.Stderr = os.Stderr
+		if err := build.Run(); err != nil {
+			return nil, err
+		}
+		return []string{webhookVar + "=" + program}, cluster.BuildHelm()
+	}}
+	os.Exit(cluster.RunTests("apiserver", m, config, func(ctx context.Context, c *cluster.Cluster) (err error) {
+		running = c
+		webhook, err = startWebhook(ctx, "", firstPort)
+		return err
+	}))
+}
+
+// ownWebhookLabel, on a namespace, says that a webhook other than the shared one is
+// for its pods, and which.
+const ownWebhookLabel = "test/webhook"
+
+// startWebhook starts a webhook with its chart's values. Empty own: for namespaces
+// without the label, else for those with that value, which names its objects too.
+func startWebhook(ctx context.Context, own string, port int, values ...string) (*cluster.Process, error) {
+	name := release
+	values = append(values, "images.registry="+registry, "tenantID="+tenantID, "drain=0s", "webhook.namespaceSelector[0].key="+ownWebhookLabel)
+	if own == "" {
+		values = append(values, "webhook.namespaceSelector[0].operator=DoesNotExist")
+	} else {
+		name = own
+		values = append(values, "fullnameOverride="+own, "webhook.namespaceSelector[0].operator=In", "webhook.namespaceSelector[0].values[0]="+own)
+	}
+	return running.StartWebhook(ctx, os.Getenv(webhookVar), name, port, values...)
 }

@@ -15,8 +15,6 @@ import (
 	"imds-oidc-proxy/test/entra"
 )
 
-const clientID = "66666666-7777-4888-9999-aaaaaaaaaaaa"
-
 // TestFederatedToken: what the API server signs for a service account, the stand-in
 // Entra trades, having read the issuer's document and keys where the token says.
 func TestFederatedToken(t *testing.T) {

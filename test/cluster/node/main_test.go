@@ -3,6 +3,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"os"
 	"testing"
@@ -25,7 +26,10 @@ func TestMain(m *testing.M) {
 		// Beside it a program that does nothing, for pods to exec the client in.
 		return nil, cluster.BuildImage(dir, "azidentity", "pause", "..", "./pause")
 	}}
-	os.Exit(cluster.RunTests("node", m, config, func(c *cluster.Cluster) { running = c }))
+	os.Exit(cluster.RunTests("node", m, config, func(_ context.Context, c *cluster.Cluster) error {
+		running = c
+		return nil
+	}))
 }
 
 var (

@@ -1,0 +1,167 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509/pkix"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// Process is a webhook that runs beside the API server, where there is no node, as
+// its chart would run it.
+type Process struct {
+	daemon *daemon
+	// Namespace is that of the chart's objects.
+	Namespace string
+}
+
+// StartWebhook applies what the chart renders for the namespace and runs the program
+// with the arguments that its Deployment has, as its service account and with no more
+// permissions. port is a free one, with the next two.
+func (c *Cluster) StartWebhook(ctx context.Context, program, namespace string, port int, values ...string) (*Process, error) {
+	objects, err := Chart(namespace, append(values, "namespace.create=true")...)
+	if err != nil {
+		return nil, err
+	}
+	var deployment appsv1.Deployment
+	for _, object := range inOrder(objects) {
+		if _, err := c.Apply(ctx, object, false); err != nil {
+			return nil, err
+		}
+		if object.GetKind() == "Deployment" {
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &deployment); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(deployment.Spec.Template.Spec.Containers) == 0 {
+		return nil, fmt.Errorf("the chart renders no Deployment for %s", namespace)
+	}
+	if err := c.exposeProcess(ctx, &deployment, port); err != nil {
+		return nil, err
+	}
+	return c.runWebhook(ctx, program, &deployment, port)
+}
+
+// inOrder puts namespaces before what is in them.
+func inOrder(objects []*unstructured.Unstructured) []*unstructured.Unstructured {
+	var first, rest []*unstructured.Unstructured
+	for _, object := range objects {
+		if object.GetKind() == "Namespace" {
+			first = append(first, object)
+		} else {
+			rest = append(rest, object)
+		}
+	}
+	return append(first, rest...)
+}
+
+// exposeProcess makes the process the endpoint of its service, as a pod would be.
+func (c *Cluster) exposeProcess(ctx context.Context, deployment *appsv1.Deployment, port int) error {
+	name, portName, portNumber, ready := deployment.Name, "webhook", int32(port), true
+	_, err := c.Client.DiscoveryV1().EndpointSlices(deployment.Namespace).Create(ctx, &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Name: name + "-process", Labels: map[string]string{discoveryv1.LabelServiceName: name}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{NodeAddress}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
+		Ports:       []discoveryv1.EndpointPort{{Name: &portName, Port: &portNumber}},
+	}, metav1.CreateOptions{})
+	return err
+}
+
+func (c *Cluster) runWebhook(ctx context.Context, program string, deployment *appsv1.Deployment, port int) (*Process, error) {
+	template := deployment.Spec.Template.Spec
+	kubeconfig, err := c.tokenKubeconfig(ctx, deployment.Namespace, template.ServiceAccountName)
+	if err != nil {
+		return nil, err
+	}
+	certs := filepath.Join(c.state, "webhook-"+deployment.Namespace)
+	if err := os.MkdirAll(certs, 0o700); err != nil {
+		return nil, err
+	}
+	args := template.Containers[0].Args
+	for i := range args {
+		args[i] = strings.ReplaceAll(args[i], "$(POD_NAMESPACE)", deployment.Namespace)
+	}
+	health := fmt.Sprintf("%s:%d", NodeAddress, port+1)
+	args = append(args, "--kubeconfig="+kubeconfig, "--cert-dir="+certs, "--health-address="+health,
+		fmt.Sprintf("--address=%s:%d", NodeAddress, port), fmt.Sprintf("--metrics-address=%s:%d", NodeAddress, port+2))
+	d, err := startDaemon(c.logs, "webhook-"+deployment.Namespace, program, args...)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.wait(ctx, healthy("http://"+health+"/readyz")); err != nil {
+		return nil, err
+	}
+	return &Process{daemon: d, Namespace: deployment.Namespace}, nil
+}
+
+// Log is what the webhook has logged.
+func (p *Process) Log() (string, error) {
+	log, err := os.ReadFile(p.daemon.logFile)
+	return string(log), err
+}
+
+// ErrEnded is that a program has ended already.
+var ErrEnded = os.ErrProcessDone
+
+// Stop ends the webhook as a node does, and waits for its end. [ErrEnded]: it had.
+func (p *Process) Stop() error {
+	select {
+	case <-p.daemon.ended:
+		return ErrEnded
+	default:
+	}
+	if err := p.daemon.process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	<-p.daemon.ended
+	return nil
+}
+
+// tokenKubeconfig is the access of a service account.
+func (c *Cluster) tokenKubeconfig(ctx context.Context, namespace, account string) (string, error) {
+	token, err := c.Client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(c.pki.dir, namespace+"-"+account+".kubeconfig")
+	text := fmt.Sprintf(`apiVersion: v1
+kind: Config
+clusters:
+- name: test
+  cluster: {server: "https://%s", certificate-authority: %q}
+users:
+- name: test
+  user: {token: %q}
+contexts:
+- name: test
+  context: {cluster: test, user: test}
+current-context: test
+`, apiServerAddress, c.pki.caFile(), token.Status.Token)
+	return path, os.WriteFile(path, []byte(text), 0o600)
+}
+
+// ServingCertificate is a certificate for a server on the node's address, and the
+// authority to trust, in PEM.
+func (c *Cluster) ServingCertificate(name string) (tls.Certificate, []byte, error) {
+	if err := c.pki.issue(name, pkix.Name{CommonName: name}, NodeAddress); err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	certificate, err := tls.LoadX509KeyPair(c.pki.certFile(name), c.pki.keyFile(name))
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	authority, err := os.ReadFile(c.pki.caFile())
+	return certificate, authority, err
+}
