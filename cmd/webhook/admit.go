@@ -189,7 +189,10 @@ func (a *admitter) report(req admission.Request, given answer, took time.Duratio
 	case resultError:
 		a.log.Error("pod not decided about", append(fields, zap.Error(given.err))...)
 	default:
-		a.log.Info("pod admitted", append(fields, zap.Int("operations", len(given.patch)), zap.Strings("warnings", given.warnings))...)
+		if len(given.warnings) > 0 {
+			fields = append(fields, zap.Strings("warnings", given.warnings))
+		}
+		a.log.Info("pod admitted", append(fields, zap.Int("operations", len(given.patch)))...)
 	}
 }
 

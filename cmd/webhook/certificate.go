@@ -58,13 +58,18 @@ func (c *certificate) ready(now time.Time) error {
 	return nil
 }
 
+// runner runs parts of the program; a manager is one.
+type runner interface {
+	Add(manager.Runnable) error
+}
+
 // followFiles loads the certificate that is mounted, and again when it changes: the
 // kubelet swaps a Secret's volume some minute after cert-manager has renewed it.
-func (c *certificate) followFiles(mgr manager.Manager, dir string) error {
+func (c *certificate) followFiles(parts runner, dir string) error {
 	watcher, err := certwatcher.New(filepath.Join(dir, certName), filepath.Join(dir, keyName))
 	if err != nil {
-		return fmt.Errorf("--cert-dir (%s) %q: %w", environmentTwin("cert-dir"), dir, err)
+		return flagErrorf("cert-dir", dir, "%w", err)
 	}
 	watcher.RegisterCallback(c.store)
-	return mgr.Add(watcher)
+	return parts.Add(watcher)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -24,7 +25,6 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	crlog "sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	crmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -87,6 +87,9 @@ type webhook struct {
 	server   *server
 	metrics  *metrics
 	draining atomic.Bool
+
+	healthListener net.Listener
+
 	log      *zap.Logger
 }
 
@@ -112,7 +115,7 @@ func newWebhook(ctx context.Context, cfg config, log *zap.Logger) (*webhook, err
 	if err := w.addServer(cfg); err != nil {
 		return nil, err
 	}
-	return w, w.addChecks()
+	return w, w.listenHealth(ctx, cfg.healthAddress)
 }
 
 func apiServer(kubeconfig string) (*rest.Config, error) {
@@ -153,7 +156,6 @@ func newManager(access *rest.Config, cfg config, log *zap.Logger) (manager.Manag
 		Logger:                  zapr.NewLogger(log),
 		Cache:                   cache.Options{ByObject: byObject, ReaderFailOnMissingInformer: true},
 		Metrics:                 metricsserver.Options{BindAddress: metricsAddress},
-		HealthProbeBindAddress:  cfg.healthAddress,
 		GracefulShutdownTimeout: &grace,
 	})
 }
@@ -218,34 +220,6 @@ func admissionHandler(admit *admitter, log logr.Logger) (http.Handler, error) {
 	return admission.StandaloneWebhook(&admission.Webhook{Handler: admit}, admission.StandaloneOptions{Logger: log, MetricsPath: mutatePath})
 }
 
-// addChecks: ready is who can answer so that the API server believes it. The server
-// starts when the cache is filled, so that listening says both.
-func (w *webhook) addChecks() error {
-	return errors.Join(
-		w.manager.AddHealthzCheck("ping", healthz.Ping),
-		w.manager.AddReadyzCheck("certificate", func(*http.Request) error { return w.cert.ready(time.Now()) }),
-		w.manager.AddReadyzCheck("authority-known", func(*http.Request) error { return w.authorityKnown() }),
-		w.manager.AddReadyzCheck("listening", func(*http.Request) error {
-			if !w.server.listening.Load() || w.draining.Load() {
-				return errors.New("the webhook's port is not open, or about to close")
-			}
-			return nil
-		}),
-	)
-}
-
-func (w *webhook) authorityKnown() error {
-	if w.rotated == nil {
-		return nil
-	}
-	select {
-	case <-w.rotated:
-		return nil
-	default:
-		return errors.New("the certificate's authority is not in the webhook's configuration yet")
-	}
-}
-
 // run serves until ctx ends, and for drain after it: for as long as other nodes may
 // not know yet that this replica is out of the Service.
 func (w *webhook) run(ctx context.Context, drain time.Duration) error {
@@ -261,5 +235,6 @@ func (w *webhook) run(ctx context.Context, drain time.Duration) error {
 		end()
 	})
 	defer stop()
+	defer w.serveHealth(end).Close()
 	return w.manager.Start(serving)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -58,7 +59,7 @@ func (s *server) Start(ctx context.Context) error {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", s.address)
 	if err != nil {
-		return fmt.Errorf("--address (%s): %w", environmentTwin("address"), err)
+		return flagErrorf("address", s.address, "%w", err)
 	}
 	return s.serve(ctx, listener)
 }
@@ -76,8 +77,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxInFlight},
-		// Handshakes that break off, such as those of port scans and of probes by TCP.
-		ErrorLog: zap.NewStdLog(s.log.WithOptions(zap.IncreaseLevel(zap.DebugLevel))),
+		ErrorLog:          debugLog(s.log),
 	}
 	ended := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
@@ -113,4 +113,14 @@ func (s *server) routes() http.Handler {
 		s.handler.ServeHTTP(w, r)
 	})
 	return mux
+}
+
+// debugLog takes what net/http says of handshakes and requests that break off, such
+// as those of port scans.
+func debugLog(log *zap.Logger) *stdlog.Logger {
+	std, err := zap.NewStdLogAt(log, zap.DebugLevel)
+	if err != nil { // of a level that is none
+		return zap.NewStdLog(log)
+	}
+	return std
 }

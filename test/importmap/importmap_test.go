@@ -32,7 +32,7 @@ var allowed = map[string][]string{
 	"internal/manifest":    {},
 	"cmd/imds-migrate":     {"internal/inject", "internal/injectflags", "internal/manifest"},
 	"internal/injectflags": {"internal/inject"},
-	"cmd/webhook":          {"internal/inject", "internal/injectflags", "internal/logging", "internal/loglimit"},
+	"cmd/webhook":          {"internal/health", "internal/inject", "internal/injectflags", "internal/logging", "internal/loglimit"},
 }
 
 // only lists the dependencies that live in one room.

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+)
+
+// TestReadiness: not ready before there is a certificate, before the API server
+// knows its authority, before the port is open, and after the signal to end; and the
+// answer says which.
+func TestReadiness(t *testing.T) {
+	rotated := make(chan struct{})
+	w := &webhook{cert: newCertificate(), rotated: rotated, server: &server{}, log: zap.NewNop()}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.healthListener = listener
+	defer w.serveHealth(func() {}).Close()
+
+	expect := func(path string, status int, parts ...string) {
+		t.Helper()
+		answer, err := http.Get("http://" + listener.Addr().String() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		body, _ := io.ReadAll(answer.Body)
+		if answer.StatusCode != status {
+			t.Errorf("%s: got %s: %s", path, answer.Status, body)
+		}
+		for _, part := range parts {
+			if !strings.Contains(string(body), part) {
+				t.Errorf("%s: no %q in %s", path, part, body)
+			}
+		}
+	}
+	expect("/readyz", 503, "certificate:", "authority-known:", "listening:")
+	expect("/healthz", 200)
+	pair, err := tls.X509KeyPair(keyPair(t, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.cert.store(pair)
+	expect("/readyz", 503, "authority-known:", "listening:")
+	close(rotated)
+	expect("/readyz", 503, "service accounts are not read yet")
+	w.server.listening.Store(true)
+	expect("/readyz", 200, "ok")
+	w.draining.Store(true)
+	expect("/readyz", 503, "about to end")
+	expect("/healthz", 200)
+	expect("/", 404)
+
+	w.draining.Store(false)
+	w.rotated = nil // somebody else's certificate
+	expect("/readyz", 200)
+}

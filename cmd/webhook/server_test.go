@@ -1,0 +1,323 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+)
+
+// patience is how long a test waits for what happens at once on an idle machine.
+const patience = 20 * time.Second
+
+// keyPair makes a certificate for the webhook, by nobody but itself.
+func keyPair(t *testing.T, serial int64) (cert, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), DNSNames: []string{"hook.shop.svc"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Duration(serial) * time.Hour),
+		BasicConstraintsValid: true, IsCA: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+}
+
+func newCertificate() *certificate {
+	return &certificate{metrics: newMetrics(), log: zap.NewNop()}
+}
+
+func loaded(t *testing.T, serial int64) *certificate {
+	t.Helper()
+	pair, err := tls.X509KeyPair(keyPair(t, serial))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newCertificate()
+	c.store(pair)
+	return c
+}
+
+// running is a server on loopback.
+type running struct {
+	*server
+	address string
+	end     context.CancelFunc
+	ended   chan error
+}
+
+func serveOnLoopback(t *testing.T, cert *certificate, minVersion uint16, handler http.Handler) *running {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &running{
+		server:  &server{minVersion: minVersion, cert: cert, handler: handler, draining: new(atomic.Bool), log: zap.NewNop()},
+		address: listener.Addr().String(), end: cancel, ended: make(chan error, 1),
+	}
+	go func() { r.ended <- r.serve(ctx, listener) }()
+	return r
+}
+
+func dial(address string, maxVersion uint16) (tls.ConnectionState, error) {
+	connection, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, MaxVersion: maxVersion})
+	if err != nil {
+		return tls.ConnectionState{}, err
+	}
+	defer connection.Close()
+	return connection.ConnectionState(), nil
+}
+
+// TestTLSVersions: the flag is the floor.
+func TestTLSVersions(t *testing.T) {
+	for _, test := range []struct {
+		flag   string
+		client uint16
+		want   bool
+	}{
+		{"1.3", tls.VersionTLS13, true},
+		{"1.3", tls.VersionTLS12, false},
+		{"1.2", tls.VersionTLS12, true},
+		{"1.2", tls.VersionTLS11, false},
+	} {
+		r := serveOnLoopback(t, loaded(t, 1), tlsVersions[test.flag], http.NotFoundHandler())
+		if _, err := dial(r.address, test.client); (err == nil) != test.want {
+			t.Errorf("--tls-min-version=%s, client up to %s: %v", test.flag, tls.VersionName(test.client), err)
+		}
+		r.end()
+		if err := <-r.ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestNoCertificateYet: nothing is shown, the check says so, and then all is well.
+func TestNoCertificateYet(t *testing.T) {
+	cert := newCertificate()
+	r := serveOnLoopback(t, cert, tls.VersionTLS13, http.NotFoundHandler())
+	if _, err := dial(r.address, tls.VersionTLS13); err == nil {
+		t.Error("a handshake without a certificate")
+	}
+	if err := cert.ready(time.Now()); err == nil {
+		t.Error("ready without a certificate")
+	}
+	pair, err := tls.X509KeyPair(keyPair(t, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert.store(pair)
+	if _, err := dial(r.address, tls.VersionTLS13); err != nil {
+		t.Error(err)
+	}
+	if err := cert.ready(time.Now()); err != nil {
+		t.Error(err)
+	}
+	if err := cert.ready(time.Now().Add(3 * time.Hour)); err == nil {
+		t.Error("ready with a certificate that has expired")
+	}
+	if got := testutil.ToFloat64(cert.metrics.expiry); got != float64(pair.Leaf.NotAfter.Unix()) {
+		t.Errorf("expiry is %v, want %d", got, pair.Leaf.NotAfter.Unix())
+	}
+}
+
+// parts keeps what is added instead of running it.
+type parts struct{ added []manager.Runnable }
+
+func (p *parts) Add(r manager.Runnable) error { p.added = append(p.added, r); return nil }
+
+// mount lays a certificate out as the kubelet does: files are links into ..data,
+// which is a link that is swapped.
+func mount(t *testing.T, dir, generation string, cert, key []byte) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil && !os.IsExist(err) {
+			t.Fatal(err)
+		}
+	}
+	must(os.Mkdir(filepath.Join(dir, generation), 0o755))
+	must(os.WriteFile(filepath.Join(dir, generation, certName), cert, 0o600))
+	must(os.WriteFile(filepath.Join(dir, generation, keyName), key, 0o600))
+	old, _ := os.Readlink(filepath.Join(dir, "..data"))
+	must(os.Symlink(generation, filepath.Join(dir, "..data_tmp")))
+	must(os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")))
+	for _, name := range []string{certName, keyName} {
+		must(os.Symlink(filepath.Join("..data", name), filepath.Join(dir, name)))
+	}
+	if old != "" {
+		must(os.RemoveAll(filepath.Join(dir, old)))
+	}
+}
+
+// TestMountedCertificateIsReloaded: what cert-manager renews is shown without a
+// restart, and what is broken is not.
+func TestMountedCertificateIsReloaded(t *testing.T) {
+	dir := t.TempDir()
+	cert := newCertificate()
+	if err := cert.followFiles(&parts{}, dir); err == nil || !strings.Contains(err.Error(), "--cert-dir") {
+		t.Fatalf("an empty directory: got %v, want an error that names --cert-dir", err)
+	}
+	first, firstKey := keyPair(t, 1)
+	mount(t, dir, "..1", first, firstKey)
+	var p parts
+	if err := cert.followFiles(&p, dir); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = p.added[0].Start(t.Context()) }()
+	r := serveOnLoopback(t, cert, tls.VersionTLS13, http.NotFoundHandler())
+	waitForSerial(t, r.address, 1)
+	mount(t, dir, "..2", []byte("junk"), []byte("junk"))
+	waitForSerial(t, r.address, 1)
+	second, secondKey := keyPair(t, 3)
+	mount(t, dir, "..3", second, secondKey)
+	waitForSerial(t, r.address, 3)
+}
+
+func waitForSerial(t *testing.T, address string, want int64) {
+	t.Helper()
+	var got int64
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		state, err := dial(address, tls.VersionTLS13)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = state.PeerCertificates[0].SerialNumber.Int64(); got == want {
+			return
+		}
+	}
+	t.Fatalf("certificate %d is shown, want %d", got, want)
+}
+
+// TestSecretIsServed: as soon as it is there; the key reaches no disk; junk changes
+// nothing.
+func TestSecretIsServed(t *testing.T) {
+	dir := t.TempDir()
+	cert := newCertificate()
+	public, key := keyPair(t, 5)
+	secret := func(cert, key []byte) *corev1.Secret {
+		return &corev1.Secret{Data: map[string][]byte{certName: cert, keyName: key, "ca.key": []byte(canary)}}
+	}
+	for _, object := range []any{&corev1.Secret{}, secret(public, nil), secret([]byte("junk"), key), "no Secret"} {
+		cert.loadSecret(object, dir)
+		if _, err := cert.get(nil); err == nil {
+			t.Fatalf("serves %v", object)
+		}
+	}
+	cert.loadSecret(secret(public, key), dir)
+	if _, err := cert.get(nil); err != nil {
+		t.Fatal(err)
+	}
+	cert.loadSecret(secret([]byte("junk"), key), dir)
+	if _, err := cert.get(nil); err != nil {
+		t.Error("junk takes away what was served")
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil || len(files) != 1 || files[0].Name() != certName {
+		t.Fatalf("%v in --cert-dir, %v; want %s alone", files, err, certName)
+	}
+	if text, _ := os.ReadFile(filepath.Join(dir, certName)); !bytes.Equal(text, public) {
+		t.Errorf("%s holds %q", certName, text)
+	}
+}
+
+// TestEnd: a request in flight is answered after the signal; while the server
+// drains, connections are given up.
+func TestEnd(t *testing.T) {
+	entered, leave := make(chan struct{}), make(chan struct{})
+	r := serveOnLoopback(t, loaded(t, 1), tls.VersionTLS13, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		entered <- struct{}{}
+		<-leave
+		_, _ = io.WriteString(w, "answered")
+	}))
+	r.draining.Store(true)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	got := make(chan string, 1)
+	go func() {
+		answer, err := client.Post("https://"+r.address+mutatePath, "application/json", strings.NewReader("{}"))
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		defer answer.Body.Close()
+		body, _ := io.ReadAll(answer.Body)
+		got <- string(body) + " " + map[bool]string{true: "close"}[answer.Close]
+	}()
+	<-entered
+	r.end()
+	close(leave)
+	if answer := <-got; answer != "answered close" {
+		t.Errorf("got %q", answer)
+	}
+	if err := <-r.ended; err != nil {
+		t.Error(err)
+	}
+	if _, err := dial(r.address, tls.VersionTLS13); err == nil {
+		t.Error("the port is still open")
+	}
+}
+
+// TestInFlight: beyond the bound, requests wait for a place.
+func TestInFlight(t *testing.T) {
+	var now, most atomic.Int32
+	leave := make(chan struct{})
+	handler := (&server{draining: new(atomic.Bool), log: zap.NewNop(), handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if n := now.Add(1); n > most.Load() {
+			most.Store(n)
+		}
+		<-leave
+		now.Add(-1)
+	})}).routes()
+	done := make(chan struct{})
+	const asked = 3 * maxInFlight
+	for range asked {
+		go func() {
+			request, _ := http.NewRequest("POST", mutatePath, strings.NewReader("{}"))
+			handler.ServeHTTP(discard{}, request)
+			done <- struct{}{}
+		}()
+	}
+	for range asked {
+		leave <- struct{}{}
+		<-done
+	}
+	if most.Load() > maxInFlight {
+		t.Errorf("%d at once, want %d at most", most.Load(), maxInFlight)
+	}
+}
+
+type discard struct{}
+
+func (discard) Header() http.Header         { return http.Header{} }
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
+func (discard) WriteHeader(int)             {}

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	serverversion "k8s.io/apimachinery/pkg/version"
+)
+
+func TestHasSidecars(t *testing.T) {
+	for _, test := range []struct {
+		major, minor string
+		want, wrong  bool
+	}{
+		{"1", "28", false, false},
+		{"1", "29", true, false},
+		{"1", "29+", true, false}, // as some distributions write it
+		{"1", "34", true, false},
+		{"2", "0", true, false},
+		{"0", "31", false, false},
+		{"", "", false, true},
+		{"1", "x", false, true},
+	} {
+		got, err := hasSidecars(serverversion.Info{Major: test.major, Minor: test.minor})
+		if got != test.want || (err != nil) != test.wrong {
+			t.Errorf("%s.%s: got %v, %v", test.major, test.minor, got, err)
+		}
+		if test.wrong && !strings.Contains(err.Error(), "--native-sidecar") {
+			t.Errorf("%v does not name the flag", err)
+		}
+	}
+}
+
+// TestNativeSidecar: on and off ask nobody; auto asks, and again, and keeps what it
+// decided while the server cannot be asked.
+func TestNativeSidecar(t *testing.T) {
+	for _, mode := range []string{sidecarOn, sidecarOff} {
+		s := &sidecars{mode: mode, metrics: newMetrics(), log: zap.NewNop()}
+		if err := s.decide(t.Context()); err != nil || s.native.Load() != (mode == sidecarOn) {
+			t.Errorf("%s: got %v, %v", mode, s.native.Load(), err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		minor, fail := "28", error(nil)
+		s := &sidecars{mode: sidecarAuto, metrics: newMetrics(), log: zap.NewNop(), version: func(context.Context) (serverversion.Info, error) {
+			return serverversion.Info{Major: "1", Minor: minor}, fail
+		}}
+		if err := s.decide(t.Context()); err != nil || s.native.Load() {
+			t.Fatalf("1.28: got %v, %v", s.native.Load(), err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = s.Start(ctx) }()
+		check := func(want bool) {
+			t.Helper()
+			time.Sleep(versionInterval) // of the bubble's clock
+			synctest.Wait()
+			if got := s.native.Load(); got != want {
+				t.Errorf("1.%s, %v: native %v, want %v", minor, fail, got, want)
+			}
+			if got := testutil.ToFloat64(s.metrics.native) == 1; got != want {
+				t.Errorf("1.%s, %v: the metric says %v", minor, fail, got)
+			}
+		}
+		minor = "29"
+		check(true)
+		minor, fail = "28", errors.New("connection refused")
+		check(true)
+		fail = nil
+		check(false)
+	})
+}
