@@ -90,7 +90,7 @@ type webhook struct {
 
 	healthListener net.Listener
 
-	log      *zap.Logger
+	log *zap.Logger
 }
 
 func newWebhook(ctx context.Context, cfg config, log *zap.Logger) (*webhook, error) {
