@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,8 +48,11 @@ func TestNativeSidecar(t *testing.T) {
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards minor and fail
 		minor, fail := "28", error(nil)
 		s := &sidecars{mode: sidecarAuto, metrics: newMetrics(), log: zap.NewNop(), version: func(context.Context) (serverversion.Info, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			return serverversion.Info{Major: "1", Minor: minor}, fail
 		}}
 		if err := s.decide(t.Context()); err != nil || s.native.Load() {
@@ -57,22 +61,22 @@ func TestNativeSidecar(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go func() { _ = s.Start(ctx) }()
-		check := func(want bool) {
+		check := func(newMinor string, newFail error, want bool) {
 			t.Helper()
+			mu.Lock()
+			minor, fail = newMinor, newFail
+			mu.Unlock()
 			time.Sleep(versionInterval) // of the bubble's clock
 			synctest.Wait()
 			if got := s.native.Load(); got != want {
-				t.Errorf("1.%s, %v: native %v, want %v", minor, fail, got, want)
+				t.Errorf("1.%s, %v: native %v, want %v", newMinor, newFail, got, want)
 			}
 			if got := testutil.ToFloat64(s.metrics.native) == 1; got != want {
-				t.Errorf("1.%s, %v: the metric says %v", minor, fail, got)
+				t.Errorf("1.%s, %v: the metric says %v", newMinor, newFail, got)
 			}
 		}
-		minor = "29"
-		check(true)
-		minor, fail = "28", errors.New("connection refused")
-		check(true)
-		fail = nil
-		check(false)
+		check("29", nil, true)
+		check("28", errors.New("connection refused"), true)
+		check("28", nil, false)
 	})
 }
