@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -287,33 +288,41 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestInFlight: beyond the bound, requests wait for a place.
+// TestInFlight: beyond the bound, requests wait for a place, and one that is given up
+// meanwhile takes none.
 func TestInFlight(t *testing.T) {
-	var now, most atomic.Int32
-	leave := make(chan struct{})
-	handler := (&server{draining: new(atomic.Bool), log: zap.NewNop(), handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		if n := now.Add(1); n > most.Load() {
-			most.Store(n)
-		}
-		<-leave
-		now.Add(-1)
-	})}).routes()
-	done := make(chan struct{})
-	const asked = 3 * maxInFlight
-	for range asked {
-		go func() {
-			request, _ := http.NewRequest("POST", mutatePath, strings.NewReader("{}"))
+	synctest.Test(t, func(t *testing.T) {
+		var now atomic.Int32
+		leave := make(chan struct{})
+		handler := (&server{draining: new(atomic.Bool), log: zap.NewNop(), handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			now.Add(1)
+			<-leave
+			now.Add(-1)
+		})}).routes()
+		ask := func(ctx context.Context) {
+			request, _ := http.NewRequestWithContext(ctx, "POST", mutatePath, strings.NewReader("{}"))
 			handler.ServeHTTP(discard{}, request)
-			done <- struct{}{}
-		}()
-	}
-	for range asked {
-		leave <- struct{}{}
-		<-done
-	}
-	if most.Load() > maxInFlight {
-		t.Errorf("%d at once, want %d at most", most.Load(), maxInFlight)
-	}
+		}
+		for range maxInFlight + 3 {
+			go ask(t.Context())
+		}
+		synctest.Wait() // the places are taken
+		impatient, giveUp := context.WithCancel(t.Context())
+		go ask(impatient)
+		synctest.Wait()
+		if got := now.Load(); got != maxInFlight {
+			t.Errorf("%d at once, want %d", got, maxInFlight)
+		}
+		giveUp()
+		synctest.Wait()
+		for range maxInFlight + 3 {
+			leave <- struct{}{}
+		}
+		synctest.Wait()
+		if got := now.Load(); got != 0 {
+			t.Errorf("%d are left", got)
+		}
+	})
 }
 
 type discard struct{}
