@@ -71,6 +71,9 @@ type Cluster struct {
 	state string // gone with the process: a file system in memory
 	logs  string
 	pki   *pki
+
+	kubelet     *daemon
+	kubeletArgs []string
 }
 
 func newCluster(dir string) *Cluster {

@@ -14,6 +14,7 @@ import (
 const (
 	ProxyImage     = "localhost/imds-oidc-proxy:" + Version
 	ProxyInitImage = "localhost/imds-oidc-proxy-init:" + Version
+	WebhookImage   = "localhost/imds-oidc-proxy-webhook:" + Version
 )
 
 // imagesDir is what of dir becomes images, each directory one: NAME makes
@@ -45,10 +46,10 @@ func (c *Cluster) loadImages() error {
 	if err := b.Make(); err != nil {
 		return err
 	}
-	if err := b.Images(Version, map[string]string{"proxy": "staticbase", "init": "iptablesbase"}); err != nil {
+	if err := b.Images(Version, map[string]string{"proxy": "staticbase", "init": "iptablesbase", "webhook": "staticbase"}); err != nil {
 		return err
 	}
-	names := []string{ProxyImage, ProxyInitImage}
+	names := []string{ProxyImage, ProxyInitImage, WebhookImage}
 	own, err := os.ReadDir(filepath.Join(c.dir, imagesDir))
 	if err != nil {
 		return err
@@ -75,6 +76,6 @@ func (c *Cluster) importImage(name, archive string) error {
 		return err
 	}
 	defer os.Remove(archive)
-	_, err := command("ctr", "--address="+containerdSocket, "--namespace=k8s.io", "images", "import", archive)
+	_, err := c.Containerd("images", "import", archive)
 	return err
 }

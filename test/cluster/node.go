@@ -68,12 +68,30 @@ func (c *Cluster) startKubelet(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	kubelet, err := startDaemon(c.logs, "kubelet", kubernetesProgram("kubelet"),
-		"--config="+config, "--kubeconfig="+kubeconfig, "--hostname-override="+NodeName, "--node-ip="+NodeAddress)
-	if err != nil {
+	c.kubeletArgs = []string{"--config=" + config, "--kubeconfig=" + kubeconfig, "--hostname-override=" + NodeName, "--node-ip=" + NodeAddress}
+	return c.runKubelet(ctx, "kubelet")
+}
+
+func (c *Cluster) runKubelet(ctx context.Context, log string) (err error) {
+	if c.kubelet, err = startDaemon(c.logs, log, kubernetesProgram("kubelet"), c.kubeletArgs...); err != nil {
 		return err
 	}
-	return kubelet.wait(ctx, c.nodeReady)
+	return c.kubelet.wait(ctx, c.nodeReady)
+}
+
+// RestartKubelet restarts the kubelet, while the containers run on. It forgets the
+// tokens that it had requested for pods, and requests new ones.
+func (c *Cluster) RestartKubelet(ctx context.Context) error {
+	if err := c.kubelet.process.Kill(); err != nil {
+		return err
+	}
+	<-c.kubelet.ended
+	return c.runKubelet(ctx, "kubelet-again")
+}
+
+// Containerd runs ctr where the kubelet's containers are.
+func (c *Cluster) Containerd(args ...string) (string, error) {
+	return command("ctr", append([]string{"--address=" + containerdSocket, "--namespace=k8s.io"}, args...)...)
 }
 
 // nodeReady is whether the node takes pods.

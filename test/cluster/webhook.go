@@ -30,28 +30,56 @@ type Process struct {
 // with the arguments that its Deployment has, as its service account and with no more
 // permissions. port is a free one, with the next two.
 func (c *Cluster) StartWebhook(ctx context.Context, program, namespace string, port int, values ...string) (*Process, error) {
+	deployment, err := c.applyChart(ctx, namespace, values...)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.exposeProcess(ctx, deployment, port); err != nil {
+		return nil, err
+	}
+	return c.runWebhook(ctx, program, deployment, port)
+}
+
+// InstallChart applies what the chart renders for the namespace, with the images on
+// the node, and waits until the webhook's pods are ready.
+func (c *Cluster) InstallChart(ctx context.Context, namespace string, values ...string) error {
+	values = append(values, "images.registry=localhost", "images.webhook.tag="+Version, "images.proxy.tag="+Version, "images.proxyInit.tag="+Version,
+		"tenantID="+c.Entra.TenantID(), "authorityHost="+c.Entra.AuthorityHost())
+	applied, err := c.applyChart(ctx, namespace, values...)
+	if err != nil {
+		return err
+	}
+	return Wait(ctx, func(ctx context.Context) error {
+		d, err := c.Client.AppsV1().Deployments(namespace).Get(ctx, applied.Name, metav1.GetOptions{})
+		if err == nil && (d.Status.ObservedGeneration < d.Generation || d.Status.ReadyReplicas < *d.Spec.Replicas) {
+			err = fmt.Errorf("the webhook has %d of %d replicas ready", d.Status.ReadyReplicas, *d.Spec.Replicas)
+		}
+		return err
+	})
+}
+
+// applyChart applies what the chart renders, and returns its Deployment.
+func (c *Cluster) applyChart(ctx context.Context, namespace string, values ...string) (*appsv1.Deployment, error) {
 	objects, err := Chart(namespace, append(values, "namespace.create=true")...)
 	if err != nil {
 		return nil, err
 	}
-	var deployment appsv1.Deployment
+	var deployment *appsv1.Deployment
 	for _, object := range inOrder(objects) {
 		if _, err := c.Apply(ctx, object, false); err != nil {
 			return nil, err
 		}
 		if object.GetKind() == "Deployment" {
-			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, &deployment); err != nil {
+			deployment = new(appsv1.Deployment)
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, deployment); err != nil {
 				return nil, err
 			}
 		}
 	}
-	if len(deployment.Spec.Template.Spec.Containers) == 0 {
+	if deployment == nil {
 		return nil, fmt.Errorf("the chart renders no Deployment for %s", namespace)
 	}
-	if err := c.exposeProcess(ctx, &deployment, port); err != nil {
-		return nil, err
-	}
-	return c.runWebhook(ctx, program, &deployment, port)
+	return deployment, nil
 }
 
 // inOrder puts namespaces before what is in them.

@@ -15,6 +15,10 @@ import (
 // at the proxy: the SDK's first version with identities, which knows IMDS only.
 const clientModule = "../../e2e/clients/azidentity"
 
+// oldStyleLabel, on a namespace, asks for the webhook of a cluster without native
+// sidecars.
+const oldStyleLabel = "test/old-style"
+
 // running is the cluster that all tests share, each in a namespace of its own.
 var running *cluster.Cluster
 
@@ -23,12 +27,21 @@ func TestMain(m *testing.M) {
 		if err := cluster.BuildImage(dir, "azidentity", "azidentity", clientModule, "-modfile=v1.0.0.mod", "."); err != nil {
 			return nil, err
 		}
-		// Beside it a program that does nothing, for pods to exec the client in.
-		return nil, cluster.BuildImage(dir, "azidentity", "pause", "..", "./pause")
+		// Beside it a program that does nothing, for pods to exec the client in, and one
+		// that asks where the environment says, which this SDK does not.
+		for program, source := range map[string]string{"pause": "./pause", "ask": "./node/ask"} {
+			if err := cluster.BuildImage(dir, "azidentity", program, "..", source); err != nil {
+				return nil, err
+			}
+		}
+		return nil, cluster.BuildHelm()
 	}}
-	os.Exit(cluster.RunTests("node", m, config, func(_ context.Context, c *cluster.Cluster) error {
+	os.Exit(cluster.RunTests("node", m, config, func(ctx context.Context, c *cluster.Cluster) error {
 		running = c
-		return nil
+		return errors.Join(
+			c.InstallChart(ctx, "imds-oidc-proxy", "webhook.namespaceSelector[0].key="+oldStyleLabel, "webhook.namespaceSelector[0].operator=DoesNotExist"),
+			c.InstallChart(ctx, "old-style", "fullnameOverride=old-style", "replicas=1", "nativeSidecar=off",
+				"webhook.namespaceSelector[0].key="+oldStyleLabel, "webhook.namespaceSelector[0].operator=Exists"))
 	}))
 }
 

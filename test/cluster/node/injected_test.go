@@ -1,0 +1,250 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/test/cluster"
+)
+
+// edit changes a pod before it is made.
+type edit func(*corev1.PodTemplateSpec)
+
+func annotate(name, value string) edit {
+	return func(p *corev1.PodTemplateSpec) { p.Annotations[name] = value }
+}
+
+// client is a pod of the SDK's client as its author writes it: an init container that
+// gets a token, and a container that waits for a test to exec the client. It asks for
+// injection by one label and one annotation, and knows nothing else of it.
+func client(edits ...edit) corev1.PodTemplateSpec {
+	user := int64(1000)
+	p := corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{
+			Labels:      map[string]string{inject.UseLabel: "true", "app": "client"},
+			Annotations: map[string]string{inject.InjectProxyAnnotation: "true"},
+		},
+		Spec: corev1.PodSpec{
+			ServiceAccountName: "app",
+			SecurityContext:    &corev1.PodSecurityContext{RunAsUser: &user, RunAsGroup: &user},
+			InitContainers:     []corev1.Container{{Name: "fetch", Image: application}},
+			Containers:         []corev1.Container{{Name: "app", Image: application, Command: []string{"/pause"}}},
+		},
+	}
+	for _, e := range edits {
+		e(&p)
+	}
+	return p
+}
+
+// appNamespace makes a namespace with the annotated and trusted service account app.
+func appNamespace(ctx context.Context, t *testing.T, labels map[string]string) (namespace, subject string) {
+	t.Helper()
+	namespace, err := running.NewNamespace(ctx, labels)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = running.Client.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{
+		ObjectMeta: metav1.ObjectMeta{Name: "app", Annotations: map[string]string{inject.ClientIDAnnotation: clientID}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return namespace, trust(namespace, "app")
+}
+
+// startPod makes one pod and waits until it runs.
+func startPod(ctx context.Context, t *testing.T, namespace string, template corev1.PodTemplateSpec) *corev1.Pod {
+	t.Helper()
+	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
+	pod.Name = "client"
+	if _, err := running.Client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { deletePod(namespace, "client") })
+	pod, err := running.WaitPod(ctx, namespace, "client", cluster.Running)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pod
+}
+
+// deletePod gives the node back what a pod had of it. Nobody waits for it.
+func deletePod(namespace, name string) {
+	now := int64(0)
+	_ = running.Client.CoreV1().Pods(namespace).Delete(context.Background(), name, metav1.DeleteOptions{GracePeriodSeconds: &now})
+}
+
+// getToken has a program of the container get a token, and checks it.
+func getToken(ctx context.Context, t *testing.T, pod *corev1.Pod, subject, program string, args ...string) {
+	t.Helper()
+	output, err := running.Exec(ctx, pod.Namespace, pod.Name, "app", append([]string{program}, args...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkToken(t, output, subject)
+}
+
+// checkInitToken checks the token that the pod's own init container got.
+func checkInitToken(ctx context.Context, t *testing.T, pod *corev1.Pod, subject string) {
+	t.Helper()
+	output, err := running.Logs(ctx, pod.Namespace, pod.Name, "fetch", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkToken(t, output, subject)
+}
+
+// begin is what each test begins with.
+func begin(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	t.Cleanup(func() { checkNodeUntouched(t) })
+	return ctx
+}
+
+// TestInjectedDeployment: by injection alone an application gets tokens, and so do its
+// init containers; another pod in the place of one that is gone too.
+func TestInjectedDeployment(t *testing.T) {
+	ctx := begin(t)
+	namespace, subject := appNamespace(ctx, t, nil)
+	deployments := running.Client.AppsV1().Deployments(namespace)
+	_, err := deployments.Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "client"}, Spec: appsv1.DeploymentSpec{
+		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "client"}}, Template: client(),
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = deployments.Delete(context.Background(), "client", metav1.DeleteOptions{}) })
+	first := podOf(ctx, t, namespace, "app=client", cluster.Running)
+	checkInitToken(ctx, t, first, subject)
+	getToken(ctx, t, first, subject, "/azidentity")
+
+	deletePod(namespace, first.Name)
+	second := podOf(ctx, t, namespace, "app=client", func(p *corev1.Pod) error {
+		if p.Name == first.Name {
+			return errors.New("the first pod is still there")
+		}
+		return cluster.Running(p)
+	})
+	checkInitToken(ctx, t, second, subject)
+	getToken(ctx, t, second, subject, "/azidentity")
+}
+
+// TestInjectedJob: a Job completes, with the sidecar in its pod.
+func TestInjectedJob(t *testing.T) {
+	ctx := begin(t)
+	namespace, subject := appNamespace(ctx, t, nil)
+	template := client(func(p *corev1.PodTemplateSpec) {
+		p.Spec.Containers[0].Command = nil // the client itself
+		p.Spec.RestartPolicy = corev1.RestartPolicyNever
+	})
+	_, err := running.Client.BatchV1().Jobs(namespace).Create(ctx,
+		&batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "client"}, Spec: batchv1.JobSpec{Template: template}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := podOf(ctx, t, namespace, "job-name=client", cluster.Succeeded)
+	checkInitToken(ctx, t, pod, subject)
+	output, err := running.Logs(ctx, namespace, pod.Name, "app", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkToken(t, output, subject)
+	waitComplete(ctx, t, namespace, "client")
+}
+
+func waitComplete(ctx context.Context, t *testing.T, namespace, name string) {
+	t.Helper()
+	err := cluster.Wait(ctx, func(ctx context.Context) error {
+		job, err := running.Client.BatchV1().Jobs(namespace).Get(ctx, name, metav1.GetOptions{})
+		if err == nil && job.Status.Succeeded != 1 {
+			err = errNotComplete
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestForwarded: what is no token comes from the node's own IMDS, through the proxy.
+func TestForwarded(t *testing.T) {
+	ctx := begin(t)
+	namespace, _ := appNamespace(ctx, t, nil)
+	pod := startPod(ctx, t, namespace, client())
+	output, err := running.Exec(ctx, namespace, pod.Name, "app", "/ask", "/metadata/instance?api-version=2021-02-01")
+	if err != nil || !strings.Contains(output, "answered_by") {
+		t.Errorf("instance metadata: %q, %v; want the decoy's answer", output, err)
+	}
+}
+
+// TestSealed: in a sealed pod nothing reaches the node's IMDS, the proxy's own user
+// neither, who is the one that the redirect would let pass otherwise.
+func TestSealed(t *testing.T) {
+	ctx := begin(t)
+	namespace, subject := appNamespace(ctx, t, nil)
+	asProxy := int64(1501)
+	pod := startPod(ctx, t, namespace, client(annotate(inject.RedirectAnnotation, "sealed"), func(p *corev1.PodTemplateSpec) {
+		p.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: &asProxy, RunAsGroup: &asProxy}
+	}))
+	before := len(running.Decoy.Requests())
+	getToken(ctx, t, pod, subject, "/azidentity")
+	if output, err := running.Exec(ctx, namespace, pod.Name, "app", "/ask", "/metadata/instance?api-version=2021-02-01"); err == nil {
+		t.Errorf("instance metadata: %q, want none", output)
+	}
+	if after := running.Decoy.Requests(); len(after) != before {
+		t.Errorf("the node's IMDS was asked %q", after[before:])
+	}
+}
+
+// TestNoRedirect: under the restricted Pod Security Standard, for clients that heed
+// the variable.
+func TestNoRedirect(t *testing.T) {
+	ctx := begin(t)
+	namespace, subject := appNamespace(ctx, t, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
+	pod := startPod(ctx, t, namespace, client(annotate(inject.RedirectAnnotation, "none"), func(p *corev1.PodTemplateSpec) {
+		yes, no := true, false
+		p.Spec.SecurityContext.RunAsNonRoot = &yes
+		p.Spec.SecurityContext.SeccompProfile = &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}
+		for _, c := range []*corev1.Container{&p.Spec.InitContainers[0], &p.Spec.Containers[0]} {
+			c.SecurityContext = &corev1.SecurityContext{AllowPrivilegeEscalation: &no, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
+		}
+		p.Spec.InitContainers[0].Command = []string{"/ask"}
+	}))
+	checkInitToken(ctx, t, pod, subject)
+	getToken(ctx, t, pod, subject, "/ask")
+}
+
+// TestOldStyle: where there are no native sidecars the application still starts after
+// the proxy.
+func TestOldStyle(t *testing.T) {
+	ctx := begin(t)
+	namespace, subject := appNamespace(ctx, t, map[string]string{oldStyleLabel: "true"})
+	pod := startPod(ctx, t, namespace, client(func(p *corev1.PodTemplateSpec) {
+		p.Spec.InitContainers = nil // they come before the proxy
+	}))
+	if got := pod.Spec.Containers[0].Name; got != inject.ProxyName {
+		t.Fatalf("the first container is %s, want %s", got, inject.ProxyName)
+	}
+	getToken(ctx, t, pod, subject, "/azidentity")
+	started := map[string]metav1.Time{}
+	for _, s := range pod.Status.ContainerStatuses {
+		if s.State.Running == nil || s.RestartCount != 0 {
+			t.Fatal(cluster.Describe(pod))
+		}
+		started[s.Name] = s.State.Running.StartedAt
+	}
+	if app, proxy := started["app"], started[inject.ProxyName]; app.Before(&proxy) {
+		t.Error(fmt.Sprintf("the application started at %v, the proxy at %v", app, proxy))
+	}
+}
