@@ -59,25 +59,18 @@ func makeCgroup(name string) error {
 // removeTimeout: the kernel takes a moment to let go of processes that were killed.
 const removeTimeout = 5 * time.Second
 
-// removeCgroups removes the cgroups of every run that has ended: whatever still has
-// processes is left alone, as the kernel sees to.
-func removeCgroups() {
+// removeCgroups removes the cgroups of the run whose process is pid, which has ended
+// or is about to, and of all that ended before.
+func removeCgroups(pid string) {
 	for _, hierarchy := range hierarchies() {
 		runs, _ := filepath.Glob(filepath.Join(hierarchy, cgroupPrefix+"*"))
 		for _, run := range runs {
-			if !alive(run) {
+			owner := strings.TrimPrefix(filepath.Base(run), cgroupPrefix)
+			if owner == pid || !exists("/proc/"+owner) {
 				removeTree(run)
 			}
 		}
 	}
-}
-
-// alive reports whether the run that a cgroup is named after still runs, and is not
-// this one.
-func alive(cgroup string) bool {
-	pid := strings.TrimPrefix(filepath.Base(cgroup), cgroupPrefix)
-	_, err := os.Stat("/proc/" + pid)
-	return err == nil && pid != fmt.Sprint(os.Getpid())
 }
 
 func removeTree(cgroup string) {
@@ -101,7 +94,7 @@ func removeTree(cgroup string) {
 	}
 }
 
-func exists(dir string) bool {
-	_, err := os.Stat(dir)
+func exists(path string) bool {
+	_, err := os.Stat(path)
 	return err == nil
 }

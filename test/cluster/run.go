@@ -32,14 +32,23 @@ var daemonPackages = []string{"etcd-server", "containerd", "runc", "containernet
 // RunTests is what a TestMain does: it builds what is missing, starts a cluster in
 // namespaces of its own, hands it to started, and runs the tests.
 func RunTests(name string, m *testing.M, config Config, started func(context.Context, *Cluster) error) int {
-	cgroup := fmt.Sprintf("%s%d", cgroupPrefix, os.Getpid())
-	if !netns.Inside() {
-		removeCgroups() // of runs that were killed
-		defer removeCgroups()
+	if isGuard() {
+		return 0
 	}
-	return netns.RunMachineTests(name, suite{name, m, config, started}, func(dir string) ([]string, error) {
+	cgroup := fmt.Sprintf("%s%d", cgroupPrefix, os.Getpid())
+	var guard *guard
+	code := netns.RunMachineTests(name, suite{name, m, config, started}, func(dir string) (env []string, err error) {
+		if guard, err = startGuard(dir); err != nil {
+			return nil, err
+		}
 		return prepare(dir, cgroup, config)
 	})
+	if guard != nil {
+		if err := guard.end(); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: cannot clean up: %v\n", name, err)
+		}
+	}
+	return code
 }
 
 // prepare does what needs the world outside.

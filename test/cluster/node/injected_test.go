@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 
@@ -245,6 +244,6 @@ func TestOldStyle(t *testing.T) {
 		started[s.Name] = s.State.Running.StartedAt
 	}
 	if app, proxy := started["app"], started[inject.ProxyName]; app.Before(&proxy) {
-		t.Error(fmt.Sprintf("the application started at %v, the proxy at %v", app, proxy))
+		t.Errorf("the application started at %v, the proxy at %v", app, proxy)
 	}
 }
