@@ -26,7 +26,11 @@ const imagesDir = "images"
 // dir is what Config.Prepare got, module where the program's go.mod is, and args are
 // what go build takes.
 func BuildImage(dir, image, program, module string, args ...string) error {
-	out := filepath.Join(dir, imagesDir, image, program)
+	return Build(filepath.Join(dir, imagesDir, image, program), module, args...)
+}
+
+// Build builds a static Go program, in the process outside, as [BuildImage] does.
+func Build(out, module string, args ...string) error {
 	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-o", out}, args...)...)
 	cmd.Dir, cmd.Env = module, append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := cmd.CombinedOutput(); err != nil {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -118,6 +120,11 @@ func (c *Cluster) runWebhook(ctx context.Context, program string, deployment *ap
 		return nil, err
 	}
 	args := template.Containers[0].Args
+	if slices.Contains(args, "--cert-mode=mounted") {
+		if err := c.mountCertificate(certs, deployment); err != nil {
+			return nil, err
+		}
+	}
 	for i := range args {
 		args[i] = strings.ReplaceAll(args[i], "$(POD_NAMESPACE)", deployment.Namespace)
 	}
@@ -132,6 +139,22 @@ func (c *Cluster) runWebhook(ctx context.Context, program string, deployment *ap
 		return nil, err
 	}
 	return &Process{daemon: d, Namespace: deployment.Namespace}, nil
+}
+
+// mountCertificate puts a certificate of the cluster's authority where the webhook
+// looks for it, as cert-manager and a Secret's volume would.
+func (c *Cluster) mountCertificate(dir string, deployment *appsv1.Deployment) error {
+	name := deployment.Name + "." + deployment.Namespace + ".svc"
+	if err := c.pki.issue(name, pkix.Name{CommonName: name}, name); err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(c.pki.certFile(name), filepath.Join(dir, "tls.crt")), os.Rename(c.pki.keyFile(name), filepath.Join(dir, "tls.key")))
+}
+
+// Authority is the certificate of the cluster's authority, in PEM.
+func (c *Cluster) Authority() (string, error) {
+	authority, err := os.ReadFile(c.pki.caFile())
+	return string(authority), err
 }
 
 // Log is what the webhook has logged.
@@ -180,16 +203,11 @@ current-context: test
 	return path, os.WriteFile(path, []byte(text), 0o600)
 }
 
-// ServingCertificate is a certificate for a server on the node's address, and the
-// authority to trust, in PEM.
-func (c *Cluster) ServingCertificate(name string) (tls.Certificate, []byte, error) {
+// ServingCertificate is a certificate for a server on the node's address, of the
+// cluster's authority.
+func (c *Cluster) ServingCertificate(name string) (tls.Certificate, error) {
 	if err := c.pki.issue(name, pkix.Name{CommonName: name}, NodeAddress); err != nil {
-		return tls.Certificate{}, nil, err
+		return tls.Certificate{}, err
 	}
-	certificate, err := tls.LoadX509KeyPair(c.pki.certFile(name), c.pki.keyFile(name))
-	if err != nil {
-		return tls.Certificate{}, nil, err
-	}
-	authority, err := os.ReadFile(c.pki.caFile())
-	return certificate, authority, err
+	return tls.LoadX509KeyPair(c.pki.certFile(name), c.pki.keyFile(name))
 }

@@ -35,7 +35,11 @@ type azwiServer struct {
 
 func startAzwi(t *testing.T) *azwiServer {
 	t.Helper()
-	certificate, authority, err := running.ServingCertificate("azwi")
+	certificate, err := running.ServingCertificate("azwi")
+	if err != nil {
+		t.Fatal(err)
+	}
+	authority, err := running.Authority()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +47,7 @@ func startAzwi(t *testing.T) *azwiServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &azwiServer{address: listener.Addr().String(), authority: authority, served: map[string]int{}, hooks: map[string]azwi.Webhook{}}
+	s := &azwiServer{address: listener.Addr().String(), authority: []byte(authority), served: map[string]int{}, hooks: map[string]azwi.Webhook{}}
 	server := &http.Server{Handler: s, ReadHeaderTimeout: time.Minute}
 	go server.Serve(listener) // ends with Close
 	t.Cleanup(func() { server.Close() })

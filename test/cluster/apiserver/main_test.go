@@ -5,7 +5,6 @@ package apiserver
 import (
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -15,8 +14,8 @@ import (
 const (
 	repository = "../../.."
 
-	// webhookVar tells the process inside where the webhook's program is.
-	webhookVar = "APISERVER_TEST_WEBHOOK"
+	// programsVar tells the process inside where the programs are.
+	programsVar = "APISERVER_TEST_PROGRAMS"
 
 	// release is the webhook's, and its namespace. firstPort and the next two are its
 	// own; tests that start another take later ones.
@@ -30,6 +29,12 @@ const (
 	clientID = "66666666-7777-4888-9999-aaaaaaaaaaaa"
 )
 
+// programs are what is under test.
+var programs = []string{"webhook", "imds-migrate"}
+
+// program is the path of one that was built.
+func program(name string) string { return filepath.Join(os.Getenv(programsVar), name) }
+
 var (
 	// running is the cluster that all tests share, each in a namespace of its own.
 	running *cluster.Cluster
@@ -40,13 +45,12 @@ var (
 
 func TestMain(m *testing.M) {
 	config := cluster.Config{Prepare: func(dir string) ([]string, error) {
-		program := filepath.Join(dir, "webhook")
-		build := exec.Command("go", "-C", repository, "build", "-buildvcs=false", "-o", program, "./cmd/webhook")
-		build.Stderr = os.Stderr
-		if err := build.Run(); err != nil {
-			return nil, err
+		for _, program := range programs {
+			if err := cluster.Build(filepath.Join(dir, program), repository, "./cmd/"+program); err != nil {
+				return nil, err
+			}
 		}
-		return []string{webhookVar + "=" + program}, cluster.BuildHelm()
+		return []string{programsVar + "=" + dir}, cluster.BuildHelm()
 	}}
 	os.Exit(cluster.RunTests("apiserver", m, config, func(ctx context.Context, c *cluster.Cluster) (err error) {
 		running = c
@@ -70,5 +74,5 @@ func startWebhook(ctx context.Context, own string, port int, values ...string) (
 		name = own
 		values = append(values, "fullnameOverride="+own, "webhook.namespaceSelector[0].operator=In", "webhook.namespaceSelector[0].values[0]="+own)
 	}
-	return running.StartWebhook(ctx, os.Getenv(webhookVar), name, port, values...)
+	return running.StartWebhook(ctx, program("webhook"), name, port, values...)
 }

@@ -68,6 +68,23 @@ func TestOldStyle(t *testing.T) {
 	checkSecondPass(ctx, t, namespace, pod, warning)
 }
 
+// TestMountedCertificate: where somebody else makes the certificate, the webhook has no
+// permission but to read service accounts.
+func TestMountedCertificate(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	authority, err := running.Authority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, namespace := startOwn(ctx, t, "mounted", 9593, "certificates.mode=mounted", "certificates.secretName=mine", "certificates.caBundle="+authority)
+	checkOurs(t, mustCreate(ctx, t, namespace, injected(), ""))
+	roles, err := running.Client.RbacV1().Roles("mounted").List(ctx, metav1.ListOptions{})
+	if err != nil || len(roles.Items) != 0 {
+		t.Errorf("roles %v, %v; want none", roles.Items, err)
+	}
+}
+
 // TestIdentityBindings: tokens come from the cluster's own endpoint, for the pods that
 // ask for it, and are of another audience.
 func TestIdentityBindings(t *testing.T) {

@@ -1,8 +1,11 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -10,6 +13,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 
 	"imds-oidc-proxy/internal/inject"
 	"imds-oidc-proxy/test/cluster"
@@ -228,7 +232,7 @@ func TestNoRedirect(t *testing.T) {
 // the proxy.
 func TestOldStyle(t *testing.T) {
 	ctx := begin(t)
-	namespace, subject := appNamespace(ctx, t, map[string]string{oldStyleLabel: "true"})
+	namespace, subject := appNamespace(ctx, t, map[string]string{oldStyleLabel: "yes"})
 	pod := startPod(ctx, t, namespace, client(func(p *corev1.PodTemplateSpec) {
 		p.Spec.InitContainers = nil // they come before the proxy
 	}))
@@ -246,4 +250,41 @@ func TestOldStyle(t *testing.T) {
 	if app, proxy := started["app"], started[inject.ProxyName]; app.Before(&proxy) {
 		t.Errorf("the application started at %v, the proxy at %v", app, proxy)
 	}
+}
+
+// TestInjectedByCommand: in a namespace that no webhook is for, what imds-migrate has
+// written into the manifests does the same.
+func TestInjectedByCommand(t *testing.T) {
+	ctx := begin(t)
+	namespace, subject := appNamespace(ctx, t, map[string]string{oldStyleLabel: "no"})
+	manifest, err := yaml.Marshal(&appsv1.Deployment{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
+		ObjectMeta: metav1.ObjectMeta{Name: "client", Namespace: namespace},
+		Spec:       appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "client"}}, Template: client()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inject := exec.CommandContext(ctx, os.Getenv(migrateVar), "inject", "--client-id="+clientID, "--tenant-id="+running.Entra.TenantID(),
+		"--authority-host="+running.Entra.AuthorityHost(), "--proxy-image="+cluster.ProxyImage, "--proxy-init-image="+cluster.ProxyInitImage)
+	inject.Stdin = bytes.NewReader(manifest)
+	injected, err := inject.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := cluster.Objects(injected)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, object := range objects {
+		if _, err := running.Apply(ctx, object, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		_ = running.Client.AppsV1().Deployments(namespace).Delete(context.Background(), "client", metav1.DeleteOptions{})
+	})
+	pod := podOf(ctx, t, namespace, "app=client", cluster.Running)
+	checkInitToken(ctx, t, pod, subject)
+	getToken(ctx, t, pod, subject, "/azidentity")
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"imds-oidc-proxy/test/cluster"
@@ -15,9 +16,12 @@ import (
 // at the proxy: the SDK's first version with identities, which knows IMDS only.
 const clientModule = "../../e2e/clients/azidentity"
 
-// oldStyleLabel, on a namespace, asks for the webhook of a cluster without native
-// sidecars.
+// oldStyleLabel, on a namespace, asks with "yes" for the webhook of a cluster without
+// native sidecars, and with "no" for none.
 const oldStyleLabel = "test/old-style"
+
+// migrateVar tells the process inside where imds-migrate is.
+const migrateVar = "NODE_TEST_IMDS_MIGRATE"
 
 // running is the cluster that all tests share, each in a namespace of its own.
 var running *cluster.Cluster
@@ -34,14 +38,17 @@ func TestMain(m *testing.M) {
 				return nil, err
 			}
 		}
-		return nil, cluster.BuildHelm()
+		if err := cluster.Build(filepath.Join(dir, "imds-migrate"), "../../..", "./cmd/imds-migrate"); err != nil {
+			return nil, err
+		}
+		return []string{migrateVar + "=" + filepath.Join(dir, "imds-migrate")}, cluster.BuildHelm()
 	}}
 	os.Exit(cluster.RunTests("node", m, config, func(ctx context.Context, c *cluster.Cluster) error {
 		running = c
 		return errors.Join(
 			c.InstallChart(ctx, "imds-oidc-proxy", "webhook.namespaceSelector[0].key="+oldStyleLabel, "webhook.namespaceSelector[0].operator=DoesNotExist"),
 			c.InstallChart(ctx, "old-style", "fullnameOverride=old-style", "replicas=1", "nativeSidecar=off",
-				"webhook.namespaceSelector[0].key="+oldStyleLabel, "webhook.namespaceSelector[0].operator=Exists"))
+				"webhook.namespaceSelector[0].key="+oldStyleLabel, "webhook.namespaceSelector[0].operator=In", "webhook.namespaceSelector[0].values[0]=yes"))
 	}))
 }
 

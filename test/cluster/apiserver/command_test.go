@@ -1,0 +1,76 @@
+package apiserver
+
+import (
+	"bytes"
+	"context"
+	"os/exec"
+	"reflect"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
+
+	"imds-oidc-proxy/test/cluster"
+)
+
+// byCommand has imds-migrate inject a pod's manifest, with the webhook's settings.
+func byCommand(ctx context.Context, t *testing.T, pod *corev1.Pod) *corev1.Pod {
+	t.Helper()
+	pod = pod.DeepCopy()
+	pod.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
+	manifest, err := yaml.Marshal(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctx, program("imds-migrate"), "inject", "--client-id="+clientID, "--tenant-id="+tenantID,
+		"--proxy-image="+proxyImage, "--proxy-init-image="+proxyInitImage)
+	cmd.Stdin = bytes.NewReader(manifest)
+	output, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := cluster.Objects(output)
+	if err != nil || len(objects) != 1 {
+		t.Fatalf("%d objects, %v; want one", len(objects), err)
+	}
+	injected := new(corev1.Pod)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(objects[0].Object, injected); err != nil {
+		t.Fatal(err)
+	}
+	return injected
+}
+
+// TestCommand: the command makes of a manifest what the webhook makes of its pod, and
+// where both have their turn, the webhook finds nothing left to do.
+func TestCommand(t *testing.T) {
+	for _, c := range injections {
+		if c.pod.Name == "" {
+			continue // volumes are named after the pod, whose name no manifest knows
+		}
+		t.Run(c.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			pod := c.pod.DeepCopy()
+			pod.Spec.AutomountServiceAccountToken = new(bool) // its volume has a name by chance
+			written := byCommand(ctx, t, pod)
+			without, _, err := create(ctx, t, appNamespace(ctx, t, ownWebhookLabel, "nobody"), written)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.check(t, without)
+			for name, with := range map[string]*corev1.Pod{"the webhook": pod, "both": written} {
+				made := mustCreate(ctx, t, appNamespace(ctx, t), with, c.warning)
+				if !reflect.DeepEqual(made.Spec, without.Spec) {
+					t.Errorf("%s made\n%+v\nthe command\n%+v", name, made.Spec, without.Spec)
+				}
+			}
+		})
+	}
+	t.Run("no webhook", func(t *testing.T) { // in the namespaces of the command's pods
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		checkUntouched(t, mustCreate(ctx, t, appNamespace(ctx, t, ownWebhookLabel, "nobody"), injected(), ""))
+	})
+}
