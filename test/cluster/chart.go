@@ -6,20 +6,25 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// BuildHelm builds Helm in the process outside, into Go's cache, where [Chart] finds it.
+// BuildHelm builds Helm in the process outside, into Go's cache, where the one inside
+// finds it.
 func BuildHelm() error {
 	_, err := helm("version")
 	return err
 }
 
-// Chart renders this project's chart for a namespace, which is the release's name too,
+// chart renders this project's chart for a namespace, which is the release's name too,
 // with values as helm's --set takes them.
-func Chart(namespace string, values ...string) ([]*unstructured.Unstructured, error) {
+func (c *Cluster) chart(namespace string, values []string) ([]*unstructured.Unstructured, error) {
 	root, err := repository()
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"template", namespace, filepath.Join(root, "charts/imds-oidc-proxy"), "--namespace=" + namespace, "--kube-version=" + kubernetesVersion}
+	server, err := c.Client.Discovery().ServerVersion()
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"template", namespace, filepath.Join(root, "charts/imds-oidc-proxy"), "--namespace=" + namespace, "--kube-version=" + server.GitVersion}
 	for _, value := range values {
 		args = append(args, "--set="+value)
 	}
@@ -29,9 +34,6 @@ func Chart(namespace string, values ...string) ([]*unstructured.Unstructured, er
 	}
 	return Objects([]byte(rendered))
 }
-
-// kubernetesVersion is what the chart is told, whose rendering asks no server.
-const kubernetesVersion = "1.34.4"
 
 func helm(args ...string) (string, error) {
 	root, err := repository()

@@ -62,7 +62,7 @@ func (c *Cluster) InstallChart(ctx context.Context, namespace string, values ...
 
 // applyChart applies what the chart renders, and returns its Deployment.
 func (c *Cluster) applyChart(ctx context.Context, namespace string, values ...string) (*appsv1.Deployment, error) {
-	objects, err := Chart(namespace, append(values, "namespace.create=true")...)
+	objects, err := c.chart(namespace, append(values, "namespace.create=true"))
 	if err != nil {
 		return nil, err
 	}

@@ -111,7 +111,8 @@ func begin(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
-	t.Cleanup(func() { checkNodeUntouched(t) })
+	since := len(running.Decoy.Requests())
+	t.Cleanup(func() { checkNodeUntouched(t, since) })
 	return ctx
 }
 
