@@ -125,8 +125,11 @@ func (h hint) advise(clientID, resource string, token FederatedToken) string {
 	case hintCredential:
 		return credentialCommands(clientID, issuer, subject, shellSafe(strings.Join(token.Audiences, " ")))
 	case hintIssuer:
-		return fmt.Sprintf("the issuer's documents must be readable from the internet: curl '%s/.well-known/openid-configuration'",
-			strings.TrimSuffix(issuer, "/"))
+		const needed = "the issuer's documents must be readable from the internet"
+		if !strings.HasPrefix(issuer, "https://") { // curl would take a leading dash for an option
+			return needed + ", at its https:// address"
+		}
+		return fmt.Sprintf(needed+": curl '%s/.well-known/openid-configuration'", strings.TrimSuffix(issuer, "/"))
 	case hintClock:
 		return "compare the node's and the cluster's clocks, and see that the kubelet renews the token file"
 	case hintClientID:

@@ -62,7 +62,21 @@ func (d *discovery) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 	}
+	if note, ok := req.Context().Value(usedDocument{}).(**document); ok {
+		*note = doc
+	}
 	return doc.response(req), nil
+}
+
+// usedDocument is the key of a context for a **document: where to note which one an
+// exchange was given.
+type usedDocument struct{}
+
+// noteDocument returns a context for one exchange, and where the document that it is
+// given will stand; nil until then.
+func noteDocument(ctx context.Context) (context.Context, **document) {
+	used := new(*document)
+	return context.WithValue(ctx, usedDocument{}, used), used
 }
 
 // CloseIdleConnections also ends a fetch that nobody may wait for any more.
@@ -142,12 +156,17 @@ func (d *discovery) fetch(req *http.Request) (*document, error) {
 	return doc, nil
 }
 
-// judge is told whether an exchange was answered by Entra, as its token or its
-// error code shows. Until one was, an exchange that failed may be the document's
-// fault, which may be wrong in ways that MSAL alone can tell: it is soon fetched anew.
-func (d *discovery) judge(answered bool) {
+// judge is told whether an exchange that used a document was answered by Entra, as its
+// token or its error code shows. Until one was, an exchange that failed may be the
+// document's fault, which may be wrong in ways that MSAL alone can tell: it is soon
+// fetched anew. What became of a document says nothing about the one that took its
+// place meanwhile.
+func (d *discovery) judge(used *document, answered bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if used == nil || used != d.known {
+		return
+	}
 	d.proven = d.proven || answered
 	d.doubted = !d.proven
 }

@@ -40,7 +40,8 @@ func TestOldDiscoveryIsUsedWhileItIsFetchedAnew(t *testing.T) {
 				if got := p.idp.Counts().TenantDiscovery; got != 2 {
 					t.Errorf("%d discovery requests, want 2", got)
 				}
-				time.Sleep(exchange.TryTimeout) // a fetch that hangs ends
+				time.Sleep(exchange.TryTimeout)
+				synctest.Wait() // a fetch that hangs has ended, not merely come to its end
 				p.idp.Heal()
 				time.Sleep(30 * time.Second)
 				for range 5 {
@@ -55,4 +56,35 @@ func TestOldDiscoveryIsUsedWhileItIsFetchedAnew(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What the old document proves, it does not prove of the one that came meanwhile: that
+// one may be wrong, and is then soon fetched anew.
+func TestNewDiscoveryIsNotProvenByTheOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := bubblePod(t, entra.Config{TokenLifetime: time.Hour})
+		s := p.service(t)
+		if _, err := p.get(t, s); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(25 * time.Hour)
+		if err := p.token.Renew(); err != nil {
+			t.Fatal(err)
+		}
+		p.idp.FailNext(1, entra.FaultSlow(time.Second).On(entra.TokenEndpoint))
+		p.idp.FailNext(1, entra.FaultEdit("moved", func(answer map[string]any) {
+			answer["token_endpoint"] = "https://moved.example.test/token"
+		}).On(entra.TenantDiscovery))
+		if err := s.Exchange(t.Context(), clientID, resource); err != nil {
+			t.Fatalf("by the old document: %v", err)
+		}
+		synctest.Wait()
+		if err := s.Exchange(t.Context(), clientID, resource); err == nil {
+			t.Fatal("an exchange got through by a document that leads nowhere")
+		}
+		time.Sleep(30 * time.Second)
+		if err := s.Exchange(t.Context(), clientID, resource); err != nil {
+			t.Errorf("half a minute later: %v", err)
+		}
+	})
 }

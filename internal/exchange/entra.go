@@ -74,14 +74,15 @@ func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string)
 	if err != nil {
 		return grant{}, &Error{Kind: FederatedTokenUnusable, Detail: fileDetail(err), federated: token}
 	}
+	ctx, used := noteDocument(ctx)
 	result, err := e.acquire(ctx, clientID, scope(resource), func() (string, error) { return *token.raw, nil })
 	if err != nil {
 		failed := classify(ctx, err)
 		failed.federated = token
-		e.discovery.judge(failed.Code != 0)
+		e.discovery.judge(*used, failed.Code != 0)
 		return grant{}, failed
 	}
-	e.discovery.judge(true)
+	e.discovery.judge(*used, true)
 	if fault := unusable(result, began); fault != "" {
 		return grant{}, &Error{Kind: Unavailable, Detail: fault, federated: token}
 	}

@@ -28,8 +28,8 @@ var (
 	refreshBackoff = backoff{first: 15 * time.Second, most: 5 * time.Minute}
 )
 
-// localRest is how long a federated token that cannot be read is not read again. No
-// packet leaves the pod for it, and it may be there in a moment.
+// localRest is how long a federated token that cannot be read is not read again, where
+// a caller waits. No packet leaves the pod for it, and it may be there in a moment.
 const localRest = time.Second
 
 // tenantThrottled is the AADSTS code of an Entra that throttles the whole tenant,
@@ -134,7 +134,7 @@ func rest(err *Error, streak int, haveToken bool, spread float64) time.Duration 
 	}
 	b := faultBackoff
 	switch {
-	case err.Kind == FederatedTokenUnusable && err.Code == 0:
+	case err.Kind == FederatedTokenUnusable && err.Code == 0 && !haveToken:
 		return localRest
 	case err.Kind.Permanent():
 		b = permanentBackoff

@@ -2,6 +2,7 @@ package exchange_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -95,6 +96,24 @@ func TestHintIsSafeToPaste(t *testing.T) {
 			if strings.ContainsAny(inside[i], "`$\\\n\x1b") {
 				t.Errorf("unsafe: %q", inside[i])
 			}
+		}
+	})
+}
+
+// An issuer is the word of whoever wrote the token: at the place of a URL, curl would
+// read an option.
+func TestHintGivesNoCommandForWhatIsNoURL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := bubblePod(t, entra.Config{})
+		p.idp.FailAlways(entra.FaultAADSTS(50166))
+		if err := p.token.Write(p.idp.SignFederatedToken(entra.Claims{Issuer: "-K/tmp/x"})); err != nil {
+			t.Fatal(err)
+		}
+		_, err := p.get(t, p.service(t))
+		if e, ok := errors.AsType[*exchange.Error](err); !ok || e.Hint == "" || strings.Contains(e.Hint, "curl") || strings.Contains(e.Hint, "-K") {
+			t.Errorf("got %v", err)
+		} else {
+			t.Log(e.Hint)
 		}
 	})
 }

@@ -117,26 +117,34 @@ func TestIdleTokenIsReplacedWhenAskedForAgain(t *testing.T) {
 }
 
 func TestRefreshThatFailsIsTriedAgainLessAndLessOften(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeEntra{life: 24 * time.Hour}
-		s := fakeService(t, f)
-		defer run(t, s)()
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
-		f.failWith((&exchange.Error{Kind: exchange.Unavailable, Detail: "down"}).RetrySoon())
-		time.Sleep(15 * time.Hour)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
-		calls := f.all()[resource][1:]
-		// 15 s, 30 s, 1, 2, 4 and then 5 minutes: 3 hours have room for about 40.
-		if len(calls) < 35 || len(calls) > 45 {
-			t.Errorf("%d tries in an outage of 3 hours, want about 40", len(calls))
-		}
-		f.failWith(nil)
-		time.Sleep(10 * time.Minute)
-		got, err := ask(t, s, exchange.Request{})
-		if err != nil || got.Token.NotBefore.Before(time.Now().Add(-10*time.Minute)) {
-			t.Errorf("10 minutes after the outage: a token of %s, error %v", got.Token.NotBefore, err)
-		}
-	})
+	for name, failure := range map[string]*exchange.Error{
+		"Entra is down": (&exchange.Error{Kind: exchange.Unavailable, Detail: "down"}).RetrySoon(),
+		// A thousand keys would else open the file a thousand times a second.
+		"the federated token cannot be read": {Kind: exchange.FederatedTokenUnusable, Detail: "does not exist"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeEntra{life: 24 * time.Hour}
+				s := fakeService(t, f)
+				defer run(t, s)()
+				wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+				f.failWith(failure)
+				time.Sleep(15 * time.Hour)
+				wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+				calls := f.all()[resource][1:]
+				// 15 s, 30 s, 1, 2, 4 and then 5 minutes: 3 hours have room for about 40.
+				if len(calls) < 35 || len(calls) > 45 {
+					t.Errorf("%d tries in an outage of 3 hours, want about 40", len(calls))
+				}
+				f.failWith(nil)
+				time.Sleep(10 * time.Minute)
+				got, err := ask(t, s, exchange.Request{})
+				if err != nil || got.Token.NotBefore.Before(time.Now().Add(-10*time.Minute)) {
+					t.Errorf("10 minutes after the outage: a token of %s, error %v", got.Token.NotBefore, err)
+				}
+			})
+		})
+	}
 }
 
 func TestPrefetchedTokensAreReadyAndStayReady(t *testing.T) {
