@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -122,7 +123,17 @@ func (b *bench) run(ctx context.Context, s scenario, j job) observed {
 	o.countRequests(b.pod.ProxyLog.String()[logged:])
 	o.exchanges = b.exchangesFor(o.resource)
 	o.node = b.nodeRequests() - asked
+	b.waitUntil(ctx, quietTime, b.quietIsOver)
 	return o
+}
+
+// quietIsOver reports whether the proxy may ask Entra again. A throttle quiets it for
+// the client ID, which the next scenario has too, for half as long again as Entra said
+// at the most (docs/adr/0024).
+func (b *bench) quietIsOver() bool {
+	return !slices.ContainsFunc(b.pod.Entra.Exchanges(), func(x entra.Exchange) bool {
+		return x.Status == http.StatusTooManyRequests && time.Since(x.Time) < quietTime
+	})
 }
 
 func (b *bench) exchangesFor(resource string) []entra.Exchange {

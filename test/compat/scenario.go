@@ -41,6 +41,9 @@ const (
 
 	// throttle is Entra's Retry-After, which the next exchange has to respect.
 	throttle = 2 * time.Second
+
+	// quietTime is how long after a throttle no other scenario begins.
+	quietTime = 2 * throttle
 )
 
 // place is where the application is.
