@@ -149,8 +149,10 @@ func annotationNames() []string {
 	return names
 }
 
-// pod is what the API server would be sent for a template. Controllers name their pods
-// after themselves; the name is for what inject derives from it.
+// pod is what the API server would be sent for a template, but for the name, which is
+// not known yet: a Deployment's pods are called after a ReplicaSet that does not exist.
+// inject derives names from it that azure-workload-identity's webhook has to find again,
+// and chooses others where there is none.
 func (o object) pod(template *manifest.Node) (*corev1.Pod, error) {
 	if err := errors.Join(unquoted(template.Get("metadata")), unquotedEnv(template.Get("spec"))); err != nil {
 		return nil, err
@@ -161,7 +163,7 @@ func (o object) pod(template *manifest.Node) (*corev1.Pod, error) {
 	}
 	pod.Namespace = o.namespace
 	if o.kind != "Pod" {
-		pod.Name, pod.GenerateName = "", o.name+"-"
+		pod.Name, pod.GenerateName = "", ""
 	}
 	return pod, nil
 }

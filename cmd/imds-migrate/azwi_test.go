@@ -1,0 +1,62 @@
+package main
+
+import (
+	"encoding/json"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"imds-oidc-proxy/test/azwi"
+)
+
+// TestInjectedTemplatesPassAzureWorkloadIdentity: where its webhook is in the cluster, it
+// sees the pods of an injected Deployment under names that no manifest knows. What it adds
+// may share neither name nor path with what is there: the API server refuses such pods.
+func TestInjectedTemplatesPassAzureWorkloadIdentity(t *testing.T) {
+	const manifest = `{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "shop"}, "spec": {"template": {
+  "metadata": {
+    "labels": {"azure.workload.identity/use": "true"},
+    "annotations": {"azure.workload.identity/inject-proxy-sidecar": "true"}},
+  "spec": {"containers": [{"name": "app", "image": "registry.example.test/app:1"}]}}}}`
+	for _, layout := range []azwi.Layout{azwi.V160, azwi.Older, azwi.Newer} {
+		// Below Kubernetes 1.32 it looks for its proxy among the containers only.
+		for native, mode := range map[bool]string{true: "--native-sidecar=on", false: "--native-sidecar=off"} {
+			var deployment appsv1.Deployment
+			if err := json.Unmarshal(filter(t, []byte(manifest), mode), &deployment); err != nil {
+				t.Fatal(err)
+			}
+			pod := &corev1.Pod{ObjectMeta: deployment.Spec.Template.ObjectMeta, Spec: deployment.Spec.Template.Spec}
+			pod.GenerateName = "shop-6f9c7d5b8d-"
+			mutated, err := azwi.Webhook{Layout: layout, NativeSidecar: native, TenantID: "22222222-2222-4222-8222-222222222222"}.Mutate(pod, new(corev1.ServiceAccount))
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkNothingTwice(t, mutated)
+		}
+	}
+}
+
+func checkNothingTwice(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
+	once := func(what string, seen map[string]bool, name string) {
+		if seen[name] {
+			t.Errorf("%s %s is there twice", what, name)
+		}
+		seen[name] = true
+	}
+	volumes, containers := map[string]bool{}, map[string]bool{}
+	for _, v := range pod.Spec.Volumes {
+		once("volume", volumes, v.Name)
+	}
+	for _, c := range append(pod.Spec.InitContainers, pod.Spec.Containers...) {
+		once("container", containers, c.Name)
+		paths := map[string]bool{}
+		for _, m := range c.VolumeMounts {
+			once("in "+c.Name+": mount path", paths, m.MountPath)
+		}
+	}
+	if !containers["azwi-proxy"] {
+		t.Error("the manifest was not injected")
+	}
+}
