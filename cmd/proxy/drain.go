@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -19,6 +20,11 @@ const (
 	// finding this one closed under its request.
 	settleTime = 200 * time.Millisecond
 
+	// silentTime is how long a connection that never said a byte may have to say one.
+	// Clients send their request within a millisecond of connecting, and within some
+	// hundred of them on a machine that is overloaded by their number.
+	silentTime = 2 * time.Second
+
 	// settleLook is between looks at whether connections still wait to be accepted.
 	settleLook = 5 * time.Millisecond
 )
@@ -28,8 +34,8 @@ const (
 // Closing a listener resets the connections that the kernel has made and the
 // process has yet to accept: under load, dozens. So first the door is shut to new
 // ones, and those in the queue are accepted; the listener is closed when it is empty.
-// By then each connection has had its time to say something: those that did not are
-// ended as idle ones are.
+// Connections that say nothing by then have some time to do so, and are ended as idle
+// ones are.
 type drain struct {
 	listener  net.Listener // the kernel's own
 	silent    *silentConns // the same, and what it accepted
@@ -52,7 +58,7 @@ func (d *drain) handler(next http.Handler) http.Handler {
 func (d *drain) end(ctx context.Context, server *http.Server) error {
 	d.listening.Store(false)
 	d.closing.Store(true)
-	if err := d.settle(ctx); err != nil { // as where a sandbox has no socket filters
+	if err := d.settle(ctx); err != nil { // as on an old kernel
 		d.log.Warn("requests that were not accepted yet may be lost", zap.Error(err))
 	} else {
 		d.silent.end()
@@ -61,7 +67,7 @@ func (d *drain) end(ctx context.Context, server *http.Server) error {
 }
 
 // listen opens a port of the loopback address. It is plain TCP: Go would have
-// Multipath TCP, which takes no socket filter and is of no use on loopback.
+// Multipath TCP, of whose listeners the kernel's own is hidden from [refuseNew].
 func listen(ctx context.Context, port int) (net.Listener, error) {
 	var config net.ListenConfig
 	config.SetMultipathTCP(false)
@@ -79,7 +85,8 @@ func (d *drain) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := control(conn, refuseSYN); err != nil {
+	if err := control(conn, refuseNew); err != nil {
+		rest(ctx, settleTime) // for the sake of the connections that are open
 		return err
 	}
 	ticker := time.NewTicker(settleLook)
@@ -94,9 +101,26 @@ func (d *drain) settle(ctx context.Context) error {
 		if err := control(conn, func(fd int) (err error) { waiting, err = acceptable(fd); return err }); err != nil {
 			return err
 		}
-		if !waiting && time.Since(began) >= settleTime {
+		if d.settled(waiting, time.Since(began)) {
 			return nil
 		}
+	}
+}
+
+// settled reports whether nobody is left to wait for, after the door has been shut for
+// a time.
+func (d *drain) settled(waiting bool, shut time.Duration) bool {
+	if waiting || shut < settleTime {
+		return false
+	}
+	return shut >= silentTime || d.silent.count() == 0
+}
+
+// rest waits, or until ctx ends.
+func rest(ctx context.Context, pause time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(pause):
 	}
 }
 
@@ -108,24 +132,12 @@ func control(conn syscall.RawConn, do func(fd int) error) error {
 	return doErr
 }
 
-// refuseSYN has the kernel drop what would begin a connection, and nothing else:
-// handshakes under way come to their end. Whoever tries is refused a second later,
-// when it tries again and the listener is closed.
-func refuseSYN(fd int) error {
-	const (
-		tcpFlags = 13 // the offset of the flags in a TCP header
-		syn, ack = 0x02, 0x10
-		all      = 0xffffffff
-	)
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: tcpFlags},
-		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: syn | ack},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: syn, Jt: 0, Jf: 1},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-		{Code: unix.BPF_RET | unix.BPF_K, K: all},
-	}
-	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-		&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+// refuseNew takes the listener off every device that there is: the kernel answers
+// what would begin a connection as on a closed port, and handshakes under way come to
+// their end. It takes no capability, since Linux 5.7.
+func refuseNew(fd int) error {
+	const noDevice = math.MaxInt32 // an index that no device has
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, noDevice)
 }
 
 // acceptable reports whether a connection waits to be accepted.

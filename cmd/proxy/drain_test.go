@@ -34,6 +34,7 @@ func startProcess(t *testing.T, p *pod) *exec.Cmd {
 	}
 	cmd := exec.Command(binary)
 	cmd.Args[0] = "proxy"
+	cmd.SysProcAttr = asSidecar()
 	var log syncBuffer
 	cmd.Stderr = &log
 	p.environment["PROXY_LOG_LEVEL"] = "warn"
@@ -51,6 +52,16 @@ func startProcess(t *testing.T, p *pod) *exec.Cmd {
 	})
 	p.waitReady(t)
 	return cmd
+}
+
+// asSidecar has a program run as the sidecar does: as UID 1501, without a capability
+// in the network namespace. A plain user has none either.
+func asSidecar() *syscall.SysProcAttr {
+	if os.Getuid() != 0 {
+		return nil
+	}
+	sidecar := []syscall.SysProcIDMap{{ContainerID: 1501, HostID: 0, Size: 1}} // owner of the test's files still
+	return &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: sidecar, GidMappings: sidecar}
 }
 
 // load is what became of the requests of all clients.

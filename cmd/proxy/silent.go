@@ -35,6 +35,13 @@ func (l *silentConns) Accept() (net.Conn, error) {
 	return c, nil
 }
 
+// count is how many connections are silent still.
+func (l *silentConns) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.silent)
+}
+
 // end has the server read the end of each connection that is silent still.
 func (l *silentConns) end() {
 	l.mu.Lock()
