@@ -6,8 +6,8 @@ import corev1 "k8s.io/api/core/v1"
 // [*Refusal]. A nil service account is one without annotations. The configuration
 // has to be valid.
 func Pod(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (Result, error) {
-	if pod.Labels[UseLabel] != "true" {
-		return Result{Warnings: warnUnlabelled(pod)}, nil
+	if warnings, skipped := Skipped(pod); skipped {
+		return Result{Warnings: warnings}, nil
 	}
 	s, err := readSettings(pod, account, config)
 	if err != nil {
@@ -28,6 +28,23 @@ func Pod(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (Result
 	p.tokenVolume()
 	return Result{Patch: p.operations, Warnings: p.warn()}, nil
 }
+
+// Skipped reports whether a pod takes no part, whatever its service account says, and
+// what its author should know of that.
+func Skipped(pod *corev1.Pod) (warnings []string, skipped bool) {
+	if pod.Labels[UseLabel] != "true" {
+		return warnUnlabelled(pod), true
+	}
+	// The kubelet runs what its file says, and the API server takes no service account
+	// in the copy: a patch would be refused, or show what is not so.
+	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
+		return []string{StaticPod}, true
+	}
+	return nil, false
+}
+
+// StaticPod is why a mirror pod is left alone.
+const StaticPod = "a static pod, which its node's kubelet reads from a file: left as it is; change that file"
 
 // plan grows a patch. Its operations are in an order that keeps the indexes of the
 // pod as it was: first what goes into containers, then removals from the highest
