@@ -113,7 +113,8 @@ func (a Annotation) value(pod *corev1.Pod, account *corev1.ServiceAccount) (valu
 	if a.On == onPod || account == nil {
 		return "", "", false
 	}
-	// An empty value says nothing, as azure-workload-identity reads it too.
+	// An empty value says nothing. azure-workload-identity takes an empty tenant-id for
+	// a tenant, and such pods get none.
 	value = account.Annotations[a.Name]
 	return value, "service account " + account.Name + ": annotation " + a.Name, value != ""
 }

@@ -129,11 +129,11 @@ func readTenantID(s *settings, value string) error {
 }
 
 func readExpiration(s *settings, value string) error {
-	seconds, err := strconv.ParseInt(value, 10, 64)
+	seconds, err := strconv.ParseUint(value, 10, 32)
 	if err != nil || seconds < minExpiration || seconds > maxExpiration {
 		return fmt.Errorf("write seconds, from %d to %d", minExpiration, maxExpiration)
 	}
-	s.expiration, s.expirationSaid = seconds, true
+	s.expiration, s.expirationSaid = int64(seconds), true
 	return nil
 }
 

@@ -44,7 +44,9 @@ func (p *plan) warnIdentity() {
 
 func (p *plan) warnSkipped() {
 	unknown := slices.DeleteFunc(slices.Clone(p.settings.skip), func(name string) bool {
-		return slices.ContainsFunc(places(p.pod), func(c place) bool { return c.Name == name })
+		// For azure-workload-identity, which gives them a token otherwise.
+		ours := name == ProxyName || name == ProxyInitName
+		return ours || slices.ContainsFunc(places(p.pod), func(c place) bool { return c.Name == name })
 	})
 	if len(unknown) > 0 {
 		p.warnf("annotation %s: the pod has no container %q", SkipContainersAnnotation, shorten(strings.Join(unknown, "; ")))

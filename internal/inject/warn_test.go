@@ -41,6 +41,7 @@ func TestWarnings(t *testing.T) {
 			[]string{`annotation imds-oidc-proxy/redirect has no effect without azure.workload.identity/inject-proxy-sidecar: "true"`}},
 		{"nobody to skip", injected(annotate(inject.SkipContainersAnnotation, "ap; app")), config(),
 			[]string{`annotation azure.workload.identity/skip-containers: the pod has no container "ap"`}},
+		{"ours skipped", labelled(annotate(inject.SkipContainersAnnotation, "azwi-proxy-init; azwi-proxy")), config(), nil},
 		{"none", injected(annotate(inject.RedirectAnnotation, "none"), privileged), config(),
 			[]string{"imds-oidc-proxy/redirect: none: tokens go to the clients that heed AZURE_POD_IDENTITY_AUTHORITY_HOST only, and nothing keeps the pod from the node's IMDS"}},
 		{"privileged", injected(privileged), config(), []string{`container "app" is privileged or has NET_ADMIN: it can take the redirect away`}},
