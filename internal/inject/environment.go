@@ -77,7 +77,7 @@ func (p *plan) environment(c place) error {
 	}
 	var missing []corev1.EnvVar
 	for _, env := range want {
-		i := slices.IndexFunc(c.Env, func(have corev1.EnvVar) bool { return have.Name == env.Name })
+		i := variable(c.Container, env.Name)
 		switch {
 		case i < 0:
 			missing = append(missing, env)
@@ -86,10 +86,31 @@ func (p *plan) environment(c place) error {
 		}
 	}
 	appendAll(p, c.path()+"/env", len(c.Env), missing)
-	if !mounted {
+	if !mounted && needsMount(c.Container, missing, mountPath) {
 		appendAll(p, c.path()+"/volumeMounts", len(c.VolumeMounts), []corev1.VolumeMount{p.mount(mountPath)})
 	}
+	p.warnNoToken(c, mountPath)
 	return nil
+}
+
+// variable is the index of a container's variable. -1: it has none of that name.
+func variable(c *corev1.Container, name string) int {
+	return slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == name })
+}
+
+// needsMount: a container whose author says where its token is has no use for ours.
+// That it has none of our mounts is also what tells the next pass that the path is the
+// author's.
+func needsMount(c *corev1.Container, added []corev1.EnvVar, mountPath string) bool {
+	i := variable(c, envTokenFile)
+	return i < 0 || !isPath(c.Env[i]) || below(c.Env[i].Value, mountPath) ||
+		slices.ContainsFunc(added, func(e corev1.EnvVar) bool { return below(e.Value, mountPath) })
+}
+
+// isPath reports whether a variable's value can be read here: it is written out, and
+// holds no reference to another.
+func isPath(e corev1.EnvVar) bool {
+	return e.ValueFrom == nil && strings.HasPrefix(e.Value, "/") && !strings.Contains(e.Value, "$(")
 }
 
 func (p *plan) mount(mountPath string) corev1.VolumeMount {
@@ -109,7 +130,7 @@ func (p *plan) mountPath(c place) (mountPath string, mounted bool, err error) {
 	if taken < 0 {
 		return p.token.mountPath, false, nil
 	}
-	if slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == envTokenFile }) {
+	if variable(c.Container, envTokenFile) >= 0 {
 		return p.token.mountPath, true, nil
 	}
 	return "", false, refuse(c.field("volumeMounts"), "volume %q is mounted at %s, where the federated token goes; mount it elsewhere, or name the container in %s",
@@ -118,13 +139,21 @@ func (p *plan) mountPath(c place) (mountPath string, mounted bool, err error) {
 
 // dangling reports whether a webhook wrote this path for a mount that another
 // webhook has moved since: newer azure-workload-identity mounts in place of our path
-// one of its own, and keeps the variable that points into ours.
+// one of its own, and keeps the variable that points into ours. The moved mount is what
+// tells such a path from one that the pod's author wrote, which stays.
 func dangling(c *corev1.Container, env corev1.EnvVar, mountPath string) bool {
-	if env.Name != envTokenFile && env.Name != envCAFile || !below(env.Value, secretsRoot) {
+	file := map[string]string{envTokenFile: tokenPath, envCAFile: caPath}[env.Name]
+	if file == "" || !below(env.Value, secretsRoot) || !strings.HasSuffix(env.Value, "/"+file) {
 		return false
 	}
-	return !below(env.Value, mountPath) && !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return below(env.Value, m.MountPath)
+	moved := slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return reserved(m.Name) })
+	return moved && !below(env.Value, mountPath) && !mountedIn(c, env.Value)
+}
+
+// mountedIn reports whether a file is in a volume of the container, or is one.
+func mountedIn(c *corev1.Container, file string) bool {
+	return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return below(file, m.MountPath) || path.Clean(file) == path.Clean(m.MountPath)
 	})
 }
 

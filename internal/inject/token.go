@@ -27,8 +27,7 @@ const (
 	// azure-workload-identity's webhook, whose mount may not share a path with ours.
 	templateMountPath = "/var/run/secrets/azure/imds-oidc-proxy"
 
-	// secretsRoot is above all of these. A path below it that no mount covers was
-	// written by a webhook, for a mount that another one has moved since.
+	// secretsRoot is above all of these.
 	secretsRoot = "/var/run/secrets/azure"
 
 	tokenPath = "token/azure-identity-token"

@@ -42,6 +42,18 @@ func (p *plan) warnIdentity() {
 	}
 }
 
+// warnNoToken is for a path that the author wrote and nothing is mounted at.
+func (p *plan) warnNoToken(c place, mountPath string) {
+	i := variable(c.Container, envTokenFile)
+	if i < 0 || !isPath(c.Env[i]) {
+		return
+	}
+	if env := c.Env[i]; !mountedIn(c.Container, env.Value) && !below(env.Value, mountPath) && !dangling(c.Container, env, mountPath) {
+		p.warnf("container %q keeps its own %s, and mounts no volume at %s; remove the variable for the token that is injected",
+			shorten(c.Name), envTokenFile, shorten(env.Value))
+	}
+}
+
 func (p *plan) warnSkipped() {
 	unknown := slices.DeleteFunc(slices.Clone(p.settings.skip), func(name string) bool {
 		// For azure-workload-identity, which gives them a token otherwise.
