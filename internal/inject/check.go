@@ -1,6 +1,8 @@
 package inject
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -9,7 +11,7 @@ func (s *settings) check(pod *corev1.Pod, account *corev1.ServiceAccount) error 
 	if !s.inject {
 		return nil
 	}
-	for _, check := range []func(*corev1.Pod) error{checkPlatform, s.checkPorts, s.checkUser} {
+	for _, check := range []func(*corev1.Pod) error{checkPlatform, checkNames, s.checkPorts, s.checkUser} {
 		if err := check(pod); err != nil {
 			return err
 		}
@@ -27,6 +29,15 @@ func checkPlatform(pod *corev1.Pod) error {
 		return refuse("spec.nodeSelector", "windows: redirect and proxy are for Linux; remove annotation %s", InjectProxyAnnotation)
 	}
 	return nil
+}
+
+// checkNames: what has our names is replaced, and of such a pod nothing would be left.
+func checkNames(pod *corev1.Pod) error {
+	list := pod.Spec.Containers
+	if len(list) == 0 || slices.ContainsFunc(list, func(c corev1.Container) bool { return !isOurs(c) }) {
+		return nil
+	}
+	return refuse("spec.containers["+list[0].Name+"].name", "the name is for the container that is injected, and the pod has no other; write another name")
 }
 
 func (s *settings) checkPorts(pod *corev1.Pod) error {

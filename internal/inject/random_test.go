@@ -12,6 +12,7 @@ import (
 type random struct {
 	*rand.Rand
 	cache bool // the pod has a volume of this name
+	token bool // and one with a token of its own
 }
 
 type object = map[string]any
@@ -33,7 +34,8 @@ func (n rawNumber) MarshalJSON() ([]byte, error) { return []byte(n), nil }
 
 func (r random) pod() object {
 	r.cache = r.one(2)
-	metadata := object{"labels": object{inject.UseLabel: "true", "app": "a"}, "annotations": r.annotations()}
+	r.token = r.cache && r.one(3)
+	metadata := object{"labels": r.labels(), "annotations": r.annotations()}
 	if r.one(2) {
 		metadata["name"] = "app"
 	} else if r.one(2) {
@@ -58,6 +60,14 @@ func (r random) pod() object {
 		spec["restartPolicy"] = pick(r, "Always", "Never", "OnFailure")
 	}
 	return r.unknown(object{"apiVersion": "v1", "kind": "Pod", "metadata": r.unknown(metadata), "spec": r.unknown(spec)})
+}
+
+func (r random) labels() object {
+	l := object{inject.UseLabel: "true", "app": "a"}
+	if r.one(8) {
+		l["imds-oidc-proxy/metrics"] = pick(r, "true", "yes")
+	}
+	return l
 }
 
 func (r random) annotations() object {
@@ -96,7 +106,7 @@ func (r random) containers(name string, n int) []any {
 		case r.one(4):
 			c["volumeMounts"] = []any{}
 		case r.cache:
-			c["volumeMounts"] = []any{r.unknown(object{"name": "cache", "mountPath": "/cache"})}
+			c["volumeMounts"] = r.mounts()
 		}
 		if r.one(3) {
 			c["ports"] = []any{r.unknown(object{"containerPort": 7000 + r.IntN(3)})}
@@ -109,13 +119,37 @@ func (r random) containers(name string, n int) []any {
 	return list
 }
 
+func (r random) mounts() []any {
+	list := []any{r.unknown(object{"name": "cache", "mountPath": "/cache"})}
+	if r.token && r.one(2) {
+		list = append(list, r.unknown(object{"name": "own-token", "mountPath": pick(r, "/tokens", "/var/run/secrets/azure/tokens")}))
+	}
+	return list
+}
+
+// ownPaths are token files as authors write them: at the paths of webhooks, old and new,
+// at their own, and where nothing is.
+var ownPaths = []string{
+	"/var/run/secrets/azure/wi/token/azure-identity-token",
+	"/var/run/secrets/azure/imds-oidc-proxy/token/azure-identity-token",
+	"/var/run/secrets/azure/tokens/azure-identity-token",
+	"/tokens/azure-identity-token",
+	"$(TOKENS)/token",
+	"",
+}
+
 func (r random) variables() []any {
 	list := []any{}
-	for i, name := range []string{"A", "B", "AZURE_CLIENT_ID", "AZURE_AUTHORITY_HOST", "HTTPS_PROXY"} {
+	for i, name := range []string{"A", "AZURE_FEDERATED_TOKEN_FILE", "B", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST", "HTTPS_PROXY"} {
+		value := fmt.Sprint(i)
+		if name == "AZURE_FEDERATED_TOKEN_FILE" {
+			value = pick(r, ownPaths...)
+		}
 		if r.one(3) {
-			list = append(list, r.unknown(object{"name": name, "value": fmt.Sprint(i)}))
+			list = append(list, r.unknown(object{"name": name, "value": value}))
 		}
 	}
+	r.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	return list
 }
 
@@ -124,6 +158,10 @@ func (r random) volumes() []any {
 	if r.one(3) {
 		list = append(list, r.unknown(object{"name": "vault", "projected": r.unknown(object{"sources": []any{
 			r.unknown(object{"serviceAccountToken": r.unknown(object{"audience": "vault", "path": "t"})})}})}))
+	}
+	if r.token {
+		list = append(list, r.unknown(object{"name": "own-token", "projected": r.unknown(object{"sources": []any{
+			r.unknown(object{"serviceAccountToken": r.unknown(object{"audience": inject.DefaultAudience, "path": "azure-identity-token"})})}})}))
 	}
 	return list
 }

@@ -2,47 +2,41 @@ package inject
 
 import (
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Remove takes out of a pod what [Pod] puts in: both containers, known by their
-// names; the volume, known by its; its mounts; and the variables that came with it.
-// What the pod had of its own stays: a variable counts as ours only where it stands
-// behind AZURE_FEDERATED_TOKEN_FILE, which points into the volume. Annotations and
-// the label that ask for injection stay too.
+// Remove takes out of a pod what [Pod] puts in: both containers, known by their names
+// and by what no others have; the volume, known by its name and its token; its mounts;
+// and the variables that came with it. What the pod had of its own stays: a variable
+// counts as ours only where it stands behind AZURE_FEDERATED_TOKEN_FILE, which points
+// into the volume. Annotations and the label that ask for injection stay too.
 //
 // A volume that the author wrote and Pod only used is the author's, mounts of it too.
+// Some of what Pod does cannot be told from what an author may have written, such as
+// variables behind a path that is the author's: these stay, and [Differences] names
+// them.
 func Remove(pod *corev1.Pod) Result {
 	p := &plan{pod: pod}
 	for _, c := range places(pod) {
-		if !c.ours() {
+		if !made(*c.Container) {
 			p.removeIdentity(c)
 		}
 	}
 	p.removeMetricsLabel()
-	removeWhere(p, initContainers, pod.Spec.InitContainers, isOurs)
-	removeWhere(p, containers, pod.Spec.Containers, isOurs)
-	removeWhere(p, volumes, pod.Spec.Volumes, func(v corev1.Volume) bool { return reserved(v.Name) })
+	removeWhere(p, initContainers, pod.Spec.InitContainers, each(made))
+	removeWhere(p, containers, pod.Spec.Containers, each(made))
+	removeWhere(p, volumes, pod.Spec.Volumes, each(madeVolume))
 	return Result{Patch: p.operations}
 }
 
-// reserved reports whether a volume is a webhook's: azure-workload-identity's or ours.
-func reserved(volume string) bool { return strings.HasPrefix(volume, volumePrefix) }
-
 func (p *plan) removeIdentity(c place) {
-	anchor := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == envTokenFile && fromVolume(c.Container, e.Value) })
-	var ours []string
-	if anchor >= 0 {
-		for _, e := range c.Env[anchor:] {
-			if e.ValueFrom == nil && slices.Contains(injectedEnv, e.Name) {
-				ours = append(ours, e.Name)
-			}
-		}
-	}
-	removeWhere(p, c.path()+"/env", c.Env, func(e corev1.EnvVar) bool { return slices.Contains(ours, e.Name) })
-	removeWhere(p, c.path()+"/volumeMounts", c.VolumeMounts, func(m corev1.VolumeMount) bool { return reserved(m.Name) })
+	anchor := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == envTokenFile && p.inMadeVolume(c, e.Value) })
+	// By position: in front of the path the same name is the author's.
+	removeWhere(p, c.path()+"/env", c.Env, func(i int, e corev1.EnvVar) bool {
+		return anchor >= 0 && i >= anchor && e.ValueFrom == nil && slices.Contains(injectedEnv, e.Name)
+	})
+	removeWhere(p, c.path()+"/volumeMounts", c.VolumeMounts, func(_ int, m corev1.VolumeMount) bool { return p.isMade(m.Name) })
 }
 
 // injectedEnv is what Pod gives a container of the application.
@@ -51,33 +45,45 @@ var injectedEnv = []string{
 	envTokenProxy, envSNIName, envCAFile, envCAData, envIMDSHost,
 }
 
-func fromVolume(c *corev1.Container, file string) bool {
+func (p *plan) inMadeVolume(c place, file string) bool {
 	return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return reserved(m.Name) && below(file, m.MountPath)
+		return p.isMade(m.Name) && below(file, m.MountPath)
 	})
+}
+
+// isMade reports whether the volume of this name is one that goes.
+func (p *plan) isMade(volume string) bool {
+	return slices.ContainsFunc(p.pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == volume && madeVolume(v) })
 }
 
 func (p *plan) removeMetricsLabel() {
 	scraped := slices.ContainsFunc(places(p.pod), func(c place) bool {
-		return c.Name == ProxyName && slices.ContainsFunc(c.Ports, func(port corev1.ContainerPort) bool { return port.Name == adminPortName })
+		return c.Name == ProxyName && made(*c.Container) &&
+			slices.ContainsFunc(c.Ports, func(port corev1.ContainerPort) bool { return port.Name == adminPortName })
 	})
 	if scraped && p.pod.Labels[metricsLabel] == "true" {
 		p.remove("/metadata/labels/" + escape(metricsLabel))
 	}
 }
 
+// each is a rule that asks nothing about the position.
+func each[T any](ours func(T) bool) func(int, T) bool {
+	return func(_ int, e T) bool { return ours(e) }
+}
+
 // removeWhere removes elements of a list, or the list where nothing is left of it.
-func removeWhere[T any](p *plan, list string, elements []T, ours func(T) bool) {
-	if !slices.ContainsFunc(elements, ours) {
-		return
+func removeWhere[T any](p *plan, list string, elements []T, ours func(int, T) bool) {
+	var going []int
+	for i, e := range elements {
+		if ours(i, e) {
+			going = append(going, i)
+		}
 	}
-	if !slices.ContainsFunc(elements, func(e T) bool { return !ours(e) }) {
+	if len(going) > 0 && len(going) == len(elements) {
 		p.remove(list)
 		return
 	}
-	for i, e := range slices.Backward(elements) {
-		if ours(e) {
-			p.remove(at(list, i))
-		}
+	for _, i := range slices.Backward(going) {
+		p.remove(at(list, i))
 	}
 }

@@ -1,6 +1,7 @@
 package inject_test
 
 import (
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,6 +39,93 @@ func TestRemove(t *testing.T) {
 		if got, want := string(encode(t, got)), string(encode(t, c.pod)); got != want {
 			t.Errorf("%s: removed\n%s, want\n%s", name, got, want)
 		}
+	}
+}
+
+// TestRemoveKeeps: what has our names and is the author's, as far as that is to be told.
+func TestRemoveKeeps(t *testing.T) {
+	for name, change := range map[string]func(*corev1.Pod){
+		"containers": func(p *corev1.Pod) {
+			p.Spec.InitContainers = []corev1.Container{{Name: inject.ProxyInitName, Image: "registry.example.test/team/setup:1"}}
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: inject.ProxyName, Image: "registry.example.test/team/envoy:1",
+				Ports: []corev1.ContainerPort{{Name: "imds-admin", ContainerPort: 9}}})
+			p.Labels["imds-oidc-proxy/metrics"] = "true"
+		},
+		"volume": func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "azure-workload-identity-reserved-mine"}}
+			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "azure-workload-identity-reserved-mine", MountPath: "/x"}}
+		},
+		"variables in front": func(p *corev1.Pod) {
+			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "AZURE_CLIENT_ID", Value: objectID}, {Name: "AZURE_CLIENT_ID", Value: clientID}}
+		},
+	} {
+		pod := labelled(change)
+		if result := inject.Remove(pod); len(result.Patch) > 0 {
+			t.Errorf("%s: %v, want nothing to do", name, result.Patch)
+		}
+		once := mutate(t, pod, account(), config())
+		got := apply(t, encode(t, once), inject.Remove(once).Patch)
+		if want := encode(t, pod); string(got) != string(want) {
+			t.Errorf("%s: removed\n%s, want\n%s", name, got, want)
+		}
+	}
+}
+
+// TestRemoveBehind: a variable that was written in front of ours since stays.
+func TestRemoveBehind(t *testing.T) {
+	pod := mutate(t, injected(), account(), config())
+	app := &pod.Spec.Containers[0]
+	app.Env = append([]corev1.EnvVar{{Name: "AZURE_CLIENT_ID", Value: objectID}}, app.Env...)
+	pod = decode(t, apply(t, encode(t, pod), inject.Remove(pod).Patch))
+	if got := pod.Spec.Containers[0].Env; len(got) != 1 || got[0].Value != objectID {
+		t.Errorf("variables %v, want the pod's own", got)
+	}
+}
+
+// TestRemoveLabel: the label that the PodMonitor looks for, and no other value.
+func TestRemoveLabel(t *testing.T) {
+	for value, want := range map[string]bool{"true": false, "yes": true} {
+		pod := mutate(t, injected(annotate(inject.AdminPortAnnotation, "8001")), account(), config())
+		pod.Labels["imds-oidc-proxy/metrics"] = value
+		pod = decode(t, apply(t, encode(t, pod), inject.Remove(pod).Patch))
+		if _, got := pod.Labels["imds-oidc-proxy/metrics"]; got != want {
+			t.Errorf("%s: kept %t, want %t", value, got, want)
+		}
+	}
+}
+
+// TestDifferences: what the way back does not lead to, in words.
+func TestDifferences(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*corev1.Pod)
+		want   []string
+	}{
+		"nothing": {func(*corev1.Pod) {}, nil},
+		"own path": {says("/opt/token", "", ""),
+			[]string{"container app keeps env AZURE_AUTHORITY_HOST, env AZURE_CLIENT_ID, env AZURE_TENANT_ID"}},
+		"own volume": {ownToken,
+			[]string{"container app keeps env AZURE_AUTHORITY_HOST, env AZURE_CLIENT_ID, env AZURE_FEDERATED_TOKEN_FILE, env AZURE_TENANT_ID, mount mine"}},
+		"our path, by hand": {says("/var/run/secrets/azure/wi/token/azure-identity-token", "", ""),
+			[]string{"container app loses env AZURE_FEDERATED_TOKEN_FILE"}},
+		"label": {func(p *corev1.Pod) {
+			annotate(inject.AdminPortAnnotation, "8001")(p)
+			p.Labels["imds-oidc-proxy/metrics"] = "true"
+		}, []string{"the pod loses label imds-oidc-proxy/metrics"}},
+		"container": {func(p *corev1.Pod) {
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: inject.ProxyName, Image: "registry.example.test/team/envoy:1"})
+		}, []string{"the pod loses container azwi-proxy"}},
+	} {
+		pod := injected(c.change)
+		once := mutate(t, pod, account(), config())
+		back := decode(t, apply(t, encode(t, once), inject.Remove(once).Patch))
+		if got := inject.Differences(pod, back); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+	before, after := labelled(ownToken), labelled(ownToken)
+	after.Spec.Volumes[0].Projected.Sources[0].ServiceAccountToken.Path = "u"
+	if got, want := inject.Differences(before, after), []string{"the pod has another volume mine"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
