@@ -154,29 +154,37 @@ func (p *plan) ownContainers() {
 	} else {
 		inits = append(inits, p.proxyContainer())
 	}
-	misplacedInits := !p.inPlace(inits, p.pod.Spec.InitContainers)
-	misplacedOthers := !p.inPlace(others, p.pod.Spec.Containers)
-	if misplacedInits {
-		p.front(initContainers, inits, p.pod.Spec.InitContainers)
+	p.ours(initContainers, inits, p.pod.Spec.InitContainers)
+	p.ours(containers, others, p.pod.Spec.Containers)
+}
+
+// ours has the wanted containers first in a list, and none of their names elsewhere.
+// Where they stand there already only those change that have to.
+func (p *plan) ours(list string, want, have []corev1.Container) {
+	if !inPlace(want, have) {
+		p.warnReplaced(have...)
+		p.front(list, want, have)
+		return
 	}
-	if misplacedOthers {
-		p.front(containers, others, p.pod.Spec.Containers)
+	for i := range want {
+		switch {
+		case !fits(want[i], have[i]):
+			p.warnReplaced(have[i])
+			p.replace(at(list, i), want[i])
+		case want[i].Image != unpinned(want[i].Image, have[i].Image):
+			p.warnf("container %s keeps image %s, which is %s from another registry; remove the container to have it replaced", want[i].Name, shorten(have[i].Image), shorten(want[i].Image))
+		}
 	}
 }
 
-// inPlace: ours come first, do what they should, and none is elsewhere in the list.
-func (p *plan) inPlace(want, have []corev1.Container) bool {
+// inPlace: the names are those that are wanted, and none is elsewhere in the list.
+func inPlace(want, have []corev1.Container) bool {
 	if len(have) < len(want) || slices.ContainsFunc(have[len(want):], isOurs) {
 		return false
 	}
 	for i := range want {
-		if !fits(want[i], have[i]) {
+		if want[i].Name != have[i].Name {
 			return false
-		}
-	}
-	for i := range want {
-		if want[i].Image != have[i].Image {
-			p.warnf("container %s keeps image %s, which is %s from another registry; remove the container to have it replaced", want[i].Name, shorten(have[i].Image), shorten(want[i].Image))
 		}
 	}
 	return true

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"path"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -22,11 +23,24 @@ func fits(want, have corev1.Container) bool {
 	return within(tree(want), tree(have))
 }
 
-// sameImage: a registry mirror's webhook may have changed where the image is from.
-// To put it back would leave the two webhooks at odds, and the pod without image.
+// sameImage: a registry mirror's webhook may have changed where the image is from, and
+// another have pinned its tag to a digest. To put it back would leave the two webhooks
+// at odds, and the pod without image.
 func sameImage(want, have string) bool {
+	have = unpinned(want, have)
 	name := path.Base(want)
 	return want == have || name == path.Base(have) && strings.ContainsAny(name, ":@")
+}
+
+// pin is a digest as one more word of an image's name.
+var pin = regexp.MustCompile(`@sha256:[0-9a-f]{64}$`)
+
+// unpinned is an image without a digest that the wanted one does not have.
+func unpinned(want, have string) string {
+	if strings.Contains(want, "@") {
+		return have
+	}
+	return pin.ReplaceAllLiteralString(have, "")
 }
 
 // sameShape compares where more than what is wanted would be another container.

@@ -169,6 +169,8 @@ func TestChanged(t *testing.T) {
 		c.change(there)
 		there = mutate(t, defaulted(there), account(), c.config)
 		fresh := mutate(t, defaulted(injected(c.change)), account(), c.config)
+		// What did not have to change still has the defaults of before.
+		there, fresh = defaulted(there), defaulted(fresh)
 		for _, ours := range []string{inject.ProxyInitName, inject.ProxyName} {
 			got, want := find(append(there.Spec.InitContainers, there.Spec.Containers...), ours), find(append(fresh.Spec.InitContainers, fresh.Spec.Containers...), ours)
 			if (got == nil) != (want == nil) || got != nil && got.String() != want.String() {
