@@ -198,6 +198,10 @@ func TestTampered(t *testing.T) {
 		"address": func(c *corev1.Container) {
 			c.Env = append(c.Env, corev1.EnvVar{Name: "METADATA_IP", Value: "192.0.2.1"})
 		},
+		"port": func(c *corev1.Container) {
+			c.Env = append(c.Env, corev1.EnvVar{Name: "METADATA_PORT", Value: "81"})
+		},
+		"startup":      func(c *corev1.Container) { c.StartupProbe = &corev1.Probe{} },
 		"envFrom":      func(c *corev1.Container) { c.EnvFrom = []corev1.EnvFromSource{{}} },
 		"restart":      func(c *corev1.Container) { c.RestartPolicy = new(corev1.ContainerRestartPolicyOnFailure) },
 		"lifecycle":    func(c *corev1.Container) { c.Lifecycle = &corev1.Lifecycle{} },

@@ -153,15 +153,17 @@ func TestMissingIdentity(t *testing.T) {
 // TestNotRefused: what only looks like a reason.
 func TestNotRefused(t *testing.T) {
 	for name, pod := range map[string]*corev1.Pod{
-		"hostNetwork without the proxy": labelled(func(p *corev1.Pod) { p.Spec.HostNetwork = true }),
-		"windows without the proxy":     labelled(func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }),
-		"1501 sealed":                   injected(runAs(1501), annotate(inject.RedirectAnnotation, "sealed")),
-		"1501 without a redirect":       injected(runAs(1501), annotate(inject.RedirectAnnotation, "none")),
-		"1501 overridden":               injected(podRunsAs(1501), runAs(1000)),
-		"UDP 8000":                      injected(listens(8000, corev1.ProtocolUDP)),
-		"8000 with another port":        injected(listens(8000, ""), annotate(inject.ProxyPortAnnotation, "8080")),
-		"a word of others":              injected(annotate("example.test/redirects", "x")),
-		"an empty expiration":           labelled(annotate(inject.TokenExpirationAnnotation, "")),
+		"hostNetwork without the proxy":  labelled(func(p *corev1.Pod) { p.Spec.HostNetwork = true }),
+		"windows without the proxy":      labelled(func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }),
+		"1501 sealed":                    injected(runAs(1501), annotate(inject.RedirectAnnotation, "sealed")),
+		"1501 without a redirect":        injected(runAs(1501), annotate(inject.RedirectAnnotation, "none")),
+		"1501 overridden":                injected(podRunsAs(1501), runAs(1000)),
+		"UDP 8000":                       injected(listens(8000, corev1.ProtocolUDP)),
+		"SCTP 8000":                      injected(listens(8000, corev1.ProtocolSCTP)),
+		"the proxy's name, not injected": labelled(func(p *corev1.Pod) { p.Spec.Containers[0].Name = "azwi-proxy" }),
+		"8000 with another port":         injected(listens(8000, ""), annotate(inject.ProxyPortAnnotation, "8080")),
+		"a word of others":               injected(annotate("example.test/redirects", "x")),
+		"an empty expiration":            labelled(annotate(inject.TokenExpirationAnnotation, "")),
 		"another path, own token": labelled(func(p *corev1.Pod) {
 			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "mine", MountPath: "/var/run/secrets/azure/wi"}}
 			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "AZURE_FEDERATED_TOKEN_FILE", Value: "/var/run/secrets/azure/wi/x"}}

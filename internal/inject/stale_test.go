@@ -18,6 +18,7 @@ func TestStale(t *testing.T) {
 		t.Errorf("the proxy still trades at %s", got)
 	}
 	for name, change := range map[string]func(*corev1.Container){
+		"memory":   func(c *corev1.Container) { c.Env = append(c.Env, corev1.EnvVar{Name: "GOMEMLIMIT", Value: "48MiB"}) },
 		"port":     func(c *corev1.Container) { c.Ports = []corev1.ContainerPort{{ContainerPort: 9}} },
 		"untagged": func(c *corev1.Container) { c.Image = "other.example.test/imds-oidc-proxy" },
 		"client twice": func(c *corev1.Container) {
@@ -26,6 +27,7 @@ func TestStale(t *testing.T) {
 	} {
 		c := config()
 		c.ProxyImage = "registry.example.test/imds-oidc-proxy"
+		c.ProxyResources = &corev1.ResourceRequirements{} // without a limit
 		want := mutate(t, injected(), account(), c)
 		changed := want.DeepCopy()
 		change(find(changed.Spec.InitContainers, inject.ProxyName))
@@ -48,6 +50,49 @@ func TestAuthoritiesMissing(t *testing.T) {
 	pod = mutate(t, mutate(t, pod, account(), before), account(), c)
 	if got := len(pod.Spec.Volumes[0].Projected.Sources); got != 2 || len(pod.Spec.Volumes) != 1 {
 		t.Errorf("volumes %v, want one, with token and authorities", pod.Spec.Volumes)
+	}
+}
+
+// TestTrustBundle: authorities that are projected from bundles are recognised, and
+// those of another path are not.
+func TestTrustBundle(t *testing.T) {
+	c := config()
+	c.TokenEndpoint = binding()
+	c.TokenEndpoint.CAConfigMap, c.TokenEndpoint.ClusterTrustBundleSigner = "", "example.test/signer"
+	pod := mutate(t, injected(annotate(inject.TokenEndpointPrefix+"identity-binding", "true")), account(), c)
+	if result, err := inject.Pod(pod, account(), c); err != nil || len(result.Patch) > 0 {
+		t.Errorf("second pass: %v, %v", result.Patch, err)
+	}
+	pod.Spec.Volumes[0].Projected.Sources[1].ClusterTrustBundle.Path = "elsewhere"
+	if result, err := inject.Pod(pod, account(), c); err != nil || len(result.Patch) != 1 {
+		t.Errorf("another path: %v, %v, want the volume replaced", result.Patch, err)
+	}
+}
+
+// TestExpirationKept: what another webhook was configured with stays where no
+// annotation says otherwise.
+func TestExpirationKept(t *testing.T) {
+	pod := mutate(t, labelled(annotate(inject.TokenExpirationAnnotation, "7200")), account(), config())
+	delete(pod.Annotations, inject.TokenExpirationAnnotation)
+	if result, err := inject.Pod(pod, account(), config()); err != nil || len(result.Patch) > 0 {
+		t.Errorf("%v, %v, want nothing to do", result.Patch, err)
+	}
+}
+
+// TestSubPath: a mount of one file or directory of the volume is not where the token's
+// path begins.
+func TestSubPath(t *testing.T) {
+	for name, mount := range map[string]corev1.VolumeMount{
+		"subPath":     {Name: "mine", MountPath: "/one", SubPath: "t"},
+		"subPathExpr": {Name: "mine", MountPath: "/one", SubPathExpr: "$(T)"},
+	} {
+		pod := labelled(ownToken)
+		pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{mount}
+		pod = mutate(t, pod, account(), config())
+		checkTokens(t, pod)
+		if got := pod.Spec.Containers[0].VolumeMounts; len(got) != 2 {
+			t.Errorf("%s: mounts %v, want one of the whole volume too", name, got)
+		}
 	}
 }
 

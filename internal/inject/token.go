@@ -74,7 +74,7 @@ func (p *plan) locateToken() {
 	for i, volume := range p.pod.Spec.Volumes {
 		found, fits := p.projectedToken(volume, t.ca)
 		switch {
-		case fits && (!t.fits || volume.Name == name):
+		case fits && !t.fits:
 			t.volume, t.index, t.fits, t.path = volume.Name, i, true, found
 		case volume.Name == name && !t.fits:
 			t.index = i
@@ -105,20 +105,9 @@ func (p *plan) projectedToken(volume corev1.Volume, ca string) (string, bool) {
 	return found, found != "" && hasCA
 }
 
-// mountedAt is where the pod's containers mount a volume: the application's first, as
-// another webhook may have given it a path that ours does not have yet.
+// mountedAt is where the pod's containers mount a volume.
 func mountedAt(pod *corev1.Pod, volume, fallback string) string {
-	all := places(pod)
-	slices.SortStableFunc(all, func(a, b place) int {
-		switch {
-		case a.ours() == b.ours():
-			return 0
-		case b.ours():
-			return -1
-		}
-		return 1
-	})
-	for _, c := range all {
+	for _, c := range places(pod) {
 		if m := mountOf(c.Container, volume); m != nil {
 			return m.MountPath
 		}

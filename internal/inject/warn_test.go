@@ -48,6 +48,7 @@ func TestWarnings(t *testing.T) {
 		{"NET_ADMIN", injected(netAdmin), config(), []string{`container "app" is privileged or has NET_ADMIN: it can take the redirect away`}},
 		{"own token", labelled(ownToken, annotate(inject.TokenExpirationAnnotation, "7200")), config(),
 			[]string{`annotation azure.workload.identity/service-account-token-expiration has no effect: the pod already projects a token, in volume "mine"; say expirationSeconds there`}},
+		{"own token, nothing said", labelled(ownToken), config(), nil},
 		{"old style", injected(initNamed("migrate")), postStart,
 			[]string{"init containers get no tokens: on this server the proxy starts after them"}},
 		{"old style in a Job", injected(job), postStart,
