@@ -26,8 +26,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -119,7 +121,19 @@ func parseYAML(text []byte) (tree yaml.Node, err error) {
 			err = fmt.Errorf("yaml: not understood: %v", r)
 		}
 	}()
-	return tree, yaml.Unmarshal(forParser(text), &tree)
+	decoder := yaml.NewDecoder(bytes.NewReader(forParser(text)))
+	if err := decoder.Decode(&tree); err != nil {
+		return tree, ignore(err, io.EOF)
+	}
+	// The parser is content with one value, and says nothing of what follows it.
+	return tree, ignore(decoder.Decode(new(yaml.Node)), io.EOF)
+}
+
+func ignore(err, expected error) error {
+	if errors.Is(err, expected) {
+		return nil
+	}
+	return err
 }
 
 // Root is the document's outermost value, nil where there is none.
@@ -172,6 +186,9 @@ func (d *Document) yamlError(err error) error {
 				line++
 			}
 		}
+	}
+	if strings.HasSuffix(reason, "did not find expected <document start>") {
+		return &Error{Line: line, Reason: "something follows the first value, such as a second JSON object: write --- between the two"}
 	}
 	return &Error{Line: line, Reason: "not YAML: " + reason}
 }
