@@ -99,6 +99,8 @@ func (o *options) check() error {
 	case o.namespace == "":
 		return errors.New("--namespace: say a name")
 	}
+	case o.clientID != "" && !inject.ValidClientID(o.clientID):
+		return fmt.Errorf("--client-id %q: say the client ID of an identity, a GUID", o.clientID)
 	if o.inPlace {
 		for _, name := range o.files {
 			if name == stdinName {

@@ -43,6 +43,16 @@ func TestTenant(t *testing.T) {
 	}
 }
 
+// TestTenantDomain: a tenant may be said by its domain.
+func TestTenantDomain(t *testing.T) {
+	for _, tenant := range []string{"example.test", "a.b-c.example.test", strings.Repeat("a.", 126) + "a"} {
+		c := config()
+		if c.TenantID = tenant; c.Validate() != nil {
+			t.Errorf("%s: %v", tenant, c.Validate())
+		}
+	}
+}
+
 func expiration(pod *corev1.Pod) int64 {
 	for _, v := range pod.Spec.Volumes {
 		if v.Projected != nil && v.Projected.Sources[0].ServiceAccountToken != nil {

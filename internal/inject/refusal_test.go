@@ -129,6 +129,8 @@ func TestAccountRefusals(t *testing.T) {
 	for name, c := range map[string]struct{ annotation, value, want string }{
 		"client ID":  {inject.ClientIDAnnotation, "app", `service account app: annotation azure.workload.identity/client-id: "app": write the client ID of the identity, a GUID`},
 		"tenant":     {inject.TenantIDAnnotation, "a/b", `service account app: annotation azure.workload.identity/tenant-id: "a/b": write the tenant's ID, a GUID, or its domain`},
+		"a word":     {inject.TenantIDAnnotation, "junk", `service account app: annotation azure.workload.identity/tenant-id: "junk": write the tenant's ID, a GUID, or its domain`},
+		"too long":   {inject.TenantIDAnnotation, strings.Repeat("a.", 126) + "ab", `service account app: annotation azure.workload.identity/tenant-id: "a.a`},
 		"expiration": {inject.TokenExpirationAnnotation, "soon", `service account app: annotation azure.workload.identity/service-account-token-expiration: "soon": write seconds, from 3600 to 86400`},
 	} {
 		t.Run(name, func(t *testing.T) {

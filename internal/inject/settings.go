@@ -95,15 +95,24 @@ var (
 	// a GUID, or an absolute URI without a fragment. A test holds it to that.
 	tokenResource = regexp.MustCompile(`^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(/\.default)?|` +
 		`[A-Za-z][A-Za-z0-9+.-]*:([A-Za-z0-9._~:/?[\]@!$&'()*+;=-]|%[0-9a-fA-F]{2})+)$`)
-	// tenant is a GUID or a domain. It becomes a part of a URL's path.
-	tenant = regexp.MustCompile(`^[0-9a-zA-Z]([0-9a-zA-Z.-]{0,252}[0-9a-zA-Z])?$`)
+	// domain is a tenant's, which has a dot: a name without one is a slip. It becomes a
+	// part of a URL's path.
+	domain = regexp.MustCompile(`^([0-9a-zA-Z]([0-9a-zA-Z-]*[0-9a-zA-Z])?\.)+[0-9a-zA-Z]([0-9a-zA-Z-]*[0-9a-zA-Z])?$`)
 	// image is a loose check: what can be no reference in any registry.
 	image = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._:/@-]{0,511}$`)
 	// armID is a resource ID as the proxy reads them.
 	armID = regexp.MustCompile(`(?i)^/subscriptions/[^/,=\s]+/resourcegroups/[^/,=\s]+/providers/Microsoft\.ManagedIdentity/userAssignedIdentities/[^/,=\s]+$`)
 )
 
-func isTenant(s string) bool { return tenant.MatchString(s) }
+// maxDomain is what DNS allows.
+const maxDomain = 253
+
+func isTenant(s string) bool {
+	return guid.MatchString(s) || len(s) <= maxDomain && domain.MatchString(s)
+}
+
+// ValidClientID reports whether a client ID can be one: a GUID.
+func ValidClientID(s string) bool { return guid.MatchString(s) }
 
 func checkImage(s string) error {
 	if !image.MatchString(s) {

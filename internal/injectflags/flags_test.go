@@ -42,7 +42,7 @@ func TestConfig(t *testing.T) {
 // TestErrors wants one line that names the flag.
 func TestErrors(t *testing.T) {
 	for _, flag := range []string{
-		"--proxy-image=", "--proxy-init-image=", "--tenant-id=a b", "--cloud=Elsewhere", "--authority-host=http://login.example.test",
+		"--proxy-image=", "--proxy-init-image=", "--tenant-id=a b", "--tenant-id=junk", "--cloud=Elsewhere", "--authority-host=http://login.example.test",
 		"--proxy-log-level=loud", `--proxy-resources={"limit":{}}`, `--proxy-init-resources={"limits":{"memory":"much"}}`,
 		"--token-endpoint-annotation-suffix=!",
 	} {
