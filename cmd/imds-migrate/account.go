@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
@@ -59,9 +60,9 @@ func (m *migration) account(pod *corev1.Pod) (account *corev1.ServiceAccount, wa
 }
 
 // readAccounts takes the files that are only read for their service accounts.
-func (m *migration) readAccounts() {
+func (m *migration) readAccounts(stdin io.Reader) {
 	for _, name := range m.options.accountFile {
-		f, err := readFile(name, nil)
+		f, err := readFile(name, stdin)
 		if err != nil {
 			m.refuse(&file{name: name}, object{}, err)
 			continue

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
@@ -80,7 +81,7 @@ func newFlags(o *options) *pflag.FlagSet {
 	flags.StringVarP(&o.selectorText, "selector", "l", "", "with --all: only workloads whose own labels match this `selector`")
 	flags.StringVarP(&o.namespace, "namespace", "n", corev1.NamespaceDefault, "`namespace` of what names none")
 	flags.StringVar(&o.clientID, "client-id", "", "client `ID` for service accounts that are not found or name none")
-	flags.StringSliceVar(&o.accountFile, "service-account-file", nil, "`file` with ServiceAccounts, to read beside the manifests and not to write")
+	flags.StringSliceVar(&o.accountFile, "service-account-file", nil, "`file` with ServiceAccounts, to read beside the manifests and not to write; - is standard input")
 	flags.StringVar(&o.nativeSidecar, "native-sidecar", "on", "on or off: run the proxy as a sidecar among the init containers, which takes Kubernetes 1.29")
 	o.injection.AddFlags(flags)
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
@@ -98,18 +99,11 @@ func (o *options) check() error {
 		return fmt.Errorf("--native-sidecar %q: say on or off", o.nativeSidecar)
 	case o.namespace == "":
 		return errors.New("--namespace: say a name")
-	}
 	case o.clientID != "" && !inject.ValidClientID(o.clientID):
 		return fmt.Errorf("--client-id %q: say the client ID of an identity, a GUID", o.clientID)
-	if o.inPlace {
-		for _, name := range o.files {
-			if name == stdinName {
-				return errors.New("--in-place: standard input cannot be written; name files")
-			}
-		}
-		if len(o.files) == 0 {
-			return errors.New("--in-place: name files")
-		}
+	}
+	if err := o.checkStdin(); err != nil {
+		return err
 	}
 	var err error
 	if o.selector, err = labels.Parse(o.selectorText); err != nil {
@@ -121,4 +115,22 @@ func (o *options) check() error {
 	o.config, err = o.injection.Config()
 	o.config.PostStart = o.nativeSidecar == "off"
 	return err
+}
+
+// checkStdin: standard input can be read once, and not be written.
+func (o *options) checkStdin() error {
+	isStdin := func(name string) bool { return name == stdinName }
+	forAccounts := len(slices.DeleteFunc(slices.Clone(o.accountFile), func(name string) bool { return !isStdin(name) }))
+	forManifests := len(o.files) == 0 || slices.ContainsFunc(o.files, isStdin)
+	switch {
+	case o.inPlace && len(o.files) == 0:
+		return errors.New("--in-place: name files")
+	case o.inPlace && forManifests:
+		return errors.New("--in-place: standard input cannot be written; name files")
+	case forAccounts > 1:
+		return errors.New("--service-account-file: - is given twice, and standard input is there once")
+	case forAccounts > 0 && forManifests:
+		return errors.New("--service-account-file -: standard input holds the manifests already; name files")
+	}
+	return nil
 }

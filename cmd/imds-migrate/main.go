@@ -50,7 +50,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitRefused
 	}
 	m := &migration{options: o}
-	m.edit(files)
+	m.edit(files, stdin)
 	m.report(stderr)
 	if m.refused > 0 {
 		fmt.Fprintf(stderr, "imds-migrate: nothing is written: %d refused\n", m.refused)

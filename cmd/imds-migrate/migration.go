@@ -30,9 +30,9 @@ type document struct {
 }
 
 // edit leaves in each file what it is to become.
-func (m *migration) edit(files []*file) {
+func (m *migration) edit(files []*file, stdin io.Reader) {
 	m.accounts = accounts{}
-	m.readAccounts()
+	m.readAccounts(stdin)
 	var documents []document
 	for _, f := range files {
 		documents = append(documents, m.parse(f)...)
