@@ -133,6 +133,13 @@ func (m *migration) inject(f *file, o object, template *manifest.Node, pod *core
 	if err != nil {
 		return err
 	}
+	lost, err := wayBack(pod, result.Patch)
+	if err != nil {
+		return err
+	}
+	if lost != "" {
+		result.Warnings = append(result.Warnings, lost)
+	}
 	for _, w := range result.Warnings {
 		m.say(f, o, template.Line(), "warning: "+w)
 	}
