@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -188,11 +187,10 @@ func decode(node *manifest.Node, into any) error {
 // fromNode tells what the kubelet makes of its own files, and what a controller has
 // made: to change the copy does not change them.
 func fromNode(o object) string {
-	for _, name := range []string{corev1.MirrorPodAnnotationKey, "kubernetes.io/config.source"} {
-		source, _ := o.node.Get("metadata", "annotations", name).Scalar()
-		if source != "" && !slices.Contains([]string{"api"}, source) {
-			return "a static pod, which its node's kubelet reads from a file: left as it is; change that file"
-		}
+	annotations := o.node.Get("metadata", "annotations")
+	source, _ := annotations.Get("kubernetes.io/config.source").Scalar()
+	if annotations.Get(corev1.MirrorPodAnnotationKey) != nil || source != "" && source != "api" {
+		return inject.StaticPod
 	}
 	if owners := o.node.Get("metadata", "ownerReferences").Items(); len(owners) > 0 {
 		kind, _ := owners[0].Get("kind").Scalar()
