@@ -2,6 +2,7 @@ package inject_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -69,6 +70,35 @@ func TestOwnTokenFile(t *testing.T) {
 		if again, err := inject.Pod(once, account(), config()); err != nil || len(again.Patch) > 0 {
 			t.Errorf("%s: second pass: %v, %v", c.name, again.Patch, err)
 		}
+	}
+}
+
+// TestOwnVolumeBesideMount: a path that looks like a webhook's, in a volume of the
+// author's own, stays beside a webhook's mount too.
+func TestOwnVolumeBesideMount(t *testing.T) {
+	const file = "/var/run/secrets/azure/own/token/azure-identity-token"
+	volume := reservedVolume(t, inject.DefaultAudience)
+	pod := labelled(says(file, "mine", "/var/run/secrets/azure/own"))
+	pod.Spec.Volumes = []corev1.Volume{{Name: "mine"}, volume}
+	pod.Spec.Containers[0].VolumeMounts = append(pod.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: volume.Name, MountPath: "/wi"})
+	pod = mutate(t, pod, account(), config())
+	if got := value(&pod.Spec.Containers[0], "AZURE_FEDERATED_TOKEN_FILE"); got != file {
+		t.Errorf("token at %s, want %s", got, file)
+	}
+}
+
+// TestAuthoritiesOnly: a container with a token of its own takes the endpoint's
+// authorities from where the variable says that they are.
+func TestAuthoritiesOnly(t *testing.T) {
+	c := config()
+	c.TokenEndpoint = binding()
+	pod := mutate(t, labelled(says("/opt/token", "", ""), annotate(inject.TokenEndpointPrefix+"identity-binding", "true")), account(), c)
+	app := &pod.Spec.Containers[0]
+	if len(app.VolumeMounts) != 1 || !strings.HasPrefix(value(app, "AZURE_KUBERNETES_CA_FILE"), app.VolumeMounts[0].MountPath) {
+		t.Errorf("authorities at %s, mounts %v", value(app, "AZURE_KUBERNETES_CA_FILE"), app.VolumeMounts)
+	}
+	if again, err := inject.Pod(pod, account(), c); err != nil || len(again.Patch) > 0 {
+		t.Errorf("second pass: %v, %v", again.Patch, err)
 	}
 }
 

@@ -51,6 +51,12 @@ func TestRemoveKeeps(t *testing.T) {
 				Ports: []corev1.ContainerPort{{Name: "imds-admin", ContainerPort: 9}}})
 			p.Labels["imds-oidc-proxy/metrics"] = "true"
 		},
+		"containers much like ours": func(p *corev1.Pod) {
+			port := []corev1.EnvVar{{Name: "PROXY_PORT", Value: "8000"}}
+			p.Spec.InitContainers = []corev1.Container{{Name: inject.ProxyInitName, Env: port, // azure-workload-identity's
+				SecurityContext: &corev1.SecurityContext{RunAsUser: new(int64(0))}}}
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: inject.ProxyName, Env: port})
+		},
 		"volume": func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{Name: "azure-workload-identity-reserved-mine"}}
 			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "azure-workload-identity-reserved-mine", MountPath: "/x"}}
