@@ -13,18 +13,22 @@ import (
 func made(c corev1.Container) bool {
 	switch c.Name {
 	case ProxyName:
-		return hasEnv(c, "PROXY_PORT") && runsAs(c, proxyID)
+		s := c.SecurityContext
+		return hasEnv(c, "PROXY_PORT") && s != nil && s.RunAsUser != nil && *s.RunAsUser == proxyID
 	case ProxyInitName:
-		return hasEnv(c, "PROXY_PORT") && hasEnv(c, "PROXY_UID") && runsAs(c, 0)
+		return hasEnv(c, "PROXY_UID")
 	}
 	return false
 }
 
-func hasEnv(c corev1.Container, name string) bool { return variable(&c, name) >= 0 }
-
-func runsAs(c corev1.Container, user int64) bool {
-	return c.SecurityContext != nil && c.SecurityContext.RunAsUser != nil && *c.SecurityContext.RunAsUser == user
+// madeIn is [made] for the containers of one pod: an init container without a proxy of
+// ours is that of deploy/components, which is the same.
+func madeIn(pod *corev1.Pod) func(corev1.Container) bool {
+	proxied := slices.ContainsFunc(places(pod), func(c place) bool { return c.Name == ProxyName && made(*c.Container) })
+	return func(c corev1.Container) bool { return proxied && made(c) }
 }
+
+func hasEnv(c corev1.Container, name string) bool { return variable(&c, name) >= 0 }
 
 // reserved reports whether a volume has the name that webhooks give theirs:
 // azure-workload-identity's and ours.

@@ -18,14 +18,15 @@ import (
 // them.
 func Remove(pod *corev1.Pod) Result {
 	p := &plan{pod: pod}
+	ours := madeIn(pod)
 	for _, c := range places(pod) {
-		if !made(*c.Container) {
+		if !ours(*c.Container) {
 			p.removeIdentity(c)
 		}
 	}
-	p.removeMetricsLabel()
-	removeWhere(p, initContainers, pod.Spec.InitContainers, each(made))
-	removeWhere(p, containers, pod.Spec.Containers, each(made))
+	p.removeMetricsLabel(ours)
+	removeWhere(p, initContainers, pod.Spec.InitContainers, each(ours))
+	removeWhere(p, containers, pod.Spec.Containers, each(ours))
 	removeWhere(p, volumes, pod.Spec.Volumes, each(madeVolume))
 	return Result{Patch: p.operations}
 }
@@ -56,9 +57,9 @@ func (p *plan) isMade(volume string) bool {
 	return slices.ContainsFunc(p.pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == volume && madeVolume(v) })
 }
 
-func (p *plan) removeMetricsLabel() {
+func (p *plan) removeMetricsLabel(ours func(corev1.Container) bool) {
 	scraped := slices.ContainsFunc(places(p.pod), func(c place) bool {
-		return c.Name == ProxyName && made(*c.Container) &&
+		return c.Name == ProxyName && ours(*c.Container) &&
 			slices.ContainsFunc(c.Ports, func(port corev1.ContainerPort) bool { return port.Name == adminPortName })
 	})
 	if scraped && p.pod.Labels[metricsLabel] == "true" {

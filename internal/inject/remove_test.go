@@ -52,10 +52,13 @@ func TestRemoveKeeps(t *testing.T) {
 			p.Labels["imds-oidc-proxy/metrics"] = "true"
 		},
 		"containers much like ours": func(p *corev1.Pod) {
-			port := []corev1.EnvVar{{Name: "PROXY_PORT", Value: "8000"}}
-			p.Spec.InitContainers = []corev1.Container{{Name: inject.ProxyInitName, Env: port, // azure-workload-identity's
-				SecurityContext: &corev1.SecurityContext{RunAsUser: new(int64(0))}}}
-			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: inject.ProxyName, Env: port})
+			// Those of deploy/components, and another that is configured like ours.
+			env := []corev1.EnvVar{{Name: "PROXY_PORT", Value: "8000"}, {Name: "PROXY_UID", Value: "1501"}}
+			p.Spec.InitContainers = []corev1.Container{{Name: inject.ProxyInitName, Env: env}, {Name: inject.ProxyName,
+				SecurityContext: &corev1.SecurityContext{RunAsUser: new(int64(1501))}, Ports: []corev1.ContainerPort{{Name: "imds-admin"}}}}
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: inject.ProxyName, Env: env,
+				SecurityContext: &corev1.SecurityContext{RunAsUser: new(int64(1000))}})
+			p.Labels["imds-oidc-proxy/metrics"] = "true"
 		},
 		"volume": func(p *corev1.Pod) {
 			p.Spec.Volumes = []corev1.Volume{{Name: "azure-workload-identity-reserved-mine"}}
@@ -139,7 +142,14 @@ func TestDifferences(t *testing.T) {
 func TestRemoveNothing(t *testing.T) {
 	pod := injected(initNamed("azwi"))
 	pod.Labels["imds-oidc-proxy/metrics"] = "true"
-	pod.Spec.Volumes = []corev1.Volume{{Name: "azure-federated-token"}}
+	token := func(path string) corev1.VolumeSource {
+		return corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: path, Audience: inject.DefaultAudience}}}}}
+	}
+	pod.Spec.Volumes = []corev1.Volume{
+		{Name: "azure-federated-token", VolumeSource: token("token/azure-identity-token")},
+		{Name: "azure-workload-identity-reserved-mine", VolumeSource: token("mine")},
+	}
 	pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "azure-federated-token", MountPath: "/var/run/secrets/azure/wi"}}
 	pod.Spec.Containers[0].Env = []corev1.EnvVar{
 		{Name: "AZURE_FEDERATED_TOKEN_FILE", Value: "/var/run/secrets/azure/wi/token/azure-identity-token"},
