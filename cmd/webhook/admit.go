@@ -104,8 +104,9 @@ func (a *admitter) answer(ctx context.Context, req admission.Request) answer {
 	if err := a.decoder.Decode(req, pod); err != nil {
 		return answer{result: resultRefused, message: "the request holds no pod that can be read"}
 	}
-	if pod.Labels[inject.UseLabel] != "true" {
-		return answer{result: resultSkipped}
+	// Before the service account is looked for, which a mirror pod has none of.
+	if warnings, skipped := inject.Skipped(pod); skipped {
+		return answer{result: resultSkipped, warnings: warnings}
 	}
 	name := accountName(pod)
 	account, err := a.accounts.account(ctx, req.Namespace, name)

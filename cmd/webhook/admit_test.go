@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -177,6 +178,7 @@ func TestAdmission(t *testing.T) {
 		result          string
 		code            int32
 		message         string // part of it
+		warning         string
 		patched         bool
 		reads           int32
 		level, inTheLog string
@@ -202,6 +204,8 @@ func TestAdmission(t *testing.T) {
 		{name: "host network", object: strings.Replace(podJSON(injected), `"spec":{`, `"spec":{"hostNetwork":true,`, 1),
 			cached: []client.Object{federated("orders")}, result: resultRefused, code: 400, message: "hostNetwork", level: "warn"},
 		{name: "no label", object: strings.Replace(podJSON(injected), `"true"}`, `"false"}`, 1), result: resultSkipped},
+		{name: "a mirror pod", object: strings.Replace(podJSON(map[string]string{inject.InjectProxyAnnotation: "true", corev1.MirrorPodAnnotationKey: "0123"}), `"serviceAccountName":"orders",`, "", 1),
+			result: resultSkipped, warning: inject.StaticPod},
 		{name: "no pod", object: `{"apiVersion":"v1","kind":"Pod","spec":{"containers":"` + canary + `"}}`,
 			result: resultRefused, code: 400, message: "holds no pod", level: "warn"},
 		{name: "no object", object: `null`, result: resultRefused, code: 400, message: "holds no pod", level: "warn"},
@@ -222,6 +226,9 @@ func TestAdmission(t *testing.T) {
 			}
 			if got.Result != nil && (!strings.Contains(got.Result.Message, test.message) || strings.Contains(got.Result.Message, "\n")) {
 				t.Errorf("got message %q, want one line with %q", got.Result.Message, test.message)
+			}
+			if test.warning != "" && !slices.Equal(got.Warnings, []string{test.warning}) {
+				t.Errorf("got warnings %q, want %q", got.Warnings, test.warning)
 			}
 			if patched := len(got.Patch) > 0; patched != test.patched || patched && *got.PatchType != admissionv1.PatchTypeJSONPatch {
 				t.Errorf("got patch %s, want one: %v", got.Patch, test.patched)
