@@ -74,7 +74,7 @@ func (c cachedAccounts) account(ctx context.Context, namespace, name string) (*c
 		return cached, nil
 	}
 	direct, err := readAccount(ctx, directTimeout, c.direct, key)
-	if err != nil && cacheErr == nil && ctx.Err() == nil && client.IgnoreNotFound(err) != nil {
+	if err != nil && cacheErr == nil && client.IgnoreNotFound(err) != nil {
 		return cached, nil // older, and better than none
 	}
 	return direct, err
