@@ -127,17 +127,21 @@ func (e *TokenEndpoint) validate(audience string) error {
 }
 
 func (e *TokenEndpoint) validateCA() error {
-	var set int
-	for _, s := range []string{e.CAData, e.CAConfigMap, e.ClusterTrustBundleSigner} {
-		if s != "" {
-			set++
+	var set []string
+	for _, s := range []struct{ field, value string }{
+		{"TokenEndpoint.CAData", e.CAData},
+		{"TokenEndpoint.CAConfigMap", e.CAConfigMap},
+		{"TokenEndpoint.ClusterTrustBundleSigner", e.ClusterTrustBundleSigner},
+	} {
+		if s.value != "" {
+			set = append(set, s.field)
 		}
 	}
 	switch {
-	case set > 1:
-		return fmt.Errorf("TokenEndpoint: say one of CAData, CAConfigMap and ClusterTrustBundleSigner, not %d", set)
+	case len(set) > 1:
+		return fmt.Errorf("%s: say one of them", strings.Join(set, " and "))
 	case e.ClusterTrustBundleLabels != nil && e.ClusterTrustBundleSigner == "":
-		return fmt.Errorf("TokenEndpoint.ClusterTrustBundleLabels: say ClusterTrustBundleSigner too")
+		return fmt.Errorf("TokenEndpoint.ClusterTrustBundleLabels without TokenEndpoint.ClusterTrustBundleSigner: say whose bundles")
 	case e.CAConfigMap != "" && len(validation.IsDNS1123Subdomain(e.CAConfigMap)) > 0:
 		return fmt.Errorf("TokenEndpoint.CAConfigMap %q: no name of a config map", e.CAConfigMap)
 	}

@@ -47,10 +47,10 @@ func TestValidate(t *testing.T) {
 		"audience":        {bound(func(e *inject.TokenEndpoint) { e.Audience = "" }), "TokenEndpoint.Audience "},
 		"Entra's":         {bound(func(e *inject.TokenEndpoint) { e.Audience = "API://azureadtokenexchange" }), "TokenEndpoint.Audience "},
 		"endpoint":        {bound(func(e *inject.TokenEndpoint) { e.TokenProxy = "" }), "TokenEndpoint.TokenProxy "},
-		"two authorities": {bound(func(e *inject.TokenEndpoint) { e.CAData = "x" }), "TokenEndpoint: "},
+		"two authorities": {bound(func(e *inject.TokenEndpoint) { e.CAData = "x" }), "TokenEndpoint.CAData and TokenEndpoint.CAConfigMap: "},
 		"authorities":     {bound(func(e *inject.TokenEndpoint) { e.CAConfigMap, e.CAData = "", "x" }), "TokenEndpoint.CAData: "},
 		"config map":      {bound(func(e *inject.TokenEndpoint) { e.CAConfigMap = "A B" }), "TokenEndpoint.CAConfigMap "},
-		"labels alone":    {bound(func(e *inject.TokenEndpoint) { e.ClusterTrustBundleLabels = &metav1.LabelSelector{} }), "TokenEndpoint.ClusterTrustBundleLabels: "},
+		"labels alone":    {bound(func(e *inject.TokenEndpoint) { e.ClusterTrustBundleLabels = &metav1.LabelSelector{} }), "TokenEndpoint.ClusterTrustBundleLabels without TokenEndpoint.ClusterTrustBundleSigner: "},
 		"labels": {bound(func(e *inject.TokenEndpoint) {
 			e.CAConfigMap, e.ClusterTrustBundleSigner = "", "example.test/signer"
 			e.ClusterTrustBundleLabels = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Is"}}}

@@ -121,7 +121,7 @@ func (f *Flags) errorf(flag, value string, err error) error {
 	return fmt.Errorf("%s %q: %w", f.named(flag), value, err)
 }
 
-// fieldFlags are the flags of inject.Config's fields, the longer names first.
+// fieldFlags are the flags of inject.Config's fields.
 var fieldFlags = []struct{ field, flag string }{
 	{"TokenEndpoint.ClusterTrustBundleSigner", "token-endpoint-trust-bundle-signer"},
 	{"TokenEndpoint.ClusterTrustBundleLabels", "token-endpoint-trust-bundle-labels"},
@@ -131,7 +131,6 @@ var fieldFlags = []struct{ field, flag string }{
 	{"TokenEndpoint.SNIName", "token-endpoint-sni-name"},
 	{"TokenEndpoint.CAData", "token-endpoint-ca-data"},
 	{"TokenEndpoint.CAConfigMap", "token-endpoint-ca-config-map"},
-	{"TokenEndpoint", "token-endpoint-…"},
 	{"ProxyInitImage", "proxy-init-image"},
 	{"ProxyImage", "proxy-image"},
 	{"ProxyInitResources", "proxy-init-resources"},
@@ -142,15 +141,21 @@ var fieldFlags = []struct{ field, flag string }{
 	{"LogLevel", "proxy-log-level"},
 }
 
-// naming puts the flag in the place of the field that internal/inject names.
+// naming puts flags in the place of the fields that internal/inject names: words before
+// what is wrong with them. What follows may hold a value of any words.
 func (f *Flags) naming(err error) error {
 	if err == nil {
 		return nil
 	}
-	for _, field := range fieldFlags {
-		if rest, found := strings.CutPrefix(err.Error(), field.field); found {
-			return errors.New(f.named(field.flag) + rest)
+	text := err.Error()
+	end := strings.IndexAny(text, `":`)
+	words := strings.Split(text[:max(end, 0)], " ")
+	for i, word := range words {
+		for _, field := range fieldFlags {
+			if word == field.field {
+				words[i] = f.named(field.flag)
+			}
 		}
 	}
-	return err
+	return errors.New(strings.Join(words, " ") + text[max(end, 0):])
 }

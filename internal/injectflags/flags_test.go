@@ -55,3 +55,22 @@ func TestErrors(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestErrorsOfTwo: where flags do not go together, each is named.
+func TestErrorsOfTwo(t *testing.T) {
+	binding := []string{"--token-endpoint-annotation-suffix=binding", "--token-endpoint-audience=api://binding", "--token-endpoint-proxy=https://binding.example.test"}
+	for want, args := range map[string][]string{
+		"--token-endpoint-ca-config-map and --token-endpoint-trust-bundle-signer: say one of them": {
+			"--token-endpoint-ca-config-map=ca", "--token-endpoint-trust-bundle-signer=example.test/signer"},
+		"--token-endpoint-ca-data and --token-endpoint-ca-config-map: say one of them": {
+			"--token-endpoint-ca-data=x", "--token-endpoint-ca-config-map=ca"},
+		"--token-endpoint-trust-bundle-labels without --token-endpoint-trust-bundle-signer: say whose bundles": {
+			"--token-endpoint-trust-bundle-labels=a=b"},
+		`--token-endpoint-ca-config-map "TokenEndpoint.CAData": no name of a config map`: {
+			"--token-endpoint-ca-config-map=TokenEndpoint.CAData"},
+	} {
+		if _, err := parse(t, append(args, binding...)...); err == nil || err.Error() != want {
+			t.Errorf("%v: %v, want %s", args, err, want)
+		}
+	}
+}
