@@ -109,6 +109,24 @@ func header(name string) string {
 `
 }
 
+// bound are the values of identity bindings without authorities.
+const bound = "--set=tokenEndpoint.annotationSuffix=binding,tokenEndpoint.audience=api://binding,tokenEndpoint.proxy=https://binding.example.test"
+
+// TestTaken: what a stricter schema must not refuse.
+func TestTaken(t *testing.T) {
+	for _, set := range []string{
+		"--set=drain=0s", "--set=drain=20s", "--set=drain=1500ms", "--set=drain=2.5s",
+		"--set=tenantID=tenant.example.test",
+		"--set=proxy.resources.limits.cpu=1", "--set=proxy.resources.limits.memory=0.1Gi", "--set=proxy.resources.requests.ephemeral-storage=1e6",
+		"--set-string=proxy.resources.requests.cpu=5m", "--set=resources.claims[0].name=gpu",
+		bound, bound + ",tokenEndpoint.caConfigMap=ca", bound + ",tokenEndpoint.trustBundleSigner=s,tokenEndpoint.trustBundleLabels=*",
+	} {
+		if _, errs, err := render(t, values("least"), set); err != nil {
+			t.Errorf("%s: %v, %s", set, err, errs)
+		}
+	}
+}
+
 // TestRefused: values that cannot be right are refused, by name, before anything
 // reaches a cluster.
 func TestRefused(t *testing.T) {
@@ -131,6 +149,19 @@ func TestRefused(t *testing.T) {
 		{"--set=tokenEndpoint.annotationSuffix=binding", "tokenEndpoint/"},
 		{"--set=resources.limit.memory=1Mi", "resources"},
 		{"--set=drain=soon", "drain"},
+		{"--set=drain=30s", "drain"},
+		{"--set=drain=1m", "drain"},
+		{"--set=tenantID=junk", "tenantID"},
+		{"--set=images.proxy.repository=a b", "images/proxy/repository"},
+		{"--set=proxy.resources.claims[0].name=gpu", "proxy/resources"},
+		{"--set=proxy.resources.limits.example\\.test/gpu=1", "proxy/resources/limits"},
+		{"--set=proxyInit.resources.limits.memory=-1Mi", "proxyInit/resources/limits/memory"},
+		{"--set=tokenEndpoint.audience=api://binding", "tokenEndpoint/audience"},
+		{"--set=tokenEndpoint.caConfigMap=ca", "tokenEndpoint/caConfigMap"},
+		{bound + ",tokenEndpoint.audience=api://AzureADTokenExchange", "tokenEndpoint/audience"},
+		{bound + ",tokenEndpoint.caConfigMap=ca,tokenEndpoint.trustBundleSigner=example.test/signer", "tokenEndpoint/trustBundleSigner"},
+		{bound + ",tokenEndpoint.caData=x,tokenEndpoint.caConfigMap=ca", "tokenEndpoint/caConfigMap"},
+		{bound + ",tokenEndpoint.trustBundleLabels=a", "tokenEndpoint/trustBundleSigner"},
 	} {
 		t.Run(c.set, func(t *testing.T) {
 			out, errs, err := render(t, values("least"), c.set)
