@@ -121,6 +121,10 @@ func TestDryRun(t *testing.T) {
 			env:  map[string]string{"PROXY_PORT": "", "PROXY_SEAL": ""},
 			want: []string{"--to-ports 8000", "--uid-owner"},
 		},
+		"links to Services called proxy and metadata are none": {
+			env:  map[string]string{"PROXY_PORT": "tcp://10.0.0.7:8080", "METADATA_PORT": "tcp://10.0.0.8:80"},
+			want: []string{"--dport 80", "--to-ports 8000"},
+		},
 		"sealed": {
 			args: []string{"--seal"},
 			not:  []string{"owner", "DNAT"},

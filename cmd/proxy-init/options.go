@@ -124,10 +124,17 @@ func (o *options) moreTargets(s string) ([]netrules.Target, error) {
 	return append(o.config.Deny, targets...), err
 }
 
+// serviceLink reports whether a variable is one that Kubernetes makes: Services by the
+// names of proxy and metadata give PROXY_PORT=tcp://10.0.0.7:80 and METADATA_PORT=… to
+// the pods of their namespace.
+func serviceLink(value string) bool {
+	return strings.HasPrefix(value, "tcp://") || strings.HasPrefix(value, "udp://")
+}
+
 func readEnvironment(fs *pflag.FlagSet, getenv func(string) string) error {
 	for _, t := range twins {
 		value := getenv(t.variable)
-		if value == "" || fs.Changed(t.flag) {
+		if value == "" || fs.Changed(t.flag) || serviceLink(value) {
 			continue
 		}
 		if err := fs.Lookup(t.flag).Value.Set(value); err != nil {

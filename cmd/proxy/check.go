@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -169,7 +170,7 @@ func (c *checkConfig) diagnosis() diagnose.Config {
 			Prefetch:           p.prefetch,
 			Proxy:              func(r *http.Request) (*url.URL, error) { return proxyFor(r.URL) },
 		},
-		ClientID: either(c.clientID, p.defaultClientID),
+		ClientID: cmp.Or(c.clientID, p.defaultClientID),
 		Resource: c.resource,
 		IMDS:     c.metadata(),
 		Rules:    c.rules(),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -15,8 +16,8 @@ import (
 	"imds-oidc-proxy/internal/logging"
 )
 
-// config is everything that the flags and the environment say, parsed and
-// checked as far as that takes no look outside the process.
+// config is everything that the flags and the environment say, parsed. What a package
+// makes of its own part, it checks itself, before the proxy looks at anything outside.
 type config struct {
 	port         int
 	adminAddress string
@@ -153,8 +154,8 @@ func newFlags(cfg *config) *pflag.FlagSet {
 const usageHead = `proxy answers managed-identity requests (IMDS) with Entra tokens for the pod's
 federated token. See the README for the whole picture.
 
-Flags, each with an environment twin (--log-level: PROXY_LOG_LEVEL,
---proxy-port: PROXY_PORT); lists are separated by commas there:
+Flags, each but --probe and --version with an environment twin (--log-level:
+PROXY_LOG_LEVEL, --proxy-port: PROXY_PORT); lists are separated by commas there:
 
 %s
 Environment, as azure-workload-identity's webhook injects it:
@@ -185,12 +186,18 @@ func flagOnly(flag string) bool {
 	return flag == "probe" || flag == "version" || flag == "help"
 }
 
+// serviceLink reports whether a variable is one that Kubernetes makes: a Service by the
+// name of proxy gives PROXY_PORT=tcp://10.0.0.7:80 to the pods of its namespace.
+func serviceLink(value string) bool {
+	return strings.HasPrefix(value, "tcp://") || strings.HasPrefix(value, "udp://")
+}
+
 func applyEnvironment(flags *pflag.FlagSet, getenv func(string) string) error {
 	var err error
 	flags.VisitAll(func(f *pflag.Flag) {
 		twin := environmentTwin(f.Name)
 		value := getenv(twin)
-		if err != nil || f.Changed || value == "" || flagOnly(f.Name) {
+		if err != nil || f.Changed || value == "" || flagOnly(f.Name) || serviceLink(value) {
 			return
 		}
 		// pflag reads the first line of a list and drops the others without a word.
@@ -238,8 +245,8 @@ func (c *config) readPodEnvironment(getenv func(string) string) {
 		CAData:     getenv(envKubernetesCAData),
 	}
 	c.httpProxy = httpproxy.Config{
-		HTTPSProxy: either(getenv("HTTPS_PROXY"), getenv("https_proxy")),
-		NoProxy:    either(getenv("NO_PROXY"), getenv("no_proxy")),
+		HTTPSProxy: cmp.Or(getenv("HTTPS_PROXY"), getenv("https_proxy")),
+		NoProxy:    cmp.Or(getenv("NO_PROXY"), getenv("no_proxy")),
 	}
 }
 
@@ -275,11 +282,4 @@ func (c *config) parsedIdentities() (map[string]string, error) {
 		identities[selector] = clientID
 	}
 	return identities, nil
-}
-
-func either(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }

@@ -2,7 +2,8 @@
 // tokens that it gets for the pod's federated token. It is the sidecar of the
 // pair; proxy-init, run before it, redirects the metadata address to it.
 //
-// Everything that it reads from flags and the environment is read in config.go.
+// What it reads from flags and the environment is read in config.go, and in check.go
+// what only its check needs.
 package main
 
 import (

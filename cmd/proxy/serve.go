@@ -47,6 +47,9 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := checkFederatedToken(cfg.federatedTokenFile); err != nil {
+		return err
+	}
 	listener, err := listen(ctx, cfg.port)
 	if err != nil {
 		return portError(cfg.port, err)
@@ -67,6 +70,16 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	}
 	listening.Store(true)
 	return proxy{listener, server, parts, ending}.run(ctx)
+}
+
+// checkFederatedToken refuses a token that cannot be read now: that is a manifest to
+// mend. One that cannot be read later is a passing fault, which readiness and the
+// requests report.
+func checkFederatedToken(file string) error {
+	if _, err := exchange.ReadFederatedToken(file); err != nil {
+		return configErrorf("%s: %w", envFederatedTokenFile, err)
+	}
+	return nil
 }
 
 // portError says what to change where the kernel keeps a port for root.
@@ -97,11 +110,6 @@ func backgroundParts(cfg config, observed *observer, own map[string]http.Handler
 }
 
 func newExchange(cfg config, observer exchange.Observer, log *zap.Logger) (*exchange.Service, error) {
-	// A token that cannot be read now is a manifest to mend; one that cannot be
-	// read later is a passing fault, which readiness and the requests report.
-	if _, err := exchange.ReadFederatedToken(cfg.federatedTokenFile); err != nil {
-		return nil, configErrorf("%s: %w", envFederatedTokenFile, err)
-	}
 	proxyFor := cfg.httpProxy.ProxyFunc()
 	tokens, err := exchange.New(exchange.Config{
 		TenantID:           cfg.tenantID,

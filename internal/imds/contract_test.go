@@ -167,6 +167,7 @@ func TestAccepted(t *testing.T) {
 	}{
 		{"no api-version", tokenPath + "?resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
 		{"fluent-bit", tokenPath + "?api-version=2021-02-01&resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
+		{"today's samples", tokenPath + "?api-version=2025-04-07&resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
 		{"old scripts", tokenPath + "?api-version=2017-09-01&resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
 		{"trailing slash", tokenPath + "/?resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
 		{"doubled slash", "/" + tokenPath + "?resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},

@@ -95,7 +95,7 @@ func (e *paramErrors) first() error {
 }
 
 // set takes one parameter. An empty value is as good as none, for scripts that
-// send client_id=$UNSET; names that IMDS does not know are ignored.
+// send client_id=$UNSET, but no version; names that IMDS does not know are ignored.
 func (req *tokenRequest) set(p param, failed *paramErrors) {
 	switch p.name {
 	case "api-version":

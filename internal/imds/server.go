@@ -45,8 +45,9 @@ const (
 )
 
 // MaxConnections is for [LimitListener]. A thousand clients of one pod can ask at
-// the same time. A connection takes some 25 KiB: all of them together, opened with
-// ill will, take 25 MiB.
+// the same time. A connection takes some 25 KiB, and 50 with a request of the largest
+// header that waits for an exchange: all of them together, opened with ill will, take
+// 50 MiB.
 const MaxConnections = 1024
 
 // NewServer returns a server for h, with every limit set. Its Serve is to be

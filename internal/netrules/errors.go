@@ -74,6 +74,7 @@ var (
 	permissionSigns = regexp.MustCompile(`Permission denied|Operation not permitted`)
 	nftOnlySign     = regexp.MustCompile(`is incompatible, use 'nft' tool|Parsing nftables rule failed`)
 	noSuchRule      = regexp.MustCompile(`does a matching rule exist|RULE_DELETE failed`)
+	chainInUse      = regexp.MustCompile(`CHAIN_DEL failed \(Device or resource busy\)`)
 	failedLine      = regexp.MustCompile(`line (\d+) failed`)
 	noPlugin        = regexp.MustCompile("Couldn't load (?:match|target) `(\\w+)'")
 	noExtension     = regexp.MustCompile(`Extension (\w+) revision \d+ not supported`)
@@ -100,6 +101,8 @@ func (f failedRun) classify() *Error {
 		e.Kind, e.Remedy = MissingCapability, capabilityRemedy(f.mode)
 	case nftOnlySign.MatchString(said):
 		e.Kind, e.Remedy = WrongBackend, nftOnlyRemedy
+	case chainInUse.MatchString(said), strings.HasPrefix(f.inputLine(said), "-X "):
+		e.Kind, e.Remedy = RulesDiffer, "a rule that is not proxy-init's leads into a chain that is: remove that rule, and run it again"
 	case noSuchRule.MatchString(said), strings.HasPrefix(f.inputLine(said), "-D "):
 		e.Kind, e.Remedy = RulesDiffer, "somebody else changed the rules at the same time: run proxy-init again"
 	case noPlugin.MatchString(said):

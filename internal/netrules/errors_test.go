@@ -1,6 +1,7 @@
 package netrules
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -69,7 +70,10 @@ func TestClassify(t *testing.T) {
 		"race, nft": {ModeNFT, 1,
 			"iptables-nft-restore: line 3 failed: Bad rule (does a matching rule exist in that chain?).\n",
 			RulesDiffer, "at the same time", false},
-		"race, legacy":  {ModeLegacy, 1, "iptables-restore: line 3 failed\n", RulesDiffer, "at the same time", false},
+		"race, legacy": {ModeLegacy, 1, "iptables-restore: line 3 failed\n", RulesDiffer, "at the same time", false},
+		"chain in use": {ModeNFT, 4,
+			"iptables-nft-restore v1.8.9 (nf_tables): \nline 3: CHAIN_DEL failed (Device or resource busy): chain IMDS_PROXY_OUTPUT\n",
+			RulesDiffer, "remove that rule", false},
 		"anything else": {ModeNFT, 139, "", 0, "exited with 139", false},
 		"a line beyond": {ModeLegacy, 1, "iptables-restore: line 99999999999999999999 failed\n", 0, "line 9", false},
 	} {
@@ -85,6 +89,16 @@ func TestClassify(t *testing.T) {
 				t.Error("no remedy")
 			}
 		})
+	}
+}
+
+// TestChainInUseLegacy: iptables-legacy-restore says no more than the line.
+func TestChainInUseLegacy(t *testing.T) {
+	input := removal(tableNAT, state{chains: []string{natChain}})
+	failed := strings.Count(input[:strings.Index(input, "-X ")], "\n") + 1
+	e := failedRun{mode: ModeLegacy, exitCode: 1, said: fmt.Sprintf("iptables-restore: line %d failed\n", failed), input: input}.classify()
+	if e.Kind != RulesDiffer || !strings.Contains(e.Remedy, "remove that rule") {
+		t.Errorf("kind %d, remedy %q for line %d of\n%s", e.Kind, e.Remedy, failed, input)
 	}
 }
 
