@@ -22,6 +22,10 @@ const (
 	// bounds what the cluster's network can make the sidecar hold: some 2 MiB.
 	adminConnections = 64
 
+	// adminWriteTime is for the reading of an answer, some 10 KiB. Nobody waits for Entra
+	// here: whoever takes longer holds a place that a probe may need.
+	adminWriteTime = 5 * time.Second
+
 	// adminDrainTimeout is for a scrape in flight when the proxy ends.
 	adminDrainTimeout = time.Second
 )
@@ -97,10 +101,17 @@ func newAdmin(address string, own map[string]http.Handler, log *zap.Logger) (*ad
 		return nil, fmt.Errorf("--admin-address (PROXY_ADMIN_ADDRESS) %s: %w", address, err)
 	}
 	log.Info("serving health and metrics", zap.String("admin_address", listener.Addr().String()))
-	return &admin{
-		listener: imds.LimitListener(listener, adminConnections),
-		server:   imds.NewServer(adminHandler(own), log, imds.Limits{}),
-	}, nil
+	return adminOn(listener, own, log), nil
+}
+
+// adminOn serves on a listener that strangers can reach: all they can hold of it is
+// one place for one answer, and not for long. A kubelet whose probes find no place
+// restarts the sidecar.
+func adminOn(listener net.Listener, own map[string]http.Handler, log *zap.Logger) *admin {
+	server := imds.NewServer(adminHandler(own), log, imds.Limits{WriteTime: adminWriteTime})
+	// Requests one behind the other would have the time of each.
+	server.SetKeepAlivesEnabled(false)
+	return &admin{listener: imds.LimitListener(listener, adminConnections), server: server}
 }
 
 // run serves until ctx ends: to the last, so that a proxy that drains is seen to.

@@ -1,13 +1,19 @@
 package main
 
 import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
@@ -151,4 +157,120 @@ func TestAdminAddress(t *testing.T) {
 			t.Errorf("%q: got %v, want valid %t", address, err, valid)
 		}
 	}
+}
+
+// pipes is a listener in memory, whose connections hold no byte that is not read:
+// with synctest, a network and a clock of the test's own.
+type pipes struct {
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case conn := <-p.conns:
+		return conn, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.done) })
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (p *pipes) dial(t *testing.T) net.Conn {
+	client, server := net.Pipe()
+	t.Cleanup(func() { client.Close() })
+	p.conns <- server
+	return client
+}
+
+// startAdmin serves the paths until the test ends.
+func startAdmin(t *testing.T, own map[string]http.Handler) *pipes {
+	listener := newPipes()
+	a := adminOn(listener, own, zap.NewNop())
+	go a.server.Serve(a.listener)
+	t.Cleanup(func() { a.server.Close() })
+	return listener
+}
+
+const adminRequest = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+
+// TestAdminKeepsAPlaceForProbes: whoever holds all places, by answers that are not
+// read or by asking again and again, holds none for longer than one answer may take.
+// A kubelet that gets no answer restarts the sidecar.
+func TestAdminKeepsAPlaceForProbes(t *testing.T) {
+	for name, hold := range map[string]func(net.Conn){
+		"never reads": func(conn net.Conn) { io.WriteString(conn, strings.Repeat(adminRequest, 100)) },
+		"reads slowly and asks again": func(conn net.Conn) {
+			go io.WriteString(conn, strings.Repeat(adminRequest, 100))
+			for r := bufio.NewReader(conn); ; {
+				time.Sleep(adminWriteTime * 4 / 5)
+				resp, err := http.ReadResponse(r, nil)
+				if err != nil {
+					return
+				}
+				io.Copy(io.Discard, resp.Body)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var holding sync.WaitGroup
+				t.Cleanup(holding.Wait) // when the connections are closed
+				ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
+				listener := startAdmin(t, map[string]http.Handler{"/metrics": ok, "/livez": ok})
+				for range adminConnections {
+					conn := listener.dial(t)
+					holding.Go(func() { hold(conn) })
+				}
+				synctest.Wait()
+				began := time.Now()
+				probe := listener.dial(t)
+				go io.WriteString(probe, "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+				resp, err := http.ReadResponse(bufio.NewReader(probe), nil)
+				if err != nil || resp.StatusCode != http.StatusOK {
+					t.Fatalf("the probe: got %v, %v", resp, err)
+				}
+				if took := time.Since(began); took > adminWriteTime {
+					t.Errorf("the probe took %s, want %s at the most", took, adminWriteTime)
+				}
+			})
+		})
+	}
+}
+
+// TestAdminConnectionsAreBounded: one too many waits until another is done.
+func TestAdminConnectionsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var served atomic.Int32
+		goOn := make(chan struct{})
+		listener := startAdmin(t, map[string]http.Handler{"/metrics": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			served.Add(1)
+			<-goOn
+		})})
+		for range adminConnections {
+			io.WriteString(listener.dial(t), adminRequest)
+		}
+		late := listener.dial(t)
+		go io.WriteString(late, adminRequest)
+		synctest.Wait()
+		if got := served.Load(); got != adminConnections {
+			t.Errorf("got %d requests at a time, want %d", got, adminConnections)
+		}
+		close(goOn)
+		if _, err := late.Read(make([]byte, 1)); err != nil && !errors.Is(err, io.EOF) {
+			t.Errorf("the late one: %v", err)
+		}
+		if got := served.Load(); got != adminConnections+1 {
+			t.Errorf("got %d requests in the end, want %d", got, adminConnections+1)
+		}
+	})
 }
