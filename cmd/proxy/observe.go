@@ -49,13 +49,24 @@ func (o *observer) request(r *http.Request, e imds.Event) {
 	switch e.Endpoint {
 	case imds.EndpointToken:
 		o.metrics.TokenRequest(result(e), string(e.Source))
-		// Probes and forged requests are refused, and are nobody's.
-		if e.Refusal == "" {
+		if fromCaller(r, e) {
 			o.census.Count(r.Header)
 		}
 	case imds.EndpointForward:
 		o.metrics.ForwardedRequest(result(e))
 	}
+}
+
+// fromCaller reports whether a token request is a client's own. One that is refused
+// whatever it asks needs an answer too before its sidecar may go. Probes have no
+// Metadata header, and forged requests are nobody's: what a browser was made to send,
+// or came through a proxy.
+func fromCaller(r *http.Request, e imds.Event) bool {
+	switch e.Refusal {
+	case "no_metadata_header", "forwarded_for", "foreign_host":
+		return false
+	}
+	return len(r.Header["Metadata"]) > 0 // the method is refused before the header is looked at
 }
 
 func result(e imds.Event) string {

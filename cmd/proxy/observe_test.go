@@ -1,17 +1,26 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	logobserver "go.uber.org/zap/zaptest/observer"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/loglimit"
 	"imds-oidc-proxy/test/entra"
 )
 
@@ -93,20 +102,28 @@ func (b *syncBuffer) String() string {
 // runPod runs the whole program until the test ends, and returns its log.
 func runPod(t *testing.T, p *pod) *syncBuffer {
 	t.Helper()
-	log := new(syncBuffer)
-	ctx, stop := context.WithCancel(context.Background())
+	log, _ := startPod(t, p)
+	return log
+}
+
+// startPod runs the whole program until it is stopped, or the test ends.
+func startPod(t *testing.T, p *pod) (log *syncBuffer, stop func()) {
+	t.Helper()
+	log = new(syncBuffer)
+	ctx, end := context.WithCancel(context.Background())
 	ended := make(chan int)
 	go func() {
 		ended <- run(ctx, nil, func(name string) string { return p.environment[name] }, io.Discard, log)
 	}()
-	t.Cleanup(func() {
-		stop()
+	stop = sync.OnceFunc(func() {
+		end()
 		if code := <-ended; code != exitOK {
 			t.Errorf("exit code %d:\n%s", code, log)
 		}
 	})
+	t.Cleanup(stop)
 	p.waitReady(t)
-	return log
+	return log, stop
 }
 
 func (p *pod) waitReady(t *testing.T) {
@@ -150,8 +167,15 @@ func fetch(t *testing.T, port, target string, header http.Header) (int, string) 
 // TestSeenFromOutside asks a running proxy in several ways, and finds each of them
 // in its metrics, its census and its log, at both ports; and no secret in any.
 func TestSeenFromOutside(t *testing.T) {
+	for _, format := range []string{"json", "console"} {
+		t.Run(format, func(t *testing.T) { testSeenFromOutside(t, format) })
+	}
+}
+
+func testSeenFromOutside(t *testing.T, format string) {
 	const canary = "canary-7c1f"
 	p := newPod(t)
+	p.environment["PROXY_LOG_FORMAT"] = format
 	log := runPod(t, p)
 	old := http.Header{"Metadata": {"true"}, "User-Agent": {"azsdk-go-azidentity/v1.0.0 (go1.20; " + canary + ")"},
 		"X-Ms-Client-Request-Id": {"69a0b5a4-e62b-11f1-9f02-465e9a5fe042"}}
@@ -210,14 +234,17 @@ func TestSeenFromOutside(t *testing.T) {
 		checkNoSecret(t, secrets, metrics+clients+ready)
 	}
 	checkNoSecret(t, secrets, log.String())
-	if got := strings.Count(log.String(), `"msg":"new caller"`); got != 2 {
-		t.Errorf("got %d lines about new callers, want 2:\n%s", got, log)
+	for text, want := range map[string]int{
+		"new caller":                     2,
+		"successfully acquired token":    3,
+		old["X-Ms-Client-Request-Id"][0]: 4, // not of who was turned away before a token was asked for
+	} {
+		if got := strings.Count(log.String(), text); got != want {
+			t.Errorf("got %d lines with %q, want %d:\n%s", got, text, want, log)
+		}
 	}
-	if got := strings.Count(log.String(), `"msg":"successfully acquired token"`); got != 3 {
-		t.Errorf("got %d lines about tokens, want 3", got)
-	}
-	if !strings.Contains(log.String(), `"request_id":"69a0b5a4-e62b-11f1-9f02-465e9a5fe042"`) {
-		t.Error("no line holds the client's request ID")
+	if got := strings.HasPrefix(log.String(), "{"); got != (format == "json") {
+		t.Errorf("got %s, want %s", log, format)
 	}
 }
 
@@ -235,6 +262,77 @@ func checkNoSecret(t *testing.T, secrets []string, text string) {
 	for _, secret := range secrets {
 		if secret == "" || strings.Contains(text, secret) {
 			t.Errorf("a secret stands in:\n%s", text)
+		}
+	}
+}
+
+// infoLog returns a logger of what a proxy logs unless told otherwise, and its lines.
+func infoLog() (*zap.Logger, *logobserver.ObservedLogs) {
+	core, lines := logobserver.New(zap.InfoLevel)
+	return zap.New(core), lines
+}
+
+// TestWhoIsRefused: a client that asks for a token and is refused is in the census, or
+// it would look as if nobody asked; what is no client's is not. And the alert about
+// refusals sends nobody to a log that does not have them.
+func TestWhoIsRefused(t *testing.T) {
+	rule, err := os.ReadFile("../../deploy/monitoring/prometheusrule.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	match := regexp.MustCompile(`if match "([^"]+)" \$labels.reason`).FindSubmatch(rule)
+	if match == nil {
+		t.Fatal("no alert tells refusals apart that are logged at debug")
+	}
+	debugOnly := regexp.MustCompile(string(match[1]))
+	const token = tokenQuery + testResource
+	for _, test := range []struct {
+		method, target, header string
+		reason                 string
+		counted                bool
+	}{
+		{"GET", token, "Metadata: true", "", true},
+		{"GET", token + "&api-version=1", "Metadata: true", "duplicate_param", true},
+		{"GET", strings.TrimSuffix(tokenQuery, "&resource="), "Metadata: true", "no_resource", true},
+		{"GET", tokenQuery + "vault.azure.net", "Metadata: true", "malformed_resource", true},
+		{"GET", token + "&object_id=66666666-6666-4666-8666-666666666666", "Metadata: true", "identity_not_found", true},
+		{"POST", token, "Metadata: true", "method_not_allowed", true},
+		{"POST", token, "", "method_not_allowed", false},
+		{"GET", token, "", "no_metadata_header", false},
+		{"GET", token, "Metadata: true\r\nX-Forwarded-For: 192.0.2.1", "forwarded_for", false},
+		{"GET", "http://attacker.example.test" + token, "Metadata: true", "foreign_host", false},
+		{"GET", "/latest/meta-data/", "Metadata: true", "not_found", false},
+		{"GET", "/metadata/instance?api-version=2021-02-01", "Metadata: true", "forwarding_off", false},
+	} {
+		log, lines := infoLog()
+		observed := newObserver("/nonexistent", loglimit.New(nil), zap.NewNop())
+		got := ""
+		h, err := imds.New(imds.Config{
+			Tokens: cached{exchange.Result{Source: exchange.SourceCache, Token: exchange.Token{
+				AccessToken: "t", NotBefore: time.Now(), ExpiresOn: time.Now().Add(time.Hour)}}},
+			TenantID: "11111111-1111-1111-1111-111111111111", DefaultClientID: testClientID, Log: log,
+			Observe: func(r *http.Request, e imds.Event) { got = e.Refusal; observed.request(r, e) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := test.method + " " + test.target + " HTTP/1.1\r\nHost: 169.254.169.254\r\n"
+		if test.header != "" {
+			text += test.header + "\r\n"
+		}
+		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(text + "\r\n")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.ServeHTTP(httptest.NewRecorder(), r)
+		if got != test.reason {
+			t.Errorf("%s: refused for %q, want %q", text, got, test.reason)
+		}
+		if counted := len(observed.census.Entries()) == 1; counted != test.counted {
+			t.Errorf("%s: in the census: %t, want %t", text, counted, test.counted)
+		}
+		if logged := lines.Len() > 0; test.reason != "" && logged == debugOnly.MatchString(test.reason) {
+			t.Errorf("%s: logged at info: %t, and the alert says otherwise", test.reason, logged)
 		}
 	}
 }

@@ -43,18 +43,23 @@ func scrape(t *testing.T) string {
 		t.Fatalf("the proxy is not ready: %s", out)
 	}
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{Proxy: nil}}
-	get := func(path string) *http.Response {
-		resp, err := client.Get("http://127.0.0.1:" + port + path)
+	get := func(path string, header http.Header) *http.Response {
+		r, err := http.NewRequest("GET", "http://127.0.0.1:"+port+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header = header
+		resp, err := client.Do(r)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return resp
 	}
 	// Reasons of refusals show once there was one.
-	for _, path := range []string{"/metadata/identity/oauth2/token", "/nowhere"} {
-		get(path).Body.Close()
-	}
-	resp := get("/metrics")
+	get("/metadata/identity/oauth2/token", nil).Body.Close()
+	get("/metadata/identity/oauth2/token?api-version=2018-02-01", http.Header{"Metadata": {"true"}}).Body.Close()
+	get("/nowhere", nil).Body.Close()
+	resp := get("/metrics", nil)
 	defer resp.Body.Close()
 	page, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK {
