@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -334,5 +335,60 @@ func TestWhoIsRefused(t *testing.T) {
 		if logged := lines.Len() > 0; test.reason != "" && logged == debugOnly.MatchString(test.reason) {
 			t.Errorf("%s: logged at info: %t, and the alert says otherwise", test.reason, logged)
 		}
+	}
+}
+
+// TestLoopIsLimited: a client in a loop gets its tokens, and a part of its lines; the
+// rest is in the metric, and in the log's own line about it.
+func TestLoopIsLimited(t *testing.T) {
+	p := newPod(t)
+	delete(p.environment, "PROXY_LOG_LEVEL")
+	log, stop := startPod(t, p)
+	const requests = 500
+	began := time.Now()
+	for range requests {
+		if status, body := fetch(t, p.port, tokenQuery+testResource, http.Header{"Metadata": {"true"}}); status != 200 {
+			t.Fatalf("got %d %s", status, body)
+		}
+	}
+	_, metrics := fetch(t, p.admin, "/metrics", nil)
+	stop()
+	most := 200 + 5*(int(time.Since(began).Seconds())+1) // docs/metrics.md, The log
+	got := strings.Count(log.String(), "successfully acquired token")
+	if got < 200 || got > most {
+		t.Errorf("got %d lines about tokens, want 200 to %d", got, most)
+	}
+	leftOut := requests - got
+	wantLines(t, metrics, fmt.Sprintf("imds_oidc_proxy_log_lines_left_out_total %d", leftOut))
+	if leftOut == 0 || !strings.Contains(log.String(), fmt.Sprintf(`"lines":%d`, leftOut)) {
+		t.Errorf("no line tells of %d lines left out:\n%s", leftOut, log)
+	}
+}
+
+// TestRefreshesAreCounted: by how they ended.
+func TestRefreshesAreCounted(t *testing.T) {
+	observed, _ := newTestObserver(t, newTestIssuer(t), time.Hour)
+	exchanges := observed.exchanges()
+	exchanges.Refreshed(nil)
+	exchanges.Refreshed(nil)
+	exchanges.Refreshed(&exchange.Error{Kind: exchange.Unavailable})
+	wantLines(t, ask(observed.metrics, "GET", "/metrics").Body.String(),
+		`imds_oidc_proxy_refreshes_total{result="success"} 2`,
+		`imds_oidc_proxy_refreshes_total{result="error"} 1`)
+}
+
+// TestFederatedTokenIsSampled: its beginning and its end, as they stand in it.
+func TestFederatedTokenIsSampled(t *testing.T) {
+	idp := newTestIssuer(t)
+	observed, path := newTestObserver(t, idp, time.Hour)
+	issued, expiry := time.Now().Add(-7*time.Minute), time.Now().Add(53*time.Minute)
+	writeToken(t, idp, path, entra.Claims{Subject: testSubject, IssuedAt: issued, Expiry: expiry})
+	s := observed.sample()
+	if s.FederatedTokenIssued.Unix() != issued.Unix() || s.FederatedTokenExpiry.Unix() != expiry.Unix() {
+		t.Errorf("got %s to %s, want %s to %s", s.FederatedTokenIssued, s.FederatedTokenExpiry, issued, expiry)
+	}
+	os.Remove(path)
+	if s := observed.sample(); !s.FederatedTokenIssued.IsZero() || !s.FederatedTokenExpiry.IsZero() {
+		t.Errorf("without a token: got %s to %s, want none", s.FederatedTokenIssued, s.FederatedTokenExpiry)
 	}
 }
