@@ -7,7 +7,7 @@
 //	log := logging.New(stderr, cfg)
 //
 // A program that logs for each request gives New a [Queue], so that no request waits
-// for the writing.
+// for the writing, even of a log that nobody reads.
 //
 // The values are checked as they are set, so that what parses the flags, or a
 // variable that stands for one, names it in its error. What is logged, how often,
@@ -15,8 +15,10 @@
 package logging
 
 import (
+	"bytes"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
@@ -105,5 +107,24 @@ func New(w io.Writer, cfg Config) *zap.Logger {
 	if cfg.Format.console {
 		encoder = zapcore.NewConsoleEncoder(encoding)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), cfg.Level.level))
+	if q, ok := w.(*Queue); ok && cfg.Level.level.Enabled(gapLevel) {
+		q.tellBy(func(lines uint64) []byte { return gapLine(encoder, lines) })
+	}
+	// zap's own complaints go the same way: it would write them to standard error, and
+	// wait for it.
+	complaints := zapcore.Lock(zapcore.AddSync(struct{ io.Writer }{w}))
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), cfg.Level.level), zap.ErrorOutput(complaints))
+}
+
+// gapLevel is that of the line about lines left out.
+const gapLevel = zapcore.WarnLevel
+
+func gapLine(encoder zapcore.Encoder, lines uint64) []byte {
+	entry := zapcore.Entry{Level: gapLevel, Time: time.Now(), Message: "left out lines that were not written in time"}
+	line, err := encoder.EncodeEntry(entry, []zapcore.Field{zap.Uint64("lines", lines)})
+	if err != nil { // no field of it can fail
+		return nil
+	}
+	defer line.Free()
+	return bytes.Clone(line.Bytes())
 }

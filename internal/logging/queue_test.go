@@ -2,12 +2,16 @@ package logging_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
 
 	"imds-oidc-proxy/internal/logging"
 )
@@ -60,33 +64,102 @@ func TestQueueWritesTogether(t *testing.T) {
 	})
 }
 
-// TestQueueIsBounded: beyond its bound, who logs waits for the disk.
+// TestQueueIsBounded: beyond its bound, lines are left out, and nobody who logs waits.
+// In their place stands how many they were, once.
 func TestQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const line = 64 << 10
 		disk := newSlow()
 		q := logging.NewQueue(disk)
-		fmt.Fprintln(q, "first")
+		log := logging.New(q, logging.Config{})
+		log.Info("first")
 		<-disk.begun
-		lines := 0
-		go func() {
-			for range 6 {
-				q.Write(bytes.Repeat([]byte("x"), line))
-				lines++
-			}
-		}()
+		for i := range 10 {
+			log.Info(fmt.Sprint(i), zap.String("long", strings.Repeat("x", 60<<10)))
+		}
+		if got := q.LeftOut(); got != 6 {
+			t.Errorf("left out %d lines, want 6 of 10 with 60 KiB each", got)
+		}
+		disk.goOn <- nil
 		synctest.Wait()
-		if lines != 4 {
-			t.Errorf("queued %d lines of 64 KiB, want 4", lines)
+		log.Info("last")
+		for range 3 {
+			disk.goOn <- nil
+		}
+		if err := q.Close(); err != nil {
+			t.Error(err)
+		}
+		var got []string
+		for line := range strings.Lines(strings.ReplaceAll(disk.written(), "|", "")) {
+			var entry struct {
+				Msg   string
+				Lines int
+			}
+			if err := json.Unmarshal([]byte(line), &entry); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, fmt.Sprint(entry.Msg, " ", entry.Lines))
+		}
+		want := "first 0, 0 0, 1 0, 2 0, 3 0, left out lines that were not written in time 6, last 0"
+		if strings.Join(got, ", ") != want {
+			t.Errorf("got %s\nwant %s", strings.Join(got, ", "), want)
+		}
+	})
+}
+
+// TestQueueEnds although its writer stands still, and what is logged afterwards waits
+// for nothing.
+func TestQueueEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := newSlow()
+		q := logging.NewQueue(disk)
+		fmt.Fprintln(q, "a")
+		<-disk.begun
+		fmt.Fprintln(q, "b")
+		late := make(chan struct{})
+		began := time.Now()
+		go func() {
+			time.Sleep(time.Second) // while it is being closed
+			fmt.Fprintln(q, "late")
+			close(late)
+		}()
+		if err := q.Close(); err == nil {
+			t.Error("got no error for lines that are lost")
+		}
+		<-late
+		fmt.Fprintln(q, "later")
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("the end took %s", took)
+		}
+		if got := q.LeftOut(); got != 2 {
+			t.Errorf("left out %d lines, want 2", got)
+		}
+		disk.goOn <- nil // the goroutine ends with its write
+		disk.goOn <- nil
+	})
+}
+
+// TestQueueTellsAtItsLevel: a log of errors alone has no line about those left out.
+func TestQueueTellsAtItsLevel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg, err := parse("--log-level=error")
+		if err != nil {
+			t.Fatal(err)
+		}
+		disk := newSlow()
+		q := logging.NewQueue(disk)
+		log := logging.New(q, cfg)
+		log.Error("first")
+		<-disk.begun
+		for range 2 {
+			log.Error("long", zap.String("x", strings.Repeat("x", 200<<10)))
 		}
 		for range 3 {
 			disk.goOn <- nil
 		}
-		synctest.Wait()
-		if lines != 6 {
-			t.Errorf("after the writes: queued %d lines, want all 6", lines)
-		}
 		q.Close()
+		if got := disk.written(); q.LeftOut() != 1 || strings.Contains(got, "left out") {
+			t.Errorf("left out %d lines, want 1, and wrote %.300s", q.LeftOut(), got)
+		}
 	})
 }
 
@@ -96,6 +169,7 @@ func TestQueueTakesWhatIsLarger(t *testing.T) {
 	q := logging.NewQueue(&out)
 	long := strings.Repeat("x", 1<<20)
 	fmt.Fprintln(q, "a")
+	q.Sync()
 	fmt.Fprintln(q, long)
 	q.Close()
 	if out.String() != "a\n"+long+"\n" {

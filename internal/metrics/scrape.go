@@ -48,7 +48,7 @@ func (s Sample) appendTo(b []byte, now time.Time) []byte {
 			s.FederatedTokenExpiry.Sub(now).Seconds())
 	}
 	lines := prefix + "log_lines_left_out_total"
-	b = appendHead(b, lines, "Lines about requests that the log's limit kept out.", "counter")
+	b = appendHead(b, lines, "Lines that the log lacks: about requests beyond its limit, or not written in time.", "counter")
 	b = append(b, lines+" "...)
 	b = strconv.AppendUint(b, s.LogLinesLeftOut, 10)
 	b = append(b, '\n')
