@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
 	"imds-oidc-proxy/test/entra"
 )
@@ -30,7 +31,7 @@ func newTestObserver(t *testing.T, idp *entra.Server, life time.Duration) (*obse
 	path := filepath.Join(t.TempDir(), "token")
 	now := time.Now()
 	writeToken(t, idp, path, entra.Claims{Subject: "system:serviceaccount:shop:cart", IssuedAt: now.Add(-time.Minute), Expiry: now.Add(life)})
-	observed := newObserver(path, loglimit.New(nil), zap.NewNop())
+	observed := newObserver(path, loglimit.New(nil), new(logging.Queue), zap.NewNop())
 	tokens, err := exchange.New(exchange.Config{
 		TenantID:           idp.TenantID(),
 		AuthorityHost:      "https://127.0.0.1:1/",

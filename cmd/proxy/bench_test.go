@@ -14,6 +14,7 @@ import (
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
 )
 
@@ -37,7 +38,7 @@ func BenchmarkCachedAnswer(b *testing.B) {
 	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
 	log := zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel))
 	limit := loglimit.New(nil)
-	observed := newObserver("/nonexistent", limit, zap.NewNop())
+	observed := newObserver("/nonexistent", limit, new(logging.Queue), zap.NewNop())
 	for _, test := range []struct {
 		name    string
 		log     *zap.Logger

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/pflag"
 )
@@ -34,6 +35,10 @@ const (
 	exitIMDS           = 15
 	exitRules          = 16
 )
+
+// lastWordTime is how long the end waits for standard error to take its last line. A
+// pipe that nobody reads would hold it for ever.
+const lastWordTime = 200 * time.Millisecond
 
 // version is set at build time: -ldflags "-X main.version=…".
 var version = "dev"
@@ -88,7 +93,16 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return exitOK
 }
 
+// fail says what was wrong, if somebody listens.
 func fail(stderr io.Writer, code int, err error) int {
-	fmt.Fprintf(stderr, "proxy: %v\n", err)
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		fmt.Fprintf(stderr, "proxy: %v\n", err)
+	}()
+	select {
+	case <-said:
+	case <-time.After(lastWordTime):
+	}
 	return code
 }

@@ -1,11 +1,17 @@
 package main
 
 import (
+	"fmt"
 	"net"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -55,4 +61,103 @@ func freePort() (string, error) {
 	}
 	defer listener.Close()
 	return strconv.Itoa(listener.Addr().(*net.TCPAddr).Port), nil
+}
+
+// startUnread runs the real program with a standard error that is full already, and
+// that nobody reads.
+func startUnread(t *testing.T, p *pod) *exec.Cmd {
+	t.Helper()
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { read.Close(); write.Close() })
+	write.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)) // by then it is full
+	for line := make([]byte, 4096); err == nil; {
+		_, err = write.Write(line)
+	}
+	binary, err := os.Executable() // which is the proxy where it is called that: see TestMain
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := exec.Command(binary)
+	proxy.Args[0] = "proxy"
+	proxy.SysProcAttr = asSidecar()
+	proxy.Stderr = write
+	for name, value := range p.environment {
+		proxy.Env = append(proxy.Env, name+"="+value)
+	}
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { proxy.Process.Kill() })
+	p.waitReady(t)
+	return proxy
+}
+
+// TestNobodyReadsTheLog: with standard error full, and more lines than the queue
+// holds, clients get their tokens, and one signal ends the proxy.
+func TestNobodyReadsTheLog(t *testing.T) {
+	p := newPod(t)
+	p.environment["PROXY_LOG_ALL_REQUESTS"] = "true"
+	proxy := startUnread(t, p)
+	const requests = 700 // with a line of some 600 bytes for each
+	for i := range requests {
+		path := fmt.Sprintf("/%0200d", i)
+		if status, body := fetch(t, p.port, path, http.Header{"Metadata": {"true"}}); status != http.StatusNotFound {
+			t.Fatalf("got %d %s", status, body)
+		}
+	}
+	if status, body := fetch(t, p.port, tokenQuery+testResource, http.Header{"Metadata": {"true"}}); status != http.StatusOK {
+		t.Fatalf("got %d %s", status, body)
+	}
+	_, metrics := fetch(t, p.admin, "/metrics", nil)
+	leftOut := regexp.MustCompile(`(?m)^imds_oidc_proxy_log_lines_left_out_total (\d+)$`).FindStringSubmatch(metrics)
+	if leftOut == nil || leftOut[1] == "0" {
+		t.Errorf("got %v, want lines left out", leftOut)
+	}
+	began := time.Now()
+	endProxy(t, proxy)
+	if took := time.Since(began); took > 10*time.Second { // less than Kubernetes gives
+		t.Errorf("the end took %s", took)
+	}
+}
+
+// TestSecondSignalNeedsNoReader: it ends the process although its last word is not
+// heard.
+func TestSecondSignalNeedsNoReader(t *testing.T) {
+	p := newPod(t)
+	proxy := startUnread(t, p)
+	p.idp.FailAlways(entra.FaultSlow(20 * time.Second))
+	conn, err := net.Dial("tcp", "127.0.0.1:"+p.port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n", tokenQuery+testResource); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the exchange to be under way", func() bool { return p.idp.InFlight() > 0 })
+	began := time.Now()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = proxy.Wait() // the exit code says it
+	}()
+	// Two that come at the same moment are one to the kernel.
+	waitFor(t, "the end", func() bool {
+		_ = proxy.Process.Signal(syscall.SIGTERM) // it may have ended
+		select {
+		case <-ended:
+			return true
+		default:
+			return false
+		}
+	})
+	if code := proxy.ProcessState.ExitCode(); code != exitFailure {
+		t.Errorf("got exit code %d, want %d", code, exitFailure)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the end took %s", took)
+	}
 }

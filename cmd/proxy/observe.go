@@ -10,6 +10,7 @@ import (
 	"imds-oidc-proxy/internal/census"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
 	"imds-oidc-proxy/internal/metrics"
 )
@@ -20,14 +21,16 @@ type observer struct {
 	tokens    *exchange.Service // for samples; set before the first request
 	tokenFile string
 	limit     *loglimit.Limit
+	lines     *logging.Queue
 	metrics   *metrics.Metrics
 	census    *census.Census
 }
 
-func newObserver(tokenFile string, limit *loglimit.Limit, log *zap.Logger) *observer {
+func newObserver(tokenFile string, limit *loglimit.Limit, lines *logging.Queue, log *zap.Logger) *observer {
 	o := &observer{
 		tokenFile: tokenFile,
 		limit:     limit,
+		lines:     lines,
 		census:    census.New(census.Config{New: func(c census.Caller) { logCaller(log, c) }}),
 	}
 	o.metrics = metrics.New(metrics.Config{
@@ -106,7 +109,11 @@ func (o *observer) exchanges() exchange.Observer {
 // that cannot be read has no age: readiness says why.
 func (o *observer) sample() metrics.Sample {
 	stats := o.tokens.Stats()
-	s := metrics.Sample{CacheEntries: stats.Entries, SoonestTokenExpiry: stats.SoonestExpiry, LogLinesLeftOut: o.limit.LeftOut()}
+	s := metrics.Sample{
+		CacheEntries:       stats.Entries,
+		SoonestTokenExpiry: stats.SoonestExpiry,
+		LogLinesLeftOut:    o.limit.LeftOut() + o.lines.LeftOut(),
+	}
 	if token, err := exchange.ReadFederatedToken(o.tokenFile); err == nil {
 		s.FederatedTokenIssued, s.FederatedTokenExpiry = token.IssuedAt, token.ExpiresOn
 	}

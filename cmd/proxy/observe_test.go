@@ -21,6 +21,7 @@ import (
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
 	"imds-oidc-proxy/test/entra"
 )
@@ -306,7 +307,7 @@ func TestWhoIsRefused(t *testing.T) {
 		{"GET", "/metadata/instance?api-version=2021-02-01", "Metadata: true", "forwarding_off", false},
 	} {
 		log, lines := infoLog()
-		observed := newObserver("/nonexistent", loglimit.New(nil), zap.NewNop())
+		observed := newObserver("/nonexistent", loglimit.New(nil), new(logging.Queue), zap.NewNop())
 		got := ""
 		h, err := imds.New(imds.Config{
 			Tokens: cached{exchange.Result{Source: exchange.SourceCache, Token: exchange.Token{

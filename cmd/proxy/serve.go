@@ -35,7 +35,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	if !cfg.logAll {
 		requestLog = limit.Apply(log)
 	}
-	observed := newObserver(cfg.federatedTokenFile, limit, log)
+	observed := newObserver(cfg.federatedTokenFile, limit, lines, log)
 	tokens, err := newExchange(cfg, observed.exchanges(), log)
 	if err != nil {
 		return err
