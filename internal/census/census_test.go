@@ -51,6 +51,10 @@ func TestIdentify(t *testing.T) {
 		{agent("azsdk-java-azure-identity/1.9.0 (17.0.7; Linux; 5.15)"), "java-azure-identity", "1.9.0", census.Yes},
 		{agent("azsdk-cpp-identity/1.5.1 (Linux 5.15)"), "cpp-azure-identity", "1.5.1", census.No},
 		{agent("azsdk-cpp-identity/1.6.0 (Linux 5.15)"), "cpp-azure-identity", "1.6.0", census.Yes},
+		{agent("azsdk-rust-identity/1.0.0 (1.95.0; linux; x86_64)"), "rust-azure-identity", "1.0.0", census.Yes},
+		{agent("shop-cart azsdk-rust-identity/0.24.0 (1.80.0; linux; x86_64)"), "rust-azure-identity", "0.24.0", census.Yes},
+		{agent("azsdk-rust-identity/0.23.0 (1.75.0; linux; x86_64)"), "rust-azure-identity", "0.23.0", census.No},
+		{agent("azsdk-rust-storage_blob/0.5.0 (1.90.0; linux; x86_64)"), "unknown", "", census.Unknown}, // asks for no token itself
 		// Numbers, not letters, are compared.
 		{agent("azsdk-go-azidentity/v1.10.0"), "go-azidentity", "1.10.0", census.Yes},
 		{agent("azsdk-go-azidentity/v1"), "go-azidentity", "1", census.No},

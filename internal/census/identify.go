@@ -29,6 +29,9 @@ var libraries = [...]sdk{
 	{"azsdk-java-azure-identity", "java-azure-identity", "1.9.0", "azure-identity (Java)"},
 	{"azsdk-java-identity", "java-azure-identity", "1.9.0", "azure-identity (Java)"},
 	{"azsdk-cpp-identity", "cpp-azure-identity", "1.6.0", "azure-identity-cpp"},
+	// There was a WorkloadIdentityCredential before, which read the token once; the
+	// kubelet replaces it.
+	{"azsdk-rust-identity", "rust-azure-identity", "0.24.0", "azure_identity (Rust)"},
 
 	// The command line takes a federated token, but does not look for one.
 	{"azurecli", "azure-cli", "", "az login --federated-token, in place of --identity"},
@@ -115,7 +118,7 @@ func (k sdk) caller(version string) Caller {
 		c.Upgrade = k.upgrade + " " + k.since + " or later"
 	default:
 		c.WorkloadIdentity = Yes
-		c.Upgrade = "no upgrade needed: use DefaultAzureCredential or WorkloadIdentityCredential in place of ManagedIdentityCredential"
+		c.Upgrade = "no upgrade needed: use WorkloadIdentityCredential, or DefaultAzureCredential where there is one, in place of ManagedIdentityCredential"
 	}
 	return c
 }

@@ -20,6 +20,7 @@ var userAgents = map[string]string{
 	"java-azure-identity":   "azsdk-java-azure-identity/",
 	"js-azure-identity":     "azsdk-js-identity/",
 	"python-azure-identity": "azsdk-python-identity/",
+	"rust-azure-identity":   "azsdk-rust-identity/",
 }
 
 // TestFirstVersions: the census agrees with the table of docs/migration.md on which
