@@ -97,7 +97,7 @@ func (*Format) Type() string { return "format" }
 
 // New returns a logger that writes to w, one entry a line; entries of concurrent
 // requests never mix. Times are RFC 3339 with nanoseconds, durations as Go prints
-// them.
+// them. A [Queue] writes lines of that form about those that it leaves out.
 func New(w io.Writer, cfg Config) *zap.Logger {
 	encoding := zap.NewProductionEncoderConfig()
 	encoding.TimeKey = "time"
