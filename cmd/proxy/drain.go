@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net"
 	"net/http"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,7 +25,7 @@ const (
 	// hundred of them on a machine that is overloaded by their number.
 	silentTime = 2 * time.Second
 
-	// settleLook is between looks at whether connections still wait to be accepted.
+	// settleLook is between looks at what is left.
 	settleLook = 5 * time.Millisecond
 )
 
@@ -33,13 +33,13 @@ const (
 //
 // Closing a listener resets the connections that the kernel has made and the
 // process has yet to accept: under load, dozens. So first the door is shut to new
-// ones, and those in the queue are accepted; the listener is closed when it is empty.
-// Connections that say nothing by then have some time to do so, and are ended as idle
-// ones are.
+// ones, and those in the queue are accepted. Then those that ask nothing are ended, and
+// the others finish. The server is shut down when none is left, since from then on it
+// drops what it has not read to the header's end.
 type drain struct {
-	listener  net.Listener // the kernel's own
-	silent    *silentConns // the same, and what it accepted
-	listening *atomic.Bool // for readiness
+	listener  *net.TCPListener // the kernel's own
+	conns     *conns           // what was accepted there
+	listening *atomic.Bool     // for readiness
 	log       *zap.Logger
 	closing   atomic.Bool // answers end their connections
 }
@@ -58,62 +58,72 @@ func (d *drain) handler(next http.Handler) http.Handler {
 func (d *drain) end(ctx context.Context, server *http.Server) error {
 	d.listening.Store(false)
 	d.closing.Store(true)
-	if err := d.settle(ctx); err != nil { // as on an old kernel
-		d.log.Warn("requests that were not accepted yet may be lost", zap.Error(err))
+	if err := d.refuseNew(); err != nil { // as on an old kernel
+		d.log.Warn("requests that are not accepted yet may be lost", zap.Error(err))
+		rest(ctx, settleTime) // for the sake of the connections that are open
 	} else {
-		d.silent.end()
+		d.finish(ctx)
 	}
 	return server.Shutdown(ctx)
 }
 
-// listen opens a port of the loopback address. It is plain TCP: Go would have
-// Multipath TCP, of whose listeners the kernel's own is hidden from [refuseNew].
-func listen(ctx context.Context, port int) (net.Listener, error) {
-	var config net.ListenConfig
-	config.SetMultipathTCP(false)
-	return config.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+// finish returns when no connection is left, or ctx ends.
+func (d *drain) finish(ctx context.Context) {
+	for began := time.Now(); ctx.Err() == nil; rest(ctx, settleLook) {
+		shut := time.Since(began)
+		if shut < settleTime || d.waiting() || !d.conns.stopAccepting(d.listener) {
+			continue
+		}
+		if d.conns.endQuiet(shut >= silentTime) == 0 {
+			return
+		}
+	}
 }
 
-// settle lets no more connections in, and returns when those that were made are
-// accepted and have had their time.
-func (d *drain) settle(ctx context.Context) error {
-	tcp, ok := d.listener.(*net.TCPListener)
-	if !ok {
-		return nil
+// listen opens a port of the loopback address. It is plain TCP: Go would have
+// Multipath TCP, of whose listeners the kernel's own is hidden from [refuseNew].
+func listen(ctx context.Context, port int) (*net.TCPListener, error) {
+	var config net.ListenConfig
+	config.SetMultipathTCP(false)
+	listener, err := config.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		return nil, err
 	}
-	conn, err := tcp.SyscallConn()
+	return listener.(*net.TCPListener), nil
+}
+
+// refuseNew takes the listener off every device that there is: the kernel answers
+// what would begin a connection as on a closed port, and handshakes under way come to
+// their end. It takes no capability, since Linux 5.7.
+func (d *drain) refuseNew() error {
+	const noDevice = math.MaxInt32 // an index that no device has
+	return d.control(func(fd int) error {
+		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, noDevice)
+	})
+}
+
+// waiting reports whether a connection waits to be accepted.
+func (d *drain) waiting() bool {
+	waiting := false
+	err := d.control(func(fd int) error {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		waiting = n > 0 || errors.Is(err, unix.EINTR)
+		return nil
+	})
+	return err == nil && waiting // on a closed one nothing waits
+}
+
+func (d *drain) control(do func(fd int) error) error {
+	conn, err := d.listener.SyscallConn()
 	if err != nil {
 		return err
 	}
-	if err := control(conn, refuseNew); err != nil {
-		rest(ctx, settleTime) // for the sake of the connections that are open
+	var doErr error
+	if err := conn.Control(func(fd uintptr) { doErr = do(int(fd)) }); err != nil {
 		return err
 	}
-	ticker := time.NewTicker(settleLook)
-	defer ticker.Stop()
-	for began := time.Now(); ; {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-		waiting := false
-		if err := control(conn, func(fd int) (err error) { waiting, err = acceptable(fd); return err }); err != nil {
-			return err
-		}
-		if d.settled(waiting, time.Since(began)) {
-			return nil
-		}
-	}
-}
-
-// settled reports whether nobody is left to wait for, after the door has been shut for
-// a time.
-func (d *drain) settled(waiting bool, shut time.Duration) bool {
-	if waiting || shut < settleTime {
-		return false
-	}
-	return shut >= silentTime || d.silent.count() == 0
+	return doErr
 }
 
 // rest waits, or until ctx ends.
@@ -122,30 +132,4 @@ func rest(ctx context.Context, pause time.Duration) {
 	case <-ctx.Done():
 	case <-time.After(pause):
 	}
-}
-
-func control(conn syscall.RawConn, do func(fd int) error) error {
-	var doErr error
-	if err := conn.Control(func(fd uintptr) { doErr = do(int(fd)) }); err != nil {
-		return err
-	}
-	return doErr
-}
-
-// refuseNew takes the listener off every device that there is: the kernel answers
-// what would begin a connection as on a closed port, and handshakes under way come to
-// their end. It takes no capability, since Linux 5.7.
-func refuseNew(fd int) error {
-	const noDevice = math.MaxInt32 // an index that no device has
-	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, noDevice)
-}
-
-// acceptable reports whether a connection waits to be accepted.
-func acceptable(fd int) (bool, error) {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 0)
-	if err == unix.EINTR {
-		return true, nil
-	}
-	return n > 0, err
 }

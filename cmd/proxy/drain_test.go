@@ -205,48 +205,118 @@ func TestSilentConnectionsEnd(t *testing.T) {
 	}
 }
 
-// TestWaitingBytesAreRead: the end of silent connections spares one whose bytes have
-// come, and are yet to be read.
-func TestWaitingBytesAreRead(t *testing.T) {
+// TestHalfARequestIsWaitedFor: the signal comes amid the header of a request, the first
+// of its connection or a later one. It is answered, when it has come.
+func TestHalfARequestIsWaitedFor(t *testing.T) {
+	for _, before := range []int{0, 1} {
+		t.Run(fmt.Sprintf("after %d others", before), func(t *testing.T) {
+			p := newPod(t)
+			proxy := startProcess(t, p)
+			conn, r := dial(t, p.port)
+			for range before {
+				if again, err := askOnce(conn, r, "keep-alive"); err != nil || !again {
+					t.Fatalf("the request before: %v, again %t", err, again)
+				}
+			}
+			other, otherReader := dial(t, p.port)
+			if _, err := askOnce(other, otherReader, "keep-alive"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(conn, "GET "+tokenQuery); err != nil {
+				t.Fatal(err)
+			}
+			if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			// The end of a quiet connection is when the proxy would drop this one.
+			if _, err := otherReader.ReadByte(); !errors.Is(err, io.EOF) {
+				t.Fatalf("the quiet connection: %v, want its end", err)
+			}
+			if _, err := fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n", testResource); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				t.Errorf("got %s", resp.Status)
+			}
+			if err := proxy.Wait(); err != nil {
+				t.Errorf("the proxy ended with %v", err)
+			}
+		})
+	}
+}
+
+// dial connects to the proxy.
+func dial(t *testing.T, port string) (net.Conn, *bufio.Reader) {
+	t.Helper()
+	conn, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn, bufio.NewReader(conn)
+}
+
+// TestQuietConnections: what is ended is what is in the middle of nothing, and has no
+// bytes in the kernel.
+func TestQuietConnections(t *testing.T) {
 	inner, err := listen(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer inner.Close()
-	listener := newSilentConns(inner)
-	for _, said := range []string{"", "x"} {
-		client, err := net.Dial("tcp", inner.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.Close()
-		conn, err := listener.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		if _, err := io.WriteString(client, said); err != nil {
-			t.Fatal(err)
-		}
-		listener.end()
-		buffer := make([]byte, 2)
-		if n, _ := conn.Read(buffer); string(buffer[:n]) != said {
-			t.Errorf("read %q, want %q", buffer[:n], said)
-		}
-		if said == "" {
-			continue
-		}
-		// It was heard, and goes on.
-		listener.end()
-		if _, err := io.WriteString(client, "y"); err != nil {
-			t.Fatal(err)
-		}
-		if n, err := conn.Read(buffer); err != nil || string(buffer[:n]) != "y" {
-			t.Errorf("read %q, %v after the end of others", buffer[:n], err)
-		}
+	listener := newConns(inner)
+	defer listener.Close()
+	for _, test := range []struct {
+		name      string
+		state     int32
+		said      string
+		silentToo bool
+		want      int32
+	}{
+		{"silent, early", silent, "", false, silent},
+		{"silent, late", silent, "", true, ended},
+		{"silent, with bytes on their way", silent, "x", true, silent},
+		{"quiet", quiet, "", false, ended},
+		{"quiet, with bytes on their way", quiet, "x", false, quiet},
+		{"asking", asking, "", true, asking},
+		{"answering", answering, "", true, answering},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			client, err := net.Dial("tcp", inner.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			accepted, err := listener.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer accepted.Close()
+			if _, err := io.WriteString(client, test.said); err != nil {
+				t.Fatal(err)
+			}
+			c := accepted.(*conn)
+			c.state.Store(test.state)
+			if left := listener.endQuiet(test.silentToo); left != 1 {
+				t.Errorf("%d connections left, want 1: it is not closed yet", left)
+			}
+			if got := c.state.Load(); got != test.want {
+				t.Errorf("state %d, want %d", got, test.want)
+			}
+			if test.want != ended {
+				return
+			}
+			if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+				t.Errorf("read %d bytes, %v, want the end", n, err)
+			}
+		})
 	}
-	if left := len(listener.silent); left != 0 {
-		t.Errorf("%d connections are still on the list", left)
+	if left := listener.endQuiet(true); left != 0 {
+		t.Errorf("%d connections left, want none", left)
 	}
 }
 

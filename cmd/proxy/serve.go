@@ -60,16 +60,17 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		zap.String("tenant_id", cfg.tenantID),
 		zap.String("client_id", cfg.defaultClientID),
 		zap.String("imds_passthrough", cfg.imdsPassthrough))
-	ending := &drain{listener: listener, silent: newSilentConns(listener), listening: &listening, log: log}
-	listener = imds.LimitListener(ending.silent, imds.MaxConnections)
+	accepted := newConns(imds.LimitListener(listener, imds.MaxConnections))
+	ending := &drain{listener: listener, conns: accepted, listening: &listening, log: log}
 	server := imds.NewServer(ending.handler(handler), requestLog, imds.Limits{})
+	accepted.watch(server)
 	parts, err := backgroundParts(cfg, observed, own, requestLog, log)
 	if err != nil {
 		listener.Close()
 		return err
 	}
 	listening.Store(true)
-	return proxy{listener, server, parts, ending}.run(ctx)
+	return proxy{accepted, server, parts, ending}.run(ctx)
 }
 
 // checkFederatedToken refuses a token that cannot be read now: that is a manifest to

@@ -77,11 +77,12 @@ func TestFailedPartEndsReadiness(t *testing.T) {
 			}
 		}
 	})
-	ending := &drain{listener: listener, silent: newSilentConns(listener), listening: &listening, log: zap.NewNop()}
+	accepted := newConns(listener)
+	ending := &drain{listener: listener, conns: accepted, listening: &listening, log: zap.NewNop()}
 	ended := make(chan error)
 	go func() {
 		part := func(context.Context) error { <-inFlight; return fault }
-		ended <- proxy{ending.silent, &http.Server{Handler: ending.handler(handler)}, []func(context.Context) error{part}, ending}.run(t.Context())
+		ended <- proxy{accepted, &http.Server{Handler: ending.handler(handler)}, []func(context.Context) error{part}, ending}.run(t.Context())
 	}()
 	resp, err := http.Get("http://" + listener.Addr().String())
 	if err != nil {

@@ -149,6 +149,9 @@ func (l *limitListener) Close() error {
 	return l.Listener.Close()
 }
 
+// NetConn returns the connection that is counted, as [crypto/tls.Conn] does.
+func (c *limitedConn) NetConn() net.Conn { return c.Conn }
+
 func (c *limitedConn) Close() error {
 	c.listener.mu.Lock()
 	c.listener.forget(c)
