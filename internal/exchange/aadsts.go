@@ -33,6 +33,7 @@ const (
 	hintForeignToken
 	hintServicePrincipal
 	hintBindingCA
+	hintBindingName
 	hintProxyCredentials
 	hintProxyRules
 )
@@ -146,6 +147,8 @@ func (h hint) advise(clientID, resource string, token FederatedToken) string {
 		return fmt.Sprintf("az ad sp create --id '%s'; one that was just created takes a few minutes", clientID)
 	case hintBindingCA:
 		return "AZURE_KUBERNETES_CA_FILE or _CA_DATA has to hold the authority of the token proxy's certificate; --ca-file counts only where neither is set"
+	case hintBindingName:
+		return "AZURE_KUBERNETES_SNI_NAME, or without it the host of AZURE_KUBERNETES_TOKEN_PROXY, has to be a name in the token proxy's certificate"
 	case hintProxyCredentials:
 		return "put the HTTP proxy's credentials into HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT), or go past it: NO_PROXY=HOST"
 	case hintProxyRules:

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -19,8 +20,11 @@ type bindingTransport struct {
 	cfg   Config
 	proxy *url.URL
 
+	caFile *sharedFile[[]byte] // nil: no CAFile
+
+	// mu guards what follows. It is never held over a file.
 	mu      sync.Mutex
-	caFile  []byte // what current was made from; nil: no CAFile
+	pem     []byte // what current was made from; nil: no CAFile
 	caFault string // why CAFile could not be used when last read; empty: it could
 	current *http.Transport
 }
@@ -36,7 +40,8 @@ func newBindingTransport(cfg Config) (http.RoundTripper, error) {
 	b := &bindingTransport{cfg: cfg, proxy: proxy}
 	switch {
 	case cfg.Binding.CAFile != "":
-		err = b.readCAFile()
+		b.caFile = &sharedFile[[]byte]{path: cfg.Binding.CAFile, load: readCertificates}
+		err = b.readCAFile(context.Background())
 	case cfg.Binding.CAData != "":
 		err = b.trust([]byte(cfg.Binding.CAData), "AZURE_KUBERNETES_CA_DATA")
 	default:
@@ -53,13 +58,16 @@ func (b *bindingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	out.URL = b.proxy.JoinPath(req.URL.EscapedPath())
 	out.URL.RawQuery = req.URL.RawQuery
 	out.Host = ""
-	transport, caFault, changed := b.transport()
+	transport, caFault, changed := b.transport(req.Context())
 	if changed {
 		b.logCAFile(caFault)
 	}
 	resp, err := transport.RoundTrip(out)
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return nil, b.untrusted(caFault)
+	}
+	if _, ok := errors.AsType[x509.HostnameError](err); ok {
+		return nil, &routeFault{"the token proxy's certificate is for another host", retrySoon, hintBindingName}
 	}
 	return resp, err
 }
@@ -84,14 +92,14 @@ func (b *bindingTransport) untrusted(caFault string) *routeFault {
 // transport returns the transport for the CA file as it is now, what is wrong with
 // that, and whether that is new. While the file cannot be used, as in the middle of a
 // rotation, the roots read before stay.
-func (b *bindingTransport) transport() (current *http.Transport, caFault string, changed bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.cfg.Binding.CAFile != "" {
-		if err := b.readCAFile(); err != nil {
+func (b *bindingTransport) transport(ctx context.Context) (current *http.Transport, caFault string, changed bool) {
+	if b.caFile != nil {
+		if err := b.readCAFile(ctx); err != nil {
 			caFault = err.Error()
 		}
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	changed = caFault != b.caFault
 	b.caFault = caFault
 	return b.current, caFault, changed
@@ -114,23 +122,27 @@ func (b *bindingTransport) CloseIdleConnections() {
 	b.current.CloseIdleConnections()
 }
 
-func (b *bindingTransport) readCAFile() error {
-	pem, err := readCertificates(b.cfg.Binding.CAFile)
+func (b *bindingTransport) readCAFile(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, caFileTimeout)
+	defer cancel()
+	pem, err := b.caFile.read(ctx)
 	if err != nil {
 		return fmt.Errorf("AZURE_KUBERNETES_CA_FILE: %w", err)
 	}
-	if b.current != nil && bytes.Equal(pem, b.caFile) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.current != nil && bytes.Equal(pem, b.pem) {
 		return nil
 	}
 	if err := b.trust(pem, "AZURE_KUBERNETES_CA_FILE"); err != nil {
 		return err
 	}
-	b.caFile = pem
+	b.pem = pem
 	return nil
 }
 
 // trust makes the certificates in pem the only roots. Connections made under the
-// old ones are not used again.
+// old ones are not used again. Where others know b already, b.mu is held.
 func (b *bindingTransport) trust(pem []byte, variable string) error {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {

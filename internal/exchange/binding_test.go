@@ -164,6 +164,48 @@ func TestUntrustedTokenProxyIsToldApart(t *testing.T) {
 	}
 }
 
+// Faults of the way to the token proxy are not blamed on Entra, and say what counts.
+func TestFaultsOfTheTokenProxyNameIt(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*exchange.Binding)
+		detail string
+		hint   string
+	}{
+		"a name that its certificate does not have": {
+			func(b *exchange.Binding) { b.SNIName = "typo.binding.example.test" },
+			"the token proxy's certificate is for another host", "AZURE_KUBERNETES_SNI_NAME"},
+		"nobody listens": {
+			func(b *exchange.Binding) { b.TokenProxy = "https://127.0.0.1:1" },
+			"the connection to the token proxy was refused", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := bindingPod(t, "", "localhost")
+			p.cfg.Binding.CAData = string(p.idp.CAPEM())
+			c.change(&p.cfg.Binding)
+			e := wantKind(t, p.service(t).Exchange(t.Context(), clientID, resource), exchange.Unavailable)
+			if e.Detail != c.detail {
+				t.Errorf("got detail %q, want %q", e.Detail, c.detail)
+			}
+			if c.hint != "" && !strings.Contains(p.service(t).Discover(t.Context()).(*exchange.Error).Hint, c.hint) {
+				t.Errorf("no hint at %s", c.hint)
+			}
+		})
+	}
+}
+
+// Without authorities of its own the token proxy is verified as Entra is, by its name.
+func TestBindingAsksForTheNameWithoutItsOwnRoots(t *testing.T) {
+	const sni = "tenant.binding.example.test"
+	p := bindingPod(t, "", sni)
+	p.cfg.CAFile = caFile(t, p.idp)
+	if _, err := p.get(t, p.service(t)); err != nil {
+		t.Fatal(err)
+	}
+	if x := p.idp.Exchanges(); len(x) != 1 || x[0].SNI != sni {
+		t.Errorf("got %+v, want one token request for %s", x, sni)
+	}
+}
+
 // A rotation that went wrong, noticed late: the old roots no longer do.
 func TestUntrustedTokenProxySaysThatTheCAFileIsBroken(t *testing.T) {
 	p := bindingPod(t, "", "localhost")
@@ -177,7 +219,7 @@ func TestUntrustedTokenProxySaysThatTheCAFileIsBroken(t *testing.T) {
 	}
 }
 
-// As azidentity has it, HTTPS_PROXY is for the token proxy too; NO_PROXY excepts it.
+// As azidentity has it, HTTPS_PROXY is for the token proxy too.
 func TestBindingGoesThroughTheHTTPProxy(t *testing.T) {
 	p := bindingPod(t, "/path", "localhost")
 	p.cfg.Binding.CAData = string(p.idp.CAPEM())

@@ -176,6 +176,14 @@ func (b Binding) check() error {
 	return checkHTTPS("AZURE_KUBERNETES_TOKEN_PROXY", b.TokenProxy)
 }
 
+// peer is who answers token requests, in the words of errors.
+func (c Config) peer() string {
+	if c.Binding.TokenProxy != "" {
+		return "the token proxy"
+	}
+	return "entra"
+}
+
 // checkHTTPS refuses what is not the https URL of a host. The assertion goes
 // there, so anything less would send a credential in the clear. The value itself
 // stays out of the error: a user info in it is a password.

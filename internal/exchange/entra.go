@@ -45,12 +45,13 @@ const (
 // kept by the HTTP client.
 type msalExchanger struct {
 	authority string
-	tokenFile *tokenFile
+	peer      string // who answers, for errors
+	tokenFile *sharedFile[FederatedToken]
 	discovery *discovery
 	http      *http.Client // on top of discovery
 }
 
-func newMSALExchanger(cfg Config) (*msalExchanger, error) {
+func newMSALExchanger(cfg Config, tokenFile *sharedFile[FederatedToken]) (*msalExchanger, error) {
 	transport, err := newTransport(cfg)
 	if err != nil {
 		return nil, err
@@ -58,7 +59,8 @@ func newMSALExchanger(cfg Config) (*msalExchanger, error) {
 	discovery := &discovery{next: &guard{next: transport}}
 	return &msalExchanger{
 		authority: cfg.AuthorityHost + "/" + cfg.TenantID,
-		tokenFile: &tokenFile{path: cfg.FederatedTokenFile},
+		peer:      cfg.peer(),
+		tokenFile: tokenFile,
 		discovery: discovery,
 		http:      &http.Client{Transport: discovery, CheckRedirect: noRedirect},
 	}, nil
@@ -77,7 +79,7 @@ func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string)
 	ctx, used := noteDocument(ctx)
 	result, err := e.acquire(ctx, clientID, scope(resource), func() (string, error) { return *token.raw, nil })
 	if err != nil {
-		failed := classify(ctx, err)
+		failed := classify(ctx, err, e.peer)
 		failed.federated = token
 		e.discovery.judge(*used, failed.Code != 0)
 		return grant{}, failed
@@ -123,7 +125,7 @@ func (e *msalExchanger) warm(ctx context.Context) *Error {
 	if errors.Is(err, errWarm) {
 		return nil
 	}
-	return classify(ctx, err)
+	return classify(ctx, err, e.peer)
 }
 
 func (e *msalExchanger) acquire(ctx context.Context, clientID, scope string, assertion func() (string, error)) (confidential.AuthResult, error) {
@@ -158,7 +160,7 @@ func fileDetail(err error) string { return bounded(err.Error()) }
 // classify turns what MSAL returns into an Error. MSAL's own texts quote bodies
 // and its errors carry the request with the assertion in it: of both, only a
 // status and validated identifiers pass.
-func classify(ctx context.Context, err error) *Error {
+func classify(ctx context.Context, err error, peer string) *Error {
 	// An answer is one, also where its body came so slowly that time is over.
 	if call, ok := errors.AsType[msal.CallErr](err); ok && call.Resp != nil {
 		return refusal(call.Resp)
@@ -168,12 +170,12 @@ func classify(ctx context.Context, err error) *Error {
 	}
 	timeout, ok := errors.AsType[net.Error](err)
 	if ctx.Err() != nil || ok && timeout.Timeout() {
-		return &Error{Kind: DeadlineExceeded, retry: retrySoon, Detail: timeoutFault(err)}
+		return &Error{Kind: DeadlineExceeded, retry: retrySoon, Detail: timeoutFault(err, peer)}
 	}
 	if _, ok := errors.AsType[msal.InvalidJsonErr](err); ok {
-		return &Error{Kind: Unavailable, retry: retrySoon, Detail: "entra's answer is not the JSON that it should be"}
+		return &Error{Kind: Unavailable, retry: retrySoon, Detail: peer + "'s answer is not the JSON that it should be"}
 	}
-	return &Error{Kind: Unavailable, retry: retrySoon, Detail: connectionFault(err)}
+	return &Error{Kind: Unavailable, retry: retrySoon, Detail: connectionFault(err, peer)}
 }
 
 // refusalBody is all that is read of an error body.

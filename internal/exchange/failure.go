@@ -1,10 +1,15 @@
 package exchange
 
-import "time"
+import (
+	"time"
 
-// maxFailures bounds the keys whose failures are remembered. They have a memory
-// of their own, so that asking for nonsense evicts no token.
-const maxFailures = 256
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// maxThrottles bounds the client IDs of which is remembered that Entra throttles them.
+// They have a memory of their own, as failures have: asking for nonsense evicts no
+// token, and makes no throttle forgotten.
+const maxThrottles = 64
 
 // failureLife is how long after its rest a failure still counts as the one before
 // the next. Later, what happened then says nothing about now.
@@ -50,38 +55,57 @@ type failure struct {
 }
 
 // failing returns the failures in a row of k, nil for none. Service.mu is held.
-func (s *Service) failing(k key, now time.Time) *failure {
-	f, _ := s.failures.Get(k)
+func (s *Service) failing(k key, now time.Time) *failure { return remembered(s.failures, k, now) }
+
+// throttle returns the throttle that holds for a client ID or, for wholeTenant, for
+// all of them; nil for none. Service.mu is held.
+func (s *Service) throttle(clientID string, now time.Time) *failure {
+	return remembered(s.throttles, clientID, now)
+}
+
+// wholeTenant stands for all client IDs in the memory of throttles.
+const wholeTenant = ""
+
+func remembered[K comparable](memory *simplelru.LRU[K, *failure], k K, now time.Time) *failure {
+	f, _ := memory.Get(k)
 	if f == nil || now.Sub(f.until) >= failureLife {
 		return nil
 	}
 	return f
 }
 
-// wholeClient stands for all keys of k's client ID in the memory of failures: no
-// key has an empty resource.
-func (k key) wholeClient() key { return key{clientID: k.clientID} }
-
-// wholeTenant stands for all keys there.
-var wholeTenant key
-
 // resting returns the failure for which k is not to be asked for now: its own, else
 // that Entra throttles its client ID, or the tenant. Nil: there is none. Service.mu
 // is held.
 func (s *Service) resting(k key, now time.Time) *failure {
-	for _, k := range [...]key{k, k.wholeClient(), wholeTenant} {
-		if f := s.failing(k, now); f != nil && now.Before(f.until) {
+	if f := s.failing(k, now); f != nil && now.Before(f.until) {
+		return f
+	}
+	return s.throttling(k, now)
+}
+
+// throttling returns the throttle for which k is not to be asked for now, nil for
+// none. Service.mu is held.
+func (s *Service) throttling(k key, now time.Time) *failure {
+	for _, clientID := range [...]string{k.clientID, wholeTenant} {
+		if f := s.throttle(clientID, now); f != nil && now.Before(f.until) {
 			return f
 		}
 	}
 	return nil
 }
 
+// troubled reports whether Entra was in trouble when last asked for k, or is not to be
+// asked for it. Service.mu is held.
+func (s *Service) troubled(k key, now time.Time) bool {
+	return s.failing(k, now) != nil || s.throttling(k, now) != nil
+}
+
 // restsUntil is when k may be asked for; the past if now. Service.mu is held.
 func (s *Service) restsUntil(k key, now time.Time) time.Time {
 	var until time.Time
-	for _, k := range [...]key{k, k.wholeClient(), wholeTenant} {
-		if f := s.failing(k, now); f != nil {
+	for _, f := range [...]*failure{s.failing(k, now), s.throttle(k.clientID, now), s.throttle(wholeTenant, now)} {
+		if f != nil {
 			until = later(until, f.until)
 		}
 	}
@@ -93,28 +117,28 @@ func (s *Service) restsUntil(k key, now time.Time) time.Time {
 // burst of exchanges count as one: the streak grows where quiet did not help.
 // Service.mu is held.
 func (s *Service) throttled(k key, err *Error, now time.Time, spread float64) time.Time {
-	k = k.wholeClient()
+	clientID := k.clientID
 	if err.Code == tenantThrottled {
-		k = wholeTenant
+		clientID = wholeTenant
 	}
 	next := &failure{err: err, streak: 1}
-	if past := s.failing(k, now); past != nil {
+	if past := s.throttle(clientID, now); past != nil {
 		next.streak, next.until = past.streak, past.until
 		if !now.Before(past.until) {
 			next.streak++
 		}
 	}
 	next.until = later(next.until, now.Add(rest(err, next.streak, false, spread)))
-	s.failures.Add(k, next)
+	s.throttles.Add(clientID, next)
 	return next.until
 }
 
 // unthrottled forgets that the client ID of k was throttled, once its time is over:
 // an answer before that may be to a request from before. Service.mu is held.
 func (s *Service) unthrottled(k key, now time.Time) {
-	for _, k := range [...]key{k.wholeClient(), wholeTenant} {
-		if f := s.failing(k, now); f != nil && !now.Before(f.until) {
-			s.failures.Remove(k)
+	for _, clientID := range [...]string{k.clientID, wholeTenant} {
+		if f := s.throttle(clientID, now); f != nil && !now.Before(f.until) {
+			s.throttles.Remove(clientID)
 		}
 	}
 }

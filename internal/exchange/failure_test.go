@@ -34,6 +34,33 @@ func TestOutageCostsEntraOneCallForACrowd(t *testing.T) {
 	})
 }
 
+// A fleet that failed at once must not come back at once: neither the tries of one
+// exchange nor the rests between them are in step.
+func TestRetriesAreSpread(t *testing.T) {
+	for _, retryAfter := range seconds(0, 10) {
+		var comeback [2][]time.Duration
+		for i, spread := range []float64{0, 0.999} {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeEntra{}
+				f.failWith((&exchange.Error{Kind: exchange.Unavailable, RetryAfter: retryAfter, Detail: "down"}).RetrySoon())
+				s := fakeService(t, f)
+				s.FixSpread(spread)
+				_, err := ask(t, s, exchange.Request{})
+				comeback[i] = append(comeback[i], wantKind(t, err, exchange.Unavailable).RetryAfter)
+				calls := f.all()[resource]
+				for n := range calls[1:] {
+					comeback[i] = append(comeback[i], calls[n+1].Sub(calls[n]))
+				}
+			})
+		}
+		for n, early := range comeback[0] {
+			if late := comeback[1][n]; late < early*14/10 {
+				t.Errorf("Retry-After %s: pause %d is between %s and %s, want it spread wider", retryAfter, n, early, late)
+			}
+		}
+	}
+}
+
 func TestFailureIsRememberedToTheNanosecond(t *testing.T) {
 	for _, c := range []struct {
 		name  string

@@ -54,6 +54,7 @@ func faults() []fault {
 		{"permanent code with a 5xx", entra.FaultAADSTSAs(503, "server_error", 700016, secret), exchange.Unavailable, again},
 		{"429", entra.FaultThrottle(0), exchange.Throttled, 1},
 		{"429 with Retry-After", entra.FaultThrottle(7 * time.Second), exchange.Throttled, 1},
+		{"429 until a date", entra.FaultThrottleUntil(time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)), exchange.Throttled, 1},
 		{"500", entra.FaultStatus(500, secret), exchange.Unavailable, again},
 		{"503 without a body", entra.FaultStatus(503, ""), exchange.Unavailable, again},
 		{"403 in HTML", entra.FaultHTML(403), exchange.Unavailable, 1},
@@ -199,7 +200,7 @@ func (p *pod) getInTime(t *testing.T, s *exchange.Service) (exchange.Result, err
 func (p *pod) checkMends(t *testing.T, s *exchange.Service) {
 	t.Helper()
 	p.idp.Heal()
-	time.Sleep(4 * time.Minute)
+	time.Sleep(exchange.MaxRetryAfter * 3 / 2)
 	if _, err := p.get(t, s); err != nil {
 		t.Errorf("after it was mended: %v", err)
 	}

@@ -241,6 +241,21 @@ func TestFederatedTokenIsReadWholeAcrossSwaps(t *testing.T) {
 	}
 }
 
+// The second try may be the first to find the federated token stale.
+func TestFederatedTokenIsReadAgainOnALaterTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := bubblePod(t, entra.Config{})
+		p.idp.FailNext(1, entra.FaultStatus(503, ""))
+		p.idp.FailNext(1, entra.FaultAADSTS(700024))
+		if _, err := p.get(t, p.service(t)); err != nil {
+			t.Error(err)
+		}
+		if got := p.idp.Counts().Token; got != 3 {
+			t.Errorf("%d token requests, want 3", got)
+		}
+	})
+}
+
 func TestFederatedTokenIsReadForEachExchangeAndAgainWhenRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubblePod(t, entra.Config{})

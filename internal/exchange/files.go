@@ -21,29 +21,35 @@ const maxOpens = 5
 // kubelet waits for a second, and the file is in memory.
 const readyTimeout = time.Second
 
-// tokenFile reads the federated token for all who want it at a time. A read that hangs
-// in a file system is left alone when its time is over, and those that come join it:
-// it is one goroutine, however many wait in vain.
-type tokenFile struct {
+// caFileTimeout bounds the reading of an identity binding's CA file, which is in
+// memory too. After it the roots that were read before do.
+const caFileTimeout = time.Second
+
+// sharedFile reads a file for all who want it at a time. A read that hangs in a file
+// system is left alone when its time is over, and those that come join it: it is one
+// goroutine, however many wait in vain.
+type sharedFile[T any] struct {
+	what  string // for errors, before the path
 	path  string
+	load  func(path string) (T, error)
 	group singleflight.Group
-	load  func(path string) (FederatedToken, error) // nil: ReadFederatedToken
+}
+
+func newTokenFile(path string) *sharedFile[FederatedToken] {
+	return &sharedFile[FederatedToken]{what: "federated token file ", path: path, load: ReadFederatedToken}
 }
 
 // errReadTooSlow continues a sentence that names the file.
 var errReadTooSlow = errors.New("cannot be read in time: its file system does not answer")
 
-func (f *tokenFile) read(ctx context.Context) (FederatedToken, error) {
-	load := f.load
-	if load == nil {
-		load = ReadFederatedToken
-	}
-	read := f.group.DoChan("", func() (any, error) { return load(f.path) })
+func (f *sharedFile[T]) read(ctx context.Context) (T, error) {
+	read := f.group.DoChan("", func() (any, error) { return f.load(f.path) })
 	select {
 	case result := <-read:
-		return result.Val.(FederatedToken), result.Err
+		return result.Val.(T), result.Err
 	case <-ctx.Done():
-		return FederatedToken{}, fmt.Errorf("federated token file %s %w", f.path, errReadTooSlow)
+		var nothing T
+		return nothing, fmt.Errorf("%s%s %w", f.what, f.path, errReadTooSlow)
 	}
 }
 

@@ -3,6 +3,7 @@ package exchange
 import (
 	"context"
 	"errors"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -18,11 +19,12 @@ func TestTokenFileThatHangsIsReadByOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := make(chan struct{})
 		var reads atomic.Int32
-		file := &tokenFile{path: "/token", load: func(string) (FederatedToken, error) {
+		file := newTokenFile("/token")
+		file.load = func(string) (FederatedToken, error) {
 			reads.Add(1)
 			<-stuck
 			return FederatedToken{Subject: "late"}, nil
-		}}
+		}
 		e := &msalExchanger{tokenFile: file}
 		for range 10 {
 			ctx, cancel := context.WithTimeout(t.Context(), tryTimeout)
@@ -49,6 +51,35 @@ func TestTokenFileThatHangsIsReadByOne(t *testing.T) {
 		if token, err := file.read(t.Context()); err != nil || token.Subject != "late" {
 			t.Errorf("once it answers: %v, %v", token, err)
 		}
+	})
+}
+
+// An identity binding's CA file that hangs costs each request a second: the roots that
+// were read before do, and nothing else waits for it.
+func TestCAFileThatHangsKeepsTheRootsBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan struct{})
+		defer close(stuck)
+		before := &http.Transport{}
+		b := &bindingTransport{
+			caFile:  &sharedFile[[]byte]{path: "/ca.crt", load: func(string) ([]byte, error) { <-stuck; return nil, nil }},
+			current: before,
+		}
+		began := time.Now()
+		current, caFault, changed := b.transport(t.Context())
+		if current != before || !changed || !strings.Contains(caFault, "/ca.crt cannot be read in time") {
+			t.Errorf("got %p, %q, %t, want the transport before, and why", current, caFault, changed)
+		}
+		if took := time.Since(began); took != caFileTimeout {
+			t.Errorf("after %s, want %s", took, caFileTimeout)
+		}
+		go b.transport(t.Context())
+		synctest.Wait()
+		b.CloseIdleConnections()
+		if took := time.Since(began); took != caFileTimeout {
+			t.Errorf("closing waited for the file")
+		}
+		time.Sleep(caFileTimeout)
 	})
 }
 

@@ -92,12 +92,13 @@ func (s *Service) end(f *flight) {
 // attempt tries until it has a grant, an error that another try does not mend,
 // or no time.
 func (s *Service) attempt(ctx context.Context, k key, tries int) (grant, *Error) {
-	pause := firstPause
+	pause, reread := firstPause, false
 	for n := 1; ; n++ {
 		g, err := s.try(ctx, k)
-		if err == nil || !err.again(n, tries) {
+		if err == nil || !err.again(n, tries, reread) {
 			return g, err
 		}
+		reread = reread || err.retry == retryReread
 		// Half to one and a half: a fleet must not retry in step.
 		if !sleep(ctx, pause/2+time.Duration(float64(pause)*s.random())) || s.quiet(k) {
 			return g, err
@@ -106,14 +107,15 @@ func (s *Service) attempt(ctx context.Context, k key, tries int) (grant, *Error)
 	}
 }
 
-// again reports whether a further try may mend what the nth could not.
-func (e *Error) again(n, tries int) bool {
+// again reports whether a further try may mend what the nth could not. reread says
+// that one was made before for the federated token's sake.
+func (e *Error) again(n, tries int, reread bool) bool {
 	switch e.retry {
 	case retrySoon:
 		// A Retry-After is longer than any pause between tries.
 		return n < tries && e.RetryAfter == 0
 	case retryReread:
-		return n == 1
+		return !reread
 	}
 	return false
 }
@@ -137,7 +139,7 @@ func (s *Service) try(whole context.Context, k key) (grant, *Error) {
 func (s *Service) quiet(k key) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.resting(k.wholeClient(), time.Now()) != nil
+	return s.throttling(k, time.Now()) != nil
 }
 
 func asError(err error) *Error {

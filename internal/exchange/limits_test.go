@@ -91,6 +91,33 @@ func TestTooManyExchangesAtOnceAreRefusedAtOnce(t *testing.T) {
 	})
 }
 
+// With no room for an exchange, what is held is handed out, and the schedule waits.
+func TestNoRoomForExchangesCostsNoHeldToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		defer run(t, s)()
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+		time.Sleep(30*time.Minute - time.Second)
+		f.hang = func(c call) bool { return c.resource != resource }
+		for i := range exchange.MaxFlights {
+			go s.Token(t.Context(), exchange.Request{ClientID: clientID, Resource: key50(i).Resource})
+		}
+		synctest.Wait()
+		time.Sleep(time.Second) // the token is due
+		wantAnswer(t, s, exchange.Request{Fresh: true}, exchange.SourceCache, 1, 0)
+		synctest.Wait()
+		if got := f.count(resource); got != 1 {
+			t.Errorf("%d exchanges of the token that is due, want 1: there is no room for another", got)
+		}
+		time.Sleep(exchange.ExchangeTimeout)
+		synctest.Wait()
+		if got := f.count(resource); got != 2 {
+			t.Errorf("%d exchanges once there was room, want 2", got)
+		}
+	})
+}
+
 // What a caller asks with is cut out of its request, which is not kept with it.
 func TestCacheKeepsNoRequestAlive(t *testing.T) {
 	const requests, size = 100, 1 << 20

@@ -116,6 +116,37 @@ func TestIdleTokenIsReplacedWhenAskedForAgain(t *testing.T) {
 	})
 }
 
+// Who finds the token due has asked, though the answer comes from the cache: the token
+// that takes its place is in use.
+func TestTokenAskedForWhenDueIsReplacedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := fakeService(t, &fakeEntra{latency: 300 * time.Millisecond})
+		defer run(t, s)()
+		for i := range 12 {
+			if got, _ := ask(t, s, exchange.Request{}); i > 0 && got.Source != exchange.SourceCache {
+				t.Errorf("request %d waited for Entra", i)
+			}
+			time.Sleep(80 * time.Minute)
+		}
+	})
+}
+
+func TestTokenAskedForWhileReplacedIsInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: 5 * time.Second}
+		s := fakeService(t, f)
+		defer run(t, s)()
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 5*time.Second)
+		time.Sleep(30*time.Minute + time.Second) // its replacement is under way
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		time.Sleep(31 * time.Minute)
+		synctest.Wait()
+		if got := f.count(resource); got != 3 {
+			t.Errorf("%d exchanges, want 3: the second token was asked for while it came", got)
+		}
+	})
+}
+
 func TestRefreshThatFailsIsTriedAgainLessAndLessOften(t *testing.T) {
 	for name, failure := range map[string]*exchange.Error{
 		"Entra is down": (&exchange.Error{Kind: exchange.Unavailable, Detail: "down"}).RetrySoon(),
@@ -162,6 +193,9 @@ func TestPrefetchedTokensAreReadyAndStayReady(t *testing.T) {
 		}
 		time.Sleep(72 * time.Hour)
 		for _, r := range cfg.Prefetch {
+			if got := f.count(r); got < 3*48 {
+				t.Errorf("%s: %d exchanges in three days, want one for each half hour", r, got)
+			}
 			got, err := ask(t, s, exchange.Request{Resource: r})
 			if err != nil || got.Source != exchange.SourceCache {
 				t.Errorf("after three idle days, %s: source %s, error %v", r, got.Source, err)

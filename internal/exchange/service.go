@@ -32,7 +32,7 @@ const (
 type Service struct {
 	log       *zap.Logger
 	observer  Observer
-	tokenFile *tokenFile
+	tokenFile *sharedFile[FederatedToken]
 	exchanger exchanger
 	warm      func(context.Context) *Error
 	close     func()
@@ -42,13 +42,17 @@ type Service struct {
 	lines *rate.Limiter // of failures logged
 
 	// mu guards what follows. It is never held over a file, a network or a log.
-	mu       sync.Mutex
-	prefetch map[key]time.Time // keys to have ready, and when each may be asked for anew
-	held     *simplelru.LRU[key, *holding]
-	failures *simplelru.LRU[key, *failure]
-	flights  map[key]*flight
-	aloft    map[*flight]struct{} // those whose goroutine is not over; flights has some of them
-	running  bool
+	mu        sync.Mutex
+	prefetch  map[key]time.Time // keys to have ready, and when each may be asked for anew
+	held      *simplelru.LRU[key, *holding]
+	failures  *simplelru.LRU[key, *failure]
+	throttles *simplelru.LRU[string, *failure] // by client ID
+	flights   map[key]*flight
+
+	// aloft holds each flight whose goroutine is not over. One that has landed, and
+	// still writes its log, or that was dropped, is not in flights any more.
+	aloft   map[*flight]struct{}
+	running bool
 }
 
 // New returns a Service for cfg, or an error that names the flag or variable to
@@ -62,7 +66,7 @@ func New(cfg Config) (*Service, error) {
 	s := &Service{
 		log:       cfg.Log.With(zap.String("tenant_id", cfg.TenantID)),
 		observer:  cfg.Observer,
-		tokenFile: &tokenFile{path: cfg.FederatedTokenFile},
+		tokenFile: newTokenFile(cfg.FederatedTokenFile),
 		random:    rand.Float64,
 		wake:      make(chan struct{}, 1),
 		lines:     rate.NewLimiter(reportsPerSecond, reportBurst),
@@ -75,7 +79,12 @@ func New(cfg Config) (*Service, error) {
 	if s.held, err = simplelru.NewLRU[key, *holding](cfg.CacheEntries, nil); err != nil {
 		return nil, err
 	}
-	if s.failures, err = simplelru.NewLRU[key, *failure](maxFailures, nil); err != nil {
+	// As many as tokens: a pod that asks for more failing keys than that in turn has
+	// no memory of them.
+	if s.failures, err = simplelru.NewLRU[key, *failure](cfg.CacheEntries, nil); err != nil {
+		return nil, err
+	}
+	if s.throttles, err = simplelru.NewLRU[string, *failure](maxThrottles, nil); err != nil {
 		return nil, err
 	}
 	if err := s.connect(cfg); err != nil {
@@ -92,7 +101,7 @@ func (s *Service) connect(cfg Config) error {
 		s.close = func() {}
 		return nil
 	}
-	e, err := newMSALExchanger(cfg)
+	e, err := newMSALExchanger(cfg, s.tokenFile)
 	if err != nil {
 		return err
 	}
@@ -169,37 +178,49 @@ func (s *Service) decide(k key, r Request, now time.Time) step {
 	if err := r.check(); err != nil {
 		return step{err: err}
 	}
-	resting := s.resting(k, now)
-	full := len(s.flights) >= maxFlights
-	f := s.flights[k]
 	if h := s.valid(k, now); h != nil {
-		h.used = true
-		cached := step{result: Result{Token: h.tokenAt(now), Source: SourceCache}}
-		switch {
-		case r.Fresh && !h.forcible.come(now):
-			return cached
-		case resting != nil, s.failing(k, now) != nil, !r.Fresh && !h.stale.come(now), f == nil && full:
-			// Nobody waits: the token is good yet, or Entra was in trouble when
-			// last asked. It is replaced behind the caller's back.
-			if f == nil && resting == nil && !full {
-				s.depart(k, now)
-			}
-			return cached
-		case f == nil:
-			f = s.depart(k, now)
-		}
-		cached.backup = !h.end.come(f.began.Add(patience))
-		return cached.waitFor(f)
+		return s.decideHeld(k, h, r, now)
 	}
-	switch {
-	case f == nil && resting != nil:
-		return step{err: resting.at(now)}
-	case f == nil && full:
-		return step{err: &Error{Kind: Throttled, RetryAfter: noRoomPause, Detail: "too many exchanges are under way"}}
-	case f == nil:
-		f = s.depart(k, now)
+	f, err := s.flightFor(k, now)
+	if err != nil {
+		return step{err: err}
 	}
 	return step{}.waitFor(f)
+}
+
+// decideHeld is decide for a key whose token is still valid. Service.mu is held.
+func (s *Service) decideHeld(k key, h *holding, r Request, now time.Time) step {
+	h.used = true
+	cached := step{result: Result{Token: h.tokenAt(now), Source: SourceCache}}
+	if r.Fresh && !h.forcible.come(now) {
+		return cached
+	}
+	worthWaiting := (r.Fresh || h.stale.come(now)) && !s.troubled(k, now)
+	f, err := s.flightFor(k, now)
+	if err != nil {
+		return cached
+	}
+	if !worthWaiting {
+		f.asked = true // replaced behind the caller's back, for callers' sake
+		return cached
+	}
+	cached.backup = !h.end.come(f.began.Add(patience))
+	return cached.waitFor(f)
+}
+
+// flightFor returns the flight for k: the one under way, or one that it begins where
+// Entra may be asked now. Service.mu is held.
+func (s *Service) flightFor(k key, now time.Time) (*flight, *Error) {
+	if f := s.flights[k]; f != nil {
+		return f, nil
+	}
+	if resting := s.resting(k, now); resting != nil {
+		return nil, resting.at(now)
+	}
+	if len(s.flights) >= maxFlights {
+		return nil, &Error{Kind: Throttled, RetryAfter: noRoomPause, Detail: "too many exchanges are under way"}
+	}
+	return s.depart(k, now), nil
 }
 
 func (s step) waitFor(f *flight) step {

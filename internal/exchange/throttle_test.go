@@ -129,6 +129,67 @@ func TestThrottleOfABurstCountsOnce(t *testing.T) {
 	})
 }
 
+// Failures of other keys, however many, make no throttle forgotten.
+func TestThrottleIsNotEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		cfg := fakeConfig(f)
+		cfg.CacheEntries = 10
+		s := newService(t, cfg)
+		f.failWith(throttle(10 * time.Minute))
+		_, err := ask(t, s, exchange.Request{})
+		wantKind(t, err, exchange.Throttled)
+		f.failWith(&exchange.Error{Kind: exchange.InvalidResource, Detail: "unknown"})
+		for i := range 100 {
+			_, err := ask(t, s, exchange.Request{ClientID: otherClientID, Resource: key50(i).Resource})
+			wantKind(t, err, exchange.InvalidResource)
+		}
+		f.failWith(nil)
+		_, err = ask(t, s, exchange.Request{})
+		wantKind(t, err, exchange.Throttled)
+	})
+}
+
+// A throttle that is over, and was answered since, does not make the next one longer.
+func TestThrottleThatIsOverIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		for i := range 3 {
+			f.failWith(throttle(0))
+			_, err := ask(t, s, key50(2*i))
+			if e := wantKind(t, err, exchange.Throttled); e.RetryAfter != 5*time.Second {
+				t.Errorf("throttle %d: Retry-After %s, want 5s", i+1, e.RetryAfter)
+			}
+			time.Sleep(5 * time.Second)
+			f.failWith(nil)
+			if _, err := ask(t, s, key50(2*i+1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// What Entra asks for holds also past the end of the token that there was.
+func TestThrottleOutlastsTheToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{life: 8 * time.Minute}
+		s := fakeService(t, f)
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+		time.Sleep(7 * time.Minute)
+		f.failWith(throttle(5 * time.Minute))
+		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		synctest.Wait()
+		f.failWith(nil)
+		time.Sleep(2 * time.Minute) // the token is over, the quiet is not
+		_, err := ask(t, s, exchange.Request{})
+		wantKind(t, err, exchange.Throttled)
+		if got := f.count(resource); got != 2 {
+			t.Errorf("%d exchanges, want 2", got)
+		}
+	})
+}
+
 func TestThrottledRefreshHoldsTheOthersBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}

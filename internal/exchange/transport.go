@@ -203,8 +203,9 @@ func proxyRefusal(_ context.Context, _ *url.URL, _ *http.Request, answer *http.R
 }
 
 // timeoutFault says what the time went by for: a resolver that cannot be reached and
-// a firewall that drops packets are mended in other places than a slow Entra.
-func timeoutFault(err error) string {
+// a firewall that drops packets are mended in other places than a slow Entra. peer is
+// who was to answer.
+func timeoutFault(err error, peer string) string {
 	var (
 		dns       *net.DNSError
 		operation *net.OpError
@@ -213,17 +214,17 @@ func timeoutFault(err error) string {
 	case errors.As(err, &operation) && operation.Op == "proxyconnect":
 		return "the HTTP proxy (HTTPS_PROXY) did not answer in time"
 	case errors.As(err, &dns):
-		return "the name of entra's host was not resolved in time"
+		return "the name of " + peer + "'s host was not resolved in time"
 	case errors.As(err, &operation) && operation.Op == "dial":
-		return "the connection to entra was not accepted in time"
+		return "the connection to " + peer + " was not accepted in time"
 	}
-	return "entra did not answer in time"
+	return peer + " did not answer in time"
 }
 
 // connectionFault says in fixed words what kept an answer from coming. The texts
 // of the errors themselves are not repeated: net/http's hold URLs, and a server
 // chooses part of x509's.
-func connectionFault(err error) string {
+func connectionFault(err error, peer string) string {
 	var (
 		dns       *net.DNSError
 		authority x509.UnknownAuthorityError
@@ -237,23 +238,23 @@ func connectionFault(err error) string {
 	case errors.As(err, &operation) && operation.Op == "proxyconnect":
 		return "the HTTP proxy (HTTPS_PROXY) cannot be reached"
 	case errors.As(err, &dns):
-		return "the name of entra's host cannot be resolved"
+		return "the name of " + peer + "'s host cannot be resolved"
 	case errors.As(err, &authority):
-		return "entra's certificate is of an authority that is not trusted here (--ca-file adds one)"
+		return peer + "'s certificate is of an authority that is not trusted here (--ca-file adds one)"
 	case errors.As(err, &hostname):
-		return "entra's certificate is for another host"
+		return peer + "'s certificate is for another host"
 	case errors.As(err, &invalid), errors.As(err, &verify):
-		return "entra's certificate is not valid"
+		return peer + "'s certificate is not valid"
 	case errors.As(err, &record):
-		return "entra's address does not speak TLS"
+		return peer + "'s address does not speak TLS"
 	case errors.Is(err, errBodyTooLarge):
-		return "entra's answer is too large"
+		return peer + "'s answer is too large"
 	case errors.Is(err, errNotHTTPS):
-		return "entra's discovery document names an address that is not https"
+		return peer + "'s discovery document names an address that is not https"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return "the connection to entra was refused"
+		return "the connection to " + peer + " was refused"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "the connection to entra broke"
+		return "the connection to " + peer + " broke"
 	}
-	return "entra could not be reached, or its answer could not be used"
+	return peer + " could not be reached, or its answer could not be used"
 }
