@@ -6,14 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"imds-oidc-proxy/internal/diagnose"
-	"imds-oidc-proxy/internal/exchange"
 )
 
 // checkCommand is the one subcommand: proxy check.
@@ -152,25 +149,18 @@ func (c *checkConfig) check() error {
 	if _, err := c.proxy.parsedIdentities(); err != nil {
 		return err
 	}
+	if err := c.proxy.checkHTTPProxy(); err != nil {
+		return err
+	}
 	return c.proxy.checkPrefetch()
 }
 
 // diagnosis is the configuration as package diagnose takes it.
 func (c *checkConfig) diagnosis() diagnose.Config {
-	p := c.proxy
-	proxyFor := p.httpProxy.ProxyFunc()
 	return diagnose.Config{
-		Exchange: exchange.Config{
-			TenantID:           p.tenantID,
-			AuthorityHost:      p.authorityHost,
-			FederatedTokenFile: p.federatedTokenFile,
-			CAFile:             p.caFile,
-			Binding:            p.binding,
-			DefaultClientID:    p.defaultClientID,
-			Prefetch:           p.prefetch,
-			Proxy:              func(r *http.Request) (*url.URL, error) { return proxyFor(r.URL) },
-		},
-		ClientID: cmp.Or(c.clientID, p.defaultClientID),
+		Exchange: c.proxy.exchangeConfig(),
+		Refused:  c.proxy.checkHandler(),
+		ClientID: cmp.Or(c.clientID, c.proxy.defaultClientID),
 		Resource: c.resource,
 		IMDS:     c.metadata(),
 		Rules:    c.rules(),

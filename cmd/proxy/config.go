@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,8 +18,8 @@ import (
 	"imds-oidc-proxy/internal/logging"
 )
 
-// config is everything that the flags and the environment say, parsed. What a package
-// makes of its own part, it checks itself, before the proxy looks at anything outside.
+// config is everything that the flags and the environment say, parsed and checked. What
+// only a look outside the process can tell, package exchange checks.
 type config struct {
 	port         int
 	adminAddress string
@@ -108,7 +110,10 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 		return cfg, err
 	}
 	cfg.readPodEnvironment(getenv)
-	return cfg, cfg.checkPodEnvironment()
+	if err := cfg.checkPodEnvironment(); err != nil {
+		return cfg, err
+	}
+	return cfg, cfg.checkHandler()
 }
 
 // checkGiven refuses a limit that is given and says nothing, as of a variable in a
@@ -258,7 +263,28 @@ func (c *config) checkPodEnvironment() error {
 	if c.federatedTokenFile == "" {
 		return configErrorf("%s is not set and has no default: it names the projected service-account token (%s)", envFederatedTokenFile, injected)
 	}
+	if err := c.checkHTTPProxy(); err != nil {
+		return err
+	}
 	return c.checkPrefetch()
+}
+
+// checkHTTPProxy refuses what is no proxy's URL: package httpproxy passes by one that it
+// cannot parse, without a word, and the assertion would go where it should not. The value
+// stays out of the error, since it may hold a password.
+func (c *config) checkHTTPProxy() error {
+	value := c.httpProxy.HTTPSProxy
+	if value == "" {
+		return nil
+	}
+	if !strings.Contains(value, "://") {
+		value = "http://" + value // as package httpproxy reads it
+	}
+	u, err := url.Parse(value)
+	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
+		return configErrorf("HTTPS_PROXY is not the URL of a proxy: say http://HOST:PORT; what is special in a user or password is percent-encoded")
+	}
+	return nil
 }
 
 func (c *config) checkPrefetch() error {
@@ -266,20 +292,4 @@ func (c *config) checkPrefetch() error {
 		return configErrorf("--prefetch needs %s: tokens are fetched ahead for that identity", envClientID)
 	}
 	return nil
-}
-
-// parsedIdentities is --identity as package imds takes it.
-func (c *config) parsedIdentities() (map[string]string, error) {
-	identities := make(map[string]string, len(c.identities))
-	for _, pair := range c.identities {
-		selector, clientID, err := imds.ParseIdentity(pair)
-		if err != nil {
-			return nil, configErrorf("--identity (PROXY_IDENTITY) %w", err)
-		}
-		if other, taken := identities[selector]; taken && other != clientID {
-			return nil, configErrorf("--identity (PROXY_IDENTITY) %q: the selector also stands for client ID %q", pair, other)
-		}
-		identities[selector] = clientID
-	}
-	return identities, nil
 }

@@ -3,10 +3,14 @@ package main
 import (
 	"errors"
 	"io"
+	"net/http"
+	"net/url"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/logging"
 )
 
@@ -123,6 +127,95 @@ func TestAllowedClientIDsGivenEmpty(t *testing.T) {
 	for command, err := range map[string]error{"proxy": err, "proxy check": checkErr} {
 		if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), "--allowed-client-ids is empty") {
 			t.Errorf("%s: got %v", command, err)
+		}
+	}
+}
+
+// TestHTTPProxyThatIsNone: package httpproxy would go past it without a word, and with
+// it the assertion. Its password is not repeated.
+func TestHTTPProxyThatIsNone(t *testing.T) {
+	for value, ok := range map[string]bool{
+		"http://proxy.example.test:3128":                  true,
+		"proxy.example.test:3128":                         true,
+		"https://user:p%25ss@proxy.example.test":          true,
+		"socks5://proxy.example.test:1080":                true,
+		"http://user:c4n4ry%zz@proxy.example.test:3128":   false,
+		"ftp://user:c4n4ry@proxy.example.test":            false,
+		"http://":                                         false,
+		"http://user:c4n4ry@proxy.example.test:3128 more": false,
+	} {
+		environment := podEnvironment(map[string]string{"HTTPS_PROXY": value})
+		_, err := parseConfig(nil, environment, io.Discard)
+		_, checkErr := parseCheck(nil, environment, io.Discard)
+		for command, err := range map[string]error{"proxy": err, "proxy check": checkErr} {
+			if (err == nil) != ok || err != nil && (!strings.Contains(err.Error(), "HTTPS_PROXY") || strings.Contains(err.Error(), "c4n4ry")) {
+				t.Errorf("%s, HTTPS_PROXY=%s: got %v, want an error: %t", command, value, err, !ok)
+			}
+		}
+	}
+}
+
+// TestEverythingReachesTheExchange: a setting that is parsed and goes nowhere.
+func TestEverythingReachesTheExchange(t *testing.T) {
+	const clientID = "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10"
+	cfg, err := parseConfig([]string{"--prefetch=https://vault.azure.net", "--ca-file=/ca.pem"}, podEnvironment(map[string]string{
+		"AZURE_CLIENT_ID":              clientID,
+		"AZURE_AUTHORITY_HOST":         "https://login.example.test/",
+		"AZURE_KUBERNETES_TOKEN_PROXY": "https://binding.example.test",
+		"AZURE_KUBERNETES_SNI_NAME":    "name.example.test",
+		"AZURE_KUBERNETES_CA_FILE":     "/binding.pem",
+		"HTTPS_PROXY":                  "http://proxy.example.test:3128",
+		"NO_PROXY":                     "spared.example.test",
+	}), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := cfg.exchangeConfig()
+	for host, want := range map[string]string{"login.example.test": "http://proxy.example.test:3128", "spared.example.test": ""} {
+		via, err := got.Proxy(&http.Request{URL: &url.URL{Scheme: "https", Host: host}})
+		if err != nil || via == nil && want != "" || via != nil && via.String() != want {
+			t.Errorf("%s: goes by %v, %v, want %q", host, via, err, want)
+		}
+	}
+	got.Proxy = nil
+	want := exchange.Config{
+		TenantID:           cfg.tenantID,
+		FederatedTokenFile: cfg.federatedTokenFile,
+		AuthorityHost:      "https://login.example.test/",
+		CAFile:             "/ca.pem",
+		Binding:            exchange.Binding{TokenProxy: "https://binding.example.test", SNIName: "name.example.test", CAFile: "/binding.pem"},
+		DefaultClientID:    clientID,
+		Prefetch:           []string{"https://vault.azure.net"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+}
+
+// TestFlagsAreJudgedFirst: before anything outside the process is looked at, and by the
+// check as by the proxy.
+func TestFlagsAreJudgedFirst(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--identity=junk"}, "--identity (PROXY_IDENTITY)"},
+		{[]string{"--allowed-client-ids=77777777-7777-4777-8777-777777777777"}, "AZURE_CLIENT_ID"},
+		{[]string{"--imds-address=nonsense"}, "--imds-address"},
+	} {
+		environment := podEnvironment(map[string]string{
+			"AZURE_CLIENT_ID":            "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10",
+			"AZURE_FEDERATED_TOKEN_FILE": "/does/not/exist",
+		})
+		if _, err := parseConfig(test.args, environment, io.Discard); !errors.Is(err, errConfig) || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("proxy %q: got %v, want one that names %s", test.args, err, test.want)
+		}
+		check, err := parseCheck(test.args, environment, io.Discard)
+		if err == nil {
+			err = check.diagnosis().Refused
+		}
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("proxy check %q: got %v, want one that names %s", test.args, err, test.want)
 		}
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -111,19 +110,9 @@ func backgroundParts(cfg config, observed *observer, own map[string]http.Handler
 }
 
 func newExchange(cfg config, observer exchange.Observer, log *zap.Logger) (*exchange.Service, error) {
-	proxyFor := cfg.httpProxy.ProxyFunc()
-	tokens, err := exchange.New(exchange.Config{
-		TenantID:           cfg.tenantID,
-		AuthorityHost:      cfg.authorityHost,
-		FederatedTokenFile: cfg.federatedTokenFile,
-		CAFile:             cfg.caFile,
-		Binding:            cfg.binding,
-		DefaultClientID:    cfg.defaultClientID,
-		Prefetch:           cfg.prefetch,
-		Observer:           observer,
-		Proxy:              func(r *http.Request) (*url.URL, error) { return proxyFor(r.URL) },
-		Log:                log,
-	})
+	exchanges := cfg.exchangeConfig()
+	exchanges.Observer, exchanges.Log = observer, log
+	tokens, err := exchange.New(exchanges)
 	if err != nil {
 		return nil, configError{err}
 	}
@@ -131,27 +120,12 @@ func newExchange(cfg config, observer exchange.Observer, log *zap.Logger) (*exch
 }
 
 func newHandler(cfg config, observed *observer, own map[string]http.Handler, log *zap.Logger) (*imds.Handler, error) {
-	identities, err := cfg.parsedIdentities()
+	answers, err := cfg.handlerConfig()
 	if err != nil {
 		return nil, err
 	}
-	var passthrough imds.Passthrough
-	if cfg.imdsPassthrough == passthroughOn {
-		passthrough.Address = cfg.imdsAddress
-	}
-	handler, err := imds.New(imds.Config{
-		Tokens:           observed.tokens,
-		TenantID:         cfg.tenantID,
-		DefaultClientID:  cfg.defaultClientID,
-		Identities:       identities,
-		AllowedClientIDs: cfg.allowedClientIDs,
-		StrictAPIVersion: cfg.strictAPIVersion,
-		Passthrough:      passthrough,
-		Own:              own,
-		Observe:          observed.request,
-		Log:              log,
-		Version:          version,
-	})
+	answers.Tokens, answers.Own, answers.Observe, answers.Log = observed.tokens, own, observed.request, log
+	handler, err := imds.New(answers)
 	if err != nil {
 		return nil, configError{err}
 	}

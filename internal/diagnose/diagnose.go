@@ -102,6 +102,10 @@ type Config struct {
 	// are findings, not errors. Prefetch is only checked, CacheEntries not used.
 	Exchange exchange.Config
 
+	// Refused is why the proxy would refuse to start, apart from Exchange. Nil: it
+	// would not.
+	Refused error
+
 	// ClientID is the identity to ask a token for. Empty: there is none, and the
 	// exchange is skipped.
 	ClientID string

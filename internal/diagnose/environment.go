@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/url"
 	"regexp"
+	"slices"
 
 	"imds-oidc-proxy/internal/exchange"
 )
@@ -24,6 +25,10 @@ func (w *walk) environment(context.Context) []Finding {
 		findings = append(findings, Finding{Status: Note, Item: "AZURE_KUBERNETES_TOKEN_PROXY",
 			Text: "identity binding: token requests go to " + address(e.Binding.TokenProxy) + ", not to the authority itself"})
 	}
+	// Of a client ID that is wrong there is a finding already.
+	if w.cfg.Refused != nil && !slices.ContainsFunc(findings, func(f Finding) bool { return f.Status == Fail }) {
+		findings = append(findings, configuration(w.cfg.Refused))
+	}
 	if e.TenantID == "" || e.FederatedTokenFile == "" {
 		return findings
 	}
@@ -33,11 +38,15 @@ func (w *walk) environment(context.Context) []Finding {
 		DefaultClientID: e.DefaultClientID, Prefetch: e.Prefetch, // checked by New, fetched by nobody
 	})
 	if err != nil {
-		return append(findings, Finding{Status: Fail, Item: "configuration", Text: err.Error(),
-			Remedy: "change what the text names; the proxy refuses to start with it"})
+		return append(findings, configuration(err))
 	}
 	w.service = service
 	return findings
+}
+
+func configuration(err error) Finding {
+	return Finding{Status: Fail, Item: "configuration", Text: err.Error(),
+		Remedy: "change what the text names; the proxy refuses to start with it"}
 }
 
 func needed(variable, value, origin string) Finding {

@@ -117,6 +117,16 @@ type Handler struct {
 	serverHeader, jsonHeader, noStoreHeader []string
 }
 
+// Validate says what is wrong with the settings, naming the proxy's flag or variable:
+// those of identities and of forwarding.
+func (cfg Config) Validate() error {
+	if _, err := newIdentities(cfg); err != nil {
+		return err
+	}
+	_, err := newForwarder(cfg.Passthrough)
+	return err
+}
+
 // New returns a Handler, or says which part of the configuration is wrong.
 func New(cfg Config) (*Handler, error) {
 	if cfg.Tokens == nil {
@@ -125,11 +135,11 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.TenantID == "" {
 		return nil, errors.New("no tenant ID")
 	}
-	ids, err := newIdentities(cfg)
-	if err != nil {
+	if err := checkOwn(cfg.Own); err != nil {
 		return nil, err
 	}
-	if err := checkOwn(cfg.Own); err != nil {
+	ids, err := newIdentities(cfg)
+	if err != nil {
 		return nil, err
 	}
 	forwarder, err := newForwarder(cfg.Passthrough)
