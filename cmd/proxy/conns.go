@@ -157,9 +157,13 @@ func (c *conn) endUnlessWaiting(state int32) {
 	}
 }
 
-// tcpOf finds what a listener in between has wrapped.
+// tcpOf finds what listeners in between have wrapped.
 func tcpOf(c net.Conn) (*net.TCPConn, bool) {
-	if wrapped, ok := c.(interface{ NetConn() net.Conn }); ok {
+	for {
+		wrapped, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
 		c = wrapped.NetConn()
 	}
 	tcp, ok := c.(*net.TCPConn)

@@ -52,7 +52,7 @@ func (l *limitListener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &limitedConn{Conn: inner, listener: l}
+	c := &limitedConn{Conn: newLazyConn(inner), listener: l}
 	if !l.admit(c) {
 		inner.Close()
 		return nil, net.ErrClosed
