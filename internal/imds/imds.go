@@ -102,10 +102,12 @@ type Handler struct {
 	identities identities
 	forwarder  *forwarder // nil: forwarding is off
 	log        *zap.Logger
+	debug      bool                       // log takes that level
 	observe    func(*http.Request, Event) // nil: nobody looks
 	now        func() time.Time
 	own        http.Handler // the proxy's own endpoints
 	outcomes   sync.Pool    // of *outcome
+	dates      dates
 
 	strictVersion   bool
 	saidUnversioned sync.Once
@@ -164,6 +166,7 @@ func New(cfg Config) (*Handler, error) {
 	if h.log == nil {
 		h.log = zap.NewNop()
 	}
+	h.debug = h.log.Core().Enabled(zap.DebugLevel)
 	if h.now == nil {
 		h.now = time.Now
 	}

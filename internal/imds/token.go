@@ -18,8 +18,8 @@ var errUnusableToken = errors.New("the token source returned a token that is emp
 
 // token answers a request for an access token.
 func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) error {
-	if entry := h.log.Check(zap.DebugLevel, "received token request"); entry != nil {
-		entry.Write(zap.String("method", bounded(r.Method)), zap.String("path", o.path))
+	if h.debug {
+		h.log.Debug("received token request", zap.String("method", bounded(r.Method)), zap.String("path", o.path))
 	}
 	wanted, err := h.readTokenRequest(r, o)
 	if err != nil {
@@ -36,6 +36,7 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) erro
 	if !usable(result.Token, o.answered) {
 		return errUnusableToken
 	}
+	w.Header()["Date"] = h.dates.at(o.answered)
 	o.body = appendToken(o.body, wanted.ClientID, wanted.Resource, result.Token, o.answered)
 	if err := h.writeJSON(w, http.StatusOK, o.body); err != nil {
 		return err

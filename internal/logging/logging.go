@@ -113,7 +113,15 @@ func New(w io.Writer, cfg Config) *zap.Logger {
 	// zap's own complaints go the same way: it would write them to standard error, and
 	// wait for it.
 	complaints := zapcore.Lock(zapcore.AddSync(struct{ io.Writer }{w}))
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), cfg.Level.level), zap.ErrorOutput(complaints))
+	return zap.New(zapcore.NewCore(encoder, locked(w), cfg.Level.level), zap.ErrorOutput(complaints))
+}
+
+// locked lets one line at a time through, as a Queue does by itself.
+func locked(w io.Writer) zapcore.WriteSyncer {
+	if q, ok := w.(*Queue); ok {
+		return q
+	}
+	return zapcore.Lock(zapcore.AddSync(w))
 }
 
 // gapLevel is that of the line about lines left out.

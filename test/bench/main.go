@@ -61,6 +61,7 @@ func (b *bench) printAll() error {
 	rows := []row{
 		{"cached answers/s, one info line each, / bare net/http", "≥ 0.80", b.throughputInfo},
 		{"the same with --log-level=warn", "≥ 0.90", b.throughputWarn},
+		{"allocations of the handler on a hit, over net/http's own", "few", b.allocations},
 		{"exchanges for 1,000 concurrent first requests of one key", "1", b.stampede},
 		{"p99 of cached answers while exchanges hang / with Entra well", "≤ 1.5", b.hanging},
 		{"p50 with 1, 10, 100, 1,000 cached keys, relative to 1", "flat", b.keys},
