@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// maxQueued bounds what waits to be written. It holds the lines of some hundred
-	// requests for each of a thousand clients; beyond it, lines are left out.
+	// maxQueued bounds what waits to be written. It holds some seven hundred lines, which
+	// is a crowd of clients at once; beyond it, lines are left out.
 	maxQueued = 256 << 10
 
 	// keptQueue is the memory that a queue keeps when it is empty: most writes are
