@@ -103,7 +103,7 @@ test-apiserver: ## a real Kubernetes API server, with etcd (root: in namespaces)
 
 .PHONY: test-cluster
 test-cluster: ## a real node beside it: kubelet, containerd, runc; pods that get tokens
-	@tools/need buildah ip
+	@tools/need buildah ip npm
 	cd test/cluster && go test -count=1 -timeout 30m ./node
 
 .PHONY: docs

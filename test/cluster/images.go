@@ -29,6 +29,25 @@ func BuildImage(dir, image, program, module string, args ...string) error {
 	return Build(filepath.Join(dir, imagesDir, image, program), module, args...)
 }
 
+// CopyImage makes an image of a root file system, in the process outside. The tool lays
+// it out in kept, both named from the repository's root, where it is not there yet.
+func CopyImage(dir, image, tool, kept string) error {
+	root, err := repository()
+	if err != nil {
+		return err
+	}
+	kept = filepath.Join(root, kept)
+	if _, err := command(filepath.Join(root, tool), kept); err != nil {
+		return err
+	}
+	images := filepath.Join(dir, imagesDir)
+	if err := os.MkdirAll(images, 0o755); err != nil {
+		return err
+	}
+	_, err = command("cp", "-a", kept, filepath.Join(images, image)) // as it is, with its links
+	return err
+}
+
 // Build builds a static Go program, in the process outside, as [BuildImage] does.
 func Build(out, module string, args ...string) error {
 	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-o", out}, args...)...)

@@ -124,7 +124,7 @@ func checkToken(t *testing.T, output, subject string) {
 	}
 	token, err := running.Entra.VerifyAccessToken(answer.Token)
 	if err != nil {
-		t.Fatalf("not a token of Entra: %v", err)
+		t.Fatalf("the client printed %.300q: not a token of Entra: %v", output, err)
 	}
 	if token.ClientID != clientID {
 		t.Errorf("a token of client ID %s, want %s", token.ClientID, clientID)

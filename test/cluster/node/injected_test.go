@@ -142,16 +142,34 @@ func TestInjectedDeployment(t *testing.T) {
 	})
 	checkInitToken(ctx, t, second, subject)
 	getToken(ctx, t, second, subject, "/azidentity")
+	getToken(ctx, t, second, subject, "/adal", "resource=https://vault.azure.net")
 }
+
+// javaScript has the pod's clients be the SDK's for JavaScript.
+func javaScript(p *corev1.PodTemplateSpec) {
+	p.Spec.InitContainers[0].Image, p.Spec.InitContainers[0].Command = jsApplication, getByJavaScript
+	p.Spec.Containers[0].Image = jsApplication
+}
+
+// jsApplication is an image of [cluster.CopyImage], and getByJavaScript its client.
+const jsApplication = "localhost/jssdk:test"
+
+var getByJavaScript = []string{"/jssdk", "/app/identity.js", "resource=https://vault.azure.net"}
 
 // TestInjectedJob: a Job completes, with the sidecar in its pod.
 func TestInjectedJob(t *testing.T) {
+	t.Run("Go", func(t *testing.T) {
+		testJob(t, client(func(p *corev1.PodTemplateSpec) { p.Spec.Containers[0].Command = nil })) // the client itself
+	})
+	t.Run("JavaScript", func(t *testing.T) {
+		testJob(t, client(javaScript, func(p *corev1.PodTemplateSpec) { p.Spec.Containers[0].Command = getByJavaScript }))
+	})
+}
+
+func testJob(t *testing.T, template corev1.PodTemplateSpec) {
 	ctx := begin(t)
 	namespace, subject := appNamespace(ctx, t, nil)
-	template := client(func(p *corev1.PodTemplateSpec) {
-		p.Spec.Containers[0].Command = nil // the client itself
-		p.Spec.RestartPolicy = corev1.RestartPolicyNever
-	})
+	template.Spec.RestartPolicy = corev1.RestartPolicyNever
 	_, err := running.Client.BatchV1().Jobs(namespace).Create(ctx,
 		&batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "client"}, Spec: batchv1.JobSpec{Template: template}}, metav1.CreateOptions{})
 	if err != nil {
@@ -212,21 +230,20 @@ func TestSealed(t *testing.T) {
 }
 
 // TestNoRedirect: under the restricted Pod Security Standard, for clients that heed
-// the variable.
+// the variable, as the SDK for JavaScript does.
 func TestNoRedirect(t *testing.T) {
 	ctx := begin(t)
 	namespace, subject := appNamespace(ctx, t, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
-	pod := startPod(ctx, t, namespace, client(annotate(inject.RedirectAnnotation, "none"), func(p *corev1.PodTemplateSpec) {
+	pod := startPod(ctx, t, namespace, client(annotate(inject.RedirectAnnotation, "none"), javaScript, func(p *corev1.PodTemplateSpec) {
 		yes, no := true, false
 		p.Spec.SecurityContext.RunAsNonRoot = &yes
 		p.Spec.SecurityContext.SeccompProfile = &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}
 		for _, c := range []*corev1.Container{&p.Spec.InitContainers[0], &p.Spec.Containers[0]} {
 			c.SecurityContext = &corev1.SecurityContext{AllowPrivilegeEscalation: &no, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
 		}
-		p.Spec.InitContainers[0].Command = []string{"/ask"}
 	}))
 	checkInitToken(ctx, t, pod, subject)
-	getToken(ctx, t, pod, subject, "/ask")
+	getToken(ctx, t, pod, subject, getByJavaScript[0], getByJavaScript[1:]...)
 }
 
 // TestOldStyle: where there are no native sidecars the application still starts after

@@ -16,6 +16,9 @@ import (
 // at the proxy: the SDK's first version with identities, which knows IMDS only.
 const clientModule = "../../e2e/clients/azidentity"
 
+// olderModule has the SDK before that one, adal, which asks in its own way.
+const olderModule = "../../compat/drivers/go"
+
 // oldStyleLabel, on a namespace, asks with "yes" for the webhook of a cluster without
 // native sidecars, and with "no" for none.
 const oldStyleLabel = "test/old-style"
@@ -31,12 +34,22 @@ func TestMain(m *testing.M) {
 		if err := cluster.BuildImage(dir, "azidentity", "azidentity", clientModule, "-modfile=v1.0.0.mod", "."); err != nil {
 			return nil, err
 		}
-		// Beside it a program that does nothing, for pods to exec the client in, and one
-		// that asks where the environment says, which this SDK does not.
+		if err := cluster.BuildImage(dir, "azidentity", "adal", olderModule, "-modfile=versions/adal-0.9.24.mod", "./adal"); err != nil {
+			return nil, err
+		}
+		// Beside them a program that does nothing, for pods to exec the client in, and one
+		// that asks for whatever it is told.
 		for program, source := range map[string]string{"pause": "./pause", "ask": "./node/ask"} {
 			if err := cluster.BuildImage(dir, "azidentity", program, "..", source); err != nil {
 				return nil, err
 			}
+		}
+		// An SDK that asks where the environment says, which Go's does not.
+		if err := cluster.CopyImage(dir, "jssdk", "tools/jssdk", ".cache/cluster-jssdk"); err != nil {
+			return nil, err
+		}
+		if err := cluster.BuildImage(dir, "jssdk", "pause", "..", "./pause"); err != nil {
+			return nil, err
 		}
 		if err := cluster.Build(filepath.Join(dir, "imds-migrate"), "../../..", "./cmd/imds-migrate"); err != nil {
 			return nil, err

@@ -1,10 +1,9 @@
-// Command ask asks for a token as the SDKs do that heed AZURE_POD_IDENTITY_AUTHORITY_HOST,
-// and prints it as one JSON line. A path as argument is asked for instead, and the
-// answer printed as it comes.
+// Command ask asks the metadata service for the path that is its argument, and prints
+// the answer as it comes.
 package main
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -23,43 +22,25 @@ func main() {
 }
 
 func run(args []string) error {
-	host := os.Getenv("AZURE_POD_IDENTITY_AUTHORITY_HOST")
-	if host == "" {
-		host = metadataAddress
+	if len(args) != 1 {
+		return errors.New("name one path")
 	}
-	if len(args) > 0 {
-		body, err := get(host + args[0])
-		fmt.Printf("%s\n", body)
-		return err
-	}
-	body, err := get(host + "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net")
+	request, err := http.NewRequest(http.MethodGet, metadataAddress+args[0], nil)
 	if err != nil {
 		return err
-	}
-	var answer struct {
-		Token string `json:"access_token"`
-	}
-	if err := json.Unmarshal(body, &answer); err != nil {
-		return err
-	}
-	return json.NewEncoder(os.Stdout).Encode(map[string]string{"token": answer.Token})
-}
-
-func get(url string) ([]byte, error) {
-	request, err := http.NewRequest(http.MethodGet, url, nil)
-	if err != nil {
-		return nil, err
 	}
 	request.Header.Set("Metadata", "true")
 	client := http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{Proxy: nil}}
 	response, err := client.Do(request)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", response.Status, body)
+	if _, err := io.Copy(os.Stdout, response.Body); err != nil {
+		return err
 	}
-	return body, err
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
+	}
+	return nil
 }
