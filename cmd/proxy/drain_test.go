@@ -261,6 +261,17 @@ func dial(t *testing.T, port string) (net.Conn, *bufio.Reader) {
 	return conn, bufio.NewReader(conn)
 }
 
+// askSlowly has a request in flight that takes longer than a test would wait.
+func askSlowly(t *testing.T, p *pod) {
+	t.Helper()
+	p.idp.FailAlways(entra.FaultSlow(20 * time.Second))
+	conn, _ := dial(t, p.port)
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n", tokenQuery+testResource); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the exchange to be under way", func() bool { return p.idp.InFlight() > 0 })
+}
+
 // TestQuietConnections: what is ended is what is in the middle of nothing, and has no
 // bytes in the kernel.
 func TestQuietConnections(t *testing.T) {
@@ -320,21 +331,11 @@ func TestQuietConnections(t *testing.T) {
 	}
 }
 
-// TestSecondSignalEndsAtOnce: with a request in flight that takes longer than this
-// test would wait.
+// TestSecondSignalEndsAtOnce: with a request in flight.
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	p := newPod(t)
 	proxy := startProcess(t, p)
-	p.idp.FailAlways(entra.FaultSlow(20 * time.Second))
-	conn, err := net.Dial("tcp", "127.0.0.1:"+p.port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n", tokenQuery+testResource); err != nil {
-		t.Fatal(err)
-	}
-	waitFor(t, "the exchange to be under way", func() bool { return p.idp.InFlight() > 0 })
+	askSlowly(t, p)
 	began := time.Now()
 	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

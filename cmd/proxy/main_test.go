@@ -128,16 +128,7 @@ func TestNobodyReadsTheLog(t *testing.T) {
 func TestSecondSignalNeedsNoReader(t *testing.T) {
 	p := newPod(t)
 	proxy := startUnread(t, p)
-	p.idp.FailAlways(entra.FaultSlow(20 * time.Second))
-	conn, err := net.Dial("tcp", "127.0.0.1:"+p.port)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n", tokenQuery+testResource); err != nil {
-		t.Fatal(err)
-	}
-	waitFor(t, "the exchange to be under way", func() bool { return p.idp.InFlight() > 0 })
+	askSlowly(t, p)
 	began := time.Now()
 	ended := make(chan struct{})
 	go func() {
