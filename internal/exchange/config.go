@@ -144,8 +144,7 @@ func (c Config) check() error {
 	if c.CacheEntries < len(c.Prefetch) || c.CacheEntries < 1 {
 		return fmt.Errorf("a cache of %d entries cannot hold %d tokens to prefetch", c.CacheEntries, len(c.Prefetch))
 	}
-	_, err := c.prefetchKeys()
-	return err
+	return nil
 }
 
 func (c Config) prefetchKeys() (map[key]time.Time, error) {
