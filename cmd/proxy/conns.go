@@ -27,7 +27,6 @@ const (
 type conns struct {
 	net.Listener
 
-	stop    sync.Once
 	stopped chan struct{} // closed: all that was accepted is in open
 	closing sync.Once
 	closed  chan struct{}
@@ -45,11 +44,12 @@ func newConns(inner net.Listener) *conns {
 	}
 }
 
+// Accept is for one goroutine, as net/http's server is.
 func (l *conns) Accept() (net.Conn, error) {
 	inner, err := l.Listener.Accept()
 	if errors.Is(err, os.ErrDeadlineExceeded) { // by stopAccepting
-		l.stop.Do(func() { close(l.stopped) })
-		<-l.closed
+		close(l.stopped)
+		<-l.closed // so that nobody asks again
 		return nil, net.ErrClosed
 	}
 	if err != nil {

@@ -28,6 +28,19 @@ const (
 // environment of this one.
 func startProcess(t *testing.T, p *pod) *exec.Cmd {
 	t.Helper()
+	p.environment["PROXY_LOG_LEVEL"] = "warn"
+	var log syncBuffer
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("its log:\n%s", log.String())
+		}
+	})
+	return startLogging(t, p, &log)
+}
+
+// startLogging is startProcess with a standard error of the test's own.
+func startLogging(t *testing.T, p *pod, stderr io.Writer) *exec.Cmd {
+	t.Helper()
 	binary, err := os.Executable() // which is the proxy where it is called that: see TestMain
 	if err != nil {
 		t.Fatal(err)
@@ -35,21 +48,14 @@ func startProcess(t *testing.T, p *pod) *exec.Cmd {
 	cmd := exec.Command(binary)
 	cmd.Args[0] = "proxy"
 	cmd.SysProcAttr = asSidecar()
-	var log syncBuffer
-	cmd.Stderr = &log
-	p.environment["PROXY_LOG_LEVEL"] = "warn"
+	cmd.Stderr = stderr
 	for name, value := range p.environment {
 		cmd.Env = append(cmd.Env, name+"="+value)
 	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		if t.Failed() {
-			t.Logf("its log:\n%s", log.String())
-		}
-	})
+	t.Cleanup(func() { cmd.Process.Kill() })
 	p.waitReady(t)
 	return cmd
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"imds-oidc-proxy/test/entra"
 )
@@ -72,27 +74,27 @@ func startUnread(t *testing.T, p *pod) *exec.Cmd {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { read.Close(); write.Close() })
-	write.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)) // by then it is full
-	for line := make([]byte, 4096); err == nil; {
-		_, err = write.Write(line)
-	}
-	binary, err := os.Executable() // which is the proxy where it is called that: see TestMain
+	fill(t, write)
+	return startLogging(t, p, write)
+}
+
+// fill writes to a pipe until the kernel takes no more of it.
+func fill(t *testing.T, pipe *os.File) {
+	t.Helper()
+	raw, err := pipe.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy := exec.Command(binary)
-	proxy.Args[0] = "proxy"
-	proxy.SysProcAttr = asSidecar()
-	proxy.Stderr = write
-	for name, value := range p.environment {
-		proxy.Env = append(proxy.Env, name+"="+value)
+	var full error
+	err = raw.Write(func(fd uintptr) bool {
+		for line := make([]byte, 4096); full == nil; {
+			_, full = unix.Write(int(fd), line)
+		}
+		return true // do not wait for room
+	})
+	if err != nil || !errors.Is(full, unix.EAGAIN) {
+		t.Fatalf("filling the pipe: %v, %v", err, full)
 	}
-	if err := proxy.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { proxy.Process.Kill() })
-	p.waitReady(t)
-	return proxy
 }
 
 // TestNobodyReadsTheLog: with standard error full, and more lines than the queue
