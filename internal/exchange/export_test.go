@@ -3,6 +3,7 @@ package exchange
 import (
 	"context"
 	"net/http"
+	"testing/synctest"
 	"time"
 )
 
@@ -47,8 +48,10 @@ func (c Config) WithTransport(rt http.RoundTripper) Config {
 func (s *Service) FixSpread(x float64) { s.random = func() float64 { return x } }
 
 // SetClockBack is as if the clock on the wall had been set back by d: all that was
-// written down by it lies that much later.
+// written down by it lies that much later. It is for synctest bubbles: a flight that
+// has told its callers still reads, for its log line, what is written over here.
 func (s *Service) SetClockBack(d time.Duration) {
+	synctest.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, h := range s.held.Values() {
