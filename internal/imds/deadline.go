@@ -87,24 +87,32 @@ func (d *deadline) late() bool {
 	return !d.wanted.IsZero() && (d.armed.IsZero() || d.wanted.Before(d.armed))
 }
 
+// over reports whether what is wanted has come. The mutex is held.
+func (d *deadline) over() bool {
+	return !d.wanted.IsZero() && !time.Now().Before(d.wanted)
+}
+
 // arm sets what is wanted. The mutex is held.
 func (d *deadline) arm() error {
 	d.armed, d.past = d.wanted, false
 	return d.set(d.wanted)
 }
 
-// begin is called before a wait.
+// begin is called before a wait. Its error says that there is none.
 func (d *deadline) begin() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.past || d.late() {
+		// Over before it began is what net/http's reading ahead mostly is, of a
+		// request that is answered at once: there is nothing to set for it.
+		if d.over() {
+			return os.ErrDeadlineExceeded
+		}
+		if err := d.arm(); err != nil {
+			return err
+		}
+	}
 	d.waiting++
-	if !d.past && !d.late() {
-		return nil
-	}
-	if err := d.arm(); err != nil {
-		d.waiting--
-		return err
-	}
 	return nil
 }
 
@@ -118,5 +126,5 @@ func (d *deadline) end(err error) (again bool) {
 		return false
 	}
 	d.past = true
-	return d.wanted.IsZero() || time.Now().Before(d.wanted)
+	return !d.over()
 }
