@@ -2,6 +2,7 @@ package inject
 
 import (
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -93,10 +94,35 @@ func (s *settings) checkIdentity(account *corev1.ServiceAccount) error {
 	switch {
 	case s.tenantID == "":
 		return refuse(accountName(account), "write annotation %s: the proxy needs a tenant, and the configuration has none", TenantIDAnnotation)
-	case s.prefetch != "" && s.clientID == "":
+	case len(s.prefetch) > 0 && s.clientID == "":
 		return refuse(accountName(account), "write annotation %s: tokens are fetched ahead for that identity, as %s asks", ClientIDAnnotation, PrefetchAnnotation)
+	case s.clientID != "" && !s.allows(s.clientID):
+		return refuse("annotation "+AllowedClientIDsAnnotation, "add %s, the client ID of %s", s.clientID, accountName(account))
+	}
+	return s.checkIdentities()
+}
+
+func (s *settings) checkIdentities() error {
+	known := map[string]string{} // by selector
+	for _, pair := range s.identities {
+		selector, clientID, _ := strings.Cut(strings.ToLower(pair), "=")
+		if other, taken := known[selector]; taken && other != clientID {
+			return refuse("annotation "+IdentitiesAnnotation, "%s stands for two client IDs, %s and %s; write one", shorten(selector), other, clientID)
+		}
+		if !s.allows(clientID) {
+			return refuse("annotation "+AllowedClientIDsAnnotation, "add %s, which %s names", clientID, IdentitiesAnnotation)
+		}
+		known[selector] = clientID
 	}
 	return nil
+}
+
+// allows reports whether the proxy may be asked for clientID: all may be where none is
+// named.
+func (s *settings) allows(clientID string) bool {
+	return len(s.allowed) == 0 || slices.ContainsFunc(s.allowed, func(allowed string) bool {
+		return strings.EqualFold(allowed, clientID)
+	})
 }
 
 func accountName(account *corev1.ServiceAccount) string {

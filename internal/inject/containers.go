@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -67,9 +68,9 @@ func (p *plan) proxyContainer() corev1.Container {
 func (s *settings) proxyEnv() []corev1.EnvVar {
 	env := []corev1.EnvVar{
 		{Name: "PROXY_PORT", Value: decimal(s.port)},
-		{Name: "PROXY_IDENTITY", Value: s.identities},
-		{Name: "PROXY_PREFETCH", Value: s.prefetch},
-		{Name: "PROXY_ALLOWED_CLIENT_IDS", Value: s.allowed},
+		{Name: "PROXY_IDENTITY", Value: strings.Join(s.identities, ",")},
+		{Name: "PROXY_PREFETCH", Value: strings.Join(s.prefetch, ",")},
+		{Name: "PROXY_ALLOWED_CLIENT_IDS", Value: strings.Join(s.allowed, ",")},
 		{Name: "PROXY_LOG_LEVEL", Value: s.logLevel},
 		{Name: "GOMEMLIMIT", Value: memoryLimit(s.proxyResources)},
 	}
@@ -205,4 +206,6 @@ func (p *plan) front(list string, want, have []corev1.Container) {
 	}
 }
 
-func isOurs(c corev1.Container) bool { return c.Name == ProxyName || c.Name == ProxyInitName }
+func isOurs(c corev1.Container) bool { return isOurName(c.Name) }
+
+func isOurName(name string) bool { return name == ProxyName || name == ProxyInitName }

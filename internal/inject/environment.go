@@ -42,7 +42,7 @@ func (p *plan) identityEnv(mountPath string) []corev1.EnvVar {
 			corev1.EnvVar{Name: envCAFile, Value: p.token.caFile(mountPath)},
 			corev1.EnvVar{Name: envCAData, Value: e.CAData})
 	}
-	return slices.DeleteFunc(env, func(e corev1.EnvVar) bool { return e.Value == "" })
+	return withoutEmpty(env)
 }
 
 // environments gives the pod's own containers variables and token.

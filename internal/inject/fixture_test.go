@@ -16,6 +16,7 @@ const (
 	clientID = "66666666-7777-4888-9999-aaaaaaaaaaaa"
 	tenantID = "11111111-2222-4333-8444-555555555555"
 	objectID = "bbbbbbbb-cccc-4ddd-8eee-ffffffffffff"
+	otherID  = "cccccccc-dddd-4eee-8fff-aaaaaaaaaaaa"
 )
 
 func config() inject.Config {

@@ -38,7 +38,7 @@ func (c place) field(of string) string {
 }
 
 // ours reports whether this is what is injected.
-func (c place) ours() bool { return c.Name == ProxyName || c.Name == ProxyInitName }
+func (c place) ours() bool { return isOurs(*c.Container) }
 
 // places lists all containers, init containers first.
 func places(pod *corev1.Pod) []place {

@@ -1,6 +1,7 @@
 package inject_test
 
 import (
+	"strings"
 	"testing"
 
 	"imds-oidc-proxy/internal/imds"
@@ -19,6 +20,24 @@ func TestPrefetchIsWhatTheProxyTakes(t *testing.T) {
 		_, err := inject.Pod(injected(annotate(inject.PrefetchAnnotation, resource)), account(), config())
 		if got, want := err == nil, imds.ValidResource(resource); got != want {
 			t.Errorf("%s: injected %t (%v), taken by the proxy %t", resource, got, err, want)
+		}
+	}
+}
+
+// TestIdentitiesAreWhatTheProxyTakes, as are resources.
+func TestIdentitiesAreWhatTheProxyTakes(t *testing.T) {
+	const group = "/subscriptions/33333333-0000-4000-8000-000000000001/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
+	for _, selector := range []string{
+		objectID, strings.ToUpper(objectID), objectID[1:], "{" + objectID + "}", "name", "",
+		group + "app", strings.ToUpper(group) + "app", group + "a!~'(b)", group, group + "a/b", group + "a b", group + "ü", "/" + group + "app",
+		strings.Replace(group, "s", "ſ", 1) + "app", strings.Replace(group, "k", "K", 1) + "app",
+		group + strings.Repeat("a", 512-len(group)), group + strings.Repeat("a", 513-len(group)),
+	} {
+		pair := selector + "=" + clientID
+		_, err := inject.Pod(injected(annotate(inject.IdentitiesAnnotation, pair)), account(), config())
+		_, _, wanted := imds.ParseIdentity(pair)
+		if (err == nil) != (wanted == nil) {
+			t.Errorf("%s: injected: %v, taken by the proxy: %v", selector, err, wanted)
 		}
 	}
 }

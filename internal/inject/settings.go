@@ -1,7 +1,6 @@
 package inject
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,9 +50,11 @@ type settings struct {
 	redirect           string
 	postStart          bool
 
-	identities, prefetch, allowed, logLevel string
-	proxyImage, initImage                   string
-	proxyResources, initResources           corev1.ResourceRequirements
+	identities                    []string // SELECTOR=CLIENT_ID
+	prefetch, allowed             []string
+	logLevel                      string
+	proxyImage, initImage         string
+	proxyResources, initResources corev1.ResourceRequirements
 }
 
 func defaults(config Config) *settings {
@@ -100,7 +101,7 @@ var (
 	domain = regexp.MustCompile(`^([0-9a-zA-Z]([0-9a-zA-Z-]*[0-9a-zA-Z])?\.)+[0-9a-zA-Z]([0-9a-zA-Z-]*[0-9a-zA-Z])?$`)
 	// image is a loose check: what can be no reference in any registry.
 	image = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._:/@-]{0,511}$`)
-	// armID is a resource ID as the proxy reads them.
+	// armID is the shape of a resource ID; see isARMID.
 	armID = regexp.MustCompile(`(?i)^/subscriptions/[^/,=\s]+/resourcegroups/[^/,=\s]+/providers/Microsoft\.ManagedIdentity/userAssignedIdentities/[^/,=\s]+$`)
 )
 
@@ -113,6 +114,16 @@ func isTenant(s string) bool {
 
 // ValidClientID reports whether a client ID can be one: a GUID.
 func ValidClientID(s string) bool { return guid.MatchString(s) }
+
+// maxARMID is the proxy's own bound.
+const maxARMID = 512
+
+// isARMID reports whether the proxy takes s as a resource ID. A test holds it to that.
+func isARMID(s string) bool {
+	// Where case does not matter, K and S have twins beyond ASCII.
+	beyond := strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+	return len(s) <= maxARMID && !beyond && armID.MatchString(s)
+}
 
 func checkImage(s string) error {
 	if !image.MatchString(s) {
@@ -195,16 +206,15 @@ func readRedirect(s *settings, value string) error {
 	return nil
 }
 
-// list takes a list apart, and puts it together as the proxy's variables have it.
-func list(value string, check func(string) bool) (string, bool) {
-	var items []string
+// list takes a list apart. It reports false if one of its items is not what it should be.
+func list(value string, check func(string) bool) (items []string, ok bool) {
 	for item := range strings.SplitSeq(value, ",") {
 		if item = strings.TrimSpace(item); !check(item) {
-			return "", false
+			return nil, false
 		}
 		items = append(items, item)
 	}
-	return strings.Join(items, ","), true
+	return items, true
 }
 
 func readIdentities(s *settings, value string) error {
@@ -212,7 +222,7 @@ func readIdentities(s *settings, value string) error {
 	s.identities, ok = list(value, func(pair string) bool {
 		// A resource ID holds no equals sign, and a client ID neither.
 		selector, clientID, found := strings.Cut(pair, "=")
-		return found && guid.MatchString(clientID) && (guid.MatchString(selector) || armID.MatchString(selector))
+		return found && guid.MatchString(clientID) && (guid.MatchString(selector) || isARMID(selector))
 	})
 	if !ok {
 		return errors.New("write OBJECT_ID=CLIENT_ID or /subscriptions/…/userAssignedIdentities/NAME=CLIENT_ID, separated by commas")
@@ -266,7 +276,7 @@ func readProxyInitResources(s *settings, value string) (err error) {
 
 func parseResources(value string) (corev1.ResourceRequirements, error) {
 	var r corev1.ResourceRequirements
-	decoder := json.NewDecoder(bytes.NewReader([]byte(value)))
+	decoder := json.NewDecoder(strings.NewReader(value))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&r); err != nil {
 		return r, errors.New(`write JSON with requests and limits, such as {"limits": {"memory": "128Mi"}}`)

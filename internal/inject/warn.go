@@ -56,9 +56,8 @@ func (p *plan) warnNoToken(c place, mountPath string) {
 
 func (p *plan) warnSkipped() {
 	unknown := slices.DeleteFunc(slices.Clone(p.settings.skip), func(name string) bool {
-		// For azure-workload-identity, which gives them a token otherwise.
-		ours := name == ProxyName || name == ProxyInitName
-		return ours || slices.ContainsFunc(places(p.pod), func(c place) bool { return c.Name == name })
+		// Ours: for azure-workload-identity, which gives them a token otherwise.
+		return isOurName(name) || slices.ContainsFunc(places(p.pod), func(c place) bool { return c.Name == name })
 	})
 	if len(unknown) > 0 {
 		p.warnf("annotation %s: the pod has no container %q", SkipContainersAnnotation, shorten(strings.Join(unknown, "; ")))
