@@ -53,10 +53,10 @@ func (s *settings) checkPorts(pod *corev1.Pod) error {
 			if port.Protocol == corev1.ProtocolUDP || port.Protocol == corev1.ProtocolSCTP {
 				continue
 			}
-			switch port.ContainerPort {
-			case s.port:
+			switch {
+			case port.ContainerPort == s.port:
 				return refuse("annotation "+ProxyPortAnnotation, "container %q listens on port %d; write a port that no container declares", shorten(c.Name), s.port)
-			case s.adminPort:
+			case port.ContainerPort == s.adminPort && s.adminPort != 0:
 				return refuse("annotation "+AdminPortAnnotation, "container %q listens on port %d; write a port that no container declares", shorten(c.Name), s.adminPort)
 			}
 		}
@@ -74,18 +74,23 @@ func (s *settings) checkUser(pod *corev1.Pod) error {
 		if c.ours() {
 			continue
 		}
-		where, user := c.field("securityContext.runAsUser"), (*int64)(nil)
-		if c.SecurityContext != nil {
-			user = c.SecurityContext.RunAsUser
-		}
-		if user == nil && pod.Spec.SecurityContext != nil {
-			where, user = "spec.securityContext.runAsUser", pod.Spec.SecurityContext.RunAsUser
-		}
+		user, where := userOf(pod, c)
 		if user != nil && *user == proxyID {
 			return refuse(where, "%d is the proxy's own user, which the redirect lets pass to the node's IMDS; write another user, or %s: %s", proxyID, RedirectAnnotation, redirectSealed)
 		}
 	}
 	return nil
+}
+
+// userOf is the user that a container is said to run as, and where. Nil: that of its image.
+func userOf(pod *corev1.Pod, c place) (user *int64, where string) {
+	if c.SecurityContext != nil && c.SecurityContext.RunAsUser != nil {
+		return c.SecurityContext.RunAsUser, c.field("securityContext.runAsUser")
+	}
+	if pod.Spec.SecurityContext != nil {
+		return pod.Spec.SecurityContext.RunAsUser, "spec.securityContext.runAsUser"
+	}
+	return nil, ""
 }
 
 // checkIdentity refuses what the proxy would refuse at its start, where it is harder

@@ -88,8 +88,8 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 // memoryLimit keeps Go's heap below the container's limit, so that a burst costs
 // garbage collection before it costs the container.
 func memoryLimit(r corev1.ResourceRequirements) string {
-	limit, limited := r.Limits[corev1.ResourceMemory]
-	if !limited {
+	limit := r.Limits[corev1.ResourceMemory]
+	if limit.IsZero() { // to Kubernetes, none
 		return ""
 	}
 	const mebibyte = 1 << 20

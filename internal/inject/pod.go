@@ -18,6 +18,9 @@ func Pod(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (Result
 	}
 	p := &plan{pod: pod, settings: s, account: account}
 	p.locateToken()
+	if err := p.checkTokenMode(); err != nil {
+		return Result{}, err
+	}
 	if err := p.environments(); err != nil {
 		return Result{}, err
 	}

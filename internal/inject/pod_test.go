@@ -147,6 +147,7 @@ func TestProxySettings(t *testing.T) {
 		{inject.RedirectAnnotation, "forward", "PROXY_IMDS_PASSTHROUGH", "(unset)"},
 		{inject.ProxyResourcesAnnotation, `{"limits":{"memory":"100M"}}`, "GOMEMLIMIT", "75000000B"},
 		{inject.ProxyResourcesAnnotation, `{}`, "GOMEMLIMIT", "(unset)"},
+		{inject.ProxyResourcesAnnotation, `{"limits":{"memory":"0"}}`, "GOMEMLIMIT", "(unset)"},
 	} {
 		pod := mutate(t, injected(annotate(c.annotation, c.value)), account(), config())
 		if got := value(find(pod.Spec.InitContainers, inject.ProxyName), c.variable); got != c.want {

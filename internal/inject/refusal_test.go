@@ -82,6 +82,8 @@ var refusals = []struct {
 		`annotation imds-oidc-proxy/allowed-client-ids: add ` + otherID + `, which imds-oidc-proxy/identities names`},
 	{"one selector for two", injected(annotate(inject.IdentitiesAnnotation, objectID+"="+clientID+","+strings.ToUpper(objectID)+"="+otherID)),
 		`annotation imds-oidc-proxy/identities: ` + objectID + ` stands for two client IDs, ` + clientID + ` and ` + otherID + `; write one`},
+	{"a token that root alone reads", injected(ownToken, tokenMode(0o400)),
+		`spec.volumes[mine].projected.defaultMode: 0400: the proxy's user may not read the token; write 0444, or a spec.securityContext.fsGroup`},
 	{"a log level", injected(annotate(inject.LogLevelAnnotation, "loud")),
 		`annotation imds-oidc-proxy/log-level: "loud": write one of error, warn, info, debug`},
 	{"an image", injected(annotate(inject.ProxyImageAnnotation, "a b")),

@@ -32,12 +32,17 @@ func Remove(pod *corev1.Pod) Result {
 }
 
 func (p *plan) removeIdentity(c place) {
-	anchor := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == envTokenFile && p.inMadeVolume(c, e.Value) })
-	// By position: in front of the path the same name is the author's.
-	removeWhere(p, c.path()+"/env", c.Env, func(i int, e corev1.EnvVar) bool {
-		return anchor >= 0 && i >= anchor && e.ValueFrom == nil && slices.Contains(injectedEnv, e.Name)
-	})
+	removeWhere(p, c.path()+"/env", c.Env, p.injectedBefore(c))
 	removeWhere(p, c.path()+"/volumeMounts", c.VolumeMounts, func(_ int, m corev1.VolumeMount) bool { return p.isMade(m.Name) })
+}
+
+// injectedBefore tells which of a container's variables Pod gave it. By position: in
+// front of the path to the token the same name is the author's.
+func (p *plan) injectedBefore(c place) func(int, corev1.EnvVar) bool {
+	anchor := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == envTokenFile && p.inMadeVolume(c, e.Value) })
+	return func(i int, e corev1.EnvVar) bool {
+		return anchor >= 0 && i >= anchor && e.ValueFrom == nil && slices.Contains(injectedEnv, e.Name)
+	}
 }
 
 // injectedEnv is what Pod gives a container of the application.

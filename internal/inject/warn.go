@@ -27,6 +27,7 @@ func (p *plan) warn() []string {
 	if p.settings.inject {
 		p.warnRedirect()
 		p.warnPostStart()
+		p.warnTokenMode()
 	} else {
 		p.warnNotInjected()
 	}
@@ -51,6 +52,17 @@ func (p *plan) warnNoToken(c place, mountPath string) {
 	if env := c.Env[i]; !mountedIn(c.Container, env.Value) && !below(env.Value, mountPath) && !dangling(c.Container, env, mountPath) {
 		p.warnf("container %q keeps its own %s, and mounts no volume at %s; remove the variable for the token that is injected",
 			shorten(c.Name), envTokenFile, shorten(env.Value))
+	}
+}
+
+// warnOutdated is for variables that were injected by other annotations or another
+// configuration. Their author may have changed them since, so they stay.
+func (p *plan) warnOutdated(c place, want []corev1.EnvVar, mountPath string) {
+	ours := p.injectedBefore(c)
+	for i, env := range c.Env {
+		if ours(i, env) && !slices.Contains(want, env) && !dangling(c.Container, env, mountPath) {
+			p.warnf("container %q keeps %s, which is not what would be injected now; remove it, or inject again after --uninject", shorten(c.Name), env.Name)
+		}
 	}
 }
 

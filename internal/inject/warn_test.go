@@ -23,6 +23,23 @@ func ownToken(p *corev1.Pod) {
 		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "t", Audience: inject.DefaultAudience}}}}}}}
 }
 
+// vaultToken is one of another audience.
+func vaultToken(p *corev1.Pod) {
+	ownToken(p)
+	p.Spec.Volumes[0].Projected.Sources[0].ServiceAccountToken.Audience = "vault.example.test"
+}
+
+func tokenMode(mode int32) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Spec.Volumes[0].Projected.DefaultMode = &mode }
+}
+
+func fsGroup(p *corev1.Pod) {
+	if p.Spec.SecurityContext == nil {
+		p.Spec.SecurityContext = &corev1.PodSecurityContext{}
+	}
+	p.Spec.SecurityContext.FSGroup = new(int64)
+}
+
 func TestWarnings(t *testing.T) {
 	postStart := config()
 	postStart.PostStart = true
@@ -48,7 +65,18 @@ func TestWarnings(t *testing.T) {
 		{"NET_ADMIN", injected(netAdmin), config(), []string{`container "app" is privileged or has NET_ADMIN: it can take the redirect away`}},
 		{"own token", labelled(ownToken, annotate(inject.TokenExpirationAnnotation, "7200")), config(),
 			[]string{`annotation azure.workload.identity/service-account-token-expiration has no effect: the pod already projects a token, in volume "mine"; say expirationSeconds there`}},
+		{"own token, for all", injected(ownToken, tokenMode(0o644)), config(), nil},
+		{"own token, for a group", injected(ownToken, tokenMode(0o440), fsGroup), config(), nil},
+		{"own token, for root, without the proxy", labelled(ownToken, tokenMode(0o400), podRunsAs(1000)), config(), nil},
+		{"another token, of one user", injected(vaultToken, tokenMode(0o400), podRunsAs(1000)), config(),
+			[]string{`volume "mine": with the proxy's user in the pod, its defaultMode 0400 keeps the application from the token; write 0444, or a spec.securityContext.fsGroup`}},
+		{"another token, for a group", injected(vaultToken, tokenMode(0o400), podRunsAs(1000), fsGroup), config(), nil},
+		{"another token, for root", injected(vaultToken, tokenMode(0o400), podRunsAs(0)), config(), nil},
+		{"another token, of two users", injected(vaultToken, tokenMode(0o400), podRunsAs(1000), initNamed("other"), func(p *corev1.Pod) {
+			p.Spec.InitContainers[0].SecurityContext = &corev1.SecurityContext{RunAsUser: new(int64(1001))}
+		}), config(), nil},
 		{"own token, nothing said", labelled(ownToken), config(), nil},
+		{"a port that is no port", injected(listens(0, "")), config(), nil}, // for the API server to refuse
 		{"old style", injected(initNamed("migrate")), postStart,
 			[]string{"init containers get no tokens: on this server the proxy starts after them"}},
 		{"old style in a Job", injected(job), postStart,
@@ -72,5 +100,46 @@ func TestWarningsOfAccounts(t *testing.T) {
 	}
 	if err != nil || !slices.Equal(result.Warnings, want) {
 		t.Errorf("%v, %q, want %q", err, result.Warnings, want)
+	}
+}
+
+// TestOutdated: what was injected before and would be otherwise now stays, and is told.
+func TestOutdated(t *testing.T) {
+	keeps := func(variable string) string {
+		return `container "app" keeps ` + variable + `, which is not what would be injected now; remove it, or inject again after --uninject`
+	}
+	none := annotate(inject.RedirectAnnotation, "none")
+	china := config()
+	china.TenantID, china.AuthorityHost = objectID, "https://login.chinacloudapi.cn/"
+	other := account()
+	other.Annotations[inject.ClientIDAnnotation] = otherID
+	written := func(variable, value string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Spec.Containers[0].Env = append(p.Spec.Containers[0].Env, corev1.EnvVar{Name: variable, Value: value})
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		before  func(*corev1.Pod)
+		after   func(*corev1.Pod)
+		account *corev1.ServiceAccount
+		config  inject.Config
+		want    []string
+	}{
+		{"nothing", none, none, account(), config(), nil},
+		{"client ID", none, none, other, config(), []string{keeps("AZURE_CLIENT_ID")}},
+		{"the author's", written("AZURE_CLIENT_ID", clientID), none, other, config(), nil},
+		{"tenant and cloud", none, none, account(), china, []string{keeps("AZURE_TENANT_ID"), keeps("AZURE_AUTHORITY_HOST")}},
+		{"port", none, annotate(inject.ProxyPortAnnotation, "9000"), account(), config(), []string{keeps("AZURE_POD_IDENTITY_AUTHORITY_HOST")}},
+		{"redirect", none, annotate(inject.RedirectAnnotation, "forward"), account(), config(), []string{keeps("AZURE_POD_IDENTITY_AUTHORITY_HOST")}},
+	} {
+		pod := mutate(t, injected(c.before), account(), config())
+		c.after(pod)
+		result, err := inject.Pod(pod, c.account, c.config)
+		// That nothing redirects is a warning of its own.
+		got := slices.DeleteFunc(result.Warnings, func(w string) bool { return !strings.HasPrefix(w, "container ") })
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, warnings\n%s, want\n%s", c.name, err, strings.Join(got, "\n"), strings.Join(c.want, "\n"))
+		}
 	}
 }
