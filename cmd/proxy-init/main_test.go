@@ -122,7 +122,7 @@ func TestDryRun(t *testing.T) {
 			want: []string{"--to-ports 8000", "--uid-owner"},
 		},
 		"links to Services called proxy and metadata are none": {
-			env:  map[string]string{"PROXY_PORT": "tcp://10.0.0.7:8080", "METADATA_PORT": "tcp://10.0.0.8:80"},
+			env:  map[string]string{"PROXY_PORT": "tcp://10.0.0.7:8080", "METADATA_PORT": "sctp://10.0.0.8:80"},
 			want: []string{"--dport 80", "--to-ports 8000"},
 		},
 		"sealed": {

@@ -128,7 +128,7 @@ func (o *options) moreTargets(s string) ([]netrules.Target, error) {
 // names of proxy and metadata give PROXY_PORT=tcp://10.0.0.7:80 and METADATA_PORT=… to
 // the pods of their namespace.
 func serviceLink(value string) bool {
-	return strings.HasPrefix(value, "tcp://") || strings.HasPrefix(value, "udp://")
+	return strings.HasPrefix(value, "tcp://") || strings.HasPrefix(value, "udp://") || strings.HasPrefix(value, "sctp://")
 }
 
 func readEnvironment(fs *pflag.FlagSet, getenv func(string) string) error {

@@ -194,7 +194,7 @@ func flagOnly(flag string) bool {
 // serviceLink reports whether a variable is one that Kubernetes makes: a Service by the
 // name of proxy gives PROXY_PORT=tcp://10.0.0.7:80 to the pods of its namespace.
 func serviceLink(value string) bool {
-	return strings.HasPrefix(value, "tcp://") || strings.HasPrefix(value, "udp://")
+	return strings.HasPrefix(value, "tcp://") || strings.HasPrefix(value, "udp://") || strings.HasPrefix(value, "sctp://")
 }
 
 func applyEnvironment(flags *pflag.FlagSet, getenv func(string) string) error {
