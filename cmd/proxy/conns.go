@@ -17,6 +17,7 @@ const (
 	silent    int32 = iota // it has never said a byte
 	asking                 // a part of a request has come
 	answering              // a whole request has come
+	answered               // it had its answer, and may have said more
 	quiet                  // it had its answer, and has said nothing since
 	ended                  // it was silent or quiet, and nothing more is read of it
 )
@@ -94,7 +95,7 @@ func (l *conns) watch(server *http.Server) {
 		case http.StateActive:
 			c.state.Store(answering)
 		case http.StateIdle:
-			c.state.Store(quiet)
+			c.state.Store(answered)
 		}
 		next(c.Conn, state)
 	}
@@ -126,6 +127,16 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.state.CompareAndSwap(state, asking)
 	}
 	return n, err
+}
+
+// SetReadDeadline learns of a request that came in one piece with the one before, of
+// which nothing is left to read here: after an answer, net/http sets its limit on a quiet
+// connection, and then, once it has four bytes of the next request, that on a header.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	if !c.state.CompareAndSwap(answered, quiet) {
+		c.state.CompareAndSwap(quiet, asking)
+	}
+	return c.Conn.SetReadDeadline(t)
 }
 
 func (c *conn) Close() error {

@@ -44,15 +44,38 @@ type drain struct {
 	closing   atomic.Bool // answers end their connections
 }
 
-// handler has answers end their connections once the drain has begun.
+// handler has answers end their connections that begin once the drain has.
 func (d *drain) handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if d.closing.Load() {
-			w.Header()["Connection"] = []string{"close"}
-		}
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(&answer{ResponseWriter: w, closing: &d.closing}, r)
 	})
 }
+
+// answer decides as late as it can whether its connection ends with it: a request that
+// waits for Entra may have come long before the drain.
+type answer struct {
+	http.ResponseWriter
+	closing *atomic.Bool
+	begun   bool
+}
+
+func (a *answer) WriteHeader(status int) {
+	a.begun = true
+	if a.closing.Load() {
+		a.Header()["Connection"] = []string{"close"}
+	}
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	if !a.begun {
+		a.WriteHeader(http.StatusOK)
+	}
+	return a.ResponseWriter.Write(p)
+}
+
+// Unwrap is for [http.ResponseController].
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 // end stops the server. It returns when no request is in flight, or ctx ends.
 func (d *drain) end(ctx context.Context, server *http.Server) error {

@@ -159,24 +159,29 @@ func TestNothingIsLostAtTheEnd(t *testing.T) {
 }
 
 // TestRequestsInFlightAreFinished: 200 clients wait for one exchange when the
-// SIGTERM comes, and all get its token.
+// SIGTERM comes, and all get its token. Those that would use their connection again are
+// told not to.
 func TestRequestsInFlightAreFinished(t *testing.T) {
-	p := newPod(t)
-	proxy := startProcess(t, p)
-	p.idp.FailAlways(entra.FaultSlow(2 * time.Second))
-	var all load
-	var group sync.WaitGroup
-	for range loadClients {
-		group.Go(func() { all.client("127.0.0.1:"+p.port, "close") })
-	}
-	waitFor(t, "the exchange to be under way", func() bool { return p.idp.InFlight() > 0 })
-	endProxy(t, proxy)
-	group.Wait()
-	if answered, lost := all.answered.Load(), all.lost.Load(); answered == 0 || lost > 0 {
-		t.Errorf("%d answered, %d lost; the first: %v", answered, lost, all.loss)
-	}
-	if got := p.idp.Counts().Token; got != 1 {
-		t.Errorf("got %d exchanges, want 1", got)
+	for _, connection := range []string{"close", "keep-alive"} {
+		t.Run(connection, func(t *testing.T) {
+			p := newPod(t)
+			proxy := startProcess(t, p)
+			p.idp.FailAlways(entra.FaultSlow(2 * time.Second))
+			var all load
+			var group sync.WaitGroup
+			for range loadClients {
+				group.Go(func() { all.client("127.0.0.1:"+p.port, connection) })
+			}
+			waitFor(t, "the exchange to be under way", func() bool { return p.idp.InFlight() > 0 })
+			endProxy(t, proxy)
+			group.Wait()
+			if answered, lost := all.answered.Load(), all.lost.Load(); answered == 0 || lost > 0 {
+				t.Errorf("%d answered, %d lost; the first: %v", answered, lost, all.loss)
+			}
+			if got := p.idp.Counts().Token; got != 1 {
+				t.Errorf("got %d exchanges, want 1", got)
+			}
+		})
 	}
 }
 
@@ -212,23 +217,33 @@ func TestSilentConnectionsEnd(t *testing.T) {
 }
 
 // TestHalfARequestIsWaitedFor: the signal comes amid the header of a request, the first
-// of its connection or a later one. It is answered, when it has come.
+// of its connection or a later one, also one that came in one piece with the one before.
+// It is answered, when it has come.
 func TestHalfARequestIsWaitedFor(t *testing.T) {
-	for _, before := range []int{0, 1} {
-		t.Run(fmt.Sprintf("after %d others", before), func(t *testing.T) {
+	const half = "GET " + tokenQuery
+	for name, test := range map[string]struct {
+		before string // has come, and its answer is read
+		now    string
+	}{
+		"the first":     {"", half},
+		"a later one":   {wholeRequest, half},
+		"in the buffer": {wholeRequest + half, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
 			p := newPod(t)
 			proxy := startProcess(t, p)
 			conn, r := dial(t, p.port)
-			for range before {
-				if again, err := askOnce(conn, r, "keep-alive"); err != nil || !again {
-					t.Fatalf("the request before: %v, again %t", err, again)
+			if test.before != "" {
+				if _, err := io.WriteString(conn, test.before); err != nil {
+					t.Fatal(err)
 				}
+				wantToken(t, r)
 			}
 			other, otherReader := dial(t, p.port)
 			if _, err := askOnce(other, otherReader, "keep-alive"); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := io.WriteString(conn, "GET "+tokenQuery); err != nil {
+			if _, err := io.WriteString(conn, test.now); err != nil {
 				t.Fatal(err)
 			}
 			if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
@@ -241,18 +256,25 @@ func TestHalfARequestIsWaitedFor(t *testing.T) {
 			if _, err := fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n", testResource); err != nil {
 				t.Fatal(err)
 			}
-			resp, err := http.ReadResponse(r, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			resp.Body.Close()
-			if resp.StatusCode != http.StatusOK {
-				t.Errorf("got %s", resp.Status)
-			}
+			wantToken(t, r)
 			if err := proxy.Wait(); err != nil {
 				t.Errorf("the proxy ended with %v", err)
 			}
 		})
+	}
+}
+
+const wholeRequest = "GET " + tokenQuery + testResource + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"
+
+func wantToken(t *testing.T, r *bufio.Reader) {
+	t.Helper()
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("got %s, %v", resp.Status, err)
 	}
 }
 
@@ -272,7 +294,7 @@ func askSlowly(t *testing.T, p *pod) {
 	t.Helper()
 	p.idp.FailAlways(entra.FaultSlow(20 * time.Second))
 	conn, _ := dial(t, p.port)
-	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n", tokenQuery+testResource); err != nil {
+	if _, err := io.WriteString(conn, wholeRequest); err != nil {
 		t.Fatal(err)
 	}
 	waitFor(t, "the exchange to be under way", func() bool { return p.idp.InFlight() > 0 })
