@@ -155,14 +155,15 @@ type reply struct {
 // decoded query and a few headers: nothing of the caller's bytes is copied that
 // was not understood here.
 func (f *forwarder) get(ctx context.Context, path string, params []param, header http.Header) (*reply, error) {
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	client := ctx.Done()
+	// To net/http a client that has closed its half of the connection, as nc -N does, is
+	// gone. It waits for no place, and for its answer like all others.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.timeout)
 	defer cancel()
-	select {
-	case f.places <- struct{}{}:
-		defer func() { <-f.places }()
-	case <-ctx.Done():
+	if !f.takePlace(ctx, client) {
 		return nil, errForwardingBusy
 	}
+	defer func() { <-f.places }()
 	target := f.base + path
 	if len(params) > 0 {
 		target += "?" + encodeParams(params)
@@ -179,6 +180,23 @@ func (f *forwarder) get(ctx context.Context, path string, params []param, header
 	}
 	defer resp.Body.Close()
 	return f.read(resp)
+}
+
+// takePlace waits for a place among those that ask IMDS at the same time, until the
+// client is done.
+func (f *forwarder) takePlace(ctx context.Context, client <-chan struct{}) bool {
+	select {
+	case f.places <- struct{}{}:
+		return true
+	default:
+	}
+	select {
+	case f.places <- struct{}{}:
+		return true
+	case <-ctx.Done():
+	case <-client:
+	}
+	return false
 }
 
 func (f *forwarder) read(resp *http.Response) (*reply, error) {
@@ -247,7 +265,8 @@ func forwardedHeader(from http.Header) http.Header {
 }
 
 // removeHopByHop removes what is about the connection to IMDS and not about the
-// answer (RFC 9110, section 7.6.1), and what must not come from there.
+// answer (RFC 9110, section 7.6.1), and what must not come from there. Where Connection
+// says close, net/http has taken it away, and what else it named stays: IMDS names nothing.
 func removeHopByHop(header http.Header) {
 	for _, line := range header["Connection"] {
 		for option := range strings.SplitSeq(line, ",") {

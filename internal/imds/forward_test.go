@@ -210,6 +210,26 @@ func TestForwardingIsBounded(t *testing.T) {
 	}
 }
 
+// A client that has closed its half of the connection, as nc -N does, reads what IMDS
+// says all the same.
+func TestHalfClosedIsForwarded(t *testing.T) {
+	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "compute")
+	}))
+	defer machine.Close()
+	h := forwardingTo(t, machine.URL)
+	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done() // net/http has seen the end
+		h.ServeHTTP(w, r)
+	}), imds.Limits{}, imds.MaxConnections)
+	for range 10 { // a place and the client's end are both there to choose from
+		c := dial(t, addr)
+		c.send("GET " + instance + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n")
+		c.CloseWrite()
+		c.wantStatus(200)
+	}
+}
+
 // Under the wrong UID the redirect leads the proxy's traffic back to itself. It
 // answers 508 the first time round, and says what to do.
 func TestLoop(t *testing.T) {
