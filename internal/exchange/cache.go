@@ -14,6 +14,10 @@ const (
 	// staleShare keeps the margin from being most of a short life.
 	staleShare = 4
 
+	// leastLife is what a token has left when it is still of use: clients are told
+	// whole seconds, crash on none, and their answer is yet to be written.
+	leastLife = 2 * time.Second
+
 	// minRefresh is the least time after which a token is replaced because Entra
 	// asks for it. A refresh_in of a second, once, is a mistake; for a fleet it
 	// would be an exchange a second for each token.
@@ -102,7 +106,7 @@ type holding struct {
 	// had. It is never before due.
 	stale moment
 
-	// end is when the token is of no more use.
+	// end is when the token is of no more use, leastLife before it ends.
 	end moment
 
 	// used says that somebody asked since the token was last replaced. The
@@ -119,7 +123,7 @@ const clockNoise = time.Second
 // is too, count from it what remains, and must not get more than Entra said.
 func (h *holding) tokenAt(now time.Time) Token {
 	token := h.token
-	if end := h.end.next(now).Round(0); token.ExpiresOn.Sub(end) > clockNoise {
+	if end := h.end.next(now).Add(leastLife).Round(0); token.ExpiresOn.Sub(end) > clockNoise {
 		token.ExpiresOn = end
 	}
 	return token
@@ -135,7 +139,7 @@ func newHolding(g grant, now time.Time, used bool, spread float64) *holding {
 		forcible: momentAfter(now, freshInterval),
 		due:      momentAfter(now, delay),
 		stale:    momentAfter(now, fresh),
-		end:      momentAfter(now, life),
+		end:      momentAfter(now, life-leastLife),
 		used:     used,
 	}
 }

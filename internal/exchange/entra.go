@@ -103,7 +103,7 @@ func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string)
 // unusable says why a token that Entra sent is not to be handed out; it is empty
 // for a good one.
 func unusable(result confidential.AuthResult, began time.Time) string {
-	if life := result.ExpiresOn.Sub(began); life <= 0 || life > maxLife {
+	if life := result.ExpiresOn.Sub(began); life < leastLife || life > maxLife {
 		return "entra's token has no usable expiry"
 	}
 	// RFC 6750, section 2.1. Applications put the token into a header as it is.

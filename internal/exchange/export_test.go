@@ -14,6 +14,7 @@ const (
 	Patience        = patience
 	LandingTime     = landingTime
 	StaleMargin     = staleMargin
+	LeastLife       = leastLife
 	FreshInterval   = freshInterval
 	MaxTries        = maxTries
 	MaxFlights      = maxFlights

@@ -154,7 +154,8 @@ func TestRestEndsWithTheToken(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
-		time.Sleep(time.Until(got.Token.ExpiresOn.Add(-5 * time.Second)))
+		end := got.Token.ExpiresOn.Add(-exchange.LeastLife)
+		time.Sleep(time.Until(end.Add(-5 * time.Second)))
 		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
 		f.failWith(nil)
 		time.Sleep(5*time.Second - 1)
