@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
@@ -59,7 +61,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		zap.String("tenant_id", cfg.tenantID),
 		zap.String("client_id", cfg.defaultClientID),
 		zap.String("imds_passthrough", cfg.imdsPassthrough))
-	accepted := newConns(imds.LimitListener(listener, imds.MaxConnections))
+	accepted := newConns(imds.LimitListener(listener, maxConnections(maxFiles())))
 	ending := &drain{listener: listener, conns: accepted, listening: &listening, log: log}
 	server := imds.NewServer(ending.handler(handler), requestLog, imds.Limits{})
 	accepted.watch(server)
@@ -70,6 +72,26 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	}
 	listening.Store(true)
 	return proxy{accepted, server, parts, ending}.run(ctx)
+}
+
+// otherFiles is how many files the proxy may have open beside its clients' connections:
+// those to Entra, to IMDS and of the admin port, and the federated token.
+const otherFiles = 64
+
+// maxConnections is how many clients may be connected, of a process that may have so
+// many files open: beyond them the kernel would let nobody else in, and not know whom to
+// send away.
+func maxConnections(files uint64) int {
+	return int(min(imds.MaxConnections, max(files, otherFiles+1)-otherFiles))
+}
+
+// maxFiles is how many files this process may have open.
+func maxFiles() uint64 {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return math.MaxUint64 // it cannot fail; if it did, nobody would be worse off
+	}
+	return limit.Cur
 }
 
 // checkFederatedToken refuses a token that cannot be read now: that is a manifest to

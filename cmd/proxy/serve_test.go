@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"imds-oidc-proxy/internal/imds"
 )
 
 // TestSettingsOfTokenRequests: the flags that limit who gets a token, and for whom,
@@ -94,5 +97,19 @@ func TestFailedPartEndsReadiness(t *testing.T) {
 	}
 	if err := <-ended; !errors.Is(err, fault) {
 		t.Errorf("it ended with %v, want %v", err, fault)
+	}
+}
+
+// TestConnectionsLeaveRoomForFiles: where every file that may be open was a client's, the
+// kernel would let nobody in, and quiet clients would keep their places.
+func TestConnectionsLeaveRoomForFiles(t *testing.T) {
+	for files, want := range map[uint64]int{
+		1 << 20: imds.MaxConnections, math.MaxUint64: imds.MaxConnections,
+		imds.MaxConnections + otherFiles: imds.MaxConnections, imds.MaxConnections: imds.MaxConnections - otherFiles,
+		otherFiles + 1: 1, otherFiles: 1, 0: 1,
+	} {
+		if got := maxConnections(files); got != want {
+			t.Errorf("%d files: got %d connections, want %d", files, got, want)
+		}
 	}
 }

@@ -93,13 +93,16 @@ func refuseBodies(h http.Handler, patience time.Duration) http.Handler {
 
 // errorLog takes the lines of net/http, which are about connections that end
 // early and other things of no concern (Java and .NET probe by connecting and
-// closing). All but panics are for debugging.
+// closing). All are for debugging, but panics and connections that cannot be accepted.
 type errorLog struct{ log *zap.Logger }
 
 func (l errorLog) Write(line []byte) (int, error) {
 	level := zap.DebugLevel
-	if bytes.Contains(line, []byte("panic serving")) {
+	switch {
+	case bytes.Contains(line, []byte("panic serving")):
 		level = zap.ErrorLevel
+	case bytes.Contains(line, []byte("Accept error")):
+		level = zap.WarnLevel
 	}
 	l.log.Log(level, "http server", zap.ByteString("error", bytes.TrimSpace(line)))
 	return len(line), nil
