@@ -44,6 +44,8 @@ const lastWordTime = 200 * time.Millisecond
 var version = "dev"
 
 func main() {
+	// Who reads the log may go away: no reason to end, as Go's runtime would at the next line.
+	signal.Ignore(syscall.SIGPIPE)
 	os.Exit(run(untilSignal(), os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 

@@ -125,6 +125,24 @@ func TestNobodyReadsTheLog(t *testing.T) {
 	}
 }
 
+// TestTheLogsReaderGoes: the proxy goes on without it.
+func TestTheLogsReaderGoes(t *testing.T) {
+	p := newPod(t)
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer write.Close()
+	proxy := startLogging(t, p, write)
+	read.Close()
+	for range 3 { // with a line for each
+		if status, body := fetch(t, p.port, tokenQuery+testResource, http.Header{"Metadata": {"true"}}); status != http.StatusOK {
+			t.Fatalf("got %d %s", status, body)
+		}
+	}
+	endProxy(t, proxy)
+}
+
 // TestSecondSignalNeedsNoReader: it ends the process although its last word is not
 // heard.
 func TestSecondSignalNeedsNoReader(t *testing.T) {

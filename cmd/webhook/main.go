@@ -38,6 +38,8 @@ const (
 var version = "dev"
 
 func main() {
+	// Who reads the log may go away: no reason to end, as Go's runtime would at the next line.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
