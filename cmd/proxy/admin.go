@@ -80,7 +80,7 @@ func checkAdminAddress(address string) error {
 	if err == nil {
 		var n int
 		if n, err = strconv.Atoi(port); err == nil && (n < 1 || n > 65535) {
-			err = errors.New("a port is 1 to 65535")
+			err = errPort
 		}
 	}
 	if err != nil {

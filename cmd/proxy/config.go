@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -116,9 +117,9 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 	return cfg, cfg.checkHandler()
 }
 
-// checkGiven refuses a limit that is given and says nothing, as of a variable in a
-// manifest that was never filled in: read as no limit, it would open what its author
-// meant to close.
+// checkGiven refuses a limit that is given and says nothing: read as no limit, it would
+// open what its author meant to close. A variable that is empty is not given, as
+// everywhere.
 func (cfg *config) checkGiven(flags *pflag.FlagSet) error {
 	if flags.Changed(allowedClientIDsFlag) && len(cfg.allowedClientIDs) == 0 {
 		return configErrorf("--%s is empty: name the client IDs that may be asked for, or leave it out to allow any", allowedClientIDsFlag)
@@ -130,7 +131,8 @@ func (cfg *config) checkGiven(flags *pflag.FlagSet) error {
 func newFlags(cfg *config) *pflag.FlagSet {
 	flags := pflag.NewFlagSet("proxy", pflag.ContinueOnError)
 	flags.SortFlags = false
-	flags.IntVar(&cfg.port, "proxy-port", defaultPort, "port to listen on, at 127.0.0.1")
+	cfg.port = defaultPort
+	flags.Var((*port)(&cfg.port), "proxy-port", "port to listen on, at 127.0.0.1")
 	flags.StringVar(&cfg.adminAddress, "admin-address", "",
 		"HOST:PORT or :PORT at which the kubelet and Prometheus find /readyz, /livez, /metrics and /debug/clients, never tokens; empty means nowhere")
 	cfg.log.AddFlags(flags)
@@ -179,6 +181,27 @@ Exit status: 0 done, 1 could not start or go on, 2 a flag or variable is wrong. 
 SIGTERM lets requests in flight finish, a second one ends at once with 1.
 `
 
+// port is a port, written as proxy-init takes it: pflag would read 010000 as octal, and
+// the two programs would be at different ports.
+type port int
+
+var errPort = errors.New("a port is 1 to 65535")
+
+// Set implements pflag.Value.
+func (p *port) Set(s string) error {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || n == 0 {
+		return errPort
+	}
+	*p = port(n)
+	return nil
+}
+
+func (p *port) String() string { return strconv.Itoa(int(*p)) }
+
+// Type is what pflag calls the kind of value.
+func (*port) Type() string { return "int" }
+
 // environmentTwin is the variable that stands in for a flag that is not given.
 func environmentTwin(flag string) string {
 	name := strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
@@ -218,9 +241,6 @@ func applyEnvironment(flags *pflag.FlagSet, getenv func(string) string) error {
 }
 
 func (c *config) checkFlags() error {
-	if c.port < 1 || c.port > 65535 {
-		return configErrorf("--proxy-port (PROXY_PORT) %d: a port is 1 to 65535", c.port)
-	}
 	if err := checkAdminAddress(c.adminAddress); err != nil {
 		return err
 	}

@@ -49,6 +49,7 @@ func TestEnvironmentTwins(t *testing.T) {
 		{"variable", nil, map[string]string{"PROXY_PORT": "8001"}, func(c config) bool { return c.port == 8001 }},
 		{"flag over variable", []string{"--proxy-port=8002"}, map[string]string{"PROXY_PORT": "8001"}, func(c config) bool { return c.port == 8002 }},
 		{"the link to a Service called proxy", nil, map[string]string{"PROXY_PORT": "sctp://10.0.0.7:80"}, func(c config) bool { return c.port == 8000 }},
+		{"a port as proxy-init reads it", []string{"--proxy-port=010000"}, nil, func(c config) bool { return c.port == 10000 }},
 		{"empty variable", nil, map[string]string{"PROXY_PORT": ""}, func(c config) bool { return c.port == 8000 }},
 		{"list", nil, map[string]string{"PROXY_PREFETCH": "https://a.example.test,https://b.example.test"},
 			func(c config) bool { return len(c.prefetch) == 2 && c.prefetch[1] == "https://b.example.test" }},
