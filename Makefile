@@ -1,5 +1,5 @@
 # make demo   the whole story, in a few seconds
-# make test   every test but the images' (make test-images), with the race detector
+# make test   every test that needs no image, no chart and no cluster, with the race detector
 # make help   the rest
 
 SHELL := /bin/sh
@@ -46,7 +46,7 @@ dev: build ## the demo left running, with a shell inside for curl
 NEED_PROMTOOL := command -v promtool >/dev/null || tools/debs .cache/prometheus prometheus
 
 .PHONY: test
-test: ## every test but test-images, with the race detector (root: they make network namespaces)
+test: ## every test but test-images, test-chart, test-apiserver and test-cluster, with the race detector (root: they make network namespaces)
 	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv
 	@# -count=1: some tests build the programs, of which Go's cache of results knows nothing.
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./...

@@ -142,7 +142,7 @@ azure.workload.identity/use=true, when the API server asks it about them.
 Flags, each with an environment twin (--tenant-id: WEBHOOK_TENANT_ID):
 
 %s
-Exit status: 0 done, 1 could not start or go on, 2 a flag or variable is wrong.
+Exit status: 0 done, 1 could not start or go on, 2 a flag or variable cannot be right.
 `
 
 // environmentTwin is the variable that stands in for a flag that is not given.

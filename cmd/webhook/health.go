@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -72,6 +71,6 @@ func (w *webhook) authorityKnown() error {
 	case <-w.rotated:
 		return nil
 	default:
-		return fmt.Errorf("the certificate's authority is not in the webhook's configuration yet")
+		return errors.New("the certificate's authority is not in the webhook's configuration yet")
 	}
 }

@@ -31,7 +31,7 @@ import (
 const (
 	exitOK      = 0
 	exitFailure = 1 // it could not start or go on; standard error says why
-	exitUsage   = 2 // a flag or an environment variable has to change
+	exitUsage   = 2 // a flag or an environment variable cannot be right
 )
 
 // version is set at build time: -ldflags "-X main.version=…".

@@ -57,7 +57,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		}
 		defer func(c prometheus.Collector) { crmetrics.Registry.Unregister(c) }(collector)
 	}
-	if err := w.manager.Add(everyReplica(func(ctx context.Context) error { limit.Run(ctx, unlimited); return nil })); err != nil {
+	if err := w.manager.Add(everyReplica(func(ctx context.Context) error { return limit.Run(ctx, unlimited) })); err != nil {
 		return err
 	}
 	log.Info("webhook starts", zap.String("version", version), zap.String("cert_mode", cfg.certificates.mode))

@@ -70,6 +70,7 @@ func faults() []fault {
 		{"no access_token", entra.FaultWithout("access_token"), exchange.Unavailable, again},
 		{"no expires_in", entra.FaultWithout("expires_in", "expires_on"), exchange.Unavailable, again},
 		{"expires at once", edited("expires_in", 0), exchange.Unavailable, 1},
+		{"expires in a second", edited("expires_in", 1), exchange.Unavailable, 1},
 		{"expired before", edited("expires_in", -3600), exchange.Unavailable, 1},
 		{"lives for years", edited("expires_in", 10*365*24*3600), exchange.Unavailable, 1},
 		{"lives past all calendars", edited("expires_in", 1<<40), exchange.Unavailable, 1},

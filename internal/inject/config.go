@@ -2,6 +2,7 @@ package inject
 
 import (
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -141,13 +142,13 @@ func (e *TokenEndpoint) validateCA() error {
 	case len(set) > 1:
 		return fmt.Errorf("%s: say one of them", strings.Join(set, " and "))
 	case e.ClusterTrustBundleLabels != nil && e.ClusterTrustBundleSigner == "":
-		return fmt.Errorf("TokenEndpoint.ClusterTrustBundleLabels without TokenEndpoint.ClusterTrustBundleSigner: say whose bundles")
+		return errors.New("TokenEndpoint.ClusterTrustBundleLabels without TokenEndpoint.ClusterTrustBundleSigner: say whose bundles")
 	case e.CAConfigMap != "" && len(validation.IsDNS1123Subdomain(e.CAConfigMap)) > 0:
 		return fmt.Errorf("TokenEndpoint.CAConfigMap %q: no name of a config map", e.CAConfigMap)
 	}
 	if e.CAData != "" {
 		if block, _ := pem.Decode([]byte(e.CAData)); block == nil || block.Type != "CERTIFICATE" {
-			return fmt.Errorf("TokenEndpoint.CAData: say certificates in PEM")
+			return errors.New("TokenEndpoint.CAData: say certificates in PEM")
 		}
 	}
 	if e.ClusterTrustBundleLabels != nil {
@@ -175,7 +176,7 @@ func (c Config) audience() string {
 func checkHTTPS(raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return fmt.Errorf("say an https URL, without user, query or fragment")
+		return errors.New("say an https URL, without user, query or fragment")
 	}
 	return nil
 }
