@@ -71,7 +71,7 @@ func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string)
 	began := time.Now()
 	token, err := e.tokenFile.read(ctx)
 	if err == nil {
-		err = token.usable(began)
+		err = e.tokenFile.about(token.usable(began))
 	}
 	if err != nil {
 		return grant{}, &Error{Kind: FederatedTokenUnusable, Detail: fileDetail(err), federated: token}

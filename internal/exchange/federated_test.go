@@ -187,8 +187,9 @@ func TestUnusableFederatedTokenAsksEntraNothing(t *testing.T) {
 			}
 			_, err := p.get(t, s)
 			e := wantKind(t, err, exchange.FederatedTokenUnusable)
-			if !strings.Contains(e.Detail, c.want) || strings.Contains(e.Detail, secret) {
-				t.Errorf("got detail %q, want one with %q", e.Detail, c.want)
+			whole := "federated token file " + p.token.Path() + " " + c.want // the log line has no other subject
+			if !strings.HasPrefix(e.Detail, whole) || strings.Contains(e.Detail, secret) {
+				t.Errorf("got detail %q, want one that begins %q", e.Detail, whole)
 			}
 			if err := s.Ready(); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Ready: got %v, want %q", err, c.want)

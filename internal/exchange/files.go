@@ -49,8 +49,16 @@ func (f *sharedFile[T]) read(ctx context.Context) (T, error) {
 		return result.Val.(T), result.Err
 	case <-ctx.Done():
 		var nothing T
-		return nothing, fmt.Errorf("%s%s %w", f.what, f.path, errReadTooSlow)
+		return nothing, f.about(errReadTooSlow)
 	}
+}
+
+// about begins the sentence that err continues. Nil stays nil.
+func (f *sharedFile[T]) about(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s%s %w", f.what, f.path, err)
 }
 
 // readSwapped reads a file that the kubelet swaps by a symlink. The kubelet
