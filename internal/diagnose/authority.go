@@ -117,6 +117,7 @@ func (w *walk) connectionRemedy(err error) string {
 		authority x509.UnknownAuthorityError
 		hostname  x509.HostnameError
 		invalid   x509.CertificateInvalidError
+		record    tls.RecordHeaderError
 	)
 	switch {
 	case err == nil:
@@ -129,6 +130,8 @@ func (w *walk) connectionRemedy(err error) string {
 		return "compare this node's clock, " + w.cfg.Now().UTC().Format(time.RFC3339) + ", with the certificate's dates"
 	case w.proxyInForce() != "":
 		return "check HTTPS_PROXY and NO_PROXY: that proxy has to let CONNECT " + w.authorityName() + " through"
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
+		return "check the port in AZURE_AUTHORITY_HOST: what listens there does not speak TLS"
 	case isDNS(err):
 		return "check AZURE_AUTHORITY_HOST, and the pod's DNS: nslookup " + w.authorityName()
 	}

@@ -359,6 +359,11 @@ func TestWaysToEntra(t *testing.T) {
 		want   string
 	}{
 		{"directly", func(*exchange.Config) {}, "NetworkPolicy"},
+		{"to a port without TLS", func(c *exchange.Config) {
+			plain := httptest.NewServer(http.NotFoundHandler())
+			t.Cleanup(plain.Close)
+			c.AuthorityHost = "https://" + plain.Listener.Addr().String()
+		}, "the port in AZURE_AUTHORITY_HOST"},
 		{"by an HTTP proxy", func(c *exchange.Config) {
 			c.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "127.0.0.1:1"})
 		}, "HTTPS_PROXY"},

@@ -245,7 +245,7 @@ func connectionFault(err error, peer string) string {
 		return peer + "'s certificate is for another host"
 	case errors.As(err, &invalid), errors.As(err, &verify):
 		return peer + "'s certificate is not valid"
-	case errors.As(err, &record):
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch): // what net/http makes of the first
 		return peer + "'s address does not speak TLS"
 	case errors.Is(err, errBodyTooLarge):
 		return peer + "'s answer is too large"

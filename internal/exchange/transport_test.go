@@ -137,6 +137,55 @@ func TestRefusedConnectionIsToldApart(t *testing.T) {
 	}
 }
 
+// An https address at a port that speaks plain HTTP, or something else. net/http has an
+// error of its own for the first.
+func TestPortWithoutTLSIsToldApart(t *testing.T) {
+	for name, address := range map[string]string{
+		"HTTP":           plainHTTP(t),
+		"something else": saying(t, "220 mail.example.test ESMTP "+secret+"\r\n"),
+	} {
+		p := startPod(t, entra.Config{})
+		p.cfg.AuthorityHost = "https://" + address
+		err := p.service(t).Exchange(t.Context(), clientID, resource)
+		if e := wantKind(t, err, exchange.Unavailable); e.Detail != "entra's address does not speak TLS" {
+			t.Errorf("%s: detail %q", name, e.Detail)
+		}
+	}
+}
+
+func plainHTTP(t *testing.T) string {
+	t.Helper()
+	server := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
+}
+
+// saying is a server that says its word to each connection, and closes it when the
+// other side has said something.
+func saying(t *testing.T, word string) (address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				if _, err := conn.Read(make([]byte, 1<<10)); err == nil {
+					_, _ = io.WriteString(conn, word)
+				}
+			}()
+		}
+	}()
+	return listener.Addr().String()
+}
+
 func TestTimeoutsAreToldApart(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	for _, c := range []struct {
