@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -195,6 +196,8 @@ func checkHTTPS(variable, value string) error {
 		return fmt.Errorf("%s must be an https URL", variable)
 	case u.Hostname() == "":
 		return fmt.Errorf("%s names no host", variable)
+	case u.Port() != "" && !validPort(u.Port()):
+		return fmt.Errorf("%s names a port that is none: a port is 1 to 65535", variable)
 	case u.User != nil:
 		return fmt.Errorf("%s must not hold user info", variable)
 	case u.RawQuery != "" || u.ForceQuery:
@@ -203,4 +206,10 @@ func checkHTTPS(variable, value string) error {
 		return fmt.Errorf("%s must not hold a fragment", variable)
 	}
 	return nil
+}
+
+// validPort is what [url.Parse] leaves open: it takes any digits for a port.
+func validPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n != 0
 }
