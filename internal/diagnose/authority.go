@@ -1,6 +1,7 @@
 package diagnose
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -38,6 +39,9 @@ func (w *walk) authority(ctx context.Context) []Finding {
 	case w.cfg.Exchange.Binding.TokenProxy != "":
 		finding.Text += ", by way of " + w.authorityName()
 		finding.Remedy = "check AZURE_KUBERNETES_TOKEN_PROXY, _SNI_NAME, and _CA_FILE or _CA_DATA, and whether the pod may reach it"
+		if w.proxyInForce() != "" {
+			finding.Remedy += ", by way of HTTPS_PROXY; NO_PROXY excepts it"
+		}
 		return append(findings, finding)
 	}
 	cause, found := w.connectionCause(ctx)
@@ -60,25 +64,26 @@ func (w *walk) authorityURL() string {
 	return strings.TrimRight(host, "/") + "/" + w.cfg.Exchange.TenantID + "/v2.0/.well-known/openid-configuration"
 }
 
+// destination is what is connected to.
+func (w *walk) destination() string {
+	return cmp.Or(w.cfg.Exchange.Binding.TokenProxy, w.authorityURL())
+}
+
 // authorityName is the host that was asked, for people.
 func (w *walk) authorityName() string {
-	location := w.authorityURL()
-	if w.cfg.Exchange.Binding.TokenProxy != "" {
-		location = w.cfg.Exchange.Binding.TokenProxy
-	}
-	u, err := url.Parse(location)
+	u, err := url.Parse(w.destination())
 	if err != nil {
 		return "the authority"
 	}
 	return u.Host
 }
 
-// proxyInForce is the HTTP proxy on the way to Entra, empty for none.
+// proxyInForce is the HTTP proxy on the way there, empty for none.
 func (w *walk) proxyInForce() string {
 	if w.cfg.Exchange.Proxy == nil {
 		return ""
 	}
-	req, err := http.NewRequest(http.MethodGet, w.authorityURL(), nil)
+	req, err := http.NewRequest(http.MethodGet, w.destination(), nil)
 	if err != nil {
 		return ""
 	}

@@ -377,6 +377,15 @@ func TestWaysToEntra(t *testing.T) {
 		{"by an identity binding", func(c *exchange.Config) {
 			c.Binding.TokenProxy = "https://127.0.0.1:1/"
 		}, "AZURE_KUBERNETES_TOKEN_PROXY"},
+		{"by both", func(c *exchange.Config) {
+			c.Binding.TokenProxy = "https://binding.example.test/"
+			c.Proxy = func(r *http.Request) (*url.URL, error) {
+				if r.URL.Host != "binding.example.test" {
+					return nil, nil
+				}
+				return &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, nil
+			}
+		}, "by way of HTTPS_PROXY"},
 	} {
 		cfg := config(t, goodClaims())
 		test.change(&cfg.Exchange)

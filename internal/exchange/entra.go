@@ -45,7 +45,8 @@ const (
 // kept by the HTTP client.
 type msalExchanger struct {
 	authority string
-	peer      string // who answers, for errors
+	peer      string                    // who answers, for errors
+	way       func(failed error) string // how a request got there, for errors
 	tokenFile *sharedFile[FederatedToken]
 	discovery *discovery
 	http      *http.Client // on top of discovery
@@ -60,6 +61,7 @@ func newMSALExchanger(cfg Config, tokenFile *sharedFile[FederatedToken]) (*msalE
 	return &msalExchanger{
 		authority: cfg.AuthorityHost + "/" + cfg.TenantID,
 		peer:      cfg.peer(),
+		way:       cfg.way,
 		tokenFile: tokenFile,
 		discovery: discovery,
 		http:      &http.Client{Transport: discovery, CheckRedirect: noRedirect},
@@ -79,7 +81,7 @@ func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string)
 	ctx, used := noteDocument(ctx)
 	result, err := e.acquire(ctx, clientID, scope(resource), func() (string, error) { return *token.raw, nil })
 	if err != nil {
-		failed := classify(ctx, err, e.peer)
+		failed := classify(ctx, err, e.peer, e.way(err))
 		failed.federated = token
 		e.discovery.judge(*used, failed.Code != 0)
 		return grant{}, failed
@@ -125,7 +127,7 @@ func (e *msalExchanger) warm(ctx context.Context) *Error {
 	if errors.Is(err, errWarm) {
 		return nil
 	}
-	return classify(ctx, err, e.peer)
+	return classify(ctx, err, e.peer, e.way(err))
 }
 
 func (e *msalExchanger) acquire(ctx context.Context, clientID, scope string, assertion func() (string, error)) (confidential.AuthResult, error) {
@@ -160,7 +162,7 @@ func fileDetail(err error) string { return bounded(err.Error()) }
 // classify turns what MSAL returns into an Error. MSAL's own texts quote bodies
 // and its errors carry the request with the assertion in it: of both, only a
 // status and validated identifiers pass.
-func classify(ctx context.Context, err error, peer string) *Error {
+func classify(ctx context.Context, err error, peer, way string) *Error {
 	// An answer is one, also where its body came so slowly that time is over.
 	if call, ok := errors.AsType[msal.CallErr](err); ok && call.Resp != nil {
 		return refusal(call.Resp)
@@ -170,12 +172,12 @@ func classify(ctx context.Context, err error, peer string) *Error {
 	}
 	timeout, ok := errors.AsType[net.Error](err)
 	if ctx.Err() != nil || ok && timeout.Timeout() {
-		return &Error{Kind: DeadlineExceeded, retry: retrySoon, Detail: timeoutFault(err, peer)}
+		return &Error{Kind: DeadlineExceeded, retry: retrySoon, Detail: timeoutFault(err, peer, way)}
 	}
 	if _, ok := errors.AsType[msal.InvalidJsonErr](err); ok {
 		return &Error{Kind: Unavailable, retry: retrySoon, Detail: peer + "'s answer is not the JSON that it should be"}
 	}
-	return &Error{Kind: Unavailable, retry: retrySoon, Detail: connectionFault(err, peer)}
+	return &Error{Kind: Unavailable, retry: retrySoon, Detail: connectionFault(err, peer, way)}
 }
 
 // refusalBody is all that is read of an error body.

@@ -1,6 +1,7 @@
 package exchange_test
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/entra"
@@ -60,6 +62,65 @@ func TestHTTPProxyIsUsedForEntra(t *testing.T) {
 	err := p.service(t).Exchange(t.Context(), clientID, resource)
 	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "HTTPS_PROXY") {
 		t.Errorf("without the proxy, the detail is %q", e.Detail)
+	}
+}
+
+// An HTTP proxy that gives no answer to CONNECT leaves errors that look like Entra's.
+func TestMuteHTTPProxyIsNamed(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	p := startPod(t, entra.Config{})
+	for name, c := range map[string]struct {
+		proxy   string
+		timeout time.Duration
+		kind    exchange.Kind
+		want    string
+	}{
+		"hangs":                    {silent.Addr().String(), 100 * time.Millisecond, exchange.DeadlineExceeded, "entra did not answer in time"},
+		"hangs up":                 {saying(t, ""), time.Minute, exchange.Unavailable, "the connection to entra broke"},
+		"talks nonsense":           {saying(t, secret+"\r\n\r\n"), time.Minute, exchange.Unavailable, "entra could not be reached, or its answer could not be used"},
+		"has a tunnel to nonsense": {saying(t, "HTTP/1.1 200 OK\r\n\r\n", secret), time.Minute, exchange.Unavailable, "entra's address does not speak TLS"},
+	} {
+		p.cfg.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: c.proxy})
+		ctx, cancel := context.WithTimeout(t.Context(), c.timeout)
+		err := p.service(t).Exchange(ctx, clientID, resource)
+		cancel()
+		if e := wantKind(t, err, c.kind); e.Detail != c.want+" (by way of HTTPS_PROXY)" {
+			t.Errorf("%s: detail %q", name, e.Detail)
+		}
+	}
+}
+
+// NO_PROXY decides by the host that is asked: with an identity binding, the token
+// proxy's.
+func TestHTTPProxyIsNamedWhereItIsInForce(t *testing.T) {
+	mute := saying(t, "")
+	p := startPod(t, entra.Config{})
+	p.cfg.AuthorityHost = "https://" + mute
+	for name, c := range map[string]struct {
+		binding exchange.Binding
+		via     string // the only host that is asked through the HTTP proxy
+		named   bool
+	}{
+		"Entra, through it":           {exchange.Binding{}, mute, true},
+		"Entra, past it":              {exchange.Binding{}, "other.example.test", false},
+		"the token proxy, through it": {exchange.Binding{TokenProxy: "https://binding.example.test"}, "binding.example.test", true},
+		"the token proxy, past it":    {exchange.Binding{TokenProxy: "https://" + saying(t, "")}, mute, false},
+	} {
+		p.cfg.Binding = c.binding
+		p.cfg.Proxy = func(r *http.Request) (*url.URL, error) {
+			if r.URL.Host != c.via {
+				return nil, nil
+			}
+			return &url.URL{Scheme: "http", Host: mute}, nil
+		}
+		err := p.service(t).Exchange(t.Context(), clientID, resource)
+		if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "broke") || strings.Contains(e.Detail, "HTTPS_PROXY") != c.named {
+			t.Errorf("%s: detail %q, want HTTPS_PROXY in it: %t", name, e.Detail, c.named)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -202,10 +203,28 @@ func proxyRefusal(_ context.Context, _ *url.URL, _ *http.Request, answer *http.R
 	}
 }
 
+// way says that an HTTP proxy is in force for the request that failed: empty, there is
+// none. One that hangs, hangs up or talks nonsense before its tunnel stands leaves an
+// error that could as well be of who is at the tunnel's end.
+func (c Config) way(failed error) string {
+	asked, ok := errors.AsType[*url.Error](failed)
+	if !ok || c.Proxy == nil {
+		return ""
+	}
+	req, err := http.NewRequest(http.MethodGet, cmp.Or(c.Binding.TokenProxy, asked.URL), nil)
+	if err != nil {
+		return ""
+	}
+	if via, err := c.Proxy(req); err != nil || via == nil {
+		return ""
+	}
+	return " (by way of HTTPS_PROXY)"
+}
+
 // timeoutFault says what the time went by for: a resolver that cannot be reached and
 // a firewall that drops packets are mended in other places than a slow Entra. peer is
-// who was to answer.
-func timeoutFault(err error, peer string) string {
+// who was to answer, way how the request was to get there.
+func timeoutFault(err error, peer, way string) string {
 	var (
 		dns       *net.DNSError
 		operation *net.OpError
@@ -218,13 +237,13 @@ func timeoutFault(err error, peer string) string {
 	case errors.As(err, &operation) && operation.Op == "dial":
 		return "the connection to " + peer + " was not accepted in time"
 	}
-	return peer + " did not answer in time"
+	return peer + " did not answer in time" + way
 }
 
 // connectionFault says in fixed words what kept an answer from coming. The texts
 // of the errors themselves are not repeated: net/http's hold URLs, and a server
 // chooses part of x509's.
-func connectionFault(err error, peer string) string {
+func connectionFault(err error, peer, way string) string {
 	var (
 		dns       *net.DNSError
 		authority x509.UnknownAuthorityError
@@ -246,7 +265,7 @@ func connectionFault(err error, peer string) string {
 	case errors.As(err, &invalid), errors.As(err, &verify):
 		return peer + "'s certificate is not valid"
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch): // what net/http makes of the first
-		return peer + "'s address does not speak TLS"
+		return peer + "'s address does not speak TLS" + way
 	case errors.Is(err, errBodyTooLarge):
 		return peer + "'s answer is too large"
 	case errors.Is(err, errNotHTTPS):
@@ -254,7 +273,7 @@ func connectionFault(err error, peer string) string {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "the connection to " + peer + " was refused"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "the connection to " + peer + " broke"
+		return "the connection to " + peer + " broke" + way
 	}
-	return peer + " could not be reached, or its answer could not be used"
+	return peer + " could not be reached, or its answer could not be used" + way
 }

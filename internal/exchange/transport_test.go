@@ -160,9 +160,9 @@ func plainHTTP(t *testing.T) string {
 	return server.Listener.Addr().String()
 }
 
-// saying is a server that says its word to each connection, and closes it when the
-// other side has said something.
-func saying(t *testing.T, word string) (address string) {
+// saying is a server that hears what each connection says and answers with the next of
+// its words, whatever that was; after the last it hangs up.
+func saying(t *testing.T, words ...string) (address string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -177,7 +177,10 @@ func saying(t *testing.T, word string) (address string) {
 			}
 			go func() {
 				defer conn.Close()
-				if _, err := conn.Read(make([]byte, 1<<10)); err == nil {
+				for _, word := range words {
+					if _, err := conn.Read(make([]byte, 4<<10)); err != nil {
+						return
+					}
 					_, _ = io.WriteString(conn, word)
 				}
 			}()
