@@ -34,6 +34,8 @@ func (w *walk) authority(ctx context.Context) []Finding {
 	failed, _ := errors.AsType[*exchange.Error](err)
 	finding := failure("discovery", failed)
 	switch {
+	case errors.Is(failed, exchange.ErrMisfit) && w.cfg.Exchange.Binding.TokenProxy == "":
+		return append(append(findings, finding), w.misfit(ctx)...)
 	case failed.Code != 0, failed.Hint != "":
 		return append(findings, finding)
 	case w.cfg.Exchange.Binding.TokenProxy != "":
@@ -100,16 +102,48 @@ func (w *walk) proxyInForce() string {
 // connectionCause asks once more, in a way whose errors have types, to say what
 // mends it and which certificate was offered.
 func (w *walk) connectionCause(ctx context.Context) (remedy string, found []Finding) {
-	client, err := exchange.NewHTTPClient(w.cfg.Exchange)
-	if err != nil {
-		return err.Error(), nil
-	}
-	defer client.CloseIdleConnections()
-	err = getJSON(ctx, client, w.authorityURL(), &struct{}{})
+	_, err := w.readAuthority(ctx)
 	if offered, ok := errors.AsType[*tls.CertificateVerificationError](err); ok && len(offered.UnverifiedCertificates) > 0 {
 		found = append(found, certificate(offered.UnverifiedCertificates[0]))
 	}
 	return w.connectionRemedy(err), found
+}
+
+// authorityDocument is what decides whether the tenant's OpenID configuration fits.
+type authorityDocument struct {
+	Issuer                string `json:"issuer"`
+	AuthorizationEndpoint string `json:"authorization_endpoint"`
+	TokenEndpoint         string `json:"token_endpoint"`
+}
+
+func (w *walk) readAuthority(ctx context.Context) (authorityDocument, error) {
+	var document authorityDocument
+	client, err := exchange.NewHTTPClient(w.cfg.Exchange)
+	if err != nil {
+		return document, err
+	}
+	defer client.CloseIdleConnections()
+	err = getJSON(ctx, client, w.authorityURL(), &document)
+	return document, err
+}
+
+// misfit quotes what is amiss in a document that can be read and does not fit.
+func (w *walk) misfit(ctx context.Context) []Finding {
+	document, err := w.readAuthority(ctx)
+	if err != nil {
+		return nil // it was read a moment ago: there is nothing to quote any more
+	}
+	says := fmt.Sprintf("names the issuer %q", clip(document.Issuer))
+	if document.Issuer == "" {
+		says = "names no issuer"
+	}
+	if document.AuthorizationEndpoint == "" {
+		says += ", no authorization_endpoint"
+	}
+	if document.TokenEndpoint == "" {
+		says += ", no token_endpoint"
+	}
+	return []Finding{{Status: Note, Item: "document", Text: says + ": " + address(w.authorityURL())}}
 }
 
 func certificate(c *x509.Certificate) Finding {

@@ -351,6 +351,46 @@ func TestEach(t *testing.T) {
 	}
 }
 
+// TestDocumentThatDoesNotFit: it is quoted, in bounds, and "it works now" is said of none
+// that does not work.
+func TestDocumentThatDoesNotFit(t *testing.T) {
+	idp, err := entra.Start(entra.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { idp.Close() })
+	cfg := config(t, goodClaims())
+	cfg.Exchange.AuthorityHost = idp.AuthorityHost()
+	cfg.Exchange.CAFile = filepath.Join(t.TempDir(), "ca.pem")
+	if err := idp.WriteCA(cfg.Exchange.CAFile); err != nil {
+		t.Fatal(err)
+	}
+	issuer := func(value string) entra.Fault {
+		return entra.FaultEdit("issuer", func(answer map[string]any) { answer["issuer"] = value })
+	}
+	for _, test := range []struct {
+		fault entra.Fault
+		want  string
+	}{
+		{issuer("https://sts.example.test/"), `names the issuer "https://sts.example.test/": ` + idp.AuthorityHost()},
+		{issuer("https://\x1b[2J\n.example.test/" + strings.Repeat("x", 60_000)), `names the issuer "https://?[2J?.example.test/xxx`},
+		{entra.FaultWithout("token_endpoint"), `/v2.0", no token_endpoint: `},
+		{entra.FaultStatus(200, `{"hello": "`+secret+`"}`), "names no issuer, no authorization_endpoint, no token_endpoint: "},
+	} {
+		idp.FailAlways(test.fault.On(entra.TenantDiscovery))
+		report := diagnose.Run(t.Context(), cfg, nil)
+		if f := finding(t, report, diagnose.Authority, "discovery"); f.Status != diagnose.Fail || !strings.Contains(f.Remedy, "AZURE_AUTHORITY_HOST") {
+			t.Errorf("%s: got %+v", test.want, f)
+		}
+		if f := finding(t, report, diagnose.Authority, "document"); !strings.Contains(f.Text, test.want) || len(f.Text) > 600 {
+			t.Errorf("got %q, want it to hold %q", f.Text, test.want)
+		}
+		if got := text(t, report); strings.Contains(got, "works now") || strings.Contains(got, secret) {
+			t.Errorf("got:\n%s", got)
+		}
+	}
+}
+
 // TestWaysToEntra: what lies between the pod and Entra is named in the remedy.
 func TestWaysToEntra(t *testing.T) {
 	for _, test := range []struct {

@@ -32,6 +32,7 @@ const (
 	hintAccess
 	hintForeignToken
 	hintServicePrincipal
+	hintAuthority
 	hintBindingCA
 	hintBindingName
 	hintProxyCredentials
@@ -145,6 +146,8 @@ func (h hint) advise(clientID, resource string, token FederatedToken) string {
 		return "AZURE_FEDERATED_TOKEN_FILE must name a service-account token of the cluster"
 	case hintServicePrincipal:
 		return fmt.Sprintf("az ad sp create --id '%s'; one that was just created takes a few minutes", clientID)
+	case hintAuthority:
+		return "check AZURE_AUTHORITY_HOST, for the cloud that the tenant is in, and who answers there"
 	case hintBindingCA:
 		return "AZURE_KUBERNETES_CA_FILE or _CA_DATA has to hold the authority of the token proxy's certificate; --ca-file counts only where neither is set"
 	case hintBindingName:

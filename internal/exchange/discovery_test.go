@@ -1,6 +1,8 @@
 package exchange_test
 
 import (
+	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,4 +89,36 @@ func TestNewDiscoveryIsNotProvenByTheOld(t *testing.T) {
 			t.Errorf("half a minute later: %v", err)
 		}
 	})
+}
+
+// A document that can be read and is another authority's, or nobody's, is told apart from
+// one that cannot be had, by the proxy as by its check, and not quoted.
+func TestDocumentThatDoesNotFitIsToldApart(t *testing.T) {
+	for name, c := range map[string]struct {
+		fault  entra.Fault
+		misfit bool
+	}{
+		"a foreign issuer":         {discovered("https://"+secret+".example.test/", "https://login.example.test/token"), true},
+		"an issuer that is no URL": {discovered("https://"+secret+"%zz/", "https://login.example.test/token"), true},
+		"an empty document":        {entra.FaultStatus(200, "{}"), true},
+		"no token endpoint":        {entra.FaultWithout("token_endpoint"), true},
+		"HTML":                     {entra.FaultHTML(200), false},
+		"503":                      {entra.FaultStatus(503, ""), false},
+		"reset":                    {entra.FaultReset(), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := bubblePod(t, entra.Config{})
+				p.idp.FailAlways(c.fault.On(entra.TenantDiscovery))
+				_, exchanged := p.get(t, p.service(t))
+				for _, err := range []error{exchanged, p.service(t).Discover(t.Context())} {
+					e := wantKind(t, err, exchange.Unavailable)
+					if errors.Is(err, exchange.ErrMisfit) != c.misfit || strings.Contains(e.Hint, "AZURE_AUTHORITY_HOST") != c.misfit {
+						t.Errorf("got %q, hint %q, want a misfit: %t", e, e.Hint, c.misfit)
+					}
+				}
+				checkNoSecret(t, p, exchange.Result{}, exchanged)
+			})
+		})
+	}
 }

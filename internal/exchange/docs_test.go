@@ -25,6 +25,7 @@ var sections = map[hint]string{
 	hintForeignToken: "[the federated token](#the-federated-token-is-refused)",
 
 	hintServicePrincipal: "[the client ID](#the-client-id-or-the-tenant-is-not-known)",
+	hintAuthority:        "[the way to Entra](#entra-cannot-be-reached)",
 	hintBindingCA:        "[the way to Entra](#entra-cannot-be-reached)",
 	hintProxyCredentials: "[the way to Entra](#entra-cannot-be-reached)",
 	hintProxyRules:       "[the way to Entra](#entra-cannot-be-reached)",

@@ -78,15 +78,14 @@ func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string)
 	if err != nil {
 		return grant{}, &Error{Kind: FederatedTokenUnusable, Detail: fileDetail(err), federated: token}
 	}
-	ctx, used := noteDocument(ctx)
-	result, err := e.acquire(ctx, clientID, scope(resource), func() (string, error) { return *token.raw, nil })
+	result, used, err := e.acquire(ctx, clientID, scope(resource), func() (string, error) { return *token.raw, nil })
 	if err != nil {
 		failed := classify(ctx, err, e.peer, e.way(err))
 		failed.federated = token
-		e.discovery.judge(*used, failed.Code != 0)
+		e.discovery.judge(used, failed.Code != 0)
 		return grant{}, failed
 	}
-	e.discovery.judge(*used, true)
+	e.discovery.judge(used, true)
 	if fault := unusable(result, began); fault != "" {
 		return grant{}, &Error{Kind: Unavailable, Detail: fault, federated: token}
 	}
@@ -123,25 +122,35 @@ var errWarm = errors.New("only warming up")
 
 // warm does what an exchange does before it sends the token request.
 func (e *msalExchanger) warm(ctx context.Context) *Error {
-	_, err := e.acquire(ctx, unknownClient, scope(unknownClient), func() (string, error) { return "", errWarm })
+	_, _, err := e.acquire(ctx, unknownClient, scope(unknownClient), func() (string, error) { return "", errWarm })
 	if errors.Is(err, errWarm) {
 		return nil
 	}
 	return classify(ctx, err, e.peer, e.way(err))
 }
 
-func (e *msalExchanger) acquire(ctx context.Context, clientID, scope string, assertion func() (string, error)) (confidential.AuthResult, error) {
+// acquire also returns the discovery document that it was given; nil: there was none.
+func (e *msalExchanger) acquire(ctx context.Context, clientID, scope string, assertion func() (string, error)) (confidential.AuthResult, *document, error) {
+	ctx, used := noteDocument(ctx)
+	fits := false
 	credential := confidential.NewCredFromAssertionCallback(
-		func(context.Context, confidential.AssertionRequestOptions) (string, error) { return assertion() })
+		func(context.Context, confidential.AssertionRequestOptions) (string, error) {
+			fits = true // MSAL judges the document before it asks for the assertion
+			return assertion()
+		})
 	client, err := confidential.New(e.authority, clientID, credential,
 		confidential.WithHTTPClient(e.http),
 		// Instance discovery would ask the public cloud about private authorities.
 		confidential.WithInstanceDiscovery(false),
 		confidential.WithAzureRegion(noRegion))
 	if err != nil {
-		return confidential.AuthResult{}, err
+		return confidential.AuthResult{}, nil, err
 	}
-	return client.AcquireTokenByCredential(ctx, []string{scope})
+	result, err := client.AcquireTokenByCredential(ctx, []string{scope})
+	if err != nil && *used != nil && !fits {
+		err = fmt.Errorf("%w: %w", ErrMisfit, err)
+	}
+	return result, *used, err
 }
 
 func (e *msalExchanger) close() { e.http.CloseIdleConnections() }
@@ -176,6 +185,10 @@ func classify(ctx context.Context, err error, peer, way string) *Error {
 	}
 	if _, ok := errors.AsType[msal.InvalidJsonErr](err); ok {
 		return &Error{Kind: Unavailable, retry: retrySoon, Detail: peer + "'s answer is not the JSON that it should be"}
+	}
+	if errors.Is(err, ErrMisfit) {
+		return &Error{Kind: Unavailable, retry: retrySoon, hint: hintAuthority, cause: ErrMisfit,
+			Detail: peer + "'s discovery document does not fit AZURE_AUTHORITY_HOST: its issuer is of another host, or parts of it are missing"}
 	}
 	return &Error{Kind: Unavailable, retry: retrySoon, Detail: connectionFault(err, peer, way)}
 }

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -70,6 +71,11 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind(%d)", int(k))
 }
 
+// ErrMisfit is in the tree of an [*Error] where the tenant's discovery document was read
+// and is not one of the authority. What it says instead stays out, as all that others
+// sent.
+var ErrMisfit = errors.New("the discovery document does not fit the authority")
+
 // Error is a failed exchange. Its text is safe to log: it holds no token, no
 // assertion and nothing that Entra sent but codes and identifiers.
 type Error struct {
@@ -103,7 +109,7 @@ type Error struct {
 	// federated is the federated token that was used, for the log.
 	federated FederatedToken
 
-	// cause is the caller's own context error: the only one safe to unwrap to.
+	// cause is the caller's own context error or ErrMisfit: those are safe to unwrap to.
 	cause error
 }
 
@@ -115,8 +121,8 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s (AADSTS%d)", e.Detail, e.Code)
 }
 
-// Unwrap returns the caller's context error where that is why it has no answer.
-// Never an error of MSAL or of net/http, whose texts quote what was sent.
+// Unwrap returns the caller's context error where that is why it has no answer, and
+// ErrMisfit where that is. Never an error of MSAL or of net/http, whose texts quote what was sent.
 func (e *Error) Unwrap() error { return e.cause }
 
 // after returns e with the time to wait, as it stands for one caller.
