@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"imds-oidc-proxy/internal/diagnose"
+	"imds-oidc-proxy/internal/imds"
 )
 
 // checkCommand is the one subcommand: proxy check.
@@ -152,7 +152,35 @@ func (c *checkConfig) check() error {
 	if err := c.proxy.checkHTTPProxy(); err != nil {
 		return err
 	}
-	return c.proxy.checkPrefetch()
+	if err := c.proxy.checkPrefetch(); err != nil {
+		return err
+	}
+	return c.checkAsked()
+}
+
+// checkAsked refuses what the proxy would refuse to ask Entra for: a token that came all
+// the same would be one that no application gets.
+func (c *checkConfig) checkAsked() error {
+	if !imds.ValidResource(c.resource) {
+		return configErrorf("--resource %.200q: a resource is a URI such as https://vault.azure.net, or a GUID; the proxy answers no request for this one", c.resource)
+	}
+	if c.clientID == "" {
+		return nil
+	}
+	// The handler judges a client ID that it is asked for as it does its default.
+	asked := imds.Config{DefaultClientID: c.clientID}
+	if asked.Validate() != nil {
+		return configErrorf("--client-id %.200q is not a GUID: name the application (client) ID, not a name or a resource ID", c.clientID)
+	}
+	allowed := imds.Config{AllowedClientIDs: c.proxy.allowedClientIDs}
+	if allowed.Validate() != nil {
+		return nil // a finding, as all that keeps the proxy from starting
+	}
+	asked.AllowedClientIDs = allowed.AllowedClientIDs
+	if asked.Validate() != nil {
+		return configErrorf("--client-id %s is not among --allowed-client-ids (PROXY_ALLOWED_CLIENT_IDS): the proxy answers no request for it", c.clientID)
+	}
+	return nil
 }
 
 // diagnosis is the configuration as package diagnose takes it.
@@ -160,7 +188,7 @@ func (c *checkConfig) diagnosis() diagnose.Config {
 	return diagnose.Config{
 		Exchange: c.proxy.exchangeConfig(),
 		Refused:  c.proxy.checkHandler(),
-		ClientID: cmp.Or(c.clientID, c.proxy.defaultClientID),
+		ClientID: c.clientID,
 		Resource: c.resource,
 		IMDS:     c.metadata(),
 		Rules:    c.rules(),

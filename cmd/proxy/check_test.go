@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -17,6 +19,8 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/diagnose"
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/test/entra"
 )
 
@@ -302,6 +306,82 @@ func TestCheckJSON(t *testing.T) {
 		t.Errorf("got %+v", failed)
 	}
 	checkNoToken(t, out)
+}
+
+// TestCheckAsksForWhatTheProxyAnswers: what the handler refuses is a wrong flag, named,
+// and not a way to a token that no application gets.
+func TestCheckAsksForWhatTheProxyAnswers(t *testing.T) {
+	const other = "77777777-7777-4777-8777-777777777777"
+	allowed := "--allowed-client-ids=" + strings.ToUpper(checkClientID)
+	// A check that goes on, where it should not, asks nobody but this machine.
+	environment := podEnvironment(map[string]string{
+		"AZURE_AUTHORITY_HOST":   "https://127.0.0.1:1",
+		"PROXY_IMDS_ADDRESS":     "http://" + silentAddress(t),
+		"PROXY_IMDS_PASSTHROUGH": "off",
+	})
+	for _, test := range []struct {
+		clientID, resource string
+		args               []string
+		wrong              string // empty: nothing
+	}{
+		{"", defaultResource, nil, ""},
+		{other, "api://orders.example.test/.default", nil, ""},
+		{checkClientID, defaultResource, []string{allowed}, ""},
+		{other, defaultResource, []string{allowed}, "--client-id " + other + " is not among --allowed-client-ids"},
+		{"foo", defaultResource, nil, `--client-id "foo" is not a GUID`},
+		{"foo\n" + strings.Repeat("x", 10_000), defaultResource, nil, "--client-id "},
+		{"", "vault", nil, `--resource "vault"`},
+		{"", "https://a.example.test b", nil, "--resource "},
+		{"", "https://a.example.test/" + strings.Repeat("x", 2_000), nil, "--resource "},
+	} {
+		args := append([]string{"check", "--resource=" + test.resource, "--client-id=" + test.clientID}, test.args...)
+		cfg, err := parseCheck(args[1:], environment, io.Discard)
+		if got := proxyAnswers(t, cfg.proxy, test.clientID, test.resource); got != (test.wrong == "") || got != (err == nil) {
+			t.Errorf("%.200q: the proxy answers: %t; the check says %v", args, got, err)
+		}
+		if test.wrong == "" {
+			continue
+		}
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), args, environment, &stdout, &stderr)
+		if line := stderr.String(); code != exitUsage || !strings.HasPrefix(line, "proxy: "+test.wrong) || strings.Count(line, "\n") != 1 || len(line) > 1000 {
+			t.Errorf("%.200q: got exit status %d, %q", args, code, line)
+		}
+		if stdout.Len() > 0 {
+			t.Errorf("%.200q: a report:\n%s", args, &stdout)
+		}
+	}
+}
+
+// anyToken has a token for everybody.
+type anyToken struct{}
+
+func (anyToken) Token(context.Context, exchange.Request) (exchange.Result, error) {
+	return exchange.Result{Token: exchange.Token{AccessToken: "a-token", NotBefore: time.Now(), ExpiresOn: time.Now().Add(time.Hour)}}, nil
+}
+
+// proxyAnswers asks the proxy's own handler whether such a request gets a token.
+func proxyAnswers(t *testing.T, cfg config, clientID, resource string) bool {
+	t.Helper()
+	answers, err := cfg.handlerConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers.Tokens = anyToken{}
+	handler, err := imds.New(answers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := url.Values{"resource": {resource}}
+	if clientID != "" {
+		query.Set("client_id", clientID)
+	}
+	r := httptest.NewRequest(http.MethodGet, "/metadata/identity/oauth2/token?"+query.Encode(), nil)
+	r.Host = "169.254.169.254"
+	r.Header.Set("Metadata", "true")
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, r)
+	return w.Code == http.StatusOK
 }
 
 // TestListenerOwner: who listens is told by the kernel, whatever user that is.

@@ -99,15 +99,16 @@ func (r Report) FirstFailed() (name StepName, ok bool) {
 // Config says what to walk.
 type Config struct {
 	// Exchange is how the proxy exchanges tokens. Fields that are missing or wrong
-	// are findings, not errors. Prefetch is only checked, CacheEntries not used.
+	// are findings, not errors. DefaultClientID is AZURE_CLIENT_ID, of which there is
+	// one too. Prefetch is only checked, CacheEntries not used.
 	Exchange exchange.Config
 
 	// Refused is why the proxy would refuse to start, apart from Exchange. Nil: it
 	// would not.
 	Refused error
 
-	// ClientID is the identity to ask a token for. Empty: there is none, and the
-	// exchange is skipped.
+	// ClientID is the identity to ask a token for, a GUID. Empty: the default one;
+	// where there is none either, the exchange is skipped.
 	ClientID string
 
 	// Resource is what to ask a token for. Needed.

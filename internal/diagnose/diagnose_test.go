@@ -58,9 +58,9 @@ func config(t *testing.T, claims map[string]any) diagnose.Config {
 	t.Helper()
 	return diagnose.Config{
 		Exchange: exchange.Config{
-			TenantID: entra.DefaultTenantID, AuthorityHost: "https://127.0.0.1:1/", FederatedTokenFile: unsigned(t, claims),
+			DefaultClientID: clientID, TenantID: entra.DefaultTenantID, AuthorityHost: "https://127.0.0.1:1/", FederatedTokenFile: unsigned(t, claims),
 		},
-		ClientID: clientID, Resource: "https://management.azure.com/", IMDS: silent(),
+		Resource: "https://management.azure.com/", IMDS: silent(),
 	}
 }
 
@@ -251,16 +251,27 @@ func TestPasswordsOfURLs(t *testing.T) {
 	}
 }
 
-// TestClientID: the identity is what a person may get wrong in several ways.
+// TestClientID: the identity is what a person may get wrong in several ways, and of the
+// one that is asked for in its place nothing follows for it.
 func TestClientID(t *testing.T) {
 	for id, want := range map[string]diagnose.Status{
 		clientID: diagnose.OK, strings.ToUpper(clientID): diagnose.OK,
 		"": diagnose.Note, "my-identity": diagnose.Fail, clientID + "0": diagnose.Fail,
 	} {
-		cfg := config(t, goodClaims())
-		cfg.ClientID = id
-		if f := finding(t, diagnose.Run(t.Context(), cfg, nil), diagnose.Environment, "AZURE_CLIENT_ID"); f.Status != want {
-			t.Errorf("client ID %q: got %+v, want %s", id, f, want)
+		for _, asked := range []string{"", "77777777-7777-4777-8777-777777777777"} {
+			cfg := config(t, goodClaims())
+			cfg.Exchange.DefaultClientID, cfg.ClientID = id, asked
+			report := diagnose.Run(t.Context(), cfg, nil)
+			f := finding(t, report, diagnose.Environment, "AZURE_CLIENT_ID")
+			if f.Status != want || id != "" && !strings.Contains(f.Text, id) || strings.Contains(f.Remedy, "--client-id") != (id+asked == "") {
+				t.Errorf("client ID %q, asked for %q: got %+v, want %s", id, asked, f, want)
+			}
+			if asked == "" {
+				continue
+			}
+			if f := finding(t, report, diagnose.Environment, "--client-id"); f.Status != diagnose.OK || f.Text != asked {
+				t.Errorf("client ID %q, asked for %q: got %+v", id, asked, f)
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package diagnose
 
 import (
+	"cmp"
 	"context"
 	"net/url"
 	"regexp"
@@ -18,8 +19,11 @@ func (w *walk) environment(context.Context) []Finding {
 	findings := []Finding{
 		needed("AZURE_TENANT_ID", e.TenantID, injected),
 		needed("AZURE_FEDERATED_TOKEN_FILE", e.FederatedTokenFile, injected+", and mounts the file"),
-		w.clientID(),
+		w.defaultClientID(),
 		authorityHost(e.AuthorityHost),
+	}
+	if w.cfg.ClientID != "" {
+		findings = append(findings, Finding{Status: OK, Item: "--client-id", Text: w.cfg.ClientID})
 	}
 	if e.Binding.TokenProxy != "" {
 		findings = append(findings, Finding{Status: Note, Item: "AZURE_KUBERNETES_TOKEN_PROXY",
@@ -59,16 +63,24 @@ func needed(variable, value, origin string) Finding {
 // clientIDPattern is a GUID, which is all that the proxy takes for one.
 var clientIDPattern = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
-func (w *walk) clientID() Finding {
-	f := Finding{Status: OK, Item: "AZURE_CLIENT_ID", Text: w.cfg.ClientID}
+// clientID is the identity to ask a token for.
+func (w *walk) clientID() string { return cmp.Or(w.cfg.ClientID, w.cfg.Exchange.DefaultClientID) }
+
+// defaultClientID looks at AZURE_CLIENT_ID, whichever identity a token is asked for: it is
+// what the proxy starts with, and what most applications mean.
+func (w *walk) defaultClientID() Finding {
+	id := w.cfg.Exchange.DefaultClientID
+	f := Finding{Status: OK, Item: "AZURE_CLIENT_ID", Text: id}
 	switch {
-	case w.cfg.ClientID == "":
-		f.Status, f.Text = Note, "not set: requests that name no identity are refused"
-		f.Remedy = "annotate the service account: kubectl annotate serviceaccount NAME azure.workload.identity/client-id=CLIENT_ID; " +
-			"or say which to check, --client-id=CLIENT_ID"
-	case !clientIDPattern.MatchString(w.cfg.ClientID):
+	case id == "":
+		f.Status, f.Text = Note, "not set: requests that name no identity are refused, unless --identity and --allowed-client-ids know one alone"
+		f.Remedy = "annotate the service account: kubectl annotate serviceaccount NAME azure.workload.identity/client-id=CLIENT_ID"
+		if w.cfg.ClientID == "" {
+			f.Remedy += "; or say which to check, --client-id=CLIENT_ID"
+		}
+	case !clientIDPattern.MatchString(id):
 		f.Status = Fail
-		f.Text = "\"" + w.cfg.ClientID + "\" is not a GUID"
+		f.Text = "\"" + id + "\" is not a GUID"
 		f.Remedy = "name the application (client) ID, not a name or a resource ID: az identity show --name NAME --resource-group GROUP --query clientId"
 	}
 	return f
