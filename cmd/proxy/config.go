@@ -304,6 +304,9 @@ func (c *config) checkHTTPProxy() error {
 	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
 		return configErrorf("HTTPS_PROXY is not the URL of a proxy: say http://HOST:PORT; what is special in a user or password is percent-encoded")
 	}
+	if port, err := strconv.ParseUint(cmp.Or(u.Port(), "80"), 10, 16); err != nil || port == 0 {
+		return configErrorf("HTTPS_PROXY names a port that is none: a port is 1 to 65535")
+	}
 	return nil
 }
 

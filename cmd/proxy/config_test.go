@@ -142,6 +142,8 @@ func TestHTTPProxyThatIsNone(t *testing.T) {
 		"socks5://proxy.example.test:1080":                true,
 		"http://user:c4n4ry%zz@proxy.example.test:3128":   false,
 		"ftp://user:c4n4ry@proxy.example.test":            false,
+		"http://user:c4n4ry@proxy.example.test:99999999":  false,
+		"proxy.example.test:0":                            false,
 		"http://":                                         false,
 		"http://user:c4n4ry@proxy.example.test:3128 more": false,
 	} {
