@@ -59,7 +59,7 @@ func BenchmarkCachedAnswer(b *testing.B) {
 			}
 			r, err := http.ReadRequest(bufio.NewReader(strings.NewReader("GET " + tokenQuery + "https%3A%2F%2Fvault.azure.net HTTP/1.1\r\n" +
 				"Host: 169.254.169.254\r\nMetadata: true\r\nUser-Agent: azsdk-go-azidentity/v1.0.0 (go1.26; linux)\r\n" +
-				"X-Ms-Client-Request-Id: 69a0b5a4-e62b-11f1-9f02-465e9a5fe042\r\n\r\n")))
+				"X-Ms-Client-Request-Id: 2f7e81c4-9a3b-4d56-8e1f-b05c6d7a4932\r\n\r\n")))
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -180,7 +180,7 @@ func testSeenFromOutside(t *testing.T, format string) {
 	p.environment["PROXY_LOG_FORMAT"] = format
 	log := runPod(t, p)
 	old := http.Header{"Metadata": {"true"}, "User-Agent": {"azsdk-go-azidentity/v1.0.0 (go1.20; " + canary + ")"},
-		"X-Ms-Client-Request-Id": {"69a0b5a4-e62b-11f1-9f02-465e9a5fe042"}}
+		"X-Ms-Client-Request-Id": {"2f7e81c4-9a3b-4d56-8e1f-b05c6d7a4932"}}
 	hostile := http.Header{"Metadata": {"true"}, "User-Agent": {canary + "/" + canary + " curl/1." + canary},
 		"X-Client-Sku": {canary}, "X-Client-Ver": {canary}, "X-Ms-Client-Request-Id": {canary}, "Authorization": {"Bearer " + canary}}
 

@@ -128,7 +128,7 @@ var injected = map[string]string{inject.InjectProxyAnnotation: "true"}
 // review is a request as an API server writes it.
 func review(object string, change func(*admissionv1.AdmissionRequest)) *admissionv1.AdmissionReview {
 	request := &admissionv1.AdmissionRequest{
-		UID:       "705ab4f5-6393-11e8-b7cc-42010a800002",
+		UID:       "4b9d2e71-6c8f-4a05-b3e2-d1f70895ac64",
 		Kind:      metav1.GroupVersionKind{Version: "v1", Kind: "Pod"},
 		Resource:  metav1.GroupVersionResource{Version: "v1", Resource: "pods"},
 		Namespace: "shop", Operation: admissionv1.Create,
@@ -198,7 +198,7 @@ func TestAdmission(t *testing.T) {
 		{name: "no account named", object: strings.Replace(podJSON(injected), `"serviceAccountName":"orders",`, "", 1),
 			cached: []client.Object{federated("default")}, result: resultInjected, patched: true, level: "info", inTheLog: `"service_account":"default"`},
 		{name: "API server fails", object: podJSON(injected), fail: errors.New("dial tcp 10.0.0.1:443: connection refused"),
-			result: resultError, code: 500, message: "its log has the cause, with request_id 705ab4f5", reads: 1, level: "error", inTheLog: "connection refused"},
+			result: resultError, code: 500, message: "its log has the cause, with request_id 4b9d2e71", reads: 1, level: "error", inTheLog: "connection refused"},
 		{name: "junk in an annotation", object: podJSON(map[string]string{inject.InjectProxyAnnotation: "maybe"}),
 			cached: []client.Object{federated("orders")}, result: resultRefused, code: 400, message: inject.InjectProxyAnnotation, level: "warn"},
 		{name: "host network", object: strings.Replace(podJSON(injected), `"spec":{`, `"spec":{"hostNetwork":true,`, 1),

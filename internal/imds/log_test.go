@@ -134,7 +134,7 @@ func TestProbesAreLoggedAtDebug(t *testing.T) {
 // A client's name for its request is logged where it is a GUID, which is what SDKs
 // send, and can be no other text.
 func TestRequestID(t *testing.T) {
-	const id = "69a0b5a4-e62b-11f1-9f02-465e9a5fe042"
+	const id = "2f7e81c4-9a3b-4d56-8e1f-b05c6d7a4932"
 	for _, test := range []struct {
 		values []string
 		want   any
@@ -146,7 +146,7 @@ func TestRequestID(t *testing.T) {
 		{[]string{"secret"}, nil},
 		{[]string{id + "0"}, nil},
 		{[]string{id, id}, nil},
-		{[]string{"69a0b5a4-e62b-11f1-9f02-465e9a5fe04\n"}, nil},
+		{[]string{"2f7e81c4-9a3b-4d56-8e1f-b05c6d7a493\n"}, nil},
 	} {
 		log, logs := observed(zap.InfoLevel)
 		cfg := config(&tokenSource{})
