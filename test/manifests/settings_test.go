@@ -17,17 +17,20 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 )
 
+// programsDir is removed in the end. Empty: no test needed the programs.
+var programsDir string
+
 // programs builds both commands, once for all tests.
 var programs = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "manifests-")
 	if err != nil {
 		return "", err
 	}
+	programsDir = dir
 	cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/proxy", "./cmd/proxy-init")
 	cmd.Dir = repository
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		os.RemoveAll(dir)
 		return "", &buildError{string(out)}
 	}
 	return dir, nil
@@ -39,9 +42,7 @@ func (e *buildError) Error() string { return e.output }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if dir, err := programs(); err == nil {
-		os.RemoveAll(dir)
-	}
+	os.RemoveAll(programsDir) // which does nothing with none
 	os.Exit(code)
 }
 
