@@ -22,6 +22,7 @@ import (
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
 	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/local"
 )
 
 // newTestObserver is one whose federated token is at the path returned,
@@ -160,42 +161,9 @@ func TestAdminAddress(t *testing.T) {
 	}
 }
 
-// pipes is a listener in memory, whose connections hold no byte that is not read:
-// with synctest, a network and a clock of the test's own.
-type pipes struct {
-	conns chan net.Conn
-	once  sync.Once
-	done  chan struct{}
-}
-
-func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), done: make(chan struct{})} }
-
-func (p *pipes) Accept() (net.Conn, error) {
-	select {
-	case conn := <-p.conns:
-		return conn, nil
-	case <-p.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (p *pipes) Close() error {
-	p.once.Do(func() { close(p.done) })
-	return nil
-}
-
-func (p *pipes) Addr() net.Addr { return &net.TCPAddr{} }
-
-func (p *pipes) dial(t *testing.T) net.Conn {
-	client, server := net.Pipe()
-	t.Cleanup(func() { client.Close() })
-	p.conns <- server
-	return client
-}
-
 // startAdmin serves the paths until the test ends.
-func startAdmin(t *testing.T, own map[string]http.Handler) *pipes {
-	listener := newPipes()
+func startAdmin(t *testing.T, own map[string]http.Handler) *local.Pipes {
+	listener := local.NewPipes()
 	a := adminOn(listener, own, zap.NewNop())
 	go a.server.Serve(a.listener)
 	t.Cleanup(func() { a.server.Close() })
@@ -229,12 +197,12 @@ func TestAdminKeepsAPlaceForProbes(t *testing.T) {
 				ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 				listener := startAdmin(t, map[string]http.Handler{"/metrics": ok, "/livez": ok})
 				for range adminConnections {
-					conn := listener.dial(t)
+					conn := listener.Dial(t)
 					holding.Go(func() { hold(conn) })
 				}
 				synctest.Wait()
 				began := time.Now()
-				probe := listener.dial(t)
+				probe := listener.Dial(t)
 				go io.WriteString(probe, "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
 				resp, err := http.ReadResponse(bufio.NewReader(probe), nil)
 				if err != nil || resp.StatusCode != http.StatusOK {
@@ -258,9 +226,9 @@ func TestAdminConnectionsAreBounded(t *testing.T) {
 			<-goOn
 		})})
 		for range adminConnections {
-			io.WriteString(listener.dial(t), adminRequest)
+			io.WriteString(listener.Dial(t), adminRequest)
 		}
-		late := listener.dial(t)
+		late := listener.Dial(t)
 		go io.WriteString(late, adminRequest)
 		synctest.Wait()
 		if got := served.Load(); got != adminConnections {

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/local"
 )
 
 func TestMain(m *testing.M) {
@@ -57,12 +57,8 @@ func setup(env *testscript.Env) error {
 }
 
 func freePort() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer listener.Close()
-	return strconv.Itoa(listener.Addr().(*net.TCPAddr).Port), nil
+	port, err := local.FreePort()
+	return strconv.Itoa(port), err
 }
 
 // startUnread runs the real program with a standard error that is full already, and

@@ -123,15 +123,9 @@ func TestOldTLSIsRefused(t *testing.T) {
 }
 
 func TestRefusedConnectionIsToldApart(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	listener.Close()
 	p := startPod(t, entra.Config{})
-	p.cfg.AuthorityHost = "https://" + address
-	err = p.service(t).Exchange(t.Context(), clientID, resource)
+	p.cfg.AuthorityHost = "https://127.0.0.1:1"
+	err := p.service(t).Exchange(t.Context(), clientID, resource)
 	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "refused") {
 		t.Errorf("detail: %s", e.Detail)
 	}

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"imds-oidc-proxy/test/local"
 )
 
 // listen opens a port on loopback, where nothing is redirected: what listens
@@ -26,12 +28,13 @@ func listen(t *testing.T) (net.Listener, netip.AddrPort) {
 	return l, l.Addr().(*net.TCPAddr).AddrPort()
 }
 
-// freePort is a port that was free a moment ago.
 func freePort(t *testing.T) uint16 {
 	t.Helper()
-	l, addr := listen(t)
-	l.Close()
-	return addr.Port()
+	port, err := local.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint16(port)
 }
 
 // TestProveGivesNothingAway has a stranger at the metadata address: it must be

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/local"
 )
 
 const (
@@ -82,7 +83,7 @@ type server struct {
 
 // startProxy starts the proxy with its log in a file, as a container's is.
 func (b *bench) startProxy(args ...string) (*server, error) {
-	port, err := freePort()
+	port, err := local.FreePort()
 	if err != nil {
 		return nil, err
 	}
@@ -217,15 +218,6 @@ func (s *server) fetch(target string) (bareAnswer, error) {
 	header := resp.Header.Clone()
 	header.Del("Date") // net/http writes its own
 	return bareAnswer{Header: header, Body: string(body)}, nil
-}
-
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
 // target is the request target of the n-th of many resources.

@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"imds-oidc-proxy/test/local"
 	"imds-oidc-proxy/test/netns"
 	"imds-oidc-proxy/test/pod"
 )
@@ -142,22 +142,11 @@ func inUserNamespace(opts options) (pod.Config, error) {
 // onLoopback forwards nothing either: the metadata address of this machine may
 // be a real one.
 func onLoopback(opts options) (pod.Config, error) {
-	port, err := freePort()
+	port, err := local.FreePort()
 	return pod.Config{
 		OneUser: true, Port: port,
 		Proxy: opts.proxy, ProxyArgs: proxyArgs("--imds-passthrough=off"),
 	}, err
-}
-
-// freePort finds a port that nobody else on this machine uses; in a namespace of
-// its own the demo has the default one to itself.
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
 func (o *options) findBinaries() error {

@@ -1,0 +1,49 @@
+package local_test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"testing"
+
+	"imds-oidc-proxy/test/local"
+)
+
+// TestFreePort: no port is given twice, and none that the kernel might give to others.
+func TestFreePort(t *testing.T) {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var low, high int
+	if _, err := fmt.Sscan(string(text), &low, &high); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[int]bool{}
+	for range 1000 {
+		port, err := local.FreePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[port] || low <= port && port <= high {
+			t.Errorf("got %d, which is not new or in the kernel's %d to %d", port, low, high)
+		}
+		seen[port] = true
+	}
+}
+
+// TestFreePortIsNobodys: where somebody listens is not free.
+func TestFreePortIsNobodys(t *testing.T) {
+	port, err := local.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+1))
+	if err != nil {
+		t.Skip(err) // somebody else, or beyond the last port
+	}
+	defer listener.Close()
+	if next, err := local.FreePort(); err != nil || next == port+1 {
+		t.Errorf("got %d, %v", next, err)
+	}
+}
