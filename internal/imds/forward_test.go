@@ -84,7 +84,6 @@ func TestForwardedAnswer(t *testing.T) {
 
 // Whatever stands in IMDS's place, the caller gets one legible error.
 func TestUnusableIMDS(t *testing.T) {
-	hang := make(chan struct{})
 	for _, test := range []struct {
 		name   string
 		cause  string // what the log says
@@ -123,11 +122,11 @@ func TestUnusableIMDS(t *testing.T) {
 			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
 		}},
-		{"hang", "deadline exceeded", func(w http.ResponseWriter, r *http.Request) { <-hang }},
+		{"hang", "deadline exceeded", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
 		{"hang in the body", "deadline exceeded", func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "x")
 			w.(http.Flusher).Flush()
-			<-hang
+			<-r.Context().Done()
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -139,7 +138,6 @@ func TestUnusableIMDS(t *testing.T) {
 			cfg.Passthrough = imds.Passthrough{Address: machine.URL, MaxBytes: 1024}
 			if strings.HasPrefix(test.name, "hang") {
 				cfg.Passthrough.Timeout = 50 * time.Millisecond
-				defer func() { hang <- struct{}{} }() // before Close, which waits for the handler
 			}
 			checkUnavailable(t, get(newHandler(t, cfg), instance))
 			for _, e := range logs.All() {
@@ -177,7 +175,11 @@ func TestForwardingIsBounded(t *testing.T) {
 	h := newHandler(t, cfg)
 	first := make(chan int)
 	go func() { first <- get(h, instance).Code }()
-	<-arrived
+	select {
+	case <-arrived:
+	case got := <-first:
+		t.Fatalf("got %d before IMDS was asked", got)
+	}
 
 	// The second waits for the only place until its client leaves.
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -187,6 +189,9 @@ func TestForwardingIsBounded(t *testing.T) {
 	r.Header.Set("Metadata", "true")
 	second := httptest.NewRecorder()
 	h.ServeHTTP(second, r)
+	if body := decodeError(t, second); second.Code != http.StatusTooManyRequests || body.Code != "too_many_requests" {
+		t.Errorf("got %d %s for the second request", second.Code, second.Body)
+	}
 	select {
 	case <-arrived:
 		t.Error("two requests reached IMDS at the same time")
