@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/test/local"
 )
 
 // patience bounds every wait of these tests; none of them waits that long unless it fails.
@@ -74,6 +75,18 @@ func serve(t testing.TB, h http.Handler, limits imds.Limits, connections int) st
 	if err != nil {
 		t.Fatal(err)
 	}
+	serveOn(t, listener, h, limits, connections)
+	return listener.Addr().String()
+}
+
+// serveInMemory is serve for a synctest bubble.
+func serveInMemory(t testing.TB, h http.Handler, limits imds.Limits) (dial func() *client) {
+	listener := local.NewPipes()
+	serveOn(t, listener, h, limits, imds.MaxConnections)
+	return func() *client { return newClient(t, listener.Dial(t)) }
+}
+
+func serveOn(t testing.TB, listener net.Listener, h http.Handler, limits imds.Limits, connections int) {
 	server := imds.NewServer(h, nil, limits)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(imds.LimitListener(listener, connections)) }()
@@ -83,7 +96,6 @@ func serve(t testing.TB, h http.Handler, limits imds.Limits, connections int) st
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	return listener.Addr().String()
 }
 
 // hostileCase is one case of testdata/hostile; see the README there.

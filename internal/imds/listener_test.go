@@ -41,7 +41,7 @@ func TestConnectionsOpenedAndLeft(t *testing.T) {
 
 	open := 0
 	for _, c := range left {
-		if !closedByPeer(t, c.TCPConn) {
+		if !closedByPeer(t, c.Conn.(*net.TCPConn)) {
 			open++
 		}
 	}
@@ -78,7 +78,7 @@ func TestRoomIsNotMadeOfRequests(t *testing.T) {
 	for range most - 1 {
 		c := dial(t, addr)
 		c.send(honest)
-		<-tokens.arrived
+		tokens.wait(t)
 		working = append(working, c)
 	}
 	var idle []*client
@@ -109,7 +109,7 @@ func TestConnectionsWaitTheirTurn(t *testing.T) {
 		wg.Go(func() { c.wantStatus(200) })
 	}
 	for range most {
-		<-tokens.arrived
+		tokens.wait(t)
 	}
 	close(tokens.release)
 	wg.Wait()
@@ -126,7 +126,7 @@ func TestShutdownAtTheLimit(t *testing.T) {
 	go func() { served <- server.Serve(imds.LimitListener(inner, 1)) }()
 	working := dial(t, inner.Addr().String())
 	working.send(honest)
-	<-tokens.arrived
+	tokens.wait(t)
 	waiting := dial(t, inner.Addr().String()) // Accept has it, and no place for it
 
 	done := make(chan error, 1)
@@ -147,7 +147,7 @@ func TestShutdownAtTheLimit(t *testing.T) {
 func TestLimitListenerLosesNoPlace(t *testing.T) {
 	const most = 3
 	tokens := newHanging()
-	addr := serve(t, newHandler(t, config(tokens)), imds.Limits{HeaderTime: short, IdleTime: short}, most)
+	addr := serve(t, newHandler(t, config(tokens)), imds.Limits{}, most)
 	var wg sync.WaitGroup
 	for i := range 100 {
 		wg.Go(func() {
@@ -167,7 +167,7 @@ func TestLimitListenerLosesNoPlace(t *testing.T) {
 	for range most {
 		c := dial(t, addr)
 		c.send(honest)
-		<-tokens.arrived
+		tokens.wait(t)
 		defer c.wantStatus(200)
 	}
 	close(tokens.release)

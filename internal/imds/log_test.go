@@ -264,7 +264,7 @@ func TestConnectionNoise(t *testing.T) {
 	addr := server.Listener.Addr().String()
 
 	dial(t, addr).Close()
-	dial(t, addr).CloseWrite()
+	dial(t, addr).closeWrite()
 	next := dial(t, addr)
 	next.send(honest)
 	next.wantStatus(200)

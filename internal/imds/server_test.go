@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
@@ -41,9 +42,19 @@ func (s *hanging) Token(ctx context.Context, req exchange.Request) (exchange.Res
 	}
 }
 
+// wait is until an exchange hangs.
+func (s *hanging) wait(t testing.TB) {
+	t.Helper()
+	select {
+	case <-s.arrived:
+	case <-time.After(patience):
+		t.Fatal("no exchange was asked for")
+	}
+}
+
 // client is a connection that fails its test rather than hang.
 type client struct {
-	*net.TCPConn
+	net.Conn
 	t testing.TB
 	r *bufio.Reader
 }
@@ -55,9 +66,16 @@ func dial(t testing.TB, addr string) *client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(patience))
-	return &client{conn.(*net.TCPConn), t, bufio.NewReader(conn)}
+	return newClient(t, conn)
 }
+
+func newClient(t testing.TB, conn net.Conn) *client {
+	conn.SetDeadline(time.Now().Add(patience))
+	return &client{conn, t, bufio.NewReader(conn)}
+}
+
+// closeWrite ends what the client says, not what it hears.
+func (c *client) closeWrite() { c.Conn.(*net.TCPConn).CloseWrite() }
 
 func (c *client) send(request string) {
 	c.t.Helper()
@@ -92,15 +110,21 @@ func (c *client) wantClosed() {
 }
 
 func TestSlowHeader(t *testing.T) {
-	addr := serve(t, newHandler(t, config(&tokenSource{})), imds.Limits{HeaderTime: short}, imds.MaxConnections)
-	silent, slow, second := dial(t, addr), dial(t, addr), dial(t, addr)
-	slow.send("GET " + tokenPath + " HTTP/1.1\r\nMetadata: tr")
-	second.send(honest)
-	second.wantStatus(200)
-	second.send("GET /") // the second request of a connection is bounded too
-	for _, c := range []*client{silent, slow, second} {
-		c.wantClosed()
-	}
+	synctest.Test(t, func(t *testing.T) {
+		dial := serveInMemory(t, newHandler(t, config(&tokenSource{})), imds.Limits{HeaderTime: short})
+		began := time.Now()
+		silent, slow, second := dial(), dial(), dial()
+		slow.send("GET " + tokenPath + " HTTP/1.1\r\nMetadata: tr")
+		second.send(honest)
+		second.wantStatus(200)
+		second.send("GET /") // the second request of a connection is bounded too
+		for _, c := range []*client{silent, slow, second} {
+			c.wantClosed()
+		}
+		if took := time.Since(began); took != short {
+			t.Errorf("the connections ended after %s, want %s", took, short)
+		}
+	})
 }
 
 // A body that does not come delays neither the answer nor the end.
@@ -158,14 +182,16 @@ func TestServerLimits(t *testing.T) {
 
 // A slow exchange outlives the limits on reading.
 func TestSlowExchange(t *testing.T) {
-	tokens := newHanging()
-	addr := serve(t, newHandler(t, config(tokens)), imds.Limits{HeaderTime: short, BodyTime: short, IdleTime: short}, imds.MaxConnections)
-	waiting, slow := dial(t, addr), dial(t, addr)
-	waiting.send(honest)
-	<-tokens.arrived
-	slow.wantClosed() // so at least that time has passed
-	close(tokens.release)
-	waiting.wantStatus(200)
+	synctest.Test(t, func(t *testing.T) {
+		tokens := newHanging()
+		dial := serveInMemory(t, newHandler(t, config(tokens)), imds.Limits{HeaderTime: short, BodyTime: short, IdleTime: short})
+		waiting := dial()
+		waiting.send(honest)
+		tokens.wait(t)
+		time.Sleep(patience / 2) // longer than one that has closed its half is waited for
+		close(tokens.release)
+		waiting.wantStatus(200)
+	})
 }
 
 // A probe is answered while an exchange hangs: nothing of a request without the
@@ -175,7 +201,7 @@ func TestProbeDuringExchange(t *testing.T) {
 	defer close(tokens.release)
 	addr := serve(t, newHandler(t, config(tokens)), imds.Limits{}, imds.MaxConnections)
 	dial(t, addr).send(honest)
-	<-tokens.arrived // and it stays there until the test is over
+	tokens.wait(t) // and it stays there until the test is over
 	probe := dial(t, addr)
 	probe.send(strings.Replace(honest, "Metadata: true\r\n", "", 1))
 	probe.wantStatus(400)
@@ -197,7 +223,7 @@ func TestClientLeaves(t *testing.T) {
 	addr := serve(t, newHandler(t, cfg), imds.Limits{}, imds.MaxConnections)
 	leaving := dial(t, addr)
 	leaving.send(honest)
-	<-tokens.arrived
+	tokens.wait(t)
 	leaving.Close()
 	if err := <-left; !errors.Is(err, context.Canceled) {
 		t.Errorf("the exchange ended with %v, want it cancelled", err)
@@ -242,7 +268,7 @@ func TestHalfClosedWaitsForItsToken(t *testing.T) {
 			}), imds.Limits{}, imds.MaxConnections)
 			c := dial(t, addr)
 			c.send(honest)
-			c.CloseWrite()
+			c.closeWrite()
 			c.wantStatus(test.status)
 		})
 	}
@@ -272,7 +298,7 @@ func TestHalfClosed(t *testing.T) {
 
 			c := dial(t, addr)
 			c.send(test.request)
-			c.CloseWrite()
+			c.closeWrite()
 			c.wantStatus(test.status)
 			if e := <-events; e.Refusal != test.refusal || e.ClientLeft() != (test.refusal == "") {
 				t.Errorf("observed %+v", e)
