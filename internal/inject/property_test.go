@@ -17,15 +17,24 @@ func FuzzPod(f *testing.F) {
 		f.Add(seed, seed%5 == 0)
 	}
 	f.Fuzz(func(t *testing.T, seed uint64, postStart bool) {
-		r := random{Rand: rand.New(rand.NewPCG(seed, 1))}
-		document, err := json.Marshal(r.pod())
-		if err != nil {
-			t.Fatal(err)
+		document := randomPod(t, seed)
+		if !bytes.Equal(document, randomPod(t, seed)) {
+			t.Fatal("the same seed makes another pod")
 		}
 		c := config()
 		c.PostStart = postStart
 		checkProperties(t, document, c)
 	})
+}
+
+func randomPod(t *testing.T, seed uint64) []byte {
+	t.Helper()
+	r := random{Rand: rand.New(rand.NewPCG(seed, 1))}
+	document, err := json.Marshal(r.pod())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return document
 }
 
 func checkProperties(t *testing.T, document []byte, c inject.Config) {

@@ -76,20 +76,20 @@ func (r random) annotations() object {
 		return a
 	}
 	a[inject.InjectProxyAnnotation] = pick(r, "true", "true", "true", "1", "false")
-	for name, values := range map[string][]string{
-		inject.RedirectAnnotation:         {"forward", "sealed", "none"},
-		inject.ProxyPortAnnotation:        {"1", "8000", "65535"},
-		inject.AdminPortAnnotation:        {"8001", "9000"},
-		inject.LogLevelAnnotation:         {"debug", "warn"},
-		inject.ProxyImageAnnotation:       {"registry.example.test/p@sha256:0", "p"},
-		inject.ProxyResourcesAnnotation:   {`{}`, `{"limits":{"memory":"0.1Gi","cpu":"1000m"}}`, `{"requests":{"cpu":"0.01"}}`},
-		inject.SkipContainersAnnotation:   {"app-0", "nobody; init-1"},
-		inject.TokenExpirationAnnotation:  {"3600", "86400", ""},
-		inject.PrefetchAnnotation:         {"https://vault.azure.net"},
-		inject.AllowedClientIDsAnnotation: {clientID},
+	for _, annotation := range [][]string{ // its name, and values to pick from
+		{inject.RedirectAnnotation, "forward", "sealed", "none"},
+		{inject.ProxyPortAnnotation, "1", "8000", "65535"},
+		{inject.AdminPortAnnotation, "8001", "9000"},
+		{inject.LogLevelAnnotation, "debug", "warn"},
+		{inject.ProxyImageAnnotation, "registry.example.test/p@sha256:0", "p"},
+		{inject.ProxyResourcesAnnotation, `{}`, `{"limits":{"memory":"0.1Gi","cpu":"1000m"}}`, `{"requests":{"cpu":"0.01"}}`},
+		{inject.SkipContainersAnnotation, "app-0", "nobody; init-1"},
+		{inject.TokenExpirationAnnotation, "3600", "86400", ""},
+		{inject.PrefetchAnnotation, "https://vault.azure.net"},
+		{inject.AllowedClientIDsAnnotation, clientID},
 	} {
 		if r.one(4) {
-			a[name] = pick(r, values...)
+			a[annotation[0]] = pick(r, annotation[1:]...)
 		}
 	}
 	return a
