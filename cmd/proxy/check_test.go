@@ -134,20 +134,18 @@ func (p *checkedPod) startProxyUnready() {
 			p.t.Errorf("%v; log:\n%s", err, &log)
 		}
 	})
-	for {
-		conn, dialErr := net.Dial("tcp", "127.0.0.1:"+p.proxyPort)
-		if dialErr == nil {
-			conn.Close()
-			return
-		}
+	waitFor(p.t, "the proxy to listen", func() bool {
 		select {
 		case <-ended:
 			p.t.Fatal("the proxy ended before it listened")
-		case <-p.t.Context().Done():
-			p.t.Fatal("the proxy never listened")
-		case <-time.After(probeInterval):
+		default:
 		}
-	}
+		conn, err := net.Dial("tcp", "127.0.0.1:"+p.proxyPort)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
 }
 
 // longAgo is when a token was issued that has expired.

@@ -218,7 +218,7 @@ func TestHalfClosedIsForwarded(t *testing.T) {
 	for range 10 { // a place and the client's end are both there to choose from
 		c := dial(t, addr)
 		c.send("GET " + instance + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n")
-		c.CloseWrite()
+		c.closeWrite()
 		c.wantStatus(200)
 	}
 }
