@@ -62,7 +62,8 @@ type Document struct {
 }
 
 // Parse reads one part of a stream. A part without content has a nil Root. One that is
-// YAML in a way that the scan cannot follow can be read, and Apply refuses it.
+// YAML in a way that the scan cannot follow can be read, and Apply refuses it. So that
+// aliases can be followed without end in sight, those that have none are an error.
 func Parse(part Part) (*Document, error) {
 	d := &Document{text: part.Text, firstLine: part.Line, eol: "\n"}
 	if i := bytes.IndexByte(part.Text, '\n'); i > 0 && part.Text[i-1] == '\r' {
@@ -80,6 +81,9 @@ func Parse(part Part) (*Document, error) {
 		d.root = d.unplaced(tree.Content[0], map[*yaml.Node]*Node{})
 	}
 	d.layout = s.layout.complete()
+	if err := bounded(d.root); err != nil {
+		return nil, err
+	}
 	return d, nil
 }
 

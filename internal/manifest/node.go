@@ -184,28 +184,21 @@ func (n *Node) resolve() *Node {
 	return n
 }
 
-// maxValues bounds what a value may grow to by its aliases.
-const maxValues = 1_000_000
-
 // Value is the value as encoding/json would have decoded it, numbers aside: aliases
 // and merges are followed. A key that is given twice is an error.
 func (n *Node) Value() (any, error) {
-	budget := maxValues
-	return n.value(&budget, 0)
+	return n.value()
 }
 
-func (n *Node) value(budget *int, depth int) (any, error) {
-	if *budget--; *budget < 0 || depth > maxDepth {
-		return nil, n.errorf("the aliases of this value make too much of it")
-	}
+func (n *Node) value() (any, error) {
 	r := n.resolve()
 	switch r.kind {
 	case yaml.MappingNode:
-		return r.mapping(budget, depth)
+		return r.mapping()
 	case yaml.SequenceNode:
 		list := make([]any, 0, len(r.entries))
 		for _, e := range r.entries {
-			item, err := e.value.value(budget, depth+1)
+			item, err := e.value.value()
 			if err != nil {
 				return nil, err
 			}
@@ -216,7 +209,7 @@ func (n *Node) value(budget *int, depth int) (any, error) {
 	return r.scalar(), nil
 }
 
-func (n *Node) mapping(budget *int, depth int) (any, error) {
+func (n *Node) mapping() (any, error) {
 	m := make(map[string]any, len(n.entries))
 	for _, e := range n.entries {
 		if e.isMerge() {
@@ -225,14 +218,14 @@ func (n *Node) mapping(budget *int, depth int) (any, error) {
 		if _, twice := m[e.keyName()]; twice {
 			return nil, e.value.errorf("the key %s is given twice", e.keyName())
 		}
-		v, err := e.value.value(budget, depth+1)
+		v, err := e.value.value()
 		if err != nil {
 			return nil, err
 		}
 		m[e.keyName()] = v
 	}
 	for _, source := range n.merges() {
-		v, err := source.value(budget, depth+1)
+		v, err := source.value()
 		if err != nil {
 			return nil, err
 		}
