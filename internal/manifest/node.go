@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -47,10 +48,12 @@ func (e entry) keyName() string {
 	if e.key == nil {
 		return e.name
 	}
-	return e.key.text
+	return e.key.resolve().text
 }
 
-func (e entry) isMerge() bool { return e.key != nil && e.key.tag == "!!merge" }
+func (e entry) isMerge() bool {
+	return e.key != nil && e.key.kind == yaml.ScalarNode && e.key.tag == "!!merge"
+}
 
 // settle ends the scan of a collection.
 func (n *Node) settle() { n.entries = slices.Clone(n.original) }
@@ -127,25 +130,20 @@ func (n *Node) Items() []*Node {
 	return items
 }
 
-// Get follows keys, aliases and merges; it is nil where there is nothing.
+// Get follows keys, aliases and merges; it is nil where there is nothing. Of a key that
+// is given twice it may not take what others do: Once tells.
 func (n *Node) Get(keys ...string) *Node {
 	for _, key := range keys {
-		if n = n.get(key, 0); n == nil {
+		if n == nil {
 			return nil
 		}
+		n = n.get(key)
 	}
 	return n
 }
 
-// maxDepth bounds recursion, which hostile aliases could make endless.
-const maxDepth = 200
-
-func (n *Node) get(key string, depth int) *Node {
-	if n == nil || depth > maxDepth {
-		return nil
-	}
-	n = n.resolve()
-	if n.kind != yaml.MappingNode {
+func (n *Node) get(key string) *Node {
+	if n = n.resolve(); n.kind != yaml.MappingNode {
 		return nil
 	}
 	for _, e := range n.entries {
@@ -153,33 +151,30 @@ func (n *Node) get(key string, depth int) *Node {
 			return e.value
 		}
 	}
-	for _, source := range n.merges() {
-		if found := source.get(key, depth+1); found != nil {
-			return found
+	for _, e := range n.entries {
+		for _, source := range e.merged() {
+			if found := source.get(key); found != nil {
+				return found
+			}
 		}
 	}
 	return nil
 }
 
-// merges are the mappings whose pairs << brings, the first of which wins.
-func (n *Node) merges() []*Node {
-	var sources []*Node
-	for _, e := range n.entries {
-		if !e.isMerge() {
-			continue
-		}
-		if items := e.value.Items(); items != nil {
-			sources = append(sources, items...)
-		} else {
-			sources = append(sources, e.value)
-		}
+// merged are the mappings whose pairs << brings, the first of which wins.
+func (e entry) merged() []*Node {
+	if !e.isMerge() {
+		return nil
 	}
-	return sources
+	if e.value.resolve().kind == yaml.SequenceNode {
+		return e.value.Items()
+	}
+	return []*Node{e.value}
 }
 
 func (n *Node) resolve() *Node {
-	for depth := 0; n.kind == yaml.AliasNode && n.target != nil && depth < maxDepth; depth++ {
-		n = n.target
+	if n.kind == yaml.AliasNode && n.target != nil {
+		return n.target
 	}
 	return n
 }
@@ -187,18 +182,14 @@ func (n *Node) resolve() *Node {
 // Value is the value as encoding/json would have decoded it, numbers aside: aliases
 // and merges are followed. A key that is given twice is an error.
 func (n *Node) Value() (any, error) {
-	return n.value()
-}
-
-func (n *Node) value() (any, error) {
-	r := n.resolve()
-	switch r.kind {
+	n = n.resolve()
+	switch n.kind {
 	case yaml.MappingNode:
-		return r.mapping()
+		return n.mapping()
 	case yaml.SequenceNode:
-		list := make([]any, 0, len(r.entries))
-		for _, e := range r.entries {
-			item, err := e.value.value()
+		list := make([]any, 0, len(n.entries))
+		for _, e := range n.entries {
+			item, err := e.value.Value()
 			if err != nil {
 				return nil, err
 			}
@@ -206,37 +197,18 @@ func (n *Node) value() (any, error) {
 		}
 		return list, nil
 	}
-	return r.scalar(), nil
+	return n.scalar(), nil
 }
 
 func (n *Node) mapping() (any, error) {
-	m := make(map[string]any, len(n.entries))
-	for _, e := range n.entries {
-		if e.isMerge() {
-			continue
-		}
-		if _, twice := m[e.keyName()]; twice {
-			return nil, e.value.errorf("the key %s is given twice", e.keyName())
-		}
-		v, err := e.value.value()
-		if err != nil {
-			return nil, err
-		}
-		m[e.keyName()] = v
+	pairs, err := n.pairs(nil)
+	if err != nil {
+		return nil, err
 	}
-	for _, source := range n.merges() {
-		v, err := source.value()
-		if err != nil {
+	m := make(map[string]any, len(pairs))
+	for _, name := range slices.Sorted(maps.Keys(pairs)) { // the same error each time
+		if m[name], err = pairs[name].Value(); err != nil {
 			return nil, err
-		}
-		pairs, isMapping := v.(map[string]any)
-		if !isMapping {
-			return nil, n.errorf("<< takes mappings")
-		}
-		for key, value := range pairs {
-			if _, own := m[key]; !own {
-				m[key] = value
-			}
 		}
 	}
 	return m, nil

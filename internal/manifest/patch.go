@@ -74,6 +74,9 @@ func (n *Node) place(token string) (int, error) {
 	case yaml.AliasNode:
 		return 0, n.errorf("*%s is an alias of text elsewhere: write it out here", n.text)
 	case yaml.MappingNode:
+		if err := n.Once(token); err != nil {
+			return 0, err
+		}
 		i := slices.IndexFunc(n.entries, func(e entry) bool { return !e.isMerge() && e.keyName() == token })
 		if i < 0 {
 			i = len(n.entries)
@@ -139,7 +142,9 @@ func (n *Node) change(op Operation, token string) error {
 
 // mergesHave tells whether a merge brings this key too.
 func (n *Node) mergesHave(token string) bool {
-	return slices.ContainsFunc(n.merges(), func(source *Node) bool { return source.Get(token) != nil })
+	return slices.ContainsFunc(n.entries, func(e entry) bool {
+		return slices.ContainsFunc(e.merged(), func(source *Node) bool { return source.Get(token) != nil })
+	})
 }
 
 // put sets or inserts at i.
