@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"imds-oidc-proxy/internal/inject"
-	"imds-oidc-proxy/internal/manifest"
 )
 
 // accounts are the service accounts that were read, by namespace and name.
@@ -34,7 +33,7 @@ func (a accounts) collect(o object) error {
 	return nil
 }
 
-// of finds a pod's service account. Where there is none the warning says so, and what
+// account finds a pod's service account. Where there is none the warning says so, and what
 // the flags say has to do.
 func (m *migration) account(pod *corev1.Pod) (account *corev1.ServiceAccount, warning string) {
 	name := cmp.Or(pod.Spec.ServiceAccountName, pod.Spec.DeprecatedServiceAccount, "default")
@@ -67,21 +66,16 @@ func (m *migration) readAccounts(stdin io.Reader) {
 			m.refuse(&file{name: name}, object{}, err)
 			continue
 		}
-		for _, part := range manifest.Split(f.text) {
-			document, err := manifest.Parse(part)
-			if err != nil {
-				m.refuse(f, object{}, err)
-				continue
-			}
-			m.collect(f, document)
+		for _, d := range m.parse(f) {
+			m.collect(d)
 		}
 	}
 }
 
-func (m *migration) collect(f *file, document *manifest.Document) {
-	for _, o := range m.objects(document.Root(), "") {
+func (m *migration) collect(d document) {
+	for _, o := range d.objects {
 		if err := m.accounts.collect(o); err != nil {
-			m.refuse(f, o, err)
+			m.refuse(d.file, o, err)
 		}
 	}
 }

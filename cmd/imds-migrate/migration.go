@@ -27,6 +27,7 @@ type migration struct {
 type document struct {
 	file *file
 	*manifest.Document
+	objects []object
 }
 
 // edit leaves in each file what it is to become.
@@ -39,7 +40,7 @@ func (m *migration) edit(files []*file, stdin io.Reader) {
 	}
 	// All of them first: a service account may stand behind what uses it.
 	for _, d := range documents {
-		m.collect(d.file, d.Document)
+		m.collect(d)
 	}
 	for _, d := range documents {
 		m.document(d)
@@ -60,7 +61,7 @@ func (m *migration) parse(f *file) []document {
 				continue
 			}
 		}
-		documents = append(documents, document{file: f, Document: d})
+		documents = append(documents, document{file: f, Document: d, objects: m.objects(f, d.Root(), object{})})
 	}
 	return documents
 }
@@ -83,12 +84,12 @@ func notManifest(part manifest.Part, err error) error {
 }
 
 func (m *migration) document(d document) {
-	for _, o := range m.objects(d.Root(), "") {
-		template := o.template()
-		if template == nil {
-			continue
+	for _, o := range d.objects {
+		template, err := o.template()
+		if template != nil {
+			err = m.workload(d.file, o, template)
 		}
-		if err := m.workload(d.file, o, template); err != nil {
+		if err != nil {
 			m.refuse(d.file, o, locate(template, err))
 		}
 	}

@@ -40,26 +40,30 @@ var templates = map[string]map[string][]string{
 	},
 }
 
-// objects are those of a document: itself, or what its lists hold. Kinds are the items'
-// own; a PodList may leave them out.
-func (m *migration) objects(root *manifest.Node, kind string) []object {
+// objects are those of a document: itself, or what its lists hold. An item may leave its
+// kind and apiVersion to the list, as in a DeploymentList that the API server wrote.
+func (m *migration) objects(f *file, root *manifest.Node, list object) []object {
 	if !root.IsMapping() {
 		return nil
 	}
-	if own, _ := root.Get("kind").Scalar(); own != "" {
-		kind = own
+	// What Kubernetes may take for another kind cannot be passed over.
+	if err := root.Once("apiVersion", "kind", "items"); err != nil {
+		m.refuse(f, object{}, err)
+		return nil
 	}
-	if items := root.Get("items"); items != nil && strings.HasSuffix(kind, "List") {
+	o := object{node: root, group: list.group, kind: strings.TrimSuffix(list.kind, "List"), namespace: m.options.namespace}
+	if kind, _ := root.Get("kind").Scalar(); kind != "" {
+		o.kind = kind
+	}
+	if version, _ := root.Get("apiVersion").Scalar(); version != "" {
+		o.group = groupOf(version)
+	}
+	if items := root.Get("items"); items != nil && strings.HasSuffix(o.kind, "List") {
 		var all []object
 		for _, item := range items.Items() {
-			all = append(all, m.objects(item, strings.TrimSuffix(kind, "List"))...)
+			all = append(all, m.objects(f, item, o)...)
 		}
 		return all
-	}
-	o := object{node: root, kind: kind, namespace: m.options.namespace}
-	version, _ := root.Get("apiVersion").Scalar()
-	if group, _, found := strings.Cut(version, "/"); found {
-		o.group = group
 	}
 	if namespace, _ := root.Get("metadata", "namespace").Scalar(); namespace != "" {
 		o.namespace = namespace
@@ -70,17 +74,30 @@ func (m *migration) objects(root *manifest.Node, kind string) []object {
 	return []object{o}
 }
 
-// template is the node with a pod's metadata and spec; nil for what runs no pod.
-func (o object) template() *manifest.Node {
+// groupOf is the group of an apiVersion, empty for v1.
+func groupOf(version string) string {
+	group, _, found := strings.Cut(version, "/")
+	if !found {
+		return ""
+	}
+	return group
+}
+
+// template is the node with a pod's metadata and spec; nil for what runs no pod. There is
+// none to be had where a key is given twice: Kubernetes may take the other.
+func (o object) template() (*manifest.Node, error) {
 	path, known := templates[o.group][o.kind]
 	if !known {
-		return nil
+		return nil, nil
+	}
+	if _, err := o.node.Value(); err != nil {
+		return nil, err
 	}
 	node := o.node.Get(path...)
 	if !node.IsMapping() || node.Get("spec") == nil {
-		return nil
+		return nil, nil
 	}
-	return node
+	return node, nil
 }
 
 // concerned tells whether there is anything about a template that inject may have
