@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -133,6 +134,9 @@ func unquoted(metadata *manifest.Node) error {
 				continue
 			}
 			if text, isString := value.Scalar(); !isString {
+				if v, err := value.Value(); err == nil && v == true { // yes, on, …
+					text = "true"
+				}
 				return &manifest.Error{Line: value.Line(), Reason: fmt.Sprintf("%s: write it in quotes: %q", name, text)}
 			}
 		}
@@ -196,9 +200,20 @@ func decode(node *manifest.Node, into any) error {
 		err = kubejson.Unmarshal(text, into)
 	}
 	if err != nil {
-		return &manifest.Error{Line: node.Line(), Reason: "not what Kubernetes expects: " + strings.TrimPrefix(strings.Join(strings.Fields(err.Error()), " "), "json: ")}
+		return &manifest.Error{Line: node.Line(), Reason: "not what Kubernetes expects: " + expectation(err)}
 	}
 	return nil
+}
+
+// expectation is an error of decoding in one line. In YAML yes and off are booleans, which
+// not all who write them know.
+func expectation(err error) string {
+	reason := strings.TrimPrefix(strings.Join(strings.Fields(err.Error()), " "), "json: ")
+	var typed *json.UnmarshalTypeError
+	if errors.As(err, &typed) && typed.Type.Kind() == reflect.String && (typed.Value == "bool" || strings.HasPrefix(typed.Value, "number")) {
+		reason += ": write it in quotes"
+	}
+	return reason
 }
 
 // fromNode tells what the kubelet makes of its own files, and what a controller has

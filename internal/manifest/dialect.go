@@ -7,10 +7,32 @@ import (
 	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // The parser speaks YAML 1.1 and takes no other number, though it reads what 1.2 has.
 var newerYAML = regexp.MustCompile(`(?m)^(\x{FEFF}?%YAML[ \t]+)1\.2`)
+
+// booleans are YAML 1.1's, which the parser takes for strings and kubectl's library does
+// not.
+var booleans = map[string]bool{
+	"y": true, "Y": true, "yes": true, "Yes": true, "YES": true,
+	"on": true, "On": true, "ON": true,
+	"true": true, "True": true, "TRUE": true,
+	"n": false, "N": false, "no": false, "No": false, "NO": false,
+	"off": false, "Off": false, "OFF": false,
+	"false": false, "False": false, "FALSE": false,
+}
+
+// shortTag is the type of a value, as kubectl's library has it.
+func shortTag(tree *yaml.Node) string {
+	const plain yaml.Style = 0
+	if _, known := booleans[tree.Value]; known && tree.Kind == yaml.ScalarNode && tree.Style == plain {
+		return "!!bool"
+	}
+	return tree.ShortTag()
+}
 
 // forParser writes a text as the parser takes it: lines stay where they are.
 func forParser(text []byte) []byte {

@@ -90,7 +90,7 @@ func Parse(part Part) (*Document, error) {
 // unplaced is a tree of a text that the scan could not follow: good to read.
 func (d *Document) unplaced(tree *yaml.Node, nodes map[*yaml.Node]*Node) *Node {
 	start := d.lineOffset(tree.Line)
-	n := &Node{document: d, kind: tree.Kind, tag: tree.ShortTag(), text: tree.Value, anchor: tree.Anchor, start: start}
+	n := &Node{document: d, kind: tree.Kind, tag: shortTag(tree), text: tree.Value, anchor: tree.Anchor, start: start}
 	nodes[tree] = n
 	if tree.Alias != nil {
 		n.target = nodes[tree.Alias]

@@ -220,8 +220,7 @@ func (n *Node) scalar() any {
 	case "!!null":
 		return nil
 	case "!!bool":
-		var b bool
-		if (&yaml.Node{Kind: yaml.ScalarNode, Tag: n.tag, Value: n.text}).Decode(&b) == nil {
+		if b, known := booleans[n.text]; known {
 			return b
 		}
 	case "!!int":

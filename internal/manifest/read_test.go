@@ -23,6 +23,9 @@ func TestValue(t *testing.T) {
 		{text: "d: &d {a: 1}\ne: &e {a: 2}\nm:\n  <<: *d\n  <<: *e\n", err: "line 5: the key a is given twice, above << and by it"},
 		{text: "d: &d {a: 1, a: 2}\nm: {<<: *d}\n", err: "line 1: the key a is given twice"},
 		{text: "d: &d {a: 1}\ne: &e {a: 2, <<: *d}\nm: {<<: *e}\n", err: "line 2: the key a is given twice, above << and by it"},
+		{text: "[y, Yes, on, TRUE, N, no, Off, false]", want: []any{true, true, true, true, false, false, false, false}},
+		{text: "['y', \"yes\", !!str on, yEs, oN]", want: []any{"y", "yes", "on", "yEs", "oN"}},
+		{text: "- !!bool yes\n- &x off\n- *x\n- |-\n  off\n", want: []any{true, false, false, "off"}},
 		{text: "m: {<<: 3}\n", err: "line 1: << takes mappings"},
 	} {
 		d, err := parse(c.text)

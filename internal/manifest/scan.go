@@ -89,7 +89,7 @@ func isNothing(tree *yaml.Node) bool {
 
 // node scans one value; indent is the column of the block that it is in.
 func (s *scanner) node(tree *yaml.Node, indent int) (*Node, error) {
-	n := &Node{document: s.document, kind: tree.Kind, tag: tree.ShortTag(), text: tree.Value, anchor: tree.Anchor}
+	n := &Node{document: s.document, kind: tree.Kind, tag: shortTag(tree), text: tree.Value, anchor: tree.Anchor}
 	s.nodes[tree] = n
 	n.outer, n.head, n.start, n.end = s.pos, s.pos, s.pos, s.pos
 	if isNothing(tree) && tree.Anchor == "" && tree.Style&yaml.TaggedStyle == 0 {
