@@ -108,7 +108,9 @@ func (o *options) write(files []*file, stdout io.Writer) error {
 	return err
 }
 
-// joined is all files as one stream; a single file is what it is.
+// joined is all files as one stream; a single file is what it is. kubectl takes what
+// begins with a brace for JSON to the end, where there are no markers (until 1.33): it
+// would read the first file and stop at the second.
 func joined(files []*file) []byte {
 	var out bytes.Buffer
 	for i, f := range files {
@@ -118,6 +120,9 @@ func joined(files []*file) []byte {
 			out.WriteString(between(out.Bytes(), text))
 		}
 		out.Write(text)
+	}
+	if len(files) > 1 && bytes.HasPrefix(bytes.TrimSpace(out.Bytes()), []byte("{")) {
+		return append([]byte("---\n"), out.Bytes()...)
 	}
 	return out.Bytes()
 }

@@ -192,7 +192,7 @@ func (d *Document) yamlError(err error) error {
 		}
 	}
 	if strings.HasSuffix(reason, "did not find expected <document start>") {
-		return &Error{Line: line, Reason: "something follows the first value, such as a second JSON object: write --- between the two"}
+		return &Error{Line: line, Reason: "something follows the first value, such as a second JSON object: write a line of --- before each of them"}
 	}
 	return &Error{Line: line, Reason: "not YAML: " + reason}
 }
