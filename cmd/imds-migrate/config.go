@@ -46,7 +46,8 @@ those of directories within too.
 %s
 Exit codes:
    0  done; warnings may have been given
-   1  something is refused or cannot be read or written; nothing is written then
+   1  something is refused or cannot be read or written; nothing is written then, or the
+      message says what is
    2  a wrong flag
 `
 

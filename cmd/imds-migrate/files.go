@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -141,42 +140,4 @@ func between(before, next []byte) string {
 		return text + "...\n"
 	}
 	return text + "---\n"
-}
-
-func writeInPlace(files []*file) error {
-	for _, f := range files {
-		if !f.changed() {
-			continue
-		}
-		if err := replaceFile(f.path, f.after); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// replaceFile has the name show the old or the new text at any time, and nothing
-// between. A link goes on pointing where it does.
-func replaceFile(path string, text []byte) (err error) {
-	if path, err = filepath.EvalSymlinks(path); err != nil {
-		return err
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(temporary.Name())
-		}
-	}()
-	_, err = temporary.Write(text)
-	if err := errors.Join(err, temporary.Chmod(info.Mode().Perm()), temporary.Sync(), temporary.Close()); err != nil {
-		return err
-	}
-	return os.Rename(temporary.Name(), path)
 }

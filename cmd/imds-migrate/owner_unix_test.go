@@ -1,0 +1,35 @@
+//go:build unix
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// TestInPlaceKeepsOwner: root does not take files from who they belong to.
+func TestInPlaceKeepsOwner(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("takes root")
+	}
+	path := filepath.Join(t.TempDir(), "a.yaml")
+	writeFile(t, path, "old")
+	if err := os.Chown(path, 1000, 1001); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeInPlace([]*file{changedFile(path)}); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stat := info.Sys().(*syscall.Stat_t); stat.Uid != 1000 || stat.Gid != 1001 || info.Mode().Perm() != 0o640 {
+		t.Errorf("%d:%d, %v", stat.Uid, stat.Gid, info.Mode())
+	}
+}
