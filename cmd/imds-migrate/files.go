@@ -96,7 +96,7 @@ func (o *options) write(files []*file, stdout io.Writer) error {
 		return writeInPlace(files)
 	case o.diff:
 		for _, f := range files {
-			name := strings.TrimPrefix(filepath.ToSlash(f.name), "/")
+			name := diffName(f.name)
 			if _, err := stdout.Write(diff.Diff("a/"+name, f.text, "b/"+name, f.after)); err != nil {
 				return err
 			}
@@ -105,6 +105,21 @@ func (o *options) write(files []*file, stdout io.Writer) error {
 	}
 	_, err := stdout.Write(joined(files))
 	return err
+}
+
+// diffName is a file's name below a/ and b/. What is not below the working directory is
+// named from the root, for patch -p1 -d /: patch follows no .. out of where it runs.
+func diffName(name string) string {
+	if !filepath.IsAbs(name) && !filepath.IsLocal(name) {
+		if absolute, err := filepath.Abs(name); err == nil {
+			name = absolute
+		}
+	}
+	name = strings.TrimPrefix(filepath.ToSlash(filepath.Clean(name)), "/")
+	if strings.Contains(name, " ") {
+		name += "\t" // ends it, as git does: a blank alone would
+	}
+	return name
 }
 
 // joined is all files as one stream; a single file is what it is. kubectl takes what
