@@ -58,6 +58,7 @@ type Document struct {
 	eol       string
 	layout    layout
 	changed   bool
+	openEnd   bool  // it ends in a block scalar that lacks its last line break
 	unfit     error // why it can be read and not edited
 }
 
@@ -159,10 +160,13 @@ func (d *Document) Text() ([]byte, error) {
 	e.lastBreak()
 	text := splice(d.text, e.edits)
 	again, err := Parse(Part{Text: text, Line: d.firstLine})
-	if err != nil || !same(d.root, again.root) {
-		return nil, d.errorAt(d.root.start, "the layout of this document is beyond what can be edited in place; write it in plain block style")
+	switch {
+	case err == nil && same(d.root, again.root):
+		return text, nil
+	case d.openEnd:
+		return nil, d.errorAt(len(d.text), "the text after | ends without a line break, and would get one from the lines that follow it: end the file with one, or write |-")
 	}
-	return text, nil
+	return nil, d.errorAt(d.root.start, "the layout of this document is beyond what can be edited in place; write it in plain block style")
 }
 
 func (d *Document) errorAt(pos int, format string, args ...any) error {

@@ -135,3 +135,19 @@ func writeCase(t *testing.T, file string, archive *txtar.Archive, sections map[s
 		t.Fatal(err)
 	}
 }
+
+// TestNoLastBreak: a text after | that lacks its last line break would mean another with
+// lines behind it. |- is one without in any case.
+func TestNoLastBreak(t *testing.T) {
+	for style, want := range map[string]string{
+		"|":  "line 2: the text after | ends without a line break, and would get one from the lines that follow it: end the file with one, or write |-",
+		">":  "line 2: the text after | ends without a line break",
+		"|+": "line 2: the text after | ends without a line break",
+		"|-": "",
+	} {
+		_, err := patched([]byte("a: "+style+"\n  b"), []manifest.Operation{{Op: "add", Path: "/c", Value: "d"}})
+		if (err == nil) != (want == "") || err != nil && !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", style, err, want)
+		}
+	}
+}

@@ -243,5 +243,6 @@ func (s *scanner) block(indent int) error {
 		pos = next
 	}
 	s.pos = end
+	s.document.openEnd = end == len(s.text) && !strings.Contains(options, "-")
 	return nil
 }
