@@ -3,8 +3,10 @@ package manifest
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 
@@ -36,32 +38,42 @@ func shortTag(tree *yaml.Node) string {
 
 // forParser writes a text as the parser takes it: lines stay where they are.
 func forParser(text []byte) []byte {
-	if bytes.HasPrefix(bytes.TrimLeft(bytes.TrimPrefix(text, byteOrderMark), " \t\r\n"), []byte("{")) && json.Valid(bytes.TrimPrefix(text, byteOrderMark)) {
-		return plainEscapes(text)
+	content := bytes.TrimPrefix(text, byteOrderMark)
+	if bytes.HasPrefix(bytes.TrimLeft(content, " \t\r\n"), []byte("{")) && json.Valid(content) {
+		return plainEscapes(content)
 	}
 	return newerYAML.ReplaceAll(text, []byte("${1}1.1"))
 }
 
-// plainEscapes writes out the escapes of JSON that the parser does not know: \/ and
-// pairs of surrogates. Outside of strings JSON has no backslash.
+// plainEscapes writes JSON as the parser reads it: without the escapes that it does not
+// know, \/ and pairs of surrogates, and with escapes for what it takes for no character
+// or for the end of a line. Both are found in strings only.
 func plainEscapes(text []byte) []byte {
 	out := make([]byte, 0, len(text))
-	for i := 0; i < len(text); i++ {
-		if text[i] != '\\' || i+1 == len(text) {
-			out = append(out, text[i])
-			continue
+	for i := 0; i < len(text); {
+		r, size := utf8.DecodeRune(text[i:])
+		switch pair, length := surrogates(text[i:]); {
+		case length > 0:
+			out, size = utf8.AppendRune(out, pair), length
+		case bytes.HasPrefix(text[i:], []byte(`\/`)):
+			out, size = append(out, '/'), 2
+		case r == '\\' && i+1 < len(text):
+			size = 2
+			out = append(out, text[i:i+size]...)
+		case beyondYAML(r):
+			out = fmt.Appendf(out, `\u%04x`, r)
+		default:
+			out = append(out, text[i:i+size]...)
 		}
-		if text[i+1] == '/' {
-			out, i = append(out, '/'), i+1
-			continue
-		}
-		if r, size := surrogates(text[i:]); size > 0 {
-			out, i = utf8.AppendRune(out, r), i+size-1
-			continue
-		}
-		out, i = append(out, text[i], text[i+1]), i+1
+		i += size
 	}
 	return out
+}
+
+// beyondYAML tells what YAML takes for a line break, or allows only as an escape, of what
+// JSON allows in a string.
+func beyondYAML(r rune) bool {
+	return r >= 0x7f && r <= 0x9f || strings.ContainsRune("\u2028\u2029\ufeff\ufffe\uffff", r)
 }
 
 // surrogates decodes \uD83D\uDE00. Half a pair is what encoding/json makes of it.
