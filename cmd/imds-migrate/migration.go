@@ -108,7 +108,7 @@ func (m *migration) workload(f *file, o object, template *manifest.Node) error {
 			return err
 		}
 	}
-	if !o.concerned(template) {
+	if !m.concerned(template) {
 		return nil
 	}
 	if reason != "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -103,7 +104,7 @@ func (o object) template() (*manifest.Node, error) {
 
 // concerned tells whether there is anything about a template that inject may have
 // something to do or to say about.
-func (o object) concerned(template *manifest.Node) bool {
+func (m *migration) concerned(template *manifest.Node) bool {
 	if template.Get("metadata", "labels", inject.UseLabel) != nil ||
 		template.Get("metadata", "annotations", inject.InjectProxyAnnotation) != nil {
 		return true
@@ -115,7 +116,19 @@ func (o object) concerned(template *manifest.Node) bool {
 			}
 		}
 	}
-	return false
+	return m.options.uninject && hasReserved(template)
+}
+
+// reservedVolume begins the name of the volume with the token, which inject gives it.
+const reservedVolume = "azure-workload-identity-reserved-"
+
+// hasReserved tells whether there may be something to take out that neither label nor
+// container speaks of, since the label went first.
+func hasReserved(template *manifest.Node) bool {
+	return slices.ContainsFunc(template.Get("spec", "volumes").Items(), func(volume *manifest.Node) bool {
+		name, _ := volume.Get("name").Scalar()
+		return strings.HasPrefix(name, reservedVolume)
+	})
 }
 
 // unquoted finds a label or annotation that is not a string, the way in which these are
