@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -193,7 +194,18 @@ func (m *migration) say(f *file, o object, line int, what string) {
 	if o.kind != "" {
 		where += ": " + o.String()
 	}
-	m.messages = append(m.messages, where+": "+what)
+	m.messages = append(m.messages, oneLine(where+": "+what))
+}
+
+// oneLine keeps names that manifests bring from breaking lines, and from telling a
+// terminal what to do.
+func oneLine(message string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(message, "?"))
 }
 
 func (m *migration) report(stderr io.Writer) {
