@@ -119,15 +119,12 @@ func (m *migration) concerned(template *manifest.Node) bool {
 	return m.options.uninject && hasReserved(template)
 }
 
-// reservedVolume begins the name of the volume with the token, which inject gives it.
-const reservedVolume = "azure-workload-identity-reserved-"
-
 // hasReserved tells whether there may be something to take out that neither label nor
 // container speaks of, since the label went first.
 func hasReserved(template *manifest.Node) bool {
 	return slices.ContainsFunc(template.Get("spec", "volumes").Items(), func(volume *manifest.Node) bool {
 		name, _ := volume.Get("name").Scalar()
-		return strings.HasPrefix(name, reservedVolume)
+		return strings.HasPrefix(name, inject.VolumePrefix)
 	})
 }
 

@@ -32,7 +32,7 @@ func hasEnv(c corev1.Container, name string) bool { return variable(&c, name) >=
 
 // reserved reports whether a volume has the name that webhooks give theirs:
 // azure-workload-identity's and ours.
-func reserved(volume string) bool { return strings.HasPrefix(volume, volumePrefix) }
+func reserved(volume string) bool { return strings.HasPrefix(volume, VolumePrefix) }
 
 // madeVolume reports whether a volume is one that [Pod] or azure-workload-identity's
 // webhook made, which are the same.

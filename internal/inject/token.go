@@ -10,11 +10,11 @@ import (
 )
 
 const (
-	// volumePrefix begins the volume that azure-workload-identity (v1.6.0) adds, with
+	// VolumePrefix begins the volume that azure-workload-identity (v1.6.0) adds, with
 	// a hash of the pod's name after it. The same name here is what keeps its
 	// webhook, when it comes after us, from adding a second one: it replaces what has
 	// that name, in the pod and in each container.
-	volumePrefix = "azure-workload-identity-reserved-"
+	VolumePrefix = "azure-workload-identity-reserved-"
 
 	// maxVolumeName is what the API server allows, and so how much of the hash fits.
 	maxVolumeName = 63
@@ -56,7 +56,7 @@ func volumeName(pod *corev1.Pod) string {
 		name = pod.GenerateName + " (prefix)"
 	}
 	hash := sha256.Sum256([]byte(name))
-	return (volumePrefix + hex.EncodeToString(hash[:]))[:maxVolumeName]
+	return (VolumePrefix + hex.EncodeToString(hash[:]))[:maxVolumeName]
 }
 
 // locateToken finds a volume that already holds the token, such as another webhook's,
