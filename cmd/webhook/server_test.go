@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 	corev1 "k8s.io/api/core/v1"
+	certmetrics "sigs.k8s.io/controller-runtime/pkg/certwatcher/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
@@ -198,7 +199,13 @@ func TestMountedCertificateIsReloaded(t *testing.T) {
 	go func() { _ = p.added[0].Start(t.Context()) }()
 	r := serveOnLoopback(t, cert, tls.VersionTLS13, http.NotFoundHandler())
 	waitForSerial(t, r.address, 1)
+	refused := testutil.ToFloat64(certmetrics.ReadCertificateErrors)
 	mount(t, dir, "..2", []byte("junk"), []byte("junk"))
+	for deadline := time.Now().Add(patience); testutil.ToFloat64(certmetrics.ReadCertificateErrors) == refused; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody has read the junk")
+		}
+	}
 	waitForSerial(t, r.address, 1)
 	second, secondKey := keyPair(t, 3)
 	mount(t, dir, "..3", second, secondKey)
