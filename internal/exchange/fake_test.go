@@ -91,10 +91,12 @@ func (f *fakeEntra) failWith(e *exchange.Error) {
 	}
 }
 
-func (f *fakeEntra) hangs(hang bool) {
+func (f *fakeEntra) hangs(hang bool) { f.hangsFor(func(call) bool { return hang }) }
+
+func (f *fakeEntra) hangsFor(which func(call) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.hang = func(call) bool { return hang }
+	f.hang = which
 }
 
 func (f *fakeEntra) count(resource string) int {

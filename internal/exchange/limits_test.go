@@ -99,7 +99,7 @@ func TestNoRoomForExchangesCostsNoHeldToken(t *testing.T) {
 		defer run(t, s)()
 		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
 		time.Sleep(30*time.Minute - time.Second)
-		f.hang = func(c call) bool { return c.resource != resource }
+		f.hangsFor(func(c call) bool { return c.resource != resource })
 		for i := range exchange.MaxFlights {
 			go s.Token(t.Context(), exchange.Request{ClientID: clientID, Resource: key50(i).Resource})
 		}

@@ -152,11 +152,10 @@ func (p *pod) get(t *testing.T, s *exchange.Service) (exchange.Result, error) {
 // waitFor polls: what it waits for is done by other goroutines, on real sockets.
 func waitFor(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !done() {
+	const patience = 30 * time.Second
+	for deadline := time.Now().Add(patience); !done(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("no %s within 10s", what)
+			t.Fatalf("no %s within %s", what, patience)
 		}
-		time.Sleep(time.Millisecond)
 	}
 }

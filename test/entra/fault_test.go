@@ -202,7 +202,7 @@ func hanging(ctx context.Context, t *testing.T, idp *entra.Server) <-chan observ
 // the far end of a connection.
 func waitFor(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !condition() {
