@@ -229,7 +229,6 @@ func TestRedirectEndsWhileListing(t *testing.T) {
 			t.Fatal("iptables was never asked for a list")
 		}
 	}
-	start := time.Now()
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -237,9 +236,6 @@ func TestRedirectEndsWhileListing(t *testing.T) {
 	said, err := os.ReadFile(stderr.Name())
 	if code := cmd.ProcessState.ExitCode(); code != 1 || err != nil || !strings.Contains(string(said), "context canceled") {
 		t.Errorf("exit code %d, want 1, and why: %s", code, said)
-	}
-	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("the end took %s", took)
 	}
 }
 
