@@ -25,33 +25,27 @@ const (
 	hookImage  = "localhost/imds-oidc-proxy-webhook:" + version
 )
 
-var buildOnce sync.Once
-
 // build has the images built by `make images`, once for all tests.
 func build(t *testing.T) {
 	t.Helper()
-	buildOnce.Do(func() {
-		makeBases(t)
-		makeImages(t)
-	})
-	if t.Failed() {
-		t.FailNow()
-	}
-}
-
-func makeBases(t *testing.T) {
-	t.Helper()
-	if err := (bases.Config{Dir: os.Getenv(storageVar), Repository: repository}).Make(); err != nil {
+	if err := built(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func makeImages(t *testing.T) {
-	t.Helper()
-	c := bases.Config{Dir: os.Getenv(storageVar), Repository: repository}
-	if err := c.Images(version, map[string]string{"proxy": "staticbase", "init": "iptablesbase", "webhook": "staticbase"}); err != nil {
-		t.Fatal(err)
+var built = sync.OnceValue(func() error {
+	if err := baseConfig().Make(); err != nil {
+		return err
 	}
+	return makeImages()
+})
+
+func baseConfig() bases.Config {
+	return bases.Config{Dir: os.Getenv(storageVar), Repository: repository}
+}
+
+func makeImages() error {
+	return baseConfig().Images(version, map[string]string{"proxy": "staticbase", "init": "iptablesbase", "webhook": "staticbase"})
 }
 
 type imageConfig struct {
@@ -112,7 +106,9 @@ func TestReproducible(t *testing.T) {
 			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", hookImage)
 	}
 	first := ids()
-	makeImages(t)
+	if err := makeImages(); err != nil {
+		t.Fatal(err)
+	}
 	if second := ids(); second != first {
 		t.Errorf("the second build made\n%s\nthe first\n%s", second, first)
 	}
