@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -166,6 +167,9 @@ func (p *Process) Log() (string, error) {
 // ErrEnded is that a program has ended already.
 var ErrEnded = os.ErrProcessDone
 
+// stopTimeout is what Kubernetes gives a pod to end.
+const stopTimeout = 30 * time.Second
+
 // Stop ends the webhook as a node does, and waits for its end. [ErrEnded]: it had.
 func (p *Process) Stop() error {
 	select {
@@ -176,8 +180,12 @@ func (p *Process) Stop() error {
 	if err := p.daemon.process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
-	<-p.daemon.ended
-	return nil
+	select {
+	case <-p.daemon.ended:
+		return nil
+	case <-time.After(stopTimeout):
+		return fmt.Errorf("%s has not ended %s after SIGTERM; its log ends with\n%s", p.daemon.name, stopTimeout, p.daemon.tail())
+	}
 }
 
 // tokenKubeconfig is the access of a service account.
