@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -192,33 +194,42 @@ func TestRequestsInFlightAreFinished(t *testing.T) {
 	}
 }
 
-// TestSilentConnectionsEnd: a connection that never says a byte, as of a client that
-// probes the port, does not hold the end up. One that says its request as late as the
-// signal is answered.
-func TestSilentConnectionsEnd(t *testing.T) {
+// TestSilentConnectionEnds: a connection that never says a byte, as of a client that
+// probes the port, does not hold the end up. net/http's own limits, which would end it
+// later, are not there.
+func TestSilentConnectionEnds(t *testing.T) {
+	listener, err := listen(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ending := &drain{listener: listener, conns: newConns(listener)}
+	server := &http.Server{ConnState: func(net.Conn, http.ConnState) {}}
+	ending.conns.watch(server)
+	go server.Serve(ending.conns)
+	defer server.Close()
+	dial(t, strconv.Itoa(listener.Addr().(*net.TCPAddr).Port))
+	ctx, cancel := context.WithTimeout(t.Context(), readyTimeout)
+	defer cancel()
+	ending.finish(ctx)
+	if ctx.Err() != nil {
+		t.Errorf("it is still open after %s", readyTimeout)
+	}
+}
+
+// TestLateRequestIsAnswered: one whose connection was made before the signal, and is
+// said after it. A silent connection beside it ends too.
+func TestLateRequestIsAnswered(t *testing.T) {
 	p := newPod(t)
 	proxy := startProcess(t, p)
-	var conns [2]net.Conn
-	for i := range conns {
-		conn, err := net.Dial("tcp", "127.0.0.1:"+p.port)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		conns[i] = conn
-	}
-	began := time.Now()
+	dial(t, p.port)
+	late, r := dial(t, p.port)
 	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := askOnce(conns[1], bufio.NewReader(conns[1]), "keep-alive"); err != nil {
+	if _, err := askOnce(late, r, "keep-alive"); err != nil {
 		t.Errorf("the late request: %v", err)
 	}
 	waitForEnd(t, proxy)
-	// net/http would wait for that long and more.
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("the end took %s", took)
-	}
 }
 
 // TestHalfARequestIsWaitedFor: the signal comes amid the header of a request, the first
