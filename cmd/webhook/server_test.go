@@ -281,7 +281,11 @@ func TestEnd(t *testing.T) {
 		body, _ := io.ReadAll(answer.Body)
 		got <- string(body) + " " + map[bool]string{true: "close"}[answer.Close]
 	}()
-	<-entered
+	select {
+	case <-entered:
+	case answer := <-got:
+		t.Fatalf("got %q before the handler was asked", answer)
+	}
 	r.end()
 	close(leave)
 	if answer := <-got; answer != "answered close" {
