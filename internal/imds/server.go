@@ -61,8 +61,8 @@ func NewServer(h http.Handler, logger *zap.Logger, limits Limits) *http.Server {
 	return &http.Server{
 		Handler:           refuseBodies(h, orDefault(limits.BodyTime, bodyTime)),
 		ReadHeaderTimeout: orDefault(limits.HeaderTime, headerTime),
-		// No ReadTimeout: when it passes, net/http cancels the context of a
-		// request that waits for a slow exchange.
+		// No ReadTimeout: header and body have limits of their own, and a request that
+		// waits for a slow exchange is not read any more.
 		ReadTimeout:    0,
 		WriteTimeout:   orDefault(limits.WriteTime, writeTime),
 		IdleTimeout:    orDefault(limits.IdleTime, idleTime),
