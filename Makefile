@@ -57,11 +57,7 @@ test: ## every test but test-images, test-chart, test-apiserver and test-cluster
 FUZZTIME ?= 60s
 .PHONY: fuzz
 fuzz: ## fuzz what parses hostile bytes, FUZZTIME each
-	@set -e; grep -rlE '^func Fuzz' --include='*_test.go' cmd internal | while read -r file; do \
-		for target in $$(sed -nE 's/^func (Fuzz[A-Za-z]+)\(.*/\1/p' "$$file"); do \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x "./$$(dirname "$$file")"; \
-		done; \
-	done
+	tools/fuzz $(FUZZTIME)
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, the import map
