@@ -90,7 +90,7 @@ func (p *plan) environment(c place) error {
 		appendAll(p, c.path()+"/volumeMounts", len(c.VolumeMounts), []corev1.VolumeMount{p.mount(mountPath)})
 	}
 	p.warnNoToken(c, mountPath)
-	p.warnOutdated(c, want, mountPath)
+	p.warnOutdated(c, want)
 	return nil
 }
 

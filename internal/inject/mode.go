@@ -8,16 +8,28 @@ import (
 )
 
 // Who may read a projected token: the kubelet gives it to the user of all containers,
-// where they have one, else to the pod's fsGroup, else to whom the volume's mode lets.
-// With the proxy a pod has two users.
+// where they have one, else to the pod's fsGroup, else to root, and to whom the volume's
+// mode lets. With the proxy a pod has two users, or three with the redirect.
 
-const readableByAll = 0o004
+const (
+	readableByAll   = 0o004
+	readableByGroup = 0o040
+)
 
 // rootOnly reports whether a volume has a token that, with the proxy in the pod, root
 // alone may read.
-func rootOnly(pod *corev1.Pod, v corev1.Volume) bool {
-	grouped := pod.Spec.SecurityContext != nil && pod.Spec.SecurityContext.FSGroup != nil
-	return !grouped && v.Projected != nil && v.Projected.DefaultMode != nil && *v.Projected.DefaultMode&readableByAll == 0 &&
+func (p *plan) rootOnly(v corev1.Volume) bool {
+	if v.Projected == nil || v.Projected.DefaultMode == nil || p.settings.redirect == redirectNone && p.oneUser(proxyID) {
+		return false
+	}
+	mode := *v.Projected.DefaultMode
+	if s := p.pod.Spec.SecurityContext; s != nil {
+		inRootsGroup := slices.Contains(s.SupplementalGroups, 0)
+		if s.FSGroup != nil || inRootsGroup && mode&readableByGroup != 0 {
+			return false
+		}
+	}
+	return mode&readableByAll == 0 &&
 		slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.ServiceAccountToken != nil })
 }
 
@@ -27,7 +39,7 @@ func (p *plan) checkTokenMode() error {
 		return nil
 	}
 	volume := p.pod.Spec.Volumes[p.token.index]
-	if !rootOnly(p.pod, volume) {
+	if !p.rootOnly(volume) {
 		return nil
 	}
 	return refuse(fmt.Sprintf("spec.volumes[%s].projected.defaultMode", shorten(volume.Name)),
@@ -37,29 +49,35 @@ func (p *plan) checkTokenMode() error {
 // warnTokenMode is for other tokens, which the application reads as the one user of the
 // pod, and does not when there are two.
 func (p *plan) warnTokenMode() {
-	if !p.oneUser() {
+	if user := p.userOfAll(); user == nil || *user == 0 {
 		return
 	}
 	for _, volume := range p.pod.Spec.Volumes {
-		if rootOnly(p.pod, volume) {
+		if p.rootOnly(volume) {
 			p.warnf("volume %q: with the proxy's user in the pod, its defaultMode %#o keeps the application from the token; write 0444, or a spec.securityContext.fsGroup",
 				shorten(volume.Name), *volume.Projected.DefaultMode)
 		}
 	}
 }
 
-// oneUser reports whether the pod's own containers run as one user, and that not root.
-func (p *plan) oneUser() bool {
-	var one *int64
+func (p *plan) oneUser(user int64) bool {
+	all := p.userOfAll()
+	return all != nil && *all == user
+}
+
+// userOfAll is the user of the pod's own containers. Nil: it is not said, or they have
+// several.
+func (p *plan) userOfAll() *int64 {
+	var all *int64
 	for _, c := range places(p.pod) {
 		if c.ours() {
 			continue
 		}
 		user, _ := userOf(p.pod, c)
-		if user == nil || *user == 0 || one != nil && *one != *user {
-			return false
+		if user == nil || all != nil && *all != *user {
+			return nil
 		}
-		one = user
+		all = user
 	}
-	return one != nil
+	return all
 }

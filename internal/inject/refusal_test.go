@@ -84,6 +84,8 @@ var refusals = []struct {
 		`annotation imds-oidc-proxy/identities: ` + objectID + ` stands for two client IDs, ` + clientID + ` and ` + otherID + `; write one`},
 	{"a token that root alone reads", injected(ownToken, tokenMode(0o400)),
 		`spec.volumes[mine].projected.defaultMode: 0400: the proxy's user may not read the token; write 0444, or a spec.securityContext.fsGroup`},
+	{"a token that root's group does not read", injected(ownToken, tokenMode(0o400), rootsGroup),
+		`spec.volumes[mine].projected.defaultMode: 0400: the proxy's user may not read the token; `},
 	{"a log level", injected(annotate(inject.LogLevelAnnotation, "loud")),
 		`annotation imds-oidc-proxy/log-level: "loud": write one of error, warn, info, debug`},
 	{"an image", injected(annotate(inject.ProxyImageAnnotation, "a b")),

@@ -57,10 +57,14 @@ func (p *plan) warnNoToken(c place, mountPath string) {
 
 // warnOutdated is for variables that were injected by other annotations or another
 // configuration. Their author may have changed them since, so they stay.
-func (p *plan) warnOutdated(c place, want []corev1.EnvVar, mountPath string) {
+func (p *plan) warnOutdated(c place, want []corev1.EnvVar) {
 	ours := p.injectedBefore(c)
 	for i, env := range c.Env {
-		if ours(i, env) && !slices.Contains(want, env) && !dangling(c.Container, env, mountPath) {
+		isFile := env.Name == envTokenFile || env.Name == envCAFile // which may be elsewhere
+		same := func(e corev1.EnvVar) bool {
+			return e.Name == env.Name && strings.TrimSuffix(e.Value, "/") == strings.TrimSuffix(env.Value, "/")
+		}
+		if ours(i, env) && !isFile && !slices.ContainsFunc(want, same) {
 			p.warnf("container %q keeps %s, which is not what would be injected now; remove it, or inject again after --uninject", shorten(c.Name), env.Name)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/test/azwi"
 )
 
 func privileged(p *corev1.Pod) {
@@ -38,6 +39,10 @@ func fsGroup(p *corev1.Pod) {
 		p.Spec.SecurityContext = &corev1.PodSecurityContext{}
 	}
 	p.Spec.SecurityContext.FSGroup = new(int64)
+}
+
+func rootsGroup(p *corev1.Pod) {
+	p.Spec.SecurityContext = &corev1.PodSecurityContext{SupplementalGroups: []int64{0}}
 }
 
 func TestWarnings(t *testing.T) {
@@ -75,6 +80,9 @@ func TestWarnings(t *testing.T) {
 		{"another token, of two users", injected(vaultToken, tokenMode(0o400), podRunsAs(1000), initNamed("other"), func(p *corev1.Pod) {
 			p.Spec.InitContainers[0].SecurityContext = &corev1.SecurityContext{RunAsUser: new(int64(1001))}
 		}), config(), nil},
+		{"own token, of root's group", injected(ownToken, tokenMode(0o440), rootsGroup), config(), nil},
+		{"own token, all as the proxy", injected(ownToken, tokenMode(0o400), podRunsAs(1501), annotate(inject.RedirectAnnotation, "none")), config(),
+			[]string{"imds-oidc-proxy/redirect: none: tokens go to the clients that heed AZURE_POD_IDENTITY_AUTHORITY_HOST only, and nothing keeps the pod from the node's IMDS"}},
 		{"own token, nothing said", labelled(ownToken), config(), nil},
 		{"a port that is no port", injected(listens(0, "")), config(), nil}, // for the API server to refuse
 		{"old style", injected(initNamed("migrate")), postStart,
@@ -140,6 +148,28 @@ func TestOutdated(t *testing.T) {
 		got := slices.DeleteFunc(result.Warnings, func(w string) bool { return !strings.HasPrefix(w, "container ") })
 		if err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, warnings\n%s, want\n%s", c.name, err, strings.Join(got, "\n"), strings.Join(c.want, "\n"))
+		}
+	}
+}
+
+// TestNotOutdated: what azure-workload-identity's webhook wrote before ours is what ours
+// would have written, but for a slash at the end and the volume that it is in.
+func TestNotOutdated(t *testing.T) {
+	c := config()
+	c.AuthorityHost = strings.TrimSuffix(inject.DefaultAuthorityHost, "/")
+	mounted := func(p *corev1.Pod) {
+		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "mine", MountPath: "/mine"}}
+	}
+	for _, layout := range []azwi.Layout{azwi.V160, azwi.Older, azwi.Newer} {
+		for _, pod := range []*corev1.Pod{injected(), injected(ownToken, mounted)} {
+			pod, err := azwi.Webhook{Layout: layout, NativeSidecar: true, TenantID: tenantID}.Mutate(pod, account())
+			if err != nil {
+				t.Fatal(err)
+			}
+			result, err := inject.Pod(pod, account(), c)
+			if err != nil || len(result.Warnings) > 0 {
+				t.Errorf("layout %v: %v, warnings %q", layout, err, result.Warnings)
+			}
 		}
 	}
 }
