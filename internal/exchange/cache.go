@@ -132,7 +132,7 @@ func (h *holding) tokenAt(now time.Time) Token {
 // newHolding plans the life of a token obtained now. spread is in [0, 1).
 func newHolding(g grant, now time.Time, used bool, spread float64) *holding {
 	life := g.token.ExpiresOn.Sub(now)
-	fresh := life - min(staleMargin, life/staleShare)
+	fresh := min(life-min(staleMargin, life/staleShare), life-leastLife)
 	delay := refreshDelay(g.refreshOn.Sub(now), life, fresh, spread)
 	return &holding{
 		token:    g.token,
