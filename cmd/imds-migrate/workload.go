@@ -86,16 +86,31 @@ func groupOf(version string) string {
 }
 
 // template is the node with a pod's metadata and spec; nil for what runs no pod. There is
-// none to be had where a key is given twice: Kubernetes may take the other.
+// none to be had where a key that leads to it, or to what concerns us in it, is given
+// twice: Kubernetes may take the other.
 func (o object) template() (*manifest.Node, error) {
 	path, known := templates[o.group][o.kind]
 	if !known {
 		return nil, nil
 	}
-	if _, err := o.node.Value(); err != nil {
-		return nil, err
+	node := o.node
+	for _, key := range path {
+		if err := node.Once(key); err != nil {
+			return nil, err
+		}
+		node = node.Get(key)
 	}
-	node := o.node.Get(path...)
+	for _, part := range []struct{ path, keys []string }{
+		{nil, []string{"metadata", "spec"}},
+		{[]string{"metadata"}, []string{"labels", "annotations"}},
+		{[]string{"metadata", "labels"}, []string{inject.UseLabel}},
+		{[]string{"metadata", "annotations"}, []string{inject.InjectProxyAnnotation}},
+		{[]string{"spec"}, []string{"initContainers", "containers", "volumes"}},
+	} {
+		if err := node.Get(part.path...).Once(part.keys...); err != nil {
+			return nil, err
+		}
+	}
 	if !node.IsMapping() || node.Get("spec") == nil {
 		return nil, nil
 	}
