@@ -60,8 +60,8 @@ type answer struct {
 }
 
 func (a *answer) WriteHeader(status int) {
-	a.begun = true
-	if a.closing.Load() {
+	a.begun = status >= http.StatusOK
+	if a.begun && a.closing.Load() {
 		a.Header()["Connection"] = []string{"close"}
 	}
 	a.ResponseWriter.WriteHeader(status)

@@ -75,14 +75,18 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 }
 
 // otherFiles is how many files the proxy may have open beside its clients' connections:
-// those to Entra, to IMDS and of the admin port, and the federated token.
-const otherFiles = 64
+// 256 to Entra, 64 of the admin port, 16 to IMDS, and some of its own.
+const otherFiles = 352
 
 // maxConnections is how many clients may be connected, of a process that may have so
 // many files open: beyond them the kernel would let nobody else in, and not know whom to
-// send away.
+// send away. Where there is no room for all, half is the clients'.
 func maxConnections(files uint64) int {
-	return int(min(imds.MaxConnections, max(files, otherFiles+1)-otherFiles))
+	room := files / 2
+	if files > 2*otherFiles {
+		room = files - otherFiles
+	}
+	return int(min(max(room, 1), imds.MaxConnections))
 }
 
 // maxFiles is how many files this process may have open.

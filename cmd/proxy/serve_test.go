@@ -112,7 +112,7 @@ func TestConnectionsLeaveRoomForFiles(t *testing.T) {
 	for files, want := range map[uint64]int{
 		1 << 20: imds.MaxConnections, math.MaxUint64: imds.MaxConnections,
 		imds.MaxConnections + otherFiles: imds.MaxConnections, imds.MaxConnections: imds.MaxConnections - otherFiles,
-		otherFiles + 1: 1, otherFiles: 1, 0: 1,
+		2*otherFiles + 1: otherFiles + 1, 2 * otherFiles: otherFiles, 100: 50, 1: 1, 0: 1,
 	} {
 		if got := maxConnections(files); got != want {
 			t.Errorf("%d files: got %d connections, want %d", files, got, want)

@@ -44,7 +44,8 @@ const (
 	headerBytes = 16 << 10
 )
 
-// MaxConnections is for [LimitListener]. A thousand clients of one pod can ask at
+// MaxConnections is for [LimitListener], where the process may have that many files open
+// and others beside. A thousand clients of one pod can ask at
 // the same time. A connection takes some 25 KiB, and 50 with a request of the largest
 // header that waits for an exchange: all of them together, opened with ill will, take
 // 50 MiB.
