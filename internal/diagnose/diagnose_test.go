@@ -5,10 +5,8 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -276,82 +274,6 @@ func TestClientID(t *testing.T) {
 	}
 }
 
-// TestMetadata: what is concluded from who answers.
-func TestMetadata(t *testing.T) {
-	type asked struct {
-		answer diagnose.Answer
-		err    error
-	}
-	ours := asked{diagnose.Answer{Ours: true, Server: "imds-oidc-proxy/dev", Status: 200}, nil}
-	unready := asked{diagnose.Answer{Ours: true, Status: 503, Reason: "federated-token: has expired"}, nil}
-	other := asked{diagnose.Answer{Server: "envoy", Status: 404}, nil}
-	refused := asked{err: fmt.Errorf("dial: %w", syscall.ECONNREFUSED)}
-	lost := asked{err: context.DeadlineExceeded}
-	denied := asked{err: fmt.Errorf("binding: %w", syscall.EPERM)}
-	for _, test := range []struct {
-		name               string
-		port, redirect     asked
-		exempt, noRedirect bool
-		wantPort           diagnose.Status
-		wantRedirect       diagnose.Status
-		says               string
-	}{
-		{"good, as the application", ours, ours, false, false, diagnose.OK, diagnose.OK, "leads to this proxy"},
-		{"good, as the proxy", ours, lost, true, false, diagnose.OK, diagnose.Skipped, "exempts"},
-		{"sealed, as the proxy", ours, ours, true, false, diagnose.OK, diagnose.OK, "leads to this proxy"},
-		{"no redirect", ours, lost, false, false, diagnose.OK, diagnose.Fail, "past the proxy"},
-		{"no redirect, as is meant", ours, lost, false, true, diagnose.OK, diagnose.Note, "as is meant"},
-		{"no redirect, as is meant, as the proxy", ours, lost, true, true, diagnose.OK, diagnose.Note, "as is meant"},
-		{"a pod without anything", refused, lost, false, false, diagnose.Note, diagnose.Note, "nor a proxy"},
-		{"a redirect without a proxy", refused, refused, false, false, diagnose.Note, diagnose.Fail, "no proxy takes"},
-		{"a proxy that is not ready", unready, unready, false, false, diagnose.Fail, diagnose.OK, "leads to this proxy"},
-		{"another server on the port", other, lost, false, false, diagnose.Fail, diagnose.Note, "nor a proxy"},
-		{"a mesh", ours, other, false, false, diagnose.OK, diagnose.Fail, "envoy"},
-		{"a port that is silent", lost, lost, false, false, diagnose.Fail, diagnose.Note, "nor a proxy"},
-		{"an old kernel", ours, denied, false, false, diagnose.OK, diagnose.Skipped, "kernel"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			cfg := config(t, goodClaims())
-			cfg.IMDS = diagnose.Metadata{
-				Port:        8000,
-				AskPort:     func(context.Context) (diagnose.Answer, error) { return test.port.answer, test.port.err },
-				AskRedirect: func(context.Context) (diagnose.Answer, error) { return test.redirect.answer, test.redirect.err },
-				Exempt:      test.exempt, NoRedirect: test.noRedirect,
-			}
-			report := diagnose.Run(t.Context(), cfg, nil)
-			if f := finding(t, report, diagnose.IMDS, "127.0.0.1:8000"); f.Status != test.wantPort {
-				t.Errorf("port: got %+v, want %s", f, test.wantPort)
-			}
-			if f := finding(t, report, diagnose.IMDS, "redirect"); f.Status != test.wantRedirect || !strings.Contains(f.Text, test.says) {
-				t.Errorf("redirect: got %+v, want %s and %q", f, test.wantRedirect, test.says)
-			}
-		})
-	}
-}
-
-// TestRealIMDS: it is asked only on request, and who answers is told apart.
-func TestRealIMDS(t *testing.T) {
-	for _, test := range []struct {
-		name   string
-		answer diagnose.Answer
-		err    error
-		exempt bool
-		want   diagnose.Status
-	}{
-		{"the node, exempt", diagnose.Answer{Server: "IMDS/150.870.65.1325", Status: 200}, nil, true, diagnose.OK},
-		{"the node, not exempt", diagnose.Answer{Server: "IMDS/150.870.65.1325", Status: 200}, nil, false, diagnose.Note},
-		{"the proxy", diagnose.Answer{Ours: true, Status: 200}, nil, false, diagnose.OK},
-		{"nobody", diagnose.Answer{}, errors.New("lost"), false, diagnose.Note},
-	} {
-		cfg := config(t, goodClaims())
-		cfg.IMDS.Exempt = test.exempt
-		cfg.IMDS.AskReal = func(context.Context) (diagnose.Answer, error) { return test.answer, test.err }
-		if f := finding(t, diagnose.Run(t.Context(), cfg, nil), diagnose.IMDS, "node's IMDS"); f.Status != test.want {
-			t.Errorf("%s: got %+v, want %s", test.name, f, test.want)
-		}
-	}
-}
-
 // TestEach: steps are told as they end, in order, and those told are those reported.
 func TestEach(t *testing.T) {
 	var told []diagnose.StepName
@@ -359,94 +281,5 @@ func TestEach(t *testing.T) {
 	want := []diagnose.StepName{diagnose.Environment, diagnose.FederatedToken, diagnose.Issuer, diagnose.Authority, diagnose.Exchange, diagnose.IMDS, diagnose.RedirectRules}
 	if fmt.Sprint(told) != fmt.Sprint(want) || len(report.Steps) != len(want) {
 		t.Errorf("told %v, want %v", told, want)
-	}
-}
-
-// TestDocumentThatDoesNotFit: it is quoted, in bounds, and "it works now" is said of none
-// that does not work.
-func TestDocumentThatDoesNotFit(t *testing.T) {
-	idp, err := entra.Start(entra.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { idp.Close() })
-	cfg := config(t, goodClaims())
-	cfg.Exchange.AuthorityHost = idp.AuthorityHost()
-	cfg.Exchange.CAFile = filepath.Join(t.TempDir(), "ca.pem")
-	if err := idp.WriteCA(cfg.Exchange.CAFile); err != nil {
-		t.Fatal(err)
-	}
-	issuer := func(value string) entra.Fault {
-		return entra.FaultEdit("issuer", func(answer map[string]any) { answer["issuer"] = value })
-	}
-	for _, test := range []struct {
-		fault entra.Fault
-		want  string
-	}{
-		{issuer("https://sts.example.test/"), `names the issuer "https://sts.example.test/": ` + idp.AuthorityHost()},
-		{issuer("https://\x1b[2J\n.example.test/" + strings.Repeat("x", 60_000)), `names the issuer "https://?[2J?.example.test/xxx`},
-		{entra.FaultWithout("token_endpoint"), `/v2.0", no token_endpoint: `},
-		{entra.FaultStatus(200, `{"hello": "`+secret+`"}`), "names no issuer, no authorization_endpoint, no token_endpoint: "},
-	} {
-		idp.FailAlways(test.fault.On(entra.TenantDiscovery))
-		report := diagnose.Run(t.Context(), cfg, nil)
-		if f := finding(t, report, diagnose.Authority, "discovery"); f.Status != diagnose.Fail || !strings.Contains(f.Remedy, "AZURE_AUTHORITY_HOST") {
-			t.Errorf("%s: got %+v", test.want, f)
-		}
-		if f := finding(t, report, diagnose.Authority, "document"); !strings.Contains(f.Text, test.want) || len(f.Text) > 600 {
-			t.Errorf("got %q, want it to hold %q", f.Text, test.want)
-		}
-		if got := text(t, report); strings.Contains(got, "works now") || strings.Contains(got, secret) {
-			t.Errorf("got:\n%s", got)
-		}
-	}
-}
-
-// TestWaysToEntra: what lies between the pod and Entra is named in the remedy.
-func TestWaysToEntra(t *testing.T) {
-	for _, test := range []struct {
-		name   string
-		change func(*exchange.Config)
-		want   string
-	}{
-		{"directly", func(*exchange.Config) {}, "NetworkPolicy"},
-		{"to a port without TLS", func(c *exchange.Config) {
-			plain := httptest.NewServer(http.NotFoundHandler())
-			t.Cleanup(plain.Close)
-			c.AuthorityHost = "https://" + plain.Listener.Addr().String()
-		}, "the port in AZURE_AUTHORITY_HOST"},
-		{"by an HTTP proxy", func(c *exchange.Config) {
-			c.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "127.0.0.1:1"})
-		}, "HTTPS_PROXY"},
-		{"by an HTTP proxy that wants credentials", func(c *exchange.Config) {
-			refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				w.WriteHeader(http.StatusProxyAuthRequired)
-			}))
-			t.Cleanup(refusing.Close)
-			c.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(refusing.URL) }
-		}, "USER:PASSWORD@"},
-		{"by an identity binding", func(c *exchange.Config) {
-			c.Binding.TokenProxy = "https://127.0.0.1:1/"
-		}, "AZURE_KUBERNETES_TOKEN_PROXY"},
-		{"by both", func(c *exchange.Config) {
-			c.Binding.TokenProxy = "https://binding.example.test/"
-			c.Proxy = func(r *http.Request) (*url.URL, error) {
-				if r.URL.Host != "binding.example.test" {
-					return nil, nil
-				}
-				return &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, nil
-			}
-		}, "by way of HTTPS_PROXY"},
-	} {
-		cfg := config(t, goodClaims())
-		test.change(&cfg.Exchange)
-		report := diagnose.Run(t.Context(), cfg, nil)
-		f := finding(t, report, diagnose.Authority, "discovery")
-		if f.Status != diagnose.Fail || !strings.Contains(f.Remedy, test.want) {
-			t.Errorf("%s: got %+v, want a remedy with %s", test.name, f, test.want)
-		}
-		if step, _ := report.FirstFailed(); step != diagnose.Authority {
-			t.Errorf("%s: the first failed step is %q", test.name, step)
-		}
 	}
 }

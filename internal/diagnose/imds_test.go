@@ -1,0 +1,88 @@
+package diagnose_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+
+	"imds-oidc-proxy/internal/diagnose"
+)
+
+// TestMetadata: what is concluded from who answers.
+func TestMetadata(t *testing.T) {
+	type asked struct {
+		answer diagnose.Answer
+		err    error
+	}
+	ours := asked{diagnose.Answer{Ours: true, Server: "imds-oidc-proxy/dev", Status: 200}, nil}
+	unready := asked{diagnose.Answer{Ours: true, Status: 503, Reason: "federated-token: has expired"}, nil}
+	other := asked{diagnose.Answer{Server: "envoy", Status: 404}, nil}
+	refused := asked{err: fmt.Errorf("dial: %w", syscall.ECONNREFUSED)}
+	lost := asked{err: context.DeadlineExceeded}
+	denied := asked{err: fmt.Errorf("binding: %w", syscall.EPERM)}
+	for _, test := range []struct {
+		name               string
+		port, redirect     asked
+		exempt, noRedirect bool
+		wantPort           diagnose.Status
+		wantRedirect       diagnose.Status
+		says               string
+	}{
+		{"good, as the application", ours, ours, false, false, diagnose.OK, diagnose.OK, "leads to this proxy"},
+		{"good, as the proxy", ours, lost, true, false, diagnose.OK, diagnose.Skipped, "exempts"},
+		{"sealed, as the proxy", ours, ours, true, false, diagnose.OK, diagnose.OK, "leads to this proxy"},
+		{"no redirect", ours, lost, false, false, diagnose.OK, diagnose.Fail, "past the proxy"},
+		{"no redirect, as is meant", ours, lost, false, true, diagnose.OK, diagnose.Note, "as is meant"},
+		{"no redirect, as is meant, as the proxy", ours, lost, true, true, diagnose.OK, diagnose.Note, "as is meant"},
+		{"a pod without anything", refused, lost, false, false, diagnose.Note, diagnose.Note, "nor a proxy"},
+		{"a redirect without a proxy", refused, refused, false, false, diagnose.Note, diagnose.Fail, "no proxy takes"},
+		{"a proxy that is not ready", unready, unready, false, false, diagnose.Fail, diagnose.OK, "leads to this proxy"},
+		{"another server on the port", other, lost, false, false, diagnose.Fail, diagnose.Note, "nor a proxy"},
+		{"a mesh", ours, other, false, false, diagnose.OK, diagnose.Fail, "envoy"},
+		{"a port that is silent", lost, lost, false, false, diagnose.Fail, diagnose.Note, "nor a proxy"},
+		{"an old kernel", ours, denied, false, false, diagnose.OK, diagnose.Skipped, "kernel"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg := config(t, goodClaims())
+			cfg.IMDS = diagnose.Metadata{
+				Port:        8000,
+				AskPort:     func(context.Context) (diagnose.Answer, error) { return test.port.answer, test.port.err },
+				AskRedirect: func(context.Context) (diagnose.Answer, error) { return test.redirect.answer, test.redirect.err },
+				Exempt:      test.exempt, NoRedirect: test.noRedirect,
+			}
+			report := diagnose.Run(t.Context(), cfg, nil)
+			if f := finding(t, report, diagnose.IMDS, "127.0.0.1:8000"); f.Status != test.wantPort {
+				t.Errorf("port: got %+v, want %s", f, test.wantPort)
+			}
+			if f := finding(t, report, diagnose.IMDS, "redirect"); f.Status != test.wantRedirect || !strings.Contains(f.Text, test.says) {
+				t.Errorf("redirect: got %+v, want %s and %q", f, test.wantRedirect, test.says)
+			}
+		})
+	}
+}
+
+// TestRealIMDS: it is asked only on request, and who answers is told apart.
+func TestRealIMDS(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		answer diagnose.Answer
+		err    error
+		exempt bool
+		want   diagnose.Status
+	}{
+		{"the node, exempt", diagnose.Answer{Server: "IMDS/150.870.65.1325", Status: 200}, nil, true, diagnose.OK},
+		{"the node, not exempt", diagnose.Answer{Server: "IMDS/150.870.65.1325", Status: 200}, nil, false, diagnose.Note},
+		{"the proxy", diagnose.Answer{Ours: true, Status: 200}, nil, false, diagnose.OK},
+		{"nobody", diagnose.Answer{}, errors.New("lost"), false, diagnose.Note},
+	} {
+		cfg := config(t, goodClaims())
+		cfg.IMDS.Exempt = test.exempt
+		cfg.IMDS.AskReal = func(context.Context) (diagnose.Answer, error) { return test.answer, test.err }
+		if f := finding(t, diagnose.Run(t.Context(), cfg, nil), diagnose.IMDS, "node's IMDS"); f.Status != test.want {
+			t.Errorf("%s: got %+v, want %s", test.name, f, test.want)
+		}
+	}
+}
