@@ -82,14 +82,7 @@ func (w *walk) authorityName() string {
 
 // proxyInForce is the HTTP proxy on the way there, empty for none.
 func (w *walk) proxyInForce() string {
-	if w.cfg.Exchange.Proxy == nil {
-		return ""
-	}
-	req, err := http.NewRequest(http.MethodGet, w.destination(), nil)
-	if err != nil {
-		return ""
-	}
-	via, err := w.cfg.Exchange.Proxy(req)
+	via, err := w.cfg.Exchange.ProxyFor(w.destination())
 	if err != nil {
 		return "an HTTPS_PROXY that is not a URL"
 	}

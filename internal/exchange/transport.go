@@ -208,17 +208,25 @@ func proxyRefusal(_ context.Context, _ *url.URL, _ *http.Request, answer *http.R
 // error that could as well be of who is at the tunnel's end.
 func (c Config) way(failed error) string {
 	asked, ok := errors.AsType[*url.Error](failed)
-	if !ok || c.Proxy == nil {
+	if !ok {
 		return ""
 	}
-	req, err := http.NewRequest(http.MethodGet, cmp.Or(c.Binding.TokenProxy, asked.URL), nil)
-	if err != nil {
-		return ""
-	}
-	if via, err := c.Proxy(req); err != nil || via == nil {
+	if via, err := c.ProxyFor(cmp.Or(c.Binding.TokenProxy, asked.URL)); err != nil || via == nil {
 		return ""
 	}
 	return " (by way of HTTPS_PROXY)"
+}
+
+// ProxyFor is the HTTP proxy on the way to a URL. Nil: there is none, nor to what is no URL.
+func (c Config) ProxyFor(target string) (*url.URL, error) {
+	if c.Proxy == nil {
+		return nil, nil
+	}
+	req, err := http.NewRequest(http.MethodGet, target, nil)
+	if err != nil {
+		return nil, nil
+	}
+	return c.Proxy(req)
 }
 
 // timeoutFault says what the time went by for: a resolver that cannot be reached and

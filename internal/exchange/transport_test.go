@@ -163,24 +163,30 @@ func saying(t *testing.T, words ...string) (address string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
+	go serveEach(listener, func(conn net.Conn) {
+		for _, word := range words {
+			if _, err := conn.Read(make([]byte, 4<<10)); err != nil {
 				return
 			}
-			go func() {
-				defer conn.Close()
-				for _, word := range words {
-					if _, err := conn.Read(make([]byte, 4<<10)); err != nil {
-						return
-					}
-					_, _ = io.WriteString(conn, word)
-				}
-			}()
+			_, _ = io.WriteString(conn, word)
 		}
-	}()
+	})
 	return listener.Addr().String()
+}
+
+// serveEach has answer deal with each connection, which is closed after, until the
+// listener is.
+func serveEach(listener net.Listener, answer func(net.Conn)) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			answer(conn)
+		}()
+	}
 }
 
 func TestTimeoutsAreToldApart(t *testing.T) {
@@ -295,28 +301,19 @@ func TestHeaderIsBounded(t *testing.T) {
 	}
 	defer listener.Close()
 	var sent atomic.Int64
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
+	go serveEach(listener, func(conn net.Conn) {
+		if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
+			return
+		}
+		_, _ = conn.Write([]byte("HTTP/1.1 200 OK\r\n"))
+		line := []byte("X-Filler: " + strings.Repeat("x", 1000) + "\r\n")
+		for range 100_000 {
+			n, err := conn.Write(line)
+			if sent.Add(int64(n)); err != nil {
 				return
 			}
-			go func() {
-				defer conn.Close()
-				if _, err := bufio.NewReader(conn).ReadString('\n'); err != nil {
-					return
-				}
-				_, _ = conn.Write([]byte("HTTP/1.1 200 OK\r\n"))
-				line := []byte("X-Filler: " + strings.Repeat("x", 1000) + "\r\n")
-				for range 100_000 {
-					n, err := conn.Write(line)
-					if sent.Add(int64(n)); err != nil {
-						return
-					}
-				}
-			}()
 		}
-	}()
+	})
 	p.cfg.AuthorityHost = "https://" + listener.Addr().String()
 	err = p.service(t).Exchange(t.Context(), clientID, resource)
 	wantKind(t, err, exchange.Unavailable)
