@@ -189,12 +189,19 @@ var errPort = errors.New("a port is 1 to 65535")
 
 // Set implements pflag.Value.
 func (p *port) Set(s string) error {
+	n, err := parsePort(s)
+	if err == nil {
+		*p = port(n)
+	}
+	return err
+}
+
+func parsePort(s string) (uint64, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n == 0 {
-		return errPort
+		return 0, errPort
 	}
-	*p = port(n)
-	return nil
+	return n, nil
 }
 
 func (p *port) String() string { return strconv.Itoa(int(*p)) }
@@ -304,8 +311,8 @@ func (c *config) checkHTTPProxy() error {
 	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
 		return configErrorf("HTTPS_PROXY is not the URL of a proxy: say http://HOST:PORT; what is special in a user or password is percent-encoded")
 	}
-	if port, err := strconv.ParseUint(cmp.Or(u.Port(), "80"), 10, 16); err != nil || port == 0 {
-		return configErrorf("HTTPS_PROXY names a port that is none: a port is 1 to 65535")
+	if _, err := parsePort(cmp.Or(u.Port(), "80")); err != nil {
+		return configErrorf("HTTPS_PROXY names a port that is none: %w", err)
 	}
 	return nil
 }

@@ -75,8 +75,8 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 }
 
 // otherFiles is how many files the proxy may have open beside its clients' connections:
-// 256 to Entra, 64 of the admin port, 16 to IMDS, and some of its own.
-const otherFiles = 352
+// 256 to Entra, those of the admin port, 16 to IMDS, and some of its own.
+const otherFiles = 256 + adminConnections + 16 + 16
 
 // maxConnections is how many clients may be connected, of a process that may have so
 // many files open: beyond them the kernel would let nobody else in, and not know whom to

@@ -45,10 +45,9 @@ const (
 )
 
 // MaxConnections is for [LimitListener], where the process may have that many files open
-// and others beside. A thousand clients of one pod can ask at
-// the same time. A connection takes some 25 KiB, and 50 with a request of the largest
-// header that waits for an exchange: all of them together, opened with ill will, take
-// 50 MiB.
+// and others beside. A thousand clients of one pod can ask at the same time. A connection
+// takes some 25 KiB, and 50 with a request of the largest header that waits for an
+// exchange: all of them together, opened with ill will, take 50 MiB.
 const MaxConnections = 1024
 
 // NewServer returns a server for h, with every limit set. Its Serve is to be
