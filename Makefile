@@ -51,7 +51,7 @@ test: ## every test but test-images, test-chart, test-apiserver and test-cluster
 	@# -count=1: some tests build the programs, of which Go's cache of results knows nothing.
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./...
 	@$(NEED_PROMTOOL)
-	cd test/manifests && go test -count=1 ./... # what it reads is outside its module, where Go's cache does not look
+	cd test/deploy/manifests && go test -count=1 ./... # what it reads is outside its module, where Go's cache does not look
 
 # Each target once, for FUZZTIME: a minute in CI, an hour by hand (FUZZTIME=1h).
 FUZZTIME ?= 60s
@@ -63,15 +63,15 @@ fuzz: ## fuzz what parses hostile bytes, FUZZTIME each
 lint: ## gofmt, go vet, staticcheck, the import map
 	@test -z "$$(gofmt -l cmd internal test)" || { echo "gofmt -w:"; gofmt -l cmd internal test; exit 1; }
 	go vet ./...
-	go vet -tags images ./test/images
-	go vet -tags chart ./test/chart
-	cd test/manifests && go vet ./...
+	go vet -tags images ./test/deploy/images
+	go vet -tags chart ./test/deploy/chart
+	cd test/deploy/manifests && go vet ./...
 	cd test/cluster && go vet ./...
 	go tool -modfile=tools/go.mod staticcheck ./...
-	go tool -modfile=tools/go.mod staticcheck -tags images ./test/images
+	go tool -modfile=tools/go.mod staticcheck -tags images ./test/deploy/images
 	cd test/cluster && go tool -modfile=../../tools/go.mod staticcheck ./...
-	go tool -modfile=tools/go.mod staticcheck -tags chart ./test/chart
-	go test ./test/importmap
+	go tool -modfile=tools/go.mod staticcheck -tags chart ./test/deploy/chart
+	go test ./test/repo
 
 .PHONY: images
 images: ## container images, by docker, podman or buildah; tools/images says how to choose
@@ -80,16 +80,16 @@ images: ## container images, by docker, podman or buildah; tools/images says how
 .PHONY: test-images
 test-images: ## not part of test, CI runs both: build the images on stand-in bases, and run them (root)
 	@tools/need buildah curl ip iptables-nft podman runc
-	go test -tags images -timeout 10m ./test/images
+	go test -tags images -timeout 10m ./test/deploy/images
 
 # Helm is built from source the first time: two minutes, kept in Go's cache.
 .PHONY: chart
 chart: ## write what Helm makes of charts/, deploy/webhook/webhook.yaml among it, and the chart's README
-	go test -count=1 -tags chart ./test/chart -update
+	go test -count=1 -tags chart ./test/deploy/chart -update
 
 .PHONY: test-chart
 test-chart: ## not part of test, CI runs both: helm lint, helm template, what the chart refuses
-	go test -count=1 -tags chart ./test/chart
+	go test -count=1 -tags chart ./test/deploy/chart
 
 # Kubernetes is built from source the first time: 5 to 10 minutes, kept in .cache.
 .PHONY: test-apiserver
@@ -104,7 +104,7 @@ test-cluster: ## a real node beside it: kubelet, containerd, runc; pods that get
 
 .PHONY: docs
 docs: ## write into docs/ what the programs say of themselves
-	go test ./test/docs -run 'Configuration|Injection|ChartValues' -update
+	go test ./test/repo -run 'Configuration|Injection|ChartValues' -update
 	go test ./cmd/webhook -run DocumentedFlags -update
 
 .PHONY: bench

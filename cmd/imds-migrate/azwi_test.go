@@ -7,7 +7,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
-	"imds-oidc-proxy/test/azwi"
+	"imds-oidc-proxy/test/kit/azwi"
 )
 
 // TestInjectedTemplatesPassAzureWorkloadIdentity: where its webhook is in the cluster, it

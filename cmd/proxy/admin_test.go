@@ -21,8 +21,8 @@ import (
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
-	"imds-oidc-proxy/test/entra"
-	"imds-oidc-proxy/test/local"
+	"imds-oidc-proxy/test/kit/entra"
+	"imds-oidc-proxy/test/kit/local"
 )
 
 // newTestObserver is one whose federated token is at the path returned,

@@ -21,7 +21,7 @@ import (
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 var update = flag.Bool("update", false, "write transcripts to testdata and to the docs")

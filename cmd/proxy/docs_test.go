@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // The pages with transcripts: the reports of `proxy check`, and what clients are told.

@@ -19,7 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 const (

@@ -15,8 +15,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
-	"imds-oidc-proxy/test/entra"
-	"imds-oidc-proxy/test/local"
+	"imds-oidc-proxy/test/kit/entra"
+	"imds-oidc-proxy/test/kit/local"
 )
 
 func TestMain(m *testing.M) {

@@ -23,7 +23,7 @@ import (
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 const (

@@ -10,13 +10,13 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// rendered are what Helm makes of the chart; test/chart keeps them true.
+// rendered are what Helm makes of the chart; test/deploy/chart keeps them true.
 var rendered = []string{
 	"../../deploy/webhook/webhook.yaml",
-	"../../test/chart/testdata/least.yaml",
-	"../../test/chart/testdata/cert-manager.yaml",
-	"../../test/chart/testdata/mounted.yaml",
-	"../../test/chart/testdata/everything.yaml",
+	"../../test/deploy/chart/testdata/least.yaml",
+	"../../test/deploy/chart/testdata/cert-manager.yaml",
+	"../../test/deploy/chart/testdata/mounted.yaml",
+	"../../test/deploy/chart/testdata/everything.yaml",
 }
 
 // chartConfig is what this program makes of the arguments in a rendered chart.
@@ -54,13 +54,13 @@ func TestChartArguments(t *testing.T) {
 			t.Errorf("%s: the chart's mount and ports are others than %+v", file, cfg)
 		}
 	}
-	all := chartConfig(t, "../../test/chart/testdata/everything.yaml")
+	all := chartConfig(t, "../../test/deploy/chart/testdata/everything.yaml")
 	if all.inject.TenantID != testTenantID || all.inject.AuthorityHost != "https://login.example.test/" || all.inject.LogLevel != "debug" ||
 		all.inject.TokenEndpoint.ClusterTrustBundleLabels.MatchLabels["use"] != "identity-binding" || all.inject.ProxyResources.Limits.Memory().String() != "96Mi" ||
 		all.nativeSidecar != sidecarOn || all.tlsMinVersion != "1.2" || all.certificates.secret != "hook-cert" || all.certificates.configuration != "hook" {
 		t.Errorf("got %+v, %+v", all, all.inject)
 	}
-	mounted := chartConfig(t, "../../test/chart/testdata/mounted.yaml")
+	mounted := chartConfig(t, "../../test/deploy/chart/testdata/mounted.yaml")
 	if mounted.certificates.mode != certMounted || mounted.nativeSidecar != sidecarOff {
 		t.Errorf("mounted: got %+v", mounted)
 	}

@@ -10,7 +10,7 @@ import (
 
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // TestDocumentThatDoesNotFit: it is quoted, in bounds, and "it works now" is said of none

@@ -17,7 +17,7 @@ import (
 
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 const (

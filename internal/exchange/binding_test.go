@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // bindingPod has the stand-in behind what a cluster's identity binding is: a

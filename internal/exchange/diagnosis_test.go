@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // TestKeyID: the key that signed a token is known by its header, and a header that is

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // The OpenID configuration of yesterday will do: nobody waits for a new one, and

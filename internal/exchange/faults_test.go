@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // secret stands in whatever Entra sends that is none of a caller's or a log

@@ -19,7 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // jwt is an unsigned token with the claims; its signature is the canary.

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // connectProxy is an HTTP proxy that tunnels whatever it is asked to, to one

@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 const subject = "system:serviceaccount:shop:cart"

@@ -12,7 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // childVar has this test binary make one exchange, with the configuration that

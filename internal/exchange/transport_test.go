@@ -20,7 +20,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 func TestAuthorityHostWithAndWithoutASlash(t *testing.T) {

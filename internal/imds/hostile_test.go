@@ -21,7 +21,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/imds"
-	"imds-oidc-proxy/test/local"
+	"imds-oidc-proxy/test/kit/local"
 )
 
 // patience bounds every wait of these tests; none of them waits that long unless it fails.

@@ -10,7 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"imds-oidc-proxy/internal/inject"
-	"imds-oidc-proxy/test/azwi"
+	"imds-oidc-proxy/test/kit/azwi"
 )
 
 // TestBesideAzwi: azure-workload-identity's webhook on the same pod, before ours or

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"imds-oidc-proxy/test/azwi"
+	"imds-oidc-proxy/test/kit/azwi"
 )
 
 // TestGoldenAfterAzwi writes, with -update, the pod of testdata that

@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"imds-oidc-proxy/internal/inject"
-	"imds-oidc-proxy/test/azwi"
+	"imds-oidc-proxy/test/kit/azwi"
 )
 
 func privileged(p *corev1.Pod) {

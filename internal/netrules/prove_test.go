@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"imds-oidc-proxy/test/local"
+	"imds-oidc-proxy/test/kit/local"
 )
 
 // listen opens a port on loopback, where nothing is redirected: what listens

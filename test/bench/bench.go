@@ -16,8 +16,8 @@ import (
 	"syscall"
 	"time"
 
-	"imds-oidc-proxy/test/entra"
-	"imds-oidc-proxy/test/local"
+	"imds-oidc-proxy/test/kit/entra"
+	"imds-oidc-proxy/test/kit/local"
 )
 
 const (

@@ -2,7 +2,7 @@
 // in the same run, and what it takes of memory and time. It prints one table.
 //
 // Everything runs on loopback, bounded in count: the proxy is the real binary, Entra
-// is the stand-in of test/entra, the load comes from a process of its own. A ratio is
+// is the stand-in of test/kit/entra, the load comes from a process of its own. A ratio is
 // the median of several rounds that take turns, so that a machine whose speed drifts
 // moves both sides alike.
 package main

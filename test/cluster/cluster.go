@@ -16,9 +16,9 @@ import (
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"imds-oidc-proxy/test/entra"
-	"imds-oidc-proxy/test/netns"
-	"imds-oidc-proxy/test/pod"
+	"imds-oidc-proxy/test/kit/entra"
+	"imds-oidc-proxy/test/kit/netns"
+	"imds-oidc-proxy/test/kit/pod"
 )
 
 // Config says what cluster to start. The zero value is one without nodes.

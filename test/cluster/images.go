@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"imds-oidc-proxy/test/bases"
+	"imds-oidc-proxy/test/kit/bases"
 )
 
 // Images of this project, as tests name them.

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"imds-oidc-proxy/test/bases"
-	"imds-oidc-proxy/test/netns"
+	"imds-oidc-proxy/test/kit/bases"
+	"imds-oidc-proxy/test/kit/netns"
 )
 
 // What the process outside tells the one inside.

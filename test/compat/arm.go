@@ -18,7 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // armHost is where az looks for the subscriptions of the identity that it logs in.

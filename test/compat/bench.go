@@ -11,8 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"imds-oidc-proxy/test/entra"
-	"imds-oidc-proxy/test/pod"
+	"imds-oidc-proxy/test/kit/entra"
+	"imds-oidc-proxy/test/kit/pod"
 )
 
 const (

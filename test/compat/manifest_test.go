@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"imds-oidc-proxy/test/entra"
-	"imds-oidc-proxy/test/pod"
+	"imds-oidc-proxy/test/kit/entra"
+	"imds-oidc-proxy/test/kit/pod"
 )
 
 // TestManifest: it can be read, and every version that the system does not install

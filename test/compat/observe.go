@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // answer is a line that a driver printed.

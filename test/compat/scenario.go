@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"imds-oidc-proxy/test/entra"
-	"imds-oidc-proxy/test/pod"
+	"imds-oidc-proxy/test/kit/entra"
+	"imds-oidc-proxy/test/kit/pod"
 )
 
 // Made-up identities, beside pod.ClientID, which is the default one.

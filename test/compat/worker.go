@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"imds-oidc-proxy/test/netns"
+	"imds-oidc-proxy/test/kit/netns"
 )
 
 // stopTimeout is how long a worker may take to end its pod.

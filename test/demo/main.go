@@ -19,9 +19,9 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"imds-oidc-proxy/test/local"
-	"imds-oidc-proxy/test/netns"
-	"imds-oidc-proxy/test/pod"
+	"imds-oidc-proxy/test/kit/local"
+	"imds-oidc-proxy/test/kit/netns"
+	"imds-oidc-proxy/test/kit/pod"
 )
 
 const (

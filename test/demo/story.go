@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/test/entra"
-	"imds-oidc-proxy/test/netns"
-	"imds-oidc-proxy/test/pod"
+	"imds-oidc-proxy/test/kit/entra"
+	"imds-oidc-proxy/test/kit/netns"
+	"imds-oidc-proxy/test/kit/pod"
 )
 
 // resource is what the demo's application wants to reach.

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"imds-oidc-proxy/test/netns"
-	"imds-oidc-proxy/test/pod"
+	"imds-oidc-proxy/test/kit/netns"
+	"imds-oidc-proxy/test/kit/pod"
 )
 
 // foreignMetadataAddress has the metadata address be a foreign one, as in a pod, rather than

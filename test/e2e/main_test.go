@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"imds-oidc-proxy/test/netns"
+	"imds-oidc-proxy/test/kit/netns"
 )
 
 // binariesVar tells the process inside the namespace where the one outside, which

@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"imds-oidc-proxy/test/entra"
-	"imds-oidc-proxy/test/netns"
-	"imds-oidc-proxy/test/pod"
+	"imds-oidc-proxy/test/kit/entra"
+	"imds-oidc-proxy/test/kit/netns"
+	"imds-oidc-proxy/test/kit/pod"
 )
 
 const (

@@ -18,8 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"imds-oidc-proxy/internal/inject"
-	"imds-oidc-proxy/test/azwi"
 	"imds-oidc-proxy/test/cluster"
+	"imds-oidc-proxy/test/kit/azwi"
 )
 
 // azwiServer is the webhook of azure-workload-identity, several installations of it:

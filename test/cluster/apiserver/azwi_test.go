@@ -10,7 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"imds-oidc-proxy/internal/inject"
-	"imds-oidc-proxy/test/azwi"
+	"imds-oidc-proxy/test/kit/azwi"
 )
 
 // besideAzwi is one way for the two webhooks to meet.

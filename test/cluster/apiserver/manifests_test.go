@@ -31,7 +31,7 @@ var variants = map[string]string{
 
 // TestManifests applies every object of deploy/ to the API server, which admits it
 // and keeps nothing, with fields that it does not know an error. Left out is
-// deploy/monitoring, whose kinds are another project's: test/manifests decodes them.
+// deploy/monitoring, whose kinds are another project's: test/deploy/manifests decodes them.
 func TestManifests(t *testing.T) {
 	for directory, level := range variants {
 		t.Run(directory, func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 
 	"imds-oidc-proxy/internal/inject"
 	"imds-oidc-proxy/test/cluster"
-	"imds-oidc-proxy/test/entra"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // status is how a container of the pod is.

@@ -1,0 +1,175 @@
+//go:build chart
+
+package chart
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write what Helm renders")
+
+const (
+	repository = "../../.."
+	chart      = "charts/imds-oidc-proxy"
+	// kubeVersion is what Helm is told that the cluster is; test/cluster runs it.
+	kubeVersion = "v1.34.4"
+)
+
+// cases are sets of values in testdata, and where what they make is kept.
+var cases = []struct{ name, golden string }{
+	{"least", "test/deploy/chart/testdata/least.yaml"},
+	{"cert-manager", "test/deploy/chart/testdata/cert-manager.yaml"},
+	{"mounted", "test/deploy/chart/testdata/mounted.yaml"},
+	{"everything", "test/deploy/chart/testdata/everything.yaml"},
+	{"manifest", "deploy/webhook/webhook.yaml"},
+}
+
+// binary is where the go command has put Helm, which it builds when it has to.
+var binary = sync.OnceValues(func() (string, error) {
+	cmd := exec.Command("go", "tool", "-modfile=tools/helm/go.mod", "-n", "helm")
+	cmd.Dir = repository
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	return strings.TrimSpace(string(out)), err
+})
+
+func helm(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	program, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, args...)
+	cmd.Dir = repository
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err = cmd.Run()
+	return out.String(), errs.String(), err
+}
+
+func render(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	return helm(t, append([]string{"template", "imds-oidc-proxy", chart, "--namespace=imds-oidc-proxy", "--kube-version=" + kubeVersion}, args...)...)
+}
+
+func values(name string) string {
+	return "--values=test/deploy/chart/testdata/" + name + ".values.yaml"
+}
+
+func TestLint(t *testing.T) {
+	for _, c := range cases {
+		if out, errs, err := helm(t, "lint", "--strict", chart, "--kube-version="+kubeVersion, values(c.name)); err != nil {
+			t.Errorf("%s: %v\n%s%s", c.name, err, out, errs)
+		}
+	}
+}
+
+// TestTemplate compares with what is kept; make chart writes it.
+func TestTemplate(t *testing.T) {
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			out, errs, err := render(t, values(c.name))
+			if err != nil {
+				t.Fatalf("%v\n%s", err, errs)
+			}
+			got := []byte(header(c.name) + out)
+			golden := filepath.Join(repository, c.golden)
+			if *update {
+				if err := os.WriteFile(golden, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("%s is not what the chart makes: run make chart, and look at the difference", c.golden)
+			}
+		})
+	}
+}
+
+// header says to whoever opens the rendered manifest where it is from.
+func header(name string) string {
+	if name != "manifest" {
+		return ""
+	}
+	return `# What Helm makes of charts/imds-oidc-proxy with test/deploy/chart/testdata/manifest.values.yaml.
+# Say where your images are, then
+#
+#   kubectl apply -f deploy/webhook/webhook.yaml
+#
+# Written by make chart: changes go into the chart.
+`
+}
+
+// bound are the values of identity bindings without authorities.
+const bound = "--set=tokenEndpoint.annotationSuffix=binding,tokenEndpoint.audience=api://binding,tokenEndpoint.proxy=https://binding.example.test"
+
+// TestTaken: what a stricter schema must not refuse.
+func TestTaken(t *testing.T) {
+	for _, set := range []string{
+		"--set=drain=0s", "--set=drain=20s", "--set=drain=1500ms", "--set=drain=2.5s",
+		"--set=tenantID=tenant.example.test",
+		"--set=proxy.resources.limits.cpu=1", "--set=proxy.resources.limits.memory=0.1Gi", "--set=proxy.resources.requests.ephemeral-storage=1e6",
+		"--set-string=proxy.resources.requests.cpu=5m", "--set=resources.claims[0].name=gpu",
+		bound, bound + ",tokenEndpoint.caConfigMap=ca", bound + ",tokenEndpoint.trustBundleSigner=s,tokenEndpoint.trustBundleLabels=*",
+	} {
+		if _, errs, err := render(t, values("least"), set); err != nil {
+			t.Errorf("%s: %v, %s", set, err, errs)
+		}
+	}
+}
+
+// TestRefused: values that cannot be right are refused, by name, before anything
+// reaches a cluster.
+func TestRefused(t *testing.T) {
+	for _, c := range []struct {
+		set  string
+		want string
+	}{
+		{"--set=images.registry=", "images/registry"},
+		{"--set=image.registry=registry.example.test", "image"},
+		{"--set-string=images.proxy.digest=v1", "images/proxy/digest"},
+		{"--set=webhook.failurePolicy=fail", "webhook/failurePolicy"},
+		{"--set=webhook.timeoutSeconds=31", "webhook/timeoutSeconds"},
+		{"--set=certificates.mode=certmanager", "certificates/mode"},
+		{"--set=certificates.mode=mounted", "certificates/secretName"},
+		{"--set-string=certificates.tlsMinVersion=1.1", "certificates/tlsMinVersion"},
+		{"--set=nativeSidecar=maybe", "nativeSidecar"},
+		{"--set=cloud=AzureMoonCloud", "cloud"},
+		{"--set=authorityHost=http://login.example.test", "authorityHost"},
+		{"--set=replicas=0", "replicas"},
+		{"--set=tokenEndpoint.annotationSuffix=binding", "tokenEndpoint/"},
+		{"--set=resources.limit.memory=1Mi", "resources"},
+		{"--set=drain=soon", "drain"},
+		{"--set=drain=30s", "drain"},
+		{"--set=drain=1m", "drain"},
+		{"--set=tenantID=junk", "tenantID"},
+		{"--set=images.proxy.repository=a b", "images/proxy/repository"},
+		{"--set=proxy.resources.claims[0].name=gpu", "proxy/resources"},
+		{"--set=proxy.resources.limits.example\\.test/gpu=1", "proxy/resources/limits"},
+		{"--set=proxyInit.resources.limits.memory=-1Mi", "proxyInit/resources/limits/memory"},
+		{"--set=tokenEndpoint.audience=api://binding", "tokenEndpoint/audience"},
+		{"--set=tokenEndpoint.caConfigMap=ca", "tokenEndpoint/caConfigMap"},
+		{bound + ",tokenEndpoint.audience=api://AzureADTokenExchange", "tokenEndpoint/audience"},
+		{bound + ",tokenEndpoint.caConfigMap=ca,tokenEndpoint.trustBundleSigner=example.test/signer", "tokenEndpoint/trustBundleSigner"},
+		{bound + ",tokenEndpoint.caData=x,tokenEndpoint.caConfigMap=ca", "tokenEndpoint/caConfigMap"},
+		{bound + ",tokenEndpoint.trustBundleLabels=a", "tokenEndpoint/trustBundleSigner"},
+	} {
+		t.Run(c.set, func(t *testing.T) {
+			out, errs, err := render(t, values("least"), c.set)
+			if err == nil || !strings.Contains(errs, c.want) {
+				t.Errorf("got %v, %q, want a complaint about %s; rendered %d bytes", err, errs, c.want, len(out))
+			}
+		})
+	}
+}

@@ -1,0 +1,165 @@
+//go:build images
+
+package images
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"imds-oidc-proxy/test/kit/bases"
+)
+
+// version is what the images are to say of themselves.
+const version = "v0.0.0-test"
+
+const (
+	proxyImage = "localhost/imds-oidc-proxy:" + version
+	initImage  = "localhost/imds-oidc-proxy-init:" + version
+	hookImage  = "localhost/imds-oidc-proxy-webhook:" + version
+)
+
+// build has the images built by `make images`, once for all tests.
+func build(t *testing.T) {
+	t.Helper()
+	if err := built(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+var built = sync.OnceValue(func() error {
+	if err := baseConfig().Make(); err != nil {
+		return err
+	}
+	return makeImages()
+})
+
+func baseConfig() bases.Config {
+	return bases.Config{Dir: os.Getenv(storageVar), Repository: repository}
+}
+
+func makeImages() error {
+	return baseConfig().Images(version, map[string]string{"proxy": "staticbase", "init": "iptablesbase", "webhook": "staticbase"})
+}
+
+type imageConfig struct {
+	OCIv1 struct {
+		Config struct {
+			User       string
+			Entrypoint []string
+			Env        []string
+			Labels     map[string]string
+		} `json:"config"`
+		Created string `json:"created"`
+	}
+}
+
+func inspect(t *testing.T, image string) imageConfig {
+	t.Helper()
+	var c imageConfig
+	if err := json.Unmarshal([]byte(command(t, nil, "buildah", "inspect", "--type=image", image)), &c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestImageConfig: what a registry, a scanner and the kubelet read.
+func TestImageConfig(t *testing.T) {
+	build(t)
+	revision := command(t, nil, "git", "rev-parse", "HEAD")
+	for _, c := range []struct{ image, title, user, entrypoint string }{
+		{proxyImage, "imds-oidc-proxy", "1501:1501", "/proxy"},
+		{initImage, "imds-oidc-proxy-init", "0:0", "/proxy-init"},
+		{hookImage, "imds-oidc-proxy-webhook", "65532:65532", "/webhook"},
+	} {
+		got := inspect(t, c.image).OCIv1.Config
+		if got.User != c.user {
+			t.Errorf("%s: user %q, want %q", c.image, got.User, c.user)
+		}
+		if len(got.Entrypoint) != 1 || got.Entrypoint[0] != c.entrypoint {
+			t.Errorf("%s: entry point %q, want %q", c.image, got.Entrypoint, c.entrypoint)
+		}
+		for label, want := range map[string]string{"title": c.title, "version": version, "revision": revision} {
+			if got := got.Labels["org.opencontainers.image."+label]; got != want {
+				t.Errorf("%s: label %s is %q, want %q", c.image, label, got, want)
+			}
+		}
+		if got.Labels["org.opencontainers.image.description"] == "" {
+			t.Errorf("%s: no description", c.image)
+		}
+	}
+}
+
+// TestReproducible: a second build makes the same image, and the program in it is
+// the one that `make build` makes in another directory.
+func TestReproducible(t *testing.T) {
+	build(t)
+	ids := func() string {
+		return command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", proxyImage) +
+			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", initImage) +
+			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", hookImage)
+	}
+	first := ids()
+	if err := makeImages(); err != nil {
+		t.Fatal(err)
+	}
+	if second := ids(); second != first {
+		t.Errorf("the second build made\n%s\nthe first\n%s", second, first)
+	}
+	for image, binary := range map[string]string{proxyImage: "proxy", initImage: "proxy-init", hookImage: "webhook"} {
+		local := filepath.Join(t.TempDir(), binary)
+		command(t, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+version, "-o", local, "../../../cmd/"+binary)
+		if got, want := digest(t, filepath.Join(mount(t, image), binary)), digest(t, local); got != want {
+			t.Errorf("%s: SHA-256 %s in the image, %s built here", binary, got, want)
+		}
+	}
+}
+
+// mount gives a path to the image's files.
+func mount(t *testing.T, image string) string {
+	t.Helper()
+	container := command(t, nil, "buildah", "from", "--pull=never", image)
+	t.Cleanup(func() { _ = exec.Command("buildah", "rm", container).Run() })
+	return command(t, nil, "buildah", "mount", container)
+}
+
+func digest(t *testing.T, file string) string {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(content))
+}
+
+// TestImagesHoldOneProgram: nothing for an attacker to run. The init container's has
+// iptables, and a shell for its alternatives.
+func TestImagesHoldOneProgram(t *testing.T) {
+	build(t)
+	testHoldsOnly(t, proxyImage, "/proxy")
+	testHoldsOnly(t, hookImage, "/webhook")
+}
+
+func testHoldsOnly(t *testing.T, image, program string) {
+	t.Helper()
+	var executables []string
+	root := mount(t, image)
+	err := filepath.Walk(root, func(path string, info os.FileInfo, err error) error {
+		if err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			executables = append(executables, strings.TrimPrefix(path, root))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(executables) != 1 || executables[0] != program {
+		t.Errorf("%s: executables %q, want %s alone", image, executables, program)
+	}
+}

@@ -1,0 +1,40 @@
+//go:build images
+
+package images
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"imds-oidc-proxy/test/kit/bases"
+	"imds-oidc-proxy/test/kit/netns"
+)
+
+const repository = "../../.."
+
+// storageVar tells the process inside the namespace where the one outside has put
+// the containers' storage and the root file systems of the bases.
+const storageVar = "IMAGES_TEST_DIR"
+
+func TestMain(m *testing.M) { os.Exit(netns.RunTests("images", m, prepare)) }
+
+// prepare does what needs the world outside.
+func prepare(dir string) (env []string, err error) {
+	env, err = bases.Config{Dir: dir, Repository: repository}.Fetch()
+	return append(env, storageVar+"="+dir), err
+}
+
+// command runs a program to its end and returns what it prints.
+func command(t *testing.T, env []string, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), env...)
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, stdout.String(), stderr.String())
+	}
+	return strings.TrimSpace(stdout.String())
+}

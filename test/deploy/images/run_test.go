@@ -1,0 +1,184 @@
+//go:build images
+
+package images
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/test/kit/entra"
+	"imds-oidc-proxy/test/kit/pod"
+)
+
+// hardened is what deploy/ gives every container: a read-only root file system with
+// nothing writable on top, no new privileges, and no capability but those added.
+// The network is the test's own namespace, which every container of a pod shares.
+// The limits are below what a container runtime would ask for, and may not be given.
+func hardened(args ...string) []string {
+	return append([]string{"--runtime=runc", "--cgroup-manager=cgroupfs", "run", "--pull=never", "--network=host",
+		"--read-only", "--read-only-tmpfs=false", "--security-opt=no-new-privileges", "--cap-drop=all",
+		"--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"}, args...)
+}
+
+// TestPod runs both images as a pod's manifest would, and an application beside
+// them that asks the metadata address.
+func TestPod(t *testing.T) {
+	build(t)
+	decoy, err := pod.StartDecoy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { decoy.Close() })
+
+	// No capability at all: it must fail, and say what is missing.
+	out, err := exec.Command("podman", hardened("--rm", initImage)...).CombinedOutput()
+	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 3 || !strings.Contains(string(out), "NET_ADMIN") {
+		t.Errorf("proxy-init without NET_ADMIN: %v, want exit code 3 and the capability's name: %s", err, out)
+	}
+	out, err = exec.Command("podman", hardened("--rm", "--cap-add=NET_ADMIN", initImage)...).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "redirect installed") {
+		t.Fatalf("proxy-init with NET_ADMIN: %v: %s", err, out)
+	}
+	command(t, nil, "podman", hardened("--rm", "--cap-add=NET_ADMIN", initImage, "--check")...)
+
+	server := startEntra(t)
+	container := startProxy(t, server)
+	checkProcess(t, command(t, nil, "podman", "inspect", "--format={{.State.Pid}}", container))
+
+	answer := askMetadataAddress(t)
+	if _, err := server.VerifyAccessToken(answer); err != nil {
+		t.Errorf("the application's token is not one of the stand-in Entra: %v", err)
+	}
+	if got := decoy.Requests(); len(got) != 0 {
+		t.Errorf("the real IMDS was asked %q", got)
+	}
+	command(t, nil, "podman", "stop", "--time=10", container)
+	if got := command(t, nil, "podman", "inspect", "--format={{.State.ExitCode}}", container); got != "0" {
+		t.Errorf("the proxy ended by SIGTERM with exit code %s, want 0", got)
+	}
+}
+
+// standIn is an Entra, and the volumes that its pods mount.
+type standIn struct {
+	*entra.Server
+	ca    string // directory of ca.pem
+	token *entra.ProjectedToken
+}
+
+func startEntra(t *testing.T) standIn {
+	t.Helper()
+	server, err := entra.Start(entra.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	server.AddApplication(entra.Application{ClientID: pod.ClientID, Credentials: []entra.FederatedCredential{{Subject: pod.Subject}}})
+
+	ca, volume := filepath.Join(os.Getenv(storageVar), "ca"), filepath.Join(os.Getenv(storageVar), "token")
+	for _, dir := range []string{ca, volume} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := server.WriteCA(filepath.Join(ca, "ca.pem")); err != nil {
+		t.Fatal(err)
+	}
+	token, err := server.ProjectToken(entra.ProjectedTokenConfig{Dir: volume, Subject: pod.Subject})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return standIn{server, ca, token}
+}
+
+// startProxy starts the sidecar with no user of its own choice: the image's counts.
+// It is ready when the command of the startup probe says so.
+func startProxy(t *testing.T, server standIn) string {
+	t.Helper()
+	const mounted = "/var/run/secrets/azure/wi/token"
+	volume, file := filepath.Split(server.token.Path())
+	container := command(t, nil, "podman", hardened("--detach",
+		"--volume="+volume+":"+mounted+":ro", "--volume="+server.ca+":/ca:ro",
+		"--env=AZURE_CLIENT_ID="+pod.ClientID, "--env=AZURE_TENANT_ID="+server.TenantID(),
+		"--env=AZURE_AUTHORITY_HOST="+server.AuthorityHost(), "--env=PROXY_CA_FILE=/ca/ca.pem",
+		"--env=AZURE_FEDERATED_TOKEN_FILE="+mounted+"/"+file,
+		proxyImage)...)
+	t.Cleanup(func() {
+		if t.Failed() {
+			log, _ := exec.Command("podman", "logs", container).CombinedOutput()
+			t.Logf("the proxy's log:\n%s", log)
+		}
+		_ = exec.Command("podman", "--runtime=runc", "--cgroup-manager=cgroupfs", "rm", "--force", "--time=0", container).Run()
+	})
+	command(t, nil, "podman", "--runtime=runc", "--cgroup-manager=cgroupfs", "exec", container, "/proxy", "--probe", "--probe-timeout=20s")
+	return container
+}
+
+// checkProcess asks the kernel, which knows better than any configuration.
+func checkProcess(t *testing.T, pid string) {
+	t.Helper()
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for field, want := range map[string]string{
+		"Uid": "1501\t1501\t1501\t1501", "Gid": "1501\t1501\t1501\t1501", "NoNewPrivs": "1",
+		"Seccomp": "2", // a filter, as the runtime's default profile is one
+		"CapInh":  "0000000000000000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000",
+		"CapBnd": "0000000000000000", "CapAmb": "0000000000000000",
+	} {
+		match := regexp.MustCompile(`(?m)^` + field + `:\s+(.*)$`).FindStringSubmatch(string(status))
+		if match == nil || match[1] != want {
+			t.Errorf("the proxy's process has %s %q, want %q", field, match, want)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/" + pid + "/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := regexp.MustCompile(`(?m)^\S+ \S+ \S+ \S+ / (\S+)`).FindStringSubmatch(string(mounts))
+	if root == nil || !strings.HasPrefix(root[1], "ro,") && root[1] != "ro" {
+		t.Errorf("the root file system is mounted %q, want read-only", root)
+	}
+	memory := regexp.MustCompile(`(?m)^VmRSS:\s+(.*)$`).FindStringSubmatch(string(status))
+	t.Logf("the proxy's resident memory: %v", memory)
+}
+
+// askMetadataAddress is the application: it knows 169.254.169.254 and nothing else.
+func askMetadataAddress(t *testing.T) string {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodGet,
+		"http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Metadata", "true")
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{Proxy: nil}}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer struct {
+		AccessToken string `json:"access_token"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s", resp.Status, body)
+	}
+	if by := resp.Header.Get("Server"); !strings.HasPrefix(by, "imds-oidc-proxy") {
+		t.Errorf("%s answered", fmt.Sprintf("%q", by))
+	}
+	return answer.AccessToken
+}

@@ -1,0 +1,67 @@
+package pod
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"imds-oidc-proxy/test/kit/netns"
+)
+
+// DecoyToken is what the decoy answers to a token request: the node's identity,
+// which no application of the pod may ever see.
+const DecoyToken = "the-identity-of-the-node"
+
+// Decoy stands on the metadata address, where the node's real IMDS would be, and
+// remembers what it was asked. It forgets /readyz, by which a starting proxy finds
+// out whether its own traffic is redirected.
+type Decoy struct {
+	server *http.Server
+
+	mu       sync.Mutex
+	requests []string
+}
+
+// StartDecoy listens on the metadata address, port 80, of the network namespace
+// that the process is in; package netns put it there.
+func StartDecoy() (*Decoy, error) {
+	listener, err := net.Listen("tcp", netns.MetadataAddress+":80")
+	if err != nil {
+		return nil, fmt.Errorf("the decoy IMDS: %w", err)
+	}
+	d := &Decoy{}
+	d.server = &http.Server{Handler: d, ReadHeaderTimeout: time.Minute}
+	go d.server.Serve(listener) // ends with Close
+	return d, nil
+}
+
+// ServeHTTP answers as the real IMDS might, with an identity that is not ours.
+func (d *Decoy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/readyz" {
+		http.NotFound(w, r)
+		return
+	}
+	d.mu.Lock()
+	d.requests = append(d.requests, r.Method+" "+r.URL.Path)
+	d.mu.Unlock()
+
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	if strings.Contains(strings.ToLower(r.URL.Path), "identity") {
+		fmt.Fprintf(w, `{"access_token":%q,"token_type":"Bearer"}`, DecoyToken)
+		return
+	}
+	fmt.Fprint(w, `{"answered_by":"decoy"}`)
+}
+
+// Requests lists method and path of every request that arrived.
+func (d *Decoy) Requests() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]string(nil), d.requests...)
+}
+
+// Close ends the decoy.
+func (d *Decoy) Close() error { return d.server.Close() }

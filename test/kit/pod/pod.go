@@ -1,0 +1,263 @@
+// Package pod lays out what a pod with the sidecar is, without a cluster: the
+// real proxy-init and the real proxy in a network namespace, the application's
+// clients beside them, a stand-in for Entra and for the cluster's OIDC issuer, a
+// federated token kept as the kubelet keeps it, and, on the metadata address, a
+// decoy for the node's real IMDS, so that a request that gets around the proxy is
+// seen.
+//
+// Tests and the demo share it. It takes root for the three users that a pod has
+// (root for the init container, 1501 for the proxy, 1000 for the application).
+package pod
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"imds-oidc-proxy/test/kit/entra"
+)
+
+// The made-up identity of the pod.
+const (
+	ClientID       = "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10"
+	Subject        = "system:serviceaccount:demo:app"
+	ProxyUID       = 1501
+	ApplicationUID = 1000
+)
+
+// stopTimeout is how long a process may take to end by SIGTERM.
+const stopTimeout = 10 * time.Second
+
+// Config says which programs make the pod, and how.
+type Config struct {
+	// ProxyInit and Proxy are the binaries to run. An empty ProxyInit: no redirect.
+	ProxyInit, Proxy string
+
+	// ProxyInitArgs and ProxyArgs are added to what a pod's manifest gives.
+	ProxyInitArgs, ProxyArgs []string
+
+	// IPTablesMode is proxy-init's --iptables-mode. Empty: its own choice.
+	IPTablesMode string
+
+	// OneUser runs everything as the caller: for a user namespace or none, where
+	// there are no other users to be.
+	OneUser bool
+
+	// Port is where the proxy listens. Zero: 8000.
+	Port int
+
+	// Entra configures the stand-in. Its zero value will do.
+	Entra entra.Config
+}
+
+// Pod is a running pod.
+type Pod struct {
+	// Entra is the stand-in, which counts and can fail.
+	Entra *entra.Server
+	// Decoy stands where the node's IMDS would be. Nil without a redirect.
+	Decoy *Decoy
+	// Token is the projected service-account token.
+	Token *entra.ProjectedToken
+	// InitOutput is what proxy-init printed.
+	InitOutput string
+	// ProxyLog is what the proxy has logged.
+	ProxyLog *Log
+
+	cfg   Config
+	dir   string
+	proxy *process
+}
+
+// Start brings the pod up: stand-ins, redirect, proxy. It returns when the proxy
+// says that it is ready. The caller must be inside a network namespace of its own
+// if a redirect is asked for.
+func Start(ctx context.Context, cfg Config) (_ *Pod, err error) {
+	if cfg.Port == 0 {
+		cfg.Port = 8000
+	}
+	// The pod's other users read what is written here, whatever the caller's mask.
+	syscall.Umask(0o022)
+	p := &Pod{cfg: cfg, ProxyLog: &Log{}}
+	defer func() {
+		if err != nil {
+			p.Stop()
+		}
+	}()
+	if p.dir, err = os.MkdirTemp("", "pod-"); err != nil {
+		return nil, err
+	}
+	if err = os.Chmod(p.dir, 0o755); err != nil { // the proxy's user reads below it
+		return nil, err
+	}
+	if p.cfg.Proxy, err = copyProgram(cfg.Proxy, p.dir); err != nil {
+		return nil, err
+	}
+	if err = p.startStandIns(); err != nil {
+		return nil, err
+	}
+	if cfg.ProxyInit != "" {
+		if p.InitOutput, err = p.RunProxyInit(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err = p.StartProxy(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// copyProgram puts a program where every user can run it: what is built below a
+// home directory only its owner can.
+func copyProgram(program, dir string) (string, error) {
+	content, err := os.ReadFile(program)
+	if err != nil {
+		return "", err
+	}
+	copied := filepath.Join(dir, filepath.Base(program))
+	return copied, os.WriteFile(copied, content, 0o755)
+}
+
+// Stop ends every process of the pod and removes its files. The redirect goes
+// with the network namespace.
+func (p *Pod) Stop() {
+	if p.proxy != nil {
+		p.proxy.stop()
+	}
+	if p.Decoy != nil {
+		p.Decoy.Close()
+	}
+	if p.Entra != nil {
+		p.Entra.Close()
+	}
+	os.RemoveAll(p.dir)
+}
+
+func (p *Pod) startStandIns() error {
+	var err error
+	if p.Entra, err = entra.Start(p.cfg.Entra); err != nil {
+		return err
+	}
+	p.Entra.AddApplication(entra.Application{
+		ClientID:    ClientID,
+		Credentials: []entra.FederatedCredential{{Subject: Subject}},
+	})
+	if err := p.Entra.WriteCA(p.CAFile()); err != nil {
+		return err
+	}
+	volume := filepath.Join(p.dir, "token")
+	if err := os.Mkdir(volume, 0o755); err != nil {
+		return err
+	}
+	if p.Token, err = p.Entra.ProjectToken(entra.ProjectedTokenConfig{Dir: volume, Subject: Subject}); err != nil {
+		return err
+	}
+	if p.cfg.ProxyInit == "" {
+		return nil
+	}
+	p.Decoy, err = StartDecoy()
+	return err
+}
+
+// CAFile is the PEM file of the authority that signed the stand-in's certificate.
+func (p *Pod) CAFile() string { return filepath.Join(p.dir, "ca.pem") }
+
+// Environment is what the webhook of azure-workload-identity injects, and where
+// to find the stand-in's certificate authority.
+func (p *Pod) Environment() []string {
+	return []string{
+		"PATH=" + os.Getenv("PATH"),
+		"AZURE_CLIENT_ID=" + ClientID,
+		"AZURE_TENANT_ID=" + p.Entra.TenantID(),
+		"AZURE_FEDERATED_TOKEN_FILE=" + p.Token.Path(),
+		"AZURE_AUTHORITY_HOST=" + p.Entra.AuthorityHost(),
+		"PROXY_CA_FILE=" + p.CAFile(),
+	}
+}
+
+// RunProxyInit runs proxy-init as the manifest's init container would: root, and
+// no capability but the ones that iptables needs.
+func (p *Pod) RunProxyInit(ctx context.Context, args ...string) (string, error) {
+	if p.cfg.IPTablesMode != "" {
+		args = append(args, "--iptables-mode="+p.cfg.IPTablesMode)
+	}
+	args = append(append([]string{p.cfg.ProxyInit}, p.cfg.ProxyInitArgs...), args...)
+	if !p.cfg.OneUser {
+		args = append(withCapabilities(p.cfg.IPTablesMode), args...)
+	}
+	out, err := run(ctx, command{args: args, env: []string{"PATH=" + os.Getenv("PATH"), fmt.Sprintf("PROXY_PORT=%d", p.cfg.Port)}})
+	if err != nil {
+		return out, fmt.Errorf("proxy-init: %w: %s", err, out)
+	}
+	return out, nil
+}
+
+// withCapabilities runs a command as root with what iptables needs and nothing
+// else. The legacy backend opens a raw socket, which takes NET_RAW.
+func withCapabilities(mode string) []string {
+	keep := "-all,+net_admin"
+	if mode == "legacy" {
+		keep += ",+net_raw"
+	}
+	return []string{"setpriv", "--no-new-privs", "--bounding-set=" + keep, "--inh-caps=-all"}
+}
+
+// StartProxy starts the proxy as its manifest would, and waits until its own
+// --probe finds it ready.
+func (p *Pod) StartProxy(ctx context.Context) error {
+	port := fmt.Sprintf("--proxy-port=%d", p.cfg.Port)
+	proxy, err := start(command{
+		args: append([]string{p.cfg.Proxy, port}, p.cfg.ProxyArgs...),
+		env:  p.Environment(), uid: p.uid(ProxyUID), output: p.ProxyLog,
+	})
+	if err != nil {
+		return err
+	}
+	p.proxy = proxy
+	out, err := run(ctx, command{args: []string{p.cfg.Proxy, port, "--probe"}, uid: p.uid(ProxyUID)})
+	if err != nil {
+		return fmt.Errorf("the proxy is not ready: %w: %s; its log:\n%s", err, out, p.ProxyLog)
+	}
+	return nil
+}
+
+// RunProxy runs a proxy to its end, for one that is to refuse to start, and returns
+// what it printed.
+func (p *Pod) RunProxy(ctx context.Context, args ...string) (string, error) {
+	return run(ctx, command{
+		args: append([]string{p.cfg.Proxy, fmt.Sprintf("--proxy-port=%d", p.cfg.Port)}, args...),
+		env:  p.Environment(), uid: p.uid(ProxyUID),
+	})
+}
+
+// ProxyProgram is the path of the proxy's binary, which every user can run.
+func (p *Pod) ProxyProgram() string { return p.cfg.Proxy }
+
+// SignalProxy sends a signal to the proxy, and Wait waits for its end.
+func (p *Pod) SignalProxy(s syscall.Signal) error { return p.proxy.cmd.Process.Signal(s) }
+
+// WaitProxy waits for the proxy's end and returns its exit code.
+func (p *Pod) WaitProxy(ctx context.Context) (int, error) { return p.proxy.wait(ctx) }
+
+// ProxyPID is the proxy's process ID.
+func (p *Pod) ProxyPID() int { return p.proxy.cmd.Process.Pid }
+
+// Application runs a command as the application's user and returns what it
+// printed on standard output. Its environment is env alone.
+func (p *Pod) Application(ctx context.Context, env []string, args ...string) (string, error) {
+	return run(ctx, command{args: args, env: append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/"}, env...), uid: p.uid(ApplicationUID)})
+}
+
+// As runs a command as any user; Application is what most callers want.
+func (p *Pod) As(ctx context.Context, uid int, args ...string) (string, error) {
+	return run(ctx, command{args: args, env: []string{"PATH=" + os.Getenv("PATH"), "HOME=/"}, uid: p.uid(uid)})
+}
+
+func (p *Pod) uid(uid int) int {
+	if p.cfg.OneUser {
+		return os.Getuid()
+	}
+	return uid
+}

@@ -1,0 +1,216 @@
+// Package repo keeps the repository consistent: the import map holds, the documentation
+// is true: what can be generated from the
+// binaries is, and links lead somewhere.
+package repo
+
+import (
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const repository = "../.."
+
+var update = flag.Bool("update", false, "write the generated parts into docs/")
+
+// binaries builds both commands and returns the directory that holds them.
+func binaries(t *testing.T) string {
+	t.Helper()
+	watchSources(t)
+	dir := t.TempDir()
+	cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/proxy", "./cmd/proxy-init")
+	cmd.Dir = repository
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v: %s", err, out)
+	}
+	return dir
+}
+
+// watchSources looks at the directories that the binaries are built from, so that
+// go test takes no result from its cache after a change there.
+func watchSources(t *testing.T) {
+	t.Helper()
+	for _, root := range []string{"cmd", "internal"} {
+		err := filepath.WalkDir(filepath.Join(repository, root), func(string, fs.DirEntry, error) error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// help is what a command says of itself.
+func help(t *testing.T, dir, command string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(dir, command), append(args, "--help")...)
+	cmd.Env = []string{}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", command, err, out)
+	}
+	return string(out)
+}
+
+// option is one line of a list of flags.
+type option struct{ name, value, fallback, meaning string }
+
+var (
+	optionLine   = regexp.MustCompile(`(?m)^ {6}--([a-z-]+)(?: (.+?))? {3,}(.+)$`)
+	defaultValue = regexp.MustCompile(`^(.*) \(default "?(.*?)"?\)$`)
+	// twinLine is a variable and its flag, as proxy-init lists them.
+	twinLine = regexp.MustCompile(`(?m)^  ([A-Z_]+) +--([a-z-]+)$`)
+	// variableLine is a variable and what it is for, as proxy lists them.
+	variableLine = regexp.MustCompile(`(?m)^  ((?:[A-Z_]{3,}(?:, )?)+) {2,}(.+)$`)
+)
+
+func options(help string) []option {
+	var found []option
+	for _, m := range optionLine.FindAllStringSubmatch(help, -1) {
+		o := option{name: m[1], value: m[2], meaning: m[3]}
+		if d := defaultValue.FindStringSubmatch(o.meaning); d != nil {
+			o.meaning, o.fallback = d[1], d[2]
+		}
+		found = append(found, o)
+	}
+	return found
+}
+
+// proxyTwin is the rule that the proxy's help states; these flags choose what one
+// run does, and have none.
+func proxyTwin(name string) string {
+	if name == "probe" || name == "version" {
+		return ""
+	}
+	return "PROXY_" + strings.TrimPrefix(strings.ToUpper(strings.ReplaceAll(name, "-", "_")), "PROXY_")
+}
+
+func initTwins(help string) func(string) string {
+	twins := map[string]string{}
+	for _, m := range twinLine.FindAllStringSubmatch(help, -1) {
+		twins[m[2]] = m[1]
+	}
+	return func(name string) string { return twins[name] }
+}
+
+// table is a list of flags in Markdown. A nil twin leaves out the variables.
+func table(flags []option, twin func(string) string) string {
+	var b strings.Builder
+	b.WriteString("| flag | variable | default | meaning |\n|---|---|---|---|\n")
+	if twin == nil {
+		b.Reset()
+		b.WriteString("| flag | default | meaning |\n|---|---|---|\n")
+	}
+	for _, o := range flags {
+		fmt.Fprintf(&b, "| %s |", code(strings.TrimSpace("--"+o.name+" "+o.value)))
+		if twin != nil {
+			fmt.Fprintf(&b, " %s |", code(twin(o.name)))
+		}
+		fmt.Fprintf(&b, " %s | %s |\n", code(o.fallback), strings.ReplaceAll(o.meaning, "|", `\|`))
+	}
+	return b.String()
+}
+
+func code(s string) string {
+	if s == "" {
+		return ""
+	}
+	return "`" + s + "`"
+}
+
+func variables(help string) string {
+	var b strings.Builder
+	b.WriteString("| variable | meaning |\n|---|---|\n")
+	for _, m := range variableLine.FindAllStringSubmatch(help, -1) {
+		fmt.Fprintf(&b, "| %s | %s |\n", code(strings.TrimSpace(m[1])), m[2])
+	}
+	return b.String()
+}
+
+// from is a help text from a line on, as a block.
+func from(t *testing.T, help, start string) string {
+	t.Helper()
+	_, rest, found := strings.Cut(help, start)
+	if !found {
+		t.Fatalf("no %q in\n%s", start, help)
+	}
+	return "```\n" + strings.TrimSpace(start+rest) + "\n```\n"
+}
+
+// generated are the parts of docs/configuration.md by the name in their marker.
+func generated(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	proxy, check, proxyInit := help(t, dir, "proxy"), help(t, dir, "proxy", "check"), help(t, dir, "proxy-init")
+	return map[string]string{
+		"proxy flags":           table(options(proxy), proxyTwin),
+		"proxy variables":       variables(proxy),
+		"proxy exit status":     from(t, proxy, "Exit status:"),
+		"check flags":           table(options(check), nil),
+		"check exit status":     from(t, check, "Exit status:"),
+		"proxy-init flags":      table(options(proxyInit), initTwins(proxyInit)),
+		"proxy-init exit codes": from(t, proxyInit, "Exit codes:"),
+	}
+}
+
+var part = regexp.MustCompile(`(?s)(<!-- generated: ([a-z -]+) -->\n).*?(<!-- end -->)`)
+
+func TestConfiguration(t *testing.T) {
+	dir := binaries(t)
+	t.Run("generated", func(t *testing.T) { testGenerated(t, dir) })
+	t.Run("variables", func(t *testing.T) { testTwins(t, dir) })
+}
+
+// testGenerated fails when docs/configuration.md is not what the binaries say;
+// `make docs` mends that.
+func testGenerated(t *testing.T, dir string) {
+	checkGenerated(t, repository+"/docs/configuration.md", generated(t, dir))
+}
+
+// checkGenerated puts the parts between their markers, or fails where they differ.
+func checkGenerated(t *testing.T, file string, parts map[string]string) {
+	t.Helper()
+	old, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	fresh := part.ReplaceAllStringFunc(string(old), func(s string) string {
+		m := part.FindStringSubmatch(s)
+		seen[m[2]] = true
+		return m[1] + "\n" + parts[m[2]] + "\n" + m[3]
+	})
+	for name, text := range parts {
+		if !seen[name] {
+			t.Errorf("no <!-- generated: %s --> in %s", name, file)
+		}
+		if strings.Count(text, "\n") < 3 {
+			t.Errorf("%s: nothing was found in the help text: %q", name, text)
+		}
+	}
+	if fresh == string(old) {
+		return
+	}
+	if !*update {
+		t.Fatalf("%s is stale: run make docs", file)
+	}
+	if err := os.WriteFile(file, []byte(fresh), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// testTwins: the variables that the rule gives are those that the proxy reads. A
+// value that cannot be right has to be complained about, by the variable's name.
+func testTwins(t *testing.T, dir string) {
+	for _, name := range []string{"proxy-port", "admin-address", "log-level", "log-format", "probe-timeout", "strict-api-version", "imds-passthrough"} {
+		cmd := exec.Command(filepath.Join(dir, "proxy"), "--version")
+		cmd.Env = []string{proxyTwin(name) + "=?"}
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), name) && !strings.Contains(string(out), proxyTwin(name)) {
+			t.Errorf("%s=?: %v, want a complaint about it: %s", proxyTwin(name), err, out)
+		}
+	}
+}

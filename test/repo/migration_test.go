@@ -1,0 +1,165 @@
+package repo
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"imds-oidc-proxy/internal/census"
+)
+
+// userAgents is how each SDK of the table begins to name itself.
+var userAgents = map[string]string{
+	"net-azure-identity":    "azsdk-net-Identity/",
+	"cpp-azure-identity":    "azsdk-cpp-identity/",
+	"go-azidentity":         "azsdk-go-azidentity/v",
+	"java-azure-identity":   "azsdk-java-azure-identity/",
+	"js-azure-identity":     "azsdk-js-identity/",
+	"python-azure-identity": "azsdk-python-identity/",
+	"rust-azure-identity":   "azsdk-rust-identity/",
+}
+
+// TestFirstVersions: the census agrees with the table of docs/migration.md on which
+// version of an SDK is the first to do without the proxy.
+func TestFirstVersions(t *testing.T) {
+	text, err := os.ReadFile(repository + "/docs/migration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := regexp.MustCompile(`(?m)^\| [^|]+ \| (\d+)\.(\d+)\.0 \| ([a-z-]+) \|$`).FindAllStringSubmatch(string(text), -1)
+	if len(rows) != len(userAgents) {
+		t.Fatalf("the table has %d SDKs, want %d", len(rows), len(userAgents))
+	}
+	for _, row := range rows {
+		major, minor, name := row[1], row[2], row[3]
+		agent := userAgents[name]
+		if agent == "" {
+			t.Errorf("%s: no User-Agent is known for it", name)
+			continue
+		}
+		n, err := strconv.Atoi(minor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for version, want := range map[string]census.WorkloadIdentity{
+			fmt.Sprintf("%s.%d.0", major, n):   census.Yes,
+			fmt.Sprintf("%s.%d.9", major, n-1): census.No,
+		} {
+			c := census.New(census.Config{})
+			c.Count(http.Header{"User-Agent": {agent + version + " (Linux)"}})
+			got := c.Entries()[0]
+			if got.SDK != name || got.WorkloadIdentity != want {
+				t.Errorf("%s%s: the census says %s, workload identity %s; want %s, %s", agent, version, got.SDK, got.WorkloadIdentity, name, want)
+			}
+			if want == census.No && !strings.Contains(got.Upgrade, row[1]+"."+row[2]) {
+				t.Errorf("%s%s: the advice %q does not name %s.%s", agent, version, got.Upgrade, major, minor)
+			}
+		}
+	}
+}
+
+// TestSteps: the pod of docs/migration.md has the port that its census is read from,
+// and after the last step the application has its token and no sidecar.
+func TestSteps(t *testing.T) {
+	text, err := os.ReadFile(repository + "/docs/migration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	patches := regexp.MustCompile(`(?s)patch deployment app -p '(.*?)'`).FindAllSubmatch(text, -1)
+	forwarded := regexp.MustCompile(`port-forward deploy/app (\d+)`).FindSubmatch(text)
+	if len(patches) != 2 || forwarded == nil {
+		t.Fatalf("%d patches and %q, want those of steps 4 and 8, and a port", len(patches), forwarded)
+	}
+	template := map[string]any{"spec": map[string]any{"containers": []any{map[string]any{"name": "app", "image": "app"}}}}
+	migrate := buildMigrate(t)
+
+	pod := mergePatch(template, templateOf(t, patches[0][1]))
+	with := migrate(t, manifest(t, pod))
+	if want := fmt.Sprintf(`"containerPort": %s`, forwarded[1]); !strings.Contains(with, "azwi-proxy-init") || !strings.Contains(with, want) {
+		t.Errorf("after step 4: no proxy, or no port %s:\n%s", forwarded[1], with)
+	}
+
+	without := migrate(t, with, "--uninject")
+	if without != manifest(t, pod) {
+		t.Errorf("taken out again: got %s, want %s", without, manifest(t, pod))
+	}
+	pod = mergePatch(pod, templateOf(t, patches[1][1]))
+	last := migrate(t, manifest(t, pod))
+	if strings.Contains(last, "azwi-proxy") || !strings.Contains(last, "AZURE_FEDERATED_TOKEN_FILE") {
+		t.Errorf("after step 8: a proxy, or no token:\n%s", last)
+	}
+}
+
+// templateOf returns the pod template of a patch of a Deployment.
+func templateOf(t *testing.T, patch []byte) map[string]any {
+	t.Helper()
+	var deployment struct {
+		Spec struct{ Template map[string]any }
+	}
+	if err := json.Unmarshal(patch, &deployment); err != nil {
+		t.Fatalf("%s: %v", patch, err)
+	}
+	return deployment.Spec.Template
+}
+
+// mergePatch is RFC 7396, as far as maps go.
+func mergePatch(target, patch map[string]any) map[string]any {
+	merged := make(map[string]any)
+	for name, value := range target {
+		merged[name] = value
+	}
+	for name, value := range patch {
+		inner, isMap := value.(map[string]any)
+		switch {
+		case value == nil:
+			delete(merged, name)
+		case isMap:
+			old, _ := merged[name].(map[string]any)
+			merged[name] = mergePatch(old, inner)
+		default:
+			merged[name] = value
+		}
+	}
+	return merged
+}
+
+func manifest(t *testing.T, template map[string]any) string {
+	t.Helper()
+	text, err := json.Marshal(map[string]any{"apiVersion": "apps/v1", "kind": "Deployment",
+		"metadata": map[string]any{"name": "app"}, "spec": map[string]any{"template": template}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text) + "\n"
+}
+
+// buildMigrate returns what runs imds-migrate on a manifest.
+func buildMigrate(t *testing.T) func(t *testing.T, manifest string, args ...string) string {
+	t.Helper()
+	watchSources(t)
+	binary := filepath.Join(t.TempDir(), "imds-migrate")
+	build := exec.Command("go", "build", "-o", binary, "./cmd/imds-migrate")
+	build.Dir = repository
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v: %s", err, out)
+	}
+	return func(t *testing.T, manifest string, args ...string) string {
+		t.Helper()
+		var out, messages bytes.Buffer
+		cmd := exec.Command(binary, append([]string{"inject", "--proxy-image=p:1", "--proxy-init-image=i:1",
+			"--tenant-id=22222222-2222-4222-8222-222222222222", "--client-id=11111111-1111-4111-8111-111111111111"}, args...)...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(manifest), &out, &messages
+		if err := cmd.Run(); err != nil || messages.Len() > 0 {
+			t.Fatalf("imds-migrate %s: %v: %s", args, err, &messages)
+		}
+		return out.String()
+	}
+}
