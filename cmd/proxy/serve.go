@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"net/http"
 	"sync/atomic"
 	"syscall"
@@ -20,6 +19,7 @@ import (
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
+	"imds-oidc-proxy/internal/server"
 )
 
 // drainTimeout is how long requests in flight may take after SIGTERM: less than
@@ -43,7 +43,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	}
 	observed.tokens = tokens
 	var listening atomic.Bool
-	own := ownEndpoints(observed, &listening)
+	own := newRouter(observed, &listening, requestLog)
 	handler, err := newHandler(cfg, observed, own, requestLog)
 	if err != nil {
 		return err
@@ -51,7 +51,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	if err := checkFederatedToken(cfg.federatedTokenFile); err != nil {
 		return err
 	}
-	listener, err := listen(ctx, cfg.port)
+	listener, err := server.Listen(ctx, fmt.Sprintf("127.0.0.1:%d", cfg.port))
 	if err != nil {
 		return portError(cfg.port, err)
 	}
@@ -61,18 +61,19 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		zap.String("tenant_id", cfg.tenantID),
 		zap.String("client_id", cfg.defaultClientID),
 		zap.String("imds_passthrough", cfg.imdsPassthrough))
-	accepted := newConns(imds.LimitListener(listener, maxConnections(maxFiles())))
-	ending := &drain{listener: listener, conns: accepted, listening: &listening, log: log}
-	server := imds.NewServer(ending.handler(handler), requestLog, imds.Limits{})
-	accepted.watch(server)
-	parts, err := backgroundParts(cfg, observed, own, requestLog, log)
+	tokenServer := server.New(listener, server.Config{Handler: handler, Log: requestLog, MaxConnections: maxConnections(maxFiles())})
+	parts, err := backgroundParts(ctx, cfg, observed, own, requestLog, log)
 	if err != nil {
 		listener.Close()
 		return err
 	}
 	listening.Store(true)
-	return proxy{accepted, server, parts, ending}.run(ctx)
+	return proxy{server: tokenServer, listening: &listening, parts: parts, log: log}.run(ctx)
 }
+
+// mostConnections is how many clients may be connected. A thousand clients of one pod can
+// ask at the same time.
+const mostConnections = 1024
 
 // otherFiles is how many files the proxy may have open beside its clients' connections:
 // 256 to Entra, those of the admin port, 16 to IMDS, and some of its own.
@@ -86,7 +87,7 @@ func maxConnections(files uint64) int {
 	if files > 2*otherFiles {
 		room = files - otherFiles
 	}
-	return int(min(max(room, 1), imds.MaxConnections))
+	return int(min(max(room, 1), mostConnections))
 }
 
 // maxFiles is how many files this process may have open.
@@ -117,17 +118,17 @@ func portError(port int, err error) error {
 }
 
 // backgroundParts is what runs beside the server, from its start to its end.
-func backgroundParts(cfg config, observed *observer, own map[string]http.Handler, requestLog, log *zap.Logger) ([]func(context.Context) error, error) {
+func backgroundParts(ctx context.Context, cfg config, observed *observer, own http.Handler, requestLog, log *zap.Logger) ([]func(context.Context) error, error) {
 	parts := []func(context.Context) error{
 		observed.tokens.Run,
 		func(ctx context.Context) error { return observed.limit.Run(ctx, log) },
 	}
 	if cfg.adminAddress != "" {
-		admin, err := newAdmin(cfg.adminAddress, own, requestLog)
+		admin, err := newAdmin(ctx, cfg.adminAddress, own, requestLog)
 		if err != nil {
 			return nil, err
 		}
-		parts = append(parts, admin.run)
+		parts = append(parts, func(ctx context.Context) error { return runAdmin(ctx, admin) })
 	}
 	if cfg.imdsPassthrough == passthroughOn {
 		parts = append(parts, func(ctx context.Context) error { return checkExemption(ctx, cfg.imdsAddress) })
@@ -145,12 +146,12 @@ func newExchange(cfg config, observer exchange.Observer, log *zap.Logger) (*exch
 	return tokens, nil
 }
 
-func newHandler(cfg config, observed *observer, own map[string]http.Handler, log *zap.Logger) (*imds.Handler, error) {
+func newHandler(cfg config, observed *observer, own http.Handler, log *zap.Logger) (*imds.Handler, error) {
 	answers, err := cfg.handlerConfig()
 	if err != nil {
 		return nil, err
 	}
-	answers.Tokens, answers.Own, answers.Observe, answers.Log = observed.tokens, own, observed.request, log
+	answers.Tokens, answers.Fallback, answers.Observe, answers.Log = observed.tokens, own, observed.request, log
 	handler, err := imds.New(answers)
 	if err != nil {
 		return nil, configError{err}
@@ -160,15 +161,14 @@ func newHandler(cfg config, observed *observer, own map[string]http.Handler, log
 
 // proxy is what runs, once all of it is made.
 type proxy struct {
-	listener net.Listener
-	server   *http.Server
-	parts    []func(context.Context) error // run beside the server, which needs them
-	ending   *drain
+	server    *server.Server
+	listening *atomic.Bool                  // for readiness
+	parts     []func(context.Context) error // run beside the server, which needs them
+	log       *zap.Logger
 }
 
-// run serves until ctx ends or a part fails. Then it stops accepting, lets the
-// requests in flight finish, and only after them ends the parts, which answer those
-// requests.
+// run serves until ctx ends or a part fails. Then it stops accepting, lets the requests in
+// progress finish, and only after them ends the parts, which those requests need.
 func (p proxy) run(ctx context.Context) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
@@ -177,7 +177,7 @@ func (p proxy) run(ctx context.Context) error {
 		group.Go(func() error { return part(background) })
 	}
 	group.Go(func() error {
-		if err := p.server.Serve(p.listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := p.server.Serve(); err != nil {
 			return fmt.Errorf("serving: %w", err)
 		}
 		return nil
@@ -185,10 +185,11 @@ func (p proxy) run(ctx context.Context) error {
 	group.Go(func() error {
 		defer stopBackground()
 		<-ctx.Done()
-		p.ending.log.Info("stopping the proxy server")
+		p.log.Info("stopping the proxy server")
+		p.listening.Store(false)
 		drainCtx, cancel := context.WithTimeout(background, drainTimeout)
 		defer cancel()
-		if err := p.ending.end(drainCtx, p.server); err != nil {
+		if err := p.server.Drain(drainCtx); err != nil {
 			return fmt.Errorf("requests were still in flight %s after the signal to end: %w", drainTimeout, err)
 		}
 		return nil

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/internal/imds"
 )
 
 // recording is what one run of a real client sent, and the answers with which it
@@ -41,7 +40,7 @@ func TestRecorded(t *testing.T) {
 	machine := newDecoy(t)
 	cfg := config(tokens)
 	cfg.Passthrough.Address = machine.URL
-	addr := serve(t, newHandler(t, cfg), imds.Limits{}, imds.MaxConnections)
+	addr := serve(t, newHandler(t, cfg))
 	count := 0
 	for _, file := range files {
 		text, err := os.ReadFile(file)

@@ -17,10 +17,11 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package that ships, the packages of this module that
 // it may import. A package that is not listed may not exist outside test/.
 var allowed = map[string][]string{
-	"cmd/proxy":            {"internal/imds", "internal/exchange", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose"},
+	"cmd/proxy":            {"internal/imds", "internal/exchange", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server"},
 	"cmd/proxy-init":       {"internal/logging", "internal/netrules"},
 	"internal/imds":        {"internal/exchange"},
 	"internal/exchange":    {},
+	"internal/server":      {},
 	"internal/diagnose":    {"internal/exchange"},
 	"internal/netrules":    {},
 	"internal/health":      {},
@@ -39,7 +40,7 @@ var allowed = map[string][]string{
 var only = map[string]string{
 	"github.com/AzureAD/microsoft-authentication-library-for-go": "internal/exchange",
 	"github.com/coreos/go-iptables":                              "internal/netrules",
-	"github.com/go-chi/chi":                                      "internal/imds",
+	"github.com/go-chi/chi":                                      "cmd/proxy",
 	"go.yaml.in/yaml":                                            "internal/manifest",
 }
 
