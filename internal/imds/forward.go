@@ -53,6 +53,10 @@ const (
 	// does not show.
 	forwardMaxConcurrent = 16
 
+	// forwardMaxWaiting is how many more may wait for one of those, each with a
+	// connection that others may need.
+	forwardMaxWaiting = 16
+
 	// forwardIdleTimeout lets go of the connection between a program's polls.
 	forwardIdleTimeout = 30 * time.Second
 )
@@ -64,6 +68,7 @@ type forwarder struct {
 	timeout   time.Duration
 	maxBytes  int64
 	places    chan struct{} // as many as may be in use at once
+	entered   chan struct{} // as many as may have a place or wait for one
 }
 
 // newForwarder returns nil where forwarding is off.
@@ -78,6 +83,7 @@ func newForwarder(cfg Passthrough) (*forwarder, error) {
 	if cfg.Timeout < 0 || cfg.MaxBytes < 0 || cfg.MaxConcurrent < 0 {
 		return nil, errors.New("passthrough limits must not be negative")
 	}
+	places := orDefault(cfg.MaxConcurrent, forwardMaxConcurrent)
 	return &forwarder{
 		base: base,
 		transport: &http.Transport{
@@ -89,7 +95,8 @@ func newForwarder(cfg Passthrough) (*forwarder, error) {
 		},
 		timeout:  orDefault(cfg.Timeout, forwardTimeout),
 		maxBytes: orDefault(cfg.MaxBytes, forwardMaxBytes),
-		places:   make(chan struct{}, orDefault(cfg.MaxConcurrent, forwardMaxConcurrent)),
+		places:   make(chan struct{}, places),
+		entered:  make(chan struct{}, places+forwardMaxWaiting),
 	}, nil
 }
 
@@ -136,7 +143,15 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, o *outcome) er
 	if err != nil {
 		return err
 	}
-	reply, err := h.forwarder.get(r.Context(), o.path, params, r.Header)
+	// To net/http a client that has closed its half of the connection, as nc -N does, is
+	// gone. It waits for no place, and for its answer like all others.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.forwarder.timeout)
+	defer cancel()
+	if !h.forwarder.takePlace(ctx, r.Context().Done()) {
+		return errForwardingBusy
+	}
+	defer h.forwarder.leavePlace() // once the answer is written: until then it takes memory
+	reply, err := h.forwarder.get(ctx, o.path, params, r.Header)
 	if err != nil {
 		return err
 	}
@@ -155,15 +170,6 @@ type reply struct {
 // decoded query and a few headers: nothing of the caller's bytes is copied that
 // was not understood here.
 func (f *forwarder) get(ctx context.Context, path string, params []param, header http.Header) (*reply, error) {
-	client := ctx.Done()
-	// To net/http a client that has closed its half of the connection, as nc -N does, is
-	// gone. It waits for no place, and for its answer like all others.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.timeout)
-	defer cancel()
-	if !f.takePlace(ctx, client) {
-		return nil, errForwardingBusy
-	}
-	defer func() { <-f.places }()
 	target := f.base + path
 	if len(params) > 0 {
 		target += "?" + encodeParams(params)
@@ -183,8 +189,13 @@ func (f *forwarder) get(ctx context.Context, path string, params []param, header
 }
 
 // takePlace waits for a place among those that ask IMDS at the same time, until the
-// client is done.
+// client is done. It does not wait behind too many others.
 func (f *forwarder) takePlace(ctx context.Context, client <-chan struct{}) bool {
+	select {
+	case f.entered <- struct{}{}:
+	default:
+		return false
+	}
 	select {
 	case f.places <- struct{}{}:
 		return true
@@ -196,7 +207,13 @@ func (f *forwarder) takePlace(ctx context.Context, client <-chan struct{}) bool 
 	case <-ctx.Done():
 	case <-client:
 	}
+	<-f.entered
 	return false
+}
+
+func (f *forwarder) leavePlace() {
+	<-f.places
+	<-f.entered
 }
 
 func (f *forwarder) read(resp *http.Response) (*reply, error) {
