@@ -57,8 +57,8 @@ type Annotation struct {
 	// Effect is one sentence.
 	Effect string
 
-	// read takes a value into the settings; its error is what to write instead. Nil:
-	// not an annotation that is read as a setting.
+	// read takes a value into the settings; its error quotes the value. Nil: not an
+	// annotation that is read as a setting.
 	read func(s *settings, value string) error
 	// proxy marks what has an effect only where the proxy is injected.
 	proxy bool
@@ -129,7 +129,7 @@ func readSettings(pod *corev1.Pod, account *corev1.ServiceAccount, config Config
 			continue
 		}
 		if err := a.read(s, value); err != nil {
-			return nil, refuse(where, "\"%s\": %v", shorten(value), err)
+			return nil, refuse(where, "%v", err)
 		}
 	}
 	if err := readTokenEndpoint(s, pod, config.TokenEndpoint); err != nil {
@@ -154,8 +154,8 @@ func (a Annotation) value(pod *corev1.Pod, account *corev1.ServiceAccount) (valu
 	return value, "service account " + account.Name + ": annotation " + a.Name, value != ""
 }
 
-func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint *TokenEndpoint) error {
-	if endpoint == nil {
+func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint TokenEndpoint) error {
+	if endpoint == (TokenEndpoint{}) {
 		return nil
 	}
 	name := TokenEndpointPrefix + endpoint.AnnotationSuffix
@@ -165,10 +165,10 @@ func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint *TokenEndpoint) er
 	}
 	bound, err := parseBool(value)
 	if err != nil {
-		return refuse("annotation "+name, "\"%s\": %v", shorten(value), err)
+		return refuse("annotation "+name, "%v", err)
 	}
 	if bound {
-		s.endpoint, s.audience = endpoint, endpoint.Audience
+		s.endpoint, s.audience = &endpoint, endpoint.Audience
 	}
 	return nil
 }

@@ -3,9 +3,10 @@ package inject
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // check refuses what cannot work, or would not keep what it promises.
@@ -76,8 +77,8 @@ func (s *settings) checkUser(pod *corev1.Pod) error {
 			continue
 		}
 		user, where := userOf(pod, c)
-		if user != nil && *user == proxyID {
-			return refuse(where, "%d is the proxy's own user, which the redirect lets pass to the node's IMDS; write another user, or %s: %s", proxyID, RedirectAnnotation, redirectSealed)
+		if user != nil && *user == azure.ProxyID {
+			return refuse(where, "%d is the proxy's own user, which the redirect lets pass to the node's IMDS; write another user, or %s: %s", azure.ProxyID, RedirectAnnotation, redirectSealed)
 		}
 	}
 	return nil
@@ -100,35 +101,20 @@ func (s *settings) checkIdentity(account *corev1.ServiceAccount) error {
 	switch {
 	case s.tenantID == "":
 		return refuse(accountName(account), "write annotation %s: the proxy needs a tenant, and the configuration has none", TenantIDAnnotation)
-	case len(s.prefetch) > 0 && s.clientID == "":
+	case s.prefetch.text != "" && s.clientID == "":
 		return refuse(accountName(account), "write annotation %s: tokens are fetched ahead for that identity, as %s asks", ClientIDAnnotation, PrefetchAnnotation)
 	case s.clientID != "" && !s.allows(s.clientID):
 		return refuse("annotation "+AllowedClientIDsAnnotation, "add %s, the client ID of %s", s.clientID, accountName(account))
 	}
-	return s.checkIdentities()
-}
-
-func (s *settings) checkIdentities() error {
-	known := map[string]string{} // by selector
-	for _, pair := range s.identities {
-		selector, clientID, _ := strings.Cut(strings.ToLower(pair), "=")
-		if other, taken := known[selector]; taken && other != clientID {
-			return refuse("annotation "+IdentitiesAnnotation, "%s stands for two client IDs, %s and %s; write one", shorten(selector), other, clientID)
+	if _, err := azure.Identities(s.identities.items); err != nil {
+		return refuse("annotation "+IdentitiesAnnotation, "%v", err)
+	}
+	for _, i := range s.identities.items {
+		if !s.allows(i.ClientID) {
+			return refuse("annotation "+AllowedClientIDsAnnotation, "add %s, which %s names", i.ClientID, IdentitiesAnnotation)
 		}
-		if !s.allows(clientID) {
-			return refuse("annotation "+AllowedClientIDsAnnotation, "add %s, which %s names", clientID, IdentitiesAnnotation)
-		}
-		known[selector] = clientID
 	}
 	return nil
-}
-
-// allows reports whether the proxy may be asked for clientID: all may be where none is
-// named.
-func (s *settings) allows(clientID string) bool {
-	return len(s.allowed) == 0 || slices.ContainsFunc(s.allowed, func(allowed string) bool {
-		return strings.EqualFold(allowed, clientID)
-	})
 }
 
 func accountName(account *corev1.ServiceAccount) string {
@@ -150,7 +136,7 @@ const (
 // rootOnly reports whether a volume has a token that, with the proxy in the pod, root
 // alone may read.
 func (p *plan) rootOnly(v corev1.Volume) bool {
-	if v.Projected == nil || v.Projected.DefaultMode == nil || p.settings.redirect == redirectNone && p.oneUser(proxyID) {
+	if v.Projected == nil || v.Projected.DefaultMode == nil || p.settings.redirect == redirectNone && p.oneUser(azure.ProxyID) {
 		return false
 	}
 	mode := *v.Projected.DefaultMode

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // fits reports whether a container does what the wanted one would: what is wanted is
@@ -131,7 +133,7 @@ func made(c corev1.Container) bool {
 	switch c.Name {
 	case ProxyName:
 		s := c.SecurityContext
-		return hasEnv(c, "PROXY_PORT") && s != nil && s.RunAsUser != nil && *s.RunAsUser == proxyID
+		return hasEnv(c, "PROXY_PORT") && s != nil && s.RunAsUser != nil && *s.RunAsUser == azure.ProxyID
 	case ProxyInitName:
 		return hasEnv(c, "PROXY_UID")
 	}

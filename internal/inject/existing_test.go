@@ -107,7 +107,7 @@ func TestNoneWithoutProxy(t *testing.T) {
 
 func TestClaims(t *testing.T) {
 	_, err := inject.Pod(injected(annotate(inject.ProxyResourcesAnnotation, `{"claims":[{"name":"gpu"}]}`)), account(), config())
-	checkRefusal(t, err, `annotation imds-oidc-proxy/proxy-resources: "{"claims":[{"name":"gpu"}]}": claims: write requests and limits only`)
+	checkRefusal(t, err, `annotation imds-oidc-proxy/proxy-resources: "{\"claims\":[{\"name\":\"gpu\"}]}": must have requests and limits only, no claims`)
 }
 
 // TestRemoveKeepsReferences: what is looked up elsewhere was never ours.

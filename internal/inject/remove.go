@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // Remove takes out of a pod what [Pod] puts in: both containers, known by their names
@@ -42,7 +44,7 @@ func (p *plan) removeIdentity(c place) {
 // injectedBefore tells which of a container's variables Pod gave it. By position: in
 // front of the path to the token the same name is the author's.
 func (p *plan) injectedBefore(c place) func(int, corev1.EnvVar) bool {
-	anchor := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == envTokenFile && p.inMadeVolume(c, e.Value) })
+	anchor := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == azure.EnvFederatedTokenFile && p.inMadeVolume(c, e.Value) })
 	return func(i int, e corev1.EnvVar) bool {
 		return anchor >= 0 && i >= anchor && e.ValueFrom == nil && slices.Contains(injectedEnv, e.Name)
 	}
@@ -50,8 +52,8 @@ func (p *plan) injectedBefore(c place) func(int, corev1.EnvVar) bool {
 
 // injectedEnv is what Pod gives a container of the application.
 var injectedEnv = []string{
-	envTokenFile, envClientID, envTenantID, envAuthorityHost,
-	envTokenProxy, envSNIName, envCAFile, envCAData, envIMDSHost,
+	azure.EnvFederatedTokenFile, azure.EnvClientID, azure.EnvTenantID, azure.EnvAuthorityHost,
+	azure.EnvTokenProxy, azure.EnvSNIName, azure.EnvCAFile, azure.EnvCAData, azure.EnvIMDSHost,
 }
 
 func (p *plan) inMadeVolume(c place, file string) bool {
