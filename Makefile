@@ -47,7 +47,8 @@ NEED_PROMTOOL := command -v promtool >/dev/null || tools/debs .cache/prometheus 
 
 .PHONY: test
 test: ## every test but test-images, test-chart, test-apiserver and test-cluster, with the race detector (root: they make network namespaces)
-	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv
+	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv unshare
+	@tools/privileges
 	@# -count=1: some tests build the programs, of which Go's cache of results knows nothing.
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./...
 	@$(NEED_PROMTOOL)
