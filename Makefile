@@ -45,6 +45,11 @@ dev: build ## the demo left running, with a shell inside for curl
 # Unpacked and not installed: Debian's package would start a Prometheus.
 NEED_PROMTOOL := command -v promtool >/dev/null || tools/debs .cache/prometheus prometheus
 
+.PHONY: attack
+attack: ## what a hostile container of the pod can do to the others, as a table (root; part of test)
+	@tools/need ip iptables-nft setpriv
+	go test -count=1 -timeout 20m -v ./test/attack
+
 .PHONY: test
 test: ## every test but test-images, test-chart, test-apiserver and test-cluster, with the race detector (root: they make network namespaces)
 	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv unshare

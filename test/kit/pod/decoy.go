@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"imds-oidc-proxy/test/kit/netns"
@@ -20,6 +21,7 @@ const DecoyToken = "the-identity-of-the-node"
 // out whether its own traffic is redirected.
 type Decoy struct {
 	server *http.Server
+	hangs  atomic.Bool
 
 	mu       sync.Mutex
 	requests []string
@@ -47,6 +49,10 @@ func (d *Decoy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	d.mu.Lock()
 	d.requests = append(d.requests, r.Method+" "+r.URL.Path)
 	d.mu.Unlock()
+	if d.hangs.Load() {
+		<-r.Context().Done()
+		return
+	}
 
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	if strings.Contains(strings.ToLower(r.URL.Path), "identity") {
@@ -55,6 +61,9 @@ func (d *Decoy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	fmt.Fprint(w, `{"answered_by":"decoy"}`)
 }
+
+// Hang makes the decoy answer no request from now on, until its client leaves.
+func (d *Decoy) Hang() { d.hangs.Store(true) }
 
 // Requests lists method and path of every request that arrived.
 func (d *Decoy) Requests() []string {

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -38,6 +39,13 @@ type Config struct {
 
 	// ProxyInitArgs and ProxyArgs are added to what a pod's manifest gives.
 	ProxyInitArgs, ProxyArgs []string
+
+	// ProxyEnv is added to the proxy's environment.
+	ProxyEnv []string
+
+	// ProxyCgroup is the directory of a cgroup that the proxy is started in. Empty: the
+	// caller's own. It takes root.
+	ProxyCgroup string
 
 	// IPTablesMode is proxy-init's --iptables-mode. Empty: its own choice.
 	IPTablesMode string
@@ -208,9 +216,12 @@ func withCapabilities(mode string) []string {
 // --probe finds it ready.
 func (p *Pod) StartProxy(ctx context.Context) error {
 	port := fmt.Sprintf("--proxy-port=%d", p.cfg.Port)
+	args, uid := append([]string{p.cfg.Proxy, port}, p.cfg.ProxyArgs...), p.uid(ProxyUID)
+	if p.cfg.ProxyCgroup != "" {
+		args, uid = inCgroup(p.cfg.ProxyCgroup, args), 0
+	}
 	proxy, err := start(command{
-		args: append([]string{p.cfg.Proxy, port}, p.cfg.ProxyArgs...),
-		env:  p.Environment(), uid: p.uid(ProxyUID), output: p.ProxyLog,
+		args: args, env: append(p.Environment(), p.cfg.ProxyEnv...), uid: uid, output: p.ProxyLog,
 	})
 	if err != nil {
 		return err
@@ -221,6 +232,15 @@ func (p *Pod) StartProxy(ctx context.Context) error {
 		return fmt.Errorf("the proxy is not ready: %w: %s; its log:\n%s", err, out, p.ProxyLog)
 	}
 	return nil
+}
+
+// inCgroup is a command line that root runs, and that becomes the proxy's. It enters the
+// cgroup first, so that all of the proxy's memory is counted there.
+func inCgroup(dir string, args []string) []string {
+	const enter = `echo 0 >"$0/cgroup.procs" && exec "$@"`
+	id := strconv.Itoa(ProxyUID)
+	return append([]string{"sh", "-c", enter, dir,
+		"setpriv", "--reuid=" + id, "--regid=" + id, "--clear-groups", "--inh-caps=-all", "--"}, args...)
 }
 
 // RunProxy runs a proxy to its end, for one that is to refuse to start, and returns
