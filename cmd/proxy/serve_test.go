@@ -45,10 +45,7 @@ func TestSettingsOfTokenRequests(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			answers, err := cfg.handlerConfig()
-			if err != nil {
-				t.Fatal(err)
-			}
+			answers := cfg.handlerConfig()
 			answers.Tokens = cached{exchange.Result{Source: exchange.SourceCache, Token: token}}
 			h, err := imds.New(answers)
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
@@ -74,7 +75,7 @@ func TestRunEndsWithoutAnExchangeThatDoesNot(t *testing.T) {
 			<-stuck
 			return exchange.Token{}, time.Time{}, &exchange.Error{Kind: exchange.Unavailable}
 		})
-		cfg.DefaultClientID, cfg.Prefetch = clientID, []string{resource}
+		cfg.DefaultClientID, cfg.Prefetch = clientID, []azure.Resource{resource}
 		s := newService(t, cfg)
 		stop := run(t, s)
 		synctest.Wait()

@@ -15,6 +15,8 @@ import (
 
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
 	msal "github.com/AzureAD/microsoft-authentication-library-for-go/apps/errors"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 const (
@@ -59,7 +61,7 @@ func newMSALExchanger(cfg Config, tokenFile *sharedFile[FederatedToken]) (*msalE
 	}
 	discovery := &discovery{next: &guard{next: transport}}
 	return &msalExchanger{
-		authority: cfg.AuthorityHost + "/" + cfg.TenantID,
+		authority: string(cfg.AuthorityHost) + string(cfg.TenantID),
 		peer:      cfg.peer(),
 		way:       cfg.way,
 		tokenFile: tokenFile,
@@ -283,14 +285,8 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 // guid returns s if it is a GUID and nothing otherwise: in its place a hostile
 // answer could hold anything.
 func guid(s string) string {
-	if len(s) != len(unknownClient) {
+	if _, ok := azure.ParseGUID(s); !ok {
 		return ""
-	}
-	for i := range len(s) {
-		isDash := unknownClient[i] == '-'
-		if isDash != (s[i] == '-') || (!isDash && !strings.ContainsRune("0123456789abcdefABCDEF", rune(s[i]))) {
-			return ""
-		}
 	}
 	return s
 }

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -168,7 +169,7 @@ func TestRunEndsWhileEntraHangs(t *testing.T) {
 	for _, where := range []entra.Endpoint{entra.TenantDiscovery, entra.TokenEndpoint} {
 		p := startPod(t, entra.Config{})
 		p.idp.FailAlways(entra.FaultHang().On(where))
-		p.cfg.DefaultClientID, p.cfg.Prefetch = clientID, []string{resource}
+		p.cfg.DefaultClientID, p.cfg.Prefetch = clientID, []azure.Resource{resource}
 		stop := run(t, p.service(t))
 		waitFor(t, "request to hang", func() bool {
 			c := p.idp.Counts()

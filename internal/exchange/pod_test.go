@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -70,8 +72,8 @@ func newPod(t *testing.T, idp *entra.Server) *pod {
 	}
 	p := &pod{idp: idp, token: token}
 	p.cfg = exchange.Config{
-		TenantID:           idp.TenantID(),
-		AuthorityHost:      idp.AuthorityHost(),
+		TenantID:           azure.Tenant(idp.TenantID()),
+		AuthorityHost:      authority(idp.AuthorityHost()),
 		FederatedTokenFile: token.Path(),
 		Log:                newLogger(&p.log),
 	}
@@ -158,4 +160,9 @@ func waitFor(t *testing.T, what string, done func() bool) {
 			t.Fatalf("no %s within %s", what, patience)
 		}
 	}
+}
+
+// authority is the URL of a server of this test, with or without a slash at its end.
+func authority(url string) azure.AuthorityHost {
+	return azure.AuthorityHost(strings.TrimSuffix(url, "/") + "/")
 }

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
@@ -183,20 +184,20 @@ func TestPrefetchedTokensAreReadyAndStayReady(t *testing.T) {
 		f := &fakeEntra{latency: 300 * time.Millisecond}
 		cfg := fakeConfig(f)
 		cfg.DefaultClientID = clientID
-		cfg.Prefetch = []string{resource, "https://storage.example.test"}
+		cfg.Prefetch = []azure.Resource{resource, "https://storage.example.test"}
 		s := newService(t, cfg)
 		defer run(t, s)()
 		time.Sleep(f.latency)
 		synctest.Wait()
 		for _, r := range cfg.Prefetch {
-			wantAnswer(t, s, exchange.Request{Resource: r}, exchange.SourceCache, 1, 0)
+			wantAnswer(t, s, exchange.Request{Resource: string(r)}, exchange.SourceCache, 1, 0)
 		}
 		time.Sleep(72 * time.Hour)
 		for _, r := range cfg.Prefetch {
-			if got := f.count(r); got < 3*48 {
+			if got := f.count(string(r)); got < 3*48 {
 				t.Errorf("%s: %d exchanges in three days, want one for each half hour", r, got)
 			}
-			got, err := ask(t, s, exchange.Request{Resource: r})
+			got, err := ask(t, s, exchange.Request{Resource: string(r)})
 			if err != nil || got.Source != exchange.SourceCache {
 				t.Errorf("after three idle days, %s: source %s, error %v", r, got.Source, err)
 			}
@@ -210,7 +211,7 @@ func TestScheduleLeavesExchangesUnderWayAlone(t *testing.T) {
 		f := &fakeEntra{}
 		f.hang = func(c call) bool { return c.resource == slow }
 		cfg := fakeConfig(f)
-		cfg.DefaultClientID, cfg.Prefetch = clientID, []string{slow}
+		cfg.DefaultClientID, cfg.Prefetch = clientID, []azure.Resource{slow}
 		s := newService(t, cfg)
 		defer run(t, s)()
 		synctest.Wait()
@@ -230,7 +231,7 @@ func TestPrefetchIsTriedUntilItWorks(t *testing.T) {
 		f.failWith(&exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016, Detail: "unknown"})
 		cfg := fakeConfig(f)
 		cfg.DefaultClientID = clientID
-		cfg.Prefetch = []string{resource}
+		cfg.Prefetch = []azure.Resource{resource}
 		s := newService(t, cfg)
 		defer run(t, s)()
 		time.Sleep(time.Hour)
@@ -251,7 +252,7 @@ func TestRunEndsWithExchangesUnderWay(t *testing.T) {
 		f := &fakeEntra{latency: 3 * time.Second}
 		cfg := fakeConfig(f)
 		cfg.DefaultClientID = clientID
-		cfg.Prefetch = []string{"https://nobody-waits.example.test"}
+		cfg.Prefetch = []azure.Resource{"https://nobody-waits.example.test"}
 		s := newService(t, cfg)
 		stop := run(t, s)
 		synctest.Wait()
@@ -276,7 +277,7 @@ func TestRunEndsAtOnceWhereNobodyWaits(t *testing.T) {
 		f.hangs(true)
 		cfg := fakeConfig(f)
 		cfg.DefaultClientID = clientID
-		cfg.Prefetch = []string{resource}
+		cfg.Prefetch = []azure.Resource{resource}
 		s := newService(t, cfg)
 		stop := run(t, s)
 		synctest.Wait()
@@ -308,7 +309,7 @@ func TestPrefetchOfShortLivesHasAFloor(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := &fakeEntra{life: life}
 			cfg := fakeConfig(f)
-			cfg.DefaultClientID, cfg.Prefetch = clientID, []string{resource}
+			cfg.DefaultClientID, cfg.Prefetch = clientID, []azure.Resource{resource}
 			s := newService(t, cfg)
 			defer run(t, s)()
 			time.Sleep(10*time.Minute - 1)

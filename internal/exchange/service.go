@@ -64,7 +64,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		log:       cfg.Log.With(zap.String("tenant_id", cfg.TenantID)),
+		log:       cfg.Log.With(zap.String("tenant_id", string(cfg.TenantID))),
 		observer:  cfg.Observer,
 		tokenFile: newTokenFile(cfg.FederatedTokenFile),
 		random:    rand.Float64,

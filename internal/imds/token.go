@@ -83,8 +83,8 @@ func (h *Handler) readTokenRequest(r *http.Request, o *outcome) (exchange.Reques
 	if err != nil {
 		return exchange.Request{}, err
 	}
-	o.clientID = clientID
-	return exchange.Request{ClientID: clientID, Resource: req.resource, Fresh: req.fresh}, nil
+	o.clientID = string(clientID)
+	return exchange.Request{ClientID: string(clientID), Resource: req.resource, Fresh: req.fresh}, nil
 }
 
 // sayUnversioned says once, not for each request, that we are more lenient than IMDS.
