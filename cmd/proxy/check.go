@@ -186,11 +186,12 @@ func (c *checkConfig) checkAsked() error {
 // diagnosis is the configuration as package diagnose takes it.
 func (c *checkConfig) diagnosis() diagnose.Config {
 	return diagnose.Config{
-		Exchange: c.proxy.exchangeConfig(),
-		Refused:  c.proxy.checkHandler(),
-		ClientID: c.clientID,
-		Resource: c.resource,
-		IMDS:     c.metadata(),
-		Rules:    c.rules(),
+		Exchange:        c.proxy.exchangeConfig(),
+		DefaultClientID: c.proxy.defaultClientID,
+		Refused:         c.proxy.checkHandler(),
+		ClientID:        c.clientID,
+		Resource:        c.resource,
+		IMDS:            c.metadata(),
+		Rules:           c.rules(),
 	}
 }

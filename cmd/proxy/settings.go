@@ -6,6 +6,7 @@ import (
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // What of the configuration is for which room.
@@ -19,10 +20,17 @@ func (c *config) exchangeConfig() exchange.Config {
 		FederatedTokenFile: c.federatedTokenFile,
 		CAFile:             c.caFile,
 		Binding:            c.binding,
-		DefaultClientID:    c.defaultClientID,
-		Prefetch:           c.prefetch,
 		Proxy:              func(r *http.Request) (*url.URL, error) { return proxyFor(r.URL) },
 	}
+}
+
+// prefetched are the requests for --prefetch.
+func (c *config) prefetched() []tokens.Request {
+	var requests []tokens.Request
+	for _, resource := range c.prefetch {
+		requests = append(requests, tokens.Request{ClientID: c.defaultClientID, Resource: resource})
+	}
+	return requests
 }
 
 // handlerConfig is what package imds is told.

@@ -56,9 +56,9 @@ func config(t *testing.T, claims map[string]any) diagnose.Config {
 	t.Helper()
 	return diagnose.Config{
 		Exchange: exchange.Config{
-			DefaultClientID: clientID, TenantID: entra.DefaultTenantID, AuthorityHost: "https://127.0.0.1:1/", FederatedTokenFile: unsigned(t, claims),
+			TenantID: entra.DefaultTenantID, AuthorityHost: "https://127.0.0.1:1/", FederatedTokenFile: unsigned(t, claims),
 		},
-		Resource: "https://management.azure.com/", IMDS: silent(),
+		DefaultClientID: clientID, Resource: "https://management.azure.com/", IMDS: silent(),
 	}
 }
 
@@ -258,7 +258,7 @@ func TestClientID(t *testing.T) {
 	} {
 		for _, asked := range []string{"", "77777777-7777-4777-8777-777777777777"} {
 			cfg := config(t, goodClaims())
-			cfg.Exchange.DefaultClientID, cfg.ClientID = id, asked
+			cfg.DefaultClientID, cfg.ClientID = id, asked
 			report := diagnose.Run(t.Context(), cfg, nil)
 			f := finding(t, report, diagnose.Environment, "AZURE_CLIENT_ID")
 			if f.Status != want || id != "" && !strings.Contains(f.Text, id) || strings.Contains(f.Remedy, "--client-id") != (id+asked == "") {

@@ -36,15 +36,11 @@ func (w *walk) environment(context.Context) []Finding {
 	if e.TenantID == "" || e.FederatedTokenFile == "" {
 		return findings
 	}
-	service, err := exchange.New(exchange.Config{
-		TenantID: e.TenantID, FederatedTokenFile: e.FederatedTokenFile, AuthorityHost: e.AuthorityHost,
-		CAFile: e.CAFile, Binding: e.Binding, Proxy: e.Proxy, Dial: e.Dial,
-		DefaultClientID: e.DefaultClientID, Prefetch: e.Prefetch, // checked by New, fetched by nobody
-	})
+	exchanger, err := exchange.New(e)
 	if err != nil {
 		return append(findings, configuration(err))
 	}
-	w.service = service
+	w.exchanger = exchanger
 	return findings
 }
 
@@ -64,12 +60,12 @@ func needed(variable, value, origin string) Finding {
 var clientIDPattern = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 // clientID is the identity to ask a token for.
-func (w *walk) clientID() string { return cmp.Or(w.cfg.ClientID, w.cfg.Exchange.DefaultClientID) }
+func (w *walk) clientID() string { return cmp.Or(w.cfg.ClientID, w.cfg.DefaultClientID) }
 
 // defaultClientID looks at AZURE_CLIENT_ID, whichever identity a token is asked for: it is
 // what the proxy starts with, and what most applications mean.
 func (w *walk) defaultClientID() Finding {
-	id := w.cfg.Exchange.DefaultClientID
+	id := w.cfg.DefaultClientID
 	f := Finding{Status: OK, Item: "AZURE_CLIENT_ID", Text: id}
 	switch {
 	case id == "":

@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"time"
 
 	"go.uber.org/zap"
 )
@@ -18,12 +17,7 @@ import (
 // DefaultAuthorityHost is Entra of the public cloud.
 const DefaultAuthorityHost = "https://login.microsoftonline.com/"
 
-// DefaultCacheEntries bounds the tokens held. A pod asks for a handful; the bound
-// is for one that asks for a new resource each time. At about 3 KiB for a token
-// and its entry, a full cache is 3 MiB.
-const DefaultCacheEntries = 1024
-
-// Config says whose tokens a Service exchanges, and how it reaches Entra.
+// Config says which tenant an Exchanger asks, and how it reaches Entra.
 type Config struct {
 	// TenantID is the Entra tenant, a GUID or a domain name. Needed.
 	TenantID string
@@ -43,22 +37,9 @@ type Config struct {
 	// Binding routes exchanges through an identity binding's proxy. Zero: none.
 	Binding Binding
 
-	// DefaultClientID is whose tokens Prefetch means. Needed with it only.
-	DefaultClientID string
-
-	// Prefetch lists resources whose tokens are to be ready before they are asked
-	// for, for as long as the service runs. Empty: none.
-	Prefetch []string
-
-	// CacheEntries bounds the tokens held at once; the one used least recently
-	// makes room. Zero: DefaultCacheEntries.
-	CacheEntries int
-
-	// Log receives what happens to exchanges. Nil: nothing is logged.
+	// Log gets a line when Binding's CA file becomes unreadable, or readable again.
+	// Nil: nothing is logged.
 	Log *zap.Logger
-
-	// Observer is told of exchanges, for metrics. Zero: nobody looks.
-	Observer Observer
 
 	// Proxy chooses the HTTP proxy for a request to Entra, or to Binding's token
 	// proxy, as in [net/http.Transport]. Nil: none; this package reads no environment.
@@ -66,12 +47,6 @@ type Config struct {
 
 	// Dial opens the connection to Entra. Nil: a [net.Dialer]'s.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-
-	// exchanger replaces all that makes exchanges, in this package's tests.
-	exchanger exchanger
-
-	// transport replaces the connections to Entra, in this package's tests.
-	transport http.RoundTripper
 }
 
 // Binding is an AKS identity binding: a proxy in the cluster that takes the
@@ -98,9 +73,6 @@ type Binding struct {
 func (c Config) withDefaults() (Config, error) {
 	if c.AuthorityHost == "" {
 		c.AuthorityHost = DefaultAuthorityHost
-	}
-	if c.CacheEntries == 0 {
-		c.CacheEntries = DefaultCacheEntries
 	}
 	if c.Log == nil {
 		c.Log = zap.NewNop()
@@ -142,25 +114,7 @@ func (c Config) check() error {
 	if u, err := url.Parse(c.AuthorityHost); err != nil || u.Path != "" {
 		return errors.New("AZURE_AUTHORITY_HOST must be a host alone, without a path (the tenant goes into AZURE_TENANT_ID)")
 	}
-	if c.CacheEntries < len(c.Prefetch) || c.CacheEntries < 1 {
-		return fmt.Errorf("a cache of %d entries cannot hold %d tokens to prefetch", c.CacheEntries, len(c.Prefetch))
-	}
 	return nil
-}
-
-func (c Config) prefetchKeys() (map[key]time.Time, error) {
-	keys := make(map[key]time.Time, len(c.Prefetch))
-	for _, resource := range c.Prefetch {
-		if c.DefaultClientID == "" {
-			return nil, errors.New("--prefetch needs AZURE_CLIENT_ID: tokens are fetched ahead for that identity")
-		}
-		r := Request{ClientID: c.DefaultClientID, Resource: resource}
-		if err := r.check(); err != nil {
-			return nil, fmt.Errorf("--prefetch %q: %w", bounded(resource), err)
-		}
-		keys[keyOf(r)] = time.Time{}
-	}
-	return keys, nil
 }
 
 func (b Binding) check() error {

@@ -47,12 +47,6 @@ func TestNewRefusesBadConfigurations(t *testing.T) {
 		{"authority that is no URL", authority("https://login.example.test:x\x7f"), "AZURE_AUTHORITY_HOST"},
 		{"CA file missing", func(c *exchange.Config) { c.CAFile = notPEM + "x" }, "--ca-file"},
 		{"CA file without a certificate", func(c *exchange.Config) { c.CAFile = notPEM }, "--ca-file"},
-		{"prefetch for nobody", func(c *exchange.Config) { c.Prefetch = []string{resource} }, "--prefetch needs AZURE_CLIENT_ID"},
-		{"prefetch of two scopes", func(c *exchange.Config) { c.DefaultClientID, c.Prefetch = clientID, []string{"a b"} }, "--prefetch"},
-		{"prefetch of more than fits", func(c *exchange.Config) {
-			c.DefaultClientID, c.Prefetch, c.CacheEntries = clientID, []string{"a", "b"}, 1
-		}, "prefetch"},
-		{"a negative cache", func(c *exchange.Config) { c.CacheEntries = -1 }, "cache"},
 		{"SNI without a proxy", proxied(exchange.Binding{SNIName: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},
 		{"CA file without a proxy", proxied(exchange.Binding{CAFile: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},
 		{"CA data without a proxy", proxied(exchange.Binding{CAData: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},

@@ -9,7 +9,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // endpoint answers a request, or says why it does not. What it finds out on the
@@ -24,7 +24,7 @@ type outcome struct {
 	resource string
 	clientID string
 	status   int
-	source   exchange.Source
+	source   tokens.Source
 	answered time.Time // zero: the answer is only known when the endpoint returns
 
 	body   []byte
