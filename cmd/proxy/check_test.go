@@ -21,6 +21,7 @@ import (
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/tokens"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
@@ -358,8 +359,8 @@ func TestCheckAsksForWhatTheProxyAnswers(t *testing.T) {
 // anyToken has a token for everybody.
 type anyToken struct{}
 
-func (anyToken) Token(context.Context, exchange.Request) (exchange.Result, error) {
-	return exchange.Result{Token: exchange.Token{AccessToken: "a-token", NotBefore: time.Now(), ExpiresOn: time.Now().Add(time.Hour)}}, nil
+func (anyToken) Token(context.Context, tokens.Request) (tokens.Result, error) {
+	return tokens.Result{Token: exchange.Token{AccessToken: "a-token", NotBefore: time.Now(), ExpiresOn: time.Now().Add(time.Hour)}}, nil
 }
 
 // proxyAnswers asks the proxy's own handler whether such a request gets a token.

@@ -57,9 +57,9 @@ func config(t *testing.T, claims map[string]any) diagnose.Config {
 	t.Helper()
 	return diagnose.Config{
 		Exchange: exchange.Config{
-			DefaultClientID: clientID, TenantID: entra.DefaultTenantID, AuthorityHost: "https://127.0.0.1:1/", FederatedTokenFile: unsigned(t, claims),
+			TenantID: entra.DefaultTenantID, AuthorityHost: "https://127.0.0.1:1/", FederatedTokenFile: unsigned(t, claims),
 		},
-		Resource: "https://management.azure.com/", IMDS: silent(),
+		DefaultClientID: clientID, Resource: "https://management.azure.com/", IMDS: silent(),
 	}
 }
 
@@ -261,9 +261,9 @@ func TestClientID(t *testing.T) {
 		for _, asked := range []azure.ClientID{"", "77777777-7777-4777-8777-777777777777"} {
 			cfg := config(t, goodClaims())
 			cfg.ClientID = asked
-			if cfg.Exchange.DefaultClientID = ""; id != "" {
+			if cfg.DefaultClientID = ""; id != "" {
 				var err error
-				if cfg.Exchange.DefaultClientID, err = azure.ParseClientID(id); err != nil {
+				if cfg.DefaultClientID, err = azure.ParseClientID(id); err != nil {
 					cfg.Invalid = map[string]error{azure.EnvClientID: err}
 				}
 			}

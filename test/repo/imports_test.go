@@ -19,13 +19,14 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package that ships, the packages of this module that
 // it may import. A package that is not listed may not exist outside test/.
 var allowed = map[string][]string{
-	"cmd/proxy":            {"internal/flagenv", "internal/imds", "internal/exchange", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose"},
+	"cmd/proxy":            {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose"},
 	"cmd/proxy-init":       {"internal/flagenv", "internal/logging", "internal/netrules"},
 	"internal/azure":       {},
 	"internal/flagenv":     {},
-	"internal/imds":        {"internal/exchange"},
+	"internal/imds":        {"internal/exchange", "internal/tokens"},
+	"internal/tokens":      {"internal/exchange"},
 	"internal/exchange":    {},
-	"internal/diagnose":    {"internal/exchange"},
+	"internal/diagnose":    {"internal/exchange", "internal/tokens"},
 	"internal/netrules":    {},
 	"internal/health":      {},
 	"internal/metrics":     {},

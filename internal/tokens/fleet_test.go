@@ -1,4 +1,4 @@
-package exchange_test
+package tokens_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // fleet is what TestFleet simulates.
@@ -38,7 +39,9 @@ type throttlingEntra struct {
 	taken     int
 }
 
-func (e *throttlingEntra) exchange(context.Context, string, string) (exchange.Token, time.Time, error) {
+func (e *throttlingEntra) Discover(context.Context) error { return nil }
+
+func (e *throttlingEntra) Exchange(context.Context, string, string) (exchange.Grant, error) {
 	now := time.Now()
 	second := int(now.Sub(e.began) / time.Second)
 	e.mu.Lock()
@@ -48,18 +51,18 @@ func (e *throttlingEntra) exchange(context.Context, string, string) (exchange.To
 	}
 	if e.taken++; e.taken > e.perSecond {
 		e.throttled++
-		return exchange.Token{}, time.Time{}, &exchange.Error{
+		return exchange.Grant{}, &exchange.Error{
 			Kind: exchange.Throttled, RetryAfter: e.retryAfter, Detail: "throttled",
 		}
 	}
 	if second < len(e.answered) {
 		e.answered[second]++
 	}
-	var refreshOn time.Time
+	g := exchange.Grant{Token: exchange.Token{AccessToken: "token", NotBefore: now, ExpiresOn: now.Add(e.life)}}
 	if e.refreshIn > 0 {
-		refreshOn = now.Add(e.refreshIn)
+		g.RefreshOn = now.Add(e.refreshIn)
 	}
-	return exchange.Token{AccessToken: "token", NotBefore: now, ExpiresOn: now.Add(e.life)}, refreshOn, nil
+	return g, nil
 }
 
 // Ten thousand sidecars that start within one second, as after a node pool's
@@ -101,12 +104,9 @@ func (f fleet) simulate(t *testing.T) {
 	})
 }
 
-func newFleetService(t *testing.T, e *throttlingEntra) *exchange.Service {
+func newFleetService(t *testing.T, e *throttlingEntra) *tokens.Service {
 	t.Helper()
-	s, err := exchange.New(exchange.Config{
-		TenantID:           "11111111-2222-4333-8444-555555555555",
-		FederatedTokenFile: "/none",
-	}.WithExchanger(e.exchange))
+	s, err := tokens.New(tokens.Config{Exchanger: e})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,9 +135,9 @@ func (a *tally) waits(n int) {
 }
 
 // firstToken asks as an SDK does, again after what Retry-After says.
-func (f fleet) firstToken(ctx context.Context, s *exchange.Service) bool {
+func (f fleet) firstToken(ctx context.Context, s *tokens.Service) bool {
 	for ctx.Err() == nil {
-		_, err := s.Token(ctx, exchange.Request{ClientID: clientID, Resource: resource})
+		_, err := s.Token(ctx, tokens.Request{ClientID: clientID, Resource: resource})
 		if err == nil {
 			return true
 		}
@@ -154,7 +154,7 @@ func (f fleet) firstToken(ctx context.Context, s *exchange.Service) bool {
 }
 
 // application asks until ctx ends, and returns how often it had to wait for Entra.
-func (f fleet) application(ctx context.Context, s *exchange.Service) (waited int) {
+func (f fleet) application(ctx context.Context, s *tokens.Service) (waited int) {
 	tick := time.NewTicker(f.askEvery)
 	defer tick.Stop()
 	for {
@@ -166,8 +166,8 @@ func (f fleet) application(ctx context.Context, s *exchange.Service) (waited int
 		if ctx.Err() != nil {
 			return waited
 		}
-		got, err := s.Token(ctx, exchange.Request{ClientID: clientID, Resource: resource})
-		if err != nil || got.Source != exchange.SourceCache {
+		got, err := s.Token(ctx, tokens.Request{ClientID: clientID, Resource: resource})
+		if err != nil || got.Source != tokens.SourceCache {
 			waited++
 		}
 	}

@@ -1,4 +1,4 @@
-package exchange_test
+package tokens_test
 
 import (
 	"context"
@@ -11,10 +11,11 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // wantAnswer asks and compares where the nth token came from and how long it took.
-func wantAnswer(t *testing.T, s *exchange.Service, r exchange.Request, source exchange.Source, n int, took time.Duration) {
+func wantAnswer(t *testing.T, s *tokens.Service, r tokens.Request, source tokens.Source, n int, took time.Duration) {
 	t.Helper()
 	began := time.Now()
 	got, err := ask(t, s, r)
@@ -45,22 +46,22 @@ func TestCacheAnswersUntilDueThenIsReplacedBehindTheCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: 300 * time.Millisecond}
 		s := fakeService(t, f)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, f.latency)
-		got, _ := ask(t, s, exchange.Request{})
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, f.latency)
+		got, _ := ask(t, s, tokens.Request{})
 
 		// Half of an hour, with the spread in the middle.
 		due := got.Token.ExpiresOn.Add(-30 * time.Minute)
 		time.Sleep(time.Until(due) - 1)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 		synctest.Wait()
 		if got := f.count(resource); got != 1 {
 			t.Errorf("1 ns before it is due: %d exchanges, want 1", got)
 		}
 		time.Sleep(time.Nanosecond)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 		time.Sleep(f.latency)
 		synctest.Wait()
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 2, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 2, 0)
 		if got := f.count(resource); got != 2 {
 			t.Errorf("after it was due: %d exchanges, want 2", got)
 		}
@@ -72,29 +73,29 @@ func TestTokenWithLittleLifeLeftIsNotHandedOut(t *testing.T) {
 		name         string
 		life, margin time.Duration
 	}{
-		{"an hour: the margin", time.Hour, exchange.StaleMargin},
+		{"an hour: the margin", time.Hour, tokens.StaleMargin},
 		{"ten minutes: a quarter of the life", 10 * time.Minute, 150 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := &fakeEntra{life: c.life, latency: 300 * time.Millisecond}
 				s := fakeService(t, f)
-				got, err := ask(t, s, exchange.Request{})
+				got, err := ask(t, s, tokens.Request{})
 				if err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(time.Until(got.Token.ExpiresOn.Add(-c.margin)))
-				wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 2, f.latency)
+				wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 2, f.latency)
 			})
 			synctest.Test(t, func(t *testing.T) {
 				f := &fakeEntra{life: c.life, latency: 300 * time.Millisecond}
 				s := fakeService(t, f)
-				got, err := ask(t, s, exchange.Request{})
+				got, err := ask(t, s, tokens.Request{})
 				if err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(time.Until(got.Token.ExpiresOn.Add(-c.margin)) - 1)
-				wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+				wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 				time.Sleep(time.Second)
 			})
 		})
@@ -105,27 +106,27 @@ func TestStaleTokenIsHandedOutWhileEntraHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
-		got, err := ask(t, s, exchange.Request{})
+		got, err := ask(t, s, tokens.Request{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		f.hangs(true)
-		time.Sleep(time.Until(got.Token.ExpiresOn.Add(-exchange.StaleMargin)))
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, exchange.Patience)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0) // patience is the flight's, not each caller's
-		time.Sleep(exchange.ExchangeTimeout)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0) // the failure is remembered
+		time.Sleep(time.Until(got.Token.ExpiresOn.Add(-tokens.StaleMargin)))
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, tokens.Patience)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0) // patience is the flight's, not each caller's
+		time.Sleep(tokens.ExchangeTimeout)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0) // the failure is remembered
 
-		time.Sleep(time.Until(got.Token.ExpiresOn.Add(-exchange.LeastLife)) - 1)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		time.Sleep(time.Until(got.Token.ExpiresOn.Add(-exchange.MinLife)) - 1)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 		time.Sleep(time.Nanosecond)
 		began := time.Now()
-		_, err = ask(t, s, exchange.Request{})
+		_, err = ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.DeadlineExceeded)
-		if got := time.Since(began); got > exchange.ExchangeTimeout {
-			t.Errorf("without a token: an answer after %s, want within %s", got, exchange.ExchangeTimeout)
+		if got := time.Since(began); got > tokens.ExchangeTimeout {
+			t.Errorf("without a token: an answer after %s, want within %s", got, tokens.ExchangeTimeout)
 		}
-		time.Sleep(exchange.ExchangeTimeout)
+		time.Sleep(tokens.ExchangeTimeout)
 	})
 }
 
@@ -136,7 +137,7 @@ func TestFirstRequestsOfAKeyShareOneExchange(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 1000 {
 			wg.Go(func() {
-				if _, err := ask(t, s, exchange.Request{}); err != nil {
+				if _, err := ask(t, s, tokens.Request{}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -155,12 +156,12 @@ func TestNoRequestWaitsForAnotherKey(t *testing.T) {
 		s := fakeService(t, f)
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			_, err := ask(t, s, exchange.Request{Resource: "https://slow.example.test"})
+			_, err := ask(t, s, tokens.Request{Resource: "https://slow.example.test"})
 			wantKind(t, err, exchange.DeadlineExceeded)
 		})
 		synctest.Wait()
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 		wg.Wait()
 	})
 }
@@ -174,7 +175,7 @@ func TestCallerThatLeavesDoesNotFailTheOthers(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			began := time.Now()
-			_, err := s.Token(impatient, exchange.Request{ClientID: clientID, Resource: resource})
+			_, err := s.Token(impatient, tokens.Request{ClientID: clientID, Resource: resource})
 			wantKind(t, err, exchange.DeadlineExceeded)
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("the error of a caller that left does not wrap its context's: %v", err)
@@ -184,7 +185,7 @@ func TestCallerThatLeavesDoesNotFailTheOthers(t *testing.T) {
 			}
 		})
 		synctest.Wait()
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, time.Second)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, time.Second)
 		wg.Wait()
 		if got := f.count(resource); got != 1 {
 			t.Errorf("got %d exchanges, want 1", got)
@@ -196,21 +197,21 @@ func TestFreshRequestsGoToEntraAtALimitedRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: 300 * time.Millisecond}
 		s := fakeService(t, f)
-		fresh := exchange.Request{Fresh: true}
-		wantAnswer(t, s, fresh, exchange.SourceEntra, 1, f.latency)
+		fresh := tokens.Request{Fresh: true}
+		wantAnswer(t, s, fresh, tokens.SourceEntra, 1, f.latency)
 		for range 100 {
-			wantAnswer(t, s, fresh, exchange.SourceCache, 1, 0)
+			wantAnswer(t, s, fresh, tokens.SourceCache, 1, 0)
 		}
-		time.Sleep(exchange.FreshInterval - 1)
-		wantAnswer(t, s, fresh, exchange.SourceCache, 1, 0)
+		time.Sleep(tokens.FreshInterval - 1)
+		wantAnswer(t, s, fresh, tokens.SourceCache, 1, 0)
 		time.Sleep(time.Nanosecond)
-		wantAnswer(t, s, fresh, exchange.SourceEntra, 2, f.latency)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 2, 0)
+		wantAnswer(t, s, fresh, tokens.SourceEntra, 2, f.latency)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 2, 0)
 
 		f.hangs(true)
-		time.Sleep(exchange.FreshInterval)
-		wantAnswer(t, s, fresh, exchange.SourceCache, 2, exchange.Patience)
-		time.Sleep(exchange.ExchangeTimeout)
+		time.Sleep(tokens.FreshInterval)
+		wantAnswer(t, s, fresh, tokens.SourceCache, 2, tokens.Patience)
+		time.Sleep(tokens.ExchangeTimeout)
 	})
 }
 
@@ -219,20 +220,33 @@ func TestKeysAreKeptApart(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
 		other := "bbbbbbbb-0000-4000-8000-000000000002"
-		for _, r := range []exchange.Request{
+		for _, r := range []tokens.Request{
 			{},
 			{Resource: resource + "/"},
 			{Resource: strings.ToUpper(resource)},
 			{ClientID: other},
 		} {
-			if got, err := ask(t, s, r); err != nil || got.Source != exchange.SourceEntra {
+			if got, err := ask(t, s, r); err != nil || got.Source != tokens.SourceEntra {
 				t.Errorf("%+v: got source %s, error %v; want a token of its own", r, got.Source, err)
 			}
 		}
 		// A client ID has no case.
-		got, err := s.Token(t.Context(), exchange.Request{ClientID: strings.ToUpper(other), Resource: resource})
-		if err != nil || got.Source != exchange.SourceCache {
+		got, err := s.Token(t.Context(), tokens.Request{ClientID: strings.ToUpper(other), Resource: resource})
+		if err != nil || got.Source != tokens.SourceCache {
 			t.Errorf("upper-case client ID: got source %s, error %v; want the cache", got.Source, err)
 		}
 	})
+}
+
+func TestNewRefusesToPrefetchMoreThanItHolds(t *testing.T) {
+	list := make([]string, tokens.MaxTokens+1)
+	for _, c := range []struct {
+		resources []string
+		fails     bool
+	}{{list, true}, {list[1:], false}} {
+		_, err := tokens.New(tokens.Config{Exchanger: &fakeEntra{}, Prefetch: prefetch(c.resources...)})
+		if (err != nil) != c.fails || err != nil && !strings.Contains(err.Error(), "--prefetch") {
+			t.Errorf("%d resources: got error %v", len(c.resources), err)
+		}
+	}
 }

@@ -1,4 +1,4 @@
-package exchange_test
+package tokens_test
 
 import (
 	"fmt"
@@ -7,8 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 func TestTokenInUseIsReplacedWithoutAnyoneWaiting(t *testing.T) {
@@ -29,9 +29,9 @@ func TestTokenInUseIsReplacedWithoutAnyoneWaiting(t *testing.T) {
 				f := &fakeEntra{life: c.life, refreshIn: c.refreshIn}
 				s := fakeService(t, f)
 				defer run(t, s)()
-				wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+				wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
 				for n := 1; n <= 5; n++ {
-					wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, n, 0)
+					wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, n, 0)
 					time.Sleep(c.every - 1)
 					synctest.Wait()
 					if got := f.count(resource); got != n {
@@ -54,23 +54,23 @@ func TestTokenInUseIsReplacedWithoutAnyoneWaiting(t *testing.T) {
 func TestADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{life: 3 * time.Hour, latency: time.Second}
-		s := newService(t, fakeConfig(f))
-		s.FixSpread(0.3)
+		s := newService(t, tokens.Config{Exchanger: f})
+		s.FixChance(0.3)
 		defer run(t, s)()
-		if _, err := ask(t, s, exchange.Request{}); err != nil {
+		if _, err := ask(t, s, tokens.Request{}); err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
 		for minute := range 24 * 60 {
 			f.hangs(minute >= 12*60 && minute < 13*60)
-			got, err := ask(t, s, exchange.Request{})
+			got, err := ask(t, s, tokens.Request{})
 			if err != nil {
 				t.Fatalf("minute %d: %v", minute, err)
 			}
-			if got.Source != exchange.SourceCache {
+			if got.Source != tokens.SourceCache {
 				t.Errorf("minute %d: waited for Entra", minute)
 			}
-			if left := time.Until(got.Token.ExpiresOn); left < exchange.StaleMargin {
+			if left := time.Until(got.Token.ExpiresOn); left < tokens.StaleMargin {
 				t.Errorf("minute %d: a token with %s left", minute, left)
 			}
 			time.Sleep(time.Until(began.Add(time.Duration(minute+1) * time.Minute)))
@@ -87,7 +87,7 @@ func TestTokenNobodyAsksForIsLetGo(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
 		defer run(t, s)()
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
 		time.Sleep(30*time.Minute + 1) // the request above counts as use: replaced once
 		synctest.Wait()
 		if got := f.count(resource); got != 2 {
@@ -98,7 +98,7 @@ func TestTokenNobodyAsksForIsLetGo(t *testing.T) {
 		if got := f.count(resource); got != 2 {
 			t.Errorf("a day later: %d exchanges, want 2", got)
 		}
-		if got := s.Held(); got != 0 {
+		if got := s.Stats().Entries; got != 0 {
 			t.Errorf("a day later: %d tokens in memory, want 0", got)
 		}
 	})
@@ -109,11 +109,11 @@ func TestIdleTokenIsReplacedWhenAskedForAgain(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
 		defer run(t, s)()
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
 		time.Sleep(80 * time.Minute) // replaced at 30, idle at 60, ends at 90
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 2, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 2, 0)
 		synctest.Wait()
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 3, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 3, 0)
 	})
 }
 
@@ -124,7 +124,7 @@ func TestTokenAskedForWhenDueIsReplacedAgain(t *testing.T) {
 		s := fakeService(t, &fakeEntra{latency: 300 * time.Millisecond})
 		defer run(t, s)()
 		for i := range 12 {
-			if got, _ := ask(t, s, exchange.Request{}); i > 0 && got.Source != exchange.SourceCache {
+			if got, _ := ask(t, s, tokens.Request{}); i > 0 && got.Source != tokens.SourceCache {
 				t.Errorf("request %d waited for Entra", i)
 			}
 			time.Sleep(80 * time.Minute)
@@ -137,9 +137,9 @@ func TestTokenAskedForWhileReplacedIsInUse(t *testing.T) {
 		f := &fakeEntra{latency: 5 * time.Second}
 		s := fakeService(t, f)
 		defer run(t, s)()
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 5*time.Second)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 5*time.Second)
 		time.Sleep(30*time.Minute + time.Second) // its replacement is under way
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 		time.Sleep(31 * time.Minute)
 		synctest.Wait()
 		if got := f.count(resource); got != 3 {
@@ -150,7 +150,7 @@ func TestTokenAskedForWhileReplacedIsInUse(t *testing.T) {
 
 func TestRefreshThatFailsIsTriedAgainLessAndLessOften(t *testing.T) {
 	for name, failure := range map[string]*exchange.Error{
-		"Entra is down": (&exchange.Error{Kind: exchange.Unavailable, Detail: "down"}).RetrySoon(),
+		"Entra is down": &exchange.Error{Kind: exchange.Unavailable, Detail: "down", Retry: exchange.RetrySoon},
 		// A thousand keys would else open the file a thousand times a second.
 		"the federated token cannot be read": {Kind: exchange.FederatedTokenUnusable, Detail: "does not exist"},
 	} {
@@ -159,10 +159,10 @@ func TestRefreshThatFailsIsTriedAgainLessAndLessOften(t *testing.T) {
 				f := &fakeEntra{life: 24 * time.Hour}
 				s := fakeService(t, f)
 				defer run(t, s)()
-				wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+				wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
 				f.failWith(failure)
 				time.Sleep(15 * time.Hour)
-				wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+				wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 				calls := f.all()[resource][1:]
 				// 15 s, 30 s, 1, 2, 4 and then 5 minutes: 3 hours have room for about 40.
 				if len(calls) < 35 || len(calls) > 45 {
@@ -170,7 +170,7 @@ func TestRefreshThatFailsIsTriedAgainLessAndLessOften(t *testing.T) {
 				}
 				f.failWith(nil)
 				time.Sleep(10 * time.Minute)
-				got, err := ask(t, s, exchange.Request{})
+				got, err := ask(t, s, tokens.Request{})
 				if err != nil || got.Token.NotBefore.Before(time.Now().Add(-10*time.Minute)) {
 					t.Errorf("10 minutes after the outage: a token of %s, error %v", got.Token.NotBefore, err)
 				}
@@ -182,24 +182,23 @@ func TestRefreshThatFailsIsTriedAgainLessAndLessOften(t *testing.T) {
 func TestPrefetchedTokensAreReadyAndStayReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: 300 * time.Millisecond}
-		cfg := fakeConfig(f)
-		cfg.DefaultClientID = clientID
-		cfg.Prefetch = []azure.Resource{resource, "https://storage.example.test"}
+		cfg := tokens.Config{Exchanger: f}
+		cfg.Prefetch = prefetch(resource, "https://storage.example.test")
 		s := newService(t, cfg)
 		defer run(t, s)()
 		time.Sleep(f.latency)
 		synctest.Wait()
 		for _, r := range cfg.Prefetch {
-			wantAnswer(t, s, exchange.Request{Resource: string(r)}, exchange.SourceCache, 1, 0)
+			wantAnswer(t, s, r, tokens.SourceCache, 1, 0)
 		}
 		time.Sleep(72 * time.Hour)
 		for _, r := range cfg.Prefetch {
-			if got := f.count(string(r)); got < 3*48 {
-				t.Errorf("%s: %d exchanges in three days, want one for each half hour", r, got)
+			if got := f.count(r.Resource); got < 3*48 {
+				t.Errorf("%s: %d exchanges in three days, want one for each half hour", r.Resource, got)
 			}
-			got, err := ask(t, s, exchange.Request{Resource: string(r)})
-			if err != nil || got.Source != exchange.SourceCache {
-				t.Errorf("after three idle days, %s: source %s, error %v", r, got.Source, err)
+			got, err := ask(t, s, r)
+			if err != nil || got.Source != tokens.SourceCache {
+				t.Errorf("after three idle days, %s: source %s, error %v", r.Resource, got.Source, err)
 			}
 		}
 	})
@@ -210,13 +209,13 @@ func TestScheduleLeavesExchangesUnderWayAlone(t *testing.T) {
 		const slow = "https://slow.example.test"
 		f := &fakeEntra{}
 		f.hang = func(c call) bool { return c.resource == slow }
-		cfg := fakeConfig(f)
-		cfg.DefaultClientID, cfg.Prefetch = clientID, []azure.Resource{slow}
+		cfg := tokens.Config{Exchanger: f}
+		cfg.Prefetch = prefetch(slow)
 		s := newService(t, cfg)
 		defer run(t, s)()
 		synctest.Wait()
 		for i := range 10 { // each has the schedule look again
-			wantAnswer(t, s, exchange.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}, exchange.SourceEntra, 1, 0)
+			wantAnswer(t, s, tokens.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}, tokens.SourceEntra, 1, 0)
 			synctest.Wait()
 		}
 		if got := f.count(slow); got != 1 {
@@ -229,9 +228,8 @@ func TestPrefetchIsTriedUntilItWorks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		f.failWith(&exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016, Detail: "unknown"})
-		cfg := fakeConfig(f)
-		cfg.DefaultClientID = clientID
-		cfg.Prefetch = []azure.Resource{resource}
+		cfg := tokens.Config{Exchanger: f}
+		cfg.Prefetch = prefetch(resource)
 		s := newService(t, cfg)
 		defer run(t, s)()
 		time.Sleep(time.Hour)
@@ -241,7 +239,7 @@ func TestPrefetchIsTriedUntilItWorks(t *testing.T) {
 		}
 		f.failWith(nil)
 		time.Sleep(3 * time.Minute)
-		if got, err := ask(t, s, exchange.Request{}); err != nil || got.Source != exchange.SourceCache {
+		if got, err := ask(t, s, tokens.Request{}); err != nil || got.Source != tokens.SourceCache {
 			t.Errorf("3 minutes after it was mended: source %s, error %v", got.Source, err)
 		}
 	})
@@ -250,14 +248,13 @@ func TestPrefetchIsTriedUntilItWorks(t *testing.T) {
 func TestRunEndsWithExchangesUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: 3 * time.Second}
-		cfg := fakeConfig(f)
-		cfg.DefaultClientID = clientID
-		cfg.Prefetch = []azure.Resource{"https://nobody-waits.example.test"}
+		cfg := tokens.Config{Exchanger: f}
+		cfg.Prefetch = prefetch("https://nobody-waits.example.test")
 		s := newService(t, cfg)
 		stop := run(t, s)
 		synctest.Wait()
 		var wg sync.WaitGroup
-		wg.Go(func() { wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 3*time.Second) })
+		wg.Go(func() { wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 3*time.Second) })
 		synctest.Wait()
 		began := time.Now()
 		stop()
@@ -266,8 +263,8 @@ func TestRunEndsWithExchangesUnderWay(t *testing.T) {
 		}
 		wg.Wait()
 		// The service answers without Run, too.
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
-		wantAnswer(t, s, exchange.Request{Resource: "https://late.example.test"}, exchange.SourceEntra, 1, 3*time.Second)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
+		wantAnswer(t, s, tokens.Request{Resource: "https://late.example.test"}, tokens.SourceEntra, 1, 3*time.Second)
 	})
 }
 
@@ -275,9 +272,8 @@ func TestRunEndsAtOnceWhereNobodyWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		f.hangs(true)
-		cfg := fakeConfig(f)
-		cfg.DefaultClientID = clientID
-		cfg.Prefetch = []azure.Resource{resource}
+		cfg := tokens.Config{Exchanger: f}
+		cfg.Prefetch = prefetch(resource)
 		s := newService(t, cfg)
 		stop := run(t, s)
 		synctest.Wait()
@@ -287,7 +283,7 @@ func TestRunEndsAtOnceWhereNobodyWaits(t *testing.T) {
 			t.Errorf("Run took %s to end", got)
 		}
 		f.hangs(false)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 2, 0) // not the one that was dropped
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 2, 0) // not the one that was dropped
 	})
 }
 
@@ -308,13 +304,13 @@ func TestPrefetchOfShortLivesHasAFloor(t *testing.T) {
 	for _, life := range []time.Duration{time.Second, 10 * time.Second, 40 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			f := &fakeEntra{life: life}
-			cfg := fakeConfig(f)
-			cfg.DefaultClientID, cfg.Prefetch = clientID, []azure.Resource{resource}
+			cfg := tokens.Config{Exchanger: f}
+			cfg.Prefetch = prefetch(resource)
 			s := newService(t, cfg)
 			defer run(t, s)()
 			time.Sleep(10*time.Minute - 1)
 			synctest.Wait()
-			if got, most := f.count(resource), int(10*time.Minute/exchange.FreshInterval); got < most/2 || got > most {
+			if got, most := f.count(resource), int(10*time.Minute/tokens.FreshInterval); got < most/2 || got > most {
 				t.Errorf("tokens of %s: %d exchanges in 10 minutes, want at most %d", life, got, most)
 			}
 		})

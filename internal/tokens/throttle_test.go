@@ -1,4 +1,4 @@
-package exchange_test
+package tokens_test
 
 import (
 	"fmt"
@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 const otherClientID = "aaaaaaaa-0000-4000-8000-000000000002"
@@ -24,8 +25,8 @@ func throttle(after time.Duration) *exchange.Error {
 	return &exchange.Error{Kind: exchange.Throttled, RetryAfter: after, Detail: "throttled"}
 }
 
-func key50(i int) exchange.Request {
-	return exchange.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}
+func key50(i int) tokens.Request {
+	return tokens.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}
 }
 
 // Entra throttles client IDs, not resources: what it said to one key holds for all.
@@ -35,7 +36,7 @@ func TestThrottleQuietsTheWholeClientID(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := &fakeEntra{}
 				s := fakeService(t, f)
-				wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+				wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
 				f.failWith(throttle(asked))
 				before := f.total()
 				for i := range 50 {
@@ -43,13 +44,13 @@ func TestThrottleQuietsTheWholeClientID(t *testing.T) {
 					if e := wantKind(t, err, exchange.Throttled); e.RetryAfter <= asked {
 						t.Errorf("key %d: Retry-After %s, want more than %s", i, e.RetryAfter, asked)
 					}
-					wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+					wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 				}
 				if got := f.total() - before; got != 1 {
 					t.Errorf("50 keys of a throttled client ID cost %d exchanges, want 1", got)
 				}
 				f.failWith(nil)
-				if _, err := ask(t, s, exchange.Request{ClientID: otherClientID}); err != nil {
+				if _, err := ask(t, s, tokens.Request{ClientID: otherClientID}); err != nil {
 					t.Errorf("another client ID: %v", err)
 				}
 			})
@@ -102,7 +103,7 @@ func TestThrottleOfABurstCountsOnce(t *testing.T) {
 		f := &fakeEntra{latency: 100 * time.Millisecond}
 		f.fault = func(c call) *exchange.Error {
 			if c.resource == "https://0.example.test" {
-				return (&exchange.Error{Kind: exchange.Unavailable, Detail: "503"}).RetrySoon()
+				return &exchange.Error{Kind: exchange.Unavailable, Detail: "503", Retry: exchange.RetrySoon}
 			}
 			return throttle(0)
 		}
@@ -110,7 +111,7 @@ func TestThrottleOfABurstCountsOnce(t *testing.T) {
 		answers := make(chan error, 50)
 		for i := range 50 {
 			go func() {
-				_, err := s.Token(t.Context(), exchange.Request{ClientID: clientID, Resource: key50(i).Resource})
+				_, err := s.Token(t.Context(), tokens.Request{ClientID: clientID, Resource: key50(i).Resource})
 				answers <- err
 			}()
 		}
@@ -133,19 +134,17 @@ func TestThrottleOfABurstCountsOnce(t *testing.T) {
 func TestThrottleIsNotEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
-		cfg := fakeConfig(f)
-		cfg.CacheEntries = 10
-		s := newService(t, cfg)
+		s := fakeService(t, f)
 		f.failWith(throttle(10 * time.Minute))
-		_, err := ask(t, s, exchange.Request{})
+		_, err := ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.Throttled)
 		f.failWith(&exchange.Error{Kind: exchange.InvalidResource, Detail: "unknown"})
-		for i := range 100 {
-			_, err := ask(t, s, exchange.Request{ClientID: otherClientID, Resource: key50(i).Resource})
+		for i := range 2 * tokens.MaxTokens {
+			_, err := ask(t, s, tokens.Request{ClientID: otherClientID, Resource: key50(i).Resource})
 			wantKind(t, err, exchange.InvalidResource)
 		}
 		f.failWith(nil)
-		_, err = ask(t, s, exchange.Request{})
+		_, err = ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.Throttled)
 	})
 }
@@ -175,14 +174,14 @@ func TestThrottleOutlastsTheToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{life: 8 * time.Minute}
 		s := fakeService(t, f)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
 		time.Sleep(7 * time.Minute)
 		f.failWith(throttle(5 * time.Minute))
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 		synctest.Wait()
 		f.failWith(nil)
 		time.Sleep(2 * time.Minute) // the token is over, the quiet is not
-		_, err := ask(t, s, exchange.Request{})
+		_, err := ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.Throttled)
 		if got := f.count(resource); got != 2 {
 			t.Errorf("%d exchanges, want 2", got)
@@ -210,7 +209,7 @@ func TestThrottledRefreshHoldsTheOthersBack(t *testing.T) {
 		f.failWith(nil)
 		time.Sleep(3 * time.Minute)
 		for i := range 50 {
-			wantAnswer(t, s, key50(i), exchange.SourceCache, f.count(key50(i).Resource), 0)
+			wantAnswer(t, s, key50(i), tokens.SourceCache, f.count(key50(i).Resource), 0)
 		}
 		if got := f.total(); got != 101 {
 			t.Errorf("%d exchanges once it was over, want 101", got)
@@ -224,7 +223,7 @@ func TestThrottleOfTheTenantQuietsEveryClientID(t *testing.T) {
 		s := fakeService(t, f)
 		f.failWith(&exchange.Error{Kind: exchange.Throttled, Code: 90055, Detail: "throttled"})
 		for _, id := range []string{clientID, otherClientID} {
-			_, err := ask(t, s, exchange.Request{ClientID: id})
+			_, err := ask(t, s, tokens.Request{ClientID: id})
 			wantKind(t, err, exchange.Throttled)
 		}
 		if got := f.total(); got != 1 {
@@ -232,7 +231,7 @@ func TestThrottleOfTheTenantQuietsEveryClientID(t *testing.T) {
 		}
 		f.failWith(nil)
 		time.Sleep(5 * time.Second)
-		if _, err := ask(t, s, exchange.Request{ClientID: otherClientID}); err != nil {
+		if _, err := ask(t, s, tokens.Request{ClientID: otherClientID}); err != nil {
 			t.Errorf("once it is over: %v", err)
 		}
 	})
@@ -244,13 +243,13 @@ func TestThrottleServesWhatThereIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
-		time.Sleep(time.Hour - exchange.StaleMargin)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
+		time.Sleep(time.Hour - tokens.StaleMargin)
 		f.failWith(throttle(time.Minute))
 		_, err := ask(t, s, key50(0))
 		wantKind(t, err, exchange.Throttled)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
-		wantAnswer(t, s, exchange.Request{Fresh: true}, exchange.SourceCache, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
+		wantAnswer(t, s, tokens.Request{Fresh: true}, tokens.SourceCache, 1, 0)
 		synctest.Wait()
 		if got := f.total(); got != 2 {
 			t.Errorf("%d exchanges, want the first and the one that was throttled", got)

@@ -1,4 +1,4 @@
-package exchange_test
+package tokens_test
 
 import (
 	"context"
@@ -9,8 +9,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // slowLog takes a line whenever somebody reads the channel.
@@ -36,7 +36,7 @@ func TestSlowLogHoldsNobodyUp(t *testing.T) {
 		f := &fakeEntra{}
 		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
 		log := slowLog{zapcore.NewNopCore(), make(chan zapcore.Entry)}
-		cfg := fakeConfig(f)
+		cfg := tokens.Config{Exchanger: f}
 		cfg.Log = zap.New(log)
 		s := newService(t, cfg)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -46,7 +46,7 @@ func TestSlowLogHoldsNobodyUp(t *testing.T) {
 			t.Fatalf("the first line is %q", e.Message)
 		}
 		began := time.Now()
-		_, err := ask(t, s, exchange.Request{})
+		_, err := ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.Unavailable)
 		if took := time.Since(began); took != 0 {
 			t.Errorf("answered after %s", took)
@@ -71,17 +71,17 @@ func TestSlowLogHoldsNobodyUp(t *testing.T) {
 func TestRunEndsWithoutAnExchangeThatDoesNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := make(chan struct{})
-		cfg := fakeConfig(nil).WithExchanger(func(context.Context, string, string) (exchange.Token, time.Time, error) {
+		cfg := tokens.Config{Exchanger: exchangeFunc(func() (exchange.Grant, error) {
 			<-stuck
-			return exchange.Token{}, time.Time{}, &exchange.Error{Kind: exchange.Unavailable}
-		})
-		cfg.DefaultClientID, cfg.Prefetch = clientID, []azure.Resource{resource}
+			return exchange.Grant{}, &exchange.Error{Kind: exchange.Unavailable}
+		})}
+		cfg.Prefetch = prefetch(resource)
 		s := newService(t, cfg)
 		stop := run(t, s)
 		synctest.Wait()
 		began := time.Now()
 		stop()
-		if got, want := time.Since(began), exchange.ExchangeTimeout+exchange.LandingTime; got != want {
+		if got, want := time.Since(began), tokens.ExchangeTimeout+tokens.RecordTime; got != want {
 			t.Errorf("Run took %s to end, want %s", got, want)
 		}
 		close(stuck)

@@ -1,4 +1,4 @@
-package exchange_test
+package tokens_test
 
 import (
 	"context"
@@ -8,8 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fakeEntra answers exchanges in the time it is told, each with a token that says
 // what it is for. In a synctest bubble its latency costs nothing.
@@ -24,13 +29,20 @@ type fakeEntra struct {
 	calls map[string][]time.Time // when each resource was asked for
 }
 
+// exchangeFunc makes the exchanges of tests that need no more.
+type exchangeFunc func() (exchange.Grant, error)
+
+func (f exchangeFunc) Exchange(context.Context, string, string) (exchange.Grant, error) { return f() }
+func (f exchangeFunc) Discover(context.Context) error                                   { return nil }
+
 // call is one request that the fake sees.
 type call struct {
 	clientID, resource string
 	n                  int // from 1, of this resource
 }
 
-func (f *fakeEntra) exchange(ctx context.Context, clientID, resource string) (exchange.Token, time.Time, error) {
+// Exchange implements [tokens.Exchanger].
+func (f *fakeEntra) Exchange(ctx context.Context, clientID, resource string) (exchange.Grant, error) {
 	c, fault, hang := f.note(clientID, resource)
 	began := time.Now()
 	if hang {
@@ -42,26 +54,28 @@ func (f *fakeEntra) exchange(ctx context.Context, clientID, resource string) (ex
 		}
 	}
 	if ctx.Err() != nil {
-		return exchange.Token{}, time.Time{}, (&exchange.Error{Kind: exchange.DeadlineExceeded, Detail: "no answer"}).RetrySoon()
+		return exchange.Grant{}, &exchange.Error{Kind: exchange.DeadlineExceeded, Detail: "no answer", Retry: exchange.RetrySoon}
 	}
 	if fault != nil {
-		return exchange.Token{}, time.Time{}, fault
+		return exchange.Grant{}, fault
 	}
 	life := f.life
 	if life == 0 {
 		life = time.Hour
 	}
-	token := exchange.Token{
+	g := exchange.Grant{Token: exchange.Token{
 		AccessToken: tokenFor(clientID, resource, c.n),
 		NotBefore:   began,
 		ExpiresOn:   time.Now().Add(life),
-	}
-	var refreshOn time.Time
+	}}
 	if f.refreshIn > 0 {
-		refreshOn = time.Now().Add(f.refreshIn)
+		g.RefreshOn = time.Now().Add(f.refreshIn)
 	}
-	return token, refreshOn, nil
+	return g, nil
 }
+
+// Discover implements [tokens.Exchanger].
+func (f *fakeEntra) Discover(context.Context) error { return nil }
 
 func (f *fakeEntra) note(clientID, resource string) (c call, fault *exchange.Error, hang bool) {
 	f.mu.Lock()
@@ -116,32 +130,33 @@ const (
 	resource = "https://vault.azure.net"
 )
 
-// fakeConfig is a valid configuration whose exchanges f makes.
-func fakeConfig(f *fakeEntra) exchange.Config {
-	return exchange.Config{
-		TenantID:           "11111111-2222-4333-8444-555555555555",
-		FederatedTokenFile: "/var/run/secrets/azure/tokens/azure-identity-token",
-	}.WithExchanger(f.exchange)
+// fakeService leaves nothing to chance: every jitter is in the middle.
+func fakeService(t *testing.T, f *fakeEntra) *tokens.Service {
+	t.Helper()
+	return newService(t, tokens.Config{Exchanger: f})
 }
 
-// fakeService has no chance in it: every spread is in the middle.
-func fakeService(t *testing.T, f *fakeEntra) *exchange.Service {
+func newService(t *testing.T, cfg tokens.Config) *tokens.Service {
 	t.Helper()
-	return newService(t, fakeConfig(f))
-}
-
-func newService(t *testing.T, cfg exchange.Config) *exchange.Service {
-	t.Helper()
-	s, err := exchange.New(cfg)
+	s, err := tokens.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.FixSpread(0.5)
+	s.FixChance(0.5)
 	return s
 }
 
+// prefetch lists what to prefetch for the default client ID.
+func prefetch(resources ...string) []tokens.Request {
+	var out []tokens.Request
+	for _, r := range resources {
+		out = append(out, tokens.Request{ClientID: clientID, Resource: r})
+	}
+	return out
+}
+
 // run runs s until the test's end, and checks that it then ends.
-func run(t *testing.T, s *exchange.Service) (stop func()) {
+func run(t *testing.T, s *tokens.Service) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -156,7 +171,7 @@ func run(t *testing.T, s *exchange.Service) (stop func()) {
 }
 
 // ask requests the default token and checks that it is what it should be for.
-func ask(t *testing.T, s *exchange.Service, r exchange.Request) (exchange.Result, error) {
+func ask(t *testing.T, s *tokens.Service, r tokens.Request) (tokens.Result, error) {
 	t.Helper()
 	if r.ClientID == "" {
 		r.ClientID = clientID
@@ -171,7 +186,7 @@ func ask(t *testing.T, s *exchange.Service, r exchange.Request) (exchange.Result
 	return got, err
 }
 
-func checkFor(t *testing.T, token exchange.Token, r exchange.Request) {
+func checkFor(t *testing.T, token exchange.Token, r tokens.Request) {
 	t.Helper()
 	prefix := r.ClientID + "|" + r.Resource + "|"
 	if len(token.AccessToken) <= len(prefix) || token.AccessToken[:len(prefix)] != prefix {

@@ -1,4 +1,4 @@
-package exchange_test
+package tokens_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // A thousand callers on fifty keys, with faults that come and go: each gets the
@@ -20,9 +21,9 @@ func TestCallersUnderRotatingFaults(t *testing.T) {
 		faults := []*exchange.Error{
 			nil,
 			{Kind: exchange.Throttled, RetryAfter: 5 * time.Second, Detail: "429"},
-			(&exchange.Error{Kind: exchange.Unavailable, Detail: "503"}).RetrySoon(),
+			&exchange.Error{Kind: exchange.Unavailable, Detail: "503", Retry: exchange.RetrySoon},
 			{Kind: exchange.UnknownIdentity, Detail: "700016"},
-			(&exchange.Error{Kind: exchange.FederationMismatch, Detail: "700213"}).RetrySoon(),
+			&exchange.Error{Kind: exchange.FederationMismatch, Detail: "700213", Retry: exchange.RetrySoon},
 		}
 		f.fault = func(c call) *exchange.Error {
 			if e := faults[(c.n+len(c.resource))%len(faults)]; e != nil {
@@ -32,7 +33,7 @@ func TestCallersUnderRotatingFaults(t *testing.T) {
 			return nil
 		}
 		f.hang = func(c call) bool { return c.n%7 == 3 }
-		s := newService(t, fakeConfig(f))
+		s := newService(t, tokens.Config{Exchanger: f})
 		stop := run(t, s)
 
 		var answers, failures int
@@ -63,8 +64,8 @@ func TestCallersUnderRotatingFaults(t *testing.T) {
 
 // hostileCall makes one call, which may leave early, and reports whether it got a
 // token.
-func hostileCall(t *testing.T, s *exchange.Service, random *rand.Rand) bool {
-	ctx, deadline := t.Context(), exchange.ExchangeTimeout
+func hostileCall(t *testing.T, s *tokens.Service, random *rand.Rand) bool {
+	ctx, deadline := t.Context(), tokens.ExchangeTimeout
 	if random.IntN(4) == 0 {
 		deadline = time.Duration(random.IntN(3000)) * time.Millisecond
 		var cancel context.CancelFunc
@@ -72,7 +73,7 @@ func hostileCall(t *testing.T, s *exchange.Service, random *rand.Rand) bool {
 		defer cancel()
 	}
 	clients := []string{clientID, "bbbbbbbb-0000-4000-8000-000000000002"}
-	r := exchange.Request{
+	r := tokens.Request{
 		ClientID: clients[random.IntN(2)],
 		Resource: "https://" + string(rune('a'+random.IntN(25))) + ".example.test",
 		Fresh:    random.IntN(10) == 0,

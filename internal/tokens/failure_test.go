@@ -1,7 +1,6 @@
-package exchange_test
+package tokens_test
 
 import (
-	"context"
 	"errors"
 	"sync"
 	"testing"
@@ -9,6 +8,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 func TestOutageCostsEntraOneCallForACrowd(t *testing.T) {
@@ -20,7 +20,7 @@ func TestOutageCostsEntraOneCallForACrowd(t *testing.T) {
 		for range 500 {
 			wg.Go(func() {
 				for range 10 { // ten seconds of one request a second
-					_, err := ask(t, s, exchange.Request{})
+					_, err := ask(t, s, tokens.Request{})
 					wantKind(t, err, exchange.Unavailable)
 					time.Sleep(time.Second)
 				}
@@ -42,10 +42,10 @@ func TestRetriesAreSpread(t *testing.T) {
 		for i, spread := range []float64{0, 0.999} {
 			synctest.Test(t, func(t *testing.T) {
 				f := &fakeEntra{}
-				f.failWith((&exchange.Error{Kind: exchange.Unavailable, RetryAfter: retryAfter, Detail: "down"}).RetrySoon())
+				f.failWith(&exchange.Error{Kind: exchange.Unavailable, RetryAfter: retryAfter, Detail: "down", Retry: exchange.RetrySoon})
 				s := fakeService(t, f)
-				s.FixSpread(spread)
-				_, err := ask(t, s, exchange.Request{})
+				s.FixChance(spread)
+				_, err := ask(t, s, tokens.Request{})
 				comeback[i] = append(comeback[i], wantKind(t, err, exchange.Unavailable).RetryAfter)
 				calls := f.all()[resource]
 				for n := range calls[1:] {
@@ -82,7 +82,7 @@ func TestFailureIsRememberedToTheNanosecond(t *testing.T) {
 				f.failWith(c.err)
 				s := fakeService(t, f)
 				for i, rest := range c.rests {
-					_, err := ask(t, s, exchange.Request{})
+					_, err := ask(t, s, tokens.Request{})
 					e := wantKind(t, err, c.err.Kind)
 					if e.Kind.Permanent() && e.RetryAfter != 0 {
 						t.Error("a permanent failure says when to come back")
@@ -91,7 +91,7 @@ func TestFailureIsRememberedToTheNanosecond(t *testing.T) {
 						t.Errorf("failure %d: Retry-After %s, want %s", i+1, e.RetryAfter, rest)
 					}
 					time.Sleep(rest - 1)
-					_, err = ask(t, s, exchange.Request{})
+					_, err = ask(t, s, tokens.Request{})
 					if e := wantKind(t, err, c.err.Kind); !e.Kind.Permanent() && e.RetryAfter != 1 {
 						t.Errorf("1 ns before the end: Retry-After %s", e.RetryAfter)
 					}
@@ -119,11 +119,11 @@ func TestFailuresOfLongAgoDoNotAddUp(t *testing.T) {
 		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
 		s := fakeService(t, f)
 		for range 3 {
-			_, err := ask(t, s, exchange.Request{})
+			_, err := ask(t, s, tokens.Request{})
 			if e := wantKind(t, err, exchange.Unavailable); e.RetryAfter != time.Second/2 {
 				t.Errorf("Retry-After %s, want 500ms", e.RetryAfter)
 			}
-			time.Sleep(time.Second/2 + exchange.FailureLife)
+			time.Sleep(time.Second/2 + tokens.FailureLife)
 		}
 	})
 }
@@ -133,14 +133,14 @@ func TestSuccessEndsTheMemoryOfFailures(t *testing.T) {
 		f := &fakeEntra{}
 		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
 		s := fakeService(t, f)
-		_, err := ask(t, s, exchange.Request{})
+		_, err := ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.Unavailable)
 		f.failWith(nil)
 		time.Sleep(time.Second)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 2, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 2, 0)
 		// While failures are remembered, nobody waits for a fresher token.
-		time.Sleep(exchange.FreshInterval)
-		wantAnswer(t, s, exchange.Request{Fresh: true}, exchange.SourceEntra, 3, 0)
+		time.Sleep(tokens.FreshInterval)
+		wantAnswer(t, s, tokens.Request{Fresh: true}, tokens.SourceEntra, 3, 0)
 	})
 }
 
@@ -149,19 +149,19 @@ func TestRestEndsWithTheToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
-		got, err := ask(t, s, exchange.Request{})
+		got, err := ask(t, s, tokens.Request{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
-		end := got.Token.ExpiresOn.Add(-exchange.LeastLife)
+		end := got.Token.ExpiresOn.Add(-exchange.MinLife)
 		time.Sleep(time.Until(end.Add(-5 * time.Second)))
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 		f.failWith(nil)
 		time.Sleep(5*time.Second - 1)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 		time.Sleep(time.Nanosecond)
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 3, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 3, 0)
 	})
 }
 
@@ -169,33 +169,33 @@ func TestFaultsThatPassAreNotSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		f.fault = func(c call) *exchange.Error {
-			if c.n < exchange.MaxTries {
-				return (&exchange.Error{Kind: exchange.FederationMismatch, Code: 700213}).RetrySoon()
+			if c.n < tokens.MaxTries {
+				return &exchange.Error{Kind: exchange.FederationMismatch, Code: 700213, Retry: exchange.RetrySoon}
 			}
 			return nil
 		}
 		s := fakeService(t, f)
 		// Pauses of 0.5 s and 1.5 s, with the spread in the middle.
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, exchange.MaxTries, 2*time.Second)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, tokens.MaxTries, 2*time.Second)
 	})
 }
 
 func TestTriesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
-		f.failWith((&exchange.Error{Kind: exchange.FederationMismatch, Code: 700213}).RetrySoon())
+		f.failWith(&exchange.Error{Kind: exchange.FederationMismatch, Code: 700213, Retry: exchange.RetrySoon})
 		s := fakeService(t, f)
-		_, err := ask(t, s, exchange.Request{})
+		_, err := ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.FederationMismatch)
-		if got := f.count(resource); got != exchange.MaxTries {
-			t.Errorf("%d tries, want %d", got, exchange.MaxTries)
+		if got := f.count(resource); got != tokens.MaxTries {
+			t.Errorf("%d tries, want %d", got, tokens.MaxTries)
 		}
 		// While it keeps failing, the callers' own retries are the tries.
 		time.Sleep(time.Minute)
-		_, err = ask(t, s, exchange.Request{})
+		_, err = ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.FederationMismatch)
-		if got := f.count(resource); got != exchange.MaxTries+1 {
-			t.Errorf("%d tries, want %d", got, exchange.MaxTries+1)
+		if got := f.count(resource); got != tokens.MaxTries+1 {
+			t.Errorf("%d tries, want %d", got, tokens.MaxTries+1)
 		}
 	})
 }
@@ -203,9 +203,9 @@ func TestTriesAreBounded(t *testing.T) {
 func TestRetryAfterOfAFaultIsObeyedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
-		f.failWith((&exchange.Error{Kind: exchange.Unavailable, RetryAfter: 3 * time.Second, Detail: "503"}).RetrySoon())
+		f.failWith(&exchange.Error{Kind: exchange.Unavailable, RetryAfter: 3 * time.Second, Detail: "503", Retry: exchange.RetrySoon})
 		s := fakeService(t, f)
-		_, err := ask(t, s, exchange.Request{})
+		_, err := ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.Unavailable)
 		if got := f.count(resource); got != 1 {
 			t.Errorf("%d tries within Retry-After, want 1", got)
@@ -219,16 +219,16 @@ func TestEveryWaitHasADeadline(t *testing.T) {
 		f.hangs(true)
 		s := fakeService(t, f)
 		began := time.Now()
-		_, err := ask(t, s, exchange.Request{})
+		_, err := ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.DeadlineExceeded)
-		if got := time.Since(began); got != exchange.ExchangeTimeout {
-			t.Errorf("answered after %s, want %s", got, exchange.ExchangeTimeout)
+		if got := time.Since(began); got != tokens.ExchangeTimeout {
+			t.Errorf("answered after %s, want %s", got, tokens.ExchangeTimeout)
 		}
 		if got, want := f.count(resource), 3; got != want { // 0, 8.5 and 18 s
 			t.Errorf("%d tries, want %d", got, want)
 		}
 		began = time.Now()
-		_, err = ask(t, s, exchange.Request{})
+		_, err = ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.DeadlineExceeded)
 		if got := time.Since(began); got != 0 {
 			t.Errorf("the failure was not remembered: answered after %s", got)
@@ -240,15 +240,14 @@ func TestEveryWaitHasADeadline(t *testing.T) {
 func TestCallerDoesNotRelyOnTheExchangeToEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := make(chan struct{})
-		s := newService(t, fakeConfig(nil).WithExchanger(
-			func(context.Context, string, string) (exchange.Token, time.Time, error) {
-				<-stuck
-				return exchange.Token{}, time.Time{}, errors.New("at last")
-			}))
+		s := newService(t, tokens.Config{Exchanger: exchangeFunc(func() (exchange.Grant, error) {
+			<-stuck
+			return exchange.Grant{}, errors.New("at last")
+		})})
 		began := time.Now()
-		_, err := ask(t, s, exchange.Request{})
+		_, err := ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.DeadlineExceeded)
-		if got, want := time.Since(began), exchange.ExchangeTimeout+exchange.LandingTime; got != want {
+		if got, want := time.Since(began), tokens.ExchangeTimeout+tokens.RecordTime; got != want {
 			t.Errorf("answered after %s, want %s", got, want)
 		}
 		close(stuck)
@@ -260,17 +259,17 @@ func TestThrottledRefreshObeysRetryAfter(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
 		defer run(t, s)()
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceEntra, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
 		f.failWith(&exchange.Error{Kind: exchange.Throttled, RetryAfter: 4 * time.Minute, Detail: "429"})
 		time.Sleep(30*time.Minute + 4*time.Minute)
 		synctest.Wait()
 		if got := f.count(resource); got != 2 {
 			t.Errorf("within Retry-After: %d exchanges, want 2", got)
 		}
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 1, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 		f.failWith(nil)
 		time.Sleep(2*time.Minute + 1)
 		synctest.Wait()
-		wantAnswer(t, s, exchange.Request{}, exchange.SourceCache, 3, 0)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 3, 0)
 	})
 }

@@ -64,7 +64,7 @@ func TestDiscover(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer s.CloseIdle()
+			defer s.Close()
 			err = s.Discover(t.Context())
 			if failed, ok := errors.AsType[*exchange.Error](err); ok != test.fails || ok && failed.Code != test.code {
 				t.Errorf("got %v", err)

@@ -1,4 +1,4 @@
-package exchange_test
+package tokens_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // record is what an observer was told, in order.
@@ -31,10 +32,10 @@ func (r *record) all() []string {
 }
 
 // watched has what the observer is told written down.
-func watched(f *fakeEntra) (exchange.Config, *record) {
+func watched(f *fakeEntra) (tokens.Config, *record) {
 	seen := new(record)
-	cfg := fakeConfig(f)
-	cfg.Observer = exchange.Observer{
+	cfg := tokens.Config{Exchanger: f}
+	cfg.Observer = tokens.Observer{
 		Exchanged: func(took time.Duration, err *exchange.Error) {
 			label := "ok"
 			if err != nil {
@@ -54,7 +55,7 @@ func TestObserver(t *testing.T) {
 		f := &fakeEntra{latency: 300 * time.Millisecond, fault: func(c call) *exchange.Error {
 			switch c.n {
 			case 1:
-				return (&exchange.Error{Kind: exchange.FederationMismatch, Code: 70021}).RetrySoon()
+				return &exchange.Error{Kind: exchange.FederationMismatch, Code: 70021, Retry: exchange.RetrySoon}
 			case 4:
 				return &exchange.Error{Kind: exchange.Unavailable}
 			}
@@ -62,11 +63,11 @@ func TestObserver(t *testing.T) {
 		}}
 		cfg, seen := watched(f)
 		s := newService(t, cfg)
-		ask(t, s, exchange.Request{}) // fails once, and is mended
-		ask(t, s, exchange.Request{}) // from the cache
-		for range 2 {                 // replaced, and then not
+		ask(t, s, tokens.Request{}) // fails once, and is mended
+		ask(t, s, tokens.Request{}) // from the cache
+		for range 2 {               // replaced, and then not
 			time.Sleep(30 * time.Minute)
-			ask(t, s, exchange.Request{})
+			ask(t, s, tokens.Request{})
 			time.Sleep(time.Second)
 		}
 		synctest.Wait()
@@ -94,7 +95,7 @@ func TestObserverIsToldNothingOfWhatWasDropped(t *testing.T) {
 		go func() { ended <- s.Run(ctx) }()
 		impatient, leave := context.WithTimeout(t.Context(), time.Second)
 		defer leave()
-		s.Token(impatient, exchange.Request{ClientID: clientID, Resource: resource})
+		s.Token(impatient, tokens.Request{ClientID: clientID, Resource: resource})
 		stop()
 		if err := <-ended; err != nil {
 			t.Fatal(err)
@@ -106,34 +107,15 @@ func TestObserverIsToldNothingOfWhatWasDropped(t *testing.T) {
 	})
 }
 
-// TestLabelsAreBounded: whatever number an answer of Entra holds, it makes no new
-// name.
-func TestLabelsAreBounded(t *testing.T) {
-	for _, test := range []struct {
-		err  exchange.Error
-		want string
-	}{
-		{exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016}, "700016"},
-		{exchange.Error{Kind: exchange.Unavailable, Code: 123456789}, "other"},
-		{exchange.Error{Kind: exchange.Unavailable, Code: -1}, "other"},
-		{exchange.Error{Kind: exchange.Throttled}, "throttled"},
-		{exchange.Error{Kind: exchange.FederatedTokenUnusable}, "federated_token_unusable"},
-	} {
-		if got := test.err.Label(); got != test.want {
-			t.Errorf("%+v: got %q, want %q", test.err, got, test.want)
-		}
-	}
-}
-
 func TestStats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := fakeService(t, &fakeEntra{life: time.Hour})
-		if got := s.Stats(); got != (exchange.Stats{}) {
+		if got := s.Stats(); got != (tokens.Stats{}) {
 			t.Errorf("an empty cache: got %+v", got)
 		}
 		soonest := time.Now().Add(time.Hour)
 		for _, r := range []string{"https://a.example.test", "https://b.example.test"} {
-			ask(t, s, exchange.Request{Resource: r})
+			ask(t, s, tokens.Request{Resource: r})
 			time.Sleep(time.Minute)
 		}
 		got := s.Stats()

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
@@ -42,7 +41,7 @@ func TestFailureIsLoggedWithWhatMendsIt(t *testing.T) {
 			t.Fatalf("got %d lines: %s", len(lines), p.log.String())
 		}
 		line := lines[0]
-		last := p.idp.Exchanges()[exchange.MaxTries-1]
+		last := p.idp.Exchanges()[maxTries-1]
 		for field, want := range map[string]any{
 			"level":          "warn",
 			"tenant_id":      p.idp.TenantID(),
@@ -118,79 +117,34 @@ func TestHintGivesNoCommandForWhatIsNoURL(t *testing.T) {
 	})
 }
 
-func TestFailuresThatRepeatDoNotFloodTheLog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := bubblePod(t, entra.Config{})
-		s := p.service(t)
-		p.idp.FailAlways(entra.FaultStatus(503, ""))
-		began := time.Now()
-		for time.Since(began) < time.Hour {
-			if err := p.token.Renew(); err != nil {
-				t.Fatal(err)
-			}
-			_, err := p.get(t, s)
-			wantKind(t, err, exchange.Unavailable)
-			time.Sleep(5 * time.Second)
+// TestLabelsAreBounded: whatever number an answer of Entra holds, it makes no new
+// name.
+func TestLabelsAreBounded(t *testing.T) {
+	for _, test := range []struct {
+		err  exchange.Error
+		want string
+	}{
+		{exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016}, "700016"},
+		{exchange.Error{Kind: exchange.Unavailable, Code: 123456789}, "other"},
+		{exchange.Error{Kind: exchange.Unavailable, Code: -1}, "other"},
+		{exchange.Error{Kind: exchange.Throttled}, "throttled"},
+		{exchange.Error{Kind: exchange.FederatedTokenUnusable}, "federated_token_unusable"},
+	} {
+		if got := test.err.Label(); got != test.want {
+			t.Errorf("%+v: got %q, want %q", test.err, got, test.want)
 		}
-		synctest.Wait()
-		loud, quiet := len(p.lines(t, "token exchange failed")), len(p.lines(t, "token exchange failed again"))
-		if loud < 5 || loud > 7 {
-			t.Errorf("%d warnings in an hour, want about one each %s", loud, exchange.RepeatInterval)
-		}
-		if quiet < 50 {
-			t.Errorf("%d debug lines, want one for each further exchange", quiet)
-		}
-		p.idp.FailAlways(entra.FaultAADSTS(700016))
-		time.Sleep(time.Minute)
-		_, err := p.get(t, s)
-		wantKind(t, err, exchange.UnknownIdentity)
-		synctest.Wait()
-		if got := len(p.lines(t, "token exchange failed")); got != loud+1 {
-			t.Errorf("another failure: %d warnings, want %d", got, loud+1)
-		}
-		p.idp.Heal()
-		time.Sleep(4 * time.Minute)
-		if _, err := p.get(t, s); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
-		if got := len(p.lines(t, "token exchange works again")); got != 1 {
-			t.Errorf("%d lines about the end of it, want 1", got)
-		}
-	})
-}
-
-func TestFailuresOfManyKeysDoNotFloodTheLog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeEntra{}
-		f.failWith(&exchange.Error{Kind: exchange.InvalidResource, Detail: "unknown"})
-		p := &pod{}
-		cfg := fakeConfig(f)
-		cfg.Log = newLogger(&p.log)
-		s := newService(t, cfg)
-		for i := range 10_000 {
-			_, err := ask(t, s, exchange.Request{Resource: fmt.Sprintf("https://%d.example.test/%s", i, strings.Repeat("x", 1000))})
-			wantKind(t, err, exchange.InvalidResource)
-			time.Sleep(time.Millisecond)
-		}
-		synctest.Wait()
-		lines := p.lines(t, "token exchange failed")
-		if got := len(lines); got < 30 || got > 50 {
-			t.Errorf("%d warnings in ten seconds, want about 40", got)
-		}
-		if got := len(fmt.Sprint(lines[0]["resource"])); got > 300 {
-			t.Errorf("a resource of %d bytes in the log", got)
-		}
-	})
+	}
 }
 
 func TestKindsHaveNames(t *testing.T) {
 	for kind := exchange.Kind(-1); kind < 200; kind++ {
 		known := !strings.HasPrefix(kind.String(), "kind(")
-		want := kind >= exchange.UnknownIdentity && kind <= exchange.InvalidTenant ||
-			kind >= exchange.FederationMismatch && kind <= exchange.DeadlineExceeded
+		want := kind >= exchange.UnknownIdentity && kind <= exchange.DeadlineExceeded
 		if known != want {
 			t.Errorf("kind %d is called %s", int(kind), kind)
+		}
+		if want := known && kind <= exchange.InvalidTenant; kind.Permanent() != want {
+			t.Errorf("%s: permanent %t, want %t", kind, kind.Permanent(), want)
 		}
 	}
 }
