@@ -3,11 +3,13 @@ package netrules
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -79,14 +81,20 @@ func TestProveWithoutConnection(t *testing.T) {
 	taken, inUse := listen(t)
 	defer taken.Close()
 	refusing := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), freePort(t))
+	bound := bindOnly(t)
+	uid, gid := uint32(os.Geteuid()), uint32(os.Getegid())
 	for name, tt := range map[string]struct {
 		config   Config
 		want     Proof
 		wantKind Kind
 	}{
-		"port in use":  {Config{Metadata: refusing, ProxyPort: inUse.Port(), Sealed: true}, PortInUse, 0},
-		"nobody there": {Config{Metadata: refusing, ProxyPort: freePort(t), Sealed: true}, "", NotRedirected},
-		"exempt":       {Config{Metadata: refusing, ProxyPort: freePort(t), UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}, ProberExempt, 0},
+		"port in use":                                  {Config{Metadata: refusing, ProxyPort: inUse.Port(), UID: uid, Sealed: true}, PortInUse, 0},
+		"port in use, exempt":                          {Config{Metadata: refusing, ProxyPort: inUse.Port(), UID: uid, GID: gid}, ProberExempt, 0},
+		"port of another user":                         {Config{Metadata: refusing, ProxyPort: inUse.Port(), UID: uid + 1, GID: gid}, "", PortTaken},
+		"port of another user, sealed":                 {Config{Metadata: refusing, ProxyPort: inUse.Port(), UID: uid + 1, Sealed: true}, "", PortTaken},
+		"port bound by a process that does not listen": {Config{Metadata: refusing, ProxyPort: bound, UID: uid, Sealed: true}, "", PortTaken},
+		"nobody there":                                 {Config{Metadata: refusing, ProxyPort: freePort(t), Sealed: true}, "", NotRedirected},
+		"exempt":                                       {Config{Metadata: refusing, ProxyPort: freePort(t), UID: uid, GID: gid}, ProberExempt, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := Prove(context.Background(), tt.config)
@@ -94,6 +102,36 @@ func TestProveWithoutConnection(t *testing.T) {
 				t.Errorf("got %q, %v, want %q, kind %d", got, err, tt.want, tt.wantKind)
 			}
 		})
+	}
+}
+
+// bindOnly binds a port of 127.0.0.1 and does not listen at it.
+func bindOnly(t *testing.T) uint16 {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint16(bound.(*syscall.SockaddrInet4).Port)
+}
+
+// TestPortTakenNamesBothUsers: who listens, and who should, stand in the one line that the
+// log and the termination message get.
+func TestPortTakenNamesBothUsers(t *testing.T) {
+	_, inUse := listen(t)
+	uid := uint32(os.Geteuid())
+	_, err := Prove(t.Context(), Config{Metadata: inUse, ProxyPort: inUse.Port(), UID: uid + 1, Sealed: true})
+	want := fmt.Sprintf("127.0.0.1:%d, the proxy's port, is taken: a process of UID %d listens there, and the proxy's user is UID %d", inUse.Port(), uid, uid+1)
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %q", err, want)
 	}
 }
 

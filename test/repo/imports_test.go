@@ -19,7 +19,7 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package that ships, the packages of this module that
 // it may import. A package that is not listed may not exist outside test/.
 var allowed = map[string][]string{
-	"cmd/proxy":            {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose"},
+	"cmd/proxy":            {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/sockets"},
 	"cmd/proxy-init":       {"internal/flagenv", "internal/logging", "internal/netrules"},
 	"internal/azure":       {},
 	"internal/flagenv":     {},
@@ -27,7 +27,8 @@ var allowed = map[string][]string{
 	"internal/tokens":      {"internal/exchange"},
 	"internal/exchange":    {},
 	"internal/diagnose":    {"internal/exchange", "internal/tokens"},
-	"internal/netrules":    {},
+	"internal/netrules":    {"internal/sockets"},
+	"internal/sockets":     {},
 	"internal/health":      {},
 	"internal/metrics":     {},
 	"internal/census":      {},
