@@ -27,7 +27,7 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 		Port:       c.proxy.port,
 		Exempt:     exempt(c.proxy.port),
 		NoRedirect: c.noRedirect,
-		ProxyUIDs:  []uint32{exemptID, uint32(os.Getuid())},
+		ProxyUIDs:  []uint32{azure.ProxyID, uint32(os.Getuid())},
 		PortOwner:  func() (uint32, error) { return sockets.Owner(uint16(c.proxy.port)) },
 		AskPort: func(ctx context.Context) (diagnose.Answer, error) {
 			return askPlainly(ctx, fmt.Sprintf("http://127.0.0.1:%d/readyz", c.proxy.port))
