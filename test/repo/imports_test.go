@@ -19,26 +19,25 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package that ships, the packages of this module that
 // it may import. A package that is not listed may not exist outside test/.
 var allowed = map[string][]string{
-	"cmd/proxy":            {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/sockets"},
-	"cmd/proxy-init":       {"internal/flagenv", "internal/logging", "internal/netrules"},
-	"internal/azure":       {},
-	"internal/flagenv":     {},
-	"internal/imds":        {"internal/exchange", "internal/tokens"},
-	"internal/tokens":      {"internal/exchange"},
-	"internal/exchange":    {},
-	"internal/diagnose":    {"internal/exchange", "internal/tokens"},
-	"internal/netrules":    {"internal/sockets"},
-	"internal/sockets":     {},
-	"internal/health":      {},
-	"internal/metrics":     {},
-	"internal/census":      {},
-	"internal/logging":     {},
-	"internal/loglimit":    {},
-	"internal/inject":      {},
-	"internal/manifest":    {},
-	"cmd/imds-migrate":     {"internal/inject", "internal/injectflags", "internal/manifest"},
-	"internal/injectflags": {"internal/inject"},
-	"cmd/webhook":          {"internal/health", "internal/inject", "internal/injectflags", "internal/logging", "internal/loglimit"},
+	"cmd/proxy":         {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/sockets"},
+	"cmd/proxy-init":    {"internal/flagenv", "internal/logging", "internal/netrules"},
+	"internal/azure":    {},
+	"internal/flagenv":  {},
+	"internal/imds":     {"internal/exchange", "internal/tokens"},
+	"internal/tokens":   {"internal/exchange"},
+	"internal/exchange": {},
+	"internal/diagnose": {"internal/exchange", "internal/tokens"},
+	"internal/netrules": {"internal/sockets"},
+	"internal/sockets":  {},
+	"internal/health":   {},
+	"internal/metrics":  {},
+	"internal/census":   {},
+	"internal/logging":  {},
+	"internal/loglimit": {},
+	"internal/inject":   {"internal/flagenv"},
+	"internal/manifest": {},
+	"cmd/imds-migrate":  {"internal/flagenv", "internal/inject", "internal/manifest"},
+	"cmd/webhook":       {"internal/flagenv", "internal/health", "internal/inject", "internal/logging", "internal/loglimit"},
 }
 
 // everywhere lists the packages that every package may import.
@@ -59,7 +58,7 @@ var never = []string{"k8s.io/", "sigs.k8s.io/"}
 
 // kubernetesSide lists the packages that may link what never lists: they patch pods,
 // and do not run in the pods that they patch.
-var kubernetesSide = []string{"internal/inject", "internal/injectflags", "cmd/webhook", "cmd/imds-migrate"}
+var kubernetesSide = []string{"internal/inject", "cmd/webhook", "cmd/imds-migrate"}
 
 type goPackage struct {
 	ImportPath string

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/inject"
 )
 
@@ -36,7 +37,7 @@ func TestOwnTokenFile(t *testing.T) {
 		old, moved = "/var/run/secrets/azure/tokens/azure-identity-token", "/var/run/secrets/azure/wi/token/azure-identity-token"
 		newer      = "/var/run/secrets/azure/wi/0123"
 	)
-	volume := reservedVolume(t, inject.DefaultAudience)
+	volume := reservedVolume(t, azure.Audience)
 	for _, c := range []struct {
 		name, file, volume, mountPath string
 		want                          string
@@ -77,7 +78,7 @@ func TestOwnTokenFile(t *testing.T) {
 // author's own, stays beside a webhook's mount too.
 func TestOwnVolumeBesideMount(t *testing.T) {
 	const file = "/var/run/secrets/azure/own/token/azure-identity-token"
-	volume := reservedVolume(t, inject.DefaultAudience)
+	volume := reservedVolume(t, azure.Audience)
 	pod := labelled(says(file, "mine", "/var/run/secrets/azure/own"))
 	pod.Spec.Volumes = []corev1.Volume{{Name: "mine"}, volume}
 	pod.Spec.Containers[0].VolumeMounts = append(pod.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: volume.Name, MountPath: "/wi"})

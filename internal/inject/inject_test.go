@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/inject"
 )
 
@@ -40,16 +41,6 @@ func TestTenant(t *testing.T) {
 	a.Annotations[inject.TenantIDAnnotation] = objectID
 	if got := value(&mutate(t, labelled(), a, config()).Spec.Containers[0], "AZURE_TENANT_ID"); got != objectID {
 		t.Errorf("the service account's tenant: %s", got)
-	}
-}
-
-// TestTenantDomain: a tenant may be said by its domain.
-func TestTenantDomain(t *testing.T) {
-	for _, tenant := range []string{"example.test", "a.b-c.example.test", strings.Repeat("a.", 126) + "a"} {
-		c := config()
-		if c.TenantID = tenant; c.Validate() != nil {
-			t.Errorf("%s: %v", tenant, c.Validate())
-		}
 	}
 }
 
@@ -246,7 +237,7 @@ func TestMirrored(t *testing.T) {
 func TestOwnVolume(t *testing.T) {
 	pod := injected(initNamed("migrate"))
 	pod.Spec.Volumes = []corev1.Volume{{Name: "mine", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
-		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "t", Audience: inject.DefaultAudience}}}}}}}
+		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "t", Audience: azure.Audience}}}}}}}
 	pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "mine", MountPath: "/tokens"}}
 	pod = mutate(t, pod, account(), config())
 	checkTokens(t, pod)
@@ -267,5 +258,13 @@ func TestWrongAudience(t *testing.T) {
 		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "t", Audience: "vault"}}}}}}}
 	if pod = mutate(t, pod, account(), config()); len(pod.Spec.Volumes) != 2 {
 		t.Errorf("volumes %v, want one more", pod.Spec.Volumes)
+	}
+}
+
+// TestMirrorPod: the API server's copy of a static pod is left alone.
+func TestMirrorPod(t *testing.T) {
+	result, err := inject.Pod(injected(annotate(corev1.MirrorPodAnnotationKey, "0123")), account(), config())
+	if err != nil || len(result.Patch) > 0 || !slices.Equal(result.Warnings, []string{inject.StaticPod}) {
+		t.Errorf("%v, %v, want nothing to do and a warning", result, err)
 	}
 }
