@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/sockets"
@@ -18,9 +19,6 @@ import (
 const (
 	// askTimeout bounds one question to this machine or to the node.
 	askTimeout = 2 * time.Second
-
-	// exemptID is the UID and GID that proxy-init exempts unless told otherwise.
-	exemptID = 1501
 )
 
 // metadata is how `proxy check` finds out who answers metadata requests.
@@ -29,7 +27,7 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 		Port:       c.proxy.port,
 		Exempt:     exempt(c.proxy.port),
 		NoRedirect: c.noRedirect,
-		ProxyUIDs:  []uint32{exemptID, uint32(os.Getuid())},
+		ProxyUIDs:  []uint32{azure.ProxyID, uint32(os.Getuid())},
 		PortOwner:  func() (uint32, error) { return sockets.Owner(uint16(c.proxy.port)) },
 		AskPort: func(ctx context.Context) (diagnose.Answer, error) {
 			return askPlainly(ctx, fmt.Sprintf("http://127.0.0.1:%d/readyz", c.proxy.port))
@@ -49,7 +47,7 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 // exempt reports whether this process runs as the user whom the redirect exempts: the
 // proxy's own, which is 1501 or owns the socket that listens at its port.
 func exempt(port int) bool {
-	if os.Getuid() == exemptID && os.Getgid() == exemptID {
+	if os.Getuid() == azure.ProxyID && os.Getgid() == azure.ProxyID {
 		return true
 	}
 	owner, err := sockets.Owner(uint16(port))

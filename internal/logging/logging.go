@@ -54,7 +54,7 @@ func (l *Level) Set(name string) error {
 	case "error":
 		l.level = zapcore.ErrorLevel
 	default:
-		return errors.New("say error, warn, info, debug, trace or all")
+		return errors.New("must be error, warn, info, debug, trace or all")
 	}
 	return nil
 }
@@ -77,7 +77,7 @@ const (
 // Set accepts json and console.
 func (f *Format) Set(name string) error {
 	if name != formatJSON && name != formatConsole {
-		return errors.New("say json or console")
+		return errors.New("must be json or console")
 	}
 	f.console = name == formatConsole
 	return nil

@@ -19,24 +19,29 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package that ships, the packages of this module that
 // it may import. A package that is not listed may not exist outside test/.
 var allowed = map[string][]string{
-	"cmd/proxy":            {"internal/imds", "internal/exchange", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/sockets"},
-	"cmd/proxy-init":       {"internal/logging", "internal/netrules"},
-	"internal/imds":        {"internal/exchange"},
-	"internal/exchange":    {},
-	"internal/diagnose":    {"internal/exchange"},
-	"internal/netrules":    {"internal/sockets"},
-	"internal/sockets":     {},
-	"internal/health":      {},
-	"internal/metrics":     {},
-	"internal/census":      {},
-	"internal/logging":     {},
-	"internal/loglimit":    {},
-	"internal/inject":      {},
-	"internal/manifest":    {},
-	"cmd/imds-migrate":     {"internal/inject", "internal/injectflags", "internal/manifest"},
-	"internal/injectflags": {"internal/inject"},
-	"cmd/webhook":          {"internal/health", "internal/inject", "internal/injectflags", "internal/logging", "internal/loglimit"},
+	"cmd/proxy":         {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/sockets"},
+	"cmd/proxy-init":    {"internal/flagenv", "internal/logging", "internal/netrules"},
+	"internal/azure":    {},
+	"internal/flagenv":  {},
+	"internal/imds":     {"internal/exchange", "internal/tokens"},
+	"internal/tokens":   {"internal/exchange"},
+	"internal/exchange": {},
+	"internal/diagnose": {"internal/exchange", "internal/tokens"},
+	"internal/netrules": {"internal/sockets"},
+	"internal/sockets":  {},
+	"internal/health":   {},
+	"internal/metrics":  {},
+	"internal/census":   {},
+	"internal/logging":  {},
+	"internal/loglimit": {},
+	"internal/inject":   {"internal/flagenv"},
+	"internal/manifest": {},
+	"cmd/imds-migrate":  {"internal/flagenv", "internal/inject", "internal/manifest"},
+	"cmd/webhook":       {"internal/flagenv", "internal/health", "internal/inject", "internal/logging", "internal/loglimit"},
 }
+
+// everywhere lists the packages that every package may import.
+var everywhere = []string{"internal/azure"}
 
 // only lists the dependencies that one package alone may import.
 var only = map[string]string{
@@ -53,7 +58,7 @@ var never = []string{"k8s.io/", "sigs.k8s.io/"}
 
 // kubernetesSide lists the packages that may link what never lists: they patch pods,
 // and do not run in the pods that they patch.
-var kubernetesSide = []string{"internal/inject", "internal/injectflags", "cmd/webhook", "cmd/imds-migrate"}
+var kubernetesSide = []string{"internal/inject", "cmd/webhook", "cmd/imds-migrate"}
 
 type goPackage struct {
 	ImportPath string
@@ -75,6 +80,9 @@ func TestImports(t *testing.T) {
 		if !slices.Contains(kubernetesSide, name) {
 			checkNever(t, name, p.Deps)
 		}
+		if slices.Contains(everywhere, name) {
+			checkStandardOnly(t, name, p.Deps)
+		}
 	}
 }
 
@@ -89,9 +97,21 @@ func checkNever(t *testing.T, name string, deps []string) {
 	}
 }
 
+// checkStandardOnly: what every package may import must bring nothing along. An import path
+// of the standard library has no dot before its first slash.
+func checkStandardOnly(t *testing.T, name string, deps []string) {
+	t.Helper()
+	for _, dep := range deps {
+		first, _, _ := strings.Cut(dep, "/")
+		if strings.Contains(first, ".") || first == module {
+			t.Errorf("%s links %s, which is not of the standard library", name, dep)
+		}
+	}
+}
+
 func checkImport(t *testing.T, name string, may []string, imported string) {
 	t.Helper()
-	if other, ours := strings.CutPrefix(imported, module+"/"); ours && !slices.Contains(may, other) {
+	if other, ours := strings.CutPrefix(imported, module+"/"); ours && !slices.Contains(may, other) && !slices.Contains(everywhere, other) {
 		t.Errorf("%s imports %s; it may import %q", name, other, may)
 	}
 	for dependency, home := range only {

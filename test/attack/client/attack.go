@@ -34,7 +34,7 @@ const (
 type attack struct {
 	address string
 	payload string
-	reads   bool          // it reads what is answered, and sends its payload again
+	reads   bool // it reads what is answered, and sends its payload again
 
 	opened, answered atomic.Int64
 }
