@@ -22,6 +22,7 @@ import (
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
+	"imds-oidc-proxy/internal/tokens"
 	"imds-oidc-proxy/test/kit/entra"
 	"imds-oidc-proxy/test/kit/local"
 )
@@ -33,8 +34,8 @@ func newTestObserver(t *testing.T, idp *entra.Server, life time.Duration) (*obse
 	path := filepath.Join(t.TempDir(), "token")
 	now := time.Now()
 	writeToken(t, idp, path, entra.Claims{Subject: "system:serviceaccount:shop:cart", IssuedAt: now.Add(-time.Minute), Expiry: now.Add(life)})
-	observed := newObserver(path, loglimit.New(nil), new(logging.Queue), zap.NewNop())
-	tokens, err := exchange.New(exchange.Config{
+	observed := newObserver(loglimit.New(nil), new(logging.Queue), zap.NewNop())
+	exchanger, err := exchange.New(exchange.Config{
 		TenantID:           azure.Tenant(idp.TenantID()),
 		AuthorityHost:      "https://127.0.0.1:1/",
 		FederatedTokenFile: path,
@@ -42,7 +43,11 @@ func newTestObserver(t *testing.T, idp *entra.Server, life time.Duration) (*obse
 	if err != nil {
 		t.Fatal(err)
 	}
-	observed.tokens = tokens
+	service, err := tokens.New(tokens.Config{Exchanger: exchanger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	observed.exchanger, observed.tokens = exchanger, service
 	return observed, path
 }
 

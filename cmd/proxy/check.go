@@ -146,12 +146,13 @@ func (c *checkConfig) check() error {
 // diagnosis is the configuration as package diagnose takes it.
 func (c *checkConfig) diagnosis() diagnose.Config {
 	return diagnose.Config{
-		Exchange: c.proxy.exchangeConfig(),
-		Refused:  c.proxy.checkHandler(),
-		Invalid:  c.proxy.invalid,
-		ClientID: c.clientID,
-		Resource: c.resource,
-		IMDS:     c.metadata(),
-		Rules:    c.rules(),
+		Exchange:        c.proxy.exchangeConfig(),
+		DefaultClientID: c.proxy.defaultClientID,
+		Refused:         c.proxy.checkHandler(),
+		Invalid:         c.proxy.invalid,
+		ClientID:        c.clientID,
+		Resource:        c.resource,
+		IMDS:            c.metadata(),
+		Rules:           c.rules(),
 	}
 }

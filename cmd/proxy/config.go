@@ -19,6 +19,7 @@ import (
 	"imds-oidc-proxy/internal/flagenv"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/logging"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // config is everything that the flags and the environment say, parsed and checked. What
@@ -269,10 +270,17 @@ func (c *config) exchangeConfig() exchange.Config {
 		FederatedTokenFile: c.federatedTokenFile,
 		CAFile:             c.caFile,
 		Binding:            c.binding,
-		DefaultClientID:    c.defaultClientID,
-		Prefetch:           c.prefetch,
 		Proxy:              func(r *http.Request) (*url.URL, error) { return proxyFor(r.URL) },
 	}
+}
+
+// prefetched are the requests for --prefetch.
+func (c *config) prefetched() []tokens.Request {
+	var requests []tokens.Request
+	for _, resource := range c.prefetch {
+		requests = append(requests, tokens.Request{ClientID: string(c.defaultClientID), Resource: string(resource)})
+	}
+	return requests
 }
 
 // handlerConfig is the configuration of package imds.

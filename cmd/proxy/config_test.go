@@ -6,13 +6,14 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/logging"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // podEnvironment is what the webhook injects, and more.
@@ -188,11 +189,13 @@ func TestEverythingReachesTheExchange(t *testing.T) {
 		AuthorityHost:      "https://login.example.test/",
 		CAFile:             "/ca.pem",
 		Binding:            exchange.Binding{TokenProxy: "https://binding.example.test", SNIName: "name.example.test", CAFile: "/binding.pem"},
-		DefaultClientID:    clientID,
-		Prefetch:           []azure.Resource{"https://vault.azure.net"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+	wantPrefetched := []tokens.Request{{ClientID: clientID, Resource: "https://vault.azure.net"}}
+	if got := cfg.prefetched(); !slices.Equal(got, wantPrefetched) {
+		t.Errorf("prefetched: got %+v, want %+v", got, wantPrefetched)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 
 // authority looks at the way to Entra: name, connection, certificate, tenant.
 func (w *walk) authority(ctx context.Context) []Finding {
-	if w.service == nil {
+	if w.exchanger == nil {
 		return skipped("discovery", "the environment has to be in order first")
 	}
 	var findings []Finding
@@ -25,7 +25,7 @@ func (w *walk) authority(ctx context.Context) []Finding {
 		findings = append(findings, Finding{Status: Note, Item: "HTTPS_PROXY", Text: "requests go through " + via + " (NO_PROXY excepts hosts)"})
 	}
 	began := time.Now()
-	err := w.service.Discover(ctx)
+	err := w.exchanger.Discover(ctx)
 	if err == nil {
 		w.reached = true
 		return append(findings, Finding{Status: OK, Item: "discovery",

@@ -99,10 +99,12 @@ func (r Report) FirstFailed() (name StepName, ok bool) {
 
 // Config says what to walk.
 type Config struct {
-	// Exchange is how the proxy exchanges tokens. Fields that are missing are findings,
-	// not errors. DefaultClientID is AZURE_CLIENT_ID, of which there is
-	// one too. Prefetch is only checked, CacheEntries not used.
+	// Exchange is how the proxy exchanges tokens. Fields that are missing or wrong
+	// are findings, not errors.
 	Exchange exchange.Config
+
+	// DefaultClientID is AZURE_CLIENT_ID. One that is empty or wrong is a finding.
+	DefaultClientID azure.ClientID
 
 	// Refused is why the proxy would refuse to start, apart from Exchange. Nil: it
 	// would not.
@@ -163,8 +165,8 @@ func Run(ctx context.Context, cfg Config, each func(Step)) Report {
 type walk struct {
 	cfg Config
 
-	// service is made by environment. Nil: the configuration does not allow it.
-	service *exchange.Service
+	// exchanger is made by environment. Nil: the configuration does not allow it.
+	exchanger *exchange.Exchanger
 
 	// token is read by federatedToken. Nil: it cannot be read.
 	token *exchange.FederatedToken

@@ -18,6 +18,7 @@ import (
 	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/sockets"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
@@ -49,7 +50,8 @@ func silent() diagnose.Metadata {
 	lost := func(context.Context) (diagnose.Answer, error) {
 		return diagnose.Answer{}, context.DeadlineExceeded
 	}
-	return diagnose.Metadata{Port: 8000, AskPort: refused, AskRedirect: lost}
+	nobody := func() (uint32, error) { return 0, sockets.ErrNoListener }
+	return diagnose.Metadata{Port: 8000, ProxyUIDs: []uint32{1501}, PortOwner: nobody, AskPort: refused, AskRedirect: lost}
 }
 
 // config points everywhere at closed ports of this machine.
@@ -57,9 +59,9 @@ func config(t *testing.T, claims map[string]any) diagnose.Config {
 	t.Helper()
 	return diagnose.Config{
 		Exchange: exchange.Config{
-			DefaultClientID: clientID, TenantID: entra.DefaultTenantID, AuthorityHost: "https://127.0.0.1:1/", FederatedTokenFile: unsigned(t, claims),
+			TenantID: entra.DefaultTenantID, AuthorityHost: "https://127.0.0.1:1/", FederatedTokenFile: unsigned(t, claims),
 		},
-		Resource: "https://management.azure.com/", IMDS: silent(),
+		DefaultClientID: clientID, Resource: "https://management.azure.com/", IMDS: silent(),
 	}
 }
 
@@ -261,9 +263,9 @@ func TestClientID(t *testing.T) {
 		for _, asked := range []azure.ClientID{"", "77777777-7777-4777-8777-777777777777"} {
 			cfg := config(t, goodClaims())
 			cfg.ClientID = asked
-			if cfg.Exchange.DefaultClientID = ""; id != "" {
+			if cfg.DefaultClientID = ""; id != "" {
 				var err error
-				if cfg.Exchange.DefaultClientID, err = azure.ParseClientID(id); err != nil {
+				if cfg.DefaultClientID, err = azure.ParseClientID(id); err != nil {
 					cfg.Invalid = map[string]error{azure.EnvClientID: err}
 				}
 			}

@@ -39,15 +39,11 @@ func (w *walk) environment(context.Context) []Finding {
 	if e.TenantID == "" || e.FederatedTokenFile == "" || len(w.cfg.Invalid) > 0 {
 		return findings
 	}
-	service, err := exchange.New(exchange.Config{
-		TenantID: e.TenantID, FederatedTokenFile: e.FederatedTokenFile, AuthorityHost: e.AuthorityHost,
-		CAFile: e.CAFile, Binding: e.Binding, Proxy: e.Proxy, Dial: e.Dial,
-		DefaultClientID: e.DefaultClientID, Prefetch: e.Prefetch, // checked by New, fetched by nobody
-	})
+	exchanger, err := exchange.New(e)
 	if err != nil {
 		return append(findings, configuration(err))
 	}
-	w.service = service
+	w.exchanger = exchanger
 	return findings
 }
 
@@ -73,13 +69,13 @@ func (w *walk) required(variable, value, origin string) Finding {
 
 // clientID is the identity to ask a token for.
 func (w *walk) clientID() azure.ClientID {
-	return cmp.Or(w.cfg.ClientID, w.cfg.Exchange.DefaultClientID)
+	return cmp.Or(w.cfg.ClientID, w.cfg.DefaultClientID)
 }
 
 // defaultClientID looks at AZURE_CLIENT_ID, whichever identity a token is asked for: it is
 // what the proxy starts with, and what most applications mean.
 func (w *walk) defaultClientID() Finding {
-	id := w.cfg.Exchange.DefaultClientID
+	id := w.cfg.DefaultClientID
 	f := Finding{Status: OK, Item: azure.EnvClientID, Text: string(id)}
 	switch err := w.cfg.Invalid[azure.EnvClientID]; {
 	case err != nil:

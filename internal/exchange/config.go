@@ -3,29 +3,22 @@ package exchange
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"net/url"
-	"time"
 
 	"go.uber.org/zap"
 
 	"imds-oidc-proxy/internal/azure"
 )
 
-// DefaultCacheEntries bounds the tokens held. A pod asks for a handful; the bound
-// is for one that asks for a new resource each time. At about 3 KiB for a token
-// and its entry, a full cache is 3 MiB.
-const DefaultCacheEntries = 1024
-
-// Config says whose tokens a Service exchanges, and how it reaches Entra.
+// Config says which tenant an Exchanger asks, and how it reaches Entra.
 type Config struct {
 	// TenantID is the Entra tenant. Required.
 	TenantID azure.Tenant
 
 	// FederatedTokenFile is the path of the projected service-account token. It
-	// is read anew for each exchange. Needed.
+	// is read anew for each exchange. Required.
 	FederatedTokenFile string
 
 	// AuthorityHost is Entra in the cloud of the tenant. Empty: that of the public cloud.
@@ -38,23 +31,9 @@ type Config struct {
 	// Binding routes exchanges through an identity binding's proxy. Zero: none.
 	Binding Binding
 
-	// DefaultClientID is the client ID of the tokens that Prefetch lists. Required with
-	// Prefetch.
-	DefaultClientID azure.ClientID
-
-	// Prefetch lists resources whose tokens are to be ready before they are asked
-	// for, for as long as the service runs. Empty: none.
-	Prefetch []azure.Resource
-
-	// CacheEntries bounds the tokens held at once; the one used least recently
-	// makes room. Zero: DefaultCacheEntries.
-	CacheEntries int
-
-	// Log receives what happens to exchanges. Nil: nothing is logged.
+	// Log gets a line when Binding's CA file becomes unreadable, or readable again.
+	// Nil: nothing is logged.
 	Log *zap.Logger
-
-	// Observer is told of exchanges, for metrics. Zero: nobody looks.
-	Observer Observer
 
 	// Proxy chooses the HTTP proxy for a request to Entra, or to Binding's token
 	// proxy, as in [net/http.Transport]. Nil: none; this package reads no environment.
@@ -62,12 +41,6 @@ type Config struct {
 
 	// Dial opens the connection to Entra. Nil: a [net.Dialer]'s.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-
-	// exchanger replaces all that makes exchanges, in this package's tests.
-	exchanger exchanger
-
-	// transport replaces the connections to Entra, in this package's tests.
-	transport http.RoundTripper
 }
 
 // Binding is an AKS identity binding: a proxy in the cluster that takes the
@@ -95,9 +68,6 @@ func (c Config) withDefaults() (Config, error) {
 	if c.AuthorityHost == "" {
 		c.AuthorityHost = azure.PublicAuthorityHost
 	}
-	if c.CacheEntries == 0 {
-		c.CacheEntries = DefaultCacheEntries
-	}
 	if c.Log == nil {
 		c.Log = zap.NewNop()
 	}
@@ -117,21 +87,7 @@ func (c Config) check() error {
 	if c.FederatedTokenFile == "" {
 		return errors.New(azure.EnvFederatedTokenFile + " is required: it names the projected service-account token")
 	}
-	if c.CacheEntries < len(c.Prefetch) || c.CacheEntries < 1 {
-		return fmt.Errorf("a cache of %d entries cannot hold %d tokens to prefetch", c.CacheEntries, len(c.Prefetch))
-	}
 	return nil
-}
-
-func (c Config) prefetchKeys() (map[key]time.Time, error) {
-	keys := make(map[key]time.Time, len(c.Prefetch))
-	for _, resource := range c.Prefetch {
-		if c.DefaultClientID == "" {
-			return nil, errors.New("--prefetch requires " + azure.EnvClientID + ": tokens are fetched ahead for that identity")
-		}
-		keys[keyOf(Request{ClientID: string(c.DefaultClientID), Resource: string(resource)})] = time.Time{}
-	}
-	return keys, nil
 }
 
 func (b Binding) check() error {

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
@@ -29,11 +28,6 @@ func TestNewRefusesBadConfigurations(t *testing.T) {
 		{"no token file", func(c *exchange.Config) { c.FederatedTokenFile = "" }, "AZURE_FEDERATED_TOKEN_FILE"},
 		{"CA file missing", func(c *exchange.Config) { c.CAFile = notPEM + "x" }, "--ca-file"},
 		{"CA file without a certificate", func(c *exchange.Config) { c.CAFile = notPEM }, "--ca-file"},
-		{"prefetch for nobody", func(c *exchange.Config) { c.Prefetch = []azure.Resource{resource} }, "--prefetch requires AZURE_CLIENT_ID"},
-		{"prefetch of more than fits", func(c *exchange.Config) {
-			c.DefaultClientID, c.Prefetch, c.CacheEntries = clientID, []azure.Resource{"a", "b"}, 1
-		}, "prefetch"},
-		{"a negative cache", func(c *exchange.Config) { c.CacheEntries = -1 }, "cache"},
 		{"SNI without a proxy", proxied(exchange.Binding{SNIName: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},
 		{"CA file without a proxy", proxied(exchange.Binding{CAFile: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},
 		{"CA data without a proxy", proxied(exchange.Binding{CAData: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},

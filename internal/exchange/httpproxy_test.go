@@ -60,7 +60,7 @@ func TestHTTPProxyIsUsedForEntra(t *testing.T) {
 	}
 
 	proxy.Host = "127.0.0.1:1" // nothing listens there
-	err := p.service(t).Exchange(t.Context(), clientID, resource)
+	err := p.service(t).exchange(t.Context(), clientID, resource)
 	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "HTTPS_PROXY") {
 		t.Errorf("without the proxy, the detail is %q", e.Detail)
 	}
@@ -87,7 +87,7 @@ func TestMuteHTTPProxyIsNamed(t *testing.T) {
 	} {
 		p.cfg.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: c.proxy})
 		ctx, cancel := context.WithTimeout(t.Context(), c.timeout)
-		err := p.service(t).Exchange(ctx, clientID, resource)
+		err := p.service(t).exchange(ctx, clientID, resource)
 		cancel()
 		if e := wantKind(t, err, c.kind); e.Detail != c.want+" (by way of HTTPS_PROXY)" {
 			t.Errorf("%s: detail %q", name, e.Detail)
@@ -118,7 +118,7 @@ func TestHTTPProxyIsNamedWhereItIsInForce(t *testing.T) {
 			}
 			return &url.URL{Scheme: "http", Host: mute}, nil
 		}
-		err := p.service(t).Exchange(t.Context(), clientID, resource)
+		err := p.service(t).exchange(t.Context(), clientID, resource)
 		if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "broke") || strings.Contains(e.Detail, "HTTPS_PROXY") != c.named {
 			t.Errorf("%s: detail %q, want HTTPS_PROXY in it: %t", name, e.Detail, c.named)
 		}
@@ -149,7 +149,7 @@ func TestRefusalOfTheHTTPProxyIsToldApart(t *testing.T) {
 	}{
 		{407, "credentials", "USER:PASSWORD@", 1},
 		{403, "does not let requests to entra through", "CONNECT", 1},
-		{502, "status 502", "CONNECT", exchange.MaxTries},
+		{502, "status 502", "CONNECT", maxTries},
 	} {
 		status.Store(c.status)
 		connects.Store(0)

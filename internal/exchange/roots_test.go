@@ -53,7 +53,7 @@ func oneExchange(encoded string) string {
 	if err != nil {
 		return err.Error()
 	}
-	if err := s.Exchange(context.Background(), clientID, resource); err != nil {
+	if _, err := s.Exchange(context.Background(), clientID, resource); err != nil {
 		return err.Error()
 	}
 	return "token"

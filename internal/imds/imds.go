@@ -36,14 +36,14 @@ import (
 	"go.uber.org/zap"
 
 	"imds-oidc-proxy/internal/azure"
-	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
-// TokenSource is what this package needs of package exchange.
+// TokenSource is what this package needs of package tokens.
 type TokenSource interface {
 	// Token returns a token that is valid now. A failure is an
 	// [*exchange.Error], or an error whose text is safe to log.
-	Token(ctx context.Context, req exchange.Request) (exchange.Result, error)
+	Token(ctx context.Context, req tokens.Request) (tokens.Result, error)
 }
 
 // Config says how to answer.

@@ -10,7 +10,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"imds-oidc-proxy/internal/azure"
-	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // endpoint answers a request, or says why it does not. What it finds out on the
@@ -25,7 +25,7 @@ type outcome struct {
 	resource string
 	clientID string
 	status   int
-	source   exchange.Source
+	source   tokens.Source
 	answered time.Time // zero: the answer is only known when the endpoint returns
 
 	body   []byte

@@ -47,8 +47,9 @@ type Config struct {
 	ProxyPort uint16
 
 	// UID and GID are the proxy's own. In forwarding mode a process must have
-	// both to reach the metadata service. Ignored when Sealed. Never zero
-	// otherwise: root is what most containers run as.
+	// both to reach the metadata service, and neither is zero: root is what most
+	// containers run as. When Sealed, the rules exempt nobody, and UID only says
+	// which user may listen at ProxyPort.
 	UID, GID uint32
 
 	// Sealed exempts nobody: nothing in the namespace reaches the metadata
