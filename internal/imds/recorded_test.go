@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/tokens"
 )
@@ -40,7 +41,7 @@ func TestRecorded(t *testing.T) {
 	source := &tokenSource{}
 	machine := newDecoy(t)
 	cfg := config(source)
-	cfg.Passthrough.Address = machine.URL
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
 	addr := serve(t, newHandler(t, cfg), imds.Limits{}, imds.MaxConnections)
 	count := 0
 	for _, file := range files {
