@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -70,24 +69,6 @@ func liveChecks(service *tokens.Service) []health.Check {
 		{Name: "ping"},
 		{Name: "token-cache", Run: func() error { service.Stats(); return nil }},
 	}
-}
-
-// checkAdminAddress takes an empty address too: there is no admin port then.
-func checkAdminAddress(address string) error {
-	if address == "" {
-		return nil
-	}
-	_, port, err := net.SplitHostPort(address)
-	if err == nil {
-		var n int
-		if n, err = strconv.Atoi(port); err == nil && (n < 1 || n > 65535) {
-			err = errPort
-		}
-	}
-	if err != nil {
-		return configErrorf("--admin-address (PROXY_ADMIN_ADDRESS) %q: say HOST:PORT or :PORT, such as :8001", address)
-	}
-	return nil
 }
 
 // admin serves the proxy's own endpoints on an address that others can reach.

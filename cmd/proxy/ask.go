@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/imds"
 )
@@ -18,9 +19,6 @@ import (
 const (
 	// askTimeout bounds one question to this machine or to the node.
 	askTimeout = 2 * time.Second
-
-	// exemptID is the UID and GID that proxy-init exempts unless told otherwise.
-	exemptID = 1501
 )
 
 // metadata is how `proxy check` finds out who answers metadata requests.
@@ -47,7 +45,7 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 // exempt reports whether this process runs as the user whom the redirect exempts:
 // the proxy's own, who is the owner of the socket that listens on its port.
 func exempt(port int) bool {
-	if os.Getuid() == exemptID && os.Getgid() == exemptID {
+	if os.Getuid() == azure.ProxyID && os.Getgid() == azure.ProxyID {
 		return true
 	}
 	sockets, err := os.ReadFile("/proc/net/tcp")

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/logging"
@@ -58,8 +59,8 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	log.Info("starting the proxy server",
 		zap.Int("port", cfg.port),
 		zap.String("version", version),
-		zap.String("tenant_id", cfg.tenantID),
-		zap.String("client_id", cfg.defaultClientID),
+		zap.String("tenant_id", string(cfg.tenantID)),
+		zap.String("client_id", string(cfg.defaultClientID)),
 		zap.String("imds_passthrough", cfg.imdsPassthrough))
 	accepted := newConns(imds.LimitListener(listener, maxConnections(maxFiles())))
 	ending := &drain{listener: listener, conns: accepted, listening: &listening, log: log}
@@ -103,7 +104,7 @@ func maxFiles() uint64 {
 // requests report.
 func checkFederatedToken(file string) error {
 	if _, err := exchange.ReadFederatedToken(file); err != nil {
-		return configErrorf("%s: %w", envFederatedTokenFile, err)
+		return configErrorf("%s: %w", azure.EnvFederatedTokenFile, err)
 	}
 	return nil
 }
@@ -140,7 +141,7 @@ func backgroundParts(cfg config, observed *observer, own map[string]http.Handler
 
 // newTokens makes what obtains tokens, and what keeps them.
 func newTokens(cfg config, observer tokens.Observer, log *zap.Logger) (*exchange.Exchanger, *tokens.Service, error) {
-	log = log.With(zap.String("tenant_id", cfg.tenantID))
+	log = log.With(zap.String("tenant_id", string(cfg.tenantID)))
 	exchanges := cfg.exchangeConfig()
 	exchanges.Log = log
 	exchanger, err := exchange.New(exchanges)
@@ -155,10 +156,7 @@ func newTokens(cfg config, observer tokens.Observer, log *zap.Logger) (*exchange
 }
 
 func newHandler(cfg config, observed *observer, own map[string]http.Handler, log *zap.Logger) (*imds.Handler, error) {
-	answers, err := cfg.handlerConfig()
-	if err != nil {
-		return nil, err
-	}
+	answers := cfg.handlerConfig()
 	answers.Tokens, answers.Own, answers.Observe, answers.Log = observed.tokens, own, observed.request, log
 	handler, err := imds.New(answers)
 	if err != nil {

@@ -46,10 +46,7 @@ func TestSettingsOfTokenRequests(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			answers, err := cfg.handlerConfig()
-			if err != nil {
-				t.Fatal(err)
-			}
+			answers := cfg.handlerConfig()
 			answers.Tokens = cached{tokens.Result{Source: tokens.SourceCache, Token: token}}
 			h, err := imds.New(answers)
 			if err != nil {

@@ -9,9 +9,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
@@ -59,16 +59,13 @@ func failure(item string, e *exchange.Error) Finding {
 
 // authorityURL is the tenant's OpenID configuration.
 func (w *walk) authorityURL() string {
-	host := w.cfg.Exchange.AuthorityHost
-	if host == "" {
-		host = exchange.DefaultAuthorityHost
-	}
-	return strings.TrimRight(host, "/") + "/" + w.cfg.Exchange.TenantID + "/v2.0/.well-known/openid-configuration"
+	host := cmp.Or(w.cfg.Exchange.AuthorityHost, azure.PublicAuthorityHost)
+	return string(host) + string(w.cfg.Exchange.TenantID) + "/v2.0/.well-known/openid-configuration"
 }
 
 // destination is what is connected to.
 func (w *walk) destination() string {
-	return cmp.Or(w.cfg.Exchange.Binding.TokenProxy, w.authorityURL())
+	return cmp.Or(string(w.cfg.Exchange.Binding.TokenProxy), w.authorityURL())
 }
 
 // authorityName is the host that was asked, for people.

@@ -20,15 +20,15 @@ func (w *walk) exchange(ctx context.Context) []Finding {
 		return skipped("token", "there is no federated token that Entra would take")
 	case !w.reached:
 		return skipped("token", "the authority has to be reached first")
-	case !clientIDPattern.MatchString(w.clientID()):
+	case w.clientID() == "":
 		return skipped("token", "there is no client ID to ask a token for: --client-id=CLIENT_ID")
 	}
-	asked := fmt.Sprintf("for %q as %s", clip(w.cfg.Resource), w.clientID())
+	asked := fmt.Sprintf("for %q as %s", clip(string(w.cfg.Resource)), w.clientID())
 	service, err := tokens.New(tokens.Config{Exchanger: w.exchanger}) // tries as often as the proxy
 	if err != nil {
 		return skipped("token", err.Error())
 	}
-	result, err := service.Token(ctx, tokens.Request{ClientID: strings.ToLower(w.clientID()), Resource: w.cfg.Resource})
+	result, err := service.Token(ctx, tokens.Request{ClientID: w.clientID(), Resource: w.cfg.Resource})
 	if err == nil {
 		return []Finding{{Status: OK, Item: "token", Text: fmt.Sprintf("%s, until %s", asked, result.Token.ExpiresOn.UTC().Format(time.RFC3339))}}
 	}

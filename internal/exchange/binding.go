@@ -30,7 +30,7 @@ type bindingTransport struct {
 }
 
 func newBindingTransport(cfg Config) (http.RoundTripper, error) {
-	proxy, err := url.Parse(cfg.Binding.TokenProxy)
+	proxy, err := url.Parse(string(cfg.Binding.TokenProxy))
 	if err != nil {
 		return nil, errors.New("AZURE_KUBERNETES_TOKEN_PROXY is not a URL")
 	}

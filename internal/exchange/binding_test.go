@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -31,7 +32,7 @@ func bindingPod(t *testing.T, path, sni string) *pod {
 	t.Cleanup(front.Close)
 	p := newPod(t, idp)
 	p.cfg.Dial = dialLoopback
-	p.cfg.Binding = exchange.Binding{TokenProxy: front.URL + path, SNIName: sni}
+	p.cfg.Binding = exchange.Binding{TokenProxy: azure.TokenProxy(front.URL + path), SNIName: sni}
 	return p
 }
 
@@ -223,7 +224,7 @@ func TestUntrustedTokenProxySaysThatTheCAFileIsBroken(t *testing.T) {
 func TestBindingGoesThroughTheHTTPProxy(t *testing.T) {
 	p := bindingPod(t, "/path", "localhost")
 	p.cfg.Binding.CAData = string(p.idp.CAPEM())
-	host := strings.TrimSuffix(strings.TrimPrefix(p.cfg.Binding.TokenProxy, "https://"), "/path")
+	host := strings.TrimSuffix(strings.TrimPrefix(string(p.cfg.Binding.TokenProxy), "https://"), "/path")
 	proxy, asked := connectProxy(t, host)
 	p.cfg.Proxy = http.ProxyURL(proxy)
 	if _, err := p.get(t, p.service(t)); err != nil {

@@ -15,6 +15,8 @@ import (
 
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
 	msal "github.com/AzureAD/microsoft-authentication-library-for-go/apps/errors"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 const (
@@ -49,12 +51,12 @@ func unusable(result confidential.AuthResult, began time.Time) string {
 
 // scope is the v2 scope for a v1 resource. A resource that ends in a slash keeps
 // it: Entra copies what precedes /.default into the token's audience.
-func scope(resource string) string {
+func scope(resource azure.Resource) string {
 	const all = "/.default"
-	if strings.HasSuffix(resource, all) {
-		return resource
+	if strings.HasSuffix(string(resource), all) {
+		return string(resource)
 	}
-	return resource + all
+	return string(resource) + all
 }
 
 // classify turns what MSAL returns into an Error. MSAL's own texts quote bodies
@@ -172,14 +174,8 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 // guid returns s if it is a GUID and nothing otherwise: in its place a hostile
 // answer could hold anything.
 func guid(s string) string {
-	if len(s) != len(unknownClient) {
+	if _, ok := azure.ParseGUID(s); !ok {
 		return ""
-	}
-	for i := range len(s) {
-		isDash := unknownClient[i] == '-'
-		if isDash != (s[i] == '-') || (!isDash && !strings.ContainsRune("0123456789abcdefABCDEF", rune(s[i]))) {
-			return ""
-		}
 	}
 	return s
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -57,7 +58,7 @@ func TestDiscover(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s, err := exchange.New(exchange.Config{
-				TenantID: test.tenant, AuthorityHost: idp.AuthorityHost(), CAFile: test.ca,
+				TenantID: azure.Tenant(test.tenant), AuthorityHost: authority(idp.AuthorityHost()), CAFile: test.ca,
 				FederatedTokenFile: filepath.Join(t.TempDir(), "missing"),
 			})
 			if err != nil {

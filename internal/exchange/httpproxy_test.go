@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -99,7 +100,7 @@ func TestMuteHTTPProxyIsNamed(t *testing.T) {
 func TestHTTPProxyIsNamedWhereItIsInForce(t *testing.T) {
 	mute := saying(t, "")
 	p := startPod(t, entra.Config{})
-	p.cfg.AuthorityHost = "https://" + mute
+	p.cfg.AuthorityHost = authority("https://" + mute)
 	for name, c := range map[string]struct {
 		binding exchange.Binding
 		via     string // the only host that is asked through the HTTP proxy
@@ -108,7 +109,7 @@ func TestHTTPProxyIsNamedWhereItIsInForce(t *testing.T) {
 		"Entra, through it":           {exchange.Binding{}, mute, true},
 		"Entra, past it":              {exchange.Binding{}, "other.example.test", false},
 		"the token proxy, through it": {exchange.Binding{TokenProxy: "https://binding.example.test"}, "binding.example.test", true},
-		"the token proxy, past it":    {exchange.Binding{TokenProxy: "https://" + saying(t, "")}, mute, false},
+		"the token proxy, past it":    {exchange.Binding{TokenProxy: azure.TokenProxy("https://" + saying(t, ""))}, mute, false},
 	} {
 		p.cfg.Binding = c.binding
 		p.cfg.Proxy = func(r *http.Request) (*url.URL, error) {

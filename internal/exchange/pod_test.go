@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/tokens"
 	"imds-oidc-proxy/test/kit/entra"
@@ -47,7 +49,7 @@ type service struct {
 }
 
 // exchange makes one exchange, past the cache.
-func (s *service) exchange(ctx context.Context, clientID, resource string) error {
+func (s *service) exchange(ctx context.Context, clientID azure.ClientID, resource azure.Resource) error {
 	_, err := s.Exchange(ctx, clientID, resource)
 	return err
 }
@@ -96,8 +98,8 @@ func newPod(t *testing.T, idp *entra.Server) *pod {
 	}
 	p := &pod{idp: idp, token: token}
 	p.cfg = exchange.Config{
-		TenantID:           idp.TenantID(),
-		AuthorityHost:      idp.AuthorityHost(),
+		TenantID:           azure.Tenant(idp.TenantID()),
+		AuthorityHost:      authority(idp.AuthorityHost()),
 		FederatedTokenFile: token.Path(),
 		Log:                newLogger(&p.log).With(zap.String("tenant_id", idp.TenantID())),
 	}
@@ -222,4 +224,9 @@ func waitFor(t *testing.T, what string, done func() bool) {
 			t.Fatalf("no %s within %s", what, patience)
 		}
 	}
+}
+
+// authority is the URL of a server of this test, with or without a slash at its end.
+func authority(url string) azure.AuthorityHost {
+	return azure.AuthorityHost(strings.TrimSuffix(url, "/") + "/")
 }

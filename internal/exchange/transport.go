@@ -208,7 +208,7 @@ func (c Config) way(failed error) string {
 	if !ok {
 		return ""
 	}
-	if via, err := c.ProxyFor(cmp.Or(c.Binding.TokenProxy, asked.URL)); err != nil || via == nil {
+	if via, err := c.ProxyFor(cmp.Or(string(c.Binding.TokenProxy), asked.URL)); err != nil || via == nil {
 		return ""
 	}
 	return " (by way of HTTPS_PROXY)"

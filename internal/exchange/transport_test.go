@@ -19,6 +19,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -26,7 +27,10 @@ import (
 func TestAuthorityHostWithAndWithoutASlash(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	for _, host := range []string{p.idp.AuthorityHost(), strings.TrimRight(p.idp.AuthorityHost(), "/")} {
-		p.cfg.AuthorityHost = host
+		var err error
+		if p.cfg.AuthorityHost, err = azure.ParseAuthorityHost(host); err != nil {
+			t.Fatal(err)
+		}
 		p.idp.Reset()
 		if _, err := p.get(t, p.service(t)); err != nil {
 			t.Errorf("%s: %v", host, err)
@@ -113,7 +117,7 @@ func TestOldTLSIsRefused(t *testing.T) {
 	old.Config.ErrorLog = log.New(io.Discard, "", 0)
 	old.StartTLS()
 	defer old.Close()
-	p.cfg.AuthorityHost = old.URL
+	p.cfg.AuthorityHost = authority(old.URL)
 	p.idp.Reset()
 	err := p.service(t).exchange(t.Context(), clientID, resource)
 	wantKind(t, err, exchange.Unavailable)
@@ -124,7 +128,7 @@ func TestOldTLSIsRefused(t *testing.T) {
 
 func TestRefusedConnectionIsToldApart(t *testing.T) {
 	p := startPod(t, entra.Config{})
-	p.cfg.AuthorityHost = "https://127.0.0.1:1"
+	p.cfg.AuthorityHost = "https://127.0.0.1:1/"
 	err := p.service(t).exchange(t.Context(), clientID, resource)
 	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "refused") {
 		t.Errorf("detail: %s", e.Detail)
@@ -139,7 +143,7 @@ func TestPortWithoutTLSIsToldApart(t *testing.T) {
 		"something else": saying(t, "220 mail.example.test ESMTP "+secret+"\r\n"),
 	} {
 		p := startPod(t, entra.Config{})
-		p.cfg.AuthorityHost = "https://" + address
+		p.cfg.AuthorityHost = authority("https://" + address)
 		err := p.service(t).exchange(t.Context(), clientID, resource)
 		if e := wantKind(t, err, exchange.Unavailable); e.Detail != "entra's address does not speak TLS" {
 			t.Errorf("%s: detail %q", name, e.Detail)
@@ -314,7 +318,7 @@ func TestHeaderIsBounded(t *testing.T) {
 			}
 		}
 	})
-	p.cfg.AuthorityHost = "https://" + listener.Addr().String()
+	p.cfg.AuthorityHost = authority("https://" + listener.Addr().String())
 	err = p.service(t).exchange(t.Context(), clientID, resource)
 	wantKind(t, err, exchange.Unavailable)
 	// Our bound and what the kernel holds; net/http's own bound is 10 MiB.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/tokens"
@@ -52,7 +53,7 @@ func (s *tokenSource) Token(ctx context.Context, req tokens.Request) (tokens.Res
 	}
 	return tokens.Result{
 		Token: exchange.Token{
-			AccessToken: "token-of-" + req.ClientID,
+			AccessToken: "token-of-" + string(req.ClientID),
 			NotBefore:   epoch,
 			ExpiresOn:   epoch.Add(tokenLife),
 		},
@@ -80,11 +81,20 @@ func config(source imds.TokenSource) imds.Config {
 		Tokens:          source,
 		TenantID:        tenantID,
 		DefaultClientID: defaultID,
-		Identities:      map[string]string{objectID: mappedID, resourceID: mappedID},
+		Identities:      identities(objectID, mappedID, resourceID, mappedID),
 		Version:         "test",
 		Own:             map[string]http.Handler{"/readyz": http.HandlerFunc(ok)},
 		Now:             func() time.Time { return epoch },
 	}
+}
+
+// identities takes selectors and client IDs in turn.
+func identities(pairs ...string) map[azure.Selector]azure.ClientID {
+	known := map[azure.Selector]azure.ClientID{}
+	for i := 0; i < len(pairs); i += 2 {
+		known[azure.Selector(strings.ToLower(pairs[i]))] = azure.ClientID(pairs[i+1])
+	}
+	return known
 }
 
 func ok(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/tokens"
 )
 
@@ -137,7 +138,7 @@ func requestID(header http.Header) string {
 	if len(values) != 1 {
 		return ""
 	}
-	id, _ := parseGUID(values[0])
+	id, _ := azure.ParseGUID(values[0])
 	return id
 }
 

@@ -55,7 +55,7 @@ func (l *Level) Set(name string) error {
 	case "error":
 		l.level = zapcore.ErrorLevel
 	default:
-		return errors.New("say error, warn, info, debug, trace or all")
+		return errors.New("must be error, warn, info, debug, trace or all")
 	}
 	return nil
 }
@@ -78,7 +78,7 @@ const (
 // Set takes json and console.
 func (f *Format) Set(name string) error {
 	if name != formatJSON && name != formatConsole {
-		return errors.New("say json or console")
+		return errors.New("must be json or console")
 	}
 	f.console = name == formatConsole
 	return nil

@@ -5,6 +5,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
@@ -56,7 +57,7 @@ func (m *memory) failing(k key, now time.Time) *failure { return remembered(m.fa
 
 // throttle returns the throttle of a client ID or, for wholeTenant, of all of them; nil
 // for none.
-func (m *memory) throttle(clientID string, now time.Time) *failure {
+func (m *memory) throttle(clientID azure.ClientID, now time.Time) *failure {
 	return remembered(m.throttles, clientID, now)
 }
 
@@ -83,7 +84,7 @@ func (m *memory) resting(k key, now time.Time) *failure {
 // throttling returns the throttle because of which k must not be exchanged now, nil for
 // none.
 func (m *memory) throttling(k key, now time.Time) *failure {
-	for _, clientID := range [...]string{k.clientID, wholeTenant} {
+	for _, clientID := range [...]azure.ClientID{k.clientID, wholeTenant} {
 		if f := m.throttle(clientID, now); f != nil && now.Before(f.until) {
 			return f
 		}
@@ -130,7 +131,7 @@ func (m *memory) throttled(k key, err *exchange.Error, now time.Time, chance flo
 // unthrottled forgets that the client ID of k was throttled, if the time of that is over:
 // an answer before then may be to an earlier request.
 func (m *memory) unthrottled(k key, now time.Time) {
-	for _, clientID := range [...]string{k.clientID, wholeTenant} {
+	for _, clientID := range [...]azure.ClientID{k.clientID, wholeTenant} {
 		if f := m.throttle(clientID, now); f != nil && !now.Before(f.until) {
 			m.throttles.Remove(clientID)
 		}

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/tokens"
 )
@@ -19,7 +20,7 @@ func TestCacheIsBoundedAndFailuresEvictNoToken(t *testing.T) {
 		s := fakeService(t, f)
 		const more = 10
 		for i := range tokens.MaxTokens + more {
-			if _, err := ask(t, s, tokens.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}); err != nil {
+			if _, err := ask(t, s, tokens.Request{Resource: azure.Resource(fmt.Sprintf("https://%d.example.test", i))}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -28,11 +29,11 @@ func TestCacheIsBoundedAndFailuresEvictNoToken(t *testing.T) {
 		}
 		f.failWith(&exchange.Error{Kind: exchange.InvalidResource, Detail: "unknown"})
 		for i := range 2 * tokens.MaxTokens {
-			_, err := ask(t, s, tokens.Request{Resource: fmt.Sprintf("https://bad%d.example.test", i)})
+			_, err := ask(t, s, tokens.Request{Resource: azure.Resource(fmt.Sprintf("https://bad%d.example.test", i))})
 			wantKind(t, err, exchange.InvalidResource)
 		}
 		for i := more; i < tokens.MaxTokens+more; i++ {
-			wantAnswer(t, s, tokens.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}, tokens.SourceCache, 1, 0)
+			wantAnswer(t, s, tokens.Request{Resource: azure.Resource(fmt.Sprintf("https://%d.example.test", i))}, tokens.SourceCache, 1, 0)
 		}
 	})
 }
@@ -45,7 +46,7 @@ func TestTooManyExchangesAtOnceAreRefusedAtOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range tokens.MaxRunning {
 			wg.Go(func() {
-				if _, err := ask(t, s, tokens.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}); err != nil {
+				if _, err := ask(t, s, tokens.Request{Resource: azure.Resource(fmt.Sprintf("https://%d.example.test", i))}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -94,8 +95,8 @@ func TestNoRoomForExchangesCostsNoHeldToken(t *testing.T) {
 func TestCacheKeepsNoRequestAlive(t *testing.T) {
 	const requests, size = 100, 1 << 20
 	for name, cut := range map[string]func(string) tokens.Request{
-		"client ID": func(s string) tokens.Request { return tokens.Request{ClientID: s, Resource: resource} },
-		"resource":  func(s string) tokens.Request { return tokens.Request{ClientID: clientID, Resource: s} },
+		"client ID": func(s string) tokens.Request { return tokens.Request{ClientID: azure.ClientID(s), Resource: resource} },
+		"resource":  func(s string) tokens.Request { return tokens.Request{ClientID: clientID, Resource: azure.Resource(s)} },
 	} {
 		s := fakeService(t, &fakeEntra{})
 		var before, after runtime.MemStats
@@ -137,7 +138,7 @@ func BenchmarkHit(b *testing.B) {
 			}
 			requests := make([]tokens.Request, keys)
 			for i := range requests {
-				requests[i] = tokens.Request{ClientID: clientID, Resource: fmt.Sprintf("https://%d.example.test", i)}
+				requests[i] = tokens.Request{ClientID: clientID, Resource: azure.Resource(fmt.Sprintf("https://%d.example.test", i))}
 				if _, err := s.Token(b.Context(), requests[i]); err != nil {
 					b.Fatal(err)
 				}

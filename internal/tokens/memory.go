@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
@@ -45,11 +46,12 @@ const (
 
 // key is what a token is for. The resource stays as it was spelled: its case and
 // its trailing slash decide the audience of the token.
-type key struct{ clientID, resource string }
-
-func keyOf(r Request) key {
-	return key{clientID: strings.ToLower(r.ClientID), resource: r.Resource}
+type key struct {
+	clientID azure.ClientID
+	resource azure.Resource
 }
+
+func keyOf(r Request) key { return key{r.ClientID, r.Resource} }
 
 // memory is what is known of each key, and decides what to do with requests for it. It
 // has no lock, starts no goroutine, and reads no clock: the time is an argument.
@@ -57,7 +59,7 @@ type memory struct {
 	prefetch  map[key]time.Time // keys to have ready, and when each may be exchanged again
 	held      *simplelru.LRU[key, *holding]
 	failures  *simplelru.LRU[key, *failure]
-	throttles *simplelru.LRU[string, *failure] // by client ID
+	throttles *simplelru.LRU[azure.ClientID, *failure]
 	running   map[key]*run
 	lines     *rate.Limiter // of failures logged
 }
@@ -67,7 +69,7 @@ func newMemory(prefetch []Request) *memory {
 		prefetch:  make(map[key]time.Time, len(prefetch)),
 		held:      newLRU[key, *holding](maxTokens),
 		failures:  newLRU[key, *failure](maxFailures),
-		throttles: newLRU[string, *failure](maxThrottles),
+		throttles: newLRU[azure.ClientID, *failure](maxThrottles),
 		running:   make(map[key]*run),
 		lines:     rate.NewLimiter(reportsPerSecond, reportBurst),
 	}
@@ -163,7 +165,7 @@ func (m *memory) join(k key, now time.Time) (r *run, start bool, err *exchange.E
 // begin notes a run for k. The caller starts it.
 func (m *memory) begin(k key, now time.Time) *run {
 	// The caller's strings may be part of a much longer request in memory.
-	k = key{clientID: strings.Clone(k.clientID), resource: strings.Clone(k.resource)}
+	k = key{azure.ClientID(strings.Clone(string(k.clientID))), azure.Resource(strings.Clone(string(k.resource)))}
 	r := &run{key: k, began: now, tries: maxTries, refresh: m.valid(k, now) != nil}
 	if r.refresh || m.failing(k, now) != nil {
 		r.tries = 1 // the next exchange is the next try

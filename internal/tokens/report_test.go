@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/tokens"
 )
@@ -68,7 +69,7 @@ func TestFailuresOfManyKeysDoNotFloodTheLog(t *testing.T) {
 		log, lines := logged()
 		s := newService(t, tokens.Config{Exchanger: f, Log: log})
 		for i := range 10_000 {
-			_, err := ask(t, s, tokens.Request{Resource: fmt.Sprintf("https://%d.example.test/%s", i, strings.Repeat("x", 1000))})
+			_, err := ask(t, s, tokens.Request{Resource: azure.Resource(fmt.Sprintf("https://%d.example.test/%s", i, strings.Repeat("x", 1000)))})
 			wantKind(t, err, exchange.InvalidResource)
 			time.Sleep(time.Millisecond)
 		}

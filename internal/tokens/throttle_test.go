@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/tokens"
 )
@@ -26,7 +27,7 @@ func throttle(after time.Duration) *exchange.Error {
 }
 
 func key50(i int) tokens.Request {
-	return tokens.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}
+	return tokens.Request{Resource: azure.Resource(fmt.Sprintf("https://%d.example.test", i))}
 }
 
 // Entra throttles client IDs, not resources: what it said to one key holds for all.
@@ -222,7 +223,7 @@ func TestThrottleOfTheTenantQuietsEveryClientID(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
 		f.failWith(&exchange.Error{Kind: exchange.Throttled, Code: 90055, Detail: "throttled"})
-		for _, id := range []string{clientID, otherClientID} {
+		for _, id := range []azure.ClientID{clientID, otherClientID} {
 			_, err := ask(t, s, tokens.Request{ClientID: id})
 			wantKind(t, err, exchange.Throttled)
 		}

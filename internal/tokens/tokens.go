@@ -19,17 +19,18 @@ import (
 
 	"go.uber.org/zap"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
-// Request names the access token that a caller wants. It is not checked here.
+// Request names the access token that a caller wants.
 type Request struct {
-	// ClientID is the application (client) ID to ask for, a GUID.
-	ClientID string
+	// ClientID is the application (client) ID to ask for.
+	ClientID azure.ClientID
 
-	// Resource is the v1 resource as the caller spelled it, a URI or a GUID.
-	// It becomes the v2 scope Resource + "/.default".
-	Resource string
+	// Resource is the v1 resource as the caller spelled it. It becomes the v2 scope
+	// Resource + "/.default".
+	Resource azure.Resource
 
 	// Fresh says that a cached token will not do: the caller's was refused, or
 	// it asked to bypass the cache. Such requests are rate-limited.
@@ -55,7 +56,7 @@ type Result struct {
 type Exchanger interface {
 	// Exchange makes one token request. Its error is an [*exchange.Error], and it
 	// returns soon after ctx ends.
-	Exchange(ctx context.Context, clientID, resource string) (exchange.Grant, error)
+	Exchange(ctx context.Context, clientID azure.ClientID, resource azure.Resource) (exchange.Grant, error)
 
 	// Discover connects to Entra, so that the first exchange is faster. Its error is
 	// an [*exchange.Error].

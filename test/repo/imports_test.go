@@ -17,8 +17,10 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package that ships, the packages of this module that
 // it may import. A package that is not listed may not exist outside test/.
 var allowed = map[string][]string{
-	"cmd/proxy":            {"internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose"},
+	"cmd/proxy":            {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose"},
 	"cmd/proxy-init":       {"internal/logging", "internal/netrules"},
+	"internal/azure":       {},
+	"internal/flagenv":     {},
 	"internal/imds":        {"internal/exchange", "internal/tokens"},
 	"internal/tokens":      {"internal/exchange"},
 	"internal/exchange":    {},
@@ -35,6 +37,9 @@ var allowed = map[string][]string{
 	"internal/injectflags": {"internal/inject"},
 	"cmd/webhook":          {"internal/health", "internal/inject", "internal/injectflags", "internal/logging", "internal/loglimit"},
 }
+
+// everywhere lists the packages that every package may import.
+var everywhere = []string{"internal/azure"}
 
 // only lists the dependencies that live in one room.
 var only = map[string]string{
@@ -73,6 +78,9 @@ func TestImports(t *testing.T) {
 		if !slices.Contains(kubernetesSide, room) {
 			checkNever(t, room, p.Deps)
 		}
+		if slices.Contains(everywhere, room) {
+			checkStandardOnly(t, room, p.Deps)
+		}
 	}
 }
 
@@ -87,9 +95,21 @@ func checkNever(t *testing.T, room string, deps []string) {
 	}
 }
 
+// checkStandardOnly: what every package may import must bring nothing along. An import path
+// of the standard library has no dot before its first slash.
+func checkStandardOnly(t *testing.T, room string, deps []string) {
+	t.Helper()
+	for _, dep := range deps {
+		first, _, _ := strings.Cut(dep, "/")
+		if strings.Contains(first, ".") || first == module {
+			t.Errorf("%s links %s, which is not of the standard library", room, dep)
+		}
+	}
+}
+
 func checkImport(t *testing.T, room string, may []string, imported string) {
 	t.Helper()
-	if other, ours := strings.CutPrefix(imported, module+"/"); ours && !slices.Contains(may, other) {
+	if other, ours := strings.CutPrefix(imported, module+"/"); ours && !slices.Contains(may, other) && !slices.Contains(everywhere, other) {
 		t.Errorf("%s imports %s; it may import %q", room, other, may)
 	}
 	for dependency, home := range only {
