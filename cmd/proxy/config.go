@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -281,6 +282,15 @@ func (c *config) prefetched() []tokens.Request {
 		requests = append(requests, tokens.Request{ClientID: c.defaultClientID, Resource: resource})
 	}
 	return requests
+}
+
+// configuredClientIDs are the client IDs that the configuration names.
+func (c *config) configuredClientIDs() []azure.ClientID {
+	ids := slices.Concat(c.allowedClientIDs, slices.Collect(maps.Values(c.identities)))
+	if c.defaultClientID != "" {
+		ids = append(ids, c.defaultClientID)
+	}
+	return ids
 }
 
 // handlerConfig is the configuration of package imds.

@@ -58,7 +58,15 @@ func (m *memory) failing(k key, now time.Time) *failure { return remembered(m.fa
 // throttle returns the throttle of a client ID or, for wholeTenant, of all of them; nil
 // for none.
 func (m *memory) throttle(clientID azure.ClientID, now time.Time) *failure {
-	return remembered(m.throttles, clientID, now)
+	return remembered(m.throttlesWith(clientID), clientID, now)
+}
+
+// throttlesWith returns the memory that a throttle of the client ID, or of the tenant, is in.
+func (m *memory) throttlesWith(clientID azure.ClientID) *simplelru.LRU[azure.ClientID, *failure] {
+	if clientID == wholeTenant || m.budgets[clientID] != nil {
+		return m.throttles
+	}
+	return m.otherThrottles
 }
 
 // wholeTenant stands for all client IDs in the memory of throttles.
@@ -124,7 +132,7 @@ func (m *memory) throttled(k key, err *exchange.Error, now time.Time, chance flo
 		}
 	}
 	next.until = later(next.until, now.Add(rest(err, next.streak, false, chance)))
-	m.throttles.Add(clientID, next)
+	m.throttlesWith(clientID).Add(clientID, next)
 	return next.until
 }
 
@@ -133,7 +141,7 @@ func (m *memory) throttled(k key, err *exchange.Error, now time.Time, chance flo
 func (m *memory) unthrottled(k key, now time.Time) {
 	for _, clientID := range [...]azure.ClientID{k.clientID, wholeTenant} {
 		if f := m.throttle(clientID, now); f != nil && !now.Before(f.until) {
-			m.throttles.Remove(clientID)
+			m.throttlesWith(clientID).Remove(clientID)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package tokens_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -70,7 +71,9 @@ func TestFailuresOfManyKeysDoNotFloodTheLog(t *testing.T) {
 		s := newService(t, tokens.Config{Exchanger: f, Log: log})
 		for i := range 10_000 {
 			_, err := ask(t, s, tokens.Request{Resource: azure.Resource(fmt.Sprintf("https://%d.example.test/%s", i, strings.Repeat("x", 1000)))})
-			wantKind(t, err, exchange.InvalidResource)
+			if e, ok := errors.AsType[*exchange.Error](err); !ok || e.Kind != exchange.InvalidResource && e.Kind != exchange.Throttled {
+				t.Fatalf("got %v", err) // most are over the budget
+			}
 			time.Sleep(time.Millisecond)
 		}
 		synctest.Wait()

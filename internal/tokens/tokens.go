@@ -15,6 +15,7 @@ package tokens
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -63,6 +64,13 @@ type Exchanger interface {
 	Discover(ctx context.Context) error
 }
 
+// DefaultMaxWaiting lets a thousand replicas' worth of first requests wait for a token.
+const DefaultMaxWaiting = 1000
+
+// ErrOverloaded is in the tree of the error of a caller that may not wait, because
+// [Config.MaxWaiting] others do.
+var ErrOverloaded = errors.New("too many callers are waiting for tokens")
+
 // Config says how to keep tokens.
 type Config struct {
 	// Exchanger makes the exchanges. Required.
@@ -71,6 +79,16 @@ type Config struct {
 	// Prefetch lists the tokens to have ready before they are asked for, for as long
 	// as the service runs. Empty: none.
 	Prefetch []Request
+
+	// Identities lists the configured client IDs. Each has a budget of its own for the
+	// exchanges of keys (client ID and resource) that have no token; all other client IDs
+	// share one.
+	Identities []azure.ClientID
+
+	// MaxWaiting bounds the callers that wait for exchanges at once. The next one is
+	// refused with [ErrOverloaded], or takes the place of another. Zero:
+	// DefaultMaxWaiting.
+	MaxWaiting int
 
 	// Log gets the outcome of exchanges. Nil: nothing is logged.
 	Log *zap.Logger
