@@ -39,11 +39,14 @@ const (
 	returnAfter  = limitPause / 2
 	returnWithin = time.Minute
 
+	// maxKnown bounds the keys that are remembered because they had a token, in some 500
+	// KiB: four times those that have one.
+	maxKnown = 4 * maxTokens
+
 	// refusedSlots bounds the keys that are remembered as refused, in 512 KiB: while
 	// 5,000 others a second are refused, one is remembered for a second with a
-	// probability of 93 %. knownSlots bounds those that had a token, in 8 KiB.
+	// probability of 93 %.
 	refusedSlots = 1 << 16
-	knownSlots   = 1 << 10
 )
 
 // class is how much of its budget a key may use.
@@ -82,7 +85,7 @@ func (m *memory) budgetOf(id azure.ClientID) *budget {
 
 // classOf returns the class of a key that needs an exchange.
 func (m *memory) classOf(k key, now time.Time) class {
-	if _, ok := m.known.age(k, now); ok {
+	if m.known.Contains(m.refused.hash(k)) {
 		return known
 	}
 	if age, ok := m.refused.age(k, now); ok && age >= returnAfter && age <= returnWithin {

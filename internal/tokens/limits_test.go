@@ -173,6 +173,7 @@ func BenchmarkHit(b *testing.B) {
 					b.Fatal(err)
 				}
 			}
+			b.ResetTimer()
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				for i := 0; pb.Next(); i++ {

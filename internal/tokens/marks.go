@@ -27,7 +27,7 @@ func (m *marks) set(k key, now time.Time) {
 	if m.slots == nil {
 		m.slots, m.start = make([]mark, m.size), now
 	}
-	hash := maphash.Comparable(m.seed, k)
+	hash := m.hash(k)
 	m.slots[hash%m.size] = mark{uint32(hash >> 32), m.millis(now)}
 }
 
@@ -36,10 +36,12 @@ func (m *marks) age(k key, now time.Time) (age time.Duration, ok bool) {
 	if m.slots == nil {
 		return 0, false
 	}
-	hash := maphash.Comparable(m.seed, k)
+	hash := m.hash(k)
 	found := m.slots[hash%m.size]
 	age = time.Duration(m.millis(now)-found.millis) * time.Millisecond
 	return age, found.millis != 0 && found.hash == uint32(hash>>32)
 }
+
+func (m *marks) hash(k key) uint64 { return maphash.Comparable(m.seed, k) }
 
 func (m *marks) millis(now time.Time) uint32 { return uint32(now.Sub(m.start).Milliseconds()) + 1 }

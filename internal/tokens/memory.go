@@ -60,11 +60,11 @@ type memory struct {
 	otherThrottles *simplelru.LRU[azure.ClientID, *failure]
 
 	running  map[key]*run
-	budgets  map[azure.ClientID]*budget // of configured identities
-	others   *budget                    // of all other client IDs
-	budgeted int                        // of running: those that draw on a budget
-	known    marks                      // keys that had a token
-	refused  marks                      // keys that a limit refused
+	budgets  map[azure.ClientID]*budget       // of configured identities
+	others   *budget                          // of all other client IDs
+	budgeted int                              // of running: those that draw on a budget
+	refused  marks                            // keys that a limit refused
+	known    *simplelru.LRU[uint64, struct{}] // hashes of keys that had a token
 
 	waiting, maxWaiting int // callers
 
@@ -81,8 +81,8 @@ func newMemory(cfg Config) *memory {
 		running:        make(map[key]*run),
 		budgets:        make(map[azure.ClientID]*budget, len(cfg.Identities)),
 		others:         newBudget("client IDs that are not configured"),
-		known:          newMarks(knownSlots),
 		refused:        newMarks(refusedSlots),
+		known:          newLRU[uint64, struct{}](maxKnown),
 		maxWaiting:     cmp.Or(cfg.MaxWaiting, DefaultMaxWaiting),
 		lines:          rate.NewLimiter(reportsPerSecond, reportBurst),
 	}
@@ -271,7 +271,7 @@ func (m *memory) succeeded(r *run, g exchange.Grant, now time.Time, chance float
 	m.unthrottled(k, now)
 	h := newHolding(g, now, r.asked, chance)
 	m.keep(k, h)
-	m.known.set(k, now)
+	m.known.Add(m.refused.hash(k), struct{}{})
 	if _, standing := m.prefetch[k]; standing {
 		m.prefetch[k] = now.Add(freshInterval)
 	}
