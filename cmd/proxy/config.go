@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -278,9 +279,18 @@ func (c *config) exchangeConfig() exchange.Config {
 func (c *config) prefetched() []tokens.Request {
 	var requests []tokens.Request
 	for _, resource := range c.prefetch {
-		requests = append(requests, tokens.Request{ClientID: string(c.defaultClientID), Resource: string(resource)})
+		requests = append(requests, tokens.Request{ClientID: c.defaultClientID, Resource: resource})
 	}
 	return requests
+}
+
+// configuredClientIDs are the client IDs that the configuration names.
+func (c *config) configuredClientIDs() []azure.ClientID {
+	ids := slices.Concat(c.allowedClientIDs, slices.Collect(maps.Values(c.identities)))
+	if c.defaultClientID != "" {
+		ids = append(ids, c.defaultClientID)
+	}
+	return ids
 }
 
 // handlerConfig is the configuration of package imds.

@@ -140,7 +140,7 @@ func TestHostile(t *testing.T) {
 				}
 				var asked []string
 				for _, req := range tokens.seen() {
-					asked = append(asked, req.ClientID+" "+req.Resource)
+					asked = append(asked, string(req.ClientID)+" "+string(req.Resource))
 				}
 				if !slices.Equal(asked, c.tokens) {
 					t.Errorf("asked for %q, want %q", asked, c.tokens)

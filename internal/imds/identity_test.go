@@ -58,7 +58,7 @@ func TestWhoseToken(t *testing.T) {
 			})
 			w := get(h, tokenPath+"?resource="+vault+"&"+test.selector)
 			if w.Code == http.StatusOK {
-				if got := tokens.seen(); len(got) != 1 || got[0].ClientID != test.want {
+				if got := tokens.seen(); len(got) != 1 || string(got[0].ClientID) != test.want {
 					t.Errorf("asked for %+v, want %s", got, test.want)
 				}
 				return

@@ -205,7 +205,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	const canary = "canary-7c1f"
 	log, logs := observed(zap.DebugLevel)
 	source := &tokenSource{answer: func(ctx context.Context, req tokens.Request) (tokens.Result, error) {
-		if strings.Contains(req.Resource, "fail") {
+		if strings.Contains(string(req.Resource), "fail") {
 			return tokens.Result{}, errors.New("no luck")
 		}
 		return tokens.Result{Token: exchange.Token{AccessToken: canary, NotBefore: epoch, ExpiresOn: epoch.Add(time.Hour)}, Source: tokens.SourceCache}, nil
