@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -148,7 +147,7 @@ func (e *msalExchanger) acquire(ctx context.Context, clientID, scope string, ass
 	}
 	result, err := client.AcquireTokenByCredential(ctx, []string{scope})
 	if err != nil && *used != nil && !fits {
-		err = fmt.Errorf("%w: %w", ErrMisfit, err)
+		err = &misfit{(*used).configuration(), err}
 	}
 	return result, *used, err
 }
@@ -177,20 +176,18 @@ func classify(ctx context.Context, err error, peer, way string) *Error {
 		return refusal(call.Resp)
 	}
 	if fault, ok := errors.AsType[*routeFault](err); ok {
-		return &Error{Kind: Unavailable, retry: fault.retry, hint: fault.hint, Detail: fault.detail}
+		return &Error{Kind: Unavailable, Detail: fault.detail, Fault: &Fault{Kind: fault.kind, Text: fault.detail}, retry: fault.retry, hint: fault.hint}
 	}
-	timeout, ok := errors.AsType[net.Error](err)
-	if ctx.Err() != nil || ok && timeout.Timeout() {
-		return &Error{Kind: DeadlineExceeded, retry: retrySoon, Detail: timeoutFault(err, peer, way)}
+	late := ctx.Err() != nil || timedOut(err)
+	fault := faultOf(err, late, peer, way)
+	e := &Error{Kind: Unavailable, Detail: fault.Text, Fault: &fault, retry: retrySoon}
+	if late {
+		e.Kind = DeadlineExceeded
 	}
-	if _, ok := errors.AsType[msal.InvalidJsonErr](err); ok {
-		return &Error{Kind: Unavailable, retry: retrySoon, Detail: peer + "'s answer is not the JSON that it should be"}
+	if fault.Kind == FaultMisfit {
+		e.hint = hintAuthority
 	}
-	if errors.Is(err, ErrMisfit) {
-		return &Error{Kind: Unavailable, retry: retrySoon, hint: hintAuthority, cause: ErrMisfit,
-			Detail: peer + "'s discovery document does not fit AZURE_AUTHORITY_HOST: its issuer is of another host, or parts of it are missing"}
-	}
-	return &Error{Kind: Unavailable, retry: retrySoon, Detail: connectionFault(err, peer, way)}
+	return e
 }
 
 // refusalBody is all that is read of an error body.

@@ -2,7 +2,6 @@ package exchange
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -71,11 +70,6 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind(%d)", int(k))
 }
 
-// ErrMisfit is in the tree of an [*Error] where the tenant's discovery document was read
-// and is not one of the authority. What it says instead stays out, as all that others
-// sent.
-var ErrMisfit = errors.New("the discovery document does not fit the authority")
-
 // Error is a failed exchange. Its text is safe to log: it holds no token, no
 // assertion and nothing that Entra sent but codes and identifiers.
 type Error struct {
@@ -90,6 +84,10 @@ type Error struct {
 
 	// Detail is one lower-case clause for the log: what was wrong.
 	Detail string
+
+	// Fault is what kept Entra's answer from coming, or from being used. Nil: Entra
+	// answered, or was not asked.
+	Fault *Fault
 
 	// TraceID and CorrelationID find the attempt in Entra's own logs. They are
 	// GUIDs. Empty: Entra gave none.
@@ -109,7 +107,7 @@ type Error struct {
 	// federated is the federated token that was used, for the log.
 	federated FederatedToken
 
-	// cause is the caller's own context error or ErrMisfit: those are safe to unwrap to.
+	// cause is the caller's own context error, which is safe to unwrap to.
 	cause error
 }
 
@@ -121,8 +119,8 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s (AADSTS%d)", e.Detail, e.Code)
 }
 
-// Unwrap returns the caller's context error where that is why it has no answer, and
-// ErrMisfit where that is. Never an error of MSAL or of net/http, whose texts quote what was sent.
+// Unwrap returns the caller's context error where that is why it has no answer. It never
+// returns an error of MSAL or of net/http, whose texts quote what was sent.
 func (e *Error) Unwrap() error { return e.cause }
 
 // after returns e with the time to wait, as it stands for one caller.
