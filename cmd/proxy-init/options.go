@@ -180,6 +180,6 @@ func usage(fs *pflag.FlagSet) string {
 	for _, t := range twins {
 		fmt.Fprintf(&b, "  %-22s --%s\n", t.variable, t.flag)
 	}
-	b.WriteString("\n" + exitCodesHelp)
+	b.WriteString("\n" + exitHelp())
 	return b.String()
 }

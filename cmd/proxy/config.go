@@ -153,7 +153,7 @@ func newFlags(cfg *config) *pflag.FlagSet {
 	flags.StringVar(&cfg.caFile, "ca-file", "", "PEM file of certificate authorities to trust for Entra beside the system's")
 	flags.BoolVar(&cfg.showVersion, "version", false, "print the version and exit")
 	flags.Usage = func() {
-		fmt.Fprintf(flags.Output(), usageHead, flags.FlagUsages())
+		fmt.Fprintf(flags.Output(), usageHead, flags.FlagUsages(), exitHelp(exits))
 	}
 	return flags
 }
@@ -175,10 +175,11 @@ Environment, as azure-workload-identity's webhook injects it:
   HTTPS_PROXY, NO_PROXY       for the way to Entra only
   AZURE_POD_IDENTITY_AUTHORITY_HOST   for proxy check: this pod has no redirect
 
-proxy check walks the way to a token and says what is wrong: proxy check --help.
+proxy check tests each step to a token and says what is wrong: proxy check --help.
 
-Exit status: 0 done, 1 could not start or go on, 2 a flag or variable is wrong. A
-SIGTERM lets requests in flight finish, a second one ends at once with 1.
+Exit codes:
+%s
+A SIGTERM lets requests in flight finish; a second one ends the process at once, with 1.
 `
 
 // port is a port, written as proxy-init takes it: pflag would read 010000 as octal, and

@@ -3,11 +3,9 @@ package diagnose
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -15,14 +13,14 @@ import (
 	"imds-oidc-proxy/internal/exchange"
 )
 
-// authority looks at the way to Entra: name, connection, certificate, tenant.
+// authority checks the way to Entra: name, connection, certificate, tenant.
 func (w *walk) authority(ctx context.Context) []Finding {
 	if w.service == nil {
 		return skipped("discovery", "the environment has to be in order first")
 	}
 	var findings []Finding
 	if via := w.proxyInForce(); via != "" {
-		findings = append(findings, Finding{Status: Note, Item: "HTTPS_PROXY", Text: "requests go through " + via + " (NO_PROXY excepts hosts)"})
+		findings = append(findings, Finding{Status: Note, Item: "HTTPS_PROXY", Text: "requests go through " + via + " (NO_PROXY excludes hosts)"})
 	}
 	began := time.Now()
 	err := w.service.Discover(ctx)
@@ -32,29 +30,83 @@ func (w *walk) authority(ctx context.Context) []Finding {
 			Text: fmt.Sprintf("%s answered in %s; its certificate is trusted, and it knows the tenant", w.authorityName(), rough(time.Since(began)))})
 	}
 	failed, _ := errors.AsType[*exchange.Error](err)
-	finding := failure("discovery", failed)
-	switch {
-	case errors.Is(failed, exchange.ErrMisfit) && w.cfg.Exchange.Binding.TokenProxy == "":
-		return append(append(findings, finding), w.misfit(ctx)...)
-	case failed.Code != 0, failed.Hint != "":
-		return append(findings, finding)
-	case w.cfg.Exchange.Binding.TokenProxy != "":
-		finding.Text += ", by way of " + w.authorityName()
-		finding.Remedy = "check AZURE_KUBERNETES_TOKEN_PROXY, _SNI_NAME, and _CA_FILE or _CA_DATA, and whether the pod may reach it"
+	return append(findings, w.unreached(failed)...)
+}
+
+// unreached says how to fix a failed discovery, and shows the certificate or the document
+// that was not accepted.
+func (w *walk) unreached(e *exchange.Error) []Finding {
+	f := failure("discovery", e)
+	tokenProxy := w.cfg.Exchange.Binding.TokenProxy != ""
+	switch fault := e.Fault; {
+	case fault != nil && fault.Document != nil && !tokenProxy:
+		return []Finding{f, w.document(*fault.Document)}
+	case e.Code != 0, e.Hint != "":
+		return []Finding{f}
+	case tokenProxy:
+		f.Text += ", by way of " + w.authorityName()
+		f.Remedy = "check AZURE_KUBERNETES_TOKEN_PROXY, _SNI_NAME, and _CA_FILE or _CA_DATA, and whether the pod may reach it"
 		if w.proxyInForce() != "" {
-			finding.Remedy += ", by way of HTTPS_PROXY; NO_PROXY excepts it"
+			f.Remedy += ", by way of HTTPS_PROXY; NO_PROXY excludes it"
 		}
-		return append(findings, finding)
+		return []Finding{f}
+	case fault == nil:
+		return []Finding{f}
+	case fault.Certificate != nil:
+		f.Remedy = w.connectionRemedy(fault.Kind)
+		return []Finding{f, certificate(fault.Certificate)}
+	default:
+		f.Remedy = w.connectionRemedy(fault.Kind)
+		return []Finding{f}
 	}
-	cause, found := w.connectionCause(ctx)
-	finding.Remedy = cause
-	return append(append(findings, finding), found...)
 }
 
 // failure is an error of package exchange as a finding.
 func failure(item string, e *exchange.Error) Finding {
 	return Finding{Status: Fail, Item: item, Text: e.Error(), Remedy: e.Hint,
 		AADSTS: e.Code, TraceID: e.TraceID, CorrelationID: e.CorrelationID}
+}
+
+// connectionRemedy says how to fix a fault on the way to Entra.
+func (w *walk) connectionRemedy(kind exchange.FaultKind) string {
+	switch kind {
+	case exchange.FaultAuthority:
+		return "name the authority that signed it: --ca-file=FILE (PROXY_CA_FILE); a firewall that inspects TLS has one of its own"
+	case exchange.FaultHostname:
+		return "check AZURE_AUTHORITY_HOST: the server there has the certificate of another host"
+	case exchange.FaultExpired:
+		return "compare this node's clock, " + w.cfg.Now().UTC().Format(time.RFC3339) + ", with the certificate's dates"
+	}
+	if w.proxyInForce() != "" {
+		return "check HTTPS_PROXY and NO_PROXY: that proxy has to let CONNECT " + w.authorityName() + " through"
+	}
+	switch kind {
+	case exchange.FaultNotTLS:
+		return "check the port in AZURE_AUTHORITY_HOST: the server there does not speak TLS"
+	case exchange.FaultDNS:
+		return "check AZURE_AUTHORITY_HOST, and the pod's DNS: nslookup " + w.authorityName()
+	}
+	return "let the pod out to " + w.authorityName() + " (NetworkPolicy, firewall), or set HTTPS_PROXY"
+}
+
+// document quotes what is wrong with a discovery document that does not fit the authority.
+func (w *walk) document(d exchange.OpenIDConfiguration) Finding {
+	text := fmt.Sprintf("names the issuer %q", clip(d.Issuer))
+	if d.Issuer == "" {
+		text = "names no issuer"
+	}
+	if d.AuthorizationEndpoint == "" {
+		text += ", no authorization_endpoint"
+	}
+	if d.TokenEndpoint == "" {
+		text += ", no token_endpoint"
+	}
+	return Finding{Status: Note, Item: "document", Text: text + ": " + address(w.authorityURL())}
+}
+
+func certificate(c *x509.Certificate) Finding {
+	return Finding{Status: Note, Item: "certificate", Text: fmt.Sprintf("the server's is %q, signed by %q, valid from %s to %s",
+		clip(c.Subject.String()), clip(c.Issuer.String()), c.NotBefore.UTC().Format(time.DateOnly), c.NotAfter.UTC().Format(time.DateOnly))}
 }
 
 // authorityURL is the tenant's OpenID configuration.
@@ -66,12 +118,12 @@ func (w *walk) authorityURL() string {
 	return strings.TrimRight(host, "/") + "/" + w.cfg.Exchange.TenantID + "/v2.0/.well-known/openid-configuration"
 }
 
-// destination is what is connected to.
+// destination is the URL that token requests are sent to.
 func (w *walk) destination() string {
 	return cmp.Or(w.cfg.Exchange.Binding.TokenProxy, w.authorityURL())
 }
 
-// authorityName is the host that was asked, for people.
+// authorityName is the host of the destination, for people.
 func (w *walk) authorityName() string {
 	u, err := url.Parse(w.destination())
 	if err != nil {
@@ -90,82 +142,4 @@ func (w *walk) proxyInForce() string {
 		return ""
 	}
 	return address(via.String())
-}
-
-// connectionCause asks once more, in a way whose errors have types, to say what
-// mends it and which certificate was offered.
-func (w *walk) connectionCause(ctx context.Context) (remedy string, found []Finding) {
-	_, err := w.readAuthority(ctx)
-	if offered, ok := errors.AsType[*tls.CertificateVerificationError](err); ok && len(offered.UnverifiedCertificates) > 0 {
-		found = append(found, certificate(offered.UnverifiedCertificates[0]))
-	}
-	return w.connectionRemedy(err), found
-}
-
-// authorityDocument is what decides whether the tenant's OpenID configuration fits.
-type authorityDocument struct {
-	Issuer                string `json:"issuer"`
-	AuthorizationEndpoint string `json:"authorization_endpoint"`
-	TokenEndpoint         string `json:"token_endpoint"`
-}
-
-func (w *walk) readAuthority(ctx context.Context) (authorityDocument, error) {
-	var document authorityDocument
-	client, err := exchange.NewHTTPClient(w.cfg.Exchange)
-	if err != nil {
-		return document, err
-	}
-	defer client.CloseIdleConnections()
-	err = getJSON(ctx, client, w.authorityURL(), &document)
-	return document, err
-}
-
-// misfit quotes what is amiss in a document that can be read and does not fit.
-func (w *walk) misfit(ctx context.Context) []Finding {
-	document, err := w.readAuthority(ctx)
-	if err != nil {
-		return nil // it was read a moment ago: there is nothing to quote any more
-	}
-	says := fmt.Sprintf("names the issuer %q", clip(document.Issuer))
-	if document.Issuer == "" {
-		says = "names no issuer"
-	}
-	if document.AuthorizationEndpoint == "" {
-		says += ", no authorization_endpoint"
-	}
-	if document.TokenEndpoint == "" {
-		says += ", no token_endpoint"
-	}
-	return []Finding{{Status: Note, Item: "document", Text: says + ": " + address(w.authorityURL())}}
-}
-
-func certificate(c *x509.Certificate) Finding {
-	return Finding{Status: Note, Item: "certificate", Text: fmt.Sprintf("offered is %q, signed by %q, good from %s to %s",
-		clip(c.Subject.String()), clip(c.Issuer.String()), c.NotBefore.UTC().Format(time.DateOnly), c.NotAfter.UTC().Format(time.DateOnly))}
-}
-
-func (w *walk) connectionRemedy(err error) string {
-	var (
-		authority x509.UnknownAuthorityError
-		hostname  x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		record    tls.RecordHeaderError
-	)
-	switch {
-	case err == nil:
-		return "it works now: run the check again"
-	case errors.As(err, &authority):
-		return "name the authority that signed it: --ca-file=FILE (PROXY_CA_FILE); a firewall that inspects TLS has one of its own"
-	case errors.As(err, &hostname):
-		return "check AZURE_AUTHORITY_HOST: who answers there has the certificate of another host"
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return "compare this node's clock, " + w.cfg.Now().UTC().Format(time.RFC3339) + ", with the certificate's dates"
-	case w.proxyInForce() != "":
-		return "check HTTPS_PROXY and NO_PROXY: that proxy has to let CONNECT " + w.authorityName() + " through"
-	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
-		return "check the port in AZURE_AUTHORITY_HOST: what listens there does not speak TLS"
-	case isDNS(err):
-		return "check AZURE_AUTHORITY_HOST, and the pod's DNS: nslookup " + w.authorityName()
-	}
-	return "let the pod out to " + w.authorityName() + " (NetworkPolicy, firewall), or set HTTPS_PROXY"
 }

@@ -45,9 +45,9 @@ func unsigned(t *testing.T, claims map[string]any) string {
 
 // silent is a pod in which nobody answers metadata requests.
 func silent() diagnose.Metadata {
-	refused := func(context.Context) (diagnose.Answer, error) { return diagnose.Answer{}, syscall.ECONNREFUSED }
-	lost := func(context.Context) (diagnose.Answer, error) {
-		return diagnose.Answer{}, context.DeadlineExceeded
+	refused := func(context.Context) (diagnose.Responder, error) { return diagnose.Responder{}, syscall.ECONNREFUSED }
+	lost := func(context.Context) (diagnose.Responder, error) {
+		return diagnose.Responder{}, context.DeadlineExceeded
 	}
 	nobody := func() (uint32, error) { return 0, sockets.ErrNoListener }
 	return diagnose.Metadata{Port: 8000, ProxyUIDs: []uint32{1501}, PortOwner: nobody, AskPort: refused, AskRedirect: lost}
@@ -280,7 +280,7 @@ func TestClientID(t *testing.T) {
 func TestEach(t *testing.T) {
 	var told []diagnose.StepName
 	report := diagnose.Run(t.Context(), config(t, goodClaims()), func(s diagnose.Step) { told = append(told, s.Name) })
-	want := []diagnose.StepName{diagnose.Environment, diagnose.FederatedToken, diagnose.Issuer, diagnose.Authority, diagnose.Exchange, diagnose.IMDS, diagnose.RedirectRules}
+	want := []diagnose.StepName{diagnose.Environment, diagnose.FederatedToken, diagnose.Issuer, diagnose.Authority, diagnose.Exchange, diagnose.IMDS}
 	if fmt.Sprint(told) != fmt.Sprint(want) || len(report.Steps) != len(want) {
 		t.Errorf("told %v, want %v", told, want)
 	}

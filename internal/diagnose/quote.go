@@ -1,7 +1,6 @@
 package diagnose
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -44,40 +43,6 @@ func withoutQuotes(r rune) rune {
 		return '?'
 	}
 	return r
-}
-
-// fault says in fixed words what kept an answer from coming. Errors of net/http quote
-// URLs, and a server chooses part of x509's.
-func fault(err error) string {
-	var (
-		status      statusError
-		timeout     net.Error
-		certificate *tls.CertificateVerificationError
-	)
-	switch {
-	case errors.As(err, &status):
-		return status.Error()
-	case errors.Is(err, errNotJSON):
-		return errNotJSON.Error()
-	case errors.Is(err, errLinkLocal):
-		return "a link-local address, which is not asked"
-	case isDNS(err):
-		return "the name cannot be resolved"
-	case errors.As(err, &certificate):
-		return "the certificate is not trusted"
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "the connection is refused"
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return "there is no route"
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return "no answer in time"
-	}
-	return "it cannot be reached"
-}
-
-func isDNS(err error) bool {
-	_, ok := errors.AsType[*net.DNSError](err)
-	return ok
 }
 
 // errLinkLocal refuses a connection that a token's claim asks for.
