@@ -114,8 +114,7 @@ func reexec(attributes *syscall.SysProcAttr, env []string) (int, error) {
 	cmd.SysProcAttr = attributes
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	err = runForwarding(cmd)
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, exited := errors.AsType[*exec.ExitError](err); exited {
 		if exit.ExitCode() < 0 {
 			return 1, nil
 		}
