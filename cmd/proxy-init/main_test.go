@@ -33,7 +33,7 @@ func TestUsageErrors(t *testing.T) {
 	}{
 		"port zero":         {args: []string{"--proxy-port=0"}, want: "--proxy-port"},
 		"port too high":     {args: []string{"--metadata-port=65536"}, want: "--metadata-port"},
-		"port in words":     {env: map[string]string{"PROXY_PORT": "eighty"}, want: `PROXY_PORT="eighty"`},
+		"port in words":     {env: map[string]string{"PROXY_PORT": "eighty"}, want: `--proxy-port (PROXY_PORT) "eighty": must be between 1 and 65535`},
 		"port with a space": {env: map[string]string{"PROXY_PORT": " 8000"}, want: "PROXY_PORT"},
 		"port and a rule":   {env: map[string]string{"PROXY_PORT": "8000 -j ACCEPT"}, want: "PROXY_PORT"},
 		"metadata port":     {env: map[string]string{"METADATA_PORT": "0"}, want: "METADATA_PORT"},
@@ -169,9 +169,18 @@ func TestHelpAndVersion(t *testing.T) {
 	if code != exitOK {
 		t.Errorf("--help: exit code %d", code)
 	}
-	for _, twin := range twins {
-		if !strings.Contains(help, twin.variable) || !strings.Contains(help, "--"+twin.flag) {
-			t.Errorf("--help does not name %s and --%s", twin.variable, twin.flag)
+	for variable, flag := range map[string]string{
+		"PROXY_PORT": "proxy-port", "METADATA_IP": "metadata-ip", "METADATA_PORT": "metadata-port", "PROXY_UID": "proxy-uid", "PROXY_GID": "proxy-gid",
+		"PROXY_SEAL": "seal", "PROXY_DENY": "deny", "PROXY_IPTABLES_MODE": "iptables-mode", "PROXY_VERIFY": "verify", "PROXY_FORCE": "force",
+		"PROXY_LOG_LEVEL": "log-level", "PROXY_LOG_FORMAT": "log-format", "PROXY_TERMINATION_LOG": "termination-log",
+	} {
+		if line := fmt.Sprintf("  %-22s --%s\n", variable, flag); !strings.Contains(help, line) {
+			t.Errorf("--help has no line %q", line)
+		}
+	}
+	for _, flagOnly := range []string{"dry-run", "check", "cleanup", "version"} {
+		if v := variable(flagOnly); v != "" {
+			t.Errorf("--%s has the variable %s, which would choose it for every run", flagOnly, v)
 		}
 	}
 	code, out, _ := tryRun(t, map[string]string{"PROXY_SEAL": "true"}, "--version")

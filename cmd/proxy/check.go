@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/diagnose"
-	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/flagenv"
 )
 
 // checkCommand is the one subcommand: proxy check.
@@ -33,8 +35,8 @@ const (
 type checkConfig struct {
 	proxy config
 
-	resource   string
-	clientID   string
+	resource   azure.Resource
+	clientID   azure.ClientID
 	output     string
 	askIMDS    bool
 	noRedirect bool
@@ -68,33 +70,26 @@ func check(ctx context.Context, args []string, getenv func(string) string, stdou
 // can be given what the proxy was given.
 func parseCheck(args []string, getenv func(string) string, stdout io.Writer) (checkConfig, error) {
 	var cfg checkConfig
-	own, shared := newCheckFlags(&cfg), newFlags(&cfg.proxy)
-	flags := pflag.NewFlagSet("proxy check", pflag.ContinueOnError)
-	flags.AddFlagSet(own)
-	flags.AddFlagSet(shared)
-	flags.Usage = func() { fmt.Fprintf(stdout, checkUsage, own.FlagUsages(), exitHelp(checkExits)) }
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return cfg, err
+	own := newCheckFlags(&cfg)
+	flags := flagenv.New("proxy check", func(flag string) string {
+		if own.Lookup(flag) != nil {
+			return ""
 		}
-		return cfg, configErrorf("%w (see proxy check --help)", err)
+		return variable(flag)
+	})
+	flags.AddFlagSet(own)
+	cfg.proxy.addFlags(flags.FlagSet)
+	flags.Usage = func() { fmt.Fprintf(stdout, checkUsage, own.FlagUsages(), exitHelp(checkExits)) }
+	if err := cfg.proxy.parse(flags, args, getenv); err != nil {
+		return cfg, err
 	}
 	for _, name := range []string{"probe", "version"} {
 		if flags.Changed(name) {
 			return cfg, configErrorf("--%s is for proxy alone: leave it out, or leave check out", name)
 		}
 	}
-	if flags.NArg() > 0 {
-		return cfg, configErrorf("unexpected argument %q: proxy check takes flags only (see proxy check --help)", flags.Arg(0))
-	}
-	if err := applyEnvironment(shared, getenv); err != nil {
-		return cfg, err
-	}
-	if err := cfg.proxy.checkGiven(flags); err != nil {
-		return cfg, err
-	}
 	cfg.proxy.readPodEnvironment(getenv)
-	if getenv(envPodIdentityAuthorityHost) != "" {
+	if getenv(azure.EnvIMDSHost) != "" {
 		cfg.noRedirect = true
 	}
 	return cfg, cfg.check()
@@ -103,11 +98,12 @@ func parseCheck(args []string, getenv func(string) string, stdout io.Writer) (ch
 func newCheckFlags(cfg *checkConfig) *pflag.FlagSet {
 	flags := pflag.NewFlagSet("proxy check", pflag.ContinueOnError)
 	flags.SortFlags = false
-	flags.StringVar(&cfg.resource, "resource", defaultResource, "what to ask a token for")
-	flags.StringVar(&cfg.clientID, "client-id", "", "the identity to ask a token for; empty means "+envClientID)
-	flags.StringVar(&cfg.output, "output", outputText, "text or json")
+	cfg.resource, cfg.output = defaultResource, outputText
+	flagenv.Var(flags, &cfg.resource, "resource", azure.ParseResource, "`resource` to ask a token for")
+	flagenv.Var(flags, &cfg.clientID, "client-id", flagenv.Optional(azure.ParseClientID), "the `identity` to ask a token for; empty means "+azure.EnvClientID)
+	flagenv.Var(flags, &cfg.output, "output", flagenv.OneOf(outputText, outputJSON), "text or json")
 	flags.BoolVar(&cfg.askIMDS, "ask-imds", false, "also ask the real IMDS whether it answers, with a request that needs no identity")
-	flags.BoolVar(&cfg.noRedirect, "no-redirect", false, "this pod is meant to have no redirect: its absence is no fault; set where "+envPodIdentityAuthorityHost+" is")
+	flags.BoolVar(&cfg.noRedirect, "no-redirect", false, "this pod is meant to have no redirect: its absence is no fault; set where "+azure.EnvIMDSHost+" is")
 	return flags
 }
 
@@ -123,52 +119,16 @@ that the proxy runs with, and these:
 Exit codes:
 %s`
 
-// envPodIdentityAuthorityHost points SDKs at the proxy where there is no redirect.
-const envPodIdentityAuthorityHost = "AZURE_POD_IDENTITY_AUTHORITY_HOST"
-
 func (c *checkConfig) check() error {
-	if c.output != outputText && c.output != outputJSON {
-		return configErrorf("--output %q: say text or json", c.output)
-	}
-	if c.resource == "" {
-		return configErrorf("--resource is empty: say what to ask a token for, such as %s", defaultResource)
-	}
-	if err := c.proxy.checkFlags(); err != nil {
-		return err
-	}
-	if _, err := c.proxy.parsedIdentities(); err != nil {
-		return err
-	}
 	if err := c.proxy.checkHTTPProxy(); err != nil {
 		return err
 	}
 	if err := c.proxy.checkPrefetch(); err != nil {
 		return err
 	}
-	return c.checkAsked()
-}
-
-// checkAsked refuses what the proxy would refuse to ask Entra for: a token that came all
-// the same would be one that no application gets.
-func (c *checkConfig) checkAsked() error {
-	if !imds.ValidResource(c.resource) {
-		return configErrorf("--resource %.200q: a resource is a URI such as https://vault.azure.net, or a GUID; the proxy answers no request for this one", c.resource)
-	}
-	if c.clientID == "" {
-		return nil
-	}
-	// The handler judges a client ID that it is asked for as it does its default.
-	asked := imds.Config{DefaultClientID: c.clientID}
-	if asked.Validate() != nil {
-		return configErrorf("--client-id %.200q is not a GUID: name the application (client) ID, not a name or a resource ID", c.clientID)
-	}
-	allowed := imds.Config{AllowedClientIDs: c.proxy.allowedClientIDs}
-	if allowed.Validate() != nil {
-		return nil // a finding, as all that keeps the proxy from starting
-	}
-	asked.AllowedClientIDs = allowed.AllowedClientIDs
-	if asked.Validate() != nil {
-		return configErrorf("--client-id %s is not among --allowed-client-ids (PROXY_ALLOWED_CLIENT_IDS): the proxy answers no request for it", c.clientID)
+	// The proxy answers no request for such a token: that it came would say nothing.
+	if allowed := c.proxy.allowedClientIDs; c.clientID != "" && len(allowed) > 0 && !slices.Contains(allowed, c.clientID) {
+		return configErrorf("--client-id %q: must be among --allowed-client-ids (PROXY_ALLOWED_CLIENT_IDS), or the proxy answers no request for it", c.clientID)
 	}
 	return nil
 }
@@ -176,11 +136,13 @@ func (c *checkConfig) checkAsked() error {
 // diagnosis is the configuration as package diagnose takes it.
 func (c *checkConfig) diagnosis() diagnose.Config {
 	return diagnose.Config{
-		Exchange: c.proxy.exchangeConfig(),
-		Refused:  c.proxy.checkHandler(),
-		ClientID: c.clientID,
-		Resource: c.resource,
-		IMDS:     c.metadata(),
+		Exchange:        c.proxy.exchangeConfig(),
+		DefaultClientID: c.proxy.defaultClientID,
+		Refused:         c.proxy.checkHandler(),
+		Invalid:         c.proxy.invalid,
+		ClientID:        c.clientID,
+		Resource:        c.resource,
+		IMDS:            c.metadata(),
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/tokens"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
@@ -325,16 +326,20 @@ func TestCheckAsksForWhatTheProxyAnswers(t *testing.T) {
 		{"", defaultResource, nil, ""},
 		{other, "api://orders.example.test/.default", nil, ""},
 		{checkClientID, defaultResource, []string{allowed}, ""},
-		{other, defaultResource, []string{allowed}, "--client-id " + other + " is not among --allowed-client-ids"},
-		{"foo", defaultResource, nil, `--client-id "foo" is not a GUID`},
+		{other, defaultResource, []string{allowed}, `--client-id "` + other + `": must be among --allowed-client-ids`},
+		{"foo", defaultResource, nil, `--client-id "foo": must be a GUID`},
 		{"foo\n" + strings.Repeat("x", 10_000), defaultResource, nil, "--client-id "},
 		{"", "vault", nil, `--resource "vault"`},
 		{"", "https://a.example.test b", nil, "--resource "},
 		{"", "https://a.example.test/" + strings.Repeat("x", 2_000), nil, "--resource "},
 	} {
 		args := append([]string{"check", "--resource=" + test.resource, "--client-id=" + test.clientID}, test.args...)
-		cfg, err := parseCheck(args[1:], environment, io.Discard)
-		if got := proxyAnswers(t, cfg.proxy, test.clientID, test.resource); got != (test.wrong == "") || got != (err == nil) {
+		cfg, err := parseConfig(test.args, environment, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = parseCheck(args[1:], environment, io.Discard)
+		if got := proxyAnswers(t, cfg, test.clientID, test.resource); got != (test.wrong == "") || got != (err == nil) {
 			t.Errorf("%.200q: the proxy answers: %t; the check says %v", args, got, err)
 		}
 		if test.wrong == "" {
@@ -354,17 +359,14 @@ func TestCheckAsksForWhatTheProxyAnswers(t *testing.T) {
 // anyToken has a token for everybody.
 type anyToken struct{}
 
-func (anyToken) Token(context.Context, exchange.Request) (exchange.Result, error) {
-	return exchange.Result{Token: exchange.Token{AccessToken: "a-token", NotBefore: time.Now(), ExpiresOn: time.Now().Add(time.Hour)}}, nil
+func (anyToken) Token(context.Context, tokens.Request) (tokens.Result, error) {
+	return tokens.Result{Token: exchange.Token{AccessToken: "a-token", NotBefore: time.Now(), ExpiresOn: time.Now().Add(time.Hour)}}, nil
 }
 
 // proxyAnswers asks the proxy's own handler whether such a request gets a token.
 func proxyAnswers(t *testing.T, cfg config, clientID, resource string) bool {
 	t.Helper()
-	answers, err := cfg.handlerConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
+	answers := cfg.handlerConfig()
 	answers.Tokens = anyToken{}
 	handler, err := imds.New(answers)
 	if err != nil {

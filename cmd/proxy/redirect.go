@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/sockets"
@@ -23,9 +24,6 @@ const (
 	// loopbackTimeout bounds a request by the loopback device. Where there is no redirect
 	// it is never answered; where there is one, that takes a millisecond.
 	loopbackTimeout = time.Second
-
-	// exemptID is the UID and GID that proxy-init exempts unless told otherwise.
-	exemptID = 1501
 )
 
 // metadata is how `proxy check` finds out who answers metadata requests.
@@ -34,7 +32,7 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 		Port:       c.proxy.port,
 		Exempt:     exempt(c.proxy.port),
 		NoRedirect: c.noRedirect,
-		ProxyUIDs:  []uint32{exemptID, uint32(os.Getuid())},
+		ProxyUIDs:  []uint32{azure.ProxyID, uint32(os.Getuid())},
 		PortOwner:  func() (uint32, error) { return sockets.Owner(uint16(c.proxy.port)) },
 		AskPort: func(ctx context.Context) (diagnose.Responder, error) {
 			return askPlainly(ctx, fmt.Sprintf("http://127.0.0.1:%d/readyz", c.proxy.port))
@@ -54,7 +52,7 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 // exempt reports whether this process runs as the user whom the redirect exempts: the
 // proxy's own, which is 1501 or owns the socket that listens at its port.
 func exempt(port int) bool {
-	if os.Getuid() == exemptID && os.Getgid() == exemptID {
+	if os.Getuid() == azure.ProxyID && os.Getgid() == azure.ProxyID {
 		return true
 	}
 	owner, err := sockets.Owner(uint16(port))

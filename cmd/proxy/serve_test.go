@@ -15,6 +15,7 @@ import (
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // TestSettingsOfTokenRequests: the flags that limit who gets a token, and for whom,
@@ -45,11 +46,8 @@ func TestSettingsOfTokenRequests(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			answers, err := cfg.handlerConfig()
-			if err != nil {
-				t.Fatal(err)
-			}
-			answers.Tokens = cached{exchange.Result{Source: exchange.SourceCache, Token: token}}
+			answers := cfg.handlerConfig()
+			answers.Tokens = cached{tokens.Result{Source: tokens.SourceCache, Token: token}}
 			h, err := imds.New(answers)
 			if err != nil {
 				t.Fatal(err)

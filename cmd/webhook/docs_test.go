@@ -40,8 +40,9 @@ func flagTable() string {
 	var cfg config
 	var b strings.Builder
 	b.WriteString("| flag | variable | default | meaning |\n|---|---|---|---|\n")
-	newFlags(&cfg).VisitAll(func(f *pflag.Flag) {
-		twin, fallback := "`"+environmentTwin(f.Name)+"`", "`"+f.DefValue+"`"
+	flags := newFlags(&cfg)
+	flags.VisitAll(func(f *pflag.Flag) {
+		twin, fallback := "`"+flags.Variable(f.Name)+"`", "`"+f.DefValue+"`"
 		if f.Name == "version" {
 			twin, fallback = "", ""
 		}

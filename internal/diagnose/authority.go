@@ -7,15 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"strings"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
 // authority checks the way to Entra: name, connection, certificate, tenant.
 func (w *walk) authority(ctx context.Context) []Finding {
-	if w.service == nil {
+	if w.exchanger == nil {
 		return skipped("discovery", "the environment has to be in order first")
 	}
 	var findings []Finding
@@ -23,7 +23,7 @@ func (w *walk) authority(ctx context.Context) []Finding {
 		findings = append(findings, Finding{Status: Note, Item: "HTTPS_PROXY", Text: "requests go through " + via + " (NO_PROXY excludes hosts)"})
 	}
 	began := time.Now()
-	err := w.service.Discover(ctx)
+	err := w.exchanger.Discover(ctx)
 	if err == nil {
 		w.reached = true
 		return append(findings, Finding{Status: OK, Item: "discovery",
@@ -111,16 +111,13 @@ func certificate(c *x509.Certificate) Finding {
 
 // authorityURL is the tenant's OpenID configuration.
 func (w *walk) authorityURL() string {
-	host := w.cfg.Exchange.AuthorityHost
-	if host == "" {
-		host = exchange.DefaultAuthorityHost
-	}
-	return strings.TrimRight(host, "/") + "/" + w.cfg.Exchange.TenantID + "/v2.0/.well-known/openid-configuration"
+	host := cmp.Or(w.cfg.Exchange.AuthorityHost, azure.PublicAuthorityHost)
+	return string(host) + string(w.cfg.Exchange.TenantID) + "/v2.0/.well-known/openid-configuration"
 }
 
 // destination is the URL that token requests are sent to.
 func (w *walk) destination() string {
-	return cmp.Or(w.cfg.Exchange.Binding.TokenProxy, w.authorityURL())
+	return cmp.Or(string(w.cfg.Exchange.Binding.TokenProxy), w.authorityURL())
 }
 
 // authorityName is the host of the destination, for people.

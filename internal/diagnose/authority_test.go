@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
@@ -24,7 +25,7 @@ func TestDocumentThatDoesNotFit(t *testing.T) {
 	}
 	t.Cleanup(func() { idp.Close() })
 	cfg := config(t, goodClaims())
-	cfg.Exchange.AuthorityHost = idp.AuthorityHost()
+	cfg.Exchange.AuthorityHost = azure.AuthorityHost(idp.AuthorityHost())
 	cfg.Exchange.CAFile = filepath.Join(t.TempDir(), "ca.pem")
 	if err := idp.WriteCA(cfg.Exchange.CAFile); err != nil {
 		t.Fatal(err)
@@ -78,9 +79,9 @@ func TestCertificateThatIsNotTrusted(t *testing.T) {
 		change func(*exchange.Config)
 		want   string
 	}{
-		{"of an unknown authority", func(c *exchange.Config) { c.AuthorityHost = idp.AuthorityHost() }, "--ca-file"},
+		{"of an unknown authority", func(c *exchange.Config) { c.AuthorityHost = azure.AuthorityHost(idp.AuthorityHost()) }, "--ca-file"},
 		{"for another host", func(c *exchange.Config) {
-			c.AuthorityHost, c.CAFile, c.Dial = "https://login.example.test", ca, anotherHost
+			c.AuthorityHost, c.CAFile, c.Dial = "https://login.example.test/", ca, anotherHost
 		}, "the certificate of another host"},
 	} {
 		cfg := config(t, goodClaims())
@@ -106,7 +107,7 @@ func TestWaysToEntra(t *testing.T) {
 		{"to a port without TLS", func(c *exchange.Config) {
 			plain := httptest.NewServer(http.NotFoundHandler())
 			t.Cleanup(plain.Close)
-			c.AuthorityHost = "https://" + plain.Listener.Addr().String()
+			c.AuthorityHost = azure.AuthorityHost("https://" + plain.Listener.Addr().String() + "/")
 		}, "the port in AZURE_AUTHORITY_HOST"},
 		{"by an HTTP proxy", func(c *exchange.Config) {
 			c.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "127.0.0.1:1"})

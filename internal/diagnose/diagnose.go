@@ -23,6 +23,7 @@ import (
 	"context"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
@@ -97,20 +98,26 @@ func (r Report) FirstFailed() (name StepName, ok bool) {
 // Config says what to check.
 type Config struct {
 	// Exchange is how the proxy exchanges tokens. Fields that are missing or wrong
-	// are findings, not errors. DefaultClientID is AZURE_CLIENT_ID, of which there is
-	// one too. Prefetch is only checked, CacheEntries not used.
+	// are findings, not errors.
 	Exchange exchange.Config
+
+	// DefaultClientID is AZURE_CLIENT_ID. One that is empty or wrong is a finding.
+	DefaultClientID azure.ClientID
 
 	// Refused is why the proxy would refuse to start, apart from Exchange. Nil: it
 	// would not.
 	Refused error
 
-	// ClientID is the identity to ask a token for, a GUID. Empty: the default one;
-	// where there is none either, the exchange is skipped.
-	ClientID string
+	// Invalid says what is wrong with environment variables that are set, by name; their
+	// fields in Exchange are empty. Nil: nothing is.
+	Invalid map[string]error
 
-	// Resource is what to ask a token for. Needed.
-	Resource string
+	// ClientID is the identity to ask a token for. Empty: the default one; where there is
+	// none either, the exchange is skipped.
+	ClientID azure.ClientID
+
+	// Resource is what to ask a token for. Required.
+	Resource azure.Resource
 
 	// IMDS finds out who answers metadata requests in this pod.
 	IMDS Metadata
@@ -152,8 +159,8 @@ func Run(ctx context.Context, cfg Config, each func(Step)) Report {
 type walk struct {
 	cfg Config
 
-	// service is made by environment. Nil: the configuration does not allow it.
-	service *exchange.Service
+	// exchanger is made by environment. Nil: the configuration does not allow it.
+	exchanger *exchange.Exchanger
 
 	// token is read by federatedToken. Nil: it cannot be read.
 	token *exchange.FederatedToken

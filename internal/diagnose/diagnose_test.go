@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/sockets"
@@ -58,9 +59,9 @@ func config(t *testing.T, claims map[string]any) diagnose.Config {
 	t.Helper()
 	return diagnose.Config{
 		Exchange: exchange.Config{
-			DefaultClientID: clientID, TenantID: entra.DefaultTenantID, AuthorityHost: "https://127.0.0.1:1/", FederatedTokenFile: unsigned(t, claims),
+			TenantID: entra.DefaultTenantID, AuthorityHost: "https://127.0.0.1:1/", FederatedTokenFile: unsigned(t, claims),
 		},
-		Resource: "https://management.azure.com/", IMDS: silent(),
+		DefaultClientID: clientID, Resource: "https://management.azure.com/", IMDS: silent(),
 	}
 }
 
@@ -150,7 +151,7 @@ func TestBindingAudience(t *testing.T) {
 		want       diagnose.Status
 	}{{"", diagnose.Note}, {"https://127.0.0.1:1", diagnose.OK}} {
 		cfg := config(t, claims)
-		cfg.Exchange.Binding.TokenProxy = test.tokenProxy
+		cfg.Exchange.Binding.TokenProxy = azure.TokenProxy(test.tokenProxy)
 		report := diagnose.Run(t.Context(), cfg, nil)
 		if f := finding(t, report, diagnose.FederatedToken, "audience (aud)"); f.Status != test.want {
 			t.Errorf("with the token proxy %q: got %+v, want %s", test.tokenProxy, f, test.want)
@@ -241,7 +242,8 @@ func TestPasswordsOfURLs(t *testing.T) {
 	if got := text(t, report); strings.Contains(got, secret) {
 		t.Errorf("the report holds the proxy's password:\n%s", got)
 	}
-	cfg.Exchange.AuthorityHost = "https://user:" + secret + "@login.example.test/?" + secret
+	_, refused := azure.ParseAuthorityHost("https://user:" + secret + "@login.example.test/?" + secret)
+	cfg.Exchange.AuthorityHost, cfg.Invalid = "", map[string]error{azure.EnvAuthorityHost: refused}
 	report = diagnose.Run(t.Context(), cfg, nil)
 	if got := text(t, report); strings.Contains(got, secret) {
 		t.Errorf("the report holds the authority's password:\n%s", got)
@@ -258,18 +260,24 @@ func TestClientID(t *testing.T) {
 		clientID: diagnose.OK, strings.ToUpper(clientID): diagnose.OK,
 		"": diagnose.Note, "my-identity": diagnose.Fail, clientID + "0": diagnose.Fail,
 	} {
-		for _, asked := range []string{"", "77777777-7777-4777-8777-777777777777"} {
+		for _, asked := range []azure.ClientID{"", "77777777-7777-4777-8777-777777777777"} {
 			cfg := config(t, goodClaims())
-			cfg.Exchange.DefaultClientID, cfg.ClientID = id, asked
+			cfg.ClientID = asked
+			if cfg.DefaultClientID = ""; id != "" {
+				var err error
+				if cfg.DefaultClientID, err = azure.ParseClientID(id); err != nil {
+					cfg.Invalid = map[string]error{azure.EnvClientID: err}
+				}
+			}
 			report := diagnose.Run(t.Context(), cfg, nil)
 			f := finding(t, report, diagnose.Environment, "AZURE_CLIENT_ID")
-			if f.Status != want || id != "" && !strings.Contains(f.Text, id) || strings.Contains(f.Remedy, "--client-id") != (id+asked == "") {
+			if f.Status != want || id != "" && !strings.Contains(f.Text, strings.ToLower(id)) || strings.Contains(f.Remedy, "--client-id") != (id == "" && asked == "") {
 				t.Errorf("client ID %q, asked for %q: got %+v, want %s", id, asked, f, want)
 			}
 			if asked == "" {
 				continue
 			}
-			if f := finding(t, report, diagnose.Environment, "--client-id"); f.Status != diagnose.OK || f.Text != asked {
+			if f := finding(t, report, diagnose.Environment, "--client-id"); f.Status != diagnose.OK || f.Text != string(asked) {
 				t.Errorf("client ID %q, asked for %q: got %+v", id, asked, f)
 			}
 		}

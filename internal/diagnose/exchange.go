@@ -8,22 +8,27 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // exchange asks Entra for a token, as the proxy would.
 func (w *walk) exchange(ctx context.Context) []Finding {
 	switch {
-	case w.service == nil:
+	case w.exchanger == nil:
 		return skipped("token", "the environment has to be in order first")
 	case !w.tokenUsable():
 		return skipped("token", "there is no federated token that Entra would take")
 	case !w.reached:
 		return skipped("token", "the authority has to be reached first")
-	case !clientIDPattern.MatchString(w.clientID()):
+	case w.clientID() == "":
 		return skipped("token", "there is no client ID to ask a token for: --client-id=CLIENT_ID")
 	}
-	asked := fmt.Sprintf("for %q as %s", clip(w.cfg.Resource), w.clientID())
-	result, err := w.service.Token(ctx, exchange.Request{ClientID: strings.ToLower(w.clientID()), Resource: w.cfg.Resource})
+	asked := fmt.Sprintf("for %q as %s", clip(string(w.cfg.Resource)), w.clientID())
+	service, err := tokens.New(tokens.Config{Exchanger: w.exchanger}) // tries as often as the proxy
+	if err != nil {
+		return skipped("token", err.Error())
+	}
+	result, err := service.Token(ctx, tokens.Request{ClientID: string(w.clientID()), Resource: string(w.cfg.Resource)})
 	if err == nil {
 		return []Finding{{Status: OK, Item: "token", Text: fmt.Sprintf("%s, until %s", asked, result.Token.ExpiresOn.UTC().Format(time.RFC3339))}}
 	}

@@ -10,14 +10,11 @@ import (
 	"strings"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
 const (
-	// audience is what Entra's federated credentials expect; national clouds have
-	// it with a suffix.
-	audience = "api://AzureADTokenExchange"
-
 	// subjectPrefix begins the subject of every Kubernetes service account.
 	subjectPrefix = "system:serviceaccount:"
 
@@ -31,7 +28,7 @@ const (
 func (w *walk) federatedToken(context.Context) []Finding {
 	path := w.cfg.Exchange.FederatedTokenFile
 	if path == "" {
-		return skipped("file", "AZURE_FEDERATED_TOKEN_FILE is not set")
+		return skipped("file", azure.EnvFederatedTokenFile+" is not set")
 	}
 	token, err := exchange.ReadFederatedToken(path)
 	if err != nil {
@@ -51,7 +48,7 @@ func fileRemedy(err error) string {
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Sprintf("set securityContext.fsGroup for the pod, or run this container as a user who may read it (it runs as UID %d, GID %d)", os.Getuid(), os.Getgid())
 	}
-	return "mount a projected volume with serviceAccountToken {audience: " + audience + ", expirationSeconds: 3600} and name its file; " +
+	return "mount a projected volume with serviceAccountToken {audience: " + azure.Audience + ", expirationSeconds: 3600} and name its file; " +
 		"the webhook does so on pods labelled azure.workload.identity/use: \"true\""
 }
 
@@ -83,18 +80,18 @@ func (w *walk) audiences(token exchange.FederatedToken) Finding {
 	if w.cfg.Exchange.Binding.TokenProxy != "" && f.Text != "" {
 		return f // an identity binding has an audience of its own, which its proxy judges
 	}
-	if slices.ContainsFunc(token.Audiences, func(a string) bool { return strings.HasPrefix(a, audience) }) {
+	if slices.ContainsFunc(token.Audiences, func(a string) bool { return strings.HasPrefix(a, azure.Audience) }) {
 		return f
 	}
-	f.Remedy = "set serviceAccountToken.audience: " + audience + " in the projected volume"
+	f.Remedy = "set serviceAccountToken.audience: " + azure.Audience + " in the projected volume"
 	if f.Text != "" && !slices.ContainsFunc(token.Audiences, func(a string) bool { return forAPIServer(a) || a == token.Issuer }) {
 		f.Status = Note
-		f.Text = fmt.Sprintf("%q, not %s: Entra takes it where the federated credential names the same", f.Text, audience)
+		f.Text = fmt.Sprintf("%q, not %s: Entra takes it where the federated credential names the same", f.Text, azure.Audience)
 		f.Remedy = "see that the credential does (--audiences), or " + f.Remedy
 		return f
 	}
 	f.Status = Fail
-	f.Text = fmt.Sprintf("%q, where Entra expects %s", f.Text, audience)
+	f.Text = fmt.Sprintf("%q, where Entra expects %s", f.Text, azure.Audience)
 	f.Remedy += "; the token at /var/run/secrets/kubernetes.io/serviceaccount is for the API server, not for Entra"
 	return f
 }

@@ -21,13 +21,13 @@ const discoveryLife = 24 * time.Hour
 const doubtfulLife = 30 * time.Second
 
 // discovery answers MSAL's requests for the tenant's OpenID configuration from
-// memory once it has it. All clients of a Service have the same tenant, so they
+// memory once it has it. All clients of an Exchanger have the same tenant, so they
 // share it, and one that fetches it does so for all that wait. One that has led to
 // Entra and has become old is used while it is fetched anew: nobody waits for that,
 // and nobody fails with it.
 //
 // MSAL has such a memory too, one in each of its clients; here a client lives
-// for one exchange (see msalExchanger), so it has to be kept outside of them.
+// for one exchange (see Exchanger), so it has to be kept outside of them.
 type discovery struct {
 	next  http.RoundTripper
 	group singleflight.Group
@@ -128,7 +128,7 @@ func (d *discovery) fetchShared(req *http.Request) (*document, error) {
 // begin has one fetch under way.
 func (d *discovery) begin(req *http.Request) <-chan singleflight.Result {
 	return d.group.DoChan(req.URL.String(), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), tryTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), discoverTimeout)
 		defer cancel()
 		d.mu.Lock()
 		d.abandon = cancel

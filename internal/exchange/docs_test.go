@@ -65,7 +65,7 @@ func codeTable() string {
 	var b strings.Builder
 	b.WriteString("| code | what it means | kind | tried again | mend |\n|---|---|---|---|---|\n")
 	for _, r := range rulings {
-		again := map[retryPolicy]string{retryNever: "no", retrySoon: "yes", retryReread: "once, with the token read again"}[r.retry]
+		again := map[Retry]string{RetryNever: "no", RetrySoon: "yes", RetryReread: "once, with the token read again"}[r.retry]
 		fmt.Fprintf(&b, "| AADSTS%d | %s | `%s` | %s | %s |\n", r.code, r.detail, r.kind, again, sections[r.hint])
 	}
 	return b.String()

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -84,9 +85,9 @@ func TestFaultsOfRealAnswers(t *testing.T) {
 		want     exchange.FaultKind
 	}{
 		"authority": {idp.AuthorityHost(), "", nil, exchange.FaultAuthority},
-		"host name": {"https://login.example.test", ca, nil, exchange.FaultHostname},
-		"no TLS":    {"https://" + plain.Listener.Addr().String(), ca, nil, exchange.FaultNotTLS},
-		"refused":   {"https://127.0.0.1:1", ca, nil, exchange.FaultRefused},
+		"host name": {"https://login.example.test/", ca, nil, exchange.FaultHostname},
+		"no TLS":    {"https://" + plain.Listener.Addr().String() + "/", ca, nil, exchange.FaultNotTLS},
+		"refused":   {"https://127.0.0.1:1/", ca, nil, exchange.FaultRefused},
 		"broken":    {idp.AuthorityHost(), ca, new(entra.FaultReset()), exchange.FaultBroken},
 		"not JSON":  {idp.AuthorityHost(), ca, new(entra.FaultHTML(200)), exchange.FaultNotJSON},
 		"too large": {idp.AuthorityHost(), ca, new(entra.FaultStatus(200, overLimit)), exchange.FaultTooLarge},
@@ -98,7 +99,7 @@ func TestFaultsOfRealAnswers(t *testing.T) {
 				idp.FailAlways(test.fault.On(entra.TenantDiscovery))
 			}
 			s, err := exchange.New(exchange.Config{
-				TenantID: idp.TenantID(), AuthorityHost: test.host, CAFile: test.ca,
+				TenantID: azure.Tenant(idp.TenantID()), AuthorityHost: azure.AuthorityHost(test.host), CAFile: test.ca,
 				FederatedTokenFile: filepath.Join(t.TempDir(), "missing"),
 				Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 					if address == "login.example.test:443" { // a name that the certificate does not have
@@ -110,7 +111,7 @@ func TestFaultsOfRealAnswers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer s.CloseIdle()
+			defer s.Close()
 			failed, ok := errors.AsType[*exchange.Error](s.Discover(t.Context()))
 			if !ok || failed.Fault == nil || failed.Fault.Kind != test.want || failed.Detail != failed.Fault.Text {
 				t.Fatalf("got %+v, want a fault of kind %d", failed, test.want)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
@@ -26,7 +27,7 @@ type fault struct {
 }
 
 func faults() []fault {
-	again := exchange.MaxTries
+	again := maxTries
 	huge := strings.Repeat("x", exchange.MaxBody+1)
 	return []fault{
 		{"none", entra.FaultSlow(0), 0, 1},
@@ -90,7 +91,7 @@ func edited(member string, value any) entra.Fault {
 
 // eachFault runs test for each fault with a new service, in one bubble with one
 // stand-in, whose keys take half a second to make.
-func eachFault(t *testing.T, all []fault, test func(*testing.T, *pod, *exchange.Service, fault)) {
+func eachFault(t *testing.T, all []fault, test func(*testing.T, *pod, *service, fault)) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubblePod(t, entra.Config{TokenLifetime: time.Hour})
 		for _, c := range all {
@@ -108,7 +109,7 @@ func eachFault(t *testing.T, all []fault, test func(*testing.T, *pod, *exchange.
 }
 
 func TestEveryFaultWithAColdCache(t *testing.T) {
-	eachFault(t, faults(), func(t *testing.T, p *pod, s *exchange.Service, c fault) {
+	eachFault(t, faults(), func(t *testing.T, p *pod, s *service, c fault) {
 		p.idp.FailAlways(c.fault)
 		got, err := p.getInTime(t, s)
 		if c.want == 0 && err != nil {
@@ -126,7 +127,7 @@ func TestEveryFaultWithAColdCache(t *testing.T) {
 }
 
 func TestEveryFaultWithAWarmCache(t *testing.T) {
-	eachFault(t, faults(), func(t *testing.T, p *pod, s *exchange.Service, c fault) {
+	eachFault(t, faults(), func(t *testing.T, p *pod, s *service, c fault) {
 		stop := run(t, s)
 		defer stop()
 		if _, err := p.get(t, s); err != nil {
@@ -149,7 +150,7 @@ func TestEveryFaultWithAWarmCache(t *testing.T) {
 }
 
 func TestFaultsOfDiscovery(t *testing.T) {
-	again := exchange.MaxTries
+	again := maxTries
 	eachFault(t, []fault{
 		{"unknown tenant", entra.FaultAADSTS(90002), exchange.InvalidTenant, 1},
 		{"tenant of another cloud", entra.FaultAADSTSAs(400, "invalid_request", 90038, secret), exchange.InvalidTenant, 1},
@@ -165,7 +166,7 @@ func TestFaultsOfDiscovery(t *testing.T) {
 		{"no endpoints", entra.FaultStatus(200, `{"issuer":"https://login.example.test/"}`), exchange.Unavailable, again},
 		{"a foreign issuer", discovered("https://"+secret+".example.test/", "https://login.example.test/token"), exchange.Unavailable, 1},
 		{"a token endpoint in the clear", discovered("https://login.example.test/", "http://login.example.test/token"), exchange.Unavailable, 1},
-	}, func(t *testing.T, p *pod, s *exchange.Service, c fault) {
+	}, func(t *testing.T, p *pod, s *service, c fault) {
 		p.idp.FailAlways(c.fault.On(entra.TenantDiscovery))
 		got, err := p.getInTime(t, s)
 		wantKind(t, err, c.want)
@@ -186,19 +187,19 @@ func discovered(issuer, tokenEndpoint string) entra.Fault {
 		`{"issuer":%q,"authorization_endpoint":"https://login.example.test/authorize","token_endpoint":%q}`, issuer, tokenEndpoint))
 }
 
-func (p *pod) getInTime(t *testing.T, s *exchange.Service) (exchange.Result, error) {
+func (p *pod) getInTime(t *testing.T, s *service) (tokens.Result, error) {
 	t.Helper()
 	began := time.Now()
 	got, err := p.get(t, s)
-	if took := time.Since(began); took > exchange.ExchangeTimeout {
-		t.Errorf("answered after %s, want within %s", took, exchange.ExchangeTimeout)
+	if took := time.Since(began); took > exchangeTimeout {
+		t.Errorf("answered after %s, want within %s", took, exchangeTimeout)
 	}
 	return got, err
 }
 
 // checkMends heals Entra and checks that the next request works, after the
 // longest time that a failure is remembered.
-func (p *pod) checkMends(t *testing.T, s *exchange.Service) {
+func (p *pod) checkMends(t *testing.T, s *service) {
 	t.Helper()
 	p.idp.Heal()
 	time.Sleep(exchange.MaxRetryAfter * 3 / 2)
@@ -209,7 +210,7 @@ func (p *pod) checkMends(t *testing.T, s *exchange.Service) {
 
 // checkNoSecret searches every form that an answer and the log may take for the
 // secrets of the pod and for the canary in Entra's answers.
-func checkNoSecret(t *testing.T, p *pod, result exchange.Result, err error) {
+func checkNoSecret(t *testing.T, p *pod, result tokens.Result, err error) {
 	t.Helper()
 	synctest.Wait() // the log is written behind the callers' backs
 	token := p.token.Token()

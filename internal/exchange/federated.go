@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -138,6 +139,39 @@ func (t FederatedToken) usable(now time.Time) error {
 		return fmt.Errorf("has expired at %s: the kubelet has not renewed it", t.ExpiresOn.UTC().Format(time.RFC3339))
 	}
 	return nil
+}
+
+// FederatedToken reads the federated token file as it is now, within a second. A read
+// that hangs in a file system is shared by all callers: it is one goroutine, however
+// many come. A token that has expired is returned.
+func (e *Exchanger) FederatedToken() (FederatedToken, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
+	defer cancel()
+	return e.tokenFile.read(ctx)
+}
+
+// Ready returns why exchanges cannot work as far as this pod can tell: the federated
+// token is unreadable or has expired. It sends nothing to Entra.
+func (e *Exchanger) Ready() error {
+	token, err := e.FederatedToken()
+	if err == nil {
+		err = token.usable(time.Now())
+	}
+	if err != nil {
+		return fmt.Errorf("AZURE_FEDERATED_TOKEN_FILE: %w", err)
+	}
+	return nil
+}
+
+// boundedClaims returns the token's claims as the log shows them, without the token.
+// What is remembered of a failure must not hold a copy of the whole file.
+func (t FederatedToken) boundedClaims() *FederatedToken {
+	return &FederatedToken{
+		Issuer:    bounded(t.Issuer),
+		Subject:   bounded(t.Subject),
+		Audiences: boundedAll(t.Audiences),
+		ExpiresOn: t.ExpiresOn,
+	}
 }
 
 // String describes the token by its claims, bounded and in printable ASCII.

@@ -17,7 +17,7 @@ import (
 // do not happen within microseconds.
 const maxOpens = 5
 
-// readyTimeout bounds the reading of the federated token for [Service.Ready]: the
+// readyTimeout bounds the reading of the federated token for readiness and metrics: the
 // kubelet waits for a second, and the file is in memory.
 const readyTimeout = time.Second
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -59,7 +60,7 @@ func TestHTTPProxyIsUsedForEntra(t *testing.T) {
 	}
 
 	proxy.Host = "127.0.0.1:1" // nothing listens there
-	err := p.service(t).Exchange(t.Context(), clientID, resource)
+	err := p.service(t).exchange(t.Context(), clientID, resource)
 	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "HTTPS_PROXY") {
 		t.Errorf("without the proxy, the detail is %q", e.Detail)
 	}
@@ -86,7 +87,7 @@ func TestMuteHTTPProxyIsNamed(t *testing.T) {
 	} {
 		p.cfg.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: c.proxy})
 		ctx, cancel := context.WithTimeout(t.Context(), c.timeout)
-		err := p.service(t).Exchange(ctx, clientID, resource)
+		err := p.service(t).exchange(ctx, clientID, resource)
 		cancel()
 		if e := wantKind(t, err, c.kind); e.Detail != c.want+" (by way of HTTPS_PROXY)" {
 			t.Errorf("%s: detail %q", name, e.Detail)
@@ -99,7 +100,7 @@ func TestMuteHTTPProxyIsNamed(t *testing.T) {
 func TestHTTPProxyIsNamedWhereItIsInForce(t *testing.T) {
 	mute := saying(t, "")
 	p := startPod(t, entra.Config{})
-	p.cfg.AuthorityHost = "https://" + mute
+	p.cfg.AuthorityHost = authority("https://" + mute)
 	for name, c := range map[string]struct {
 		binding exchange.Binding
 		via     string // the only host that is asked through the HTTP proxy
@@ -108,7 +109,7 @@ func TestHTTPProxyIsNamedWhereItIsInForce(t *testing.T) {
 		"Entra, through it":           {exchange.Binding{}, mute, true},
 		"Entra, past it":              {exchange.Binding{}, "other.example.test", false},
 		"the token proxy, through it": {exchange.Binding{TokenProxy: "https://binding.example.test"}, "binding.example.test", true},
-		"the token proxy, past it":    {exchange.Binding{TokenProxy: "https://" + saying(t, "")}, mute, false},
+		"the token proxy, past it":    {exchange.Binding{TokenProxy: azure.TokenProxy("https://" + saying(t, ""))}, mute, false},
 	} {
 		p.cfg.Binding = c.binding
 		p.cfg.Proxy = func(r *http.Request) (*url.URL, error) {
@@ -117,7 +118,7 @@ func TestHTTPProxyIsNamedWhereItIsInForce(t *testing.T) {
 			}
 			return &url.URL{Scheme: "http", Host: mute}, nil
 		}
-		err := p.service(t).Exchange(t.Context(), clientID, resource)
+		err := p.service(t).exchange(t.Context(), clientID, resource)
 		if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "broke") || strings.Contains(e.Detail, "HTTPS_PROXY") != c.named {
 			t.Errorf("%s: detail %q, want HTTPS_PROXY in it: %t", name, e.Detail, c.named)
 		}
@@ -148,7 +149,7 @@ func TestRefusalOfTheHTTPProxyIsToldApart(t *testing.T) {
 	}{
 		{407, "credentials", "USER:PASSWORD@", 1},
 		{403, "does not let requests to entra through", "CONNECT", 1},
-		{502, "status 502", "CONNECT", exchange.MaxTries},
+		{502, "status 502", "CONNECT", maxTries},
 	} {
 		status.Store(c.status)
 		connects.Store(0)

@@ -3,8 +3,11 @@ package exchange_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,18 +15,43 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-const subject = "system:serviceaccount:shop:cart"
+const (
+	clientID = "aaaaaaaa-0000-4000-8000-000000000001"
+	resource = "https://vault.azure.net"
+	subject  = "system:serviceaccount:shop:cart"
+
+	// Of package tokens: how often and how long an exchange is tried.
+	maxTries        = 3
+	tryTimeout      = 8 * time.Second
+	exchangeTimeout = 20 * time.Second
+)
 
 // pod is a stand-in for Entra, and what a pod that federates with it has.
 type pod struct {
-	idp   *entra.Server
-	token *entra.ProjectedToken
-	cfg   exchange.Config
-	log   syncBuffer
+	idp       *entra.Server
+	token     *entra.ProjectedToken
+	cfg       exchange.Config
+	transport http.RoundTripper // nil: connections
+	prefetch  []tokens.Request
+	log       syncBuffer
+}
+
+// service is an Exchanger with package tokens in front of it, as in the proxy.
+type service struct {
+	*exchange.Exchanger
+	*tokens.Service
+}
+
+// exchange makes one exchange, past the cache.
+func (s *service) exchange(ctx context.Context, clientID, resource string) error {
+	_, err := s.Exchange(ctx, clientID, resource)
+	return err
 }
 
 // startPod has a stand-in on a loopback listener, with TLS.
@@ -70,10 +98,10 @@ func newPod(t *testing.T, idp *entra.Server) *pod {
 	}
 	p := &pod{idp: idp, token: token}
 	p.cfg = exchange.Config{
-		TenantID:           idp.TenantID(),
-		AuthorityHost:      idp.AuthorityHost(),
+		TenantID:           azure.Tenant(idp.TenantID()),
+		AuthorityHost:      authority(idp.AuthorityHost()),
 		FederatedTokenFile: token.Path(),
-		Log:                newLogger(&p.log),
+		Log:                newLogger(&p.log).With(zap.String("tenant_id", idp.TenantID())),
 	}
 	return p
 }
@@ -86,7 +114,7 @@ func bubblePod(t *testing.T, cfg entra.Config) *pod {
 		t.Fatal(err)
 	}
 	p := newPod(t, idp)
-	p.cfg = p.cfg.WithTransport(idp.Transport())
+	p.transport = idp.Transport()
 	return p
 }
 
@@ -121,17 +149,55 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
-func (p *pod) service(t *testing.T) *exchange.Service {
+func (p *pod) service(t *testing.T) *service {
 	t.Helper()
-	s := newService(t, p.cfg)
-	t.Cleanup(s.CloseIdle)
-	return s
+	exchanger, err := exchange.New(p.cfg)
+	if p.transport != nil {
+		exchanger, err = exchange.NewWithTransport(p.cfg, p.transport)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(exchanger.Close)
+	kept, err := tokens.New(tokens.Config{Exchanger: exchanger, Prefetch: p.prefetch, Log: p.cfg.Log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &service{exchanger, kept}
+}
+
+// run runs s until the test's end, and checks that it then ends.
+func run(t *testing.T, s *service) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	return func() {
+		t.Helper()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		s.Close()
+	}
+}
+
+func wantKind(t *testing.T, err error, want exchange.Kind) *exchange.Error {
+	t.Helper()
+	e, ok := errors.AsType[*exchange.Error](err)
+	if !ok {
+		t.Fatalf("got error %v, want an *exchange.Error of kind %s", err, want)
+	}
+	if e.Kind != want {
+		t.Fatalf("got kind %s (%v), want %s", e.Kind, e, want)
+	}
+	return e
 }
 
 // get asks for the default token and checks that it is a good one, for that.
-func (p *pod) get(t *testing.T, s *exchange.Service) (exchange.Result, error) {
+func (p *pod) get(t *testing.T, s *service) (tokens.Result, error) {
 	t.Helper()
-	got, err := s.Token(t.Context(), exchange.Request{ClientID: clientID, Resource: resource})
+	got, err := s.Token(t.Context(), tokens.Request{ClientID: clientID, Resource: resource})
 	if err != nil {
 		return got, err
 	}
@@ -143,7 +209,7 @@ func (p *pod) get(t *testing.T, s *exchange.Service) (exchange.Result, error) {
 		t.Errorf("the token is for %s and %s", token.ClientID, token.Resource)
 	}
 	// Entra counts from its answer, MSAL from when that has arrived.
-	if want := token.ExpiresOn; got.Token.ExpiresOn.Sub(want).Abs() > exchange.TryTimeout {
+	if want := token.ExpiresOn; got.Token.ExpiresOn.Sub(want).Abs() > tryTimeout {
 		t.Errorf("ExpiresOn: got %s, the token's exp is %s", got.Token.ExpiresOn, want)
 	}
 	return got, nil
@@ -158,4 +224,9 @@ func waitFor(t *testing.T, what string, done func() bool) {
 			t.Fatalf("no %s within %s", what, patience)
 		}
 	}
+}
+
+// authority is the URL of a server of this test, with or without a slash at its end.
+func authority(url string) azure.AuthorityHost {
+	return azure.AuthorityHost(strings.TrimSuffix(url, "/") + "/")
 }

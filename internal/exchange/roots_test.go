@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -30,8 +31,10 @@ func TestMain(m *testing.M) {
 
 // childConfig is the part of a configuration that can be handed to a process.
 type childConfig struct {
-	TenantID, AuthorityHost, FederatedTokenFile string
-	Binding                                     exchange.Binding
+	TenantID           azure.Tenant
+	AuthorityHost      azure.AuthorityHost
+	FederatedTokenFile string
+	Binding            exchange.Binding
 }
 
 // oneExchange returns "token", or the error's detail.
@@ -50,7 +53,7 @@ func oneExchange(encoded string) string {
 	if err != nil {
 		return err.Error()
 	}
-	if err := s.Exchange(context.Background(), clientID, resource); err != nil {
+	if _, err := s.Exchange(context.Background(), clientID, resource); err != nil {
 		return err.Error()
 	}
 	return "token"

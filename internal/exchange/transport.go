@@ -17,7 +17,7 @@ import (
 
 const (
 	// dialTimeout bounds a TCP connection. A second address, or the resolver's
-	// second try after its own 5 s, still fits into tryTimeout.
+	// second try after its own 5 s, still fits into discoverTimeout.
 	dialTimeout = 6 * time.Second
 
 	// idleTimeout keeps a warm connection for the token request that follows
@@ -45,10 +45,7 @@ var (
 )
 
 func newTransport(cfg Config) (http.RoundTripper, error) {
-	switch {
-	case cfg.transport != nil:
-		return cfg.transport, nil
-	case cfg.Binding.TokenProxy != "":
+	if cfg.Binding.TokenProxy != "" {
 		return newBindingTransport(cfg)
 	}
 	return newEntraTransport(cfg)
@@ -181,7 +178,7 @@ func readCertificates(path string) ([]byte, error) {
 type routeFault struct {
 	kind   FaultKind
 	detail string
-	retry  retryPolicy
+	retry  Retry
 	hint   hint
 }
 
@@ -195,11 +192,11 @@ func proxyRefusal(_ context.Context, _ *url.URL, _ *http.Request, answer *http.R
 	case http.StatusOK:
 		return nil
 	case http.StatusProxyAuthRequired:
-		return &routeFault{FaultHTTPProxy, "the HTTP proxy (HTTPS_PROXY) wants credentials, or other ones (status 407)", retryNever, hintProxyCredentials}
+		return &routeFault{FaultHTTPProxy, "the HTTP proxy (HTTPS_PROXY) wants credentials, or other ones (status 407)", RetryNever, hintProxyCredentials}
 	case http.StatusForbidden:
-		return &routeFault{FaultHTTPProxy, "the HTTP proxy (HTTPS_PROXY) does not let requests to entra through (status 403)", retryNever, hintProxyRules}
+		return &routeFault{FaultHTTPProxy, "the HTTP proxy (HTTPS_PROXY) does not let requests to entra through (status 403)", RetryNever, hintProxyRules}
 	default:
-		return &routeFault{FaultHTTPProxy, fmt.Sprintf("the HTTP proxy (HTTPS_PROXY) makes no connection to entra (status %d)", status), retrySoon, hintProxyRules}
+		return &routeFault{FaultHTTPProxy, fmt.Sprintf("the HTTP proxy (HTTPS_PROXY) makes no connection to entra (status %d)", status), RetrySoon, hintProxyRules}
 	}
 }
 
@@ -211,7 +208,7 @@ func (c Config) way(failed error) string {
 	if !ok {
 		return ""
 	}
-	if via, err := c.ProxyFor(cmp.Or(c.Binding.TokenProxy, asked.URL)); err != nil || via == nil {
+	if via, err := c.ProxyFor(cmp.Or(string(c.Binding.TokenProxy), asked.URL)); err != nil || via == nil {
 		return ""
 	}
 	return " (by way of HTTPS_PROXY)"

@@ -75,7 +75,7 @@ func TestRulings(t *testing.T) {
 		if r.detail == "" || r.detail != strings.ToLower(r.detail[:1])+r.detail[1:] {
 			t.Errorf("%d: detail %q", r.code, r.detail)
 		}
-		if r.kind.Permanent() && (r.retry != retryNever || r.hint == hintNone) {
+		if r.kind.Permanent() && (r.retry != RetryNever || r.hint == hintNone) {
 			t.Errorf("%d is permanent: it is not to be retried, and wants a hint", r.code)
 		}
 		if r.hint != hintNone && r.hint.advise("id", "resource", FederatedToken{}) == "" {
@@ -94,46 +94,6 @@ func TestBoundedBody(t *testing.T) {
 			_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{b}, make([]byte, size))
 			if !errors.Is(err, want) {
 				t.Errorf("%d bytes in reads of %d: got %v, want %v", length, size, err, want)
-			}
-		}
-	}
-}
-
-// The refresh is between 2/3 and 4/3 of what was asked, and before the token is
-// stale, whatever Entra says.
-func TestRefreshDelay(t *testing.T) {
-	now := time.Now()
-	for _, life := range []time.Duration{2 * leastLife, time.Minute, 19 * time.Minute, 20 * time.Minute, time.Hour, 24 * time.Hour, maxLife} {
-		for _, asked := range []time.Duration{-time.Hour, 0, 1, life / 10, life / 2, life * 9 / 10, life - 1, life, 2 * life} {
-			g := grant{token: Token{ExpiresOn: now.Add(life)}, refreshOn: now.Add(asked)}
-			earliest, latest := newHolding(g, now, true, 0), newHolding(g, now, true, 1)
-			if earliest.due.wall.Before(now) || latest.due.wall.Before(earliest.due.wall) ||
-				latest.stale.wall.Before(latest.due.wall) || !latest.stale.wall.Before(g.token.ExpiresOn) {
-				t.Errorf("life %s, asked %s: due from %s to %s, stale at %s", life, asked,
-					earliest.due.wall.Sub(now), latest.due.wall.Sub(now), latest.stale.wall.Sub(now))
-			}
-			if asked <= 0 || asked >= life {
-				asked = life / 2
-			}
-			if asked <= life/2 && life >= 20*time.Minute && latest.due.wall.Sub(now) < asked*4/3-2 {
-				t.Errorf("life %s, asked %s: due at the latest after %s", life, asked, latest.due.wall.Sub(now))
-			}
-		}
-	}
-}
-
-func TestRestStaysWithinBounds(t *testing.T) {
-	for _, kind := range []Kind{UnknownIdentity, FederationMismatch, Throttled, Unavailable, DeadlineExceeded} {
-		for _, asked := range []time.Duration{0, time.Second, maxRetryAfter} {
-			for streak := 1; streak < 100; streak++ {
-				for _, spread := range []float64{0, 0.999} {
-					for _, have := range []bool{false, true} {
-						got := rest(&Error{Kind: kind, RetryAfter: asked}, streak, have, spread)
-						if got < asked || got <= 0 || got > 2*max(asked, refreshBackoff.most) {
-							t.Fatalf("%s, asked %s, streak %d: %s", kind, asked, streak, got)
-						}
-					}
-				}
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // A failed exchange is answered by its kind, and nothing of its text is sent.
@@ -68,10 +69,10 @@ func TestUnusableTokens(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			token := good
 			spoil(&token)
-			tokens := &tokenSource{answer: func(context.Context, exchange.Request) (exchange.Result, error) {
-				return exchange.Result{Token: token, Source: exchange.SourceCache}, nil
+			source := &tokenSource{answer: func(context.Context, tokens.Request) (tokens.Result, error) {
+				return tokens.Result{Token: token, Source: tokens.SourceCache}, nil
 			}}
-			w := get(newHandler(t, config(tokens)), tokenPath+"?resource="+vault)
+			w := get(newHandler(t, config(source)), tokenPath+"?resource="+vault)
 			if w.Code != http.StatusInternalServerError {
 				t.Errorf("got %d %s, want 500", w.Code, w.Body)
 			}

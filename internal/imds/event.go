@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"time"
 
-	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // Event is what is known of a request when it is over. It holds nothing that the
@@ -19,7 +19,7 @@ type Event struct {
 	Status int
 
 	// Source is where the token came from. Empty: no token was given.
-	Source exchange.Source
+	Source tokens.Source
 
 	// Refusal names what was wrong with the request itself, such as
 	// no_metadata_header: one of a few dozen constants. Empty: nothing was.

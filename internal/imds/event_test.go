@@ -10,6 +10,7 @@ import (
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // Each request makes one event, which says how it ended and whose fault that was.
@@ -27,7 +28,7 @@ func TestEvents(t *testing.T) {
 		err          error // of the token source
 		want         imds.Event
 	}{
-		{"token", ask, "", nil, imds.Event{Endpoint: "token", Status: 200, Source: exchange.SourceEntra}},
+		{"token", ask, "", nil, imds.Event{Endpoint: "token", Status: 200, Source: tokens.SourceEntra}},
 		{"no header", ask, "Metadata: ", nil, imds.Event{Endpoint: "token", Status: 400, Refusal: "no_metadata_header"}},
 		{"forwarded for", ask, "X-Forwarded-For: 10.0.0.1", nil, imds.Event{Endpoint: "token", Status: 400, Refusal: "forwarded_for"}},
 		{"no identity", ask + "&client_id=x", "", nil, imds.Event{Endpoint: "token", Status: 400, Refusal: "identity_not_found"}},
@@ -44,11 +45,11 @@ func TestEvents(t *testing.T) {
 		{"nowhere", "/latest/", "", nil, imds.Event{Endpoint: "none", Status: 404, Refusal: "not_found"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			tokens := &tokenSource{}
+			source := &tokenSource{}
 			if test.err != nil {
-				tokens = failing(test.err)
+				source = failing(test.err)
 			}
-			cfg := config(tokens)
+			cfg := config(source)
 			cfg.Passthrough.Address = machine.URL
 			now := epoch
 			cfg.Now = func() time.Time { now = now.Add(time.Second); return now }
@@ -68,8 +69,8 @@ func TestEvents(t *testing.T) {
 }
 
 func TestEventOfClientThatLeft(t *testing.T) {
-	cfg := config(&tokenSource{answer: func(ctx context.Context, _ exchange.Request) (exchange.Result, error) {
-		return exchange.Result{}, context.Cause(ctx)
+	cfg := config(&tokenSource{answer: func(ctx context.Context, _ tokens.Request) (tokens.Result, error) {
+		return tokens.Result{}, context.Cause(ctx)
 	}})
 	var got imds.Event
 	cfg.Observe = func(_ *http.Request, e imds.Event) { got = e }

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // Passthrough says how to reach the real IMDS.
@@ -240,7 +242,7 @@ func cameFromUs(header http.Header) bool {
 	for _, line := range header["Via"] {
 		for hop := range strings.SplitSeq(line, ",") {
 			fields := strings.Fields(hop)
-			if len(fields) >= 2 && equalFoldASCII(fields[1], ServerName) {
+			if len(fields) >= 2 && azure.EqualFoldASCII(fields[1], ServerName) {
 				return true
 			}
 		}

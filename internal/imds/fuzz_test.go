@@ -12,8 +12,8 @@ import (
 	"strings"
 	"testing"
 
-	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // FuzzTokenRequest gives the token endpoint any query. It is answered with a
@@ -29,8 +29,8 @@ func FuzzTokenRequest(f *testing.F) {
 	f.Add("resource=a:b&client%5Fid=" + otherID + "&=&&x;y")
 	f.Add("resource=a:%25b&\u017fcope=\u212a")
 
-	tokens := &tokenSource{}
-	h := newHandler(f, config(tokens))
+	source := &tokenSource{}
+	h := newHandler(f, config(source))
 	f.Fuzz(func(t *testing.T, query string) {
 		r := httptest.NewRequest(http.MethodGet, tokenPath, nil)
 		r.URL.RawQuery = query
@@ -38,7 +38,7 @@ func FuzzTokenRequest(f *testing.F) {
 		r.Header.Set("Metadata", "true")
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
-		asked := tokens.seen()
+		asked := source.seen()
 		if w.Code == http.StatusOK {
 			checkGranted(t, query, w.Body.Bytes(), asked)
 			return
@@ -50,7 +50,7 @@ func FuzzTokenRequest(f *testing.F) {
 	})
 }
 
-func checkGranted(t *testing.T, query string, body []byte, asked []exchange.Request) {
+func checkGranted(t *testing.T, query string, body []byte, asked []tokens.Request) {
 	t.Helper()
 	var m map[string]string
 	if err := json.Unmarshal(body, &m); err != nil || bytes.ContainsAny(body, "\r\n") {
@@ -97,8 +97,8 @@ func FuzzRequest(f *testing.F) {
 		}
 	}
 	machine := newDecoy(f)
-	tokens := &tokenSource{}
-	cfg := config(tokens)
+	source := &tokenSource{}
+	cfg := config(source)
 	cfg.Passthrough = imds.Passthrough{Address: machine.URL}
 	h := newHandler(f, cfg)
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -120,7 +120,7 @@ func FuzzRequest(f *testing.F) {
 				t.Errorf("IMDS saw %s", target)
 			}
 		}
-		if asked := tokens.seen(); len(asked) != 0 && !entitled {
+		if asked := source.seen(); len(asked) != 0 && !entitled {
 			t.Errorf("asked for %+v", asked)
 		}
 		if w.Code >= 400 {

@@ -35,14 +35,15 @@ import (
 
 	"go.uber.org/zap"
 
-	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/tokens"
 )
 
-// TokenSource is what this package needs of package exchange.
+// TokenSource is what this package needs of package tokens.
 type TokenSource interface {
 	// Token returns a token that is valid now. A failure is an
 	// [*exchange.Error], or an error whose text is safe to log.
-	Token(ctx context.Context, req exchange.Request) (exchange.Result, error)
+	Token(ctx context.Context, req tokens.Request) (tokens.Result, error)
 }
 
 // Config says how to answer.
@@ -51,20 +52,20 @@ type Config struct {
 	Tokens TokenSource
 
 	// TenantID is told to those who ask /metadata/identity/info. Required.
-	TenantID string
+	TenantID azure.Tenant
 
 	// DefaultClientID is the identity of requests that name none
 	// (AZURE_CLIENT_ID). Empty: the only identity of Identities and
 	// AllowedClientIDs; where there are none or several, such requests are refused.
-	DefaultClientID string
+	DefaultClientID azure.ClientID
 
 	// Identities maps object IDs and ARM resource IDs to client IDs, for requests
 	// by object_id, msi_res_id or mi_res_id. Empty: such requests are refused.
-	Identities map[string]string
+	Identities map[azure.Selector]azure.ClientID
 
 	// AllowedClientIDs limits the client IDs that may be asked for; those of
 	// DefaultClientID and Identities must be among them. Empty: any.
-	AllowedClientIDs []string
+	AllowedClientIDs []azure.ClientID
 
 	// StrictAPIVersion refuses requests without api-version, as IMDS does. False:
 	// they are taken, since documented samples leave it out.
@@ -156,7 +157,7 @@ func New(cfg Config) (*Handler, error) {
 		observe:       cfg.Observe,
 		now:           cfg.Now,
 		strictVersion: cfg.StrictAPIVersion,
-		infoBody:      appendInfo(nil, cfg.TenantID),
+		infoBody:      appendInfo(nil, string(cfg.TenantID)),
 		versionsBody:  appendVersions(nil, apiVersions()),
 		serverHeader:  []string{serverName(cfg.Version)},
 		jsonHeader:    []string{"application/json; charset=utf-8"},

@@ -7,6 +7,8 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"go.uber.org/zap"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // ownEndpoints routes what is the proxy's and not the metadata service's. chi
@@ -35,7 +37,7 @@ func (h *Handler) ownEndpoints(own map[string]http.Handler) http.Handler {
 // one path, out of the map of own endpoints.
 func checkOwn(own map[string]http.Handler) error {
 	for path := range own {
-		if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "{}*") || strings.HasPrefix(lowerASCII(path), "/metadata") {
+		if !strings.HasPrefix(path, "/") || strings.ContainsAny(path, "{}*") || strings.HasPrefix(azure.LowerASCII(path), "/metadata") {
 			return fmt.Errorf("%q cannot be an endpoint of the proxy's own", path)
 		}
 	}

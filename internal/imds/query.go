@@ -3,6 +3,8 @@ package imds
 import (
 	"net/url"
 	"strings"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // maxParams bounds the work of looking for names given twice. Real clients send
@@ -56,7 +58,7 @@ func decodePair(pair string) (param, error) {
 // hasParam compares without case: a parser that folds names would see the name twice.
 func hasParam(params []param, name string) bool {
 	for _, p := range params {
-		if equalFoldASCII(p.name, name) {
+		if azure.EqualFoldASCII(p.name, name) {
 			return true
 		}
 	}

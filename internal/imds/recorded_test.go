@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // recording is what one run of a real client sent, and the answers with which it
@@ -37,9 +37,9 @@ func TestRecorded(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no recordings: %v", err)
 	}
-	tokens := &tokenSource{}
+	source := &tokenSource{}
 	machine := newDecoy(t)
-	cfg := config(tokens)
+	cfg := config(source)
 	cfg.Passthrough.Address = machine.URL
 	addr := serve(t, newHandler(t, cfg), imds.Limits{}, imds.MaxConnections)
 	count := 0
@@ -67,7 +67,7 @@ func TestRecorded(t *testing.T) {
 				}
 				// The test reads until the connection ends.
 				fmt.Fprintf(&request, "Connection: close\r\n\r\n%s", r.Body)
-				checkReplay(t, exchangeBytes(t, addr, request.Bytes()), r.Response, wantFor(r.Query), tokens)
+				checkReplay(t, exchangeBytes(t, addr, request.Bytes()), r.Response, wantFor(r.Query), source)
 			})
 		}
 	}
@@ -77,8 +77,8 @@ func TestRecorded(t *testing.T) {
 	t.Logf("%d requests of %d runs", count, len(files))
 }
 
-func wantFor(query [][2]string) exchange.Request {
-	want := exchange.Request{ClientID: defaultID}
+func wantFor(query [][2]string) tokens.Request {
+	want := tokens.Request{ClientID: defaultID}
 	for _, q := range query {
 		switch q[0] {
 		case "resource":
@@ -92,14 +92,14 @@ func wantFor(query [][2]string) exchange.Request {
 	return want
 }
 
-func checkReplay(t *testing.T, answer []byte, status int, want exchange.Request, tokens *tokenSource) {
+func checkReplay(t *testing.T, answer []byte, status int, want tokens.Request, source *tokenSource) {
 	t.Helper()
 	head, body, _ := bytes.Cut(answer, []byte("\r\n\r\n"))
 	// msrestazure wants the reason phrase.
 	if line := fmt.Sprintf("HTTP/1.1 %d %s\r\n", status, http.StatusText(status)); !bytes.HasPrefix(head, []byte(line)) {
 		t.Fatalf("got %q, want %q", answer, line)
 	}
-	asked := tokens.seen()
+	asked := source.seen()
 	if status != http.StatusOK {
 		if len(asked) != 0 {
 			t.Errorf("asked for %+v", asked)

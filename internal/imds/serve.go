@@ -9,7 +9,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // endpoint answers a request, or says why it does not. What it finds out on the
@@ -24,7 +25,7 @@ type outcome struct {
 	resource string
 	clientID string
 	status   int
-	source   exchange.Source
+	source   tokens.Source
 	answered time.Time // zero: the answer is only known when the endpoint returns
 
 	body   []byte
@@ -137,7 +138,7 @@ func requestID(header http.Header) string {
 	if len(values) != 1 {
 		return ""
 	}
-	id, _ := parseGUID(values[0])
+	id, _ := azure.ParseGUID(values[0])
 	return id
 }
 

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/inject"
 )
 
@@ -18,7 +18,8 @@ func TestPrefetchIsWhatTheProxyTakes(t *testing.T) {
 		"https://a example.test", `https://"`, "00000002-0000-0000-c000", "a+b-c.1:x",
 	} {
 		_, err := inject.Pod(injected(annotate(inject.PrefetchAnnotation, resource)), account(), config())
-		if got, want := err == nil, imds.ValidResource(resource); got != want {
+		_, wanted := azure.ParseResource(resource)
+		if got, want := err == nil, wanted == nil; got != want {
 			t.Errorf("%s: injected %t (%v), taken by the proxy %t", resource, got, err, want)
 		}
 	}
@@ -35,7 +36,7 @@ func TestIdentitiesAreWhatTheProxyTakes(t *testing.T) {
 	} {
 		pair := selector + "=" + clientID
 		_, err := inject.Pod(injected(annotate(inject.IdentitiesAnnotation, pair)), account(), config())
-		_, _, wanted := imds.ParseIdentity(pair)
+		_, wanted := azure.ParseIdentity(pair)
 		if (err == nil) != (wanted == nil) {
 			t.Errorf("%s: injected: %v, taken by the proxy: %v", selector, err, wanted)
 		}

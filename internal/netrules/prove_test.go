@@ -41,11 +41,14 @@ func freePort(t *testing.T) uint16 {
 // TestProveGivesNothingAway has a stranger at the metadata address: it must be
 // told from our own listener, and must not be sent a byte.
 func TestProveGivesNothingAway(t *testing.T) {
-	for name, says := range map[string][]byte{
-		"silent":      nil,
-		"HTTP":        []byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
-		"a short one": []byte("hello"),
-		"zeros":       make([]byte, tokenSize),
+	for name, tt := range map[string]struct {
+		says      []byte
+		wantCause string
+	}{
+		"silent":      {nil, "i/o timeout"},
+		"HTTP":        {[]byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"), "somebody else answered"},
+		"a short one": {[]byte("hello"), "unexpected EOF"},
+		"zeros":       {make([]byte, tokenSize), "somebody else answered"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // to the silent one Prove listens for as long as it may
@@ -58,16 +61,16 @@ func TestProveGivesNothingAway(t *testing.T) {
 					return
 				}
 				defer conn.Close()
-				_, _ = conn.Write(says)
-				if len(says) > 0 && len(says) < tokenSize {
+				_, _ = conn.Write(tt.says)
+				if len(tt.says) > 0 && len(tt.says) < tokenSize {
 					_ = conn.(*net.TCPConn).CloseWrite()
 				}
 				got, _ := io.ReadAll(conn)
 				sent <- got
 			}()
 			_, err := Prove(t.Context(), Config{Metadata: metadata, ProxyPort: freePort(t), Sealed: true})
-			if kindOf(err) != NotRedirected {
-				t.Errorf("got %v, want NotRedirected", err)
+			if kindOf(err) != NotRedirected || !strings.Contains(err.Error(), tt.wantCause) {
+				t.Errorf("got %v, want NotRedirected, %s", err, tt.wantCause)
 			}
 			stranger.Close() // so that nobody waits for a connection that was never made
 			if got, came := <-sent; !came || len(got) > 0 {
