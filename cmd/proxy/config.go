@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -38,7 +39,7 @@ type config struct {
 	allowedClientIDs []azure.ClientID
 	strictAPIVersion bool
 	imdsPassthrough  string
-	imdsAddress      string
+	imdsAddress      azure.MetadataURL
 	prefetch         []azure.Resource
 	caFile           string
 
@@ -114,7 +115,7 @@ func (c *config) parse(flags *flagenv.Set, args []string, getenv func(string) st
 
 // addFlags defines every flag. Its usage texts are what --help shows.
 func (c *config) addFlags(flags *pflag.FlagSet) {
-	c.port, c.imdsPassthrough = azure.ProxyPort, passthroughOn
+	c.port, c.imdsPassthrough, c.imdsAddress = azure.ProxyPort, passthroughOn, "http://"+azure.MetadataIP
 	flagenv.Var(flags, &c.port, "proxy-port", parsePort, "`port` to listen on, at 127.0.0.1")
 	flagenv.Var(flags, &c.adminAddress, "admin-address", flagenv.Optional(azure.ParseAddress),
 		"`address` (HOST:PORT or :PORT) at which the kubelet and Prometheus find /readyz, /livez, /metrics and /debug/clients, never tokens; empty means nowhere")
@@ -130,7 +131,7 @@ func (c *config) addFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&c.strictAPIVersion, "strict-api-version", false, "refuse token requests without api-version, as IMDS does")
 	flagenv.Var(flags, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughOn, passthroughOff),
 		"on or off: forward instance metadata, never identity, to the real IMDS")
-	flags.StringVar(&c.imdsAddress, "imds-address", "http://"+azure.MetadataIP, "where the real IMDS is; for tests")
+	flagenv.Var(flags, &c.imdsAddress, "imds-address", azure.ParseMetadataURL, "`URL` of the real IMDS; for tests")
 	flagenv.List(flags, &c.prefetch, "prefetch", azure.ParseResource,
 		"`resource` to have a token ready for, as "+azure.EnvClientID+", before it is asked for; repeatable")
 	flags.StringVar(&c.caFile, "ca-file", "", "PEM `file` of certificate authorities to trust for Entra beside the system's")
@@ -279,9 +280,18 @@ func (c *config) exchangeConfig() exchange.Config {
 func (c *config) prefetched() []tokens.Request {
 	var requests []tokens.Request
 	for _, resource := range c.prefetch {
-		requests = append(requests, tokens.Request{ClientID: string(c.defaultClientID), Resource: string(resource)})
+		requests = append(requests, tokens.Request{ClientID: c.defaultClientID, Resource: resource})
 	}
 	return requests
+}
+
+// configuredClientIDs are the client IDs that the configuration names.
+func (c *config) configuredClientIDs() []azure.ClientID {
+	ids := slices.Concat(c.allowedClientIDs, slices.Collect(maps.Values(c.identities)))
+	if c.defaultClientID != "" {
+		ids = append(ids, c.defaultClientID)
+	}
+	return ids
 }
 
 // handlerConfig is the configuration of package imds.
@@ -295,7 +305,7 @@ func (c *config) handlerConfig() imds.Config {
 		Version:          version,
 	}
 	if c.imdsPassthrough == passthroughOn {
-		cfg.Passthrough.Address = c.imdsAddress
+		cfg.Passthrough = c.imdsAddress
 	}
 	return cfg
 }

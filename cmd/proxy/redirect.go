@@ -38,12 +38,12 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 			return askPlainly(ctx, fmt.Sprintf("http://127.0.0.1:%d/readyz", c.proxy.port))
 		},
 		AskRedirect: func(ctx context.Context) (diagnose.Responder, error) {
-			return askByLoopback(ctx, c.proxy.imdsAddress)
+			return askByLoopback(ctx, string(c.proxy.imdsAddress))
 		},
 	}
 	if c.askIMDS {
 		m.AskReal = func(ctx context.Context) (diagnose.Responder, error) {
-			return askPlainly(ctx, c.proxy.imdsAddress+"/metadata/versions")
+			return askPlainly(ctx, string(c.proxy.imdsAddress)+"/metadata/versions")
 		}
 	}
 	return m

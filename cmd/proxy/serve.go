@@ -90,6 +90,15 @@ func maxConnections(files uint64) int {
 	return int(min(max(room, 1), imds.MaxConnections))
 }
 
+// cachedConnections is how many connections are left for clients whose token is cached
+// while others wait for an exchange.
+const cachedConnections = imds.MaxConnections - tokens.DefaultMaxWaiting
+
+// maxWaiting is how many callers may wait for an exchange, of so many connections.
+func maxWaiting(connections int) int {
+	return max(connections-cachedConnections, connections/2, 1)
+}
+
 // maxFiles is how many files this process may have open.
 func maxFiles() uint64 {
 	var limit unix.Rlimit
@@ -134,7 +143,7 @@ func backgroundParts(cfg config, observed *observer, own map[string]http.Handler
 		parts = append(parts, admin.run)
 	}
 	if cfg.imdsPassthrough == passthroughOn {
-		parts = append(parts, func(ctx context.Context) error { return checkExemption(ctx, cfg.imdsAddress) })
+		parts = append(parts, func(ctx context.Context) error { return checkExemption(ctx, string(cfg.imdsAddress)) })
 	}
 	return parts, nil
 }
@@ -148,7 +157,14 @@ func newTokens(cfg config, observer tokens.Observer, log *zap.Logger) (*exchange
 	if err != nil {
 		return nil, nil, configError{err}
 	}
-	service, err := tokens.New(tokens.Config{Exchanger: exchanger, Prefetch: cfg.prefetched(), Log: log, Observer: observer})
+	service, err := tokens.New(tokens.Config{
+		Exchanger:  exchanger,
+		Prefetch:   cfg.prefetched(),
+		Identities: cfg.configuredClientIDs(),
+		MaxWaiting: maxWaiting(maxConnections(maxFiles())),
+		Log:        log,
+		Observer:   observer,
+	})
 	if err != nil {
 		return nil, nil, configError{err}
 	}

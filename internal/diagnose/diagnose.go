@@ -97,8 +97,8 @@ func (r Report) FirstFailed() (name StepName, ok bool) {
 
 // Config says what to check.
 type Config struct {
-	// Exchange is how the proxy exchanges tokens. Fields that are missing or wrong
-	// are findings, not errors.
+	// Exchange is how the proxy exchanges tokens. Fields that are missing are findings,
+	// not errors.
 	Exchange exchange.Config
 
 	// DefaultClientID is AZURE_CLIENT_ID. One that is empty or wrong is a finding.

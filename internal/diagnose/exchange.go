@@ -28,7 +28,7 @@ func (w *walk) exchange(ctx context.Context) []Finding {
 	if err != nil {
 		return skipped("token", err.Error())
 	}
-	result, err := service.Token(ctx, tokens.Request{ClientID: string(w.clientID()), Resource: string(w.cfg.Resource)})
+	result, err := service.Token(ctx, tokens.Request{ClientID: w.clientID(), Resource: w.cfg.Resource})
 	if err == nil {
 		return []Finding{{Status: OK, Item: "token", Text: fmt.Sprintf("%s, until %s", asked, result.Token.ExpiresOn.UTC().Format(time.RFC3339))}}
 	}

@@ -50,12 +50,12 @@ func unusable(result confidential.AuthResult, began time.Time) string {
 
 // scope is the v2 scope for a v1 resource. A resource that ends in a slash keeps
 // it: Entra copies what precedes /.default into the token's audience.
-func scope(resource string) string {
+func scope(resource azure.Resource) string {
 	const all = "/.default"
-	if strings.HasSuffix(resource, all) {
-		return resource
+	if strings.HasSuffix(string(resource), all) {
+		return string(resource)
 	}
-	return resource + all
+	return string(resource) + all
 }
 
 // classify turns what MSAL returns into an Error. MSAL's own texts quote bodies

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/tokens"
 	"imds-oidc-proxy/test/kit/entra"
@@ -39,15 +40,15 @@ func TestExchangeIsExactlyOneTokenRequest(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	p.idp.AddResource(strings.ToUpper(resource))
 	s := p.service(t)
-	for n, r := range []string{resource, resource, strings.ToUpper(resource), resource + "/"} {
+	for n, r := range []azure.Resource{resource, resource, azure.Resource(strings.ToUpper(resource)), resource + "/"} {
 		if err := s.exchange(t.Context(), clientID, r); err != nil {
 			t.Fatal(err)
 		}
 		if got := p.idp.Counts(); got.Token != n+1 || got.TenantDiscovery != 1 || got.InstanceDiscovery != 0 {
 			t.Errorf("after %d exchanges: %+v", n+1, got)
 		}
-		if got := p.idp.Exchanges()[n].Scope; !strings.HasPrefix(got, r+"/.default ") && got != r+"/.default" {
-			t.Errorf("scope: got %q, want %q", got, r+"/.default")
+		if got := p.idp.Exchanges()[n].Scope; !strings.HasPrefix(got, string(r)+"/.default ") && got != string(r)+"/.default" {
+			t.Errorf("scope: got %q, want %q", got, string(r)+"/.default")
 		}
 	}
 	_ = s.exchange(t.Context(), "bbbbbbbb-0000-4000-8000-000000000002", resource)

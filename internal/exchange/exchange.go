@@ -30,6 +30,8 @@ import (
 	"time"
 
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 const (
@@ -116,10 +118,8 @@ func newExchanger(cfg Config, transport http.RoundTripper) *Exchanger {
 	}
 }
 
-// Exchange makes one token request, for as long as ctx lets it. The client ID is a
-// GUID, and the resource a URI or a GUID: they are not checked here. Its error is an
-// [*Error].
-func (e *Exchanger) Exchange(ctx context.Context, clientID, resource string) (Grant, error) {
+// Exchange makes one token request, for as long as ctx lets it. Its error is an [*Error].
+func (e *Exchanger) Exchange(ctx context.Context, clientID azure.ClientID, resource azure.Resource) (Grant, error) {
 	token, err := e.tokenFile.read(ctx)
 	if err == nil {
 		err = e.tokenFile.about(token.usable(time.Now()))
@@ -135,7 +135,7 @@ func (e *Exchanger) Exchange(ctx context.Context, clientID, resource string) (Gr
 }
 
 // request sends the token request, with token as the assertion.
-func (e *Exchanger) request(ctx context.Context, clientID, resource string, token FederatedToken) (Grant, *Error) {
+func (e *Exchanger) request(ctx context.Context, clientID azure.ClientID, resource azure.Resource, token FederatedToken) (Grant, *Error) {
 	began := time.Now()
 	result, used, err := e.acquire(ctx, clientID, scope(resource), func() (string, error) { return *token.raw, nil })
 	if err != nil {
@@ -154,8 +154,8 @@ func (e *Exchanger) request(ctx context.Context, clientID, resource string, toke
 }
 
 // advised fills in Hint, and the claims that the log shows.
-func (e *Error) advised(clientID, resource string, token FederatedToken) *Error {
-	e.Hint = e.hint.advise(clientID, resource, token)
+func (e *Error) advised(clientID azure.ClientID, resource azure.Resource, token FederatedToken) *Error {
+	e.Hint = e.hint.advise(string(clientID), string(resource), token)
 	if token.raw != nil {
 		e.federated = token.boundedClaims()
 	}
@@ -183,7 +183,7 @@ func (e *Exchanger) Discover(ctx context.Context) error {
 func (e *Exchanger) Close() { e.http.CloseIdleConnections() }
 
 // acquire also returns the discovery document that MSAL was given; nil: there was none.
-func (e *Exchanger) acquire(ctx context.Context, clientID, scope string, assertion func() (string, error)) (confidential.AuthResult, *document, error) {
+func (e *Exchanger) acquire(ctx context.Context, clientID azure.ClientID, scope string, assertion func() (string, error)) (confidential.AuthResult, *document, error) {
 	ctx, used := noteDocument(ctx)
 	fits := false
 	credential := confidential.NewCredFromAssertionCallback(
@@ -191,7 +191,7 @@ func (e *Exchanger) acquire(ctx context.Context, clientID, scope string, asserti
 			fits = true // MSAL judges the document before it asks for the assertion
 			return assertion()
 		})
-	client, err := confidential.New(e.authority, clientID, credential,
+	client, err := confidential.New(e.authority, string(clientID), credential,
 		confidential.WithHTTPClient(e.http),
 		// Instance discovery would ask the public cloud about private authorities.
 		confidential.WithInstanceDiscovery(false),

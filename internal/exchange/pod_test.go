@@ -49,7 +49,7 @@ type service struct {
 }
 
 // exchange makes one exchange, past the cache.
-func (s *service) exchange(ctx context.Context, clientID, resource string) error {
+func (s *service) exchange(ctx context.Context, clientID azure.ClientID, resource azure.Resource) error {
 	_, err := s.Exchange(ctx, clientID, resource)
 	return err
 }

@@ -197,7 +197,7 @@ func TestAccepted(t *testing.T) {
 				t.Errorf("asked for %+v, want %+v", got, test.want)
 			}
 			var body struct{ Resource string }
-			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Resource != test.want.Resource {
+			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Resource != string(test.want.Resource) {
 				t.Errorf("got resource %q (%v), want %q", body.Resource, err, test.want.Resource)
 			}
 		})

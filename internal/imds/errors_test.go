@@ -56,6 +56,22 @@ func TestExchangeFailures(t *testing.T) {
 	}
 }
 
+// A caller that may not wait for its token also gives up its connection, which others need.
+// Any other caller keeps its own.
+func TestOverloadClosesTheConnection(t *testing.T) {
+	for _, test := range []struct {
+		cause error
+		want  string
+	}{{tokens.ErrOverloaded, "close"}, {nil, ""}} {
+		err := &exchange.Error{Kind: exchange.Throttled, RetryAfter: time.Second, Cause: test.cause}
+		w := get(newHandler(t, config(failing(err))), tokenPath+"?resource="+vault)
+		if got := w.Header().Get("Connection"); w.Code != 429 || got != test.want || w.Header().Get("Retry-After") != "1" {
+			t.Errorf("caused by %v: got %d with Connection %q and Retry-After %q, want 429, %q and 1",
+				test.cause, w.Code, got, w.Header().Get("Retry-After"), test.want)
+		}
+	}
+}
+
 // A token that would crash some client is never sent.
 func TestUnusableTokens(t *testing.T) {
 	good := exchange.Token{AccessToken: "t", NotBefore: epoch, ExpiresOn: epoch.Add(time.Hour)}

@@ -53,7 +53,7 @@ func (s *tokenSource) Token(ctx context.Context, req tokens.Request) (tokens.Res
 	}
 	return tokens.Result{
 		Token: exchange.Token{
-			AccessToken: "token-of-" + req.ClientID,
+			AccessToken: "token-of-" + string(req.ClientID),
 			NotBefore:   epoch,
 			ExpiresOn:   epoch.Add(tokenLife),
 		},

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/tokens"
 )
 
@@ -56,7 +56,7 @@ func checkGranted(t *testing.T, query string, body []byte, asked []tokens.Reques
 	if err := json.Unmarshal(body, &m); err != nil || bytes.ContainsAny(body, "\r\n") {
 		t.Fatalf("got %q (%v), want one line of JSON, all strings", body, err)
 	}
-	if len(asked) != 1 || m["client_id"] != asked[0].ClientID || m["resource"] != asked[0].Resource || m["access_token"] != "token-of-"+asked[0].ClientID {
+	if len(asked) != 1 || m["client_id"] != string(asked[0].ClientID) || m["resource"] != string(asked[0].Resource) || m["access_token"] != "token-of-"+m["client_id"] {
 		t.Fatalf("got %s for %+v", body, asked)
 	}
 	if strings.ContainsAny(m["resource"], " \t\r\n\x00\"\\<>") || len(m["resource"]) > 1024 {
@@ -72,7 +72,7 @@ func checkGranted(t *testing.T, query string, body []byte, asked []tokens.Reques
 		if want == "" {
 			want = strings.ToLower(given[0])
 		}
-		if asked[0].ClientID != want {
+		if string(asked[0].ClientID) != want {
 			t.Errorf("%s=%q got the token of %s", name, given[0], asked[0].ClientID)
 		}
 	}
@@ -99,7 +99,7 @@ func FuzzRequest(f *testing.F) {
 	machine := newDecoy(f)
 	source := &tokenSource{}
 	cfg := config(source)
-	cfg.Passthrough = imds.Passthrough{Address: machine.URL}
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
 	h := newHandler(f, cfg)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/test/kit/local"
 )
@@ -117,7 +118,7 @@ func TestHostile(t *testing.T) {
 	machine := newDecoy(t)
 	tokens := &tokenSource{}
 	cfg := config(tokens)
-	cfg.Passthrough.Address = machine.URL
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
 	// Time for bodies is short: some cases promise one that never comes.
 	addr := serve(t, newHandler(t, cfg), imds.Limits{BodyTime: 50 * time.Millisecond}, imds.MaxConnections)
 
@@ -139,7 +140,7 @@ func TestHostile(t *testing.T) {
 				}
 				var asked []string
 				for _, req := range tokens.seen() {
-					asked = append(asked, req.ClientID+" "+req.Resource)
+					asked = append(asked, string(req.ClientID)+" "+string(req.Resource))
 				}
 				if !slices.Equal(asked, c.tokens) {
 					t.Errorf("asked for %q, want %q", asked, c.tokens)

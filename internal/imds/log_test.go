@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/tokens"
@@ -204,7 +205,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	const canary = "canary-7c1f"
 	log, logs := observed(zap.DebugLevel)
 	source := &tokenSource{answer: func(ctx context.Context, req tokens.Request) (tokens.Result, error) {
-		if strings.Contains(req.Resource, "fail") {
+		if strings.Contains(string(req.Resource), "fail") {
 			return tokens.Result{}, errors.New("no luck")
 		}
 		return tokens.Result{Token: exchange.Token{AccessToken: canary, NotBefore: epoch, ExpiresOn: epoch.Add(time.Hour)}, Source: tokens.SourceCache}, nil
@@ -216,7 +217,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	defer machine.Close()
 	cfg := config(source)
 	cfg.Log = log
-	cfg.Passthrough.Address = machine.URL
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
 	h := newHandler(t, cfg)
 	long := "https://" + strings.Repeat("a", 900)
 	for _, target := range []string{

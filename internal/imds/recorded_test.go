@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/tokens"
 )
@@ -40,7 +41,7 @@ func TestRecorded(t *testing.T) {
 	source := &tokenSource{}
 	machine := newDecoy(t)
 	cfg := config(source)
-	cfg.Passthrough.Address = machine.URL
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
 	addr := serve(t, newHandler(t, cfg), imds.Limits{}, imds.MaxConnections)
 	count := 0
 	for _, file := range files {
@@ -82,9 +83,9 @@ func wantFor(query [][2]string) tokens.Request {
 	for _, q := range query {
 		switch q[0] {
 		case "resource":
-			want.Resource = q[1]
+			want.Resource = azure.Resource(q[1])
 		case "client_id":
-			want.ClientID = q[1]
+			want.ClientID = azure.ClientID(q[1])
 		case "object_id", "msi_res_id", "mi_res_id":
 			want.ClientID = mappedID
 		}
@@ -113,12 +114,12 @@ func checkReplay(t *testing.T, answer []byte, status int, want tokens.Request, s
 		t.Errorf("asked for %+v, want %+v", asked, want)
 	}
 	for _, p := range clientParsers {
-		if token, _, err := p.parse(bytes.Clone(body)); err != nil || token != "token-of-"+want.ClientID {
+		if token, _, err := p.parse(bytes.Clone(body)); err != nil || token != "token-of-"+string(want.ClientID) {
 			t.Errorf("%s: got %q, %v", p.client, token, err)
 		}
 	}
 	var m map[string]string
-	if err := json.Unmarshal(body, &m); err != nil || m["resource"] != want.Resource || m["client_id"] != want.ClientID {
+	if err := json.Unmarshal(body, &m); err != nil || m["resource"] != string(want.Resource) || m["client_id"] != string(want.ClientID) {
 		t.Errorf("got %s (%v), want resource %q", body, err, want.Resource)
 	}
 }

@@ -93,6 +93,9 @@ func (h *Handler) writeError(w http.ResponseWriter, err error) (status int) {
 	if a.status == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", http.MethodGet)
 	}
+	if errors.Is(err, tokens.ErrOverloaded) {
+		w.Header().Set("Connection", "close") // others need the connection more
+	}
 	if a.retryAfter > 0 {
 		seconds := (a.retryAfter + time.Second - 1) / time.Second
 		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/tokens"
 )
@@ -38,7 +39,7 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) erro
 		return errUnusableToken
 	}
 	w.Header()["Date"] = h.dates.at(o.answered)
-	o.body = appendToken(o.body, wanted.ClientID, wanted.Resource, result.Token, o.answered)
+	o.body = appendToken(o.body, o.clientID, o.resource, result.Token, o.answered)
 	if err := h.writeJSON(w, http.StatusOK, o.body); err != nil {
 		return err
 	}
@@ -85,7 +86,7 @@ func (h *Handler) readTokenRequest(r *http.Request, o *outcome) (tokens.Request,
 		return tokens.Request{}, err
 	}
 	o.clientID = string(clientID)
-	return tokens.Request{ClientID: string(clientID), Resource: req.resource, Fresh: req.fresh}, nil
+	return tokens.Request{ClientID: clientID, Resource: azure.Resource(req.resource), Fresh: req.fresh}, nil
 }
 
 // sayUnversioned says once, not for each request, that we are more lenient than IMDS.

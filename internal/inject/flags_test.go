@@ -35,6 +35,11 @@ func TestFlags(t *testing.T) {
 		c.TokenEndpoint.AnnotationSuffix != "binding" || c.TokenEndpoint.ClusterTrustBundleLabels == nil {
 		t.Errorf("%+v", c)
 	}
+	if c, err := parseFlags(`--proxy-resources={"requests":{"cpu":"0","memory":"96Mi"},"limits":{"memory":"96Mi"}}`,
+		"--token-endpoint-annotation-suffix=binding", "--token-endpoint-audience=api://binding", "--token-endpoint-proxy=https://binding.example.test",
+		"--token-endpoint-ca-data=-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"); err != nil || c.TokenEndpoint.CAData == "" {
+		t.Errorf("values at their bounds: %+v, %v", c, err)
+	}
 	if c, err := parseFlags("--tenant-id=", "--proxy-log-level=", "--proxy-resources=", "--token-endpoint-proxy="); err != nil || c.TokenEndpoint != (inject.TokenEndpoint{}) {
 		t.Errorf("empty values: %+v, %v", c, err)
 	}
@@ -99,6 +104,10 @@ func TestFlagErrors(t *testing.T) {
 		{`--token-endpoint-ca-data "x": must be certificates in PEM`, append(binding, "--token-endpoint-ca-data=x")},
 		{`--token-endpoint-ca-config-map "A B": must be the name of a ConfigMap`, append(binding, "--token-endpoint-ca-config-map=A B")},
 		{`--token-endpoint-trust-bundle-labels "a is": must be a label selector`, append(binding, "--token-endpoint-trust-bundle-labels=a is")},
+		{`--proxy-resources "{\"requests\":{\"cpu\":\"2\"},\"limits\":{\"cpu\":\"1999m\"}}": cpu must have a limit that is no less than the request of 2`,
+			[]string{`--proxy-resources={"requests":{"cpu":"2"},"limits":{"cpu":"1999m"}}`}},
+		{"--token-endpoint-ca-data ",
+			append(binding, "--token-endpoint-ca-data=-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n")},
 		// Where flags do not go together, each is named.
 		{"--token-endpoint-ca-config-map and --token-endpoint-trust-bundle-signer must not be set together",
 			append(binding, "--token-endpoint-ca-config-map=ca", "--token-endpoint-trust-bundle-signer=example.test/signer")},

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/tokens"
 )
@@ -72,10 +73,10 @@ func hostileCall(t *testing.T, s *tokens.Service, random *rand.Rand) bool {
 		ctx, cancel = context.WithTimeout(ctx, deadline)
 		defer cancel()
 	}
-	clients := []string{clientID, "bbbbbbbb-0000-4000-8000-000000000002"}
+	clients := []azure.ClientID{clientID, "bbbbbbbb-0000-4000-8000-000000000002"}
 	r := tokens.Request{
 		ClientID: clients[random.IntN(2)],
-		Resource: "https://" + string(rune('a'+random.IntN(25))) + ".example.test",
+		Resource: azure.Resource("https://" + string(rune('a'+random.IntN(25))) + ".example.test"),
 		Fresh:    random.IntN(10) == 0,
 	}
 	began := time.Now()

@@ -18,6 +18,12 @@ const (
 	MaxTokens       = maxTokens
 	FailureLife     = failureLife
 	RepeatInterval  = repeatInterval
+	BudgetRate      = budgetRate
+	BudgetBurst     = budgetBurst
+	LimitPause      = limitPause
+	ReservedPlaces  = reservedPlaces
+	MaxPlaces       = maxPlaces
+	MaxTokenBytes   = maxTokenBytes
 )
 
 // FixChance replaces chance by a number in [0, 1).

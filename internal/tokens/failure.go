@@ -5,6 +5,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
@@ -56,8 +57,16 @@ func (m *memory) failing(k key, now time.Time) *failure { return remembered(m.fa
 
 // throttle returns the throttle of a client ID or, for wholeTenant, of all of them; nil
 // for none.
-func (m *memory) throttle(clientID string, now time.Time) *failure {
-	return remembered(m.throttles, clientID, now)
+func (m *memory) throttle(clientID azure.ClientID, now time.Time) *failure {
+	return remembered(m.throttlesWith(clientID), clientID, now)
+}
+
+// throttlesWith returns the memory that a throttle of the client ID, or of the tenant, is in.
+func (m *memory) throttlesWith(clientID azure.ClientID) *simplelru.LRU[azure.ClientID, *failure] {
+	if clientID == wholeTenant || m.budgets[clientID] != nil {
+		return m.throttles
+	}
+	return m.otherThrottles
 }
 
 // wholeTenant stands for all client IDs in the memory of throttles.
@@ -83,7 +92,7 @@ func (m *memory) resting(k key, now time.Time) *failure {
 // throttling returns the throttle because of which k must not be exchanged now, nil for
 // none.
 func (m *memory) throttling(k key, now time.Time) *failure {
-	for _, clientID := range [...]string{k.clientID, wholeTenant} {
+	for _, clientID := range [...]azure.ClientID{k.clientID, wholeTenant} {
 		if f := m.throttle(clientID, now); f != nil && now.Before(f.until) {
 			return f
 		}
@@ -123,16 +132,16 @@ func (m *memory) throttled(k key, err *exchange.Error, now time.Time, chance flo
 		}
 	}
 	next.until = later(next.until, now.Add(rest(err, next.streak, false, chance)))
-	m.throttles.Add(clientID, next)
+	m.throttlesWith(clientID).Add(clientID, next)
 	return next.until
 }
 
 // unthrottled forgets that the client ID of k was throttled, if the time of that is over:
 // an answer before then may be to an earlier request.
 func (m *memory) unthrottled(k key, now time.Time) {
-	for _, clientID := range [...]string{k.clientID, wholeTenant} {
+	for _, clientID := range [...]azure.ClientID{k.clientID, wholeTenant} {
 		if f := m.throttle(clientID, now); f != nil && !now.Before(f.until) {
-			m.throttles.Remove(clientID)
+			m.throttlesWith(clientID).Remove(clientID)
 		}
 	}
 }

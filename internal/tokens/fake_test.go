@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/tokens"
 )
@@ -26,23 +27,26 @@ type fakeEntra struct {
 	mu    sync.Mutex // guards what follows
 	fault func(call) *exchange.Error
 	hang  func(call) bool
-	calls map[string][]time.Time // when each resource was asked for
+	calls map[azure.Resource][]time.Time // when each resource was asked for
 }
 
 // exchangeFunc makes the exchanges of tests that need no more.
 type exchangeFunc func() (exchange.Grant, error)
 
-func (f exchangeFunc) Exchange(context.Context, string, string) (exchange.Grant, error) { return f() }
-func (f exchangeFunc) Discover(context.Context) error                                   { return nil }
+func (f exchangeFunc) Exchange(context.Context, azure.ClientID, azure.Resource) (exchange.Grant, error) {
+	return f()
+}
+func (f exchangeFunc) Discover(context.Context) error { return nil }
 
 // call is one request that the fake sees.
 type call struct {
-	clientID, resource string
-	n                  int // from 1, of this resource
+	clientID azure.ClientID
+	resource azure.Resource
+	n        int // from 1, of this resource
 }
 
 // Exchange implements [tokens.Exchanger].
-func (f *fakeEntra) Exchange(ctx context.Context, clientID, resource string) (exchange.Grant, error) {
+func (f *fakeEntra) Exchange(ctx context.Context, clientID azure.ClientID, resource azure.Resource) (exchange.Grant, error) {
 	c, fault, hang := f.note(clientID, resource)
 	began := time.Now()
 	if hang {
@@ -77,11 +81,11 @@ func (f *fakeEntra) Exchange(ctx context.Context, clientID, resource string) (ex
 // Discover implements [tokens.Exchanger].
 func (f *fakeEntra) Discover(context.Context) error { return nil }
 
-func (f *fakeEntra) note(clientID, resource string) (c call, fault *exchange.Error, hang bool) {
+func (f *fakeEntra) note(clientID azure.ClientID, resource azure.Resource) (c call, fault *exchange.Error, hang bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.calls == nil {
-		f.calls = make(map[string][]time.Time)
+		f.calls = make(map[azure.Resource][]time.Time)
 	}
 	f.calls[resource] = append(f.calls[resource], time.Now())
 	c = call{clientID: clientID, resource: resource, n: len(f.calls[resource])}
@@ -91,7 +95,7 @@ func (f *fakeEntra) note(clientID, resource string) (c call, fault *exchange.Err
 	return c, fault, f.hang != nil && f.hang(c)
 }
 
-func tokenFor(clientID, resource string, n int) string {
+func tokenFor(clientID azure.ClientID, resource azure.Resource, n int) string {
 	return fmt.Sprintf("%s|%s|%d", clientID, resource, n)
 }
 
@@ -113,13 +117,13 @@ func (f *fakeEntra) hangsFor(which func(call) bool) {
 	f.hang = which
 }
 
-func (f *fakeEntra) count(resource string) int {
+func (f *fakeEntra) count(resource azure.Resource) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.calls[resource])
 }
 
-func (f *fakeEntra) all() map[string][]time.Time {
+func (f *fakeEntra) all() map[azure.Resource][]time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return maps.Clone(f.calls)
@@ -147,7 +151,7 @@ func newService(t *testing.T, cfg tokens.Config) *tokens.Service {
 }
 
 // prefetch lists what to prefetch for the default client ID.
-func prefetch(resources ...string) []tokens.Request {
+func prefetch(resources ...azure.Resource) []tokens.Request {
 	var out []tokens.Request
 	for _, r := range resources {
 		out = append(out, tokens.Request{ClientID: clientID, Resource: r})
@@ -188,7 +192,7 @@ func ask(t *testing.T, s *tokens.Service, r tokens.Request) (tokens.Result, erro
 
 func checkFor(t *testing.T, token exchange.Token, r tokens.Request) {
 	t.Helper()
-	prefix := r.ClientID + "|" + r.Resource + "|"
+	prefix := string(r.ClientID) + "|" + string(r.Resource) + "|"
 	if len(token.AccessToken) <= len(prefix) || token.AccessToken[:len(prefix)] != prefix {
 		t.Errorf("asked for %s and %s, got the token %s", r.ClientID, r.Resource, token.AccessToken)
 	}

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/tokens"
 )
@@ -41,7 +42,7 @@ type throttlingEntra struct {
 
 func (e *throttlingEntra) Discover(context.Context) error { return nil }
 
-func (e *throttlingEntra) Exchange(context.Context, string, string) (exchange.Grant, error) {
+func (e *throttlingEntra) Exchange(context.Context, azure.ClientID, azure.Resource) (exchange.Grant, error) {
 	now := time.Now()
 	second := int(now.Sub(e.began) / time.Second)
 	e.mu.Lock()

@@ -1,34 +1,30 @@
 package tokens
 
 import (
+	"cmp"
 	"strings"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
 const (
-	// maxTokens bounds the tokens held. A pod asks for a handful; the bound is for
-	// one that asks for a new resource each time. At about 3 KiB for a token and its
-	// entry, a full cache is 3 MiB.
-	maxTokens = 1024
-
 	// maxFailures bounds the keys whose failures are remembered. They have a memory of
 	// their own: asking for nonsense evicts no token.
 	maxFailures = 1024
 
-	// maxThrottles bounds the client IDs that are remembered as throttled by Entra.
+	// maxThrottles bounds the client IDs that are not configured and are remembered as
+	// throttled by Entra. Configured ones have a memory of their own, which no invented
+	// client ID can fill.
 	maxThrottles = 64
 
 	// maxRunning bounds the exchanges that run at once. Each has a connection of
 	// some 60 KiB, and a sidecar has little memory.
 	maxRunning = 256
-
-	// busyPause is the Retry-After of a request that finds maxRunning exchanges.
-	busyPause = time.Second
 
 	// patience is how long a caller waits for a better token when there is a valid
 	// one to fall back on. It counts from the start of the exchange.
@@ -45,34 +41,56 @@ const (
 
 // key is what a token is for. The resource stays as it was spelled: its case and
 // its trailing slash decide the audience of the token.
-type key struct{ clientID, resource string }
-
-func keyOf(r Request) key {
-	return key{clientID: strings.ToLower(r.ClientID), resource: r.Resource}
+type key struct {
+	clientID azure.ClientID
+	resource azure.Resource
 }
+
+func keyOf(r Request) key { return key{r.ClientID, r.Resource} }
 
 // memory is what is known of each key, and decides what to do with requests for it. It
 // has no lock, starts no goroutine, and reads no clock: the time is an argument.
 type memory struct {
-	prefetch  map[key]time.Time // keys to have ready, and when each may be exchanged again
-	held      *simplelru.LRU[key, *holding]
-	failures  *simplelru.LRU[key, *failure]
-	throttles *simplelru.LRU[string, *failure] // by client ID
-	running   map[key]*run
-	lines     *rate.Limiter // of failures logged
+	prefetch map[key]time.Time // keys to have ready, and when each may be exchanged again
+	held     *simplelru.LRU[key, *holding]
+	bytes    int // of held
+
+	failures       *simplelru.LRU[key, *failure]
+	throttles      *simplelru.LRU[azure.ClientID, *failure] // of configured identities, and of the tenant
+	otherThrottles *simplelru.LRU[azure.ClientID, *failure]
+
+	running  map[key]*run
+	budgets  map[azure.ClientID]*budget       // of configured identities
+	others   *budget                          // of all other client IDs
+	budgeted int                              // of running: those that draw on a budget
+	refused  marks                            // keys that a limit refused
+	known    *simplelru.LRU[uint64, struct{}] // hashes of keys that had a token
+
+	waiting, maxWaiting int // callers
+
+	lines *rate.Limiter // of failures logged
 }
 
-func newMemory(prefetch []Request) *memory {
+func newMemory(cfg Config) *memory {
 	m := &memory{
-		prefetch:  make(map[key]time.Time, len(prefetch)),
-		held:      newLRU[key, *holding](maxTokens),
-		failures:  newLRU[key, *failure](maxFailures),
-		throttles: newLRU[string, *failure](maxThrottles),
-		running:   make(map[key]*run),
-		lines:     rate.NewLimiter(reportsPerSecond, reportBurst),
+		prefetch:       make(map[key]time.Time, len(cfg.Prefetch)),
+		held:           newLRU[key, *holding](maxTokens + 1), // keep evicts
+		failures:       newLRU[key, *failure](maxFailures),
+		throttles:      newLRU[azure.ClientID, *failure](len(cfg.Identities) + 1),
+		otherThrottles: newLRU[azure.ClientID, *failure](maxThrottles),
+		running:        make(map[key]*run),
+		budgets:        make(map[azure.ClientID]*budget, len(cfg.Identities)),
+		others:         newBudget("client IDs that are not configured"),
+		refused:        newMarks(refusedSlots),
+		known:          newLRU[uint64, struct{}](maxKnown),
+		maxWaiting:     cmp.Or(cfg.MaxWaiting, DefaultMaxWaiting),
+		lines:          rate.NewLimiter(reportsPerSecond, reportBurst),
 	}
-	for _, r := range prefetch {
+	for _, r := range cfg.Prefetch {
 		m.prefetch[keyOf(r)] = time.Time{}
+	}
+	for _, id := range cfg.Identities {
+		m.budgets[id] = newBudget("new resources of this client ID")
 	}
 	return m
 }
@@ -87,12 +105,15 @@ func newLRU[K comparable, V any](size int) *simplelru.LRU[K, V] {
 type decision struct {
 	action action
 
-	// run is the exchange to wait for or, with serve, one that runs in the background.
-	// Nil: none.
+	// run is the exchange to wait for or, if the caller does not wait, one that runs in
+	// the background. Nil: none.
 	run *run
 
 	// start says that run is new: its goroutine has to be started.
 	start bool
+
+	// waiter is the caller among those that wait for run.
+	waiter waiter
 
 	// backup says that token may be returned in case run fails, or takes longer than
 	// patience.
@@ -119,57 +140,84 @@ func (m *memory) decide(k key, fresh bool, now time.Time) decision {
 	}
 	h.used = true
 	d := decision{action: serve, token: h.tokenAt(now)}
-	if fresh && !h.forcible.come(now) || !fresh && !h.due.come(now) {
+	due := h.due.come(now)
+	if fresh && !h.forcible.come(now) || !fresh && !due {
 		return d
 	}
 	worthWaiting := (fresh || h.stale.come(now)) && !m.troubled(k, now)
-	r, start, err := m.join(k, now)
-	if err != nil {
+	var b *budget // nil: a refresh
+	if !due {
+		b = m.budgetOf(k.clientID)
+	}
+	var err *exchange.Error
+	if d.run, d.start, err = m.join(k, b, unknown, now); err != nil || !worthWaiting {
 		return d
 	}
-	d.run, d.start = r, start
-	if worthWaiting {
+	if d.waiter = m.enter(d.run); d.waiter != nil {
 		d.action = wait
-		d.backup = !h.end.come(r.began.Add(patience))
+		d.backup = !h.end.come(d.run.began.Add(patience))
 	}
 	return d
 }
 
 // decideWithout is decide for a key without a valid token.
 func (m *memory) decideWithout(k key, now time.Time) decision {
-	r, start, err := m.join(k, now)
-	if err != nil {
-		return decision{action: refuse, err: err}
+	var b *budget
+	c := m.classOf(k, now)
+	if _, standing := m.prefetch[k]; !standing {
+		b = m.budgetOf(k.clientID)
 	}
-	return decision{action: wait, run: r, start: start}
+	d := decision{action: wait}
+	if d.run, d.start, d.err = m.join(k, b, c, now); d.err != nil {
+		d.action = refuse
+		return d
+	}
+	if d.waiter = m.enter(d.run); d.waiter == nil {
+		d.action, d.err = refuse, overloaded() // the run goes on: the next request finds its token
+	}
+	return d
 }
 
 // join returns the run for k on behalf of a caller: the one under way, or a new one if
-// Entra may be asked now.
-func (m *memory) join(k key, now time.Time) (r *run, start bool, err *exchange.Error) {
+// Entra may be asked now. b is the budget that a new run draws on, nil for none.
+func (m *memory) join(k key, b *budget, c class, now time.Time) (r *run, start bool, err *exchange.Error) {
 	if r = m.running[k]; r == nil {
 		if resting := m.resting(k, now); resting != nil {
 			return nil, false, resting.at(now)
 		}
-		if len(m.running) >= maxRunning {
-			return nil, false, &exchange.Error{Kind: exchange.Throttled, RetryAfter: busyPause, Detail: "too many exchanges are running"}
+		if err := m.admit(b, c, now); err != nil {
+			m.noteRefused(k, now)
+			return nil, false, err
 		}
-		r, start = m.begin(k, now), true
+		r, start = m.begin(k, b, c, now), true
 	}
 	r.asked = true
 	return r, start, nil
 }
 
 // begin notes a run for k. The caller starts it.
-func (m *memory) begin(k key, now time.Time) *run {
+func (m *memory) begin(k key, b *budget, c class, now time.Time) *run {
 	// The caller's strings may be part of a much longer request in memory.
-	k = key{clientID: strings.Clone(k.clientID), resource: strings.Clone(k.resource)}
-	r := &run{key: k, began: now, tries: maxTries, refresh: m.valid(k, now) != nil}
+	k = key{azure.ClientID(strings.Clone(string(k.clientID))), azure.Resource(strings.Clone(string(k.resource)))}
+	r := &run{
+		key: k, began: now, tries: maxTries, refresh: m.valid(k, now) != nil,
+		budget: b, class: c, waiters: make(map[waiter]struct{}),
+	}
 	if r.refresh || m.failing(k, now) != nil {
 		r.tries = 1 // the next exchange is the next try
 	}
 	m.running[k] = r
+	if b != nil {
+		b.running++
+		m.budgeted++
+	}
 	return r
+}
+
+// mayRetry reports whether a run that failed may try again: Entra has not throttled it
+// since it began, and its budget allows another try.
+func (m *memory) mayRetry(r *run, now time.Time) bool {
+	return m.throttling(r.key, now) == nil && (r.budget == nil || r.budget.spend(r.class, now))
 }
 
 // drop forgets a run: its outcome does not count, and a caller that comes now gets a run
@@ -180,8 +228,13 @@ func (m *memory) drop(r *run) {
 }
 
 func (m *memory) remove(r *run) {
-	if m.running[r.key] == r {
-		delete(m.running, r.key)
+	if m.running[r.key] != r {
+		return
+	}
+	delete(m.running, r.key)
+	if r.budget != nil {
+		r.budget.running--
+		m.budgeted--
 	}
 }
 
@@ -198,6 +251,8 @@ func (m *memory) valid(k key, now time.Time) *holding {
 // callers get it, and what to log; nil: nothing. chance is in [0, 1).
 func (m *memory) learn(r *run, g exchange.Grant, err *exchange.Error, now time.Time, chance float64) (*exchange.Error, *report) {
 	m.remove(r)
+	m.waiting -= len(r.waiters) // all get the outcome
+	clear(r.waiters)
 	switch {
 	case err == nil:
 		return nil, m.succeeded(r, g, now, chance)
@@ -215,7 +270,8 @@ func (m *memory) succeeded(r *run, g exchange.Grant, now time.Time, chance float
 	m.failures.Remove(k)
 	m.unthrottled(k, now)
 	h := newHolding(g, now, r.asked, chance)
-	m.held.Add(k, h)
+	m.keep(k, h)
+	m.known.Add(m.refused.hash(k), struct{}{})
 	if _, standing := m.prefetch[k]; standing {
 		m.prefetch[k] = now.Add(freshInterval)
 	}
@@ -256,7 +312,7 @@ func (m *memory) due(now time.Time) (begun []*run, pause time.Duration) {
 	for _, k := range m.held.Keys() {
 		h, _ := m.held.Peek(k)
 		if h.end.come(now) {
-			m.held.Remove(k)
+			m.forget(k)
 			continue
 		}
 		next = earlier(next, h.end.next(now))
@@ -284,10 +340,10 @@ func (m *memory) beginAt(k key, due, now time.Time) (r *run, again time.Time) {
 		return nil, never // its end wakes the schedule
 	case now.Before(due):
 		return nil, due
-	case len(m.running) >= maxRunning:
-		return nil, now.Add(busyPause)
+	case m.admit(nil, known, now) != nil:
+		return nil, now.Add(limitPause)
 	}
-	return m.begin(k, now), never
+	return m.begin(k, nil, known, now), never
 }
 
 // stats looks at the cache. It costs microseconds, also when the cache is full.

@@ -43,8 +43,8 @@ func (m *memory) reportOf(now, past *failure, at time.Time) *report {
 
 func (r *report) log(log *zap.Logger, k key, took time.Duration) {
 	fields := []zap.Field{
-		zap.String("client_id", k.clientID),
-		zap.String("resource", k.resource[:min(len(k.resource), maxLogged)]),
+		zap.String("client_id", string(k.clientID)),
+		zap.String("resource", string(k.resource[:min(len(k.resource), maxLogged)])),
 		zap.Duration("duration", took),
 	}
 	if r.failed != nil {

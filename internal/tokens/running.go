@@ -47,9 +47,12 @@ type run struct {
 	token exchange.Token
 	err   *exchange.Error
 
+	budget *budget // nil: it draws on none
+	class  class
+
 	// Service.mu guards what follows.
 
-	waiting int  // callers that wait now
+	waiters map[waiter]struct{}
 	asked   bool // a caller wants the token; false: only the schedule does
 	dropped bool // by drain: the outcome says nothing about Entra
 }
@@ -86,7 +89,7 @@ func (s *Service) attempt(ctx context.Context, r *run) (exchange.Grant, *exchang
 		}
 		reread = reread || err.Retry == exchange.RetryReread
 		// Half to one and a half: a fleet must not retry in step.
-		if !sleep(ctx, pause/2+time.Duration(float64(pause)*s.random())) || !s.mayRetry(r.key) {
+		if !sleep(ctx, pause/2+time.Duration(float64(pause)*s.random())) || !s.mayRetry(r) {
 			return g, err
 		}
 		pause *= 3
@@ -121,11 +124,10 @@ func (s *Service) try(whole context.Context, k key) (exchange.Grant, *exchange.E
 	return g, failed
 }
 
-// mayRetry reports whether Entra has not throttled k since its run began.
-func (s *Service) mayRetry(k key) bool {
+func (s *Service) mayRetry(r *run) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.memory.throttling(k, time.Now()) == nil
+	return s.memory.mayRetry(r, time.Now())
 }
 
 func asError(err error) *exchange.Error {
@@ -172,7 +174,7 @@ func (s *Service) record(r *run, g exchange.Grant, err *exchange.Error) {
 func (s *Service) drain() {
 	s.mu.Lock()
 	for _, r := range s.memory.running {
-		if r.waiting == 0 {
+		if len(r.waiters) == 0 {
 			s.memory.drop(r)
 			r.cancel()
 		}

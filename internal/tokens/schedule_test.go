@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/tokens"
 )
@@ -215,7 +216,7 @@ func TestScheduleLeavesExchangesUnderWayAlone(t *testing.T) {
 		defer run(t, s)()
 		synctest.Wait()
 		for i := range 10 { // each has the schedule look again
-			wantAnswer(t, s, tokens.Request{Resource: fmt.Sprintf("https://%d.example.test", i)}, tokens.SourceEntra, 1, 0)
+			wantAnswer(t, s, tokens.Request{Resource: azure.Resource(fmt.Sprintf("https://%d.example.test", i))}, tokens.SourceEntra, 1, 0)
 			synctest.Wait()
 		}
 		if got := f.count(slow); got != 1 {

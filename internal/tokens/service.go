@@ -49,7 +49,7 @@ func New(cfg Config) (*Service, error) {
 		exchanger:  cfg.Exchanger,
 		random:     rand.Float64,
 		wake:       make(chan struct{}, 1),
-		memory:     newMemory(cfg.Prefetch),
+		memory:     newMemory(cfg),
 		unfinished: make(map[*run]struct{}),
 	}, nil
 }
@@ -134,9 +134,6 @@ func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
 	if d.start {
 		s.start(d.run)
 	}
-	if d.action == wait {
-		d.run.waiting++
-	}
 	s.mu.Unlock()
 	switch d.action {
 	case serve:
@@ -147,10 +144,10 @@ func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
 	return s.wait(ctx, d)
 }
 
-// wait waits for the run, for the caller to leave, or, with a backup, until patience
-// ends.
+// wait waits for the run, for the caller to leave or to lose its place to another, or,
+// with a backup, until patience ends.
 func (s *Service) wait(ctx context.Context, d decision) (Result, error) {
-	defer s.leave(d.run)
+	defer s.leave(d.run, d.waiter)
 	limit := exchangeTimeout + recordTime
 	if d.backup {
 		limit = patience
@@ -164,6 +161,8 @@ func (s *Service) wait(ctx context.Context, d decision) (Result, error) {
 			return Result{Token: d.run.token, Source: SourceEntra}, nil
 		}
 		err = d.run.err
+	case <-d.waiter:
+		err = overloaded()
 	case <-enough.Done():
 		err = outOfTime(ctx)
 	}
@@ -173,10 +172,10 @@ func (s *Service) wait(ctx context.Context, d decision) (Result, error) {
 	return Result{}, err
 }
 
-func (s *Service) leave(r *run) {
+func (s *Service) leave(r *run, w waiter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r.waiting--
+	s.memory.leave(r, w)
 }
 
 // outOfTime is the error of a caller whose wait ended before the exchange did: by its

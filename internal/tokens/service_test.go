@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/tokens"
 )
@@ -219,29 +220,24 @@ func TestKeysAreKeptApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
-		other := "bbbbbbbb-0000-4000-8000-000000000002"
+		const other = "bbbbbbbb-0000-4000-8000-000000000002"
 		for _, r := range []tokens.Request{
 			{},
 			{Resource: resource + "/"},
-			{Resource: strings.ToUpper(resource)},
+			{Resource: azure.Resource(strings.ToUpper(resource))},
 			{ClientID: other},
 		} {
 			if got, err := ask(t, s, r); err != nil || got.Source != tokens.SourceEntra {
 				t.Errorf("%+v: got source %s, error %v; want a token of its own", r, got.Source, err)
 			}
 		}
-		// A client ID has no case.
-		got, err := s.Token(t.Context(), tokens.Request{ClientID: strings.ToUpper(other), Resource: resource})
-		if err != nil || got.Source != tokens.SourceCache {
-			t.Errorf("upper-case client ID: got source %s, error %v; want the cache", got.Source, err)
-		}
 	})
 }
 
 func TestNewRefusesToPrefetchMoreThanItHolds(t *testing.T) {
-	list := make([]string, tokens.MaxTokens+1)
+	list := make([]azure.Resource, tokens.MaxTokens+1)
 	for _, c := range []struct {
-		resources []string
+		resources []azure.Resource
 		fails     bool
 	}{{list, true}, {list[1:], false}} {
 		_, err := tokens.New(tokens.Config{Exchanger: &fakeEntra{}, Prefetch: prefetch(c.resources...)})

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/tokens"
 )
@@ -114,7 +115,7 @@ func TestStats(t *testing.T) {
 			t.Errorf("an empty cache: got %+v", got)
 		}
 		soonest := time.Now().Add(time.Hour)
-		for _, r := range []string{"https://a.example.test", "https://b.example.test"} {
+		for _, r := range []azure.Resource{"https://a.example.test", "https://b.example.test"} {
 			ask(t, s, tokens.Request{Resource: r})
 			time.Sleep(time.Minute)
 		}

@@ -15,21 +15,23 @@ package tokens
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
-// Request names the access token that a caller wants. It is not checked here.
+// Request names the access token that a caller wants.
 type Request struct {
-	// ClientID is the application (client) ID to ask for, a GUID.
-	ClientID string
+	// ClientID is the application (client) ID to ask for.
+	ClientID azure.ClientID
 
-	// Resource is the v1 resource as the caller spelled it, a URI or a GUID.
-	// It becomes the v2 scope Resource + "/.default".
-	Resource string
+	// Resource is the v1 resource as the caller spelled it. It becomes the v2 scope
+	// Resource + "/.default".
+	Resource azure.Resource
 
 	// Fresh says that a cached token will not do: the caller's was refused, or
 	// it asked to bypass the cache. Such requests are rate-limited.
@@ -55,12 +57,19 @@ type Result struct {
 type Exchanger interface {
 	// Exchange makes one token request. Its error is an [*exchange.Error], and it
 	// returns soon after ctx ends.
-	Exchange(ctx context.Context, clientID, resource string) (exchange.Grant, error)
+	Exchange(ctx context.Context, clientID azure.ClientID, resource azure.Resource) (exchange.Grant, error)
 
 	// Discover connects to Entra, so that the first exchange is faster. Its error is
 	// an [*exchange.Error].
 	Discover(ctx context.Context) error
 }
+
+// DefaultMaxWaiting lets a thousand replicas' worth of first requests wait for a token.
+const DefaultMaxWaiting = 1000
+
+// ErrOverloaded is in the tree of the error of a caller that may not wait, because
+// [Config.MaxWaiting] others do.
+var ErrOverloaded = errors.New("too many callers are waiting for tokens")
 
 // Config says how to keep tokens.
 type Config struct {
@@ -70,6 +79,16 @@ type Config struct {
 	// Prefetch lists the tokens to have ready before they are asked for, for as long
 	// as the service runs. Empty: none.
 	Prefetch []Request
+
+	// Identities lists the configured client IDs. Each has a budget of its own for the
+	// exchanges of keys (client ID and resource) that have no token; all other client IDs
+	// share one.
+	Identities []azure.ClientID
+
+	// MaxWaiting bounds the callers that wait for exchanges at once. The next one is
+	// refused with [ErrOverloaded], or takes the place of another. Zero:
+	// DefaultMaxWaiting.
+	MaxWaiting int
 
 	// Log gets the outcome of exchanges. Nil: nothing is logged.
 	Log *zap.Logger

@@ -25,6 +25,7 @@ func TestPrivileges(t *testing.T) {
 		{"no CAP_SYS_ADMIN", []string{"setpriv", "--bounding-set=-sys_admin"}, "CAP_SYS_ADMIN to make a network namespace"},
 		{"no CAP_NET_ADMIN", []string{"setpriv", "--bounding-set=-net_admin"}, "CAP_NET_ADMIN to set up a network namespace"},
 		{"in a chroot", []string{"unshare", "--mount", "sh", "-c", `mount --rbind / "$0" && exec chroot "$0" "$1"`, t.TempDir()}, "user namespaces (the kernel refuses them in a chroot"},
+		{"no cgroups", []string{"unshare", "--mount", "sh", "-c", `mount -t tmpfs none /sys/fs/cgroup && exec "$0"`}, "memory cgroups (/sys/fs/cgroup/memory is not there"},
 		// The setting is one for each user namespace, so the machine's stays.
 		{"user namespaces are off", []string{"unshare", "--map-root-user", "sh", "-c", `echo 0 >/proc/sys/user/max_user_namespaces && exec "$0"`}, "user namespaces"},
 	} {
