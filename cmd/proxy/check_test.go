@@ -384,18 +384,6 @@ func proxyAnswers(t *testing.T, cfg config, clientID, resource string) bool {
 	return w.Code == http.StatusOK
 }
 
-// TestOwnerIsExempt: the user who listens at the port, whichever that is.
-func TestOwnerIsExempt(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	if !exempt(listener.Addr().(*net.TCPAddr).Port) {
-		t.Error("the owner of a real listener is not found")
-	}
-}
-
 // TestCheckInterrupted: a check that was ended says so, and not that Entra is down.
 func TestCheckInterrupted(t *testing.T) {
 	p := newCheckedPod(t, nil)

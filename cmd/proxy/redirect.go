@@ -70,7 +70,7 @@ func askPlainly(ctx context.Context, location string) (diagnose.Responder, error
 // our own proxy's reason.
 func request(ctx context.Context, dialer *net.Dialer, location string) (diagnose.Responder, error) {
 	client := &http.Client{
-		Transport:     &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true},
+		Transport:     &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, MaxResponseHeaderBytes: maxAnswerHeader},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, location, nil)

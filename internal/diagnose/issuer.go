@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
@@ -159,6 +160,31 @@ func getJSON(ctx context.Context, client *http.Client, location string, into any
 	}
 	if json.NewDecoder(resp.Body).Decode(into) != nil {
 		return errNotJSON
+	}
+	return nil
+}
+
+// withoutQuotes replaces what could end single quotes in a command that is pasted into
+// a shell. It is for strings.Map.
+func withoutQuotes(r rune) rune {
+	if strings.ContainsRune("'\\`$\"", r) {
+		return '?'
+	}
+	return r
+}
+
+// errLinkLocal is the error for a host that a claim names and that is not asked.
+var errLinkLocal = errors.New("a link-local address")
+
+// refuseLinkLocal is for net.Dialer.Control: it runs after the name was resolved, so that
+// no name can hide the address (SSRF).
+func refuseLinkLocal(_, address string, _ syscall.RawConn) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errLinkLocal, err)
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsLinkLocalUnicast() {
+		return errLinkLocal
 	}
 	return nil
 }
