@@ -19,13 +19,16 @@ func TestExitCodes(t *testing.T) {
 	seen := map[int]netrules.Kind{exitOK: -1, exitFailure: -1, exitUsage: -1}
 	for kind := netrules.MissingCapability; kind <= netrules.PortTaken; kind++ {
 		code := exitCode(kind)
+		if want := int(kind) + 2; code != want { // an interface: never renumbered
+			t.Errorf("kind %d exits with %d, want %d", kind, code, want)
+		}
 		if other, taken := seen[code]; taken {
 			t.Errorf("kinds %d and %d both exit with %d", other, kind, code)
 		}
 		seen[code] = kind
 	}
 	for code := range seen {
-		if !strings.Contains(exitCodesHelp, fmt.Sprintf("\n  %2d  ", code)) {
+		if !strings.Contains(exitHelp(), fmt.Sprintf("\n  %2d  ", code)) {
 			t.Errorf("--help does not explain exit code %d", code)
 		}
 	}
@@ -42,8 +45,8 @@ func TestReport(t *testing.T) {
 	var log bytes.Buffer
 	o := options{terminationLog: path}
 	err := fmt.Errorf("while at it: %w", &netrules.Error{Kind: netrules.LockHeld, Cause: "the lock\nis held", Remedy: "wait"})
-	if code := report(o, logging.New(&log, o.log), err); code != exitLock {
-		t.Errorf("exit code %d, want %d", code, exitLock)
+	if code := report(o, logging.New(&log, o.log), err); code != exitCode(netrules.LockHeld) {
+		t.Errorf("exit code %d, want %d", code, exitCode(netrules.LockHeld))
 	}
 	got, readErr := os.ReadFile(path)
 	if want := "proxy-init: while at it: the lock is held. Remedy: wait"; readErr != nil || string(got) != want {
@@ -56,7 +59,7 @@ func TestReport(t *testing.T) {
 	if err := json.Unmarshal(log.Bytes(), &entry); err != nil {
 		t.Fatalf("%v in %s", err, log.String())
 	}
-	if entry.Level != "error" || entry.Msg != "redirect not installed" || entry.Remedy != "wait" || entry.ExitCode != exitLock {
+	if entry.Level != "error" || entry.Msg != "redirect not installed" || entry.Remedy != "wait" || entry.ExitCode != exitCode(netrules.LockHeld) {
 		t.Errorf("log entry %+v", entry)
 	}
 }

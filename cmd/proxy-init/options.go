@@ -150,6 +150,6 @@ func usage(flags *flagenv.Set) string {
 			fmt.Fprintf(&b, "  %-22s --%s\n", v, f.Name)
 		}
 	})
-	b.WriteString("\n" + exitCodesHelp)
+	b.WriteString("\n" + exitHelp())
 	return b.String()
 }

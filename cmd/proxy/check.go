@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"time"
 
@@ -19,7 +21,7 @@ import (
 const checkCommand = "check"
 
 const (
-	// checkTimeout bounds the whole walk, whose longest step, the exchange, takes
+	// checkTimeout bounds the whole check, whose longest step, the exchange, takes
 	// 21 s. A pod's exec session should not hang for longer than a person waits.
 	checkTimeout = time.Minute
 
@@ -29,7 +31,7 @@ const (
 	outputJSON = "json"
 )
 
-// checkConfig is what `proxy check` is told, beside the proxy's own configuration.
+// checkConfig is the configuration of `proxy check`: the proxy's own, and more.
 type checkConfig struct {
 	proxy config
 
@@ -38,13 +40,9 @@ type checkConfig struct {
 	output     string
 	askIMDS    bool
 	noRedirect bool
-
-	// path is where programs are looked for: PATH.
-	path string
 }
 
-// check is the whole of `proxy check`. Its exit status is that of the first step
-// that failed.
+// check runs `proxy check`. Its exit code is that of the first step that failed.
 func check(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	cfg, err := parseCheck(args, getenv, stdout)
 	switch {
@@ -55,7 +53,7 @@ func check(ctx context.Context, args []string, getenv func(string) string, stdou
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	write := newReportWriter(cfg.output, stdout)
+	write := &reportWriter{json: cfg.output == outputJSON, out: stdout}
 	write.begin()
 	report := diagnose.Run(ctx, cfg.diagnosis(), write.step)
 	code := checkExitCode(report)
@@ -81,7 +79,7 @@ func parseCheck(args []string, getenv func(string) string, stdout io.Writer) (ch
 	})
 	flags.AddFlagSet(own)
 	cfg.proxy.addFlags(flags.FlagSet)
-	flags.Usage = func() { fmt.Fprintf(stdout, checkUsage, own.FlagUsages()) }
+	flags.Usage = func() { fmt.Fprintf(stdout, checkUsage, own.FlagUsages(), exitHelp(checkExits)) }
 	if err := cfg.proxy.parse(flags, args, getenv); err != nil {
 		return cfg, err
 	}
@@ -91,7 +89,6 @@ func parseCheck(args []string, getenv func(string) string, stdout io.Writer) (ch
 		}
 	}
 	cfg.proxy.readPodEnvironment(getenv)
-	cfg.path = getenv("PATH")
 	if getenv(azure.EnvIMDSHost) != "" {
 		cfg.noRedirect = true
 	}
@@ -110,24 +107,17 @@ func newCheckFlags(cfg *checkConfig) *pflag.FlagSet {
 	return flags
 }
 
-const checkUsage = `proxy check walks the way from this pod's environment to a token, and says at each
-step what it found and how to mend it. It takes the proxy's flags and variables
-(proxy --help; give it those that the proxy was given) and these:
+const checkUsage = `Usage: proxy check [flags]
+
+proxy check tests each step from this pod's environment to a token, and prints what it
+found there and how to fix it. It makes one real token request, and prints no token.
+
+It takes the proxy's flags and environment variables (proxy --help), which should be those
+that the proxy runs with, and these:
 
 %s
-It makes one real token request. It prints no token.
-
-Exit status: 0 nothing failed, 1 it could not be carried out, 2 a flag is wrong;
-else the first step that failed:
-
-  10  environment       a variable is missing or wrong
-  11  federated token   unreadable, expired, or for another audience
-  12  issuer            its documents contradict the federated token
-  13  authority         Entra cannot be reached, or does not know the tenant
-  14  exchange          Entra refuses the token request
-  15  imds              metadata requests of this pod do not reach the proxy
-  16  rules             the redirect is not in place (where this user may look)
-`
+Exit codes:
+%s`
 
 func (c *checkConfig) check() error {
 	if err := c.proxy.checkHTTPProxy(); err != nil {
@@ -153,6 +143,76 @@ func (c *checkConfig) diagnosis() diagnose.Config {
 		ClientID:        c.clientID,
 		Resource:        c.resource,
 		IMDS:            c.metadata(),
-		Rules:           c.rules(),
 	}
+}
+
+// checkExits are the exit codes of `proxy check`: that of the first step that failed.
+var checkExits = []exit{
+	{exitOK, "", "nothing failed"},
+	{exitFailure, "", "the check could not be carried out"},
+	{exitUsage, "", "a flag is wrong"},
+	{10, string(diagnose.Environment), "a variable is missing or wrong"},
+	{11, string(diagnose.FederatedToken), "unreadable, expired, or for another audience"},
+	{12, string(diagnose.Issuer), "its documents contradict the federated token"},
+	{13, string(diagnose.Authority), "Entra cannot be reached, or does not know the tenant"},
+	{14, string(diagnose.Exchange), "Entra refuses the token request"},
+	{15, string(diagnose.IMDS), "metadata requests of this pod do not reach the proxy"},
+	{16, "rules", "reserved: no longer used; proxy-init --check checks the rules"},
+}
+
+func checkExitCode(report diagnose.Report) int {
+	step, failed := report.FirstFailed()
+	if !failed {
+		return exitOK
+	}
+	for _, e := range checkExits {
+		if e.name == string(step) {
+			return e.code
+		}
+	}
+	return exitFailure
+}
+
+// reportWriter writes a report: as text, a step at a time, or as JSON once it is complete.
+type reportWriter struct {
+	json bool
+	out  io.Writer
+	err  error
+}
+
+func (w *reportWriter) begin() {
+	if !w.json {
+		_, w.err = fmt.Fprintf(w.out, "proxy %s, check as UID %d, GID %d\n\n", version, os.Getuid(), os.Getgid())
+	}
+}
+
+func (w *reportWriter) step(s diagnose.Step) {
+	if !w.json && w.err == nil {
+		w.err = diagnose.WriteText(w.out, s)
+	}
+}
+
+func (w *reportWriter) end(report diagnose.Report, code int) error {
+	failed, _ := report.FirstFailed()
+	if w.json {
+		encoder := json.NewEncoder(w.out)
+		encoder.SetIndent("", "  ")
+		encoder.SetEscapeHTML(false)
+		return encoder.Encode(struct {
+			Version     string            `json:"version"`
+			ExitStatus  int               `json:"exit_status"`
+			FirstFailed diagnose.StepName `json:"first_failed"`
+			diagnose.Report
+		}{version, code, failed, report})
+	}
+	if w.err != nil {
+		return w.err
+	}
+	var err error
+	if code == exitOK {
+		_, err = fmt.Fprintln(w.out, "\nnothing failed (exit code 0)")
+	} else {
+		_, err = fmt.Fprintf(w.out, "\nfix first: %s (exit code %d)\n", failed, code)
+	}
+	return err
 }

@@ -170,33 +170,33 @@ var checkScenarios = []struct {
 	spoil func(*checkedPod)
 }{
 	{"good", exitOK, func(*checkedPod) {}},
-	{"missing-tenant", exitEnvironment, func(p *checkedPod) { delete(p.environment, "AZURE_TENANT_ID") }},
-	{"expired-token", exitFederatedToken, func(p *checkedPod) {
+	{"missing-tenant", 10, func(p *checkedPod) { delete(p.environment, "AZURE_TENANT_ID") }},
+	{"expired-token", 11, func(p *checkedPod) {
 		p.project(entra.Claims{IssuedAt: longAgo()})
 	}},
-	{"wrong-audience", exitFederatedToken, func(p *checkedPod) {
+	{"wrong-audience", 11, func(p *checkedPod) {
 		p.project(entra.Claims{Audience: "https://kubernetes.default.svc"})
 	}},
-	{"issuer-document", exitIssuer, func(p *checkedPod) {
+	{"issuer-document", 12, func(p *checkedPod) {
 		p.project(entra.Claims{Issuer: p.idp.Issuer() + "/"})
 	}},
-	{"issuer-key", exitIssuer, func(p *checkedPod) { p.project(entra.Claims{Signer: entra.ForeignKey}) }},
-	{"issuer-slash", exitExchange, func(p *checkedPod) {
+	{"issuer-key", 12, func(p *checkedPod) { p.project(entra.Claims{Signer: entra.ForeignKey}) }},
+	{"issuer-slash", 14, func(p *checkedPod) {
 		issuer := p.idp.Issuer() + "/"
 		p.project(entra.Claims{Issuer: issuer})
 		p.idp.FailAlways(entra.FaultEdit("slash", func(a map[string]any) { a["issuer"] = issuer }).On(entra.IssuerDiscovery))
 	}},
-	{"subject", exitExchange, func(p *checkedPod) {
+	{"subject", 14, func(p *checkedPod) {
 		p.project(entra.Claims{Subject: "system:serviceaccount:shop:default"})
 	}},
-	{"unknown-client", exitExchange, func(p *checkedPod) { p.idp.RemoveApplication(checkClientID) }},
-	{"unknown-resource", exitExchange, func(p *checkedPod) { p.args = []string{"--resource=https://orders.example.test"} }},
-	{"unknown-tenant", exitAuthority, func(p *checkedPod) {
+	{"unknown-client", 14, func(p *checkedPod) { p.idp.RemoveApplication(checkClientID) }},
+	{"unknown-resource", 14, func(p *checkedPod) { p.args = []string{"--resource=https://orders.example.test"} }},
+	{"unknown-tenant", 13, func(p *checkedPod) {
 		p.environment["AZURE_TENANT_ID"] = "99999999-8888-4777-8666-555555555555"
 	}},
-	{"unknown-ca", exitAuthority, func(p *checkedPod) { delete(p.environment, "PROXY_CA_FILE") }},
-	{"entra-down", exitAuthority, func(p *checkedPod) { p.idp.Close() }},
-	{"another-redirect", exitIMDS, func(p *checkedPod) {
+	{"unknown-ca", 13, func(p *checkedPod) { delete(p.environment, "PROXY_CA_FILE") }},
+	{"entra-down", 13, func(p *checkedPod) { p.idp.Close() }},
+	{"another-redirect", 15, func(p *checkedPod) {
 		other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Server", "envoy")
 			http.Error(w, "no healthy upstream", http.StatusServiceUnavailable)
@@ -297,7 +297,7 @@ func TestCheckJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatalf("%v:\n%s", err, out)
 	}
-	if code != exitExchange || got.ExitStatus != exitExchange || got.FirstFailed != "exchange" || got.Version != version || len(got.Steps) != 7 {
+	if code != 14 || got.ExitStatus != 14 || got.FirstFailed != "exchange" || got.Version != version || len(got.Steps) != 6 {
 		t.Errorf("exit status %d, got %+v", code, got)
 	}
 	failed := got.Steps[4].Findings[0]
@@ -382,18 +382,6 @@ func proxyAnswers(t *testing.T, cfg config, clientID, resource string) bool {
 	w := httptest.NewRecorder()
 	handler.ServeHTTP(w, r)
 	return w.Code == http.StatusOK
-}
-
-// TestOwnerIsExempt: the user who listens at the port, whichever that is.
-func TestOwnerIsExempt(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	if !exempt(listener.Addr().(*net.TCPAddr).Port) {
-		t.Error("the owner of a real listener is not found")
-	}
 }
 
 // TestCheckInterrupted: a check that was ended says so, and not that Entra is down.

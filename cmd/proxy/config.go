@@ -90,7 +90,7 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 	var cfg config
 	flags := flagenv.New("proxy", variable)
 	cfg.addFlags(flags.FlagSet)
-	flags.Usage = func() { fmt.Fprintf(stdout, usageHead, flags.FlagUsages()) }
+	flags.Usage = func() { fmt.Fprintf(stdout, usageHead, flags.FlagUsages(), exitHelp(exits)) }
 	if err := cfg.parse(flags, args, getenv); err != nil || cfg.showVersion || cfg.probe {
 		return cfg, err
 	}
@@ -158,10 +158,11 @@ Environment, as azure-workload-identity's webhook injects it:
   HTTPS_PROXY, NO_PROXY       for the way to Entra only
   AZURE_POD_IDENTITY_AUTHORITY_HOST   for proxy check: this pod has no redirect
 
-proxy check walks the way to a token and says what is wrong: proxy check --help.
+proxy check tests each step to a token and says what is wrong: proxy check --help.
 
-Exit status: 0 done, 1 could not start or go on, 2 a flag or variable is wrong. A
-SIGTERM lets requests in flight finish, a second one ends at once with 1.
+Exit codes:
+%s
+A SIGTERM lets requests in flight finish; a second one ends the process at once, with 1.
 `
 
 // parsePort is azure.ParsePort for a port that is kept as an int.

@@ -19,6 +19,8 @@ const (
 	probeInterval = 100 * time.Millisecond
 	// probeAttemptTimeout ends one attempt at a proxy that accepts and does not answer.
 	probeAttemptTimeout = 2 * time.Second
+	// maxAnswerHeader bounds an answer's header: what answers may not be a proxy.
+	maxAnswerHeader = 64 << 10
 	// probeReasonLimit bounds what is read of the reason in an answer.
 	probeReasonLimit = 1 << 10
 )
@@ -31,7 +33,7 @@ func probe(ctx context.Context, port int, timeout time.Duration) error {
 	defer cancel()
 
 	// An HTTP proxy of the environment must not stand between the probe and its own pod.
-	client := &http.Client{Transport: &http.Transport{Proxy: nil}, Timeout: probeAttemptTimeout}
+	client := &http.Client{Transport: &http.Transport{Proxy: nil, MaxResponseHeaderBytes: maxAnswerHeader}, Timeout: probeAttemptTimeout}
 	defer client.CloseIdleConnections()
 	url := fmt.Sprintf("http://127.0.0.1:%d/readyz", port)
 

@@ -1,17 +1,16 @@
-// Package diagnose walks the way from a pod's environment to an access token, and
-// says at each step what it found and how to mend what is wrong.
+// Package diagnose checks each step from a pod's environment to an access token, and says
+// what it found there and how to fix what is wrong.
 //
 //	report := diagnose.Run(ctx, diagnose.Config{Exchange: …, ClientID: …, Resource: …}, nil)
 //	step, failed := report.FirstFailed()
 //
-// It changes nothing. What it asks for, it asks as the proxy does: the exchange is
-// package exchange's own, with one real token request to Entra. Packet filter rules
-// it is given to read where the process may look, which a sidecar may not; it installs
-// and changes none.
+// It changes nothing. It makes its requests as the proxy does: the exchange is package
+// exchange's own, with one real token request to Entra. It reads no packet filter rules,
+// which takes privileges that a sidecar does not have.
 //
 // # Security considerations
 //
-// A report is pasted into tickets: it holds no token, no assertion, no password of a
+// Reports are pasted into tickets: a report holds no token, no assertion, no password of a
 // URL and no body that a server sent. What it quotes of claims, certificates and
 // headers, which others may have chosen, is bounded and in printable ASCII.
 //
@@ -28,25 +27,25 @@ import (
 	"imds-oidc-proxy/internal/exchange"
 )
 
-// Status says how a step, or one finding of it, came out.
+// Status is the result of a step, or of one finding.
 type Status string
 
 // The statuses, from harmless to grave.
 const (
-	// Skipped: it could not be looked at, for the reason that the text gives.
+	// Skipped: it could not be checked, for the reason that the text gives.
 	Skipped Status = "skipped"
 	// OK: as it should be.
 	OK Status = "ok"
 	// Note: worth knowing, and no fault by itself.
 	Note Status = "note"
-	// Fail: no token comes, or not the right one, until this is mended.
+	// Fail: the application gets no token, or not the right one, until this is fixed.
 	Fail Status = "fail"
 )
 
 // StepName names a step in reports.
 type StepName string
 
-// The steps, in the order of the walk.
+// The steps, in order.
 const (
 	Environment    StepName = "environment"
 	FederatedToken StepName = "federated token"
@@ -54,17 +53,16 @@ const (
 	Authority      StepName = "authority"
 	Exchange       StepName = "exchange"
 	IMDS           StepName = "imds"
-	RedirectRules  StepName = "rules"
 )
 
-// Finding is one thing that was looked at.
+// Finding is one thing that was checked.
 type Finding struct {
 	Status Status `json:"status"`
-	// Item is what was looked at: a variable, a claim, an address.
+	// Item is what was checked: a variable, a claim, an address.
 	Item string `json:"item"`
 	// Text is what was found.
 	Text string `json:"text"`
-	// Remedy is the command or the setting that mends it. Empty: none is needed.
+	// Remedy is the command or the setting that fixes it. Empty: none is needed.
 	Remedy string `json:"remedy,omitempty"`
 
 	// AADSTS is Entra's code. Zero: Entra gave none.
@@ -82,7 +80,7 @@ type Step struct {
 	Findings []Finding `json:"findings"`
 }
 
-// Report is the whole walk.
+// Report holds what all steps found.
 type Report struct {
 	Steps []Step `json:"steps"`
 }
@@ -97,7 +95,7 @@ func (r Report) FirstFailed() (name StepName, ok bool) {
 	return "", false
 }
 
-// Config says what to walk.
+// Config says what to check.
 type Config struct {
 	// Exchange is how the proxy exchanges tokens. Fields that are missing are findings,
 	// not errors.
@@ -124,16 +122,13 @@ type Config struct {
 	// IMDS finds out who answers metadata requests in this pod.
 	IMDS Metadata
 
-	// Rules looks at the redirect's rules.
-	Rules Rules
-
 	// Now is the clock for the federated token's expiry. Nil: time.Now.
 	Now func() time.Time
 }
 
-// Run walks all steps, also those after one that failed as far as they do not need
-// it, and calls each with every step as soon as it is over; nil calls nothing. It
-// ends early only in that what waits ends with ctx.
+// Run runs all steps, also those after a failed one as far as they do not depend on it.
+// It calls each, unless it is nil, with every step as soon as the step is done. When ctx
+// ends, requests end, and the remaining steps say so.
 func Run(ctx context.Context, cfg Config, each func(Step)) Report {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -150,7 +145,6 @@ func Run(ctx context.Context, cfg Config, each func(Step)) Report {
 		{Authority, w.authority},
 		{Exchange, w.exchange},
 		{IMDS, w.metadata},
-		{RedirectRules, w.rules},
 	} {
 		step := newStep(s.name, s.look(ctx))
 		report.Steps = append(report.Steps, step)
@@ -161,7 +155,7 @@ func Run(ctx context.Context, cfg Config, each func(Step)) Report {
 	return report
 }
 
-// walk is what later steps know from earlier ones.
+// walk is what later steps use of earlier ones.
 type walk struct {
 	cfg Config
 
@@ -173,9 +167,6 @@ type walk struct {
 
 	// reached is set by authority: Entra answered, and knows the tenant.
 	reached bool
-
-	// proxyRuns is set by metadata: a proxy such as this one listens on its port.
-	proxyRuns bool
 }
 
 func newStep(name StepName, findings []Finding) Step {

@@ -67,7 +67,7 @@ func (b *bindingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		return nil, b.untrusted(caFault)
 	}
 	if _, ok := errors.AsType[x509.HostnameError](err); ok {
-		return nil, &routeFault{"the token proxy's certificate is for another host", RetrySoon, hintBindingName}
+		return nil, &routeFault{FaultHostname, "the token proxy's certificate is for another host", RetrySoon, hintBindingName}
 	}
 	return resp, err
 }
@@ -75,7 +75,7 @@ func (b *bindingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 // untrusted says which authorities count for the token proxy.
 func (b *bindingTransport) untrusted(caFault string) *routeFault {
 	const refused = "the token proxy's certificate is of an authority that is not "
-	fault := &routeFault{retry: RetrySoon, hint: hintBindingCA}
+	fault := &routeFault{kind: FaultAuthority, retry: RetrySoon, hint: hintBindingCA}
 	switch {
 	case caFault != "":
 		fault.detail = refused + "among those last read: " + bounded(caFault)

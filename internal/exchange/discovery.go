@@ -171,17 +171,41 @@ func (d *discovery) judge(used *document, answered bool) {
 	d.doubted = !d.proven
 }
 
+// OpenIDConfiguration is the part of a tenant's discovery document that an exchange needs
+// (OpenID Connect Discovery 1.0, section 3).
+type OpenIDConfiguration struct {
+	Issuer                string `json:"issuer"`
+	AuthorizationEndpoint string `json:"authorization_endpoint"`
+	TokenEndpoint         string `json:"token_endpoint"`
+}
+
+// configuration is empty where the body is not a JSON object.
+func (d *document) configuration() (c OpenIDConfiguration) {
+	if json.Unmarshal(d.body, &c) != nil {
+		return OpenIDConfiguration{}
+	}
+	return c
+}
+
 // good reports whether the document is worth remembering: a captive portal, too,
 // answers 200.
 func (d *document) good() bool {
-	var config struct {
-		Issuer                string `json:"issuer"`
-		AuthorizationEndpoint string `json:"authorization_endpoint"`
-		TokenEndpoint         string `json:"token_endpoint"`
-	}
-	return d.status == http.StatusOK && json.Unmarshal(d.body, &config) == nil &&
-		config.Issuer != "" && config.AuthorizationEndpoint != "" && config.TokenEndpoint != ""
+	c := d.configuration()
+	return d.status == http.StatusOK && c.Issuer != "" && c.AuthorizationEndpoint != "" && c.TokenEndpoint != ""
 }
+
+// misfit is MSAL's error for a discovery document that was read and does not fit the
+// authority.
+type misfit struct {
+	OpenIDConfiguration
+	err error
+}
+
+func (m *misfit) Error() string {
+	return "the discovery document does not fit the authority: " + m.err.Error()
+}
+
+func (m *misfit) Unwrap() error { return m.err }
 
 func (d *document) response(req *http.Request) *http.Response {
 	return &http.Response{

@@ -1,7 +1,6 @@
 package exchange_test
 
 import (
-	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -114,7 +113,7 @@ func TestDocumentThatDoesNotFitIsToldApart(t *testing.T) {
 				_, exchanged := p.get(t, p.service(t))
 				for _, err := range []error{exchanged, p.service(t).Discover(t.Context())} {
 					e := wantKind(t, err, exchange.Unavailable)
-					if errors.Is(err, exchange.ErrMisfit) != c.misfit || strings.Contains(e.Hint, "AZURE_AUTHORITY_HOST") != c.misfit {
+					if misfit := e.Fault != nil && e.Fault.Kind == exchange.FaultMisfit; misfit != c.misfit || strings.Contains(e.Hint, "AZURE_AUTHORITY_HOST") != c.misfit {
 						t.Errorf("got %q, hint %q, want a misfit: %t", e, e.Hint, c.misfit)
 					}
 				}

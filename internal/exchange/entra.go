@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -68,20 +67,18 @@ func classify(ctx context.Context, err error, peer, way string) *Error {
 		return refusal(call.Resp)
 	}
 	if fault, ok := errors.AsType[*routeFault](err); ok {
-		return &Error{Kind: Unavailable, Retry: fault.retry, hint: fault.hint, Detail: fault.detail}
+		return &Error{Kind: Unavailable, Detail: fault.detail, Fault: &Fault{Kind: fault.kind, Text: fault.detail}, Retry: fault.retry, hint: fault.hint}
 	}
-	timeout, ok := errors.AsType[net.Error](err)
-	if ctx.Err() != nil || ok && timeout.Timeout() {
-		return &Error{Kind: DeadlineExceeded, Retry: RetrySoon, Detail: timeoutFault(err, peer, way)}
+	late := ctx.Err() != nil || timedOut(err)
+	fault := faultOf(err, late, peer, way)
+	e := &Error{Kind: Unavailable, Detail: fault.Text, Fault: &fault, Retry: RetrySoon}
+	if late {
+		e.Kind = DeadlineExceeded
 	}
-	if _, ok := errors.AsType[msal.InvalidJsonErr](err); ok {
-		return &Error{Kind: Unavailable, Retry: RetrySoon, Detail: peer + "'s answer is not the JSON that it should be"}
+	if fault.Kind == FaultMisfit {
+		e.hint = hintAuthority
 	}
-	if errors.Is(err, ErrMisfit) {
-		return &Error{Kind: Unavailable, Retry: RetrySoon, hint: hintAuthority, Cause: ErrMisfit,
-			Detail: peer + "'s discovery document does not fit AZURE_AUTHORITY_HOST: its issuer is of another host, or parts of it are missing"}
-	}
-	return &Error{Kind: Unavailable, Retry: RetrySoon, Detail: connectionFault(err, peer, way)}
+	return e
 }
 
 // refusalBody is all that is read of an error body.

@@ -1,7 +1,6 @@
 package exchange
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -83,11 +82,6 @@ const (
 	RetryReread
 )
 
-// ErrMisfit is in the tree of an [*Error] if the tenant's discovery document was read
-// and belongs to another authority, or is incomplete. The error does not quote the
-// document.
-var ErrMisfit = errors.New("the discovery document does not fit the authority")
-
 // Error is a failed exchange. Its text is safe to log: it holds no token, no
 // assertion, and nothing that Entra sent but codes and identifiers.
 type Error struct {
@@ -106,6 +100,10 @@ type Error struct {
 	// Detail is one lower-case clause for the log: what was wrong.
 	Detail string
 
+	// Fault is what kept Entra's answer from coming, or from being used. Nil: Entra
+	// answered, or was not asked.
+	Fault *Fault
+
 	// TraceID and CorrelationID find the attempt in Entra's own logs. They are
 	// GUIDs. Empty: Entra gave none.
 	TraceID       string
@@ -115,7 +113,7 @@ type Error struct {
 	// claims of the federated token. Empty: nothing in particular fixes it.
 	Hint string
 
-	// Cause is what Unwrap returns: ErrMisfit, or the error of the caller's context.
+	// Cause is what Unwrap returns: the error of the caller's context.
 	// Never an error of MSAL or of net/http: their texts quote what was sent.
 	Cause error
 

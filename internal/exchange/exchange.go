@@ -201,7 +201,7 @@ func (e *Exchanger) acquire(ctx context.Context, clientID azure.ClientID, scope 
 	}
 	result, err := client.AcquireTokenByCredential(ctx, []string{scope})
 	if err != nil && *used != nil && !fits {
-		err = fmt.Errorf("%w: %w", ErrMisfit, err)
+		err = &misfit{(*used).configuration(), err}
 	}
 	return result, *used, err
 }

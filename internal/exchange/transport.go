@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"syscall"
 	"time"
 )
 
@@ -174,9 +173,10 @@ func readCertificates(path string) ([]byte, error) {
 	return content, nil
 }
 
-// routeFault is what kept a request from its destination, in words of this package:
-// unlike other errors' texts they can be repeated.
+// routeFault is what kept a request from its destination, where this package knows more
+// than the error says, and how to fix it.
 type routeFault struct {
+	kind   FaultKind
 	detail string
 	retry  Retry
 	hint   hint
@@ -185,24 +185,24 @@ type routeFault struct {
 func (f *routeFault) Error() string { return f.detail }
 
 // proxyRefusal is for http.Transport.OnProxyConnectResponse: an HTTP proxy that
-// answers and refuses is mended elsewhere than one that cannot be reached, and than
-// Entra. The proxy's own words stay out.
+// answers and refuses is fixed in another place than one that cannot be reached, and than
+// Entra. The proxy's own words are left out.
 func proxyRefusal(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 	switch status := answer.StatusCode; status {
 	case http.StatusOK:
 		return nil
 	case http.StatusProxyAuthRequired:
-		return &routeFault{"the HTTP proxy (HTTPS_PROXY) wants credentials, or other ones (status 407)", RetryNever, hintProxyCredentials}
+		return &routeFault{FaultHTTPProxy, "the HTTP proxy (HTTPS_PROXY) wants credentials, or other ones (status 407)", RetryNever, hintProxyCredentials}
 	case http.StatusForbidden:
-		return &routeFault{"the HTTP proxy (HTTPS_PROXY) does not let requests to entra through (status 403)", RetryNever, hintProxyRules}
+		return &routeFault{FaultHTTPProxy, "the HTTP proxy (HTTPS_PROXY) does not let requests to entra through (status 403)", RetryNever, hintProxyRules}
 	default:
-		return &routeFault{fmt.Sprintf("the HTTP proxy (HTTPS_PROXY) makes no connection to entra (status %d)", status), RetrySoon, hintProxyRules}
+		return &routeFault{FaultHTTPProxy, fmt.Sprintf("the HTTP proxy (HTTPS_PROXY) makes no connection to entra (status %d)", status), RetrySoon, hintProxyRules}
 	}
 }
 
-// way says that an HTTP proxy is in force for the request that failed: empty, there is
-// none. One that hangs, hangs up or talks nonsense before its tunnel stands leaves an
-// error that could as well be of who is at the tunnel's end.
+// way says that the request that failed went through an HTTP proxy; it is empty where
+// there is none. A proxy that hangs, hangs up or sends garbage before its tunnel stands
+// leaves an error that the server at the tunnel's end could have caused as well.
 func (c Config) way(failed error) string {
 	asked, ok := errors.AsType[*url.Error](failed)
 	if !ok {
@@ -224,61 +224,4 @@ func (c Config) ProxyFor(target string) (*url.URL, error) {
 		return nil, nil
 	}
 	return c.Proxy(req)
-}
-
-// timeoutFault says what the time went by for: a resolver that cannot be reached and
-// a firewall that drops packets are mended in other places than a slow Entra. peer is
-// who was to answer, way how the request was to get there.
-func timeoutFault(err error, peer, way string) string {
-	var (
-		dns       *net.DNSError
-		operation *net.OpError
-	)
-	switch {
-	case errors.As(err, &operation) && operation.Op == "proxyconnect":
-		return "the HTTP proxy (HTTPS_PROXY) did not answer in time"
-	case errors.As(err, &dns):
-		return "the name of " + peer + "'s host was not resolved in time"
-	case errors.As(err, &operation) && operation.Op == "dial":
-		return "the connection to " + peer + " was not accepted in time"
-	}
-	return peer + " did not answer in time" + way
-}
-
-// connectionFault says in fixed words what kept an answer from coming. The texts
-// of the errors themselves are not repeated: net/http's hold URLs, and a server
-// chooses part of x509's.
-func connectionFault(err error, peer, way string) string {
-	var (
-		dns       *net.DNSError
-		authority x509.UnknownAuthorityError
-		hostname  x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		verify    *tls.CertificateVerificationError
-		record    tls.RecordHeaderError
-		operation *net.OpError
-	)
-	switch {
-	case errors.As(err, &operation) && operation.Op == "proxyconnect":
-		return "the HTTP proxy (HTTPS_PROXY) cannot be reached"
-	case errors.As(err, &dns):
-		return "the name of " + peer + "'s host cannot be resolved"
-	case errors.As(err, &authority):
-		return peer + "'s certificate is of an authority that is not trusted here (--ca-file adds one)"
-	case errors.As(err, &hostname):
-		return peer + "'s certificate is for another host"
-	case errors.As(err, &invalid), errors.As(err, &verify):
-		return peer + "'s certificate is not valid"
-	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch): // what net/http makes of the first
-		return peer + "'s address does not speak TLS" + way
-	case errors.Is(err, errBodyTooLarge):
-		return peer + "'s answer is too large"
-	case errors.Is(err, errNotHTTPS):
-		return peer + "'s discovery document names an address that is not https"
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "the connection to " + peer + " was refused"
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "the connection to " + peer + " broke" + way
-	}
-	return peer + " could not be reached, or its answer could not be used" + way
 }

@@ -125,8 +125,7 @@ func TestRefusals(t *testing.T) {
 
 func checkRefusal(t *testing.T, err error, want string) {
 	t.Helper()
-	var refusal *inject.Refusal
-	if !errors.As(err, &refusal) {
+	if _, refused := errors.AsType[*inject.Refusal](err); !refused {
 		t.Fatalf("error %v (%T), want a refusal: %s", err, err, want)
 	}
 	if !strings.HasPrefix(err.Error(), want) {

@@ -4,7 +4,7 @@
 //
 //	result, err := inject.Pod(pod, account, config)
 //	var refusal *inject.Refusal
-//	if errors.As(err, &refusal) { … } // what the pod's author has to change
+//	if refusal, ok := errors.AsType[*inject.Refusal](err); ok { … } // what the pod's author has to change
 //	for _, operation := range result.Patch { … }
 //
 // The admission webhook and the command line differ in how they read and write; what

@@ -213,8 +213,8 @@ func isWithin(part, whole []byte) bool {
 
 func checkError(t *testing.T, err error, part manifest.Part) {
 	t.Helper()
-	var where *manifest.Error
-	if !errors.As(err, &where) || where.Line < part.Line || strings.Contains(where.Reason, "\n") {
+	where, ok := errors.AsType[*manifest.Error](err)
+	if !ok || where.Line < part.Line || strings.Contains(where.Reason, "\n") {
 		t.Errorf("%v: no error of one line with its place", err)
 	}
 }

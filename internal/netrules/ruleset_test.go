@@ -347,8 +347,7 @@ func TestApplyFallsBack(t *testing.T) {
 }
 
 func kindOf(err error) Kind {
-	var failure *Error
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*Error](err); ok {
 		return failure.Kind
 	}
 	return 0

@@ -202,8 +202,7 @@ func (p *redirectPod) tryInit(o initOptions, args ...string) initResult {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
 		p.t.Fatal(err)
 	}
 	return initResult{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}

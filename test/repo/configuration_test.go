@@ -162,9 +162,9 @@ func generated(t *testing.T, dir string) map[string]string {
 	return map[string]string{
 		"proxy flags":           table(options(t, proxy), proxyTwin),
 		"proxy variables":       variables(proxy),
-		"proxy exit status":     from(t, proxy, "Exit status:"),
+		"proxy exit codes":      from(t, proxy, "Exit codes:"),
 		"check flags":           table(options(t, check), nil),
-		"check exit status":     from(t, check, "Exit status:"),
+		"check exit codes":      from(t, check, "Exit codes:"),
 		"proxy-init flags":      table(options(t, proxyInit), initTwins(proxyInit)),
 		"proxy-init exit codes": from(t, proxyInit, "Exit codes:"),
 	}

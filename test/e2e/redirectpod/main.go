@@ -200,7 +200,7 @@ func listen(conn net.Conn, r *bufio.Reader) string {
 
 // reason is one word for a failed attempt.
 func reason(err error) string {
-	var timeout interface{ Timeout() bool }
+	timeout, ok := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EPERM):
 		// EPERM is what the sender of a datagram gets whose own host rejects it.
@@ -209,7 +209,7 @@ func reason(err error) string {
 		return "reset"
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		return "unreachable"
-	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, syscall.EINPROGRESS):
+	case ok && timeout.Timeout(), errors.Is(err, syscall.EINPROGRESS):
 		return "timeout"
 	case errors.Is(err, io.EOF):
 		return "closed"

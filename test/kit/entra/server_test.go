@@ -42,8 +42,8 @@ func TestCertificateIsTrustedByItsCAOnly(t *testing.T) {
 
 	other := unserved(t, entra.Config{})
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: other.TLSConfig(), DisableKeepAlives: true}}
-	var unknown x509.UnknownAuthorityError
-	if got := observe(t.Context(), client, idp.TokenURL(), nil); !errors.As(got.err, &unknown) {
+	got := observe(t.Context(), client, idp.TokenURL(), nil)
+	if _, unknown := errors.AsType[x509.UnknownAuthorityError](got.err); !unknown {
 		t.Errorf("a client with another CA: %+v", got)
 	}
 }

@@ -1,6 +1,8 @@
 package diagnose_test
 
 import (
+	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -14,8 +16,8 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// TestDocumentThatDoesNotFit: it is quoted, in bounds, and "it works now" is said of none
-// that does not work.
+// TestDocumentThatDoesNotFit: it is quoted, within bounds, from the one request that was
+// made for it.
 func TestDocumentThatDoesNotFit(t *testing.T) {
 	idp, err := entra.Start(entra.Config{})
 	if err != nil {
@@ -40,8 +42,12 @@ func TestDocumentThatDoesNotFit(t *testing.T) {
 		{entra.FaultWithout("token_endpoint"), `/v2.0", no token_endpoint: `},
 		{entra.FaultStatus(200, `{"hello": "`+secret+`"}`), "names no issuer, no authorization_endpoint, no token_endpoint: "},
 	} {
+		idp.Reset()
 		idp.FailAlways(test.fault.On(entra.TenantDiscovery))
 		report := diagnose.Run(t.Context(), cfg, nil)
+		if got := idp.Counts().TenantDiscovery; got != 1 {
+			t.Errorf("%d requests for the document, want one", got)
+		}
 		if f := finding(t, report, diagnose.Authority, "discovery"); f.Status != diagnose.Fail || !strings.Contains(f.Remedy, "AZURE_AUTHORITY_HOST") {
 			t.Errorf("%s: got %+v", test.want, f)
 		}
@@ -50,6 +56,42 @@ func TestDocumentThatDoesNotFit(t *testing.T) {
 		}
 		if got := text(t, report); strings.Contains(got, "works now") || strings.Contains(got, secret) {
 			t.Errorf("got:\n%s", got)
+		}
+	}
+}
+
+// TestCertificateThatIsNotTrusted: it is shown, and the remedy is for its fault.
+func TestCertificateThatIsNotTrusted(t *testing.T) {
+	idp, err := entra.Start(entra.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { idp.Close() })
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := idp.WriteCA(ca); err != nil {
+		t.Fatal(err)
+	}
+	anotherHost := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, strings.Trim(strings.TrimPrefix(idp.AuthorityHost(), "https://"), "/"))
+	}
+	for _, test := range []struct {
+		name   string
+		change func(*exchange.Config)
+		want   string
+	}{
+		{"of an unknown authority", func(c *exchange.Config) { c.AuthorityHost = azure.AuthorityHost(idp.AuthorityHost()) }, "--ca-file"},
+		{"for another host", func(c *exchange.Config) {
+			c.AuthorityHost, c.CAFile, c.Dial = "https://login.example.test/", ca, anotherHost
+		}, "the certificate of another host"},
+	} {
+		cfg := config(t, goodClaims())
+		test.change(&cfg.Exchange)
+		report := diagnose.Run(t.Context(), cfg, nil)
+		if f := finding(t, report, diagnose.Authority, "discovery"); f.Status != diagnose.Fail || !strings.Contains(f.Remedy, test.want) {
+			t.Errorf("%s: got %+v, want a remedy with %s", test.name, f, test.want)
+		}
+		if f := finding(t, report, diagnose.Authority, "certificate"); !strings.Contains(f.Text, `"CN=stand-in Entra", signed by "CN=stand-in Entra CA"`) {
+			t.Errorf("%s: got %+v", test.name, f)
 		}
 	}
 }
