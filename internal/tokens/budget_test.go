@@ -188,7 +188,7 @@ func TestInventedResourcesThatComeBackStayWithinTheBudget(t *testing.T) {
 	})
 }
 
-// A key that had a token once has priority over those that never had.
+// A key that had a token once has priority over those that never had one.
 func TestKeyThatHadATokenIsNotRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: time.Second}
