@@ -26,6 +26,7 @@ const (
 	exitNotRedirected = 9
 	exitHostNetwork   = 10
 	exitTimeout       = 11
+	exitPortTaken     = 12
 )
 
 const exitCodesHelp = `Exit codes:
@@ -42,6 +43,7 @@ const exitCodesHelp = `Exit codes:
    9  the rules are there, and a connection did not arrive at the proxy's port
   10  this is a node's own network namespace
   11  iptables did not end in time
+  12  a process of another user than the proxy's holds the proxy's port
 `
 
 // exitCode is the one place where a kind of failure becomes an exit code.
@@ -65,6 +67,8 @@ func exitCode(k netrules.Kind) int {
 		return exitHostNetwork
 	case netrules.TimedOut:
 		return exitTimeout
+	case netrules.PortTaken:
+		return exitPortTaken
 	}
 	return exitFailure
 }

@@ -7,13 +7,13 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
 	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/sockets"
 )
 
 const (
@@ -27,49 +27,31 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 		Port:       c.proxy.port,
 		Exempt:     exempt(c.proxy.port),
 		NoRedirect: c.noRedirect,
+		ProxyUIDs:  []uint32{azure.ProxyID, uint32(os.Getuid())},
+		PortOwner:  func() (uint32, error) { return sockets.Owner(uint16(c.proxy.port)) },
 		AskPort: func(ctx context.Context) (diagnose.Answer, error) {
 			return askPlainly(ctx, fmt.Sprintf("http://127.0.0.1:%d/readyz", c.proxy.port))
 		},
 		AskRedirect: func(ctx context.Context) (diagnose.Answer, error) {
-			return askByLoopback(ctx, c.proxy.imdsAddress)
+			return askByLoopback(ctx, string(c.proxy.imdsAddress))
 		},
 	}
 	if c.askIMDS {
 		m.AskReal = func(ctx context.Context) (diagnose.Answer, error) {
-			return askPlainly(ctx, c.proxy.imdsAddress+"/metadata/versions")
+			return askPlainly(ctx, string(c.proxy.imdsAddress)+"/metadata/versions")
 		}
 	}
 	return m
 }
 
-// exempt reports whether this process runs as the user whom the redirect exempts:
-// the proxy's own, who is the owner of the socket that listens on its port.
+// exempt reports whether this process runs as the user whom the redirect exempts: the
+// proxy's own, which is 1501 or owns the socket that listens at its port.
 func exempt(port int) bool {
 	if os.Getuid() == azure.ProxyID && os.Getgid() == azure.ProxyID {
 		return true
 	}
-	sockets, err := os.ReadFile("/proc/net/tcp")
-	if err != nil {
-		return false
-	}
-	owner, ok := listenerOwner(string(sockets), port)
-	return ok && owner == os.Getuid()
-}
-
-// listenerOwner finds the UID of who listens at 127.0.0.1:port in the kernel's table
-// of TCP sockets (proc_net_tcp): address in the machine's byte order, here as it is
-// printed on little-endian ones, state and UID are its columns 2, 4 and 8.
-func listenerOwner(table string, port int) (uid int, ok bool) {
-	const listening = "0A"
-	local := fmt.Sprintf("0100007F:%04X", port)
-	for line := range strings.Lines(table) {
-		fields := strings.Fields(line)
-		if len(fields) > 7 && fields[1] == local && fields[3] == listening {
-			uid, err := strconv.Atoi(fields[7])
-			return uid, err == nil
-		}
-	}
-	return 0, false
+	owner, err := sockets.Owner(uint16(port))
+	return err == nil && owner == uint32(os.Getuid())
 }
 
 func askPlainly(ctx context.Context, location string) (diagnose.Answer, error) {

@@ -39,7 +39,7 @@ type config struct {
 	allowedClientIDs []azure.ClientID
 	strictAPIVersion bool
 	imdsPassthrough  string
-	imdsAddress      string
+	imdsAddress      azure.MetadataURL
 	prefetch         []azure.Resource
 	caFile           string
 
@@ -115,7 +115,7 @@ func (c *config) parse(flags *flagenv.Set, args []string, getenv func(string) st
 
 // addFlags defines every flag. Its usage texts are what --help shows.
 func (c *config) addFlags(flags *pflag.FlagSet) {
-	c.port, c.imdsPassthrough = azure.ProxyPort, passthroughOn
+	c.port, c.imdsPassthrough, c.imdsAddress = azure.ProxyPort, passthroughOn, "http://"+azure.MetadataIP
 	flagenv.Var(flags, &c.port, "proxy-port", parsePort, "`port` to listen on, at 127.0.0.1")
 	flagenv.Var(flags, &c.adminAddress, "admin-address", flagenv.Optional(azure.ParseAddress),
 		"`address` (HOST:PORT or :PORT) at which the kubelet and Prometheus find /readyz, /livez, /metrics and /debug/clients, never tokens; empty means nowhere")
@@ -131,7 +131,7 @@ func (c *config) addFlags(flags *pflag.FlagSet) {
 	flags.BoolVar(&c.strictAPIVersion, "strict-api-version", false, "refuse token requests without api-version, as IMDS does")
 	flagenv.Var(flags, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughOn, passthroughOff),
 		"on or off: forward instance metadata, never identity, to the real IMDS")
-	flags.StringVar(&c.imdsAddress, "imds-address", "http://"+azure.MetadataIP, "where the real IMDS is; for tests")
+	flagenv.Var(flags, &c.imdsAddress, "imds-address", azure.ParseMetadataURL, "`URL` of the real IMDS; for tests")
 	flagenv.List(flags, &c.prefetch, "prefetch", azure.ParseResource,
 		"`resource` to have a token ready for, as "+azure.EnvClientID+", before it is asked for; repeatable")
 	flags.StringVar(&c.caFile, "ca-file", "", "PEM `file` of certificate authorities to trust for Entra beside the system's")
@@ -304,7 +304,7 @@ func (c *config) handlerConfig() imds.Config {
 		Version:          version,
 	}
 	if c.imdsPassthrough == passthroughOn {
-		cfg.Passthrough.Address = c.imdsAddress
+		cfg.Passthrough = c.imdsAddress
 	}
 	return cfg
 }

@@ -143,7 +143,7 @@ func backgroundParts(cfg config, observed *observer, own map[string]http.Handler
 		parts = append(parts, admin.run)
 	}
 	if cfg.imdsPassthrough == passthroughOn {
-		parts = append(parts, func(ctx context.Context) error { return checkExemption(ctx, cfg.imdsAddress) })
+		parts = append(parts, func(ctx context.Context) error { return checkExemption(ctx, string(cfg.imdsAddress)) })
 	}
 	return parts, nil
 }

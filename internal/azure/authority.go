@@ -15,6 +15,9 @@ type AuthorityHost string
 // TokenProxy is the https URL of an identity binding's token proxy. It may have a path.
 type TokenProxy string
 
+// MetadataURL is where an instance metadata service is: http://HOST or http://HOST:PORT.
+type MetadataURL string
+
 // The clouds' authority hosts.
 const (
 	PublicAuthorityHost       AuthorityHost = "https://login.microsoftonline.com/"
@@ -91,12 +94,13 @@ var (
 	errFragment = &Error{secret: true, reason: "must not contain a fragment (#)"}
 	errPort     = &Error{secret: true, reason: "must have a port between 1 and 65535"}
 	errPath     = &Error{secret: true, reason: "must not contain a path: the tenant is set separately"}
+	errMetadata = &Error{secret: true, reason: "must be http://HOST or http://HOST:PORT"}
 )
 
 // ParseAuthorityHost parses the https URL of a host, with or without a slash at its end.
 // MSAL would take the first segment of a path for the tenant, so there must be none.
 func ParseAuthorityHost(s string) (AuthorityHost, error) {
-	u, err := parseHTTPS(s)
+	u, err := parseURL(s, "https")
 	if err != nil {
 		return "", err
 	}
@@ -108,18 +112,27 @@ func ParseAuthorityHost(s string) (AuthorityHost, error) {
 
 // ParseTokenProxy parses the https URL of a token proxy.
 func ParseTokenProxy(s string) (TokenProxy, error) {
-	if _, err := parseHTTPS(s); err != nil {
+	if _, err := parseURL(s, "https"); err != nil {
 		return "", err
 	}
 	return TokenProxy(s), nil
 }
 
-// parseHTTPS parses the https URL of a host. The pod's credential is sent there: anything
-// less would send it in the clear.
-func parseHTTPS(s string) (*url.URL, error) {
+// ParseMetadataURL parses the http URL of a host, with or without a slash at its end.
+func ParseMetadataURL(s string) (MetadataURL, error) {
+	u, err := parseURL(s, "http")
+	if err != nil || u.Path != "" && u.Path != "/" {
+		return "", errMetadata
+	}
+	return MetadataURL("http://" + u.Host), nil
+}
+
+// parseURL parses the URL of a host. To a URL of https the pod's credential is sent:
+// another scheme would send it in the clear.
+func parseURL(s, scheme string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
-	case err != nil || u.Scheme != "https" || !isHost(u.Hostname()):
+	case err != nil || u.Scheme != scheme || !isHost(u.Hostname()):
 		return nil, errURL
 	case u.User != nil:
 		return nil, errUser

@@ -109,3 +109,17 @@ func TestParseTokenProxy(t *testing.T) {
 	}
 	checkBytes(t, azure.ParseTokenProxy, "https://a/b^c", "!$&'()*+,-./09:;=@AFGZ[]_afgz~")
 }
+
+func TestParseMetadataURL(t *testing.T) {
+	for in, want := range map[string]azure.MetadataURL{
+		"http://169.254.169.254": "http://169.254.169.254", "http://192.0.2.1:80/": "http://192.0.2.1:80", "HTTP://[::1]:65535": "http://[::1]:65535",
+	} {
+		check(t, azure.ParseMetadataURL, in, want, "")
+	}
+	for _, in := range []string{
+		"", "169.254.169.254", "nonsense", "http://", "https://192.0.2.1", "http://192.0.2.1/metadata/identity", "http://192.0.2.1//", "http://192.0.2.1?a",
+		"http://192.0.2.1#", "http://user@192.0.2.1", "http://192.0.2.1:0", "http://192.0.2.1:65536", "http://192.0.2.1:http",
+	} {
+		check(t, azure.ParseMetadataURL, in, "", "must be http://HOST or http://HOST:PORT")
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/sockets"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
@@ -49,7 +50,8 @@ func silent() diagnose.Metadata {
 	lost := func(context.Context) (diagnose.Answer, error) {
 		return diagnose.Answer{}, context.DeadlineExceeded
 	}
-	return diagnose.Metadata{Port: 8000, AskPort: refused, AskRedirect: lost}
+	nobody := func() (uint32, error) { return 0, sockets.ErrNoListener }
+	return diagnose.Metadata{Port: 8000, ProxyUIDs: []uint32{1501}, PortOwner: nobody, AskPort: refused, AskRedirect: lost}
 }
 
 // config points everywhere at closed ports of this machine.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 )
 
@@ -12,6 +13,12 @@ import (
 type Metadata struct {
 	// Port is the proxy's, for texts.
 	Port int
+
+	// PortOwner returns the UID of the process that listens at the proxy's port.
+	PortOwner func() (uint32, error)
+
+	// ProxyUIDs are the users as which the proxy may run, the usual one first.
+	ProxyUIDs []uint32
 
 	// AskPort asks /readyz of the proxy's own port.
 	AskPort func(context.Context) (Answer, error)
@@ -44,45 +51,69 @@ type Answer struct {
 	Reason string
 }
 
+// listener is what answers at the proxy's port.
+type listener int
+
+const (
+	nothing  listener = iota // or what is no proxy
+	proxy                    // a proxy such as this one, of its user
+	imposter                 // a process of another user
+)
+
 func (w *walk) metadata(ctx context.Context) []Finding {
 	m := w.cfg.IMDS
-	port, running := m.port(ctx)
-	w.proxyRuns = running
-	findings := []Finding{port, m.redirect(ctx, running)}
+	port, at := m.port(ctx)
+	w.proxyRuns = at == proxy
+	findings := []Finding{port, m.redirect(ctx, at)}
 	if m.AskReal != nil {
 		findings = append(findings, m.real(ctx))
 	}
 	return findings
 }
 
-// port says who listens on the proxy's port, and whether it is a proxy.
-func (m Metadata) port(ctx context.Context) (f Finding, running bool) {
+// port says who listens on the proxy's port, and whether it is a proxy. The owner is
+// looked up after the answer: a proxy that has just started must not vouch for what
+// answered before it.
+func (m Metadata) port(ctx context.Context) (f Finding, at listener) {
 	f = Finding{Status: OK, Item: fmt.Sprintf("127.0.0.1:%d", m.Port)}
 	answer, err := m.AskPort(ctx)
+	owner, ownerErr := m.PortOwner()
+	if err == nil && answer.Ours {
+		at = proxy
+	}
 	switch {
+	case ownerErr == nil && !slices.Contains(m.ProxyUIDs, owner):
+		at = imposter
+		f.Status, f.Text = Fail, fmt.Sprintf("a process of UID %d listens there; the proxy runs as UID %d", owner, m.ProxyUIDs[0])
+		f.Remedy = "remove the container that listens there, which can answer applications in the proxy's place; if the proxy runs as that user, run this check in its container"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		f.Status, f.Text = Note, "no proxy listens there"
 		f.Remedy = "start it, or name its port: --proxy-port (PROXY_PORT)"
 	case err != nil:
-		f.Status, f.Text = Fail, "somebody listens there and does not answer: "+fault(err)
+		f.Status, f.Text = Fail, "a process listens there and does not answer: "+fault(err)
 		f.Remedy = "see the proxy's log, or name its port: --proxy-port (PROXY_PORT)"
 	case !answer.Ours:
 		f.Status, f.Text = Fail, fmt.Sprintf("another server listens there (%q, status %d)", clip(answer.Server), answer.Status)
 		f.Remedy = "give the proxy another port: --proxy-port (PROXY_PORT), the same for proxy-init"
 	case answer.Status != 200:
 		f.Status, f.Text = Fail, fmt.Sprintf("this proxy, not ready: %s", clip(answer.Reason))
-		f.Remedy = "mend what it names; the steps above say how"
+		f.Remedy = "fix what it names; the steps above say how"
+	case ownerErr != nil:
+		f.Status, f.Text = Skipped, fmt.Sprintf("a proxy answers, ready; its user is not known: %v", ownerErr)
 	default:
 		f.Text = "this proxy, ready"
 	}
-	return f, err == nil && answer.Ours
+	return f, at
 }
 
 // redirect says where a request to the metadata address goes that this user makes.
-func (m Metadata) redirect(ctx context.Context, running bool) Finding {
+func (m Metadata) redirect(ctx context.Context, at listener) Finding {
 	f := Finding{Status: OK, Item: "redirect"}
 	answer, err := m.AskRedirect(ctx)
 	switch {
+	case err == nil && answer.Ours && at == imposter:
+		f.Status, f.Text = Fail, "the metadata address leads to the process of another user"
+		f.Remedy = "remove the container that listens at the proxy's port"
 	case err == nil && answer.Ours:
 		f.Text = "the metadata address leads to this proxy"
 	case err == nil:
@@ -96,7 +127,7 @@ func (m Metadata) redirect(ctx context.Context, running bool) Finding {
 	case m.Exempt && !m.NoRedirect:
 		f.Status, f.Text = Skipped, "not to be seen by the proxy's own user, whom it exempts; ask as the application: curl -sS http://169.254.169.254/readyz says ok"
 	default:
-		return m.noRedirect(running)
+		return m.noRedirect(at == proxy)
 	}
 	return f
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"imds-oidc-proxy/internal/diagnose"
+	"imds-oidc-proxy/internal/sockets"
 )
 
 // TestMetadata: what is concluded from who answers.
@@ -49,6 +50,8 @@ func TestMetadata(t *testing.T) {
 			cfg := config(t, goodClaims())
 			cfg.IMDS = diagnose.Metadata{
 				Port:        8000,
+				ProxyUIDs:   []uint32{1501},
+				PortOwner:   func() (uint32, error) { return 1501, nil },
 				AskPort:     func(context.Context) (diagnose.Answer, error) { return test.port.answer, test.port.err },
 				AskRedirect: func(context.Context) (diagnose.Answer, error) { return test.redirect.answer, test.redirect.err },
 				Exempt:      test.exempt, NoRedirect: test.noRedirect,
@@ -59,6 +62,43 @@ func TestMetadata(t *testing.T) {
 			}
 			if f := finding(t, report, diagnose.IMDS, "redirect"); f.Status != test.wantRedirect || !strings.Contains(f.Text, test.says) {
 				t.Errorf("redirect: got %+v, want %s and %q", f, test.wantRedirect, test.says)
+			}
+		})
+	}
+}
+
+// TestPortOwner: what another user's process answers is not believed, however much it
+// looks like the proxy's answer.
+func TestPortOwner(t *testing.T) {
+	ours := func(context.Context) (diagnose.Answer, error) {
+		return diagnose.Answer{Ours: true, Server: "imds-oidc-proxy/dev", Status: 200}, nil
+	}
+	for name, test := range map[string]struct {
+		owner        uint32
+		err          error
+		want         diagnose.Status
+		wantRedirect diagnose.Status
+		says         string
+	}{
+		"the proxy's user":     {1501, nil, diagnose.OK, diagnose.OK, "this proxy, ready"},
+		"the check's user":     {2000, nil, diagnose.OK, diagnose.OK, "this proxy, ready"},
+		"the application":      {1000, nil, diagnose.Fail, diagnose.Fail, "a process of UID 1000 listens there; the proxy runs as UID 1501"},
+		"root":                 {0, nil, diagnose.Fail, diagnose.Fail, "a process of UID 0 listens there"},
+		"cannot be seen":       {0, errors.New("permission denied"), diagnose.Skipped, diagnose.OK, "permission denied"},
+		"gone in the meantime": {0, sockets.ErrNoListener, diagnose.Skipped, diagnose.OK, "no process listens"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config(t, goodClaims())
+			cfg.IMDS = diagnose.Metadata{
+				Port: 8000, ProxyUIDs: []uint32{1501, 2000}, AskPort: ours, AskRedirect: ours,
+				PortOwner: func() (uint32, error) { return test.owner, test.err },
+			}
+			report := diagnose.Run(t.Context(), cfg, nil)
+			if f := finding(t, report, diagnose.IMDS, "127.0.0.1:8000"); f.Status != test.want || !strings.Contains(f.Text, test.says) {
+				t.Errorf("port: got %+v, want %s and %q", f, test.want, test.says)
+			}
+			if f := finding(t, report, diagnose.IMDS, "redirect"); f.Status != test.wantRedirect {
+				t.Errorf("redirect: got %+v, want %s", f, test.wantRedirect)
 			}
 		})
 	}

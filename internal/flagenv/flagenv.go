@@ -138,6 +138,18 @@ func Errorf(flag, format string, args ...any) error {
 	return &Error{Flags: []string{flag}, Reason: fmt.Sprintf(format, args...)}
 }
 
+// Required returns an [*Error] that says of all missing flags that they are required. The
+// hint follows, such as ", for example 1.2.3.4". Nil: no flag is missing.
+func Required(missing []string, hint string) error {
+	switch len(missing) {
+	case 0:
+		return nil
+	case 1:
+		return &Error{Flags: missing, Reason: "is required" + hint}
+	}
+	return &Error{Flags: missing, Reason: "are required" + hint}
+}
+
 // Error returns one line, such as `--proxy-port (PROXY_PORT) "0": must be between 1 and 65535`.
 func (e *Error) Error() string {
 	names := make([]string, len(e.Flags))

@@ -1,8 +1,8 @@
 package flagenv
 
 import (
-	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -13,7 +13,11 @@ import (
 
 // Var defines a flag whose text parse reads. The default is what target holds.
 func Var[T any](flags *pflag.FlagSet, target *T, name string, parse func(string) (T, error), usage string) {
-	flags.Var(&value[T]{target, fmt.Sprint(*target), parse}, name, usage)
+	text := "" // --help shows no default then
+	if !reflect.ValueOf(target).Elem().IsZero() {
+		text = fmt.Sprint(*target)
+	}
+	flags.Var(&value[T]{target, text, parse}, name, usage)
 }
 
 // List defines a flag that takes a list, separated by commas. Given again, it adds to the
@@ -23,7 +27,6 @@ func List[T any](flags *pflag.FlagSet, target *[]T, name string, parse func(stri
 		items, err := ParseList(s, parse)
 		return slices.Concat(*target, items), err
 	}, usage)
-	flags.Lookup(name).DefValue = ""
 }
 
 // value is a [pflag.Value] of any type that a function parses.
@@ -87,7 +90,7 @@ func OneOf(values ...string) func(string) (string, error) {
 	reason := "must be " + strings.Join(values[:last], ", ") + " or " + values[last]
 	return func(s string) (string, error) {
 		if !slices.Contains(values, s) {
-			return "", errors.New(reason)
+			return "", azure.Invalid(s, reason)
 		}
 		return s, nil
 	}

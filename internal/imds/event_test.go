@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/tokens"
@@ -50,7 +51,7 @@ func TestEvents(t *testing.T) {
 				source = failing(test.err)
 			}
 			cfg := config(source)
-			cfg.Passthrough.Address = machine.URL
+			cfg.Passthrough = azure.MetadataURL(machine.URL)
 			now := epoch
 			cfg.Now = func() time.Time { now = now.Add(time.Second); return now }
 			var got []imds.Event

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/tokens"
 )
 
@@ -99,7 +99,7 @@ func FuzzRequest(f *testing.F) {
 	machine := newDecoy(f)
 	source := &tokenSource{}
 	cfg := config(source)
-	cfg.Passthrough = imds.Passthrough{Address: machine.URL}
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
 	h := newHandler(f, cfg)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))

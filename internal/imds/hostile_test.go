@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/test/kit/local"
 )
@@ -117,7 +118,7 @@ func TestHostile(t *testing.T) {
 	machine := newDecoy(t)
 	tokens := &tokenSource{}
 	cfg := config(tokens)
-	cfg.Passthrough.Address = machine.URL
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
 	// Time for bodies is short: some cases promise one that never comes.
 	addr := serve(t, newHandler(t, cfg), imds.Limits{BodyTime: 50 * time.Millisecond}, imds.MaxConnections)
 

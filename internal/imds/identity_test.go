@@ -80,11 +80,6 @@ func TestNewRefuses(t *testing.T) {
 		{"no tenant", func(c *imds.Config) { c.TenantID = "" }, "no tenant ID"},
 		{"default not allowed", func(c *imds.Config) { c.Identities, c.AllowedClientIDs = nil, []azure.ClientID{otherID} }, `AZURE_CLIENT_ID "` + defaultID + `": must be among --allowed-client-ids`},
 		{"mapped to what is not allowed", func(c *imds.Config) { c.AllowedClientIDs = []azure.ClientID{defaultID} }, "the client ID must be among --allowed-client-ids"},
-		{"passthrough with a path", func(c *imds.Config) { c.Passthrough.Address = "http://192.0.2.1/metadata/identity" }, "must be http://HOST"},
-		{"passthrough with a query", func(c *imds.Config) { c.Passthrough.Address = "http://192.0.2.1?a" }, "must be http://HOST"},
-		{"passthrough over https", func(c *imds.Config) { c.Passthrough.Address = "https://192.0.2.1" }, "must be http://HOST"},
-		{"passthrough to nowhere", func(c *imds.Config) { c.Passthrough.Address = "http://" }, "must be http://HOST"},
-		{"passthrough without limits", func(c *imds.Config) { c.Passthrough = imds.Passthrough{Address: "http://192.0.2.1", Timeout: -1} }, "must not be negative"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := config(&tokenSource{})

@@ -6,7 +6,7 @@
 // settles which identity is meant, asks a [TokenSource] for the token, and writes
 // the answer in the bytes that clients rely on. What IMDS tells about the machine
 // and not about its identity can be forwarded to the real one (see
-// [Passthrough]). It obtains no tokens and keeps none.
+// [Config.Passthrough]). It obtains no tokens and keeps none.
 //
 //	handler, err := imds.New(imds.Config{Tokens: exchanger, TenantID: tenant})
 //	…
@@ -71,8 +71,9 @@ type Config struct {
 	// they are taken, since documented samples leave it out.
 	StrictAPIVersion bool
 
-	// Passthrough forwards what is not identity to the real IMDS. Zero: off.
-	Passthrough Passthrough
+	// Passthrough is the real IMDS, to which requests that are not about identity are
+	// forwarded. Empty: they are not forwarded.
+	Passthrough azure.MetadataURL
 
 	// Own maps the paths of the proxy's own endpoints, such as /readyz, to who
 	// answers GET and HEAD there. They are taken as they are spelled, and none may
@@ -91,6 +92,8 @@ type Config struct {
 
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
+
+	forwardLimits forwardLimits // for tests of this package
 }
 
 // ServerName begins the Server header of every answer of the proxy's own, and tells
@@ -120,13 +123,10 @@ type Handler struct {
 	serverHeader, jsonHeader, noStoreHeader []string
 }
 
-// Validate says what is wrong with the settings, naming the proxy's flag or variable:
-// those of identities and of forwarding.
+// Validate returns an error where identities do not go together. It names the proxy's flag
+// or variable.
 func (cfg Config) Validate() error {
-	if _, err := newIdentities(cfg); err != nil {
-		return err
-	}
-	_, err := newForwarder(cfg.Passthrough)
+	_, err := newIdentities(cfg)
 	return err
 }
 
@@ -145,14 +145,10 @@ func New(cfg Config) (*Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	forwarder, err := newForwarder(cfg.Passthrough)
-	if err != nil {
-		return nil, err
-	}
 	h := &Handler{
 		tokens:        cfg.Tokens,
 		identities:    ids,
-		forwarder:     forwarder,
+		forwarder:     newForwarder(cfg.Passthrough, cfg.forwardLimits),
 		log:           cfg.Log,
 		observe:       cfg.Observe,
 		now:           cfg.Now,

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/tokens"
@@ -216,7 +217,7 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	defer machine.Close()
 	cfg := config(source)
 	cfg.Log = log
-	cfg.Passthrough.Address = machine.URL
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
 	h := newHandler(t, cfg)
 	long := "https://" + strings.Repeat("a", 900)
 	for _, target := range []string{

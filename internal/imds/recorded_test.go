@@ -41,7 +41,7 @@ func TestRecorded(t *testing.T) {
 	source := &tokenSource{}
 	machine := newDecoy(t)
 	cfg := config(source)
-	cfg.Passthrough.Address = machine.URL
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
 	addr := serve(t, newHandler(t, cfg), imds.Limits{}, imds.MaxConnections)
 	count := 0
 	for _, file := range files {

@@ -2,6 +2,7 @@ package imds
 
 import (
 	"bytes"
+	"cmp"
 	"log"
 	"net/http"
 	"time"
@@ -59,14 +60,14 @@ func NewServer(h http.Handler, logger *zap.Logger, limits Limits) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Server{
-		Handler:           refuseBodies(h, orDefault(limits.BodyTime, bodyTime)),
-		ReadHeaderTimeout: orDefault(limits.HeaderTime, headerTime),
+		Handler:           refuseBodies(h, cmp.Or(limits.BodyTime, bodyTime)),
+		ReadHeaderTimeout: cmp.Or(limits.HeaderTime, headerTime),
 		// No ReadTimeout: header and body have limits of their own, and a request that
 		// waits for a slow exchange is not read any more.
 		ReadTimeout:    0,
-		WriteTimeout:   orDefault(limits.WriteTime, writeTime),
-		IdleTimeout:    orDefault(limits.IdleTime, idleTime),
-		MaxHeaderBytes: orDefault(limits.HeaderBytes, headerBytes),
+		WriteTimeout:   cmp.Or(limits.WriteTime, writeTime),
+		IdleTimeout:    cmp.Or(limits.IdleTime, idleTime),
+		MaxHeaderBytes: cmp.Or(limits.HeaderBytes, headerBytes),
 		Protocols:      protocols,
 		// OPTIONS * is answered like any other request, by the handler.
 		DisableGeneralOptionsHandler: true,

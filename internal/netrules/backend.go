@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/coreos/go-iptables/iptables"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // Mode names an iptables backend.
@@ -30,7 +32,7 @@ func ParseMode(s string) (Mode, error) {
 	case ModeAuto, ModeNFT, ModeLegacy:
 		return m, nil
 	}
-	return "", fmt.Errorf("%q: not one of auto, nft, legacy", s)
+	return "", azure.Invalid(s, "must be auto, nft or legacy")
 }
 
 const (

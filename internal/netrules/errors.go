@@ -33,6 +33,8 @@ const (
 	HostNetwork
 	// TimedOut: iptables did not end in time.
 	TimedOut
+	// PortTaken: a process of another user than the proxy's holds the proxy's port.
+	PortTaken
 )
 
 // Error is a failure to install, check, prove or remove the redirect.

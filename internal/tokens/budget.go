@@ -13,7 +13,7 @@ import (
 // An exchange costs Entra a request, and any client of the pod can cause one by inventing a
 // client ID or a resource. So exchanges for keys without a token draw on a budget: each
 // configured identity has one, and all other client IDs share one. Refreshes and prefetched
-// keys draw on none. ADR 0044 says why, and what these limits do not prevent.
+// keys draw on none. ADR 0046 says why, and what these limits do not prevent.
 
 const (
 	// budgetRate and budgetBurst bound the tries of a budget, per second and at once. A

@@ -23,7 +23,7 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// TestMain finds goroutines that Close leaves behind.
+// TestMain fails if goroutines still run after Close.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestCertificateIsTrustedByItsCAOnly(t *testing.T) {
@@ -96,7 +96,7 @@ func TestExchangeNotesThePathBeforeAPrefixIsStripped(t *testing.T) {
 	}
 }
 
-// recorder is an http.ResponseWriter that keeps the status.
+// recorder is an http.ResponseWriter that stores the status.
 type recorder struct {
 	header http.Header
 	status int
@@ -200,7 +200,7 @@ func TestNobodyIsThereAfterClose(t *testing.T) {
 	})
 }
 
-// lockedBuffer is a log that many goroutines write.
+// lockedBuffer is a log that many goroutines write to.
 type lockedBuffer struct {
 	mu sync.Mutex
 	bytes.Buffer

@@ -1,0 +1,131 @@
+package attack
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/test/kit/pod"
+)
+
+const (
+	// adminConnections is how many connections the proxy serves at the admin port.
+	adminConnections = 64
+
+	adminPort    = 8001
+	adminAddress = "10.244.0.7:8001"
+
+	// maxAdminGrowth is how much anonymous memory an attack on the admin port may cost.
+	maxAdminGrowth = 6 * mebibyte
+
+	// adminRounds is how often the attack is made, each time on a new proxy: the worst
+	// counts.
+	adminRounds   = 5
+	adminDuration = 2 * time.Second
+)
+
+// TestAdminAttack: whoever reaches the admin port from another pod costs the proxy little,
+// and keeps no probe from its answer.
+func TestAdminAttack(t *testing.T) {
+	const name = "header of 3,147 lines at the admin port"
+	node := newNode(t)
+	growth, worst, failures, opened, peak, sockets := 0, 0.0, 0, 0, 0, 0
+	for range adminRounds {
+		t.Run("round", func(t *testing.T) {
+			group := newCgroup(t, memoryLimit)
+			startPod(t, group, "--admin-address="+adminAddress)
+			fillCache(t)
+			probe := node.start(t, "ask", adminAddress, "/livez")
+			before := group.anonymous(t)
+			attacker := node.start(t, "attack", "lines", adminAddress, fmt.Sprint(adminConnections))
+			stop := make(chan struct{})
+			time.AfterFunc(adminDuration, func() { close(stop) })
+			most := greatest(5*time.Millisecond, stop, func() int { return group.anonymous(t) })
+			sockets = max(sockets, group.sockets(t, adminPort))
+			var waited map[string]waits
+			probe.end(t, &waited)
+			var attacked struct{ Opened int }
+			attacker.end(t, &attacked)
+			for _, w := range waited {
+				worst, failures = max(worst, w.Worst), failures+w.Failures
+			}
+			growth, opened, peak = max(growth, most-before), opened+attacked.Opened, max(peak, group.peak(t))
+		})
+	}
+	if growth > maxAdminGrowth {
+		t.Errorf("the attack cost %.1f MiB of anonymous memory, want %d MiB at the most", float64(growth)/mebibyte, maxAdminGrowth/mebibyte)
+	}
+	if slowest := time.Duration(worst * float64(time.Millisecond)); slowest > maxWait {
+		t.Errorf("a probe waited %s, want %s at the most", slowest, maxWait)
+	}
+	addRow(name, fmt.Sprintf("%.1f MiB, anonymous +%.1f MiB", float64(peak)/mebibyte, float64(growth)/mebibyte),
+		fmt.Sprintf("%.1f MiB", float64(sockets)/mebibyte), fmt.Sprintf("%.0f ms", worst), failures, opened)
+}
+
+// node is another network namespace, one hop away from the pod's, as other pods and the
+// kubelet are.
+type node struct{ namespace string }
+
+const nodeSetup = `link add eth0 type veth peer name node0 netns %d
+address add 10.244.0.7/24 dev eth0
+link set eth0 up
+`
+
+const peerSetup = `link set lo up
+address add 10.244.0.1/24 dev node0
+link set node0 up
+`
+
+func newNode(t *testing.T) *node {
+	t.Helper()
+	holder := exec.Command("cat") // until its standard input ends
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	stdin, err := holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		_ = holder.Wait()
+	})
+	n := &node{fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid)}
+	here, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if there, err := os.Readlink(n.namespace); err != nil || there == here {
+		t.Fatalf("the other network namespace is %q (%v), and this one %q: want two", there, err, here)
+	}
+	mustRun(t, fmt.Sprintf(nodeSetup, holder.Process.Pid), "ip", "-batch", "-")
+	mustRun(t, peerSetup, n.inside("ip", "-batch", "-")...)
+	return n
+}
+
+// inside is a command line that runs in the namespace.
+func (n *node) inside(args ...string) []string {
+	return append([]string{"nsenter", "--net=" + n.namespace, "--"}, args...)
+}
+
+// start is [start] in the namespace.
+func (n *node) start(t *testing.T, args ...string) *client {
+	t.Helper()
+	id := fmt.Sprint(pod.ApplicationUID)
+	return startClient(t, exec.Command("nsenter", n.inside(append([]string{"setpriv", "--reuid=" + id, "--regid=" + id, "--clear-groups",
+		"--inh-caps=-all", "--", program("client")}, args...)...)[1:]...))
+}
+
+func mustRun(t *testing.T, stdin string, args ...string) {
+	t.Helper()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdin = strings.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
