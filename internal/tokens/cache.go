@@ -58,7 +58,7 @@ func (m *memory) victim() (k key, ok bool) {
 			oldest[b] = k
 		}
 		h, _ := m.held.Peek(k)
-		if bytes[b] += h.size(k); most == nil || bytes[b] > bytes[most] {
+		if bytes[b] += h.size(k); bytes[b] > bytes[most] {
 			most = b
 		}
 	}

@@ -301,6 +301,12 @@ func TestThrottleOfAnIdentityIsNotEvicted(t *testing.T) {
 			t.Errorf("%d exchanges, want 201", got)
 		}
 		f.failWith(nil)
+		for n := range int64(50) { // the latest of them are remembered too
+			r := inventedClientID(199 - n)
+			r.Resource = "https://other.example.test"
+			_, err := s.Token(t.Context(), r)
+			wantKind(t, err, exchange.Throttled)
+		}
 		_, err = ask(t, s, tokens.Request{Resource: "https://other.example.test"})
 		if e := wantKind(t, err, exchange.Throttled); errors.Is(e, tokens.ErrOverloaded) || e.RetryAfter < time.Minute {
 			t.Errorf("got %v, Retry-After %s, want Entra's", e, e.RetryAfter)
