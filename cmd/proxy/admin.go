@@ -9,11 +9,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-chi/chi/v5"
 	"go.uber.org/zap"
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/health"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/server"
 	"imds-oidc-proxy/internal/tokens"
 )
 
@@ -22,27 +24,44 @@ const (
 	// bounds what the cluster's network can make the sidecar hold: some 2 MiB.
 	adminConnections = 64
 
-	// adminWriteTime is for the reading of an answer, some 10 KiB. Nobody waits for Entra
-	// here: whoever takes longer holds a place that a probe may need.
-	adminWriteTime = 5 * time.Second
-
 	// adminDrainTimeout is for a scrape in flight when the proxy ends.
 	adminDrainTimeout = time.Second
 )
 
-// ownEndpoints are what the proxy answers for itself, by exact path. They are the
-// same at the proxy's own port, for curl in the pod, and at --admin-address, for
-// the kubelet and Prometheus: none of them tells a secret, or changes anything.
+// newRouter returns what the proxy answers for itself, by exact path. It is the same at the
+// proxy's own port, for curl in the pod, and at --admin-address, for the kubelet and
+// Prometheus: none of the answers tells a secret, or changes anything, and no spelling of a
+// path leads to tokens or to forwarding.
 //
 // That goes for /debug/clients too: beside what /metrics has of callers, it tells how
 // often and when they asked, and what to upgrade to.
-func ownEndpoints(observed *observer, listening *atomic.Bool) map[string]http.Handler {
-	return map[string]http.Handler{
+func newRouter(observed *observer, listening *atomic.Bool, log *zap.Logger) http.Handler {
+	return routerFor(map[string]http.Handler{
 		"/readyz":        health.Handler("readyz", readyChecks(observed.exchanger, listening)),
 		"/livez":         health.Handler("livez", liveChecks(observed.tokens)),
 		"/metrics":       observed.metrics,
 		"/debug/clients": observed.census,
+	}, log)
+}
+
+// routerFor routes by exact path: chi does not clean or redirect paths. The method is
+// checked behind it, so that a path that is not served is 404 with any method.
+func routerFor(endpoints map[string]http.Handler, log *zap.Logger) http.Handler {
+	router := chi.NewRouter()
+	router.NotFound(imds.NotFound)
+	router.MethodNotAllowed(imds.NotFound) // for methods that chi does not know
+	for path, endpoint := range endpoints {
+		message := "received " + path[1:] + " request"
+		router.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			log.Debug(message, zap.String("path", path))
+			if r.Method != http.MethodGet && r.Method != http.MethodHead {
+				imds.MethodNotAllowed(w, r)
+				return
+			}
+			endpoint.ServeHTTP(w, r)
+		})
 	}
+	return router
 }
 
 // readyChecks is what the proxy needs to be of use, as far as the pod can tell.
@@ -71,14 +90,11 @@ func liveChecks(service *tokens.Service) []health.Check {
 	}
 }
 
-// admin serves the proxy's own endpoints on an address that others can reach.
-type admin struct {
-	listener net.Listener
-	server   *http.Server
-}
-
-func newAdmin(address string, own map[string]http.Handler, log *zap.Logger) (*admin, error) {
-	listener, err := net.Listen("tcp", address)
+// newAdmin returns a server for the proxy's own endpoints on an address that the whole
+// cluster may reach: all that a stranger can hold of it is one place for one answer, and not
+// for long. A kubelet whose probes find no place restarts the sidecar.
+func newAdmin(ctx context.Context, address string, own http.Handler, log *zap.Logger) (*server.Server, error) {
+	listener, err := server.Listen(ctx, address)
 	if err != nil {
 		return nil, fmt.Errorf("--admin-address (PROXY_ADMIN_ADDRESS) %s: %w", address, err)
 	}
@@ -86,47 +102,40 @@ func newAdmin(address string, own map[string]http.Handler, log *zap.Logger) (*ad
 	return adminOn(listener, own, log), nil
 }
 
-// adminOn serves on a listener that strangers can reach: all they can hold of it is
-// one place for one answer, and not for long. A kubelet whose probes find no place
-// restarts the sidecar.
-func adminOn(listener net.Listener, own map[string]http.Handler, log *zap.Logger) *admin {
-	server := imds.NewServer(adminHandler(own), log, imds.Limits{WriteTime: adminWriteTime})
-	// Requests one behind the other would have the time of each.
-	server.SetKeepAlivesEnabled(false)
-	return &admin{listener: imds.LimitListener(listener, adminConnections), server: server}
+func adminOn(listener net.Listener, own http.Handler, log *zap.Logger) *server.Server {
+	return server.New(listener, server.Config{
+		Handler: withoutProxying(own),
+		Log:     log,
+		// Requests one behind the other would have the time of each.
+		OneRequest:     true,
+		MaxConnections: adminConnections,
+	})
 }
 
-// run serves until ctx ends: to the last, so that a proxy that drains is seen to.
-func (a *admin) run(ctx context.Context) error {
-	drained := make(chan struct{})
+// withoutProxying refuses what asks for another server's page, as one asks a proxy.
+func withoutProxying(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.IsAbs() {
+			imds.NotFound(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// runAdmin serves until ctx ends: to the last, so that a proxy that drains can be watched.
+func runAdmin(ctx context.Context, admin *server.Server) error {
+	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		defer close(drained)
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminDrainTimeout)
+		defer close(stopped)
+		timeout, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminDrainTimeout)
 		defer cancel()
-		_ = a.server.Shutdown(drain) // whoever scrapes more slowly has to do without
+		_ = admin.Shutdown(timeout) // a scrape that takes longer is lost
 	})
 	defer stop()
-	if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := admin.Serve(); err != nil {
 		return fmt.Errorf("serving --admin-address: %w", err)
 	}
-	<-drained // Serve ends as soon as the shutdown begins
+	<-stopped // Serve ends as soon as the shutdown begins
 	return nil
-}
-
-// adminHandler answers the exact paths of own and nothing else. The handler of
-// tokens and of forwarding is not behind it, so that no spelling of a path leads
-// there.
-func adminHandler(own map[string]http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		endpoint := own[r.URL.EscapedPath()]
-		switch {
-		case endpoint == nil || r.URL.IsAbs():
-			http.Error(w, "not served here", http.StatusNotFound)
-		case r.Method != http.MethodGet && r.Method != http.MethodHead:
-			w.Header().Set("Allow", "GET, HEAD")
-			http.Error(w, "the method must be GET", http.StatusMethodNotAllowed)
-		default:
-			endpoint.ServeHTTP(w, r)
-		}
-	})
 }

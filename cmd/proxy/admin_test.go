@@ -17,9 +17,11 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	zapobserver "go.uber.org/zap/zaptest/observer"
 
 	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
 	"imds-oidc-proxy/internal/tokens"
@@ -78,7 +80,7 @@ func TestReady(t *testing.T) {
 	idp := newTestIssuer(t)
 	observed, path := newTestObserver(t, idp, time.Hour)
 	var listening atomic.Bool
-	h := adminHandler(ownEndpoints(observed, &listening))
+	h := newRouter(observed, &listening, zap.NewNop())
 
 	if w := ask(h, "GET", "/readyz?verbose"); w.Code != 503 || !strings.HasPrefix(w.Body.String(), "[-]listening failed: ") {
 		t.Errorf("before the port is open: got %d %s", w.Code, w.Body)
@@ -114,13 +116,8 @@ func TestReady(t *testing.T) {
 func TestAdminServesNothingElse(t *testing.T) {
 	observed, _ := newTestObserver(t, newTestIssuer(t), time.Hour)
 	var listening atomic.Bool
-	own := ownEndpoints(observed, &listening)
-	for path := range own {
-		if strings.HasPrefix(path, "/metadata") {
-			t.Errorf("%s is served at the admin address", path)
-		}
-	}
-	server := httptest.NewServer(adminHandler(own))
+	own := newRouter(observed, &listening, zap.NewNop())
+	server := httptest.NewServer(withoutProxying(own))
 	defer server.Close()
 	const query = "?api-version=2018-02-01&resource=https://vault.azure.net"
 	for _, path := range []string{
@@ -147,23 +144,60 @@ func TestAdminServesNothingElse(t *testing.T) {
 		}
 	}
 	for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS", "TRACE"} {
-		if w := ask(adminHandler(own), method, "/readyz"); w.Code != http.StatusMethodNotAllowed {
+		if w := ask(own, method, "/readyz"); w.Code != http.StatusMethodNotAllowed {
 			t.Errorf("%s: got %d, want 405", method, w.Code)
 		}
 	}
-	if w := ask(adminHandler(own), "GET", "http://169.254.169.254/livez"); w.Code != http.StatusNotFound {
+	if w := ask(withoutProxying(own), "GET", "http://169.254.169.254/livez"); w.Code != http.StatusNotFound {
 		t.Errorf("an absolute target: got %d, want 404", w.Code)
 	}
 }
 
+// TestRefusalsAreTheSame: at either port what is not served is refused in the same words,
+// which are IMDS's.
+func TestRefusalsAreTheSame(t *testing.T) {
+	var listening atomic.Bool
+	observed, _ := newTestObserver(t, newTestIssuer(t), time.Hour)
+	own := newRouter(observed, &listening, zap.NewNop())
+	tokens, err := imds.New(imds.Config{Tokens: cached{}, TenantID: "22222222-2222-4222-8222-222222222222", DefaultClientID: testClientID, Fallback: own})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ method, path, code string }{
+		{"GET", "/", "not_found"}, {"POST", "/readyz/", "not_found"}, {"FOO", "/readyz", "not_found"},
+		{"POST", "/readyz", "method_not_allowed"}, {"DELETE", "/metrics", "method_not_allowed"},
+	} {
+		at, atAdmin := ask(tokens, test.method, test.path), ask(withoutProxying(own), test.method, test.path)
+		if at.Code != atAdmin.Code || at.Body.String() != atAdmin.Body.String() || at.Header().Get("Allow") != atAdmin.Header().Get("Allow") {
+			t.Errorf("%s %s: got %d %s, and at the admin port %d %s", test.method, test.path, at.Code, at.Body, atAdmin.Code, atAdmin.Body)
+		}
+		if !strings.Contains(at.Body.String(), `"error":"`+test.code+`"`) {
+			t.Errorf("%s %s: got %s, want %s", test.method, test.path, at.Body, test.code)
+		}
+	}
+}
+
+// TestOwnEndpointsAreLoggedAtDebug: probes come every few seconds.
+func TestOwnEndpointsAreLoggedAtDebug(t *testing.T) {
+	core, logs := zapobserver.New(zap.DebugLevel)
+	ask(routerFor(map[string]http.Handler{"/readyz": http.NotFoundHandler()}, zap.New(core)), "GET", "/readyz")
+	entries := logs.FilterMessage("received readyz request").All()
+	if len(entries) != 1 || entries[0].Level != zap.DebugLevel {
+		t.Errorf("got %+v, want one line at debug", entries)
+	}
+}
+
 // startAdmin serves the paths until the test ends.
-func startAdmin(t *testing.T, own map[string]http.Handler) *local.Pipes {
+func startAdmin(t *testing.T, endpoints map[string]http.Handler) *local.Pipes {
 	listener := local.NewPipes()
-	a := adminOn(listener, own, zap.NewNop())
-	go a.server.Serve(a.listener)
-	t.Cleanup(func() { a.server.Close() })
+	admin := adminOn(listener, routerFor(endpoints, zap.NewNop()), zap.NewNop())
+	go admin.Serve()
+	t.Cleanup(func() { admin.Close() })
 	return listener
 }
+
+// adminWriteTime is how long an answer may take at the most.
+const adminWriteTime = 5 * time.Second
 
 const adminRequest = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
 

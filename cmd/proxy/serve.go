@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"net/http"
 	"sync/atomic"
 	"syscall"
@@ -21,6 +20,7 @@ import (
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
+	"imds-oidc-proxy/internal/server"
 	"imds-oidc-proxy/internal/tokens"
 )
 
@@ -44,7 +44,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		return err
 	}
 	var listening atomic.Bool
-	own := ownEndpoints(observed, &listening)
+	own := newRouter(observed, &listening, requestLog)
 	handler, err := newHandler(cfg, observed, own, requestLog)
 	if err != nil {
 		return err
@@ -52,7 +52,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	if err := checkFederatedToken(cfg.federatedTokenFile); err != nil {
 		return err
 	}
-	listener, err := listen(ctx, cfg.port)
+	listener, err := server.Listen(ctx, fmt.Sprintf("127.0.0.1:%d", cfg.port))
 	if err != nil {
 		return portError(cfg.port, err)
 	}
@@ -62,18 +62,19 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		zap.String("tenant_id", string(cfg.tenantID)),
 		zap.String("client_id", string(cfg.defaultClientID)),
 		zap.String("imds_passthrough", cfg.imdsPassthrough))
-	accepted := newConns(imds.LimitListener(listener, maxConnections(maxFiles())))
-	ending := &drain{listener: listener, conns: accepted, listening: &listening, log: log}
-	server := imds.NewServer(ending.handler(handler), requestLog, imds.Limits{})
-	accepted.watch(server)
-	parts, err := backgroundParts(cfg, observed, own, requestLog, log)
+	tokenServer := server.New(listener, server.Config{Handler: handler, Log: requestLog, MaxConnections: maxConnections(maxFiles())})
+	parts, err := backgroundParts(ctx, cfg, observed, own, requestLog, log)
 	if err != nil {
 		listener.Close()
 		return err
 	}
 	listening.Store(true)
-	return proxy{accepted, server, parts, ending}.run(ctx)
+	return proxy{server: tokenServer, listening: &listening, parts: parts, log: log}.run(ctx)
 }
+
+// mostConnections is how many clients may be connected. A thousand clients of one pod can
+// ask at the same time.
+const mostConnections = 1024
 
 // otherFiles is how many files the proxy may have open beside its clients' connections:
 // 256 to Entra, those of the admin port, 16 to IMDS, and some of its own.
@@ -87,12 +88,12 @@ func maxConnections(files uint64) int {
 	if files > 2*otherFiles {
 		room = files - otherFiles
 	}
-	return int(min(max(room, 1), imds.MaxConnections))
+	return int(min(max(room, 1), mostConnections))
 }
 
 // cachedConnections is how many connections are left for clients whose token is cached
 // while others wait for an exchange.
-const cachedConnections = imds.MaxConnections - tokens.DefaultMaxWaiting
+const cachedConnections = mostConnections - tokens.DefaultMaxWaiting
 
 // maxWaiting is how many callers may wait for an exchange, of so many connections.
 func maxWaiting(connections int) int {
@@ -127,7 +128,7 @@ func portError(port int, err error) error {
 }
 
 // backgroundParts is what runs beside the server, from its start to its end.
-func backgroundParts(cfg config, observed *observer, own map[string]http.Handler, requestLog, log *zap.Logger) ([]func(context.Context) error, error) {
+func backgroundParts(ctx context.Context, cfg config, observed *observer, own http.Handler, requestLog, log *zap.Logger) ([]func(context.Context) error, error) {
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error {
 			defer observed.exchanger.Close()
@@ -136,11 +137,11 @@ func backgroundParts(cfg config, observed *observer, own map[string]http.Handler
 		func(ctx context.Context) error { return observed.limit.Run(ctx, log) },
 	}
 	if cfg.adminAddress != "" {
-		admin, err := newAdmin(cfg.adminAddress, own, requestLog)
+		admin, err := newAdmin(ctx, cfg.adminAddress, own, requestLog)
 		if err != nil {
 			return nil, err
 		}
-		parts = append(parts, admin.run)
+		parts = append(parts, func(ctx context.Context) error { return runAdmin(ctx, admin) })
 	}
 	if cfg.imdsPassthrough == passthroughOn {
 		parts = append(parts, func(ctx context.Context) error { return checkExemption(ctx, string(cfg.imdsAddress)) })
@@ -171,9 +172,9 @@ func newTokens(cfg config, observer tokens.Observer, log *zap.Logger) (*exchange
 	return exchanger, service, nil
 }
 
-func newHandler(cfg config, observed *observer, own map[string]http.Handler, log *zap.Logger) (*imds.Handler, error) {
+func newHandler(cfg config, observed *observer, own http.Handler, log *zap.Logger) (*imds.Handler, error) {
 	answers := cfg.handlerConfig()
-	answers.Tokens, answers.Own, answers.Observe, answers.Log = observed.tokens, own, observed.request, log
+	answers.Tokens, answers.Fallback, answers.Observe, answers.Log = observed.tokens, own, observed.request, log
 	handler, err := imds.New(answers)
 	if err != nil {
 		return nil, configError{err}
@@ -183,15 +184,14 @@ func newHandler(cfg config, observed *observer, own map[string]http.Handler, log
 
 // proxy is what runs, once all of it is made.
 type proxy struct {
-	listener net.Listener
-	server   *http.Server
-	parts    []func(context.Context) error // run beside the server, which needs them
-	ending   *drain
+	server    *server.Server
+	listening *atomic.Bool                  // for readiness
+	parts     []func(context.Context) error // run beside the server, which needs them
+	log       *zap.Logger
 }
 
-// run serves until ctx ends or a part fails. Then it stops accepting, lets the
-// requests in flight finish, and only after them ends the parts, which answer those
-// requests.
+// run serves until ctx ends or a part fails. Then it stops accepting, lets the requests in
+// progress finish, and only after them ends the parts, which those requests need.
 func (p proxy) run(ctx context.Context) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
@@ -200,7 +200,7 @@ func (p proxy) run(ctx context.Context) error {
 		group.Go(func() error { return part(background) })
 	}
 	group.Go(func() error {
-		if err := p.server.Serve(p.listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := p.server.Serve(); err != nil {
 			return fmt.Errorf("serving: %w", err)
 		}
 		return nil
@@ -208,10 +208,11 @@ func (p proxy) run(ctx context.Context) error {
 	group.Go(func() error {
 		defer stopBackground()
 		<-ctx.Done()
-		p.ending.log.Info("stopping the proxy server")
+		p.log.Info("stopping the proxy server")
+		p.listening.Store(false)
 		drainCtx, cancel := context.WithTimeout(background, drainTimeout)
 		defer cancel()
-		if err := p.ending.end(drainCtx, p.server); err != nil {
+		if err := p.server.Drain(drainCtx); err != nil {
 			return fmt.Errorf("requests were still in flight %s after the signal to end: %w", drainTimeout, err)
 		}
 		return nil

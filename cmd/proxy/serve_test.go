@@ -15,6 +15,7 @@ import (
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/server"
 	"imds-oidc-proxy/internal/tokens"
 )
 
@@ -66,7 +67,7 @@ func TestSettingsOfTokenRequests(t *testing.T) {
 // TestFailedPartEndsReadiness: a proxy that ends because a part of it failed says so
 // while it finishes what is in flight, as one does that was told to end.
 func TestFailedPartEndsReadiness(t *testing.T) {
-	listener, err := listen(t.Context(), 0)
+	listener, err := server.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,14 +83,11 @@ func TestFailedPartEndsReadiness(t *testing.T) {
 			}
 		}
 	})
-	accepted := newConns(listener)
-	ending := &drain{listener: listener, conns: accepted, listening: &listening, log: zap.NewNop()}
-	server := imds.NewServer(ending.handler(handler), nil, imds.Limits{})
-	accepted.watch(server)
 	ended := make(chan error)
 	go func() {
 		part := func(context.Context) error { <-inFlight; return fault }
-		ended <- proxy{accepted, server, []func(context.Context) error{part}, ending}.run(t.Context())
+		s := server.New(listener, server.Config{Handler: handler, MaxConnections: 1})
+		ended <- proxy{s, &listening, []func(context.Context) error{part}, zap.NewNop()}.run(t.Context())
 	}()
 	resp, err := http.Get("http://" + listener.Addr().String())
 	if err != nil {
@@ -108,8 +106,8 @@ func TestFailedPartEndsReadiness(t *testing.T) {
 // kernel would let nobody in, and quiet clients would keep their places.
 func TestConnectionsLeaveRoomForFiles(t *testing.T) {
 	for files, want := range map[uint64]int{
-		1 << 20: imds.MaxConnections, math.MaxUint64: imds.MaxConnections,
-		imds.MaxConnections + otherFiles: imds.MaxConnections, imds.MaxConnections: imds.MaxConnections - otherFiles,
+		1 << 20: mostConnections, math.MaxUint64: mostConnections,
+		mostConnections + otherFiles: mostConnections, mostConnections: mostConnections - otherFiles,
 		2*otherFiles + 1: otherFiles + 1, 2 * otherFiles: otherFiles, 100: 50, 1: 1, 0: 1,
 	} {
 		if got := maxConnections(files); got != want {

@@ -85,14 +85,14 @@ func BenchmarkServer(b *testing.B) {
 		w.Write(body)
 	})
 	b.Run("token", func(b *testing.B) {
-		benchRequests(b, serve(b, benchHandler(b), imds.Limits{}, imds.MaxConnections), honest)
+		benchRequests(b, serve(b, benchHandler(b)), honest)
 	})
 	b.Run("probe-while-exchange-hangs", func(b *testing.B) {
 		source := newHanging()
 		defer close(source.release)
 		cfg := config(source)
 		cfg.Log = discardLog()
-		addr := serve(b, newHandler(b, cfg), imds.Limits{}, imds.MaxConnections)
+		addr := serve(b, newHandler(b, cfg))
 		dial(b, addr).send(honest)
 		source.wait(b)
 		benchRequests(b, addr, strings.Replace(honest, "Metadata: true\r\n", "", 1))

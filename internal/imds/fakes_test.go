@@ -83,7 +83,7 @@ func config(source imds.TokenSource) imds.Config {
 		DefaultClientID: defaultID,
 		Identities:      identities(objectID, mappedID, resourceID, mappedID),
 		Version:         "test",
-		Own:             map[string]http.Handler{"/readyz": http.HandlerFunc(ok)},
+		Fallback:        http.HandlerFunc(fallback),
 		Now:             func() time.Time { return epoch },
 	}
 }
@@ -97,7 +97,17 @@ func identities(pairs ...string) map[azure.Selector]azure.ClientID {
 	return known
 }
 
-func ok(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }
+// fallback answers /readyz as the proxy's own endpoints answer.
+func fallback(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.URL.Path != "/readyz":
+		imds.NotFound(w, r)
+	case r.Method != http.MethodGet:
+		imds.MethodNotAllowed(w, r)
+	default:
+		io.WriteString(w, "ok")
+	}
+}
 
 func newHandler(t testing.TB, cfg imds.Config) *imds.Handler {
 	t.Helper()

@@ -217,7 +217,7 @@ func TestHalfClosedIsForwarded(t *testing.T) {
 	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done() // net/http has seen the end
 		h.ServeHTTP(w, r)
-	}), imds.Limits{}, imds.MaxConnections)
+	}))
 	for range 10 { // a place and the client's end are both there to choose from
 		c := dial(t, addr)
 		c.send("GET " + instance + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n")

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -21,7 +20,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/azure"
-	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/server"
 	"imds-oidc-proxy/test/kit/local"
 )
 
@@ -69,31 +68,31 @@ func (d *decoy) seenHeaders() []http.Header {
 	return headers
 }
 
-// serve runs a handler in the server and behind the listener that ship.
-func serve(t testing.TB, h http.Handler, limits imds.Limits, connections int) string {
+// serve runs a handler in the server that ships.
+func serve(t testing.TB, h http.Handler) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	serveOn(t, listener, h, limits, connections)
+	serveOn(t, listener, h)
 	return listener.Addr().String()
 }
 
 // serveInMemory is serve for a synctest bubble.
-func serveInMemory(t testing.TB, h http.Handler, limits imds.Limits) (dial func() *client) {
+func serveInMemory(t testing.TB, h http.Handler) (dial func() *client) {
 	listener := local.NewPipes()
-	serveOn(t, listener, h, limits, imds.MaxConnections)
+	serveOn(t, listener, h)
 	return func() *client { return newClient(t, listener.Dial(t)) }
 }
 
-func serveOn(t testing.TB, listener net.Listener, h http.Handler, limits imds.Limits, connections int) {
-	server := imds.NewServer(h, nil, limits)
+func serveOn(t testing.TB, listener net.Listener, h http.Handler) {
+	s := server.New(listener, server.Config{Handler: h, MaxConnections: 1024})
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(imds.LimitListener(listener, connections)) }()
+	go func() { done <- s.Serve() }()
 	t.Cleanup(func() {
-		server.Close()
-		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		s.Close()
+		if err := <-done; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
 	})
@@ -119,8 +118,7 @@ func TestHostile(t *testing.T) {
 	tokens := &tokenSource{}
 	cfg := config(tokens)
 	cfg.Passthrough = azure.MetadataURL(machine.URL)
-	// Time for bodies is short: some cases promise one that never comes.
-	addr := serve(t, newHandler(t, cfg), imds.Limits{BodyTime: 50 * time.Millisecond}, imds.MaxConnections)
+	addr := serve(t, withoutBodies(newHandler(t, cfg)))
 
 	count := 0
 	for _, file := range files {
@@ -149,6 +147,17 @@ func TestHostile(t *testing.T) {
 		}
 	}
 	t.Logf("%d cases", count)
+}
+
+// withoutBodies has the server wait less for a request's body: some cases promise one that
+// never comes.
+func withoutBodies(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // readCases parses a file of cases and refuses what it does not understand: a

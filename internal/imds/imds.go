@@ -10,8 +10,7 @@
 //
 //	handler, err := imds.New(imds.Config{Tokens: exchanger, TenantID: tenant})
 //	…
-//	server := imds.NewServer(handler, log, imds.Limits{})
-//	err = server.Serve(imds.LimitListener(listener, imds.MaxConnections))
+//	err = server.New(listener, server.Config{Handler: handler, …}).Serve()
 //
 // # Security considerations
 //
@@ -75,10 +74,10 @@ type Config struct {
 	// forwarded. Empty: they are not forwarded.
 	Passthrough azure.MetadataURL
 
-	// Own maps the paths of the proxy's own endpoints, such as /readyz, to who
-	// answers GET and HEAD there. They are taken as they are spelled, and none may
-	// begin as the metadata service's do. Nil: there are none.
-	Own map[string]http.Handler
+	// Fallback answers requests for all paths but the metadata service's. Where a path
+	// is not served it answers as [NotFound] does, and a wrong method as
+	// [MethodNotAllowed]. Nil: NotFound.
+	Fallback http.Handler
 
 	// Log gets one line per request. Nil: no logging.
 	Log *zap.Logger
@@ -109,9 +108,8 @@ type Handler struct {
 	debug      bool                       // log takes that level
 	observe    func(*http.Request, Event) // nil: nobody looks
 	now        func() time.Time
-	own        http.Handler // the proxy's own endpoints
-	outcomes   sync.Pool    // of *outcome
-	dates      dates
+	fallback   http.Handler
+	outcomes   sync.Pool // of *outcome
 
 	strictVersion   bool
 	saidUnversioned sync.Once
@@ -119,8 +117,7 @@ type Handler struct {
 	infoBody     []byte
 	versionsBody []byte
 
-	// Header values, made once: they are shared by all answers and never changed.
-	serverHeader, jsonHeader, noStoreHeader []string
+	serverHeader []string // shared by all answers, and never changed
 }
 
 // Validate returns an error where identities do not go together. It names the proxy's flag
@@ -138,9 +135,6 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.TenantID == "" {
 		return nil, errors.New("no tenant ID")
 	}
-	if err := checkOwn(cfg.Own); err != nil {
-		return nil, err
-	}
 	ids, err := newIdentities(cfg)
 	if err != nil {
 		return nil, err
@@ -150,14 +144,13 @@ func New(cfg Config) (*Handler, error) {
 		identities:    ids,
 		forwarder:     newForwarder(cfg.Passthrough, cfg.forwardLimits),
 		log:           cfg.Log,
+		fallback:      cfg.Fallback,
 		observe:       cfg.Observe,
 		now:           cfg.Now,
 		strictVersion: cfg.StrictAPIVersion,
 		infoBody:      appendInfo(nil, string(cfg.TenantID)),
 		versionsBody:  appendVersions(nil, apiVersions()),
 		serverHeader:  []string{serverName(cfg.Version)},
-		jsonHeader:    []string{"application/json; charset=utf-8"},
-		noStoreHeader: []string{"no-store"},
 		outcomes:      sync.Pool{New: func() any { return new(outcome) }},
 	}
 	if h.log == nil {
@@ -167,7 +160,9 @@ func New(cfg Config) (*Handler, error) {
 	if h.now == nil {
 		h.now = time.Now
 	}
-	h.own = h.ownEndpoints(cfg.Own)
+	if h.fallback == nil {
+		h.fallback = http.HandlerFunc(NotFound)
+	}
 	return h, nil
 }
 
@@ -193,6 +188,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case routeForward:
 		h.serve(w, r, EndpointForward, path, h.forward)
 	default:
-		h.own.ServeHTTP(w, r)
+		h.serve(w, r, EndpointOwn, r.URL.Path, h.other)
 	}
 }

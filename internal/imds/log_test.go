@@ -16,7 +16,6 @@ import (
 
 	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/tokens"
 )
 
@@ -123,13 +122,10 @@ func TestProbesAreLoggedAtDebug(t *testing.T) {
 	cfg := config(&tokenSource{})
 	cfg.Log = log
 	h := newHandler(t, cfg)
-	get(h, "/readyz")
 	get(h, tokenPath+"?resource="+vault)
-	for _, message := range []string{"received readyz request", "received token request"} {
-		entries := logs.FilterMessage(message).All()
-		if len(entries) != 1 || entries[0].Level != zap.DebugLevel {
-			t.Errorf("%q: got %+v, want it once, at debug", message, entries)
-		}
+	entries := logs.FilterMessage("received token request").All()
+	if len(entries) != 1 || entries[0].Level != zap.DebugLevel {
+		t.Errorf("got %+v, want it once, at debug", entries)
 	}
 }
 
@@ -244,52 +240,5 @@ func TestNothingSecretIsLogged(t *testing.T) {
 	}
 	if logs.Len() < 21 {
 		t.Errorf("got %d lines; is anything logged?", logs.Len())
-	}
-}
-
-// Java and .NET probe by connecting and closing. It is no error, and neither is
-// what else net/http has to say, but for a panic.
-func TestConnectionNoise(t *testing.T) {
-	log, logs := observed(zap.DebugLevel)
-	panicking := make(chan struct{})
-	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/panic" {
-			defer close(panicking)
-			panic("a fault of ours")
-		}
-		w.WriteHeader(200)
-		w.WriteHeader(200) // superfluous, and net/http says so
-	})
-	server := httptest.NewUnstartedServer(h)
-	server.Config = imds.NewServer(h, log, imds.Limits{})
-	server.Start()
-	addr := server.Listener.Addr().String()
-
-	dial(t, addr).Close()
-	dial(t, addr).closeWrite()
-	next := dial(t, addr)
-	next.send(honest)
-	next.wantStatus(200)
-	next.Close()
-	server.Close() // and so all has been logged
-	for _, e := range logs.All() {
-		if e.Level > zap.DebugLevel {
-			t.Errorf("logged at %v: %s %v", e.Level, e.Message, e.ContextMap())
-		}
-	}
-	if logs.Len() == 0 {
-		t.Error("nothing was logged: does the log reach the server?")
-	}
-
-	server = httptest.NewUnstartedServer(h)
-	server.Config = imds.NewServer(h, log, imds.Limits{})
-	server.Start()
-	c := dial(t, server.Listener.Addr().String())
-	c.send(strings.Replace(honest, tokenPath, "/panic", 1))
-	<-panicking
-	c.wantClosed()
-	server.Close()
-	if got := logs.FilterLevelExact(zap.ErrorLevel).Len(); got != 1 {
-		t.Errorf("a panic gave %d lines at error, want one", got)
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"imds-oidc-proxy/internal/azure"
-	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/tokens"
 )
 
@@ -42,7 +41,7 @@ func TestRecorded(t *testing.T) {
 	machine := newDecoy(t)
 	cfg := config(source)
 	cfg.Passthrough = azure.MetadataURL(machine.URL)
-	addr := serve(t, newHandler(t, cfg), imds.Limits{}, imds.MaxConnections)
+	addr := serve(t, newHandler(t, cfg))
 	count := 0
 	for _, file := range files {
 		text, err := os.ReadFile(file)

@@ -83,36 +83,54 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// What is the proxy's own is answered by whom it was given, without the Metadata
-// header, and leaves its status in the log and with the observer.
-func TestOwnEndpoints(t *testing.T) {
+// TestFallback: what is not the metadata service's is answered by the fallback, without the
+// Metadata header, and its status is logged and observed.
+func TestFallback(t *testing.T) {
 	cfg := config(&tokenSource{})
 	var status int
-	cfg.Own = map[string]http.Handler{"/readyz": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	cfg.Fallback = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status)
 		io.WriteString(w, "because")
-	})}
+	})
 	var got imds.Event
 	cfg.Observe = func(_ *http.Request, e imds.Event) { got = e }
 	h := newHandler(t, cfg)
-	for _, status = range []int{200, 503} {
+	for _, want := range []imds.Event{
+		{Endpoint: "own", Status: 200},
+		{Endpoint: "own", Status: 503},
+		{Endpoint: "none", Status: 404, Refusal: "not_found"},
+		{Endpoint: "own", Status: 405, Refusal: "method_not_allowed"},
+	} {
+		status = want.Status
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", "/readyz?verbose", nil)) // no Metadata header
 		if w.Code != status || w.Body.String() != "because" {
 			t.Errorf("got %d %q, want %d", w.Code, w.Body, status)
 		}
-		if want := (imds.Event{Endpoint: "own", Status: status}); got != want {
+		if got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	}
 }
 
-func TestOwnEndpointsStayApart(t *testing.T) {
-	for _, path := range []string{"readyz", "", "/metadata/identity/oauth2/token", "/METADATA/x", "/{all}", "/*"} {
-		cfg := config(&tokenSource{})
-		cfg.Own = map[string]http.Handler{path: http.NotFoundHandler()}
-		if _, err := imds.New(cfg); err == nil {
-			t.Errorf("%q was taken", path)
-		}
+// TestFallbackStaysApart: no path of the metadata service reaches the fallback, however it
+// is spelled.
+func TestFallbackStaysApart(t *testing.T) {
+	cfg := config(&tokenSource{})
+	cfg.Fallback = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("%s reached the fallback", r.URL.Path)
+	})
+	h := newHandler(t, cfg)
+	for _, path := range []string{"/metadata/identity/oauth2/token", "/METADATA/versions", "//metadata/identity/info", "/metadata/instance"} {
+		get(h, path)
+	}
+}
+
+// TestNoFallback: without one, nothing else is served.
+func TestNoFallback(t *testing.T) {
+	cfg := config(&tokenSource{})
+	cfg.Fallback = nil
+	if w := get(newHandler(t, cfg), "/readyz"); w.Code != http.StatusNotFound {
+		t.Errorf("got %d, want 404", w.Code)
 	}
 }

@@ -27,6 +27,7 @@ type outcome struct {
 	status   int
 	source   tokens.Source
 	answered time.Time // zero: the answer is only known when the endpoint returns
+	written  bool      // the endpoint has written the answer, also if it returns an error
 
 	body   []byte
 	fields [9]zap.Field
@@ -47,7 +48,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name, path strin
 		// Answered even if the client seems to have left: one that has closed its
 		// half of the connection (nc -N) looks the same to net/http, which would
 		// make an empty 200 of an error that is not written.
-		o.status = h.writeError(w, err)
+		if !o.written {
+			o.status = writeError(w, err)
+		}
 		if r.Context().Err() != nil && refusalOf(err) == "" {
 			err, o.status = refused(errClientLeft, err.Error()), statusClientLeft
 		}
@@ -73,11 +76,11 @@ func requireGet(r *http.Request) error {
 
 // writeJSON writes a body whole: clients of IMDS do not expect it in chunks. Its
 // one error is that the client has left.
-func (h *Handler) writeJSON(w http.ResponseWriter, status int, body []byte) error {
+func writeJSON(w http.ResponseWriter, status int, body []byte) error {
 	header := w.Header()
-	header["Content-Type"] = h.jsonHeader
-	header["Cache-Control"] = h.noStoreHeader
-	header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	header.Set("Content-Type", "application/json; charset=utf-8")
+	header.Set("Cache-Control", "no-store")
+	header.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	if _, err := w.Write(body); err != nil {
 		return refused(errClientLeft, "the answer could not be written")
@@ -85,7 +88,7 @@ func (h *Handler) writeJSON(w http.ResponseWriter, status int, body []byte) erro
 	return nil
 }
 
-func (h *Handler) writeError(w http.ResponseWriter, err error) (status int) {
+func writeError(w http.ResponseWriter, err error) (status int) {
 	a := answerFor(err)
 	if a.status == statusClientLeft {
 		return a.status
@@ -101,7 +104,7 @@ func (h *Handler) writeError(w http.ResponseWriter, err error) (status int) {
 		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
 	}
 	// There is no one to tell of a failed write.
-	_ = h.writeJSON(w, a.status, appendError(nil, a.code, a.description))
+	_ = writeJSON(w, a.status, appendError(nil, a.code, a.description))
 	return a.status
 }
 

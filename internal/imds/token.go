@@ -38,9 +38,8 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) erro
 	if !usable(result.Token, o.answered) {
 		return errUnusableToken
 	}
-	w.Header()["Date"] = h.dates.at(o.answered)
 	o.body = appendToken(o.body, o.clientID, o.resource, result.Token, o.answered)
-	if err := h.writeJSON(w, http.StatusOK, o.body); err != nil {
+	if err := writeJSON(w, http.StatusOK, o.body); err != nil {
 		return err
 	}
 	o.source = result.Source
@@ -119,7 +118,7 @@ func (h *Handler) constant(w http.ResponseWriter, r *http.Request, body []byte) 
 	if err := checkHeaders(r); err != nil {
 		return err
 	}
-	return h.writeJSON(w, http.StatusOK, body)
+	return writeJSON(w, http.StatusOK, body)
 }
 
 func appendInfo(b []byte, tenantID string) []byte {

@@ -153,6 +153,26 @@ func (s *server) resident() (int, error) {
 	return 0, fmt.Errorf("no VmRSS in the status of process %d", s.cmd.Process.Pid)
 }
 
+// tick is the unit of CPU time in /proc.
+const tick = time.Second / 100
+
+// cpuTime is the CPU time that the process has taken, in the kernel too.
+func (s *server) cpuTime() (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	// Behind the name of the program, which may have spaces, user and system time are
+	// the 12th and 13th field.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	user, err := strconv.Atoi(fields[11])
+	if err != nil {
+		return 0, err
+	}
+	system, err := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * tick, err
+}
+
 // startBare starts a server that does nothing but write the same bytes.
 func startBare(answer bareAnswer) (*server, error) {
 	input, err := json.Marshal(answer)

@@ -15,7 +15,7 @@ func (b *bench) throughputInfo() (string, error) {
 func (b *bench) throughputWarn() (string, error) { return b.throughput("--log-level=warn") }
 
 // throughput is the median ratio of the proxy's rate of cached answers to the
-// bare server's, each round one after the other.
+// bare server's, each round one after the other, and that of the CPU time of an answer.
 func (b *bench) throughput(args ...string) (string, error) {
 	proxy, err := b.startProxy(args...)
 	if err != nil {
@@ -32,20 +32,35 @@ func (b *bench) throughput(args ...string) (string, error) {
 	}
 	defer bare.stop()
 
-	var ratios, rates []float64
+	var ratios, rates, costs []float64
 	for range b.rounds {
-		ours, err := b.load(proxy, 1)
+		ours, cost, err := b.loadAndCost(proxy)
 		if err != nil {
 			return "", err
 		}
-		theirs, err := b.load(bare, 1)
+		theirs, bareCost, err := b.loadAndCost(bare)
 		if err != nil {
 			return "", err
 		}
 		ratios = append(ratios, ours.perSecond()/theirs.perSecond())
 		rates = append(rates, ours.perSecond())
+		costs = append(costs, float64(cost)/float64(bareCost))
 	}
-	return fmt.Sprintf("%.2f (%.0f/s)", median(ratios), median(rates)), nil
+	return fmt.Sprintf("%.2f, %.2f (%.0f/s)", median(ratios), median(costs), median(rates)), nil
+}
+
+// loadAndCost asks s for one resource, and returns also the CPU time that s took for it.
+func (b *bench) loadAndCost(s *server) (loadResult, time.Duration, error) {
+	before, err := s.cpuTime()
+	if err != nil {
+		return loadResult{}, 0, err
+	}
+	result, err := b.load(s, 1)
+	if err != nil {
+		return loadResult{}, 0, err
+	}
+	after, err := s.cpuTime()
+	return result, after - before, err
 }
 
 // load asks s for n resources in turn.

@@ -19,11 +19,12 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package that ships, the packages of this module that
 // it may import. A package that is not listed may not exist outside test/.
 var allowed = map[string][]string{
-	"cmd/proxy":         {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/sockets"},
+	"cmd/proxy":         {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server", "internal/sockets"},
 	"cmd/proxy-init":    {"internal/flagenv", "internal/logging", "internal/netrules"},
 	"internal/azure":    {},
 	"internal/flagenv":  {},
 	"internal/imds":     {"internal/exchange", "internal/tokens"},
+	"internal/server":   {},
 	"internal/tokens":   {"internal/exchange"},
 	"internal/exchange": {},
 	"internal/diagnose": {"internal/exchange", "internal/tokens"},
@@ -47,7 +48,7 @@ var everywhere = []string{"internal/azure"}
 var only = map[string]string{
 	"github.com/AzureAD/microsoft-authentication-library-for-go": "internal/exchange",
 	"github.com/coreos/go-iptables":                              "internal/netrules",
-	"github.com/go-chi/chi":                                      "internal/imds",
+	"github.com/go-chi/chi":                                      "cmd/proxy",
 	"go.yaml.in/yaml":                                            "internal/manifest",
 }
 

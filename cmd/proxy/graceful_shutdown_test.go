@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,14 +9,11 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -194,28 +190,6 @@ func TestRequestsInFlightAreFinished(t *testing.T) {
 	}
 }
 
-// TestSilentConnectionEnds: a connection that never says a byte, as of a client that
-// probes the port, does not hold the end up. net/http's own limits, which would end it
-// later, are not there.
-func TestSilentConnectionEnds(t *testing.T) {
-	listener, err := listen(t.Context(), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ending := &drain{listener: listener, conns: newConns(listener)}
-	server := &http.Server{ConnState: func(net.Conn, http.ConnState) {}}
-	ending.conns.watch(server)
-	go server.Serve(ending.conns)
-	defer server.Close()
-	dial(t, strconv.Itoa(listener.Addr().(*net.TCPAddr).Port))
-	ctx, cancel := context.WithTimeout(t.Context(), readyTimeout)
-	defer cancel()
-	ending.finish(ctx)
-	if ctx.Err() != nil {
-		t.Errorf("it is still open after %s", readyTimeout)
-	}
-}
-
 // TestLateRequestIsAnswered: one whose connection was made before the signal, and is
 // said after it. A silent connection beside it ends too.
 func TestLateRequestIsAnswered(t *testing.T) {
@@ -312,86 +286,6 @@ func askSlowly(t *testing.T, p *pod) {
 		t.Fatal(err)
 	}
 	waitFor(t, "the exchange to be under way", func() bool { return p.idp.InFlight() > 0 })
-}
-
-// TestQuietConnections: what is ended is what is in the middle of nothing, and has no
-// bytes in the kernel.
-func TestQuietConnections(t *testing.T) {
-	inner, err := listen(t.Context(), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener := newConns(inner)
-	defer listener.Close()
-	for _, test := range []struct {
-		name      string
-		state     int32
-		said      string
-		silentToo bool
-		want      int32
-	}{
-		{"silent, early", silent, "", false, silent},
-		{"silent, late", silent, "", true, ended},
-		{"silent, with bytes on their way", silent, "x", true, silent},
-		{"quiet", quiet, "", false, ended},
-		{"quiet, with bytes on their way", quiet, "x", false, quiet},
-		{"asking", asking, "", true, asking},
-		{"answering", answering, "", true, answering},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			client, err := net.Dial("tcp", inner.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer client.Close()
-			accepted, err := listener.Accept()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer accepted.Close()
-			if _, err := io.WriteString(client, test.said); err != nil {
-				t.Fatal(err)
-			}
-			c := accepted.(*conn)
-			if test.said != "" {
-				waitForByte(t, c.Conn.(*net.TCPConn))
-			}
-			c.state.Store(test.state)
-			if left := listener.endQuiet(test.silentToo); left != 1 {
-				t.Errorf("%d connections left, want 1: it is not closed yet", left)
-			}
-			if got := c.state.Load(); got != test.want {
-				t.Errorf("state %d, want %d", got, test.want)
-			}
-			if test.want != ended {
-				return
-			}
-			if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
-				t.Errorf("read %d bytes, %v, want the end", n, err)
-			}
-		})
-	}
-	if left := listener.endQuiet(true); left != 0 {
-		t.Errorf("%d connections left, want none", left)
-	}
-}
-
-// waitForByte is until there is one to read, which it leaves there.
-func waitForByte(t *testing.T, c *net.TCPConn) {
-	t.Helper()
-	raw, err := c.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.SetReadDeadline(time.Now().Add(readyTimeout))
-	defer c.SetReadDeadline(time.Time{})
-	err = raw.Read(func(fd uintptr) (there bool) {
-		_, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		return !errors.Is(err, unix.EAGAIN)
-	})
-	if err != nil {
-		t.Fatalf("waiting for a byte: %v", err)
-	}
 }
 
 // TestSecondSignalEndsAtOnce: with a request in flight.

@@ -1,0 +1,137 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestSilentConnectionEnds: a connection that never says a byte, as of a client that probes
+// the port, does not hold the drain up for longer than it must.
+func TestSilentConnectionEnds(t *testing.T) {
+	s := start(t, ok, plenty)
+	s.dial(t)
+	waitFor(t, "the connection to be accepted", func() bool { return s.open() == 1 })
+	began := time.Now()
+	if err := s.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took < silentTime || took >= standardTimes.header {
+		t.Errorf("the drain took %s, want %s and little more", took, silentTime)
+	}
+}
+
+// TestDrainWaits: a request in progress is answered, and the answer ends its connection;
+// a connection that is made later is refused.
+func TestDrainWaits(t *testing.T) {
+	h := newHanging()
+	s := start(t, h.serve, plenty)
+	working, idle := s.dial(t), s.dial(t)
+	idle.send(request)
+	h.wait(t)
+	h.release <- struct{}{}
+	idle.wantAnswer(200)
+	working.send(request)
+	h.wait(t)
+	done := make(chan error, 1)
+	go func() { done <- s.Drain(context.Background()) }()
+	idle.wantClosed()
+	if conn, err := net.Dial("tcp", s.listener.Addr().String()); err == nil {
+		conn.Close()
+		t.Error("a new connection was made")
+	}
+	close(h.release)
+	if ends := working.wantAnswer(200); !ends {
+		t.Error("the answer does not end its connection")
+	}
+	if err := <-done; err != nil {
+		t.Errorf("Drain: %v", err)
+	}
+}
+
+// TestDrainIsBounded: it ends with its context, and says so.
+func TestDrainIsBounded(t *testing.T) {
+	h := newHanging()
+	defer close(h.release)
+	s := start(t, h.serve, plenty)
+	s.dial(t).send(request)
+	h.wait(t)
+	ctx, cancel := context.WithTimeout(t.Context(), settleTime)
+	defer cancel()
+	if err := s.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want the end of the context", err)
+	}
+}
+
+// TestEndIdle: what is ended is what is in the middle of nothing, and has no bytes in the
+// kernel.
+func TestEndIdle(t *testing.T) {
+	inner, err := Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(inner, Config{MaxConnections: plenty})
+	listener := acceptor{s}
+	defer listener.Close()
+	for _, test := range []struct {
+		name      string
+		state     state
+		sent      string
+		silentToo bool
+		want      state
+	}{
+		{"silent, early", silent, "", false, silent},
+		{"silent, late", silent, "", true, ended},
+		{"silent, with bytes on their way", silent, "x", true, silent},
+		{"idle", idle, "", false, ended},
+		{"idle, with bytes on their way", idle, "x", false, idle},
+		{"reading", reading, "", true, reading},
+		{"serving", serving, "", true, serving},
+		{"finished", finished, "", true, finished},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			client := s.dial(t)
+			accepted, err := listener.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer accepted.Close()
+			c := accepted.(*conn)
+			client.send(test.sent)
+			if test.sent != "" {
+				waitFor(t, "a byte", func() bool { return hasByte(c.Conn) })
+			}
+			c.state = test.state
+			if left := s.endIdle(test.silentToo); left != 1 {
+				t.Errorf("%d connections left, want 1: it is not closed yet", left)
+			}
+			if c.state != test.want {
+				t.Errorf("state %d, want %d", c.state, test.want)
+			}
+			if test.want != ended {
+				return
+			}
+			if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+				t.Errorf("read %d bytes, %v, want the end", n, err)
+			}
+		})
+	}
+	if left := s.endIdle(true); left != 0 {
+		t.Errorf("%d connections left, want none", left)
+	}
+}
+
+// hasByte reports whether there is one to read, and leaves it there.
+func hasByte(c net.Conn) (has bool) {
+	_ = control(c, func(fd int) error {
+		_, _, err := unix.Recvfrom(fd, make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		has = !errors.Is(err, unix.EAGAIN)
+		return nil
+	})
+	return has
+}

@@ -1,0 +1,334 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestConnectionsOpenedAndLeft: ten thousand connections opened and left hold no more than
+// the limit, and an honest client is served at once.
+func TestConnectionsOpenedAndLeft(t *testing.T) {
+	const most = 1024
+	const wanted, spare = 10_000, most + 500
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		t.Fatal(err)
+	}
+	// Both ends are in this process, so the limit of open files counts.
+	count := min(wanted, int(files.Cur)-spare)
+	if count < 2*most {
+		t.Fatalf("the limit of open files, %d, is too low for this test", files.Cur)
+	}
+	s := start(t, ok, most)
+	left := make([]*client, count)
+	for i := range left {
+		left[i] = s.dial(t)
+		if i%3 == 0 {
+			left[i].send("GET /") // or as much of a request as keeps the server waiting
+		}
+	}
+	c := s.dial(t)
+	c.send(request)
+	c.wantAnswer(200)
+
+	open := 0
+	for _, c := range left {
+		if !closedByPeer(t, c.Conn.(*net.TCPConn)) {
+			open++
+		}
+	}
+	if open >= most {
+		t.Errorf("%d of %d connections are still open, want less than %d", open, count, most)
+	}
+	t.Logf("%d connections opened, %d still open", count, open)
+}
+
+// closedByPeer looks, without waiting, whether the other end has closed.
+func closedByPeer(t *testing.T, conn *net.TCPConn) (closed bool) {
+	t.Helper()
+	err := control(conn, func(fd int) error {
+		_, _, err := unix.Recvfrom(fd, make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		closed = err != unix.EAGAIN
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return closed
+}
+
+// TestRoomIsNotMadeOfRequests: connections with a request in progress are not closed to
+// make room.
+func TestRoomIsNotMadeOfRequests(t *testing.T) {
+	const most = 4
+	h := newHanging()
+	s := start(t, h.serve, most)
+	var working []*client
+	for range most - 1 {
+		c := s.dial(t)
+		c.send(request)
+		h.wait(t)
+		working = append(working, c)
+	}
+	var idle []*client
+	for range most {
+		idle = append(idle, s.dial(t))
+	}
+	for _, c := range idle[:len(idle)-1] {
+		c.wantClosed()
+	}
+	close(h.release)
+	last := idle[len(idle)-1]
+	last.send(request)
+	for _, c := range append(working, last) {
+		c.wantAnswer(200)
+	}
+}
+
+// TestConnectionsWaitTheirTurn: where every connection has a request in progress, the next
+// one waits.
+func TestConnectionsWaitTheirTurn(t *testing.T) {
+	const most, clients = 2, 6
+	h := newHanging()
+	s := start(t, h.serve, most)
+	var wg sync.WaitGroup
+	for range clients {
+		c := s.dial(t)
+		c.send(request)
+		wg.Go(func() { c.wantAnswer(200) })
+	}
+	for range most {
+		h.wait(t)
+	}
+	close(h.release)
+	wg.Wait()
+}
+
+// TestShutdownAtTheLimit: a shutdown ends the connection that waits for a place, and the
+// request in progress is answered.
+func TestShutdownAtTheLimit(t *testing.T) {
+	h := newHanging()
+	s := start(t, h.serve, 1)
+	working := s.dial(t)
+	working.send(request)
+	h.wait(t)
+	waiting := s.dial(t) // Accept has it, and no place for it
+	done := make(chan error, 1)
+	go func() { done <- s.Shutdown(context.Background()) }()
+	waiting.wantClosed()
+	close(h.release)
+	working.wantAnswer(200)
+	if err := <-done; err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+}
+
+// TestNoPlaceIsLost: a hundred clients, some of them rude, through few connections. Nothing
+// is counted twice, or for ever.
+func TestNoPlaceIsLost(t *testing.T) {
+	const most = 3
+	h := newHanging()
+	s := start(t, h.serve, most)
+	var wg sync.WaitGroup
+	for i := range 100 {
+		wg.Go(func() {
+			conn, err := net.Dial("tcp", s.listener.Addr().String())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			if i%2 == 0 {
+				fmt.Fprint(conn, request[:i%len(request)])
+			}
+		})
+	}
+	wg.Wait()
+	// As many connections as there are places, each with a request in progress.
+	for range most {
+		c := s.dial(t)
+		c.send(request)
+		h.wait(t)
+		defer c.wantAnswer(200)
+	}
+	close(h.release)
+}
+
+// TestAnswersEndConnectionsAtTheLimit: while all places are taken, whoever asks again has
+// to queue again.
+func TestAnswersEndConnectionsAtTheLimit(t *testing.T) {
+	s := start(t, ok, 2)
+	first := s.dial(t)
+	first.send(request)
+	if ends := first.wantAnswer(200); ends {
+		t.Error("below the limit the answer ends the connection")
+	}
+	second := s.dial(t)
+	second.send(request)
+	if ends := second.wantAnswer(200); !ends {
+		t.Error("at the limit the answer does not end the connection")
+	}
+	second.wantClosed()
+}
+
+// large is an answer that no kernel's buffers take.
+func large(w http.ResponseWriter, _ *http.Request) {
+	b := make([]byte, 1<<20)
+	for range 64 {
+		if _, err := w.Write(b); err != nil {
+			return
+		}
+	}
+}
+
+// TestUnreadAnswersMakeRoom: a client that does not read its answer loses its place to the
+// next one, and so does one that pipelines requests and reads no answer.
+func TestUnreadAnswersMakeRoom(t *testing.T) {
+	for name, sent := range map[string]string{"one": "GET /large HTTP/1.1\r\nHost: a\r\n\r\n", "many": strings.Repeat(request, 10_000)} {
+		t.Run(name, func(t *testing.T) {
+			const most = 3
+			s := start(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/large" {
+					large(w, r)
+				}
+				ok(w, r)
+			}, most)
+			for range 2 * most {
+				c := s.dial(t)
+				go io.WriteString(c, sent)
+			}
+			polite := s.dial(t)
+			began := time.Now()
+			polite.send(request)
+			polite.wantAnswer(200)
+			if took := time.Since(began); took >= standardTimes.write {
+				t.Errorf("the polite client waited %s, as long as a write may take", took)
+			}
+		})
+	}
+}
+
+// TestUnreadAnswerKeepsItsPlace: the kernel holds what a client has not read, also when the
+// connection is closed. Until then it counts.
+func TestUnreadAnswerKeepsItsPlace(t *testing.T) {
+	const most = 2
+	const size = 8 << 10 // too much for the client's kernel, not for ours
+	s := startWith(t, Config{OneRequest: true, MaxConnections: most, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write(make([]byte, size))
+	})}, standardTimes)
+	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+		return raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1024) })
+	}}
+	conn, err := dialer.Dial("tcp", s.listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := newClient(t, conn)
+	c.send(request)
+	waitFor(t, "net/http to close the connection", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for c := range s.conns {
+			return c.closing
+		}
+		return false
+	})
+	c.wantAnswer(200)
+	c.wantClosed()
+	waitFor(t, "the place to be free", func() bool { return s.open() == 0 })
+}
+
+func (s *Server) open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// TestBodiesMakeRoom: who promises a body that does not come keeps no other from its place.
+func TestBodiesMakeRoom(t *testing.T) {
+	const most = 2
+	s := start(t, ok, most)
+	for range most {
+		c := s.dial(t)
+		c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n")
+		c.wantAnswer(200)
+	}
+	began := time.Now()
+	polite := s.dial(t)
+	polite.send(request)
+	polite.wantAnswer(200)
+	if took := time.Since(began); took >= standardTimes.body {
+		t.Errorf("the polite client waited %s, as long as for a body", took)
+	}
+}
+
+// TestLargeHeaders: no more than a few requests may be large at a time. The oldest that is
+// unfinished goes first; where all are being served, the next one is refused.
+func TestLargeHeaders(t *testing.T) {
+	h := newHanging()
+	s := start(t, h.serve, plenty)
+	long := "GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("a", 2*smallHeader)
+	var unfinished []*client
+	for i := range maxLarge {
+		c := s.dial(t)
+		c.send(long)
+		unfinished = append(unfinished, c)
+		waitFor(t, "a large request", func() bool { return s.largeCount() == i+1 })
+	}
+	var served []*client
+	for i := range maxLarge {
+		c := s.dial(t)
+		c.send(long + "\r\n\r\n")
+		h.wait(t)
+		unfinished[i].wantClosed()
+		served = append(served, c)
+	}
+	late := s.dial(t)
+	late.send(long)
+	late.wantAnswer(http.StatusRequestHeaderFieldsTooLarge)
+	late.wantClosed()
+	small := s.dial(t)
+	small.send(request)
+	h.wait(t)
+	close(h.release)
+	for _, c := range append(served, small) {
+		c.wantAnswer(200)
+	}
+	waitFor(t, "the large requests to be forgotten", func() bool { return s.largeCount() == 0 })
+	again := s.dial(t)
+	again.send(long + "\r\n\r\n")
+	again.wantAnswer(200)
+}
+
+func (s *Server) largeCount() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.large)
+}
+
+// TestAcceptError: a listener that fails ends the server with its error.
+func TestAcceptError(t *testing.T) {
+	fault := errors.New("no more")
+	s := New(failing{fault}, Config{Handler: http.HandlerFunc(ok), MaxConnections: 1})
+	if err := s.Serve(); !errors.Is(err, fault) {
+		t.Errorf("got %v, want %v", err, fault)
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Accept() (net.Conn, error) { return nil, f.err }
+func (f failing) Close() error              { return nil }
+func (f failing) Addr() net.Addr            { return &net.TCPAddr{} }
