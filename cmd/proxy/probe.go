@@ -65,7 +65,7 @@ func probe(ctx context.Context, port int, timeout time.Duration) error {
 // after the first look and returns it to a new proxy before the second.
 func askOwnProxy(ctx context.Context, client *http.Client, url string, port int) error {
 	before := requireOwnUser(port)
-	if before != nil && !errors.Is(before, sockets.ErrNoListener) {
+	if before != nil && !errors.Is(before, errNoListener) {
 		return before
 	}
 	client.CloseIdleConnections() // a connection from before the look is not the port's
@@ -75,13 +75,23 @@ func askOwnProxy(ctx context.Context, client *http.Client, url string, port int)
 	return errors.Join(before, requireOwnUser(port))
 }
 
-// requireOwnUser returns an error unless this process's user listens at the port.
+var errNoListener = errors.New("no process listens there")
+
+// requireOwnUser returns an error unless this process's user, and no other, listens at the
+// port.
 func requireOwnUser(port int) error {
-	owner, err := sockets.Owner(uint16(port))
+	owners, err := sockets.Owners(uint16(port))
 	if err != nil {
 		return fmt.Errorf("cannot tell who listens: %w", err)
 	}
-	if own := uint32(os.Getuid()); owner != own {
+	if len(owners) == 0 {
+		return errNoListener
+	}
+	own := uint32(os.Getuid())
+	for _, owner := range owners {
+		if owner == own {
+			continue
+		}
 		return fmt.Errorf("a process of UID %d listens there, and the proxy's user is UID %d: find the container that listens at port %d, or run --probe as the proxy's user", owner, own, port)
 	}
 	return nil

@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-
-	"imds-oidc-proxy/internal/sockets"
 )
 
 // TestProbeLooksTwice: an answer is not believed where nobody listens any more once it
@@ -20,7 +18,7 @@ func TestProbeLooksTwice(t *testing.T) {
 		want  string
 	}{
 		"stays": {true, ""},
-		"goes":  {false, sockets.ErrNoListener.Error()},
+		"goes":  {false, errNoListener.Error()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -33,7 +34,7 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 		Exempt:     exempt(c.proxy.port),
 		NoRedirect: c.noRedirect,
 		ProxyUIDs:  []uint32{azure.ProxyID, uint32(os.Getuid())},
-		PortOwner:  func() (uint32, error) { return sockets.Owner(uint16(c.proxy.port)) },
+		PortOwners: func() ([]uint32, error) { return sockets.Owners(uint16(c.proxy.port)) },
 		AskPort: func(ctx context.Context) (diagnose.Responder, error) {
 			return askPlainly(ctx, fmt.Sprintf("http://127.0.0.1:%d/readyz", c.proxy.port))
 		},
@@ -55,8 +56,8 @@ func exempt(port int) bool {
 	if os.Getuid() == azure.ProxyID && os.Getgid() == azure.ProxyID {
 		return true
 	}
-	owner, err := sockets.Owner(uint16(port))
-	return err == nil && owner == uint32(os.Getuid())
+	owners, err := sockets.Owners(uint16(port))
+	return err == nil && slices.Contains(owners, uint32(os.Getuid()))
 }
 
 func askPlainly(ctx context.Context, location string) (diagnose.Responder, error) {

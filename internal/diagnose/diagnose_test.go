@@ -13,7 +13,6 @@ import (
 
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/internal/sockets"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
@@ -45,8 +44,8 @@ func silent() diagnose.Metadata {
 	lost := func(context.Context) (diagnose.Responder, error) {
 		return diagnose.Responder{}, context.DeadlineExceeded
 	}
-	nobody := func() (uint32, error) { return 0, sockets.ErrNoListener }
-	return diagnose.Metadata{Port: 8000, ProxyUIDs: []uint32{1501}, PortOwner: nobody, AskPort: refused, AskRedirect: lost}
+	nobody := func() ([]uint32, error) { return nil, nil }
+	return diagnose.Metadata{Port: 8000, ProxyUIDs: []uint32{1501}, PortOwners: nobody, AskPort: refused, AskRedirect: lost}
 }
 
 // config points everywhere at closed ports of this machine.

@@ -18,8 +18,8 @@ type Metadata struct {
 	// Port is the proxy's, for texts.
 	Port int
 
-	// PortOwner returns the UID of the process that listens at the proxy's port.
-	PortOwner func() (uint32, error)
+	// PortOwners returns the UIDs of the processes that listen at the proxy's port.
+	PortOwners func() ([]uint32, error)
 
 	// ProxyUIDs are the users as which the proxy may run, the usual one first.
 	ProxyUIDs []uint32
@@ -84,14 +84,15 @@ func (w *walk) port(ctx context.Context) (f Finding, at listener) {
 	m := w.cfg.IMDS
 	f = Finding{Status: OK, Item: fmt.Sprintf("127.0.0.1:%d", m.Port)}
 	responder, err := m.AskPort(ctx)
-	owner, ownerErr := m.PortOwner()
+	owners, ownerErr := m.PortOwners()
+	stranger := slices.IndexFunc(owners, func(uid uint32) bool { return !slices.Contains(m.ProxyUIDs, uid) })
 	if err == nil && responder.Proxy {
 		at = proxy
 	}
 	switch {
-	case ownerErr == nil && !slices.Contains(m.ProxyUIDs, owner):
+	case stranger >= 0:
 		at = imposter
-		f.Status, f.Text = Fail, fmt.Sprintf("a process of UID %d listens there; the proxy runs as UID %d", owner, m.ProxyUIDs[0])
+		f.Status, f.Text = Fail, fmt.Sprintf("a process of UID %d listens there; the proxy runs as UID %d", owners[stranger], m.ProxyUIDs[0])
 		f.Remedy = "remove the container that listens there: it can answer applications in the proxy's place; if the proxy runs as that user, run this check in its container"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		f.Status, f.Text = Note, "no proxy listens there"
@@ -107,6 +108,8 @@ func (w *walk) port(ctx context.Context) (f Finding, at listener) {
 		f.Remedy = "fix what it names; the steps above say how"
 	case ownerErr != nil:
 		f.Status, f.Text = Skipped, fmt.Sprintf("a proxy answers, ready; its user is not known: %v", ownerErr)
+	case len(owners) == 0:
+		f.Status, f.Text = Skipped, "a proxy answered, ready, and no longer listens"
 	default:
 		f.Text = "this proxy, ready"
 	}

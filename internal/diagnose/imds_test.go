@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"imds-oidc-proxy/internal/diagnose"
-	"imds-oidc-proxy/internal/sockets"
 )
 
 // TestMetadata: what is concluded from who answers.
@@ -51,7 +50,7 @@ func TestMetadata(t *testing.T) {
 			cfg.IMDS = diagnose.Metadata{
 				Port:        8000,
 				ProxyUIDs:   []uint32{1501},
-				PortOwner:   func() (uint32, error) { return 1501, nil },
+				PortOwners:  func() ([]uint32, error) { return []uint32{1501}, nil },
 				AskPort:     func(context.Context) (diagnose.Responder, error) { return test.port.responder, test.port.err },
 				AskRedirect: func(context.Context) (diagnose.Responder, error) { return test.redirect.responder, test.redirect.err },
 				Exempt:      test.exempt, NoRedirect: test.noRedirect,
@@ -74,24 +73,25 @@ func TestPortOwner(t *testing.T) {
 		return diagnose.Responder{Proxy: true, Header: "imds-oidc-proxy/dev", Status: 200}, nil
 	}
 	for name, test := range map[string]struct {
-		owner        uint32
+		owners       []uint32
 		err          error
 		want         diagnose.Status
 		wantRedirect diagnose.Status
 		says         string
 	}{
-		"the proxy's user":     {1501, nil, diagnose.OK, diagnose.OK, "this proxy, ready"},
-		"the check's user":     {2000, nil, diagnose.OK, diagnose.OK, "this proxy, ready"},
-		"the application":      {1000, nil, diagnose.Fail, diagnose.Fail, "a process of UID 1000 listens there; the proxy runs as UID 1501"},
-		"root":                 {0, nil, diagnose.Fail, diagnose.Fail, "a process of UID 0 listens there"},
-		"cannot be seen":       {0, errors.New("permission denied"), diagnose.Skipped, diagnose.OK, "permission denied"},
-		"gone in the meantime": {0, sockets.ErrNoListener, diagnose.Skipped, diagnose.OK, "no process listens"},
+		"the proxy's user":                     {[]uint32{1501}, nil, diagnose.OK, diagnose.OK, "this proxy, ready"},
+		"the check's user":                     {[]uint32{2000}, nil, diagnose.OK, diagnose.OK, "this proxy, ready"},
+		"the application":                      {[]uint32{1000}, nil, diagnose.Fail, diagnose.Fail, "a process of UID 1000 listens there; the proxy runs as UID 1501"},
+		"a proxy that shuts down, and another": {[]uint32{1000, 1501}, nil, diagnose.Fail, diagnose.Fail, "a process of UID 1000 listens there"},
+		"root":                                 {[]uint32{0}, nil, diagnose.Fail, diagnose.Fail, "a process of UID 0 listens there"},
+		"cannot be seen":                       {nil, errors.New("permission denied"), diagnose.Skipped, diagnose.OK, "permission denied"},
+		"gone in the meantime":                 {nil, nil, diagnose.Skipped, diagnose.OK, "no longer listens"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(t, goodClaims())
 			cfg.IMDS = diagnose.Metadata{
 				Port: 8000, ProxyUIDs: []uint32{1501, 2000}, AskPort: ours, AskRedirect: ours,
-				PortOwner: func() (uint32, error) { return test.owner, test.err },
+				PortOwners: func() ([]uint32, error) { return test.owners, test.err },
 			}
 			report := diagnose.Run(t.Context(), cfg, nil)
 			if f := finding(t, report, diagnose.IMDS, "127.0.0.1:8000"); f.Status != test.want || !strings.Contains(f.Text, test.says) {

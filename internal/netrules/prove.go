@@ -94,16 +94,16 @@ func Prove(ctx context.Context, c Config) (Proof, error) {
 // fails where another user does: a container that runs before the proxy, or while it is
 // away, can bind the port and answer in its place.
 func usedByProxy(c Config) (bool, error) {
-	owner, err := sockets.Owner(c.ProxyPort)
-	switch {
-	case errors.Is(err, sockets.ErrNoListener):
-		return false, nil
-	case err != nil:
-		return false, &Error{Kind: PortTaken, Cause: fmt.Sprintf("cannot tell who listens at 127.0.0.1:%d: %v", c.ProxyPort, err)}
-	case owner != c.UID:
-		return false, portTaken(c, fmt.Sprintf("a process of UID %d listens there", owner))
+	owners, err := sockets.Owners(c.ProxyPort)
+	if err != nil {
+		return false, &Error{Cause: fmt.Sprintf("cannot tell who listens at 127.0.0.1:%d: %v", c.ProxyPort, err)}
 	}
-	return true, nil
+	for _, owner := range owners {
+		if owner != c.UID {
+			return false, portTaken(c, fmt.Sprintf("a process of UID %d listens there", owner))
+		}
+	}
+	return len(owners) > 0, nil
 }
 
 func portTaken(c Config, what string) *Error {

@@ -26,9 +26,6 @@ import (
 	"strconv"
 )
 
-// ErrNoListener is returned where no process listens at the port.
-var ErrNoListener = errors.New("no process listens there")
-
 // The kernel's tables for this process's network namespace. There is none for IPv6
 // where the kernel has no IPv6.
 const (
@@ -41,20 +38,22 @@ const (
 // or memory has. A larger table is an error, so that a listener cannot hide behind it.
 const maxTable = 32 << 20
 
-// Owner returns the UID of the process that accepts connections to 127.0.0.1:port: the
-// owner of the socket that listens at that address, in its form for IPv6 sockets
-// (::ffff:127.0.0.1) too, or else at a wildcard address. That is the order in which the
-// kernel chooses. Sockets of several users are an error that names them.
-func Owner(port uint16) (uid uint32, err error) {
+// Owners returns the users (UIDs) whose processes may accept connections to
+// 127.0.0.1:port: the owners of the sockets that listen at that address, in its form for
+// IPv6 sockets (::ffff:127.0.0.1) too, or, where there is none, at a wildcard address. That
+// is the order in which the kernel chooses. There is rarely more than one user: it takes
+// sockets that are bound to different devices, as the proxy's is during its shutdown. The
+// result is sorted; it is empty where no process listens.
+func Owners(port uint16) ([]uint32, error) {
 	var all []listener
 	for _, table := range []string{tableIPv4, tableIPv6} {
 		found, err := readTable(table, port)
 		if err != nil && !(table == tableIPv6 && errors.Is(err, fs.ErrNotExist)) {
-			return 0, err
+			return nil, err
 		}
 		all = append(all, found...)
 	}
-	return owner(all, port)
+	return owners(all), nil
 }
 
 // listener is a socket that listens at the port.
@@ -63,7 +62,7 @@ type listener struct {
 	uid  uint32
 }
 
-func owner(all []listener, port uint16) (uint32, error) {
+func owners(all []listener) []uint32 {
 	var exact, wildcard []uint32
 	for _, l := range all {
 		switch addr := l.addr.Unmap(); {
@@ -78,13 +77,7 @@ func owner(all []listener, port uint16) (uint32, error) {
 		uids = wildcard
 	}
 	slices.Sort(uids)
-	switch uids = slices.Compact(uids); len(uids) {
-	case 0:
-		return 0, ErrNoListener
-	case 1:
-		return uids[0], nil
-	}
-	return 0, fmt.Errorf("several users listen at port %d: UIDs %d", port, uids)
+	return slices.Compact(uids)
 }
 
 func readTable(path string, port uint16) ([]listener, error) {

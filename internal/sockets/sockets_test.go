@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -47,7 +48,7 @@ func requireLittleEndian(t *testing.T) {
 	}
 }
 
-func TestOwner(t *testing.T) {
+func TestOwners(t *testing.T) {
 	requireLittleEndian(t)
 	const (
 		loopback = "0100007F:1F40"
@@ -60,26 +61,26 @@ func TestOwner(t *testing.T) {
 	)
 	for name, tt := range map[string]struct {
 		four, six string
-		want      uint32
+		want      []uint32 // nil: nobody
 		wantErr   string
 	}{
-		"loopback":              {four: table4([3]string{loopback, "0A", "1501"}), want: 1501},
-		"wildcard":              {four: table4([3]string{any4, "0A", "1000"}), want: 1000},
-		"IPv6 wildcard":         {four: table4(), six: table6([3]string{any6, "0A", "1000"}), want: 1000},
-		"mapped":                {four: table4(), six: table6([3]string{mapped, "0A", "1000"}), want: 1000},
-		"mapped wildcard":       {four: table4(), six: table6([3]string{mapped0, "0A", "1000"}), want: 1000},
-		"exact before wildcard": {four: table4([3]string{any4, "0A", "1"}, [3]string{loopback, "0A", "1501"}), six: table6([3]string{any6, "0A", "2"}), want: 1501},
-		"two of one user":       {four: table4([3]string{loopback, "0A", "1501"}, [3]string{loopback, "0A", "1501"}), want: 1501},
-		"two users":             {four: table4([3]string{loopback, "0A", "1501"}), six: table6([3]string{mapped, "0A", "1000"}), wantErr: "UIDs [1000 1501]"},
+		"loopback":              {four: table4([3]string{loopback, "0A", "1501"}), want: []uint32{1501}},
+		"wildcard":              {four: table4([3]string{any4, "0A", "1000"}), want: []uint32{1000}},
+		"IPv6 wildcard":         {four: table4(), six: table6([3]string{any6, "0A", "1000"}), want: []uint32{1000}},
+		"mapped":                {four: table4(), six: table6([3]string{mapped, "0A", "1000"}), want: []uint32{1000}},
+		"mapped wildcard":       {four: table4(), six: table6([3]string{mapped0, "0A", "1000"}), want: []uint32{1000}},
+		"exact before wildcard": {four: table4([3]string{any4, "0A", "1"}, [3]string{loopback, "0A", "1501"}), six: table6([3]string{any6, "0A", "2"}), want: []uint32{1501}},
+		"two of one user":       {four: table4([3]string{loopback, "0A", "1501"}, [3]string{loopback, "0A", "1501"}), want: []uint32{1501}},
+		"two users":             {four: table4([3]string{loopback, "0A", "1501"}), six: table6([3]string{mapped, "0A", "1000"}), want: []uint32{1000, 1501}},
 		"two users on wildcards": {four: table4([3]string{any4, "0A", "1501"}), six: table6([3]string{any6, "0A", "0"}),
-			wantErr: "UIDs [0 1501]"},
-		"a connection":      {four: table4([3]string{loopback, "01", "1000"}), wantErr: ErrNoListener.Error()},
-		"another port":      {four: table4([3]string{"0100007F:1F41", "0A", "1000"}), wantErr: ErrNoListener.Error()},
-		"another address":   {four: table4([3]string{other4, "0A", "1000"}), six: table6([3]string{other6, "0A", "1000"}), wantErr: ErrNoListener.Error()},
-		"the greatest UID":  {four: table4([3]string{loopback, "0A", "4294967295"}), want: math.MaxUint32},
-		"no IPv6 table":     {four: table4([3]string{loopback, "0A", "1501"}), want: 1501},
-		"no line":           {four: header, wantErr: ErrNoListener.Error()},
-		"nothing":           {four: "", wantErr: ErrNoListener.Error()},
+			want: []uint32{0, 1501}},
+		"a connection":      {four: table4([3]string{loopback, "01", "1000"})},
+		"another port":      {four: table4([3]string{"0100007F:1F41", "0A", "1000"})},
+		"another address":   {four: table4([3]string{other4, "0A", "1000"}), six: table6([3]string{other6, "0A", "1000"})},
+		"the greatest UID":  {four: table4([3]string{loopback, "0A", "4294967295"}), want: []uint32{math.MaxUint32}},
+		"no IPv6 table":     {four: table4([3]string{loopback, "0A", "1501"}), want: []uint32{1501}},
+		"no line":           {four: header},
+		"nothing":           {four: ""},
 		"short line":        {four: header + "   0: 0100007F:1F40 00000000:0000 0A\n", wantErr: "line 2: malformed"},
 		"blank line":        {four: header + "\n", wantErr: "line 2: malformed"},
 		"UID not a number":  {four: table4([3]string{loopback, "0A", "-1"}), wantErr: "line 2: malformed"},
@@ -93,30 +94,30 @@ func TestOwner(t *testing.T) {
 		"endless line":      {four: header + strings.Repeat("x", 100_000), wantErr: "token too long"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := ownerIn(8000, tt.four, tt.six)
+			got, err := ownersIn(8000, tt.four, tt.six)
 			if tt.wantErr != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
-					t.Errorf("got UID %d, %v, want error with %q", got, err, tt.wantErr)
+					t.Errorf("got UIDs %d, %v, want error with %q", got, err, tt.wantErr)
 				}
 				return
 			}
-			if err != nil || got != tt.want {
-				t.Errorf("got UID %d, %v, want %d", got, err, tt.want)
+			if err != nil || !slices.Equal(got, tt.want) {
+				t.Errorf("got UIDs %d, %v, want %d", got, err, tt.want)
 			}
 		})
 	}
 }
 
-func ownerIn(port uint16, tables ...string) (uint32, error) {
+func ownersIn(port uint16, tables ...string) ([]uint32, error) {
 	var all []listener
 	for _, table := range tables {
 		found, err := parseTable(strings.NewReader(table), port)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		all = append(all, found...)
 	}
-	return owner(all, port)
+	return owners(all), nil
 }
 
 // endless repeats one line, and counts the bytes that were read.
@@ -157,9 +158,9 @@ func TestTableBreaksOff(t *testing.T) {
 	}
 }
 
-// TestOwnerOfRealSockets: whatever address the socket listens at, the kernel names this
+// TestOwnersOfRealSockets: whatever address the socket listens at, the kernel names this
 // process's user, and nobody once the socket is closed.
-func TestOwnerOfRealSockets(t *testing.T) {
+func TestOwnersOfRealSockets(t *testing.T) {
 	for name, listen := range map[string]func(*testing.T) (port uint16, closeSocket func()){
 		"127.0.0.1":        func(t *testing.T) (uint16, func()) { return listenOn(t, "tcp4", "127.0.0.1:0") },
 		"0.0.0.0":          func(t *testing.T) (uint16, func()) { return listenOn(t, "tcp4", "0.0.0.0:0") },
@@ -168,13 +169,13 @@ func TestOwnerOfRealSockets(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			port, closeSocket := listen(t)
-			got, err := Owner(port)
-			if err != nil || got != uint32(os.Getuid()) {
-				t.Errorf("got UID %d, %v, want %d", got, err, os.Getuid())
+			got, err := Owners(port)
+			if err != nil || !slices.Equal(got, []uint32{uint32(os.Getuid())}) {
+				t.Errorf("got UIDs %d, %v, want %d", got, err, os.Getuid())
 			}
 			closeSocket()
-			if got, err := Owner(port); !errors.Is(err, ErrNoListener) {
-				t.Errorf("closed: got UID %d, %v, want %v", got, err, ErrNoListener)
+			if got, err := Owners(port); err != nil || len(got) > 0 {
+				t.Errorf("closed: got UIDs %d, %v, want none", got, err)
 			}
 		})
 	}
