@@ -119,8 +119,11 @@ func TestRefreshDelay(t *testing.T) {
 			if asked <= 0 || asked >= life {
 				asked = life / 2
 			}
-			if asked <= life/2 && life >= 20*time.Minute && latest.due.wall.Sub(now) < asked*4/3-2 {
-				t.Errorf("life %s, asked %s: due at the latest after %s", life, asked, latest.due.wall.Sub(now))
+			if last := latest.due.wall.Sub(now); asked <= life/2 && life >= 20*time.Minute && (last < asked*4/3-2 || last > max(asked, minRefresh)*4/3) {
+				t.Errorf("life %s, asked %s: due at the latest after %s", life, asked, last)
+			}
+			if latest.stale.wall.After(latest.end.wall) {
+				t.Errorf("life %s, asked %s: stale %s after its end", life, asked, latest.stale.wall.Sub(latest.end.wall))
 			}
 		}
 	}
