@@ -16,6 +16,7 @@ help: ## say what there is to make
 
 .PHONY: build
 build: ## bin/proxy and bin/proxy-init, static and stripped
+	@[ -e bin/proxy ] || echo "compiling the proxy and proxy-init: about a minute the first time, seconds later"
 	$(BUILD) -o bin/proxy ./cmd/proxy
 	$(BUILD) -o bin/proxy-init ./cmd/proxy-init
 
@@ -52,7 +53,9 @@ attack: ## what a hostile container of the pod can do to the others, as a table 
 
 .PHONY: test
 test: ## every test but test-images, test-chart, test-apiserver and test-cluster, with the race detector (root: they make network namespaces)
-	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv
+	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv unshare
+	@tools/privileges
+	@echo "compiling every package with the race detector: about 10 minutes the first time, a minute later"
 	@# -count=1: some tests build the programs, of which Go's cache of results knows nothing.
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m ./...
 	@$(NEED_PROMTOOL)
@@ -63,6 +66,11 @@ FUZZTIME ?= 60s
 .PHONY: fuzz
 fuzz: ## fuzz what parses hostile bytes, FUZZTIME each
 	tools/fuzz $(FUZZTIME)
+
+.PHONY: mutate
+mutate: ## mutation tests: how many small faults the tests detect, by hand and nightly (ONLY=internal/azure: a part)
+	@tools/need ip unshare
+	@tools/mutate $(ONLY)
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, the import map

@@ -53,7 +53,7 @@ func (m *migration) account(pod *corev1.Pod) (account *corev1.ServiceAccount, wa
 	if annotations == nil {
 		annotations = map[string]string{}
 	}
-	annotations[inject.ClientIDAnnotation] = m.options.clientID
+	annotations[inject.ClientIDAnnotation] = string(m.options.clientID)
 	account.Annotations = annotations
 	return account, warning
 }

@@ -10,14 +10,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/flagenv"
 	"imds-oidc-proxy/internal/inject"
-	"imds-oidc-proxy/internal/injectflags"
 )
 
 // options are everything that the flags say.
 type options struct {
-	injection injectflags.Flags
-	config    inject.Config // made of injection
+	config inject.Config
 
 	files []string // none: standard input
 
@@ -29,16 +29,16 @@ type options struct {
 	nativeSidecar string
 
 	namespace   string
-	clientID    string
+	clientID    azure.ClientID
 	accountFile []string
 
 	version bool
 }
 
-const usageHead = `imds-migrate inject writes into manifests what the admission webhook would put into
-their pods. Everything else in them stays as it is, to the byte.
+const usageHead = `Usage: imds-migrate inject [flags] [FILE | DIRECTORY | -]…
 
-Usage: imds-migrate inject [flags] [FILE | DIRECTORY | -]…
+imds-migrate inject writes into manifests what the admission webhook would put into
+their pods. Everything else in them stays as it is, to the byte.
 
 Without a file it reads standard input. Of a directory it takes .yaml, .yml and .json,
 those of directories within too.
@@ -54,40 +54,34 @@ Exit codes:
 // parse reads the flags. Help goes to stdout, and is pflag.ErrHelp.
 func parse(args []string, stdout io.Writer) (options, error) {
 	var o options
-	flags := newFlags(&o)
-	flags.SetOutput(stdout)
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return o, err
-		}
-		return o, fmt.Errorf("%w (see imds-migrate --help)", err)
-	}
-	if o.version {
-		return o, nil
+	flags := flagenv.New("imds-migrate", nil)
+	flags.Arguments = true
+	o.addFlags(flags.FlagSet)
+	flags.Usage = func() { fmt.Fprintf(stdout, usageHead, flags.FlagUsages()) }
+	if err := flags.Parse(args, nil); err != nil || o.version {
+		return o, err
 	}
 	if flags.NArg() == 0 || flags.Arg(0) != "inject" {
-		return o, errors.New("say imds-migrate inject, then flags and files (see imds-migrate --help)")
+		return o, errors.New("the command must be imds-migrate inject, then flags and files (see imds-migrate --help)")
 	}
 	o.files = flags.Args()[1:]
 	return o, o.check()
 }
 
-func newFlags(o *options) *pflag.FlagSet {
-	flags := pflag.NewFlagSet("imds-migrate", pflag.ContinueOnError)
-	flags.SortFlags = false
+func (o *options) addFlags(flags *pflag.FlagSet) {
+	o.nativeSidecar = "on"
 	flags.BoolVar(&o.uninject, "uninject", false, "take out what was injected, and nothing else; with --all, label and annotation too")
 	flags.BoolVarP(&o.inPlace, "in-place", "i", false, "write the files themselves, those that change")
 	flags.BoolVar(&o.diff, "diff", false, "print the differences, for patch -p1, in place of the manifests")
 	flags.BoolVar(&o.all, "all", false, "put "+inject.UseLabel+" and "+inject.InjectProxyAnnotation+" on every workload that does not say otherwise")
 	flags.StringVarP(&o.selectorText, "selector", "l", "", "with --all: only workloads whose own labels match this `selector`")
 	flags.StringVarP(&o.namespace, "namespace", "n", corev1.NamespaceDefault, "`namespace` of what names none")
-	flags.StringVar(&o.clientID, "client-id", "", "client `ID` for service accounts that are not found or name none")
+	flagenv.Var(flags, &o.clientID, "client-id", flagenv.Optional(azure.ParseClientID), "client `ID` for service accounts that are not found or name none")
 	flags.StringSliceVar(&o.accountFile, "service-account-file", nil, "`file` with ServiceAccounts, to read beside the manifests and not to write; - is standard input")
-	flags.StringVar(&o.nativeSidecar, "native-sidecar", "on", "on or off: run the proxy as a sidecar among the init containers, which takes Kubernetes 1.29")
-	o.injection.AddFlags(flags)
+	flagenv.Var(flags, &o.nativeSidecar, "native-sidecar", flagenv.OneOf("on", "off"),
+		"on or off: run the proxy as a sidecar among the init containers, which takes Kubernetes 1.29")
+	o.config.AddFlags(flags)
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
-	flags.Usage = func() { fmt.Fprintf(flags.Output(), usageHead, flags.FlagUsages()) }
-	return flags
 }
 
 func (o *options) check() error {
@@ -95,27 +89,22 @@ func (o *options) check() error {
 	case o.inPlace && o.diff:
 		return errors.New("--in-place and --diff exclude each other")
 	case o.selectorText != "" && !o.all:
-		return errors.New("--selector chooses what --all marks: say --all too")
-	case o.nativeSidecar != "on" && o.nativeSidecar != "off":
-		return fmt.Errorf("--native-sidecar %q: say on or off", o.nativeSidecar)
+		return errors.New("--selector requires --all: it chooses what --all marks")
 	case o.namespace == "":
-		return errors.New("--namespace: say a name")
-	case o.clientID != "" && !inject.ValidClientID(o.clientID):
-		return fmt.Errorf("--client-id %q: say the client ID of an identity, a GUID", o.clientID)
+		return flagenv.Required([]string{"namespace"}, "")
 	}
 	if err := o.checkStdin(); err != nil {
 		return err
 	}
 	var err error
 	if o.selector, err = labels.Parse(o.selectorText); err != nil {
-		return fmt.Errorf("--selector %q: say one such as app=web,tier!=batch", o.selectorText)
+		return flagenv.Errorf("selector", "%q: must be a label selector, such as app=web,tier!=batch", o.selectorText)
 	}
 	if o.uninject {
-		return nil // which needs no configuration
+		return nil // it needs no configuration
 	}
-	o.config, err = o.injection.Config()
 	o.config.PostStart = o.nativeSidecar == "off"
-	return err
+	return o.config.Validate()
 }
 
 // checkStdin: standard input can be read once, and not be written.

@@ -74,10 +74,9 @@ func replace(replacements []replacement) error {
 	return nil
 }
 
-// withoutNames is why a rename failed: the temporary file's name says nothing.
+// withoutNames returns why a rename failed, without the name of the temporary file.
 func withoutNames(err error) error {
-	var link *os.LinkError
-	if errors.As(err, &link) {
+	if link, ok := errors.AsType[*os.LinkError](err); ok {
 		return link.Err
 	}
 	return err

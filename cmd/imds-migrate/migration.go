@@ -156,11 +156,11 @@ func apply(template *manifest.Node, patch []inject.Operation) error {
 	return template.Apply(operations)
 }
 
-// locate gives an error about a pod the line of what it is about, as far as that is to
-// be found.
+// locate adds to an error about a pod the line of the field that it is about, or of the
+// pod template where the field is not found.
 func locate(template *manifest.Node, err error) error {
-	var refusal *inject.Refusal
-	if !errors.As(err, &refusal) {
+	refusal, ok := errors.AsType[*inject.Refusal](err)
+	if !ok {
 		return err
 	}
 	at := template
@@ -178,8 +178,7 @@ func locate(template *manifest.Node, err error) error {
 func (m *migration) refuse(f *file, o object, err error) {
 	m.refused++
 	line, reason := 0, err.Error()
-	var where *manifest.Error
-	if errors.As(err, &where) {
+	if where, ok := errors.AsType[*manifest.Error](err); ok {
 		line, reason = where.Line, where.Reason
 	}
 	m.say(f, o, line, "refused: "+reason)

@@ -230,12 +230,11 @@ func decode(node *manifest.Node, into any) error {
 	return nil
 }
 
-// expectation is an error of decoding in one line. In YAML yes and off are booleans, which
-// not all who write them know.
+// expectation is an error of decoding in one line. In YAML, yes and off are booleans, which
+// authors often do not know.
 func expectation(err error) string {
 	reason := strings.TrimPrefix(strings.Join(strings.Fields(err.Error()), " "), "json: ")
-	var typed *json.UnmarshalTypeError
-	if errors.As(err, &typed) && typed.Type.Kind() == reflect.String && (typed.Value == "bool" || strings.HasPrefix(typed.Value, "number")) {
+	if typed, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && typed.Type.Kind() == reflect.String && (typed.Value == "bool" || strings.HasPrefix(typed.Value, "number")) {
 		reason += ": write it in quotes"
 	}
 	return reason

@@ -3,16 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"imds-oidc-proxy/internal/logging"
-	"imds-oidc-proxy/internal/netrules"
 )
 
 // tryRun runs the program with nothing in its environment but env. None of these
@@ -33,7 +28,7 @@ func TestUsageErrors(t *testing.T) {
 	}{
 		"port zero":         {args: []string{"--proxy-port=0"}, want: "--proxy-port"},
 		"port too high":     {args: []string{"--metadata-port=65536"}, want: "--metadata-port"},
-		"port in words":     {env: map[string]string{"PROXY_PORT": "eighty"}, want: `PROXY_PORT="eighty"`},
+		"port in words":     {env: map[string]string{"PROXY_PORT": "eighty"}, want: `--proxy-port (PROXY_PORT) "eighty": must be between 1 and 65535`},
 		"port with a space": {env: map[string]string{"PROXY_PORT": " 8000"}, want: "PROXY_PORT"},
 		"port and a rule":   {env: map[string]string{"PROXY_PORT": "8000 -j ACCEPT"}, want: "PROXY_PORT"},
 		"metadata port":     {env: map[string]string{"METADATA_PORT": "0"}, want: "METADATA_PORT"},
@@ -169,103 +164,22 @@ func TestHelpAndVersion(t *testing.T) {
 	if code != exitOK {
 		t.Errorf("--help: exit code %d", code)
 	}
-	for _, twin := range twins {
-		if !strings.Contains(help, twin.variable) || !strings.Contains(help, "--"+twin.flag) {
-			t.Errorf("--help does not name %s and --%s", twin.variable, twin.flag)
+	for variable, flag := range map[string]string{
+		"PROXY_PORT": "proxy-port", "METADATA_IP": "metadata-ip", "METADATA_PORT": "metadata-port", "PROXY_UID": "proxy-uid", "PROXY_GID": "proxy-gid",
+		"PROXY_SEAL": "seal", "PROXY_DENY": "deny", "PROXY_IPTABLES_MODE": "iptables-mode", "PROXY_VERIFY": "verify", "PROXY_FORCE": "force",
+		"PROXY_LOG_LEVEL": "log-level", "PROXY_LOG_FORMAT": "log-format", "PROXY_TERMINATION_LOG": "termination-log",
+	} {
+		if line := fmt.Sprintf("  %-22s --%s\n", variable, flag); !strings.Contains(help, line) {
+			t.Errorf("--help has no line %q", line)
+		}
+	}
+	for _, flagOnly := range []string{"dry-run", "check", "cleanup", "version"} {
+		if v := variable(flagOnly); v != "" {
+			t.Errorf("--%s has the variable %s, which would choose it for every run", flagOnly, v)
 		}
 	}
 	code, out, _ := tryRun(t, map[string]string{"PROXY_SEAL": "true"}, "--version")
 	if code != exitOK || out != "proxy-init "+version+"\n" {
 		t.Errorf("--version: exit code %d, %q", code, out)
 	}
-}
-
-// TestExitCodes: each kind has a code of its own, and --help names them all.
-func TestExitCodes(t *testing.T) {
-	seen := map[int]netrules.Kind{exitOK: -1, exitFailure: -1, exitUsage: -1}
-	for kind := netrules.MissingCapability; kind <= netrules.TimedOut; kind++ {
-		code := exitCode(kind)
-		if other, taken := seen[code]; taken {
-			t.Errorf("kinds %d and %d both exit with %d", other, kind, code)
-		}
-		seen[code] = kind
-	}
-	for code := range seen {
-		if !strings.Contains(exitCodesHelp, fmt.Sprintf("\n  %2d  ", code)) {
-			t.Errorf("--help does not explain exit code %d", code)
-		}
-	}
-	if got := exitCode(0); got != exitFailure {
-		t.Errorf("an unknown kind exits with %d, want %d", got, exitFailure)
-	}
-}
-
-func TestReport(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "termination-log")
-	if err := os.WriteFile(path, []byte("what an earlier run said, which was much longer than this"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var log bytes.Buffer
-	o := options{terminationLog: path}
-	err := fmt.Errorf("while at it: %w", &netrules.Error{Kind: netrules.LockHeld, Cause: "the lock\nis held", Remedy: "wait"})
-	if code := report(o, logging.New(&log, o.log), err); code != exitLock {
-		t.Errorf("exit code %d, want %d", code, exitLock)
-	}
-	got, readErr := os.ReadFile(path)
-	if want := "proxy-init: while at it: the lock is held. Remedy: wait"; readErr != nil || string(got) != want {
-		t.Errorf("termination message %q (%v), want %q", got, readErr, want)
-	}
-	var entry struct {
-		Level, Msg, Error, Remedy string
-		ExitCode                  int `json:"exit_code"`
-	}
-	if err := json.Unmarshal(log.Bytes(), &entry); err != nil {
-		t.Fatalf("%v in %s", err, log.String())
-	}
-	if entry.Level != "error" || entry.Msg != "redirect not installed" || entry.Remedy != "wait" || entry.ExitCode != exitLock {
-		t.Errorf("log entry %+v", entry)
-	}
-}
-
-func TestTerminationLog(t *testing.T) {
-	t.Run("of a wrong variable", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "termination-log")
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		tryRun(t, map[string]string{"PROXY_PORT": "eighty", "PROXY_TERMINATION_LOG": path})
-		got, err := os.ReadFile(path)
-		if err != nil || !strings.Contains(string(got), "PROXY_PORT") {
-			t.Errorf("termination message %q (%v), want one with PROXY_PORT", got, err)
-		}
-	})
-	t.Run("not made", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "termination-log")
-		writeTermination(path, "anything")
-		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("stat: %v, want that it does not exist", err)
-		}
-	})
-	t.Run("bounded", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "termination-log")
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		writeTermination(path, strings.Repeat("x", 2*maxTermination))
-		info, err := os.Stat(path)
-		if err != nil || info.Size() != maxTermination {
-			t.Errorf("size %v (%v), want %d", info.Size(), err, maxTermination)
-		}
-	})
-	t.Run("usage", func(t *testing.T) {
-		path := filepath.Join(t.TempDir(), "termination-log")
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		tryRun(t, map[string]string{"PROXY_PORT": "0"}, "--termination-log="+path)
-		got, err := os.ReadFile(path)
-		if err != nil || !strings.Contains(string(got), "PROXY_PORT") {
-			t.Errorf("termination message %q (%v), want one that names PROXY_PORT", got, err)
-		}
-	})
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"imds-oidc-proxy/internal/health"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/server"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 const (
@@ -37,7 +37,7 @@ const (
 // often and when they asked, and what to upgrade to.
 func newRouter(observed *observer, listening *atomic.Bool, log *zap.Logger) http.Handler {
 	return routerFor(map[string]http.Handler{
-		"/readyz":        health.Handler("readyz", readyChecks(observed.tokens, listening)),
+		"/readyz":        health.Handler("readyz", readyChecks(observed.exchanger, listening)),
 		"/livez":         health.Handler("livez", liveChecks(observed.tokens)),
 		"/metrics":       &shared{inner: observed.metrics},
 		"/debug/clients": &shared{inner: observed.census},
@@ -67,7 +67,7 @@ func routerFor(endpoints map[string]http.Handler, log *zap.Logger) http.Handler 
 // readyChecks is what the proxy needs to be of use, as far as the pod can tell.
 // That Entra answers is not among it: an outage there must not take every pod out
 // of its service, since those with a token in hand go on.
-func readyChecks(tokens *exchange.Service, listening *atomic.Bool) []health.Check {
+func readyChecks(exchanger *exchange.Exchanger, listening *atomic.Bool) []health.Check {
 	return []health.Check{
 		{Name: "listening", Run: func() error {
 			if !listening.Load() {
@@ -77,35 +77,17 @@ func readyChecks(tokens *exchange.Service, listening *atomic.Bool) []health.Chec
 		}},
 		// Resolved when the proxy started, which it would not have otherwise.
 		{Name: "configuration"},
-		{Name: "federated-token", Run: tokens.Ready},
+		{Name: "federated-token", Run: exchanger.Ready},
 	}
 }
 
 // liveChecks is what only a restart mends. A cache whose lock is never released
 // does not answer, and the kubelet takes silence for a failure.
-func liveChecks(tokens *exchange.Service) []health.Check {
+func liveChecks(service *tokens.Service) []health.Check {
 	return []health.Check{
 		{Name: "ping"},
-		{Name: "token-cache", Run: func() error { tokens.Stats(); return nil }},
+		{Name: "token-cache", Run: func() error { service.Stats(); return nil }},
 	}
-}
-
-// checkAdminAddress takes an empty address too: there is no admin port then.
-func checkAdminAddress(address string) error {
-	if address == "" {
-		return nil
-	}
-	_, port, err := net.SplitHostPort(address)
-	if err == nil {
-		var n int
-		if n, err = strconv.Atoi(port); err == nil && (n < 1 || n > 65535) {
-			err = errPort
-		}
-	}
-	if err != nil {
-		return configErrorf("--admin-address (PROXY_ADMIN_ADDRESS) %q: say HOST:PORT or :PORT, such as :8001", address)
-	}
-	return nil
 }
 
 // newAdmin returns a server for the proxy's own endpoints on an address that the whole

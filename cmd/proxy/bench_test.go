@@ -16,12 +16,13 @@ import (
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // cached answers as a filled cache does.
-type cached struct{ result exchange.Result }
+type cached struct{ result tokens.Result }
 
-func (c cached) Token(context.Context, exchange.Request) (exchange.Result, error) {
+func (c cached) Token(context.Context, tokens.Request) (tokens.Result, error) {
 	return c.result, nil
 }
 
@@ -38,7 +39,7 @@ func BenchmarkCachedAnswer(b *testing.B) {
 	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
 	log := zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel))
 	limit := loglimit.New(nil)
-	observed := newObserver("/nonexistent", limit, new(logging.Queue), zap.NewNop())
+	observed := newObserver(limit, new(logging.Queue), zap.NewNop())
 	for _, test := range []struct {
 		name    string
 		log     *zap.Logger
@@ -50,7 +51,7 @@ func BenchmarkCachedAnswer(b *testing.B) {
 	} {
 		b.Run(test.name, func(b *testing.B) {
 			h, err := imds.New(imds.Config{
-				Tokens: cached{exchange.Result{Source: exchange.SourceCache, Token: exchange.Token{
+				Tokens: cached{tokens.Result{Source: tokens.SourceCache, Token: exchange.Token{
 					AccessToken: strings.Repeat("t", 1800), NotBefore: time.Now(), ExpiresOn: time.Now().Add(24 * time.Hour)}}},
 				TenantID: "11111111-1111-1111-1111-111111111111", DefaultClientID: testClientID, Log: test.log, Observe: test.observe,
 			})

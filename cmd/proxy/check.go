@@ -2,22 +2,26 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/diagnose"
-	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/flagenv"
 )
 
 // checkCommand is the one subcommand: proxy check.
 const checkCommand = "check"
 
 const (
-	// checkTimeout bounds the whole walk, whose longest step, the exchange, takes
+	// checkTimeout bounds the whole check, whose longest step, the exchange, takes
 	// 21 s. A pod's exec session should not hang for longer than a person waits.
 	checkTimeout = time.Minute
 
@@ -27,22 +31,18 @@ const (
 	outputJSON = "json"
 )
 
-// checkConfig is what `proxy check` is told, beside the proxy's own configuration.
+// checkConfig is the configuration of `proxy check`: the proxy's own, and more.
 type checkConfig struct {
 	proxy config
 
-	resource   string
-	clientID   string
+	resource   azure.Resource
+	clientID   azure.ClientID
 	output     string
 	askIMDS    bool
 	noRedirect bool
-
-	// path is where programs are looked for: PATH.
-	path string
 }
 
-// check is the whole of `proxy check`. Its exit status is that of the first step
-// that failed.
+// check runs `proxy check`. Its exit code is that of the first step that failed.
 func check(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	cfg, err := parseCheck(args, getenv, stdout)
 	switch {
@@ -53,7 +53,7 @@ func check(ctx context.Context, args []string, getenv func(string) string, stdou
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	write := newReportWriter(cfg.output, stdout)
+	write := &reportWriter{json: cfg.output == outputJSON, out: stdout}
 	write.begin()
 	report := diagnose.Run(ctx, cfg.diagnosis(), write.step)
 	code := checkExitCode(report)
@@ -70,34 +70,26 @@ func check(ctx context.Context, args []string, getenv func(string) string, stdou
 // can be given what the proxy was given.
 func parseCheck(args []string, getenv func(string) string, stdout io.Writer) (checkConfig, error) {
 	var cfg checkConfig
-	own, shared := newCheckFlags(&cfg), newFlags(&cfg.proxy)
-	flags := pflag.NewFlagSet("proxy check", pflag.ContinueOnError)
-	flags.AddFlagSet(own)
-	flags.AddFlagSet(shared)
-	flags.Usage = func() { fmt.Fprintf(stdout, checkUsage, own.FlagUsages()) }
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return cfg, err
+	own := newCheckFlags(&cfg)
+	flags := flagenv.New("proxy check", func(flag string) string {
+		if own.Lookup(flag) != nil {
+			return ""
 		}
-		return cfg, configErrorf("%w (see proxy check --help)", err)
+		return variable(flag)
+	})
+	flags.AddFlagSet(own)
+	cfg.proxy.addFlags(flags.FlagSet)
+	flags.Usage = func() { fmt.Fprintf(stdout, checkUsage, own.FlagUsages(), exitHelp(checkExits)) }
+	if err := cfg.proxy.parse(flags, args, getenv); err != nil {
+		return cfg, err
 	}
 	for _, name := range []string{"probe", "version"} {
 		if flags.Changed(name) {
 			return cfg, configErrorf("--%s is for proxy alone: leave it out, or leave check out", name)
 		}
 	}
-	if flags.NArg() > 0 {
-		return cfg, configErrorf("unexpected argument %q: proxy check takes flags only (see proxy check --help)", flags.Arg(0))
-	}
-	if err := applyEnvironment(shared, getenv); err != nil {
-		return cfg, err
-	}
-	if err := cfg.proxy.checkGiven(flags); err != nil {
-		return cfg, err
-	}
 	cfg.proxy.readPodEnvironment(getenv)
-	cfg.path = getenv("PATH")
-	if getenv(envPodIdentityAuthorityHost) != "" {
+	if getenv(azure.EnvIMDSHost) != "" {
 		cfg.noRedirect = true
 	}
 	return cfg, cfg.check()
@@ -106,79 +98,37 @@ func parseCheck(args []string, getenv func(string) string, stdout io.Writer) (ch
 func newCheckFlags(cfg *checkConfig) *pflag.FlagSet {
 	flags := pflag.NewFlagSet("proxy check", pflag.ContinueOnError)
 	flags.SortFlags = false
-	flags.StringVar(&cfg.resource, "resource", defaultResource, "what to ask a token for")
-	flags.StringVar(&cfg.clientID, "client-id", "", "the identity to ask a token for; empty means "+envClientID)
-	flags.StringVar(&cfg.output, "output", outputText, "text or json")
+	cfg.resource, cfg.output = defaultResource, outputText
+	flagenv.Var(flags, &cfg.resource, "resource", azure.ParseResource, "`resource` to ask a token for")
+	flagenv.Var(flags, &cfg.clientID, "client-id", flagenv.Optional(azure.ParseClientID), "the `identity` to ask a token for; empty means "+azure.EnvClientID)
+	flagenv.Var(flags, &cfg.output, "output", flagenv.OneOf(outputText, outputJSON), "text or json")
 	flags.BoolVar(&cfg.askIMDS, "ask-imds", false, "also ask the real IMDS whether it answers, with a request that needs no identity")
-	flags.BoolVar(&cfg.noRedirect, "no-redirect", false, "this pod is meant to have no redirect: its absence is no fault; set where "+envPodIdentityAuthorityHost+" is")
+	flags.BoolVar(&cfg.noRedirect, "no-redirect", false, "this pod is meant to have no redirect: its absence is no fault; set where "+azure.EnvIMDSHost+" is")
 	return flags
 }
 
-const checkUsage = `proxy check walks the way from this pod's environment to a token, and says at each
-step what it found and how to mend it. It takes the proxy's flags and variables
-(proxy --help; give it those that the proxy was given) and these:
+const checkUsage = `Usage: proxy check [flags]
+
+proxy check tests each step from this pod's environment to a token, and prints what it
+found there and how to fix it. It makes one real token request, and prints no token.
+
+It takes the proxy's flags and environment variables (proxy --help), which should be those
+that the proxy runs with, and these:
 
 %s
-It makes one real token request. It prints no token.
-
-Exit status: 0 nothing failed, 1 it could not be carried out, 2 a flag is wrong;
-else the first step that failed:
-
-  10  environment       a variable is missing or wrong
-  11  federated token   unreadable, expired, or for another audience
-  12  issuer            its documents contradict the federated token
-  13  authority         Entra cannot be reached, or does not know the tenant
-  14  exchange          Entra refuses the token request
-  15  imds              metadata requests of this pod do not reach the proxy
-  16  rules             the redirect is not in place (where this user may look)
-`
-
-// envPodIdentityAuthorityHost points SDKs at the proxy where there is no redirect.
-const envPodIdentityAuthorityHost = "AZURE_POD_IDENTITY_AUTHORITY_HOST"
+Exit codes:
+%s`
 
 func (c *checkConfig) check() error {
-	if c.output != outputText && c.output != outputJSON {
-		return configErrorf("--output %q: say text or json", c.output)
-	}
-	if c.resource == "" {
-		return configErrorf("--resource is empty: say what to ask a token for, such as %s", defaultResource)
-	}
-	if err := c.proxy.checkFlags(); err != nil {
-		return err
-	}
-	if _, err := c.proxy.parsedIdentities(); err != nil {
-		return err
-	}
 	if err := c.proxy.checkHTTPProxy(); err != nil {
 		return err
 	}
 	if err := c.proxy.checkPrefetch(); err != nil {
 		return err
 	}
-	return c.checkAsked()
-}
-
-// checkAsked refuses what the proxy would refuse to ask Entra for: a token that came all
-// the same would be one that no application gets.
-func (c *checkConfig) checkAsked() error {
-	if !imds.ValidResource(c.resource) {
-		return configErrorf("--resource %.200q: a resource is a URI such as https://vault.azure.net, or a GUID; the proxy answers no request for this one", c.resource)
-	}
-	if c.clientID == "" {
-		return nil
-	}
-	// The handler judges a client ID that it is asked for as it does its default.
-	asked := imds.Config{DefaultClientID: c.clientID}
-	if asked.Validate() != nil {
-		return configErrorf("--client-id %.200q is not a GUID: name the application (client) ID, not a name or a resource ID", c.clientID)
-	}
-	allowed := imds.Config{AllowedClientIDs: c.proxy.allowedClientIDs}
-	if allowed.Validate() != nil {
-		return nil // a finding, as all that keeps the proxy from starting
-	}
-	asked.AllowedClientIDs = allowed.AllowedClientIDs
-	if asked.Validate() != nil {
-		return configErrorf("--client-id %s is not among --allowed-client-ids (PROXY_ALLOWED_CLIENT_IDS): the proxy answers no request for it", c.clientID)
+	// The proxy answers no request for such a token: that it came would say nothing.
+	if allowed := c.proxy.allowedClientIDs; c.clientID != "" && len(allowed) > 0 && !slices.Contains(allowed, c.clientID) {
+		return configErrorf("--client-id %q: must be among --allowed-client-ids (PROXY_ALLOWED_CLIENT_IDS), or the proxy answers no request for it", c.clientID)
 	}
 	return nil
 }
@@ -186,11 +136,83 @@ func (c *checkConfig) checkAsked() error {
 // diagnosis is the configuration as package diagnose takes it.
 func (c *checkConfig) diagnosis() diagnose.Config {
 	return diagnose.Config{
-		Exchange: c.proxy.exchangeConfig(),
-		Refused:  c.proxy.checkHandler(),
-		ClientID: c.clientID,
-		Resource: c.resource,
-		IMDS:     c.metadata(),
-		Rules:    c.rules(),
+		Exchange:        c.proxy.exchangeConfig(),
+		DefaultClientID: c.proxy.defaultClientID,
+		Refused:         c.proxy.checkHandler(),
+		Invalid:         c.proxy.invalid,
+		ClientID:        c.clientID,
+		Resource:        c.resource,
+		IMDS:            c.metadata(),
 	}
+}
+
+// checkExits are the exit codes of `proxy check`: that of the first step that failed.
+var checkExits = []exit{
+	{exitOK, "", "nothing failed"},
+	{exitFailure, "", "the check could not be carried out"},
+	{exitUsage, "", "a flag is wrong"},
+	{10, string(diagnose.Environment), "a variable is missing or wrong"},
+	{11, string(diagnose.FederatedToken), "unreadable, expired, or for another audience"},
+	{12, string(diagnose.Issuer), "its documents contradict the federated token"},
+	{13, string(diagnose.Authority), "Entra cannot be reached, or does not know the tenant"},
+	{14, string(diagnose.Exchange), "Entra refuses the token request"},
+	{15, string(diagnose.IMDS), "metadata requests of this pod do not reach the proxy"},
+	{16, "rules", "reserved: no longer used; proxy-init --check checks the rules"},
+}
+
+func checkExitCode(report diagnose.Report) int {
+	step, failed := report.FirstFailed()
+	if !failed {
+		return exitOK
+	}
+	for _, e := range checkExits {
+		if e.name == string(step) {
+			return e.code
+		}
+	}
+	return exitFailure
+}
+
+// reportWriter writes a report: as text, a step at a time, or as JSON once it is complete.
+type reportWriter struct {
+	json bool
+	out  io.Writer
+	err  error
+}
+
+func (w *reportWriter) begin() {
+	if !w.json {
+		_, w.err = fmt.Fprintf(w.out, "proxy %s, check as UID %d, GID %d\n\n", version, os.Getuid(), os.Getgid())
+	}
+}
+
+func (w *reportWriter) step(s diagnose.Step) {
+	if !w.json && w.err == nil {
+		w.err = diagnose.WriteText(w.out, s)
+	}
+}
+
+func (w *reportWriter) end(report diagnose.Report, code int) error {
+	failed, _ := report.FirstFailed()
+	if w.json {
+		encoder := json.NewEncoder(w.out)
+		encoder.SetIndent("", "  ")
+		encoder.SetEscapeHTML(false)
+		return encoder.Encode(struct {
+			Version     string            `json:"version"`
+			ExitStatus  int               `json:"exit_status"`
+			FirstFailed diagnose.StepName `json:"first_failed"`
+			diagnose.Report
+		}{version, code, failed, report})
+	}
+	if w.err != nil {
+		return w.err
+	}
+	var err error
+	if code == exitOK {
+		_, err = fmt.Fprintln(w.out, "\nnothing failed (exit code 0)")
+	} else {
+		_, err = fmt.Fprintf(w.out, "\nfix first: %s (exit code %d)\n", failed, code)
+	}
+	return err
 }

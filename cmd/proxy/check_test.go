@@ -21,6 +21,7 @@ import (
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/tokens"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
@@ -169,33 +170,33 @@ var checkScenarios = []struct {
 	spoil func(*checkedPod)
 }{
 	{"good", exitOK, func(*checkedPod) {}},
-	{"missing-tenant", exitEnvironment, func(p *checkedPod) { delete(p.environment, "AZURE_TENANT_ID") }},
-	{"expired-token", exitFederatedToken, func(p *checkedPod) {
+	{"missing-tenant", 10, func(p *checkedPod) { delete(p.environment, "AZURE_TENANT_ID") }},
+	{"expired-token", 11, func(p *checkedPod) {
 		p.project(entra.Claims{IssuedAt: longAgo()})
 	}},
-	{"wrong-audience", exitFederatedToken, func(p *checkedPod) {
+	{"wrong-audience", 11, func(p *checkedPod) {
 		p.project(entra.Claims{Audience: "https://kubernetes.default.svc"})
 	}},
-	{"issuer-document", exitIssuer, func(p *checkedPod) {
+	{"issuer-document", 12, func(p *checkedPod) {
 		p.project(entra.Claims{Issuer: p.idp.Issuer() + "/"})
 	}},
-	{"issuer-key", exitIssuer, func(p *checkedPod) { p.project(entra.Claims{Signer: entra.ForeignKey}) }},
-	{"issuer-slash", exitExchange, func(p *checkedPod) {
+	{"issuer-key", 12, func(p *checkedPod) { p.project(entra.Claims{Signer: entra.ForeignKey}) }},
+	{"issuer-slash", 14, func(p *checkedPod) {
 		issuer := p.idp.Issuer() + "/"
 		p.project(entra.Claims{Issuer: issuer})
 		p.idp.FailAlways(entra.FaultEdit("slash", func(a map[string]any) { a["issuer"] = issuer }).On(entra.IssuerDiscovery))
 	}},
-	{"subject", exitExchange, func(p *checkedPod) {
+	{"subject", 14, func(p *checkedPod) {
 		p.project(entra.Claims{Subject: "system:serviceaccount:shop:default"})
 	}},
-	{"unknown-client", exitExchange, func(p *checkedPod) { p.idp.RemoveApplication(checkClientID) }},
-	{"unknown-resource", exitExchange, func(p *checkedPod) { p.args = []string{"--resource=https://orders.example.test"} }},
-	{"unknown-tenant", exitAuthority, func(p *checkedPod) {
+	{"unknown-client", 14, func(p *checkedPod) { p.idp.RemoveApplication(checkClientID) }},
+	{"unknown-resource", 14, func(p *checkedPod) { p.args = []string{"--resource=https://orders.example.test"} }},
+	{"unknown-tenant", 13, func(p *checkedPod) {
 		p.environment["AZURE_TENANT_ID"] = "99999999-8888-4777-8666-555555555555"
 	}},
-	{"unknown-ca", exitAuthority, func(p *checkedPod) { delete(p.environment, "PROXY_CA_FILE") }},
-	{"entra-down", exitAuthority, func(p *checkedPod) { p.idp.Close() }},
-	{"another-redirect", exitIMDS, func(p *checkedPod) {
+	{"unknown-ca", 13, func(p *checkedPod) { delete(p.environment, "PROXY_CA_FILE") }},
+	{"entra-down", 13, func(p *checkedPod) { p.idp.Close() }},
+	{"another-redirect", 15, func(p *checkedPod) {
 		other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Server", "envoy")
 			http.Error(w, "no healthy upstream", http.StatusServiceUnavailable)
@@ -296,7 +297,7 @@ func TestCheckJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatalf("%v:\n%s", err, out)
 	}
-	if code != exitExchange || got.ExitStatus != exitExchange || got.FirstFailed != "exchange" || got.Version != version || len(got.Steps) != 7 {
+	if code != 14 || got.ExitStatus != 14 || got.FirstFailed != "exchange" || got.Version != version || len(got.Steps) != 6 {
 		t.Errorf("exit status %d, got %+v", code, got)
 	}
 	failed := got.Steps[4].Findings[0]
@@ -325,16 +326,20 @@ func TestCheckAsksForWhatTheProxyAnswers(t *testing.T) {
 		{"", defaultResource, nil, ""},
 		{other, "api://orders.example.test/.default", nil, ""},
 		{checkClientID, defaultResource, []string{allowed}, ""},
-		{other, defaultResource, []string{allowed}, "--client-id " + other + " is not among --allowed-client-ids"},
-		{"foo", defaultResource, nil, `--client-id "foo" is not a GUID`},
+		{other, defaultResource, []string{allowed}, `--client-id "` + other + `": must be among --allowed-client-ids`},
+		{"foo", defaultResource, nil, `--client-id "foo": must be a GUID`},
 		{"foo\n" + strings.Repeat("x", 10_000), defaultResource, nil, "--client-id "},
 		{"", "vault", nil, `--resource "vault"`},
 		{"", "https://a.example.test b", nil, "--resource "},
 		{"", "https://a.example.test/" + strings.Repeat("x", 2_000), nil, "--resource "},
 	} {
 		args := append([]string{"check", "--resource=" + test.resource, "--client-id=" + test.clientID}, test.args...)
-		cfg, err := parseCheck(args[1:], environment, io.Discard)
-		if got := proxyAnswers(t, cfg.proxy, test.clientID, test.resource); got != (test.wrong == "") || got != (err == nil) {
+		cfg, err := parseConfig(test.args, environment, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = parseCheck(args[1:], environment, io.Discard)
+		if got := proxyAnswers(t, cfg, test.clientID, test.resource); got != (test.wrong == "") || got != (err == nil) {
 			t.Errorf("%.200q: the proxy answers: %t; the check says %v", args, got, err)
 		}
 		if test.wrong == "" {
@@ -354,17 +359,14 @@ func TestCheckAsksForWhatTheProxyAnswers(t *testing.T) {
 // anyToken has a token for everybody.
 type anyToken struct{}
 
-func (anyToken) Token(context.Context, exchange.Request) (exchange.Result, error) {
-	return exchange.Result{Token: exchange.Token{AccessToken: "a-token", NotBefore: time.Now(), ExpiresOn: time.Now().Add(time.Hour)}}, nil
+func (anyToken) Token(context.Context, tokens.Request) (tokens.Result, error) {
+	return tokens.Result{Token: exchange.Token{AccessToken: "a-token", NotBefore: time.Now(), ExpiresOn: time.Now().Add(time.Hour)}}, nil
 }
 
 // proxyAnswers asks the proxy's own handler whether such a request gets a token.
 func proxyAnswers(t *testing.T, cfg config, clientID, resource string) bool {
 	t.Helper()
-	answers, err := cfg.handlerConfig()
-	if err != nil {
-		t.Fatal(err)
-	}
+	answers := cfg.handlerConfig()
 	answers.Tokens = anyToken{}
 	handler, err := imds.New(answers)
 	if err != nil {
@@ -380,33 +382,6 @@ func proxyAnswers(t *testing.T, cfg config, clientID, resource string) bool {
 	w := httptest.NewRecorder()
 	handler.ServeHTTP(w, r)
 	return w.Code == http.StatusOK
-}
-
-// TestListenerOwner: who listens is told by the kernel, whatever user that is.
-func TestListenerOwner(t *testing.T) {
-	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0100007F:1F40 0100007F:D431 01 00000000:00000000 00:00000000 00000000  1000        0 1 1 0
-   1: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1777        0 2 1 0
-   2: 00000000:1F41 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 3 1 0
-   3: short
-`
-	for port, want := range map[int]int{8000: 1777, 8001: -1, 80: -1} {
-		got, ok := listenerOwner(table, port)
-		if !ok {
-			got = -1
-		}
-		if got != want {
-			t.Errorf("port %d: got UID %d, want %d", port, got, want)
-		}
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	if !exempt(listener.Addr().(*net.TCPAddr).Port) {
-		t.Error("the owner of a real listener is not found")
-	}
 }
 
 // TestCheckInterrupted: a check that was ended says so, and not that Entra is down.

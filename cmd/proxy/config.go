@@ -5,18 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/net/http/httpproxy"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/flagenv"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/logging"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // config is everything that the flags and the environment say, parsed and checked. What
@@ -30,42 +34,30 @@ type config struct {
 	probeTimeout time.Duration
 	showVersion  bool
 
-	identities       []string
-	allowedClientIDs []string
+	identityList     []azure.Identity
+	identities       map[azure.Selector]azure.ClientID // of identityList
+	allowedClientIDs []azure.ClientID
 	strictAPIVersion bool
 	imdsPassthrough  string
-	imdsAddress      string
-	prefetch         []string
+	imdsAddress      azure.MetadataURL
+	prefetch         []azure.Resource
 	caFile           string
 
-	defaultClientID    string
-	tenantID           string
+	defaultClientID    azure.ClientID
+	tenantID           azure.Tenant
 	federatedTokenFile string
-	authorityHost      string
+	authorityHost      azure.AuthorityHost
 	binding            exchange.Binding
 	httpProxy          httpproxy.Config
+
+	// invalid says what is wrong with variables of the pod, by name. Their fields are empty.
+	invalid map[string]error
 }
 
-// Environment variables without a flag: the pod's identity, as the webhook of
-// azure-workload-identity injects it.
 const (
-	envClientID           = "AZURE_CLIENT_ID"
-	envTenantID           = "AZURE_TENANT_ID"
-	envFederatedTokenFile = "AZURE_FEDERATED_TOKEN_FILE"
-	envAuthorityHost      = "AZURE_AUTHORITY_HOST"
-
-	envKubernetesTokenProxy = "AZURE_KUBERNETES_TOKEN_PROXY"
-	envKubernetesSNIName    = "AZURE_KUBERNETES_SNI_NAME"
-	envKubernetesCAFile     = "AZURE_KUBERNETES_CA_FILE"
-	envKubernetesCAData     = "AZURE_KUBERNETES_CA_DATA"
-)
-
-const (
-	defaultPort = 8000
 	// defaultProbeTimeout outlasts a slow start, and stays below the 30 s that a
 	// pod is commonly given to become ready or to end.
 	defaultProbeTimeout = 25 * time.Second
-	defaultIMDSAddress  = "http://169.254.169.254"
 
 	allowedClientIDsFlag = "allowed-client-ids"
 
@@ -85,29 +77,21 @@ func configErrorf(format string, args ...any) error {
 	return configError{fmt.Errorf(format, args...)}
 }
 
-// parseConfig reads the flags, then for each flag not given its environment
-// twin, then the identity that the pod's environment names. The error names the
-// flag or variable to change. Help goes to stdout, and is pflag.ErrHelp.
+// variable names the environment variable of a flag: PROXY_LOG_LEVEL for --log-level,
+// PROXY_PORT for --proxy-port.
+func variable(flag string) string {
+	return flagenv.Prefix("PROXY_", "probe")(strings.TrimPrefix(flag, "proxy-"))
+}
+
+// parseConfig reads the flags and their variables, then the identity that the pod's
+// environment names. The error names the flag or variable to change. Help goes to stdout,
+// and is pflag.ErrHelp.
 func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (config, error) {
 	var cfg config
-	flags := newFlags(&cfg)
-	flags.SetOutput(stdout)
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return cfg, err
-		}
-		return cfg, configErrorf("%w (see proxy --help)", err)
-	}
-	if flags.NArg() > 0 {
-		return cfg, configErrorf("unexpected argument %q: proxy takes flags only (see proxy --help)", flags.Arg(0))
-	}
-	if err := applyEnvironment(flags, getenv); err != nil {
-		return cfg, err
-	}
-	if err := cfg.checkGiven(flags); err != nil {
-		return cfg, err
-	}
-	if err := cfg.checkFlags(); err != nil || cfg.showVersion || cfg.probe {
+	flags := flagenv.New("proxy", variable)
+	cfg.addFlags(flags.FlagSet)
+	flags.Usage = func() { fmt.Fprintf(stdout, usageHead, flags.FlagUsages(), exitHelp(exits)) }
+	if err := cfg.parse(flags, args, getenv); err != nil || cfg.showVersion || cfg.probe {
 		return cfg, err
 	}
 	cfg.readPodEnvironment(getenv)
@@ -117,164 +101,102 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 	return cfg, cfg.checkHandler()
 }
 
-// checkGiven refuses a limit that is given and says nothing: read as no limit, it would
-// open what its author meant to close. A variable that is empty is not given, as
-// everywhere.
-func (cfg *config) checkGiven(flags *pflag.FlagSet) error {
-	if flags.Changed(allowedClientIDsFlag) && len(cfg.allowedClientIDs) == 0 {
-		return configErrorf("--%s is empty: name the client IDs that may be asked for, or leave it out to allow any", allowedClientIDsFlag)
+// parse reads flags of which c's are a part. Its error is pflag.ErrHelp or an errConfig.
+func (c *config) parse(flags *flagenv.Set, args []string, getenv func(string) string) error {
+	err := flags.Parse(args, getenv)
+	if err == nil {
+		err = flags.Named(c.checkFlags(flags.FlagSet))
 	}
-	return nil
+	if err == nil || errors.Is(err, pflag.ErrHelp) {
+		return err
+	}
+	return configError{err}
 }
 
-// newFlags defines every flag. Its usage texts are what --help shows.
-func newFlags(cfg *config) *pflag.FlagSet {
-	flags := pflag.NewFlagSet("proxy", pflag.ContinueOnError)
-	flags.SortFlags = false
-	cfg.port = defaultPort
-	flags.Var((*port)(&cfg.port), "proxy-port", "port to listen on, at 127.0.0.1")
-	flags.StringVar(&cfg.adminAddress, "admin-address", "",
-		"HOST:PORT or :PORT at which the kubelet and Prometheus find /readyz, /livez, /metrics and /debug/clients, never tokens; empty means nowhere")
-	cfg.log.AddFlags(flags)
-	flags.BoolVar(&cfg.logAll, "log-all-requests", false,
+// addFlags defines every flag. Its usage texts are what --help shows.
+func (c *config) addFlags(flags *pflag.FlagSet) {
+	c.port, c.imdsPassthrough, c.imdsAddress = azure.ProxyPort, passthroughOn, "http://"+azure.MetadataIP
+	flagenv.Var(flags, &c.port, "proxy-port", parsePort, "`port` to listen on, at 127.0.0.1")
+	flagenv.Var(flags, &c.adminAddress, "admin-address", flagenv.Optional(azure.ParseAddress),
+		"`address` (HOST:PORT or :PORT) at which the kubelet and Prometheus find /readyz, /livez, /metrics and /debug/clients, never tokens; empty means nowhere")
+	c.log.AddFlags(flags)
+	flags.BoolVar(&c.logAll, "log-all-requests", false,
 		"a line for every request, however many come: a client in a loop can then fill the disk")
-	flags.BoolVar(&cfg.probe, "probe", false, "ask the proxy at --proxy-port whether it is ready, and exit 0 when it is")
-	flags.DurationVar(&cfg.probeTimeout, "probe-timeout", defaultProbeTimeout, "how long --probe keeps asking")
-	flags.StringSliceVar(&cfg.identities, "identity", nil,
-		"SELECTOR=CLIENT_ID: requests by this object ID or ARM resource ID get this client ID's token; repeatable")
-	flags.StringSliceVar(&cfg.allowedClientIDs, allowedClientIDsFlag, nil,
-		"client IDs that may be asked for; not given means any")
-	flags.BoolVar(&cfg.strictAPIVersion, "strict-api-version", false, "refuse token requests without api-version, as IMDS does")
-	flags.StringVar(&cfg.imdsPassthrough, "imds-passthrough", passthroughOn,
+	flags.BoolVar(&c.probe, "probe", false, "ask the proxy at --proxy-port whether it is ready, and exit 0 when it is")
+	flags.DurationVar(&c.probeTimeout, "probe-timeout", defaultProbeTimeout, "how long --probe keeps asking")
+	flagenv.List(flags, &c.identityList, "identity", azure.ParseIdentity,
+		"`SELECTOR=CLIENT_ID`: requests by this object ID or ARM resource ID get this client ID's token; repeatable")
+	flagenv.List(flags, &c.allowedClientIDs, allowedClientIDsFlag, azure.ParseClientID,
+		"client `IDs` that may be asked for; not given means any")
+	flags.BoolVar(&c.strictAPIVersion, "strict-api-version", false, "refuse token requests without api-version, as IMDS does")
+	flagenv.Var(flags, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughOn, passthroughOff),
 		"on or off: forward instance metadata, never identity, to the real IMDS")
-	flags.StringVar(&cfg.imdsAddress, "imds-address", defaultIMDSAddress, "where the real IMDS is; for tests")
-	flags.StringSliceVar(&cfg.prefetch, "prefetch", nil,
-		"resource to have a token ready for, as "+envClientID+", before it is asked for; repeatable")
-	flags.StringVar(&cfg.caFile, "ca-file", "", "PEM file of certificate authorities to trust for Entra beside the system's")
-	flags.BoolVar(&cfg.showVersion, "version", false, "print the version and exit")
-	flags.Usage = func() {
-		fmt.Fprintf(flags.Output(), usageHead, flags.FlagUsages())
-	}
-	return flags
+	flagenv.Var(flags, &c.imdsAddress, "imds-address", azure.ParseMetadataURL, "`URL` of the real IMDS; for tests")
+	flagenv.List(flags, &c.prefetch, "prefetch", azure.ParseResource,
+		"`resource` to have a token ready for, as "+azure.EnvClientID+", before it is asked for; repeatable")
+	flags.StringVar(&c.caFile, "ca-file", "", "PEM `file` of certificate authorities to trust for Entra beside the system's")
+	flags.BoolVar(&c.showVersion, "version", false, "print the version and exit")
 }
 
-const usageHead = `proxy answers managed-identity requests (IMDS) with Entra tokens for the pod's
+const usageHead = `Usage: proxy [flags]
+       proxy check [flags]
+
+proxy answers managed-identity requests (IMDS) with Entra tokens for the pod's
 federated token. See the README for the whole picture.
 
-Flags, each but --probe and --version with an environment twin (--log-level:
-PROXY_LOG_LEVEL, --proxy-port: PROXY_PORT); lists are separated by commas there:
+Flags. Each but --probe and --version has an environment variable (--log-level has
+PROXY_LOG_LEVEL, --proxy-port has PROXY_PORT). Commas separate the items of a list:
 
 %s
 Environment, as azure-workload-identity's webhook injects it:
 
-  AZURE_TENANT_ID             needed: the tenant to ask for tokens
-  AZURE_FEDERATED_TOKEN_FILE  needed: the projected service-account token
+  AZURE_TENANT_ID             (required) the tenant to ask for tokens
+  AZURE_FEDERATED_TOKEN_FILE  (required) the projected service-account token
   AZURE_CLIENT_ID             the identity of requests that name none
   AZURE_AUTHORITY_HOST        the Entra endpoint; default https://login.microsoftonline.com/
   AZURE_KUBERNETES_TOKEN_PROXY, _SNI_NAME, _CA_FILE, _CA_DATA   identity bindings
   HTTPS_PROXY, NO_PROXY       for the way to Entra only
   AZURE_POD_IDENTITY_AUTHORITY_HOST   for proxy check: this pod has no redirect
 
-proxy check walks the way to a token and says what is wrong: proxy check --help.
+proxy check tests each step to a token and says what is wrong: proxy check --help.
 
-Exit status: 0 done, 1 could not start or go on, 2 a flag or variable is wrong. A
-SIGTERM lets requests in flight finish, a second one ends at once with 1.
+Exit codes:
+%s
+A SIGTERM lets requests in flight finish; a second one ends the process at once, with 1.
 `
 
-// port is a port, written as proxy-init takes it: pflag would read 010000 as octal, and
-// the two programs would be at different ports.
-type port int
-
-var errPort = errors.New("a port is 1 to 65535")
-
-// Set implements pflag.Value.
-func (p *port) Set(s string) error {
-	n, err := parsePort(s)
-	if err == nil {
-		*p = port(n)
-	}
-	return err
+// parsePort is azure.ParsePort for a port that is kept as an int.
+func parsePort(s string) (int, error) {
+	port, err := azure.ParsePort(s)
+	return int(port), err
 }
 
-func parsePort(s string) (uint64, error) {
-	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || n == 0 {
-		return 0, errPort
-	}
-	return n, nil
-}
-
-func (p *port) String() string { return strconv.Itoa(int(*p)) }
-
-// Type is what pflag calls the kind of value.
-func (*port) Type() string { return "int" }
-
-// environmentTwin is the variable that stands in for a flag that is not given.
-func environmentTwin(flag string) string {
-	name := strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
-	return "PROXY_" + strings.TrimPrefix(name, "PROXY_")
-}
-
-// flagOnly names the flags that choose what this one run does; in a variable
-// they would turn every proxy of a pod into a probe.
-func flagOnly(flag string) bool {
-	return flag == "probe" || flag == "version" || flag == "help"
-}
-
-// serviceLink reports whether a variable is one that Kubernetes makes: a Service by the
-// name of proxy gives PROXY_PORT=tcp://10.0.0.7:80 to the pods of its namespace.
-func serviceLink(value string) bool {
-	return strings.HasPrefix(value, "tcp://") || strings.HasPrefix(value, "udp://") || strings.HasPrefix(value, "sctp://")
-}
-
-func applyEnvironment(flags *pflag.FlagSet, getenv func(string) string) error {
-	var err error
-	flags.VisitAll(func(f *pflag.Flag) {
-		twin := environmentTwin(f.Name)
-		value := getenv(twin)
-		if err != nil || f.Changed || value == "" || flagOnly(f.Name) || serviceLink(value) {
-			return
-		}
-		// pflag reads the first line of a list and drops the others without a word.
-		if strings.ContainsAny(strings.TrimRight(value, "\r\n"), "\r\n") {
-			err = configErrorf("%s=%q: it must be one line; lists are separated by commas", twin, value)
-			return
-		}
-		if setErr := f.Value.Set(value); setErr != nil {
-			err = configErrorf("%s=%q: %w (it stands for --%s)", twin, value, setErr, f.Name)
-		}
-	})
-	return err
-}
-
-func (c *config) checkFlags() error {
-	if err := checkAdminAddress(c.adminAddress); err != nil {
-		return err
+func (c *config) checkFlags(flags *pflag.FlagSet) error {
+	// Read as no limit, an empty list would open what its author meant to close.
+	if flags.Changed(allowedClientIDsFlag) && len(c.allowedClientIDs) == 0 {
+		return flagenv.Errorf(allowedClientIDsFlag, "is empty: name the client IDs that may be asked for, or leave it out to allow any")
 	}
 	if c.probeTimeout <= 0 {
-		return configErrorf("--probe-timeout (PROXY_PROBE_TIMEOUT) %s: say how long, such as 10s", c.probeTimeout)
+		return flagenv.Errorf("probe-timeout", "%q: must be more than zero, such as 10s", c.probeTimeout)
 	}
-	for _, resource := range c.prefetch {
-		if !imds.ValidResource(resource) {
-			return configErrorf("--prefetch (PROXY_PREFETCH) %.200q: a resource is a URI such as https://vault.azure.net, or a GUID; no request for this one would be answered", resource)
-		}
-	}
-	if c.imdsPassthrough != passthroughOn && c.imdsPassthrough != passthroughOff {
-		return configErrorf("--imds-passthrough (PROXY_IMDS_PASSTHROUGH) %q: say on or off", c.imdsPassthrough)
+	var err error
+	if c.identities, err = azure.Identities(c.identityList); err != nil {
+		return flagenv.Errorf("identity", "%v", err)
 	}
 	return nil
 }
 
 func (c *config) readPodEnvironment(getenv func(string) string) {
-	c.defaultClientID = getenv(envClientID)
-	c.tenantID = getenv(envTenantID)
-	c.federatedTokenFile = getenv(envFederatedTokenFile)
-	c.authorityHost = getenv(envAuthorityHost)
+	c.invalid = make(map[string]error)
+	c.defaultClientID = podVariable(c, getenv, azure.EnvClientID, azure.ParseClientID)
+	c.tenantID = podVariable(c, getenv, azure.EnvTenantID, azure.ParseTenant)
+	c.federatedTokenFile = getenv(azure.EnvFederatedTokenFile)
+	c.authorityHost = podVariable(c, getenv, azure.EnvAuthorityHost, azure.ParseAuthorityHost)
 	c.binding = exchange.Binding{
-		TokenProxy: getenv(envKubernetesTokenProxy),
-		SNIName:    getenv(envKubernetesSNIName),
-		CAFile:     getenv(envKubernetesCAFile),
-		CAData:     getenv(envKubernetesCAData),
+		TokenProxy: podVariable(c, getenv, azure.EnvTokenProxy, azure.ParseTokenProxy),
+		SNIName:    getenv(azure.EnvSNIName),
+		CAFile:     getenv(azure.EnvCAFile),
+		CAData:     getenv(azure.EnvCAData),
 	}
 	c.httpProxy = httpproxy.Config{
 		HTTPSProxy: cmp.Or(getenv("HTTPS_PROXY"), getenv("https_proxy")),
@@ -282,13 +204,30 @@ func (c *config) readPodEnvironment(getenv func(string) string) {
 	}
 }
 
+// podVariable parses a variable of the pod that may be empty, and notes what is wrong with it.
+func podVariable[T any](c *config, getenv func(string) string, name string, parse func(string) (T, error)) T {
+	value, err := flagenv.Optional(parse)(getenv(name))
+	if err != nil {
+		c.invalid[name] = err
+	}
+	return value
+}
+
 func (c *config) checkPodEnvironment() error {
-	const injected = "azure-workload-identity's webhook sets it on pods labelled azure.workload.identity/use=true"
+	for _, name := range []string{azure.EnvTenantID, azure.EnvClientID, azure.EnvAuthorityHost, azure.EnvTokenProxy} {
+		if err := c.invalid[name]; err != nil {
+			return configErrorf("%s %w", name, err)
+		}
+	}
+	var missing []string
 	if c.tenantID == "" {
-		return configErrorf("%s is not set: it names the Entra tenant (%s)", envTenantID, injected)
+		missing = append(missing, azure.EnvTenantID+" is required: it names the Entra tenant")
 	}
 	if c.federatedTokenFile == "" {
-		return configErrorf("%s is not set and has no default: it names the projected service-account token (%s)", envFederatedTokenFile, injected)
+		missing = append(missing, azure.EnvFederatedTokenFile+" is required: it names the projected service-account token")
+	}
+	if len(missing) > 0 {
+		return configErrorf("%s (set by azure-workload-identity's webhook on pods labelled azure.workload.identity/use=true)", strings.Join(missing, "; "))
 	}
 	if err := c.checkHTTPProxy(); err != nil {
 		return err
@@ -296,9 +235,9 @@ func (c *config) checkPodEnvironment() error {
 	return c.checkPrefetch()
 }
 
-// checkHTTPProxy refuses what is no proxy's URL: package httpproxy passes by one that it
-// cannot parse, without a word, and the assertion would go where it should not. The value
-// stays out of the error, since it may hold a password.
+// checkHTTPProxy refuses what is not a proxy's URL: package httpproxy silently ignores one
+// that it cannot parse, and the assertion would go where it should not. The value stays out
+// of the error, since it may hold a password.
 func (c *config) checkHTTPProxy() error {
 	value := c.httpProxy.HTTPSProxy
 	if value == "" {
@@ -309,17 +248,72 @@ func (c *config) checkHTTPProxy() error {
 	}
 	u, err := url.Parse(value)
 	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
-		return configErrorf("HTTPS_PROXY is not the URL of a proxy: say http://HOST:PORT; what is special in a user or password is percent-encoded")
+		return configErrorf("HTTPS_PROXY must be the URL of a proxy, such as http://HOST:PORT; percent-encode special characters of a user or password")
 	}
-	if _, err := parsePort(cmp.Or(u.Port(), "80")); err != nil {
-		return configErrorf("HTTPS_PROXY names a port that is none: %w", err)
+	if _, err := azure.ParsePort(cmp.Or(u.Port(), "80")); err != nil {
+		return configErrorf("HTTPS_PROXY: port %w", err)
 	}
 	return nil
 }
 
 func (c *config) checkPrefetch() error {
 	if c.defaultClientID == "" && len(c.prefetch) > 0 {
-		return configErrorf("--prefetch needs %s: tokens are fetched ahead for that identity", envClientID)
+		return configErrorf("--prefetch requires %s: tokens are fetched ahead for that identity", azure.EnvClientID)
+	}
+	return nil
+}
+
+// exchangeConfig is the configuration of package exchange, for the proxy and for its check.
+func (c *config) exchangeConfig() exchange.Config {
+	proxyFor := c.httpProxy.ProxyFunc()
+	return exchange.Config{
+		TenantID:           c.tenantID,
+		AuthorityHost:      c.authorityHost,
+		FederatedTokenFile: c.federatedTokenFile,
+		CAFile:             c.caFile,
+		Binding:            c.binding,
+		Proxy:              func(r *http.Request) (*url.URL, error) { return proxyFor(r.URL) },
+	}
+}
+
+// prefetched are the requests for --prefetch.
+func (c *config) prefetched() []tokens.Request {
+	var requests []tokens.Request
+	for _, resource := range c.prefetch {
+		requests = append(requests, tokens.Request{ClientID: c.defaultClientID, Resource: resource})
+	}
+	return requests
+}
+
+// configuredClientIDs are the client IDs that the configuration names.
+func (c *config) configuredClientIDs() []azure.ClientID {
+	ids := slices.Concat(c.allowedClientIDs, slices.Collect(maps.Values(c.identities)))
+	if c.defaultClientID != "" {
+		ids = append(ids, c.defaultClientID)
+	}
+	return ids
+}
+
+// handlerConfig is the configuration of package imds.
+func (c *config) handlerConfig() imds.Config {
+	cfg := imds.Config{
+		TenantID:         c.tenantID,
+		DefaultClientID:  c.defaultClientID,
+		Identities:       c.identities,
+		AllowedClientIDs: c.allowedClientIDs,
+		StrictAPIVersion: c.strictAPIVersion,
+		Version:          version,
+	}
+	if c.imdsPassthrough == passthroughOn {
+		cfg.Passthrough = c.imdsAddress
+	}
+	return cfg
+}
+
+// checkHandler returns what package imds would refuse.
+func (c *config) checkHandler() error {
+	if err := c.handlerConfig().Validate(); err != nil {
+		return configError{err}
 	}
 	return nil
 }

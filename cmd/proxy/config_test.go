@@ -6,12 +6,15 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/logging"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // podEnvironment is what the webhook injects, and more.
@@ -81,7 +84,7 @@ func TestEnvironmentTwins(t *testing.T) {
 func TestListOfSeveralLines(t *testing.T) {
 	const one, two = "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10", "77777777-7777-4777-8777-777777777777"
 	environment := podEnvironment(map[string]string{"PROXY_ALLOWED_CLIENT_IDS": one + "\n" + two + "\n"})
-	if _, err := parseConfig(nil, environment, io.Discard); err == nil || !strings.Contains(err.Error(), "PROXY_ALLOWED_CLIENT_IDS=") {
+	if _, err := parseConfig(nil, environment, io.Discard); err == nil || !strings.Contains(err.Error(), "--allowed-client-ids (PROXY_ALLOWED_CLIENT_IDS) ") {
 		t.Errorf("two lines: got error %v, want one that names the variable", err)
 	}
 	environment = podEnvironment(map[string]string{"PROXY_ALLOWED_CLIENT_IDS": one + "," + two + "\n"})
@@ -111,9 +114,9 @@ func TestPrefetchIsWhatARequestMayAskFor(t *testing.T) {
 		"vault.azure.net":                      false,
 		"https://vault.azure.net#x":            false,
 		"https://a.example.test b":             false,
-		"":                                     false,
+		" ":                                    false,
 	} {
-		_, err := parseConfig([]string{"--prefetch=https://a.example.test", "--prefetch=\"" + resource + "\""}, podEnvironment(nil), io.Discard)
+		_, err := parseConfig([]string{"--prefetch=https://a.example.test", "--prefetch=" + resource}, podEnvironment(nil), io.Discard)
 		if (err == nil) != ok || err != nil && (!errors.Is(err, errConfig) || !strings.Contains(err.Error(), "--prefetch (PROXY_PREFETCH)")) {
 			t.Errorf("--prefetch=%s: got %v, want an error: %t", resource, err, !ok)
 		}
@@ -126,7 +129,7 @@ func TestAllowedClientIDsGivenEmpty(t *testing.T) {
 	_, err := parseConfig(given, podEnvironment(nil), io.Discard)
 	_, checkErr := parseCheck(given, podEnvironment(nil), io.Discard)
 	for command, err := range map[string]error{"proxy": err, "proxy check": checkErr} {
-		if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), "--allowed-client-ids is empty") {
+		if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), "--allowed-client-ids (PROXY_ALLOWED_CLIENT_IDS) is empty") {
 			t.Errorf("%s: got %v", command, err)
 		}
 	}
@@ -187,11 +190,32 @@ func TestEverythingReachesTheExchange(t *testing.T) {
 		AuthorityHost:      "https://login.example.test/",
 		CAFile:             "/ca.pem",
 		Binding:            exchange.Binding{TokenProxy: "https://binding.example.test", SNIName: "name.example.test", CAFile: "/binding.pem"},
-		DefaultClientID:    clientID,
-		Prefetch:           []string{"https://vault.azure.net"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+	wantPrefetched := []tokens.Request{{ClientID: clientID, Resource: "https://vault.azure.net"}}
+	if got := cfg.prefetched(); !slices.Equal(got, wantPrefetched) {
+		t.Errorf("prefetched: got %+v, want %+v", got, wantPrefetched)
+	}
+}
+
+// TestConfiguredClientIDs: each client ID of the configuration has a budget of exchanges.
+func TestConfiguredClientIDs(t *testing.T) {
+	const byDefault, mapped, allowed = "11111111-0000-4000-8000-000000000001", "11111111-0000-4000-8000-000000000002", "11111111-0000-4000-8000-000000000003"
+	cfg, err := parseConfig([]string{
+		"--identity=33333333-3333-4333-8333-333333333333=" + mapped,
+		"--allowed-client-ids=" + strings.Join([]string{byDefault, mapped, strings.ToUpper(allowed)}, ","),
+	}, podEnvironment(map[string]string{"AZURE_CLIENT_ID": byDefault}), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := slices.Sorted(slices.Values(cfg.configuredClientIDs()))
+	if want := []azure.ClientID{byDefault, mapped, allowed}; !slices.Equal(slices.Compact(got), want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := new(config).configuredClientIDs(); len(got) != 0 {
+		t.Errorf("of an empty configuration: got %q", got)
 	}
 }
 

@@ -150,3 +150,20 @@ func (p *checkedPod) curl(line string) string {
 	}
 	return string(out)
 }
+
+// TestDocumentedExitCodes: the page about the check lists each exit code as the help does.
+func TestDocumentedExitCodes(t *testing.T) {
+	page, err := os.ReadFile(checkPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range checkExits {
+		row := fmt.Sprintf("| %d | %s |", e.code, e.help)
+		if e.name != "" {
+			row = fmt.Sprintf("| %d | %s: %s |", e.code, e.name, e.help)
+		}
+		if !strings.Contains(string(page), "\n"+row) {
+			t.Errorf("%s has no row %q", checkPage, row)
+		}
+	}
+}

@@ -2,8 +2,8 @@
 // tokens that it gets for the pod's federated token. It is the sidecar of the
 // pair; proxy-init, run before it, redirects the metadata address to it.
 //
-// What it reads from flags and the environment is read in config.go, and in check.go
-// what only its check needs.
+// Flags and environment variables are read in config.go, and those of `proxy check` alone
+// in check.go.
 package main
 
 import (
@@ -13,46 +13,63 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
 )
 
-// Exit codes, for scripts and for whoever reads a container's last state. They are
-// an interface: never renumbered.
+// The exit codes that all commands have.
 const (
 	exitOK      = 0
-	exitFailure = 1 // it could not start or go on; standard error says why
-	exitUsage   = 2 // a flag or an environment variable has to change
-
-	// Of `proxy check` alone: the first step that failed.
-	exitEnvironment    = 10
-	exitFederatedToken = 11
-	exitIssuer         = 12
-	exitAuthority      = 13
-	exitExchange       = 14
-	exitIMDS           = 15
-	exitRules          = 16
+	exitFailure = 1
+	exitUsage   = 2
 )
 
-// lastWordTime is how long the end waits for standard error to take its last line. A
-// pipe that nobody reads would hold it for ever.
+// exit is an exit code, as the help and the documentation list it. Exit codes are an
+// interface: never renumbered.
+type exit struct {
+	code int
+	name string // of the step of `proxy check` that failed; empty: it is for no step
+	help string
+}
+
+// exits are the exit codes of the proxy and of `proxy --probe`.
+var exits = []exit{
+	{exitOK, "", "done"},
+	{exitFailure, "", "it could not start or go on, or is not ready; standard error says why"},
+	{exitUsage, "", "a flag or an environment variable has to change"},
+}
+
+func exitHelp(table []exit) string {
+	var b strings.Builder
+	for _, e := range table {
+		if e.name == "" {
+			fmt.Fprintf(&b, "  %2d  %s\n", e.code, e.help)
+			continue
+		}
+		fmt.Fprintf(&b, "  %2d  %-16s  %s\n", e.code, e.name, e.help)
+	}
+	return b.String()
+}
+
+// lastWordTime is how long the process waits at its end for its last line to be written.
+// A pipe that nobody reads would block it for ever.
 const lastWordTime = 200 * time.Millisecond
 
 // version is set at build time: -ldflags "-X main.version=…".
 var version = "dev"
 
 func main() {
-	// Who reads the log may go away: no reason to end, as Go's runtime would at the next line.
+	// The reader of the log may go away. Go's runtime would end the process at the next line.
 	signal.Ignore(syscall.SIGPIPE)
 	os.Exit(run(untilSignal(), os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 
-// untilSignal returns a context that the first signal to end ends. A second one ends
-// the process at once, for who does not want to wait for the requests in flight. It
-// has to be caught: the kernel spares process 1 of a container what it would do to
-// any other.
+// untilSignal returns a context that the first SIGTERM or SIGINT ends. A second one ends
+// the process at once, without waiting for the requests in flight. It has to be caught:
+// the kernel does not end process 1 of a container by a signal that it has no handler for.
 func untilSignal() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
@@ -66,8 +83,8 @@ func untilSignal() context.Context {
 	return ctx
 }
 
-// run is the whole program. It ends when ctx does, or before by an error, which
-// it reports as one line on stderr.
+// run runs the program until ctx ends, or until an error, which it reports as one line on
+// stderr.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == checkCommand {
 		return check(ctx, args[1:], getenv, stdout, stderr)
@@ -95,7 +112,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return exitOK
 }
 
-// fail says what was wrong, if somebody listens.
+// fail writes the error to stderr, if somebody reads it.
 func fail(stderr io.Writer, code int, err error) int {
 	said := make(chan struct{})
 	go func() {

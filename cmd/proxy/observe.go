@@ -13,25 +13,25 @@ import (
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
 	"imds-oidc-proxy/internal/metrics"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // observer carries what the packages tell of themselves to those who count it. It
 // is the one place that knows both sides.
 type observer struct {
-	tokens    *exchange.Service // for samples; set before the first request
-	tokenFile string
+	exchanger *exchange.Exchanger // for samples, as tokens; set before the first request
+	tokens    *tokens.Service
 	limit     *loglimit.Limit
 	lines     *logging.Queue
 	metrics   *metrics.Metrics
 	census    *census.Census
 }
 
-func newObserver(tokenFile string, limit *loglimit.Limit, lines *logging.Queue, log *zap.Logger) *observer {
+func newObserver(limit *loglimit.Limit, lines *logging.Queue, log *zap.Logger) *observer {
 	o := &observer{
-		tokenFile: tokenFile,
-		limit:     limit,
-		lines:     lines,
-		census:    census.New(census.Config{New: func(c census.Caller) { logCaller(log, c) }}),
+		limit:  limit,
+		lines:  lines,
+		census: census.New(census.Config{New: func(c census.Caller) { logCaller(log, c) }}),
 	}
 	o.metrics = metrics.New(metrics.Config{
 		Version:   version,
@@ -85,9 +85,9 @@ func result(e imds.Event) string {
 	}
 }
 
-// exchanges is the observer as package exchange takes it.
-func (o *observer) exchanges() exchange.Observer {
-	return exchange.Observer{
+// exchanges is the observer as package tokens takes it.
+func (o *observer) exchanges() tokens.Observer {
+	return tokens.Observer{
 		Exchanged: func(took time.Duration, err *exchange.Error) {
 			code := ""
 			if err != nil {
@@ -114,7 +114,7 @@ func (o *observer) sample() metrics.Sample {
 		SoonestTokenExpiry: stats.SoonestExpiry,
 		LogLinesLeftOut:    o.limit.LeftOut() + o.lines.LeftOut(),
 	}
-	if token, err := exchange.ReadFederatedToken(o.tokenFile); err == nil {
+	if token, err := o.exchanger.FederatedToken(); err == nil {
 		s.FederatedTokenIssued, s.FederatedTokenExpiry = token.IssuedAt, token.ExpiresOn
 	}
 	for _, e := range o.census.Entries() {

@@ -23,6 +23,7 @@ import (
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
+	"imds-oidc-proxy/internal/tokens"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
@@ -307,10 +308,10 @@ func TestWhoIsRefused(t *testing.T) {
 		{"GET", "/metadata/instance?api-version=2021-02-01", "Metadata: true", "forwarding_off", false},
 	} {
 		log, lines := infoLog()
-		observed := newObserver("/nonexistent", loglimit.New(nil), new(logging.Queue), zap.NewNop())
+		observed := newObserver(loglimit.New(nil), new(logging.Queue), zap.NewNop())
 		got := ""
 		h, err := imds.New(imds.Config{
-			Tokens: cached{exchange.Result{Source: exchange.SourceCache, Token: exchange.Token{
+			Tokens: cached{tokens.Result{Source: tokens.SourceCache, Token: exchange.Token{
 				AccessToken: "t", NotBefore: time.Now(), ExpiresOn: time.Now().Add(time.Hour)}}},
 			TenantID: "11111111-1111-1111-1111-111111111111", DefaultClientID: testClientID, Log: log,
 			Observe: func(r *http.Request, e imds.Event) { got = e.Refusal; observed.request(r, e) },

@@ -6,29 +6,34 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"time"
+
+	"imds-oidc-proxy/internal/sockets"
 )
 
 const (
 	// probeInterval is short beside a pod's start, so that the probe adds little
 	// to it.
 	probeInterval = 100 * time.Millisecond
-	// probeAttemptTimeout ends one attempt on a proxy that accepts and is silent.
+	// probeAttemptTimeout ends one attempt at a proxy that accepts and does not answer.
 	probeAttemptTimeout = 2 * time.Second
-	// probeReasonLimit bounds what is read of an answer that says why not.
+	// maxAnswerHeader bounds an answer's header: what answers may not be a proxy.
+	maxAnswerHeader = 64 << 10
+	// probeReasonLimit bounds what is read of the reason in an answer.
 	probeReasonLimit = 1 << 10
 )
 
 // probe asks the proxy at port for /readyz until it is ready, or until timeout
-// is over. A refused connection is a proxy that has yet to listen: a reason to
-// ask again. The last answer goes into the error.
+// is over. A refused connection is a proxy that does not listen yet: a reason to
+// ask again. The last answer, or who listens instead of the proxy, goes into the error.
 func probe(ctx context.Context, port int, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 
-	// No proxy of the environment may stand between the probe and its own pod.
-	client := &http.Client{Transport: &http.Transport{Proxy: nil}, Timeout: probeAttemptTimeout}
+	// An HTTP proxy of the environment must not stand between the probe and its own pod.
+	client := &http.Client{Transport: &http.Transport{Proxy: nil, MaxResponseHeaderBytes: maxAnswerHeader}, Timeout: probeAttemptTimeout}
 	defer client.CloseIdleConnections()
 	url := fmt.Sprintf("http://127.0.0.1:%d/readyz", port)
 
@@ -36,11 +41,11 @@ func probe(ctx context.Context, port int, timeout time.Duration) error {
 	defer ticker.Stop()
 	var last error
 	for {
-		err := askReady(ctx, client, url)
+		err := askOwnProxy(ctx, client, url, port)
 		if err == nil {
 			return nil
 		}
-		if last == nil || ctx.Err() == nil { // an attempt cut short says nothing new
+		if last == nil || ctx.Err() == nil { // an attempt cut short adds nothing
 			last = err
 		}
 		select {
@@ -52,6 +57,44 @@ func probe(ctx context.Context, port int, timeout time.Duration) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// askOwnProxy asks once, and believes the answer only where this user listens at the
+// port both before the request and after the answer: while the proxy is away, any
+// container of the pod can bind its port. What remains is a process that takes the port
+// after the first look and returns it to a new proxy before the second.
+func askOwnProxy(ctx context.Context, client *http.Client, url string, port int) error {
+	before := requireOwnUser(port)
+	if before != nil && !errors.Is(before, errNoListener) {
+		return before
+	}
+	client.CloseIdleConnections() // a connection from before the look is not the port's
+	if err := askReady(ctx, client, url); err != nil {
+		return err
+	}
+	return errors.Join(before, requireOwnUser(port))
+}
+
+var errNoListener = errors.New("no process listens there")
+
+// requireOwnUser returns an error unless this process's user, and no other, listens at the
+// port.
+func requireOwnUser(port int) error {
+	owners, err := sockets.Owners(uint16(port))
+	if err != nil {
+		return fmt.Errorf("cannot tell who listens: %w", err)
+	}
+	if len(owners) == 0 {
+		return errNoListener
+	}
+	own := uint32(os.Getuid())
+	for _, owner := range owners {
+		if owner == own {
+			continue
+		}
+		return fmt.Errorf("a process of UID %d listens there, and the proxy's user is UID %d: find the container that listens at port %d, or run --probe as the proxy's user", owner, own, port)
+	}
+	return nil
 }
 
 func askReady(ctx context.Context, client *http.Client, url string) error {

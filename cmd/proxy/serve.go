@@ -15,11 +15,13 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
 	"imds-oidc-proxy/internal/server"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // drainTimeout is how long requests in flight may take after SIGTERM: less than
@@ -36,12 +38,11 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	if !cfg.logAll {
 		requestLog = limit.Apply(log)
 	}
-	observed := newObserver(cfg.federatedTokenFile, limit, lines, log)
-	tokens, err := newExchange(cfg, observed.exchanges(), log)
-	if err != nil {
+	observed := newObserver(limit, lines, log)
+	var err error
+	if observed.exchanger, observed.tokens, err = newTokens(cfg, observed.exchanges(), log); err != nil {
 		return err
 	}
-	observed.tokens = tokens
 	var listening atomic.Bool
 	own := newRouter(observed, &listening, requestLog)
 	handler, err := newHandler(cfg, observed, own, requestLog)
@@ -58,8 +59,8 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	log.Info("starting the proxy server",
 		zap.Int("port", cfg.port),
 		zap.String("version", version),
-		zap.String("tenant_id", cfg.tenantID),
-		zap.String("client_id", cfg.defaultClientID),
+		zap.String("tenant_id", string(cfg.tenantID)),
+		zap.String("client_id", string(cfg.defaultClientID)),
 		zap.String("imds_passthrough", cfg.imdsPassthrough))
 	tokenServer := server.New(listener, server.Config{Handler: handler, Log: requestLog, MaxConnections: maxConnections(maxFiles())})
 	parts, err := backgroundParts(ctx, cfg, observed, own, requestLog, log)
@@ -90,6 +91,15 @@ func maxConnections(files uint64) int {
 	return int(min(max(room, 1), mostConnections))
 }
 
+// cachedConnections is how many connections are left for clients whose token is cached
+// while others wait for an exchange.
+const cachedConnections = mostConnections - tokens.DefaultMaxWaiting
+
+// maxWaiting is how many callers may wait for an exchange, of so many connections.
+func maxWaiting(connections int) int {
+	return max(connections-cachedConnections, connections/2, 1)
+}
+
 // maxFiles is how many files this process may have open.
 func maxFiles() uint64 {
 	var limit unix.Rlimit
@@ -104,7 +114,7 @@ func maxFiles() uint64 {
 // requests report.
 func checkFederatedToken(file string) error {
 	if _, err := exchange.ReadFederatedToken(file); err != nil {
-		return configErrorf("%s: %w", envFederatedTokenFile, err)
+		return configErrorf("%s: %w", azure.EnvFederatedTokenFile, err)
 	}
 	return nil
 }
@@ -120,7 +130,10 @@ func portError(port int, err error) error {
 // backgroundParts is what runs beside the server, from its start to its end.
 func backgroundParts(ctx context.Context, cfg config, observed *observer, own http.Handler, requestLog, log *zap.Logger) ([]func(context.Context) error, error) {
 	parts := []func(context.Context) error{
-		observed.tokens.Run,
+		func(ctx context.Context) error {
+			defer observed.exchanger.Close()
+			return observed.tokens.Run(ctx)
+		},
 		func(ctx context.Context) error { return observed.limit.Run(ctx, log) },
 	}
 	if cfg.adminAddress != "" {
@@ -131,26 +144,36 @@ func backgroundParts(ctx context.Context, cfg config, observed *observer, own ht
 		parts = append(parts, func(ctx context.Context) error { return runAdmin(ctx, admin) })
 	}
 	if cfg.imdsPassthrough == passthroughOn {
-		parts = append(parts, func(ctx context.Context) error { return checkExemption(ctx, cfg.imdsAddress) })
+		parts = append(parts, func(ctx context.Context) error { return checkExemption(ctx, string(cfg.imdsAddress)) })
 	}
 	return parts, nil
 }
 
-func newExchange(cfg config, observer exchange.Observer, log *zap.Logger) (*exchange.Service, error) {
+// newTokens makes what obtains tokens, and what keeps them.
+func newTokens(cfg config, observer tokens.Observer, log *zap.Logger) (*exchange.Exchanger, *tokens.Service, error) {
+	log = log.With(zap.String("tenant_id", string(cfg.tenantID)))
 	exchanges := cfg.exchangeConfig()
-	exchanges.Observer, exchanges.Log = observer, log
-	tokens, err := exchange.New(exchanges)
+	exchanges.Log = log
+	exchanger, err := exchange.New(exchanges)
 	if err != nil {
-		return nil, configError{err}
+		return nil, nil, configError{err}
 	}
-	return tokens, nil
+	service, err := tokens.New(tokens.Config{
+		Exchanger:  exchanger,
+		Prefetch:   cfg.prefetched(),
+		Identities: cfg.configuredClientIDs(),
+		MaxWaiting: maxWaiting(maxConnections(maxFiles())),
+		Log:        log,
+		Observer:   observer,
+	})
+	if err != nil {
+		return nil, nil, configError{err}
+	}
+	return exchanger, service, nil
 }
 
 func newHandler(cfg config, observed *observer, own http.Handler, log *zap.Logger) (*imds.Handler, error) {
-	answers, err := cfg.handlerConfig()
-	if err != nil {
-		return nil, err
-	}
+	answers := cfg.handlerConfig()
 	answers.Tokens, answers.Fallback, answers.Observe, answers.Log = observed.tokens, own, observed.request, log
 	handler, err := imds.New(answers)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/server"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // TestSettingsOfTokenRequests: the flags that limit who gets a token, and for whom,
@@ -46,11 +47,8 @@ func TestSettingsOfTokenRequests(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			answers, err := cfg.handlerConfig()
-			if err != nil {
-				t.Fatal(err)
-			}
-			answers.Tokens = cached{exchange.Result{Source: exchange.SourceCache, Token: token}}
+			answers := cfg.handlerConfig()
+			answers.Tokens = cached{tokens.Result{Source: tokens.SourceCache, Token: token}}
 			h, err := imds.New(answers)
 			if err != nil {
 				t.Fatal(err)
@@ -114,6 +112,17 @@ func TestConnectionsLeaveRoomForFiles(t *testing.T) {
 	} {
 		if got := maxConnections(files); got != want {
 			t.Errorf("%d files: got %d connections, want %d", files, got, want)
+		}
+	}
+}
+
+// TestCallersThatWaitLeaveConnections: for clients whose token is cached.
+func TestCallersThatWaitLeaveConnections(t *testing.T) {
+	for connections, want := range map[int]int{
+		mostConnections: tokens.DefaultMaxWaiting, 100: 100 - cachedConnections, 40: 20, 2: 1, 1: 1,
+	} {
+		if got := maxWaiting(connections); got != want {
+			t.Errorf("%d connections: %d callers may wait, want %d", connections, got, want)
 		}
 	}
 }

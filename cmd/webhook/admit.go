@@ -124,9 +124,8 @@ func (a *admitter) answer(ctx context.Context, req admission.Request) answer {
 
 func (a *admitter) injection(pod *corev1.Pod, account *corev1.ServiceAccount) answer {
 	result, err := inject.Pod(pod, account, a.config())
-	var refusal *inject.Refusal
-	switch {
-	case errors.As(err, &refusal):
+	switch refusal, refused := errors.AsType[*inject.Refusal](err); {
+	case refused:
 		return answer{result: resultRefused, message: refusal.Error()}
 	case err != nil:
 		return answer{result: resultError, err: err}

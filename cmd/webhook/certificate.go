@@ -68,7 +68,7 @@ type runner interface {
 func (c *certificate) followFiles(parts runner, dir string) error {
 	watcher, err := certwatcher.New(filepath.Join(dir, certName), filepath.Join(dir, keyName))
 	if err != nil {
-		return flagErrorf("cert-dir", dir, "%w", err)
+		return flagError("cert-dir", dir, err)
 	}
 	watcher.RegisterCallback(c.store)
 	return parts.Add(watcher)

@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"imds-oidc-proxy/internal/inject"
 )
 
 // needed are the flags without which nothing works.
@@ -34,7 +36,7 @@ func TestDefaults(t *testing.T) {
 	if cfg.address != ":9443" || cfg.tlsMinVersion != "1.3" || cfg.certificates.mode != certRotated || cfg.nativeSidecar != sidecarAuto {
 		t.Errorf("got %+v", cfg)
 	}
-	if cfg.inject.AuthorityHost != "https://login.microsoftonline.com/" || cfg.inject.TokenEndpoint != nil || cfg.inject.ProxyResources != nil {
+	if cfg.inject.Cloud != "AzurePublicCloud" || cfg.inject.TokenEndpoint != (inject.TokenEndpoint{}) || cfg.inject.ProxyResources != nil {
 		t.Errorf("got %+v", cfg.inject)
 	}
 }
@@ -52,10 +54,8 @@ func TestFlagsReachInjection(t *testing.T) {
 			return strings.HasSuffix(c.inject.ProxyImage, "1") && strings.HasSuffix(c.inject.ProxyInitImage, ":v0.1.0")
 		}},
 		{"tenant", []string{"--tenant-id=" + testTenantID}, func(c config) bool { return c.inject.TenantID == testTenantID }},
-		{"cloud, as azwi writes it", []string{"--cloud=AZUREUSGOVERNMENTCLOUD"}, func(c config) bool {
-			return c.inject.AuthorityHost == "https://login.microsoftonline.us/"
-		}},
-		{"authority over cloud", []string{"--cloud=AzureChinaCloud", "--authority-host=https://login.example.test/"}, func(c config) bool {
+		{"cloud", []string{"--cloud=AZUREUSGOVERNMENTCLOUD"}, func(c config) bool { return c.inject.Cloud == "AZUREUSGOVERNMENTCLOUD" }},
+		{"authority", []string{"--authority-host=https://login.example.test"}, func(c config) bool {
 			return c.inject.AuthorityHost == "https://login.example.test/"
 		}},
 		{"audience", []string{"--audience=api://other"}, func(c config) bool { return c.inject.Audience == "api://other" }},
@@ -86,16 +86,17 @@ func TestFlagsReachInjection(t *testing.T) {
 	}
 }
 
-// TestEnvironmentTwins: a flag wins over its variable, which wins over the default.
+// TestEnvironmentTwins: a flag wins over its variable, which wins over the default. A
+// variable that is the link to a Service is not one.
 func TestEnvironmentTwins(t *testing.T) {
 	getenv := func(name string) string {
-		return map[string]string{"WEBHOOK_DRAIN": "7s", "WEBHOOK_LOG_LEVEL": "debug", "WEBHOOK_VERSION": "true", "WEBHOOK_TENANT_ID": testTenantID}[name]
+		return map[string]string{"WEBHOOK_DRAIN": "7s", "WEBHOOK_LOG_LEVEL": "debug", "WEBHOOK_VERSION": "true", "WEBHOOK_TENANT_ID": testTenantID, "WEBHOOK_ADDRESS": "tcp://10.0.0.7:80"}[name]
 	}
 	cfg, err := parseConfig(append(needed, "--tenant-id=tenant.example.test"), getenv, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.drain != 7*time.Second || cfg.logging.Level.String() != "debug" || cfg.showVersion || cfg.inject.TenantID != "tenant.example.test" {
+	if cfg.drain != 7*time.Second || cfg.logging.Level.String() != "debug" || cfg.showVersion || cfg.inject.TenantID != "tenant.example.test" || cfg.address != ":9443" {
 		t.Errorf("got %+v", cfg)
 	}
 }

@@ -21,7 +21,7 @@ func (w *webhook) listenHealth(ctx context.Context, address string) error {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
-		return flagErrorf("health-address", address, "%w", err)
+		return flagError("health-address", address, err)
 	}
 	w.healthListener = listener
 	return nil

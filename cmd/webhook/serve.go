@@ -124,7 +124,7 @@ func apiServer(kubeconfig string) (*rest.Config, error) {
 		access, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
 	}
 	if err != nil {
-		return nil, flagErrorf("kubeconfig", kubeconfig, "%w", err)
+		return nil, flagError("kubeconfig", kubeconfig, err)
 	}
 	access.UserAgent = "imds-oidc-proxy-webhook/" + version
 	return access, nil

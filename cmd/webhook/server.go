@@ -59,7 +59,7 @@ func (s *server) Start(ctx context.Context) error {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", s.address)
 	if err != nil {
-		return flagErrorf("address", s.address, "%w", err)
+		return flagError("address", s.address, err)
 	}
 	return s.serve(ctx, listener)
 }

@@ -1,15 +1,15 @@
-// Package census keeps who asks for tokens: by which SDK, in which version, and
-// whether that already speaks workload identity, in which case it needs no proxy.
+// Package census records which clients ask for tokens: the SDK, its version, and
+// whether this version supports workload identity and so needs no proxy.
 //
-// It reads what clients say of themselves, in User-Agent and in the headers of the
-// MSAL libraries. That is a hint for those who migrate, no proof of anything.
+// It reads the User-Agent header and the headers that MSAL libraries send. A client
+// can send any value, so the result is a hint for a migration and no proof.
 //
 // # Security considerations
 //
-// The headers are hostile bytes. Nothing of them is kept but a version of digits,
-// dots and a few known words: SDKs are named by the table of this package, and what
-// is not in it is called unknown. What is kept is bounded, however many kinds of
-// clients a program makes up.
+// The headers are untrusted input. Of their text the package keeps only a version,
+// which consists of digits, dots and a few known words. The SDK's name comes from a
+// table in this package, or is "unknown". Memory is bounded, whatever clients a program
+// makes up.
 package census
 
 import (
@@ -22,43 +22,44 @@ import (
 )
 
 const (
-	// maxCallers bounds the kinds of clients told apart. A pod has a handful.
+	// maxCallers bounds the callers that are counted separately. A pod has a handful.
 	maxCallers = 32
 
-	// maxKnown bounds the headers whose meaning is remembered. Beyond it they are
-	// read anew for each request, at the cost of a microsecond.
+	// maxKnown bounds the cache from headers to callers. A header that is not in it is
+	// parsed again for each request, which takes a microsecond.
 	maxKnown = 128
 
-	// maxHeader bounds what is read of a header. Real ones are 150 bytes.
+	// maxHeader bounds the bytes that are read of a header. Real ones have 150 bytes.
 	maxHeader = 256
 )
 
-// WorkloadIdentity says whether a client can do without the proxy.
+// WorkloadIdentity says whether a client supports workload identity, so that it does
+// not need the proxy.
 type WorkloadIdentity string
 
-// The values of WorkloadIdentity, as they stand in logs and metrics.
+// The values of WorkloadIdentity, which logs and metrics show.
 const (
-	// Yes: this version has a credential for it.
+	// Yes: this version has a credential for workload identity.
 	Yes WorkloadIdentity = "yes"
-	// No: a later version has one, or another library.
+	// No: this version has none; a later version or another library has one.
 	No WorkloadIdentity = "no"
-	// Unknown: the client does not say enough of itself.
+	// Unknown: the headers do not identify the client or its version.
 	Unknown WorkloadIdentity = "unknown"
 )
 
 // Caller is one kind of client.
 type Caller struct {
-	// SDK names the client by the table of this package, such as go-azidentity.
+	// SDK is the client's name from the table of this package, such as go-azidentity.
 	SDK string `json:"sdk"`
-	// Version is its version. Empty: it does not say.
+	// Version is the client's version. Empty: the headers have none.
 	Version string `json:"version"`
-	// WorkloadIdentity says whether this version needs no proxy.
+	// WorkloadIdentity says whether this version supports workload identity.
 	WorkloadIdentity WorkloadIdentity `json:"workload_identity"`
-	// Upgrade says what to do about it. Empty: there is nothing to say.
+	// Upgrade says how the application can do without the proxy. Empty: not known.
 	Upgrade string `json:"upgrade,omitempty"`
 }
 
-// Entry is a Caller with when it was seen.
+// Entry is a Caller with the number and the times of its requests.
 type Entry struct {
 	Caller
 	Requests  uint64    `json:"requests"`
@@ -66,9 +67,9 @@ type Entry struct {
 	LastSeen  time.Time `json:"last_seen"`
 }
 
-// Config says who is told of callers.
+// Config configures a Census.
 type Config struct {
-	// New is told of each caller the first time that it is seen. Nil: nobody is.
+	// New is called with each caller at its first request. Nil: it is not called.
 	New func(Caller)
 
 	// Now is the clock. Nil: time.Now.
@@ -80,15 +81,15 @@ type Census struct {
 	isNew func(Caller)
 	now   func() time.Time
 
-	mu      sync.RWMutex // guards the maps, not what the pointers lead to
+	mu      sync.RWMutex // guards the maps; the tallies that they point to are atomic
 	known   map[signature]*tally
 	callers map[Caller]*tally
 }
 
-// signature is what a client says of itself.
+// signature holds the headers that identify a client.
 type signature struct{ userAgent, sku, version string }
 
-// tally is what is counted of a caller.
+// tally counts the requests of one caller.
 type tally struct {
 	first    time.Time
 	requests atomic.Uint64
@@ -112,8 +113,8 @@ func New(cfg Config) *Census {
 	return c
 }
 
-// Count counts one request by its header. For a client that is known it allocates
-// nothing.
+// Count counts one request by its header. It does not allocate if the header is in the
+// cache.
 func (c *Census) Count(header http.Header) {
 	s := signature{
 		userAgent: first(header["User-Agent"]),
@@ -125,7 +126,7 @@ func (c *Census) Count(header http.Header) {
 	t := c.known[s]
 	c.mu.RUnlock()
 	if t == nil {
-		t = c.meet(s, now)
+		t = c.learn(s, now)
 	}
 	t.requests.Add(1)
 	t.last.Store(now.Unix())
@@ -138,13 +139,14 @@ func first(values []string) string {
 	return values[0][:min(len(values[0]), maxHeader)]
 }
 
-// meet finds out who a signature is of, and makes room for it where there is some.
-func (c *Census) meet(s signature, now time.Time) *tally {
+// learn identifies the caller of a signature, adds the signature to the cache unless
+// the cache is full, and returns the caller's tally.
+func (c *Census) learn(s signature, now time.Time) *tally {
 	caller := identify(s)
 	c.mu.Lock()
 	t, isNew := c.tallyOf(caller, now)
 	if len(c.known) < maxKnown {
-		// The header's strings are parts of the whole request in memory.
+		// The header's strings share memory with the whole request and would keep it alive.
 		c.known[signature{strings.Clone(s.userAgent), strings.Clone(s.sku), strings.Clone(s.version)}] = t
 	}
 	c.mu.Unlock()
@@ -154,8 +156,8 @@ func (c *Census) meet(s signature, now time.Time) *tally {
 	return t
 }
 
-// tallyOf returns the tally of a caller, or that of all who came when there was no
-// room. Census.mu is held.
+// tallyOf returns the tally of a caller. New callers beyond maxCallers share the tally
+// of the caller "other". The caller of tallyOf holds Census.mu.
 func (c *Census) tallyOf(caller Caller, now time.Time) (t *tally, isNew bool) {
 	if t = c.callers[caller]; t != nil {
 		return t, false
@@ -169,12 +171,13 @@ func (c *Census) tallyOf(caller Caller, now time.Time) (t *tally, isNew bool) {
 		isNew = true
 	}
 	t = &tally{first: now}
-	t.last.Store(now.Unix()) // a scrape may come before Count has stored it
+	t.last.Store(now.Unix()) // Entries may run before Count stores the time
 	c.callers[caller] = t
 	return t, isNew
 }
 
-// Entries returns all callers, those that need the proxy first.
+// Entries returns all callers, those that need the proxy first: WorkloadIdentity no,
+// then unknown, then yes.
 func (c *Census) Entries() []Entry {
 	c.mu.RLock()
 	entries := make([]Entry, 0, len(c.callers))

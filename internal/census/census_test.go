@@ -15,7 +15,7 @@ import (
 	"imds-oidc-proxy/internal/census"
 )
 
-// identify tells who a header is of, through the whole census.
+// identify returns the caller that a census counts for a header.
 func identify(header http.Header) census.Caller {
 	c := census.New(census.Config{})
 	c.Count(header)
@@ -35,7 +35,7 @@ func TestIdentify(t *testing.T) {
 		version string
 		wi      census.WorkloadIdentity
 	}{
-		// On either side of the first version that speaks workload identity.
+		// On either side of the first version that supports workload identity.
 		{agent("azsdk-go-azidentity/v1.2.2 (go1.20; linux)"), "go-azidentity", "1.2.2", census.No},
 		{agent("azsdk-go-azidentity/v1.3.0 (go1.20; linux)"), "go-azidentity", "1.3.0", census.Yes},
 		{agent("azsdk-go-azidentity/v1.3.0-beta.4 (go1.20; linux)"), "go-azidentity", "1.3.0-beta.4", census.No},
@@ -54,22 +54,22 @@ func TestIdentify(t *testing.T) {
 		{agent("azsdk-rust-identity/1.0.0 (1.95.0; linux; x86_64)"), "rust-azure-identity", "1.0.0", census.Yes},
 		{agent("shop-cart azsdk-rust-identity/0.24.0 (1.80.0; linux; x86_64)"), "rust-azure-identity", "0.24.0", census.Yes},
 		{agent("azsdk-rust-identity/0.23.0 (1.75.0; linux; x86_64)"), "rust-azure-identity", "0.23.0", census.No},
-		{agent("azsdk-rust-storage_blob/0.5.0 (1.90.0; linux; x86_64)"), "unknown", "", census.Unknown}, // asks for no token itself
-		// Numbers, not letters, are compared.
+		{agent("azsdk-rust-storage_blob/0.5.0 (1.90.0; linux; x86_64)"), "unknown", "", census.Unknown}, // does not ask for tokens itself
+		// Versions are compared as numbers, not as text.
 		{agent("azsdk-go-azidentity/v1.10.0"), "go-azidentity", "1.10.0", census.Yes},
 		{agent("azsdk-go-azidentity/v1"), "go-azidentity", "1", census.No},
 		{agent("azsdk-go-azidentity/v2"), "go-azidentity", "2", census.Yes},
-		// An application's own name may come first.
+		// The application may put its own name first.
 		{agent("shop-cart azsdk-go-azidentity/v1.0.0 (go1.20; linux)"), "go-azidentity", "1.0.0", census.No},
 		{agent("(a comment azsdk-go-azidentity/v9) curl/8.0.1"), "curl", "8.0.1", census.Unknown},
-		// MSAL by its headers, where no library of Azure Identity names itself.
+		// MSAL's headers count if no Azure Identity library sends its name.
 		{withSKU("Go-http-client/1.1", "MSAL.Go", "1.4.2"), "msal-go", "1.4.2", census.No},
 		{withSKU("", "MSAL.NetCore", "4.61.3.0"), "msal-net", "4.61.3.0", census.No},
 		{withSKU("azsdk-go-azidentity/v1.15.0 (go1.26; linux)", "MSAL.Go", "1.10.1"), "go-azidentity", "1.15.0", census.Yes},
 		{agent("Java/1.8.0_292"), "java", "1.8.0", census.Unknown},
 		{agent("Fluent-Bit"), "fluent-bit", "", census.Unknown},
 		{agent("azsdk-go-azidentity"), "go-azidentity", "", census.Unknown},
-		// What is not known is not repeated.
+		// Text that is not recognized is not kept.
 		{agent(""), "unknown", "", census.Unknown},
 		{http.Header{}, "unknown", "", census.Unknown},
 		{agent("password=hunter2/1.0"), "unknown", "", census.Unknown},
@@ -85,21 +85,21 @@ func TestIdentify(t *testing.T) {
 			t.Errorf("%q: got %+v, want %s %q %s", test.header, got, test.sdk, test.version, test.wi)
 		}
 		if (got.WorkloadIdentity == census.No) && got.Upgrade == "" {
-			t.Errorf("%q: no word on what to do", test.header)
+			t.Errorf("%q: Upgrade is empty", test.header)
 		}
 	}
 }
 
-// TestRecorded: every client that was recorded is known by name.
+// TestRecorded: the census recognizes every recorded client.
 func TestRecorded(t *testing.T) {
 	files, err := filepath.Glob("../imds/testdata/recorded/*.json")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no recordings: %v", err)
 	}
-	// The names of the recordings begin with the client's.
+	// The name of a recording begins with the client's name.
 	sdks := []struct{ recording, sdk string }{
 		{"azcli-2.45.0-login", "azure-cli"},
-		{"azcli-2.45.0-get", "python-msrestazure"}, // by then it is the library that asks
+		{"azcli-2.45.0-get", "python-msrestazure"}, // for this request the CLI uses the library
 		{"curl-", "curl"},
 		{"go-adal-", "go-autorest"},
 		{"go-azidentity-v1.0.0", "go-azidentity 1.0.0 no"},
@@ -121,7 +121,7 @@ func TestRecorded(t *testing.T) {
 			}
 		}
 		if want == "" {
-			t.Errorf("%s: who is it to be?", file)
+			t.Errorf("%s: add the client of this recording to the table", file)
 			continue
 		}
 		for _, header := range recordedHeaders(t, file) {
@@ -152,7 +152,7 @@ func recordedHeaders(t *testing.T, file string) []http.Header {
 	var headers []http.Header
 	for _, r := range recording.Requests {
 		if r.Scheme != "http" {
-			continue // not to IMDS
+			continue // this request did not go to IMDS
 		}
 		header := make(http.Header)
 		for _, h := range r.Headers {
@@ -166,11 +166,11 @@ func recordedHeaders(t *testing.T, file string) []http.Header {
 	return headers
 }
 
-func TestNewCallersAreToldOnce(t *testing.T) {
-	var told []string
+func TestNewIsCalledOnceForEachCaller(t *testing.T) {
+	var called []string
 	now := time.Unix(1605152024, 0)
 	c := census.New(census.Config{
-		New: func(caller census.Caller) { told = append(told, caller.SDK+" "+caller.Version) },
+		New: func(caller census.Caller) { called = append(called, caller.SDK+" "+caller.Version) },
 		Now: func() time.Time { now = now.Add(time.Second); return now },
 	})
 	for range 3 {
@@ -178,7 +178,7 @@ func TestNewCallersAreToldOnce(t *testing.T) {
 		c.Count(agent("azsdk-go-azidentity/v1.0.0 (go1.20; linux)"))
 		c.Count(agent("azsdk-go-azidentity/v1.0.0 (go1.26; linux)")) // the same caller
 	}
-	if got, want := strings.Join(told, ", "), "curl 7.88.1, go-azidentity 1.0.0"; got != want {
+	if got, want := strings.Join(called, ", "), "curl 7.88.1, go-azidentity 1.0.0"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	entries := c.Entries()
@@ -190,19 +190,19 @@ func TestNewCallersAreToldOnce(t *testing.T) {
 	}
 }
 
-// TestBounded: a program that makes up clients fills a fixed room, and who came
-// before goes on being counted.
+// TestBounded: a program that makes up clients fills a bounded table, and callers from
+// before are still counted separately.
 func TestBounded(t *testing.T) {
-	told := 0
-	c := census.New(census.Config{New: func(census.Caller) { told++ }})
+	calls := 0
+	c := census.New(census.Config{New: func(census.Caller) { calls++ }})
 	c.Count(agent("azsdk-go-azidentity/v1.0.0"))
 	for i := range 10_000 {
 		c.Count(agent(fmt.Sprintf("curl/%d.%d", i/100, i%100)))
 	}
 	c.Count(agent("azsdk-go-azidentity/v1.0.0"))
 	entries := c.Entries()
-	if len(entries) != 33 || told != 32 {
-		t.Errorf("got %d callers, %d told of; want 33 with the others, and 32", len(entries), told)
+	if len(entries) != 33 || calls != 32 {
+		t.Errorf("got %d callers and %d calls of New, want 33, one of them for all others, and 32", len(entries), calls)
 	}
 	total := uint64(0)
 	for _, e := range entries {
@@ -241,11 +241,11 @@ func TestHandler(t *testing.T) {
 	w = httptest.NewRecorder()
 	census.New(census.Config{}).ServeHTTP(w, httptest.NewRequest("GET", "/debug/clients", nil))
 	if got := w.Body.String(); !strings.Contains(got, `"clients": []`) {
-		t.Errorf("nobody: got %s, want an empty list", got)
+		t.Errorf("no callers: got %s, want an empty list", got)
 	}
 }
 
-func TestKnownCallersCostNothing(t *testing.T) {
+func TestCountDoesNotAllocate(t *testing.T) {
 	c := census.New(census.Config{})
 	header := withSKU("azsdk-go-azidentity/v1.15.0 (go1.26; linux)", "MSAL.Go", "1.10.1")
 	if got := testing.AllocsPerRun(100, func() { c.Count(header) }); got != 0 {
@@ -253,7 +253,7 @@ func TestKnownCallersCostNothing(t *testing.T) {
 	}
 }
 
-// FuzzCount: whatever a client says of itself, what is kept of it is a name of the
+// FuzzCount: whatever headers a client sends, the census keeps only a name from its
 // table and a version.
 func FuzzCount(f *testing.F) {
 	f.Add("azsdk-python-identity/1.13.0b2 Python/3.11.2 (Linux-6.1)", "MSAL.Python", "1.2.3")
@@ -269,18 +269,18 @@ func FuzzCount(f *testing.F) {
 	})
 }
 
-// TestSeenAtOnce: whoever looks while a caller is being met, as a scrape may, finds it
-// seen now, and not in 1970.
+// TestSeenAtOnce: a scrape during a caller's first request shows the current time as
+// LastSeen, not 1970.
 func TestSeenAtOnce(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	var met *census.Census
+	var c *census.Census
 	var entries []census.Entry
-	met = census.New(census.Config{
-		New: func(census.Caller) { entries = met.Entries() },
+	c = census.New(census.Config{
+		New: func(census.Caller) { entries = c.Entries() },
 		Now: func() time.Time { return now },
 	})
-	met.Count(agent("curl/8.0.1"))
+	c.Count(agent("curl/8.0.1"))
 	if len(entries) != 1 || !entries[0].LastSeen.Equal(now) || !entries[0].FirstSeen.Equal(now) {
-		t.Errorf("got %+v, want one that was seen at %s", entries, now)
+		t.Errorf("got %+v, want one caller, seen at %s", entries, now)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// ServeHTTP shows all callers as JSON, for a person with curl and jq.
+// ServeHTTP answers with all callers as indented JSON.
 func (c *Census) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	body, err := json.MarshalIndent(struct {
 		Clients []Entry `json:"clients"`
@@ -20,5 +20,5 @@ func (c *Census) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	header.Set("Content-Type", "application/json; charset=utf-8")
 	header.Set("Cache-Control", "no-store")
 	header.Set("Content-Length", strconv.Itoa(len(body)))
-	_, _ = w.Write(body) // a client that has left wants no answer
+	_, _ = w.Write(body) // an error means that the client has closed the connection
 }

@@ -7,20 +7,21 @@ import (
 	"strings"
 )
 
-// sdk is a client library or program that this package can tell.
+// sdk is a client library or program that this package recognizes.
 type sdk struct {
-	// product is how it names itself, in lower case: the product of a User-Agent
-	// (RFC 9110, section 10.1.5), or the value of x-client-SKU.
+	// product is the name that the client sends, in lower case: the product of a
+	// User-Agent (RFC 9110, section 10.1.5), or the value of x-client-SKU.
 	product string
 	name    string
-	// since is the first version that speaks workload identity. Empty: none does.
+	// since is the first version that supports workload identity. Empty: none does.
 	since string
-	// upgrade is what to do where the version is older.
+	// upgrade says what to use instead of an older version.
 	upgrade string
 }
 
-// libraries ask IMDS for tokens by their own name. Where a User-Agent has several,
-// the first of this table counts: a library before what it is built on.
+// libraries are the libraries that send their own name when they ask IMDS for a token.
+// If a User-Agent has several, the first in this table counts: a library stands above
+// the library that it is built on.
 var libraries = [...]sdk{
 	{"azsdk-go-azidentity", "go-azidentity", "1.3.0", "azidentity (Go)"},
 	{"azsdk-python-identity", "python-azure-identity", "1.13.0", "azure-identity (Python)"},
@@ -29,21 +30,21 @@ var libraries = [...]sdk{
 	{"azsdk-java-azure-identity", "java-azure-identity", "1.9.0", "azure-identity (Java)"},
 	{"azsdk-java-identity", "java-azure-identity", "1.9.0", "azure-identity (Java)"},
 	{"azsdk-cpp-identity", "cpp-azure-identity", "1.6.0", "azure-identity-cpp"},
-	// There was a WorkloadIdentityCredential before, which read the token once; the
-	// kubelet replaces it.
+	// Earlier versions have a WorkloadIdentityCredential that reads the federated token
+	// only once, although the kubelet replaces it.
 	{"azsdk-rust-identity", "rust-azure-identity", "0.24.0", "azure_identity (Rust)"},
 
-	// The command line takes a federated token, but does not look for one.
+	// The Azure CLI accepts a federated token as an argument, but does not look for one.
 	{"azurecli", "azure-cli", "", "az login --federated-token, in place of --identity"},
 
-	// Libraries that ended before workload identity.
+	// Libraries that were discontinued before workload identity existed.
 	{"go-autorest", "go-autorest", "", "azidentity (Go) 1.3.0 or later"},
 	{"msrest_azure", "python-msrestazure", "", "azure-identity (Python) 1.13.0 or later"},
 }
 
-// msal are the values of x-client-SKU. MSAL leaves it to the application to fetch
-// and present the assertion; the Azure Identity libraries, which name themselves
-// beside it, do that on their own.
+// msal are the MSAL libraries by the value of x-client-SKU. With MSAL the application
+// itself must read the federated token and pass it as client assertion. The Azure
+// Identity libraries, which also send their own name, do this for the application.
 var msal = [...]sdk{
 	{"msal.go", "msal-go", "", "azidentity (Go) 1.3.0 or later, or MSAL's client assertion"},
 	{"msal.js.node", "msal-node", "", "@azure/identity (Node) 3.2.0 or later, or MSAL's client assertion"},
@@ -55,8 +56,8 @@ var msal = [...]sdk{
 	{"msal.desktop", "msal-net", "", "Azure.Identity (.NET) 1.9.0 or later, or MSAL's client assertion"},
 }
 
-// programs are HTTP clients and tools: what asks for the token is something that
-// they do not tell, or has no name of its own.
+// programs are HTTP clients and tools: the code that uses them to ask for a token sends
+// no name of its own.
 var programs = [...]sdk{
 	{product: "azcopy", name: "azcopy"},
 	{product: "fluent-bit", name: "fluent-bit"},
@@ -75,8 +76,8 @@ var programs = [...]sdk{
 	{product: "java", name: "java"},
 }
 
-// identify tells who a client says that it is: by the name of a library, else by
-// MSAL's headers, which say more than an HTTP client's name does.
+// identify returns the caller that a signature names: by the name of a library, else by
+// MSAL's headers, else by the name of an HTTP client, which says least.
 func identify(s signature) Caller {
 	products := parseProducts(s.userAgent)
 	if caller, ok := find(libraries[:], products); ok {
@@ -92,8 +93,8 @@ func identify(s signature) Caller {
 	return Caller{SDK: "unknown", WorkloadIdentity: Unknown}
 }
 
-// find looks for the first of the table that is among the products, which map
-// names to versions.
+// find returns the caller for the first entry of table that is among products, which
+// maps names to versions.
 func find(table []sdk, products map[string]string) (Caller, bool) {
 	for _, k := range table {
 		if written, ok := products[k.product]; ok {
@@ -103,7 +104,7 @@ func find(table []sdk, products map[string]string) (Caller, bool) {
 	return Caller{}, false
 }
 
-// caller is what is said of one version of an SDK.
+// caller returns the caller for one version of the SDK.
 func (k sdk) caller(version string) Caller {
 	c := Caller{SDK: k.name, Version: version, WorkloadIdentity: No}
 	switch {
@@ -123,11 +124,11 @@ func (k sdk) caller(version string) Caller {
 	return c
 }
 
-// maxProducts bounds what is looked at of a User-Agent.
+// maxProducts bounds the products that are read of a User-Agent.
 const maxProducts = 16
 
-// parseProducts reads the products of a User-Agent with their versions. Comments,
-// in parentheses, say nothing of interest. The first of a name counts.
+// parseProducts returns the products of a User-Agent with their versions. It skips
+// comments, which are in parentheses. If a product occurs twice, the first one counts.
 func parseProducts(userAgent string) map[string]string {
 	products := make(map[string]string)
 	depth := 0
@@ -149,11 +150,11 @@ func parseProducts(userAgent string) map[string]string {
 	return products
 }
 
-// versionPattern is a version as the SDKs write it: numbers and, for one that is
-// not out yet, a word that says so. Everything else could be any text.
+// versionPattern matches a version as the SDKs write it: numbers and, for a
+// pre-release, one of a few words. Anything else could be arbitrary text.
 var versionPattern = regexp.MustCompile(`^v?([0-9]{1,5}(?:\.[0-9]{1,5}){0,3}(?:(?:a|b|rc|-(?:alpha|beta|preview|rc))[0-9.]{0,12})?)(?:[^0-9A-Za-z.]|$)`)
 
-// parseVersion returns the part of a written version that is one. Empty: none is.
+// parseVersion returns the part of written that is a version, or "" if there is none.
 func parseVersion(written string) string {
 	match := versionPattern.FindStringSubmatch(strings.ToLower(written))
 	if match == nil {
@@ -162,8 +163,8 @@ func parseVersion(written string) string {
 	return strings.TrimRight(match[1], ".")
 }
 
-// older reports whether version comes before since. One that is not out yet comes
-// before the one that is: 1.13.0b2 before 1.13.0.
+// older reports whether version comes before since. A pre-release comes before its
+// release: 1.13.0b2 before 1.13.0.
 func older(version, since string) bool {
 	numbers, early := version, false
 	if i := strings.IndexFunc(version, func(r rune) bool { return r != '.' && (r < '0' || r > '9') }); i >= 0 {
@@ -178,11 +179,11 @@ func older(version, since string) bool {
 	return early
 }
 
-// number is the i-th part of a version, 0 where it has no such part.
+// number returns the i-th part of a version, or 0 if the version has fewer parts.
 func number(parts []string, i int) int {
 	if i >= len(parts) {
 		return 0
 	}
-	n, _ := strconv.Atoi(parts[i]) // digits, by versionPattern
+	n, _ := strconv.Atoi(parts[i]) // cannot fail: versionPattern allows only digits
 	return n
 }

@@ -1,17 +1,16 @@
-// Package diagnose walks the way from a pod's environment to an access token, and
-// says at each step what it found and how to mend what is wrong.
+// Package diagnose checks each step from a pod's environment to an access token, and says
+// what it found there and how to fix what is wrong.
 //
 //	report := diagnose.Run(ctx, diagnose.Config{Exchange: …, ClientID: …, Resource: …}, nil)
 //	step, failed := report.FirstFailed()
 //
-// It changes nothing. What it asks for, it asks as the proxy does: the exchange is
-// package exchange's own, with one real token request to Entra. Packet filter rules
-// it is given to read where the process may look, which a sidecar may not; it installs
-// and changes none.
+// It changes nothing. It makes its requests as the proxy does: the exchange is package
+// exchange's own, with one real token request to Entra. It reads no packet filter rules,
+// which takes privileges that a sidecar does not have.
 //
 // # Security considerations
 //
-// A report is pasted into tickets: it holds no token, no assertion, no password of a
+// Reports are pasted into tickets: a report holds no token, no assertion, no password of a
 // URL and no body that a server sent. What it quotes of claims, certificates and
 // headers, which others may have chosen, is bounded and in printable ASCII.
 //
@@ -24,28 +23,29 @@ import (
 	"context"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
-// Status says how a step, or one finding of it, came out.
+// Status is the result of a step, or of one finding.
 type Status string
 
 // The statuses, from harmless to grave.
 const (
-	// Skipped: it could not be looked at, for the reason that the text gives.
+	// Skipped: it could not be checked, for the reason that the text gives.
 	Skipped Status = "skipped"
 	// OK: as it should be.
 	OK Status = "ok"
 	// Note: worth knowing, and no fault by itself.
 	Note Status = "note"
-	// Fail: no token comes, or not the right one, until this is mended.
+	// Fail: the application gets no token, or not the right one, until this is fixed.
 	Fail Status = "fail"
 )
 
 // StepName names a step in reports.
 type StepName string
 
-// The steps, in the order of the walk.
+// The steps, in order.
 const (
 	Environment    StepName = "environment"
 	FederatedToken StepName = "federated token"
@@ -53,17 +53,16 @@ const (
 	Authority      StepName = "authority"
 	Exchange       StepName = "exchange"
 	IMDS           StepName = "imds"
-	RedirectRules  StepName = "rules"
 )
 
-// Finding is one thing that was looked at.
+// Finding is one thing that was checked.
 type Finding struct {
 	Status Status `json:"status"`
-	// Item is what was looked at: a variable, a claim, an address.
+	// Item is what was checked: a variable, a claim, an address.
 	Item string `json:"item"`
 	// Text is what was found.
 	Text string `json:"text"`
-	// Remedy is the command or the setting that mends it. Empty: none is needed.
+	// Remedy is the command or the setting that fixes it. Empty: none is needed.
 	Remedy string `json:"remedy,omitempty"`
 
 	// AADSTS is Entra's code. Zero: Entra gave none.
@@ -81,7 +80,7 @@ type Step struct {
 	Findings []Finding `json:"findings"`
 }
 
-// Report is the whole walk.
+// Report holds what all steps found.
 type Report struct {
 	Steps []Step `json:"steps"`
 }
@@ -96,37 +95,40 @@ func (r Report) FirstFailed() (name StepName, ok bool) {
 	return "", false
 }
 
-// Config says what to walk.
+// Config says what to check.
 type Config struct {
-	// Exchange is how the proxy exchanges tokens. Fields that are missing or wrong
-	// are findings, not errors. DefaultClientID is AZURE_CLIENT_ID, of which there is
-	// one too. Prefetch is only checked, CacheEntries not used.
+	// Exchange is how the proxy exchanges tokens. Fields that are missing are findings,
+	// not errors.
 	Exchange exchange.Config
+
+	// DefaultClientID is AZURE_CLIENT_ID. One that is empty or wrong is a finding.
+	DefaultClientID azure.ClientID
 
 	// Refused is why the proxy would refuse to start, apart from Exchange. Nil: it
 	// would not.
 	Refused error
 
-	// ClientID is the identity to ask a token for, a GUID. Empty: the default one;
-	// where there is none either, the exchange is skipped.
-	ClientID string
+	// Invalid says what is wrong with environment variables that are set, by name; their
+	// fields in Exchange are empty. Nil: nothing is.
+	Invalid map[string]error
 
-	// Resource is what to ask a token for. Needed.
-	Resource string
+	// ClientID is the identity to ask a token for. Empty: the default one; where there is
+	// none either, the exchange is skipped.
+	ClientID azure.ClientID
+
+	// Resource is what to ask a token for. Required.
+	Resource azure.Resource
 
 	// IMDS finds out who answers metadata requests in this pod.
 	IMDS Metadata
-
-	// Rules looks at the redirect's rules.
-	Rules Rules
 
 	// Now is the clock for the federated token's expiry. Nil: time.Now.
 	Now func() time.Time
 }
 
-// Run walks all steps, also those after one that failed as far as they do not need
-// it, and calls each with every step as soon as it is over; nil calls nothing. It
-// ends early only in that what waits ends with ctx.
+// Run runs all steps, also those after a failed one as far as they do not depend on it.
+// It calls each, unless it is nil, with every step as soon as the step is done. When ctx
+// ends, requests end, and the remaining steps say so.
 func Run(ctx context.Context, cfg Config, each func(Step)) Report {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -143,7 +145,6 @@ func Run(ctx context.Context, cfg Config, each func(Step)) Report {
 		{Authority, w.authority},
 		{Exchange, w.exchange},
 		{IMDS, w.metadata},
-		{RedirectRules, w.rules},
 	} {
 		step := newStep(s.name, s.look(ctx))
 		report.Steps = append(report.Steps, step)
@@ -154,21 +155,18 @@ func Run(ctx context.Context, cfg Config, each func(Step)) Report {
 	return report
 }
 
-// walk is what later steps know from earlier ones.
+// walk is what later steps use of earlier ones.
 type walk struct {
 	cfg Config
 
-	// service is made by environment. Nil: the configuration does not allow it.
-	service *exchange.Service
+	// exchanger is made by environment. Nil: the configuration does not allow it.
+	exchanger *exchange.Exchanger
 
 	// token is read by federatedToken. Nil: it cannot be read.
 	token *exchange.FederatedToken
 
 	// reached is set by authority: Entra answered, and knows the tenant.
 	reached bool
-
-	// proxyRuns is set by metadata: a proxy such as this one listens on its port.
-	proxyRuns bool
 }
 
 func newStep(name StepName, findings []Finding) Step {

@@ -14,12 +14,12 @@ import (
 // TestMetadata: what is concluded from who answers.
 func TestMetadata(t *testing.T) {
 	type asked struct {
-		answer diagnose.Answer
-		err    error
+		responder diagnose.Responder
+		err       error
 	}
-	ours := asked{diagnose.Answer{Ours: true, Server: "imds-oidc-proxy/dev", Status: 200}, nil}
-	unready := asked{diagnose.Answer{Ours: true, Status: 503, Reason: "federated-token: has expired"}, nil}
-	other := asked{diagnose.Answer{Server: "envoy", Status: 404}, nil}
+	ours := asked{diagnose.Responder{Proxy: true, Header: "imds-oidc-proxy/dev", Status: 200}, nil}
+	unready := asked{diagnose.Responder{Proxy: true, Status: 503, Reason: "federated-token: has expired"}, nil}
+	other := asked{diagnose.Responder{Header: "envoy", Status: 404}, nil}
 	refused := asked{err: fmt.Errorf("dial: %w", syscall.ECONNREFUSED)}
 	lost := asked{err: context.DeadlineExceeded}
 	denied := asked{err: fmt.Errorf("binding: %w", syscall.EPERM)}
@@ -35,8 +35,8 @@ func TestMetadata(t *testing.T) {
 		{"good, as the proxy", ours, lost, true, false, diagnose.OK, diagnose.Skipped, "exempts"},
 		{"sealed, as the proxy", ours, ours, true, false, diagnose.OK, diagnose.OK, "leads to this proxy"},
 		{"no redirect", ours, lost, false, false, diagnose.OK, diagnose.Fail, "past the proxy"},
-		{"no redirect, as is meant", ours, lost, false, true, diagnose.OK, diagnose.Note, "as is meant"},
-		{"no redirect, as is meant, as the proxy", ours, lost, true, true, diagnose.OK, diagnose.Note, "as is meant"},
+		{"no redirect, as intended", ours, lost, false, true, diagnose.OK, diagnose.Note, "as intended"},
+		{"no redirect, as intended, as the proxy", ours, lost, true, true, diagnose.OK, diagnose.Note, "as intended"},
 		{"a pod without anything", refused, lost, false, false, diagnose.Note, diagnose.Note, "nor a proxy"},
 		{"a redirect without a proxy", refused, refused, false, false, diagnose.Note, diagnose.Fail, "no proxy takes"},
 		{"a proxy that is not ready", unready, unready, false, false, diagnose.Fail, diagnose.OK, "leads to this proxy"},
@@ -49,8 +49,10 @@ func TestMetadata(t *testing.T) {
 			cfg := config(t, goodClaims())
 			cfg.IMDS = diagnose.Metadata{
 				Port:        8000,
-				AskPort:     func(context.Context) (diagnose.Answer, error) { return test.port.answer, test.port.err },
-				AskRedirect: func(context.Context) (diagnose.Answer, error) { return test.redirect.answer, test.redirect.err },
+				ProxyUIDs:   []uint32{1501},
+				PortOwners:  func() ([]uint32, error) { return []uint32{1501}, nil },
+				AskPort:     func(context.Context) (diagnose.Responder, error) { return test.port.responder, test.port.err },
+				AskRedirect: func(context.Context) (diagnose.Responder, error) { return test.redirect.responder, test.redirect.err },
 				Exempt:      test.exempt, NoRedirect: test.noRedirect,
 			}
 			report := diagnose.Run(t.Context(), cfg, nil)
@@ -64,25 +66,88 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
+// TestPortOwner: what another user's process answers is not believed, however much it
+// looks like the proxy's answer.
+func TestPortOwner(t *testing.T) {
+	ours := func(context.Context) (diagnose.Responder, error) {
+		return diagnose.Responder{Proxy: true, Header: "imds-oidc-proxy/dev", Status: 200}, nil
+	}
+	for name, test := range map[string]struct {
+		owners       []uint32
+		err          error
+		want         diagnose.Status
+		wantRedirect diagnose.Status
+		says         string
+	}{
+		"the proxy's user":                     {[]uint32{1501}, nil, diagnose.OK, diagnose.OK, "this proxy, ready"},
+		"the check's user":                     {[]uint32{2000}, nil, diagnose.OK, diagnose.OK, "this proxy, ready"},
+		"the application":                      {[]uint32{1000}, nil, diagnose.Fail, diagnose.Fail, "a process of UID 1000 listens there; the proxy runs as UID 1501"},
+		"a proxy that shuts down, and another": {[]uint32{1000, 1501}, nil, diagnose.Fail, diagnose.Fail, "a process of UID 1000 listens there"},
+		"root":                                 {[]uint32{0}, nil, diagnose.Fail, diagnose.Fail, "a process of UID 0 listens there"},
+		"cannot be seen":                       {nil, errors.New("permission denied"), diagnose.Skipped, diagnose.OK, "permission denied"},
+		"gone in the meantime":                 {nil, nil, diagnose.Skipped, diagnose.OK, "no longer listens"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := config(t, goodClaims())
+			cfg.IMDS = diagnose.Metadata{
+				Port: 8000, ProxyUIDs: []uint32{1501, 2000}, AskPort: ours, AskRedirect: ours,
+				PortOwners: func() ([]uint32, error) { return test.owners, test.err },
+			}
+			report := diagnose.Run(t.Context(), cfg, nil)
+			if f := finding(t, report, diagnose.IMDS, "127.0.0.1:8000"); f.Status != test.want || !strings.Contains(f.Text, test.says) {
+				t.Errorf("port: got %+v, want %s and %q", f, test.want, test.says)
+			}
+			if f := finding(t, report, diagnose.IMDS, "redirect"); f.Status != test.wantRedirect {
+				t.Errorf("redirect: got %+v, want %s", f, test.wantRedirect)
+			}
+		})
+	}
+}
+
 // TestRealIMDS: it is asked only on request, and who answers is told apart.
 func TestRealIMDS(t *testing.T) {
 	for _, test := range []struct {
-		name   string
-		answer diagnose.Answer
-		err    error
-		exempt bool
-		want   diagnose.Status
+		name      string
+		responder diagnose.Responder
+		err       error
+		exempt    bool
+		want      diagnose.Status
 	}{
-		{"the node, exempt", diagnose.Answer{Server: "IMDS/150.870.65.1325", Status: 200}, nil, true, diagnose.OK},
-		{"the node, not exempt", diagnose.Answer{Server: "IMDS/150.870.65.1325", Status: 200}, nil, false, diagnose.Note},
-		{"the proxy", diagnose.Answer{Ours: true, Status: 200}, nil, false, diagnose.OK},
-		{"nobody", diagnose.Answer{}, errors.New("lost"), false, diagnose.Note},
+		{"the node, exempt", diagnose.Responder{Header: "IMDS/150.870.65.1325", Status: 200}, nil, true, diagnose.OK},
+		{"the node, not exempt", diagnose.Responder{Header: "IMDS/150.870.65.1325", Status: 200}, nil, false, diagnose.Note},
+		{"the proxy", diagnose.Responder{Proxy: true, Status: 200}, nil, false, diagnose.OK},
+		{"nobody", diagnose.Responder{}, errors.New("lost"), false, diagnose.Note},
 	} {
 		cfg := config(t, goodClaims())
 		cfg.IMDS.Exempt = test.exempt
-		cfg.IMDS.AskReal = func(context.Context) (diagnose.Answer, error) { return test.answer, test.err }
+		cfg.IMDS.AskReal = func(context.Context) (diagnose.Responder, error) { return test.responder, test.err }
 		if f := finding(t, diagnose.Run(t.Context(), cfg, nil), diagnose.IMDS, "node's IMDS"); f.Status != test.want {
 			t.Errorf("%s: got %+v, want %s", test.name, f, test.want)
+		}
+	}
+}
+
+// TestRulesCommand: where this process cannot see the redirect, the command that can is
+// named, filled in as far as the pod knows itself.
+func TestRulesCommand(t *testing.T) {
+	for _, test := range []struct {
+		subject string
+		port    int
+		want    string
+		end     string
+	}{
+		{subject, 8000, "kubectl debug -it POD -n shop --profile=netadmin --image=PROXY_INIT_IMAGE -- /proxy-init --check", "\n"},
+		{subject, 8123, "/proxy-init --check --proxy-port=8123", "\n"},
+		{"system:serviceaccount:$(reboot):x", 8000, "-it POD --profile", ""},
+		{"someone@example.test", 8000, "-it POD --profile", ""},
+	} {
+		claims := goodClaims()
+		claims["sub"] = test.subject
+		cfg := config(t, claims)
+		cfg.IMDS.Port, cfg.IMDS.Exempt = test.port, true
+		f := finding(t, diagnose.Run(t.Context(), cfg, nil), diagnose.IMDS, "redirect")
+		if f.Status != diagnose.Skipped || !strings.Contains(f.Remedy+"\n", test.want+test.end) {
+			t.Errorf("%s: got %+v, want %q", test.subject, f, test.want)
 		}
 	}
 }

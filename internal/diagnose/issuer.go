@@ -10,13 +10,14 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
 )
 
-// documentTimeout bounds the fetch of one document of the issuer's. Where egress is
-// dropped rather than refused, this is what the walk loses.
+// documentTimeout bounds the fetch of one document of the issuer's. Where packets to it
+// are dropped, the check takes this much longer.
 const documentTimeout = 5 * time.Second
 
 // entraNeeds is why it does not matter that this pod cannot read a document.
@@ -37,8 +38,8 @@ type key struct {
 	ID string `json:"kid"`
 }
 
-// issuer reads the issuer's documents as Entra does, to see whether they can hold
-// what Entra will look for.
+// issuer reads the issuer's documents as Entra does, and checks that they have what Entra
+// will look for.
 func (w *walk) issuer(ctx context.Context) []Finding {
 	if w.token == nil {
 		return skipped("discovery", "there is no federated token to name the issuer")
@@ -64,7 +65,7 @@ func (w *walk) issuer(ctx context.Context) []Finding {
 	return w.issuerDocuments(ctx, client)
 }
 
-// clusterInternal knows the names that the cluster's DNS alone resolves.
+// clusterInternal reports whether only the cluster's DNS resolves the name.
 func clusterInternal(host string) bool {
 	return strings.HasSuffix(host, ".svc") || strings.HasSuffix(host, ".cluster.local") || host == "kubernetes" || host == "kubernetes.default"
 }
@@ -90,12 +91,25 @@ func (w *walk) issuerDocuments(ctx context.Context, client *http.Client) []Findi
 }
 
 func unread(item, location string, err error) Finding {
-	return Finding{Status: Note, Item: item, Text: fmt.Sprintf("%s cannot be read from this pod (%s); %s", location, fault(err), entraNeeds),
+	return Finding{Status: Note, Item: item, Text: fmt.Sprintf("%s cannot be read from this pod (%s); %s", location, whyUnread(err), entraNeeds),
 		Remedy: "from a machine outside, curl '" + strings.Map(withoutQuotes, printable(location)) + "'"}
 }
 
+// whyUnread says in fixed words why a document was not read.
+func whyUnread(err error) string {
+	switch status, ok := errors.AsType[statusError](err); {
+	case ok:
+		return status.Error()
+	case errors.Is(err, errNotJSON):
+		return errNotJSON.Error()
+	case errors.Is(err, errLinkLocal):
+		return "a link-local address, which is not asked"
+	}
+	return exchange.FaultOf(err, "the issuer").Text
+}
+
 // sameIssuer compares as Entra does (OpenID Connect Discovery 1.0, section 4.3):
-// byte for byte. A slash too many or too few is the usual fault.
+// byte for byte. The usual fault is a slash at the end of one of them.
 func (w *walk) sameIssuer(published string) Finding {
 	if published == w.token.Issuer {
 		return Finding{Status: OK, Item: "issuer", Text: "the document names the token's issuer, byte for byte"}
@@ -121,7 +135,7 @@ func (w *walk) tokenKey(keys keySet) Finding {
 		Remedy: "publish the cluster's current signing keys at the issuer (kubectl get --raw /openid/v1/jwks); after a rotation, have the token renewed: restart the pod"}
 }
 
-// errNotJSON and statusError are answers that are not the document.
+// errNotJSON and statusError say that the answer is not the document.
 var errNotJSON = errors.New("the answer is not the JSON that it should be")
 
 type statusError int
@@ -146,6 +160,31 @@ func getJSON(ctx context.Context, client *http.Client, location string, into any
 	}
 	if json.NewDecoder(resp.Body).Decode(into) != nil {
 		return errNotJSON
+	}
+	return nil
+}
+
+// withoutQuotes replaces what could end single quotes in a command that is pasted into
+// a shell. It is for strings.Map.
+func withoutQuotes(r rune) rune {
+	if strings.ContainsRune("'\\`$\"", r) {
+		return '?'
+	}
+	return r
+}
+
+// errLinkLocal is the error for a host that a claim names and that is not asked.
+var errLinkLocal = errors.New("a link-local address")
+
+// refuseLinkLocal is for net.Dialer.Control: it runs after the name was resolved, so that
+// no name can hide the address (SSRF).
+func refuseLinkLocal(_, address string, _ syscall.RawConn) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errLinkLocal, err)
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsLinkLocalUnicast() {
+		return errLinkLocal
 	}
 	return nil
 }

@@ -5,19 +5,6 @@ import (
 	"strings"
 )
 
-// retryPolicy says whether an exchange that failed is tried again before its
-// callers are told, within [exchangeTimeout].
-type retryPolicy int
-
-const (
-	// retryNever: the same request fails the same way, or Entra asked for quiet.
-	retryNever retryPolicy = iota
-	// retrySoon: after jittered pauses, a few times.
-	retrySoon
-	// retryReread: once, with the federated token file read again.
-	retryReread
-)
-
 // hint names the advice that goes with a code; advise fills it in.
 type hint int
 
@@ -39,71 +26,71 @@ const (
 	hintProxyRules
 )
 
-// ruling is what one AADSTS code means here.
+// ruling says what one AADSTS code means.
 type ruling struct {
 	code   int
 	kind   Kind
-	retry  retryPolicy
+	retry  Retry
 	hint   hint
 	detail string
 }
 
-// rulings is the one place that knows AADSTS codes. A code belongs to the
-// permanent kinds only if waiting cannot mend it: to old clients a 400 is the
-// last word. Codes are documented at
+// rulings is the one place that knows AADSTS codes. A code is of a permanent kind only if
+// waiting cannot help: a permanent kind is answered with 400, after which old clients never
+// ask again. Codes are documented at
 // https://learn.microsoft.com/entra/identity-platform/reference-error-codes
 var rulings = [...]ruling{
-	// No federated credential matches, or none is visible yet: one that was just
-	// added takes minutes to reach all of Entra, and answers flap meanwhile.
-	{70021, FederationMismatch, retrySoon, hintCredential, "no federated credential matches the federated token"},
-	{70025, FederationMismatch, retrySoon, hintCredential, "the identity has no federated credential"},
-	{700211, FederationMismatch, retrySoon, hintCredential, "no federated credential matches the federated token's issuer"},
-	{700212, FederationMismatch, retrySoon, hintCredential, "no federated credential matches the federated token's audience"},
-	{700213, FederationMismatch, retrySoon, hintCredential, "no federated credential matches the federated token's subject"},
+	// No federated credential matches, or not yet: a credential that was just added takes
+	// minutes to reach all of Entra, and answers differ until then.
+	{70021, FederationMismatch, RetrySoon, hintCredential, "no federated credential matches the federated token"},
+	{70025, FederationMismatch, RetrySoon, hintCredential, "the identity has no federated credential"},
+	{700211, FederationMismatch, RetrySoon, hintCredential, "no federated credential matches the federated token's issuer"},
+	{700212, FederationMismatch, RetrySoon, hintCredential, "no federated credential matches the federated token's audience"},
+	{700213, FederationMismatch, RetrySoon, hintCredential, "no federated credential matches the federated token's subject"},
 
-	// Entra fetches the issuer's discovery document and keys, and could not.
-	{90061, FederationMismatch, retrySoon, hintIssuer, "entra cannot reach the federated token's issuer"},
-	{50166, FederationMismatch, retrySoon, hintIssuer, "entra cannot reach the federated token's issuer"},
-	{900612, FederationMismatch, retrySoon, hintIssuer, "entra cannot read the signing keys of the federated token's issuer"},
+	// Entra could not fetch the issuer's discovery document or keys.
+	{90061, FederationMismatch, RetrySoon, hintIssuer, "entra cannot reach the federated token's issuer"},
+	{50166, FederationMismatch, RetrySoon, hintIssuer, "entra cannot reach the federated token's issuer"},
+	{900612, FederationMismatch, RetrySoon, hintIssuer, "entra cannot read the signing keys of the federated token's issuer"},
 
-	// Managed identities have one from the start; for an application registration
-	// somebody creates it, perhaps a moment ago.
-	{7000229, Unavailable, retrySoon, hintServicePrincipal, "the application has no service principal in the tenant"},
+	// Managed identities have a service principal from the start. For an application
+	// registration somebody creates it, perhaps a moment ago.
+	{7000229, Unavailable, RetrySoon, hintServicePrincipal, "the application has no service principal in the tenant"},
 
 	// The federated token itself was refused: the kubelet may just have renewed it.
-	{700024, FederatedTokenUnusable, retryReread, hintClock, "entra finds the federated token outside of its time range"},
-	{700027, FederatedTokenUnusable, retryReread, hintIssuer, "entra finds the federated token's signature invalid"},
-	{7000272, FederatedTokenUnusable, retryReread, hintIssuer, "entra finds the federated token signed with a key that its issuer does not publish"},
-	{50013, FederatedTokenUnusable, retryReread, hintIssuer, "entra finds the federated token invalid"},
-	{50027, FederatedTokenUnusable, retryReread, hintIssuer, "entra finds the federated token malformed"},
+	{700024, FederatedTokenUnusable, RetryReread, hintClock, "entra finds the federated token outside of its time range"},
+	{700027, FederatedTokenUnusable, RetryReread, hintIssuer, "entra finds the federated token's signature invalid"},
+	{7000272, FederatedTokenUnusable, RetryReread, hintIssuer, "entra finds the federated token signed with a key that its issuer does not publish"},
+	{50013, FederatedTokenUnusable, RetryReread, hintIssuer, "entra finds the federated token invalid"},
+	{50027, FederatedTokenUnusable, RetryReread, hintIssuer, "entra finds the federated token malformed"},
 
 	// Permanent until a person acts.
-	{700016, UnknownIdentity, retryNever, hintClientID, "the tenant has no application with this client ID"},
-	{700038, UnknownIdentity, retryNever, hintClientID, "the client ID is not a valid application identifier"},
-	{500011, InvalidResource, retryNever, hintResource, "the tenant does not know the resource"},
-	{500014, InvalidResource, retryNever, hintResource, "the resource is disabled in the tenant"},
-	{650057, InvalidResource, retryNever, hintResource, "the resource is not one that the application may ask for"},
-	{70011, InvalidScope, retryNever, hintResource, "the resource does not make a valid scope"},
-	{1002012, InvalidScope, retryNever, hintResource, "the resource does not make a valid scope"},
-	{50105, UnauthorizedClient, retryNever, hintAccess, "the application is not assigned to a role of the resource"},
-	{501051, UnauthorizedClient, retryNever, hintAccess, "the application is not assigned to a role of the resource"},
-	{53003, UnauthorizedClient, retryNever, hintAccess, "a conditional access policy blocks the application"},
-	{7000112, UnauthorizedClient, retryNever, hintAccess, "the application is disabled in the tenant"},
-	{700021, UnauthorizedClient, retryNever, hintClientID, "the assertion names another application"},
-	{700222, UnauthorizedClient, retryNever, hintForeignToken, "entra takes no token of its own as a federated token"},
-	{90002, InvalidTenant, retryNever, hintTenant, "entra does not know the tenant"},
-	{90019, InvalidTenant, retryNever, hintTenant, "the request names no tenant"},
-	{900021, InvalidTenant, retryNever, hintTenant, "the tenant is not a valid identifier"},
-	{900023, InvalidTenant, retryNever, hintTenant, "the tenant is not a valid identifier"},
-	{90038, InvalidTenant, retryNever, hintTenant, "the tenant belongs to another cloud"},
+	{700016, UnknownIdentity, RetryNever, hintClientID, "the tenant has no application with this client ID"},
+	{700038, UnknownIdentity, RetryNever, hintClientID, "the client ID is not a valid application identifier"},
+	{500011, InvalidResource, RetryNever, hintResource, "the tenant does not know the resource"},
+	{500014, InvalidResource, RetryNever, hintResource, "the resource is disabled in the tenant"},
+	{650057, InvalidResource, RetryNever, hintResource, "the resource is not one that the application may ask for"},
+	{70011, InvalidScope, RetryNever, hintResource, "the resource does not make a valid scope"},
+	{1002012, InvalidScope, RetryNever, hintResource, "the resource does not make a valid scope"},
+	{50105, UnauthorizedClient, RetryNever, hintAccess, "the application is not assigned to a role of the resource"},
+	{501051, UnauthorizedClient, RetryNever, hintAccess, "the application is not assigned to a role of the resource"},
+	{53003, UnauthorizedClient, RetryNever, hintAccess, "a conditional access policy blocks the application"},
+	{7000112, UnauthorizedClient, RetryNever, hintAccess, "the application is disabled in the tenant"},
+	{700021, UnauthorizedClient, RetryNever, hintClientID, "the assertion names another application"},
+	{700222, UnauthorizedClient, RetryNever, hintForeignToken, "entra takes no token of its own as a federated token"},
+	{90002, InvalidTenant, RetryNever, hintTenant, "entra does not know the tenant"},
+	{90019, InvalidTenant, RetryNever, hintTenant, "the request names no tenant"},
+	{900021, InvalidTenant, RetryNever, hintTenant, "the tenant is not a valid identifier"},
+	{900023, InvalidTenant, RetryNever, hintTenant, "the tenant is not a valid identifier"},
+	{90038, InvalidTenant, RetryNever, hintTenant, "the tenant belongs to another cloud"},
 
-	// Entra has too much to do, or trouble of its own.
-	{50196, Throttled, retryNever, hintNone, "entra sees the same request too often"},
-	{90055, Throttled, retryNever, hintNone, "entra throttles the tenant"},
-	{90006, Unavailable, retrySoon, hintNone, "entra has a fault of its own"},
-	{90012, Unavailable, retrySoon, hintNone, "entra took too long over the request"},
-	{90024, Unavailable, retrySoon, hintNone, "entra has a fault of its own"},
-	{90033, Unavailable, retrySoon, hintNone, "entra has a fault of its own"},
+	// Entra throttles, or has a fault of its own.
+	{50196, Throttled, RetryNever, hintNone, "entra sees the same request too often"},
+	{90055, Throttled, RetryNever, hintNone, "entra throttles the tenant"},
+	{90006, Unavailable, RetrySoon, hintNone, "entra has a fault of its own"},
+	{90012, Unavailable, RetrySoon, hintNone, "entra took too long over the request"},
+	{90024, Unavailable, RetrySoon, hintNone, "entra has a fault of its own"},
+	{90033, Unavailable, RetrySoon, hintNone, "entra has a fault of its own"},
 }
 
 // rulingOn returns the ruling on the first of the codes that has one.
@@ -118,8 +105,8 @@ func rulingOn(codes []int) (ruling, bool) {
 	return ruling{}, false
 }
 
-// advise fills the hint in. What it quotes of the federated token is made safe
-// to paste: a cluster's users choose the names in it, and an operator runs it.
+// advise returns the text of the hint. It makes the claims that it quotes safe to paste: a
+// cluster's users choose the names in them, and an operator runs the command.
 func (h hint) advise(clientID, resource string, token FederatedToken) string {
 	clientID, resource = shellSafe(clientID), shellSafe(resource)
 	issuer, subject := shellSafe(token.Issuer), shellSafe(token.Subject)
@@ -160,8 +147,8 @@ func (h hint) advise(clientID, resource string, token FederatedToken) string {
 	return ""
 }
 
-// credentialCommands is the one command that adds the missing federated
-// credential: for a managed identity, and for an application registration.
+// credentialCommands returns the command that adds the missing federated credential: for a
+// managed identity, and for an application registration.
 func credentialCommands(clientID, issuer, subject, audience string) string {
 	return fmt.Sprintf("az identity federated-credential create --name NAME --identity-name IDENTITY --resource-group GROUP"+
 		" --issuer '%s' --subject '%s' --audiences '%s'"+

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -31,7 +32,7 @@ func bindingPod(t *testing.T, path, sni string) *pod {
 	t.Cleanup(front.Close)
 	p := newPod(t, idp)
 	p.cfg.Dial = dialLoopback
-	p.cfg.Binding = exchange.Binding{TokenProxy: front.URL + path, SNIName: sni}
+	p.cfg.Binding = exchange.Binding{TokenProxy: azure.TokenProxy(front.URL + path), SNIName: sni}
 	return p
 }
 
@@ -59,7 +60,7 @@ func TestBindingTrustsItsOwnRootsOnly(t *testing.T) {
 	stranger := startPod(t, entra.Config{})
 	p.cfg.CAFile = caFile(t, p.idp)
 	p.cfg.Binding.CAData = string(stranger.idp.CAPEM())
-	err := p.service(t).Exchange(t.Context(), clientID, resource)
+	err := p.service(t).exchange(t.Context(), clientID, resource)
 	wantKind(t, err, exchange.Unavailable)
 	if got := p.idp.Counts(); got != (entra.Counts{}) {
 		t.Errorf("requests went through: %+v", got)
@@ -92,7 +93,7 @@ func TestBindingFollowsItsCAFile(t *testing.T) {
 		{"the right one again", good, true},
 	} {
 		write(t, p.cfg.Binding.CAFile, c.content)
-		err := s.Exchange(t.Context(), clientID, resource)
+		err := s.exchange(t.Context(), clientID, resource)
 		if (err == nil) != c.works {
 			t.Errorf("%s: got error %v, want one: %t", c.name, err, !c.works)
 		}
@@ -100,7 +101,7 @@ func TestBindingFollowsItsCAFile(t *testing.T) {
 	if err := os.Remove(p.cfg.Binding.CAFile); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Exchange(t.Context(), clientID, resource); err != nil {
+	if err := s.exchange(t.Context(), clientID, resource); err != nil {
 		t.Errorf("file gone: %v", err)
 	}
 }
@@ -126,7 +127,7 @@ func TestBindingSaysThatItsCAFileCannotBeUsed(t *testing.T) {
 	} {
 		write(t, p.cfg.Binding.CAFile, c.content)
 		for range 3 {
-			if err := s.Exchange(t.Context(), clientID, resource); err != nil {
+			if err := s.exchange(t.Context(), clientID, resource); err != nil {
 				t.Errorf("step %d: %v", i, err)
 			}
 		}
@@ -182,7 +183,7 @@ func TestFaultsOfTheTokenProxyNameIt(t *testing.T) {
 			p := bindingPod(t, "", "localhost")
 			p.cfg.Binding.CAData = string(p.idp.CAPEM())
 			c.change(&p.cfg.Binding)
-			e := wantKind(t, p.service(t).Exchange(t.Context(), clientID, resource), exchange.Unavailable)
+			e := wantKind(t, p.service(t).exchange(t.Context(), clientID, resource), exchange.Unavailable)
 			if e.Detail != c.detail {
 				t.Errorf("got detail %q, want %q", e.Detail, c.detail)
 			}
@@ -213,7 +214,7 @@ func TestUntrustedTokenProxySaysThatTheCAFileIsBroken(t *testing.T) {
 	p.cfg.Binding.CAFile = caFile(t, stranger.idp)
 	s := p.service(t)
 	write(t, p.cfg.Binding.CAFile, "")
-	err := s.Exchange(t.Context(), clientID, resource)
+	err := s.exchange(t.Context(), clientID, resource)
 	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "AZURE_KUBERNETES_CA_FILE holds no PEM certificate") {
 		t.Errorf("detail %q", e.Detail)
 	}
@@ -223,7 +224,7 @@ func TestUntrustedTokenProxySaysThatTheCAFileIsBroken(t *testing.T) {
 func TestBindingGoesThroughTheHTTPProxy(t *testing.T) {
 	p := bindingPod(t, "/path", "localhost")
 	p.cfg.Binding.CAData = string(p.idp.CAPEM())
-	host := strings.TrimSuffix(strings.TrimPrefix(p.cfg.Binding.TokenProxy, "https://"), "/path")
+	host := strings.TrimSuffix(strings.TrimPrefix(string(p.cfg.Binding.TokenProxy), "https://"), "/path")
 	proxy, asked := connectProxy(t, host)
 	p.cfg.Proxy = http.ProxyURL(proxy)
 	if _, err := p.get(t, p.service(t)); err != nil {

@@ -1,13 +1,13 @@
 package exchange_test
 
 import (
-	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
@@ -34,7 +34,7 @@ func TestOldDiscoveryIsUsedWhileItIsFetchedAnew(t *testing.T) {
 						t.Fatal(err)
 					}
 					began := time.Now()
-					if err := s.Exchange(t.Context(), clientID, resource); err != nil || time.Since(began) > 0 {
+					if err := s.exchange(t.Context(), clientID, resource); err != nil || time.Since(began) > 0 {
 						t.Errorf("exchange %d: error %v after %s", n, err, time.Since(began))
 					}
 				}
@@ -42,12 +42,12 @@ func TestOldDiscoveryIsUsedWhileItIsFetchedAnew(t *testing.T) {
 				if got := p.idp.Counts().TenantDiscovery; got != 2 {
 					t.Errorf("%d discovery requests, want 2", got)
 				}
-				time.Sleep(exchange.TryTimeout)
+				time.Sleep(tryTimeout)
 				synctest.Wait() // a fetch that hangs has ended, not merely come to its end
 				p.idp.Heal()
 				time.Sleep(30 * time.Second)
 				for range 5 {
-					if err := s.Exchange(t.Context(), clientID, resource); err != nil {
+					if err := s.exchange(t.Context(), clientID, resource); err != nil {
 						t.Error(err)
 					}
 					synctest.Wait()
@@ -77,15 +77,15 @@ func TestNewDiscoveryIsNotProvenByTheOld(t *testing.T) {
 		p.idp.FailNext(1, entra.FaultEdit("moved", func(answer map[string]any) {
 			answer["token_endpoint"] = "https://moved.example.test/token"
 		}).On(entra.TenantDiscovery))
-		if err := s.Exchange(t.Context(), clientID, resource); err != nil {
+		if err := s.exchange(t.Context(), clientID, resource); err != nil {
 			t.Fatalf("by the old document: %v", err)
 		}
 		synctest.Wait()
-		if err := s.Exchange(t.Context(), clientID, resource); err == nil {
+		if err := s.exchange(t.Context(), clientID, resource); err == nil {
 			t.Fatal("an exchange got through by a document that leads nowhere")
 		}
 		time.Sleep(30 * time.Second)
-		if err := s.Exchange(t.Context(), clientID, resource); err != nil {
+		if err := s.exchange(t.Context(), clientID, resource); err != nil {
 			t.Errorf("half a minute later: %v", err)
 		}
 	})
@@ -113,11 +113,11 @@ func TestDocumentThatDoesNotFitIsToldApart(t *testing.T) {
 				_, exchanged := p.get(t, p.service(t))
 				for _, err := range []error{exchanged, p.service(t).Discover(t.Context())} {
 					e := wantKind(t, err, exchange.Unavailable)
-					if errors.Is(err, exchange.ErrMisfit) != c.misfit || strings.Contains(e.Hint, "AZURE_AUTHORITY_HOST") != c.misfit {
+					if misfit := e.Fault != nil && e.Fault.Kind == exchange.FaultMisfit; misfit != c.misfit || strings.Contains(e.Hint, "AZURE_AUTHORITY_HOST") != c.misfit {
 						t.Errorf("got %q, hint %q, want a misfit: %t", e, e.Hint, c.misfit)
 					}
 				}
-				checkNoSecret(t, p, exchange.Result{}, exchanged)
+				checkNoSecret(t, p, tokens.Result{}, exchanged)
 			})
 		})
 	}

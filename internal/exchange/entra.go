@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -15,6 +14,8 @@ import (
 
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
 	msal "github.com/AzureAD/microsoft-authentication-library-for-go/apps/errors"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 const (
@@ -26,174 +27,59 @@ const (
 	// 28 hours; more than a month is a broken answer.
 	maxLife = 31 * 24 * time.Hour
 
-	// maxRetryAfter bounds the quiet that Entra, or a proxy in front of it, can
-	// ask for. Entra asks for seconds to a few minutes; a mistake must not stop a
-	// pod for a day.
+	// maxRetryAfter bounds the Retry-After of Entra, or of a proxy in front of it.
+	// Entra asks for seconds to a few minutes; a mistake must not stop a pod for a day.
 	maxRetryAfter = 10 * time.Minute
-
-	// unknownClient stands in for a client ID where none is sent.
-	unknownClient = "00000000-0000-0000-0000-000000000000"
 )
 
-// msalExchanger trades the federated token for access tokens, one token request for each
-// call. It holds no token.
-//
-// It makes an MSAL client for each call. MSAL's clients have a token cache of
-// their own, which would answer in place of Entra, and which tells resources
-// apart without regard to case; a client's first call finds it empty. What is
-// costly to lose with the client, the discovery document and the connection, is
-// kept by the HTTP client.
-type msalExchanger struct {
-	authority string
-	peer      string                    // who answers, for errors
-	way       func(failed error) string // how a request got there, for errors
-	tokenFile *sharedFile[FederatedToken]
-	discovery *discovery
-	http      *http.Client // on top of discovery
-}
-
-func newMSALExchanger(cfg Config, tokenFile *sharedFile[FederatedToken]) (*msalExchanger, error) {
-	transport, err := newTransport(cfg)
-	if err != nil {
-		return nil, err
-	}
-	discovery := &discovery{next: &guard{next: transport}}
-	return &msalExchanger{
-		authority: cfg.AuthorityHost + "/" + cfg.TenantID,
-		peer:      cfg.peer(),
-		way:       cfg.way,
-		tokenFile: tokenFile,
-		discovery: discovery,
-		http:      &http.Client{Transport: discovery, CheckRedirect: noRedirect},
-	}, nil
-}
-
-// exchange makes one try, for as long as ctx lets it. Its error is an [*Error].
-func (e *msalExchanger) exchange(ctx context.Context, clientID, resource string) (grant, error) {
-	began := time.Now()
-	token, err := e.tokenFile.read(ctx)
-	if err == nil {
-		err = e.tokenFile.about(token.usable(began))
-	}
-	if err != nil {
-		return grant{}, &Error{Kind: FederatedTokenUnusable, Detail: fileDetail(err), federated: token}
-	}
-	result, used, err := e.acquire(ctx, clientID, scope(resource), func() (string, error) { return *token.raw, nil })
-	if err != nil {
-		failed := classify(ctx, err, e.peer, e.way(err))
-		failed.federated = token
-		e.discovery.judge(used, failed.Code != 0)
-		return grant{}, failed
-	}
-	e.discovery.judge(used, true)
-	if fault := unusable(result, began); fault != "" {
-		return grant{}, &Error{Kind: Unavailable, Detail: fault, federated: token}
-	}
-	return grant{
-		token: Token{
-			AccessToken: result.AccessToken,
-			NotBefore:   began,
-			// Without the monotonic clock, which stands still while a machine
-			// sleeps: the token ends by the clock on the wall.
-			ExpiresOn: result.ExpiresOn.Round(0),
-		},
-		refreshOn: result.Metadata.RefreshOn,
-	}, nil
-}
-
-// unusable says why a token that Entra sent is not to be handed out; it is empty
-// for a good one.
+// unusable says why a token from Entra must not be returned. It is empty for a good one.
 func unusable(result confidential.AuthResult, began time.Time) string {
-	if life := result.ExpiresOn.Sub(began); life < leastLife || life > maxLife {
+	if life := result.ExpiresOn.Sub(began); life < MinLife || life > maxLife {
 		return "entra's token has no usable expiry"
 	}
 	// RFC 6750, section 2.1. Applications put the token into a header as it is.
 	if strings.ContainsFunc(result.AccessToken, func(r rune) bool {
-		return notPrintable(r) || strings.ContainsRune(`"'\,;<>`, r)
+		return r <= ' ' || r > '~' || strings.ContainsRune(`"'\,;<>`, r)
 	}) {
 		return "entra's token holds characters that no token has"
 	}
 	return ""
 }
 
-// errWarm stops MSAL where it asks for the assertion: discovery is done by then,
-// and the connection is open.
-var errWarm = errors.New("only warming up")
-
-// warm does what an exchange does before it sends the token request.
-func (e *msalExchanger) warm(ctx context.Context) *Error {
-	_, _, err := e.acquire(ctx, unknownClient, scope(unknownClient), func() (string, error) { return "", errWarm })
-	if errors.Is(err, errWarm) {
-		return nil
-	}
-	return classify(ctx, err, e.peer, e.way(err))
-}
-
-// acquire also returns the discovery document that it was given; nil: there was none.
-func (e *msalExchanger) acquire(ctx context.Context, clientID, scope string, assertion func() (string, error)) (confidential.AuthResult, *document, error) {
-	ctx, used := noteDocument(ctx)
-	fits := false
-	credential := confidential.NewCredFromAssertionCallback(
-		func(context.Context, confidential.AssertionRequestOptions) (string, error) {
-			fits = true // MSAL judges the document before it asks for the assertion
-			return assertion()
-		})
-	client, err := confidential.New(e.authority, clientID, credential,
-		confidential.WithHTTPClient(e.http),
-		// Instance discovery would ask the public cloud about private authorities.
-		confidential.WithInstanceDiscovery(false),
-		confidential.WithAzureRegion(noRegion))
-	if err != nil {
-		return confidential.AuthResult{}, nil, err
-	}
-	result, err := client.AcquireTokenByCredential(ctx, []string{scope})
-	if err != nil && *used != nil && !fits {
-		err = fmt.Errorf("%w: %w", ErrMisfit, err)
-	}
-	return result, *used, err
-}
-
-func (e *msalExchanger) close() { e.http.CloseIdleConnections() }
-
 // scope is the v2 scope for a v1 resource. A resource that ends in a slash keeps
 // it: Entra copies what precedes /.default into the token's audience.
-func scope(resource string) string {
+func scope(resource azure.Resource) string {
 	const all = "/.default"
-	if strings.HasSuffix(resource, all) {
-		return resource
+	if strings.HasSuffix(string(resource), all) {
+		return string(resource)
 	}
-	return resource + all
+	return string(resource) + all
 }
-
-// fileDetail makes a clause of an error of the federated token file.
-func fileDetail(err error) string { return bounded(err.Error()) }
 
 // classify turns what MSAL returns into an Error. MSAL's own texts quote bodies
 // and its errors carry the request with the assertion in it: of both, only a
 // status and validated identifiers pass.
 func classify(ctx context.Context, err error, peer, way string) *Error {
-	// An answer is one, also where its body came so slowly that time is over.
+	// An answer counts, even if its body came so slowly that the time is over.
 	if call, ok := errors.AsType[msal.CallErr](err); ok && call.Resp != nil {
 		return refusal(call.Resp)
 	}
 	if fault, ok := errors.AsType[*routeFault](err); ok {
-		return &Error{Kind: Unavailable, retry: fault.retry, hint: fault.hint, Detail: fault.detail}
+		return &Error{Kind: Unavailable, Detail: fault.detail, Fault: &Fault{Kind: fault.kind, Text: fault.detail}, Retry: fault.retry, hint: fault.hint}
 	}
-	timeout, ok := errors.AsType[net.Error](err)
-	if ctx.Err() != nil || ok && timeout.Timeout() {
-		return &Error{Kind: DeadlineExceeded, retry: retrySoon, Detail: timeoutFault(err, peer, way)}
+	late := ctx.Err() != nil || timedOut(err)
+	fault := faultOf(err, late, peer, way)
+	e := &Error{Kind: Unavailable, Detail: fault.Text, Fault: &fault, Retry: RetrySoon}
+	if late {
+		e.Kind = DeadlineExceeded
 	}
-	if _, ok := errors.AsType[msal.InvalidJsonErr](err); ok {
-		return &Error{Kind: Unavailable, retry: retrySoon, Detail: peer + "'s answer is not the JSON that it should be"}
+	if fault.Kind == FaultMisfit {
+		e.hint = hintAuthority
 	}
-	if errors.Is(err, ErrMisfit) {
-		return &Error{Kind: Unavailable, retry: retrySoon, hint: hintAuthority, cause: ErrMisfit,
-			Detail: peer + "'s discovery document does not fit AZURE_AUTHORITY_HOST: its issuer is of another host, or parts of it are missing"}
-	}
-	return &Error{Kind: Unavailable, retry: retrySoon, Detail: connectionFault(err, peer, way)}
+	return e
 }
 
-// refusalBody is all that is read of an error body.
+// refusalBody has the members of an error body that are read.
 type refusalBody struct {
 	Error         string `json:"error"`
 	Description   string `json:"error_description"`
@@ -202,12 +88,12 @@ type refusalBody struct {
 	CorrelationID string `json:"correlation_id"`
 }
 
-// leadingCode is how Entra begins its descriptions. A number further on may be of
+// leadingCode is the beginning of Entra's descriptions. A number further on may be part of
 // something that the description quotes.
 var leadingCode = regexp.MustCompile(`^AADSTS([0-9]{5,8})\b`)
 
-// codes are the AADSTS numbers of a refusal. Private clouds, and proxies in front of
-// Entra, leave error_codes out.
+// codes returns the AADSTS numbers of a refusal. Private clouds, and proxies in front of
+// Entra, omit error_codes.
 func (b refusalBody) codes() []int {
 	if len(b.ErrorCodes) > 0 && b.ErrorCodes[0] > 0 {
 		return b.ErrorCodes
@@ -235,9 +121,9 @@ func refusal(resp *http.Response) *Error {
 	case resp.StatusCode == http.StatusTooManyRequests:
 		e.Kind, e.Detail = Throttled, "entra asks for fewer requests"
 	case known && !(resp.StatusCode >= 500 && r.kind.Permanent()):
-		e.Kind, e.Code, e.retry, e.hint, e.Detail = r.kind, r.code, r.retry, r.hint, r.detail
+		e.Kind, e.Code, e.Retry, e.hint, e.Detail = r.kind, r.code, r.retry, r.hint, r.detail
 	case resp.StatusCode >= 500:
-		e.Kind, e.retry, e.Detail = Unavailable, retrySoon, fmt.Sprintf("entra answers with status %d", resp.StatusCode)
+		e.Kind, e.Retry, e.Detail = Unavailable, RetrySoon, fmt.Sprintf("entra answers with status %d", resp.StatusCode)
 	default:
 		e.Kind, e.Detail = byOAuthError(body.Error), fmt.Sprintf("entra refuses with status %d", resp.StatusCode)
 	}
@@ -247,9 +133,9 @@ func refusal(resp *http.Response) *Error {
 	return e
 }
 
-// byOAuthError is for AADSTS codes that this version does not know. Where the
-// OAuth error does not make plain that waiting is no use, it may be: unauthorized_client
-// is also what an application gets whose parts have not reached all of Entra yet.
+// byOAuthError is for AADSTS codes that this version does not know. It is permanent only if
+// the OAuth error says so clearly: unauthorized_client, for example, is also the error for
+// an application that was just created and has not reached all of Entra yet.
 func byOAuthError(code string) Kind {
 	switch code {
 	case "invalid_resource", "invalid_target":
@@ -262,11 +148,11 @@ func byOAuthError(code string) Kind {
 	return Unavailable
 }
 
-// retryAfter reads Retry-After (RFC 9110, section 10.2.3): seconds, or a date,
-// which counts from the answer's own date where the clocks differ.
+// retryAfter reads Retry-After (RFC 9110, section 10.2.3): seconds, or a date, which counts
+// from the answer's own date because the clocks may differ.
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	value := strings.TrimSpace(h.Get("Retry-After"))
-	// Past its range, ParseInt returns the end of it.
+	// For a number that is out of range, ParseInt returns the nearest one.
 	if seconds, err := strconv.ParseInt(value, 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
 		return min(max(time.Duration(seconds)*time.Second, 0), maxRetryAfter)
 	}
@@ -280,17 +166,11 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	return min(max(at.Sub(now), 0), maxRetryAfter)
 }
 
-// guid returns s if it is a GUID and nothing otherwise: in its place a hostile
-// answer could hold anything.
+// guid returns s if it is a GUID, and the empty string otherwise: a hostile answer could
+// hold anything in its place.
 func guid(s string) string {
-	if len(s) != len(unknownClient) {
+	if _, ok := azure.ParseGUID(s); !ok {
 		return ""
-	}
-	for i := range len(s) {
-		isDash := unknownClient[i] == '-'
-		if isDash != (s[i] == '-') || (!isDash && !strings.ContainsRune("0123456789abcdefABCDEF", rune(s[i]))) {
-			return ""
-		}
 	}
 	return s
 }

@@ -10,14 +10,16 @@ import (
 	"testing/synctest"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
 func TestTokenOverTLS(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	s := p.service(t)
-	for i, want := range []exchange.Source{exchange.SourceEntra, exchange.SourceCache} {
+	for i, want := range []tokens.Source{tokens.SourceEntra, tokens.SourceCache} {
 		got, err := p.get(t, s)
 		if err != nil {
 			t.Fatal(err)
@@ -38,18 +40,18 @@ func TestExchangeIsExactlyOneTokenRequest(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	p.idp.AddResource(strings.ToUpper(resource))
 	s := p.service(t)
-	for n, r := range []string{resource, resource, strings.ToUpper(resource), resource + "/"} {
-		if err := s.Exchange(t.Context(), clientID, r); err != nil {
+	for n, r := range []azure.Resource{resource, resource, azure.Resource(strings.ToUpper(resource)), resource + "/"} {
+		if err := s.exchange(t.Context(), clientID, r); err != nil {
 			t.Fatal(err)
 		}
 		if got := p.idp.Counts(); got.Token != n+1 || got.TenantDiscovery != 1 || got.InstanceDiscovery != 0 {
 			t.Errorf("after %d exchanges: %+v", n+1, got)
 		}
-		if got := p.idp.Exchanges()[n].Scope; !strings.HasPrefix(got, r+"/.default ") && got != r+"/.default" {
-			t.Errorf("scope: got %q, want %q", got, r+"/.default")
+		if got := p.idp.Exchanges()[n].Scope; !strings.HasPrefix(got, string(r)+"/.default ") && got != string(r)+"/.default" {
+			t.Errorf("scope: got %q, want %q", got, string(r)+"/.default")
 		}
 	}
-	_ = s.Exchange(t.Context(), "bbbbbbbb-0000-4000-8000-000000000002", resource)
+	_ = s.exchange(t.Context(), "bbbbbbbb-0000-4000-8000-000000000002", resource)
 	if got := p.idp.Counts(); got.Token != 5 || got.TenantDiscovery != 1 {
 		t.Errorf("after an exchange for another client ID: %+v", got)
 	}
@@ -57,7 +59,7 @@ func TestExchangeIsExactlyOneTokenRequest(t *testing.T) {
 
 func TestScopeOfAResourceThatIsOneAlready(t *testing.T) {
 	p := startPod(t, entra.Config{})
-	if err := p.service(t).Exchange(t.Context(), clientID, resource+"/.default"); err != nil {
+	if err := p.service(t).exchange(t.Context(), clientID, resource+"/.default"); err != nil {
 		t.Fatal(err)
 	}
 	if got := p.idp.Exchanges()[0].Resource; got != resource {
@@ -68,23 +70,9 @@ func TestScopeOfAResourceThatIsOneAlready(t *testing.T) {
 func TestRefreshInIsPassedOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubblePod(t, entra.Config{TokenLifetime: 24 * time.Hour, RefreshIn: 6 * time.Hour})
-		token, err := p.idp.ProjectToken(entra.ProjectedTokenConfig{Dir: t.TempDir(), Subject: subject, Lifetime: 48 * time.Hour})
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.cfg.FederatedTokenFile = token.Path()
-		s := p.service(t)
-		defer run(t, s)()
-		if _, err := p.get(t, s); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(6*time.Hour - time.Second)
-		synctest.Wait()
-		before := p.idp.Counts().Token
-		time.Sleep(2 * time.Second)
-		synctest.Wait()
-		if after := p.idp.Counts().Token; before != 1 || after != 2 {
-			t.Errorf("exchanges around refresh_in: %d then %d, want 1 then 2", before, after)
+		got, err := p.service(t).Exchange(t.Context(), clientID, resource)
+		if want := time.Now().Add(6 * time.Hour); err != nil || !got.RefreshOn.Equal(want) {
+			t.Errorf("got RefreshOn %s, error %v, want %s", got.RefreshOn, err, want)
 		}
 	})
 }
@@ -143,11 +131,11 @@ func TestDiscoveryOutlivesWhoBeganIt(t *testing.T) {
 		first, leave := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			wantKind(t, s.Exchange(first, clientID, resource), exchange.DeadlineExceeded)
+			wantKind(t, s.exchange(first, clientID, resource), exchange.DeadlineExceeded)
 		})
 		synctest.Wait()
 		wg.Go(func() {
-			if err := s.Exchange(t.Context(), clientID, resource+"/"); err != nil {
+			if err := s.exchange(t.Context(), clientID, resource+"/"); err != nil {
 				t.Errorf("the second: %v", err)
 			}
 		})
@@ -168,7 +156,7 @@ func TestRunEndsWhileEntraHangs(t *testing.T) {
 	for _, where := range []entra.Endpoint{entra.TenantDiscovery, entra.TokenEndpoint} {
 		p := startPod(t, entra.Config{})
 		p.idp.FailAlways(entra.FaultHang().On(where))
-		p.cfg.DefaultClientID, p.cfg.Prefetch = clientID, []string{resource}
+		p.prefetch = []tokens.Request{{ClientID: clientID, Resource: resource}}
 		stop := run(t, p.service(t))
 		waitFor(t, "request to hang", func() bool {
 			c := p.idp.Counts()
@@ -176,7 +164,7 @@ func TestRunEndsWhileEntraHangs(t *testing.T) {
 		})
 		began := time.Now()
 		stop()
-		if took := time.Since(began); took >= exchange.TryTimeout { // as Entra would be waited for
+		if took := time.Since(began); took >= tryTimeout { // as Entra would be waited for
 			t.Errorf("%s hangs: Run took %s to end", where, took)
 		}
 		if got := p.lines(t, "token exchange failed"); len(got) != 0 {

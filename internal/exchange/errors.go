@@ -1,18 +1,18 @@
 package exchange
 
 import (
-	"context"
-	"errors"
 	"fmt"
+	"strconv"
 	"time"
+
+	"go.uber.org/zap/zapcore"
 )
 
 // Kind says what a failure means to the caller: whether asking again can help,
 // and whose configuration has to change. Package imds maps each to a status.
 type Kind int
 
-// Permanent kinds: asking again gives the same answer until someone changes the
-// configuration.
+// The kinds of failure. kinds names each and says which are permanent.
 const (
 	// UnknownIdentity: the tenant has no application with this client ID.
 	UnknownIdentity Kind = iota + 1
@@ -24,16 +24,12 @@ const (
 	UnauthorizedClient
 	// InvalidTenant: the tenant, or the authority host, is not one Entra knows.
 	InvalidTenant
-)
-
-// Transient kinds: the same request may succeed later.
-const (
 	// FederationMismatch: no federated credential matches the federated token.
 	// It may be a fault, or a credential whose propagation takes minutes.
-	FederationMismatch Kind = iota + 100
+	FederationMismatch
 	// FederatedTokenUnusable: the federated token is missing, unreadable or expired.
 	FederatedTokenUnusable
-	// Throttled: Entra asks for fewer requests.
+	// Throttled: Entra, or a limit of the proxy, asks for fewer requests.
 	Throttled
 	// Unavailable: Entra cannot be reached, or answers with a fault of its own.
 	Unavailable
@@ -41,43 +37,53 @@ const (
 	DeadlineExceeded
 )
 
-// Permanent reports whether asking again is pointless until a person acts.
-func (k Kind) Permanent() bool { return k >= UnknownIdentity && k <= InvalidTenant }
-
-// String names the kind in logs and metrics.
-func (k Kind) String() string {
-	switch k {
-	case UnknownIdentity:
-		return "unknown_identity"
-	case InvalidResource:
-		return "invalid_resource"
-	case InvalidScope:
-		return "invalid_scope"
-	case UnauthorizedClient:
-		return "unauthorized_client"
-	case InvalidTenant:
-		return "invalid_tenant"
-	case FederationMismatch:
-		return "federation_mismatch"
-	case FederatedTokenUnusable:
-		return "federated_token_unusable"
-	case Throttled:
-		return "throttled"
-	case Unavailable:
-		return "unavailable"
-	case DeadlineExceeded:
-		return "deadline_exceeded"
-	}
-	return fmt.Sprintf("kind(%d)", int(k))
+// kinds has the name of each kind in logs and metrics, and whether a failure of the
+// kind stays the same until a person changes the configuration.
+var kinds = [...]struct {
+	name      string
+	permanent bool
+}{
+	UnknownIdentity:        {"unknown_identity", true},
+	InvalidResource:        {"invalid_resource", true},
+	InvalidScope:           {"invalid_scope", true},
+	UnauthorizedClient:     {"unauthorized_client", true},
+	InvalidTenant:          {"invalid_tenant", true},
+	FederationMismatch:     {"federation_mismatch", false},
+	FederatedTokenUnusable: {"federated_token_unusable", false},
+	Throttled:              {"throttled", false},
+	Unavailable:            {"unavailable", false},
+	DeadlineExceeded:       {"deadline_exceeded", false},
 }
 
-// ErrMisfit is in the tree of an [*Error] where the tenant's discovery document was read
-// and is not one of the authority. What it says instead stays out, as all that others
-// sent.
-var ErrMisfit = errors.New("the discovery document does not fit the authority")
+func (k Kind) known() bool { return k >= UnknownIdentity && int(k) < len(kinds) }
+
+// Permanent reports whether asking again is pointless until a person acts.
+func (k Kind) Permanent() bool { return k.known() && kinds[k].permanent }
+
+// String returns the name of the kind in logs and metrics.
+func (k Kind) String() string {
+	if !k.known() {
+		return fmt.Sprintf("kind(%d)", int(k))
+	}
+	return kinds[k].name
+}
+
+// Retry says whether another try may succeed where one has failed. When it is made,
+// and how often, is up to the caller.
+type Retry int
+
+const (
+	// RetryNever: the same request fails the same way, or Entra asked for fewer
+	// requests.
+	RetryNever Retry = iota
+	// RetrySoon: a few times, after jittered pauses.
+	RetrySoon
+	// RetryReread: once. Each try reads the federated token file again.
+	RetryReread
+)
 
 // Error is a failed exchange. Its text is safe to log: it holds no token, no
-// assertion and nothing that Entra sent but codes and identifiers.
+// assertion, and nothing that Entra sent but codes and identifiers.
 type Error struct {
 	// Kind says what the failure means to the caller.
 	Kind Kind
@@ -88,29 +94,35 @@ type Error struct {
 	// RetryAfter is how long to wait before asking again. Zero: not said.
 	RetryAfter time.Duration
 
+	// Retry says whether another try may succeed.
+	Retry Retry
+
 	// Detail is one lower-case clause for the log: what was wrong.
 	Detail string
+
+	// Fault is what kept Entra's answer from coming, or from being used. Nil: Entra
+	// answered, or was not asked.
+	Fault *Fault
 
 	// TraceID and CorrelationID find the attempt in Entra's own logs. They are
 	// GUIDs. Empty: Entra gave none.
 	TraceID       string
 	CorrelationID string
 
-	// Hint is for the log: the command or the setting that mends it. It may hold
-	// claims of the federated token. Empty: nothing in particular mends it.
+	// Hint is for the log: the command or the setting that fixes it. It may hold
+	// claims of the federated token. Empty: nothing in particular fixes it.
 	Hint string
 
-	// retry is what to do before the caller is told.
-	retry retryPolicy
+	// Cause is what Unwrap returns: the error of the caller's context.
+	// Never an error of MSAL or of net/http: their texts quote what was sent.
+	Cause error
 
-	// hint is the advice that Hint is made of, once it is known for whom.
+	// hint is the advice that Hint is made of.
 	hint hint
 
-	// federated is the federated token that was used, for the log.
-	federated FederatedToken
-
-	// cause is the caller's own context error or ErrMisfit: those are safe to unwrap to.
-	cause error
+	// federated has the claims of the federated token that was used, for the log.
+	// Nil: none was read.
+	federated *FederatedToken
 }
 
 // Error says what was wrong, in one line.
@@ -121,23 +133,41 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s (AADSTS%d)", e.Detail, e.Code)
 }
 
-// Unwrap returns the caller's context error where that is why it has no answer, and
-// ErrMisfit where that is. Never an error of MSAL or of net/http, whose texts quote what was sent.
-func (e *Error) Unwrap() error { return e.cause }
+// Unwrap returns Cause.
+func (e *Error) Unwrap() error { return e.Cause }
 
-// after returns e with the time to wait, as it stands for one caller.
-func (e *Error) after(wait time.Duration) *Error {
-	copied := *e
-	copied.RetryAfter = max(wait, 0)
-	return &copied
+// Label names the failure in metrics: Entra's AADSTS number if this package knows it,
+// "other" if it does not, and the kind if Entra gave none. So there are a few dozen
+// names, whatever an answer holds.
+func (e *Error) Label() string {
+	if e.Code == 0 {
+		return e.Kind.String()
+	}
+	if _, known := rulingOn([]int{e.Code}); !known {
+		return "other"
+	}
+	return strconv.Itoa(e.Code)
 }
 
-// outOfTime is the answer to a caller whose wait ended before the exchange did:
-// by its context, or by the bound on all waits.
-func outOfTime(caller context.Context) *Error {
-	e := &Error{Kind: DeadlineExceeded, Detail: "the exchange took too long", cause: context.DeadlineExceeded}
-	if err := caller.Err(); err != nil {
-		e.Detail, e.cause = "the caller left before the exchange was over", err
+// MarshalLogObject implements [zapcore.ObjectMarshaler]: it writes what the log says
+// of a failure. Most of it is not sent to clients.
+func (e *Error) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("error", e.Detail)
+	enc.AddString("kind", e.Kind.String())
+	if e.Code != 0 {
+		enc.AddInt("aadsts", e.Code)
 	}
-	return e
+	if e.TraceID != "" || e.CorrelationID != "" {
+		enc.AddString("trace_id", e.TraceID)
+		enc.AddString("correlation_id", e.CorrelationID)
+	}
+	if e.federated != nil {
+		if err := enc.AddObject("federated_token", e.federated); err != nil {
+			return err
+		}
+	}
+	if e.Hint != "" {
+		enc.AddString("hint", e.Hint)
+	}
+	return nil
 }

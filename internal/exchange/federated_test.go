@@ -158,15 +158,16 @@ func TestFederatedTokenExpiryToTheNanosecond(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "token")
 		expiry := time.Now().Add(time.Hour).Truncate(time.Second)
 		write(t, path, jwt(fmt.Sprintf(`{"exp":%d}`, expiry.Unix())))
-		cfg := fakeConfig(&fakeEntra{})
-		cfg.FederatedTokenFile = path
-		s := newService(t, cfg)
+		s, err := exchange.New(exchange.Config{TenantID: "example.test", FederatedTokenFile: path})
+		if err != nil {
+			t.Fatal(err)
+		}
 		time.Sleep(time.Until(expiry) - 1)
 		if err := s.Ready(); err != nil {
 			t.Errorf("1 ns before expiry: %v", err)
 		}
 		time.Sleep(time.Nanosecond)
-		err := s.Ready()
+		err = s.Ready()
 		if err == nil || !strings.Contains(err.Error(), "AZURE_FEDERATED_TOKEN_FILE") || !strings.Contains(err.Error(), "has expired at") {
 			t.Errorf("at expiry: got %v", err)
 		}

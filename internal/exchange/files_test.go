@@ -25,23 +25,28 @@ func TestTokenFileThatHangsIsReadByOne(t *testing.T) {
 			<-stuck
 			return FederatedToken{Subject: "late"}, nil
 		}
-		e := &msalExchanger{tokenFile: file}
+		const timeout = 8 * time.Second
+		e := &Exchanger{tokenFile: file}
 		for range 10 {
-			ctx, cancel := context.WithTimeout(t.Context(), tryTimeout)
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			began := time.Now()
-			_, err := e.exchange(ctx, unknownClient, "https://vault.example.test")
+			_, err := e.Exchange(ctx, unknownClient, "https://vault.example.test")
 			cancel()
 			failed, ok := errors.AsType[*Error](err)
 			if !ok || failed.Kind != FederatedTokenUnusable || !strings.Contains(failed.Detail, "in time") {
 				t.Errorf("got %v", err)
 			}
-			if took := time.Since(began); took != tryTimeout {
-				t.Errorf("after %s, want %s", took, tryTimeout)
+			if took := time.Since(began); took != timeout {
+				t.Errorf("after %s, want %s", took, timeout)
 			}
 		}
 		began := time.Now()
-		if err := (&Service{tokenFile: file}).Ready(); !errors.Is(err, errReadTooSlow) || time.Since(began) != readyTimeout {
+		if err := e.Ready(); !errors.Is(err, errReadTooSlow) || time.Since(began) != readyTimeout {
 			t.Errorf("Ready: %v after %s", err, time.Since(began))
+		}
+		began = time.Now()
+		if _, err := e.FederatedToken(); !errors.Is(err, errReadTooSlow) || time.Since(began) != readyTimeout {
+			t.Errorf("FederatedToken: %v after %s", err, time.Since(began))
 		}
 		if got := reads.Load(); got != 1 {
 			t.Errorf("%d goroutines hang, want 1", got)

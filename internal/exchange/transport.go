@@ -12,18 +12,17 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"syscall"
 	"time"
 )
 
 const (
 	// dialTimeout bounds a TCP connection. A second address, or the resolver's
-	// second try after its own 5 s, still fits into tryTimeout.
+	// second try after its own 5 s, still fits into discoverTimeout.
 	dialTimeout = 6 * time.Second
 
 	// idleTimeout keeps a warm connection for the token request that follows
 	// discovery, and for a burst of them. Azure's load balancers drop idle flows
-	// after 4 minutes without a word, so it ends well before.
+	// after 4 minutes, so it ends well before.
 	idleTimeout = 2 * time.Minute
 
 	// maxIdleConns is for that burst; the next exchange is half an hour away.
@@ -46,10 +45,7 @@ var (
 )
 
 func newTransport(cfg Config) (http.RoundTripper, error) {
-	switch {
-	case cfg.transport != nil:
-		return cfg.transport, nil
-	case cfg.Binding.TokenProxy != "":
+	if cfg.Binding.TokenProxy != "" {
 		return newBindingTransport(cfg)
 	}
 	return newEntraTransport(cfg)
@@ -73,10 +69,10 @@ func newEntraTransport(cfg Config) (*http.Transport, error) {
 	return baseTransport(cfg, &tls.Config{RootCAs: roots}), nil
 }
 
-// NewHTTPClient returns a client that reaches hosts as exchanges reach Entra: with
-// cfg's certificate authorities, HTTP proxy and dialler, over https only, with
-// bounded answers, and following no redirect. It is for diagnosis: Binding, which is
-// for token requests alone, does not apply.
+// NewHTTPClient returns a client that reaches hosts as exchanges reach Entra: with cfg's
+// certificate authorities, HTTP proxy and dialer, over https only, with bounded answers, and
+// following no redirect. It is for diagnosis. It ignores Binding, which is for token requests
+// only.
 func NewHTTPClient(cfg Config) (*http.Client, error) {
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
@@ -88,9 +84,9 @@ func NewHTTPClient(cfg Config) (*http.Client, error) {
 	return &http.Client{Transport: &guard{next: transport}, CheckRedirect: noRedirect}, nil
 }
 
-// baseTransport speaks HTTP/1.1 only (a Dial of one's own turns HTTP/2 off). A
-// few exchanges an hour gain nothing from sharing a connection, and one that
-// hangs costs its own request alone: with HTTP/2, all that share it.
+// baseTransport speaks HTTP/1.1 only: net/http turns HTTP/2 off if DialContext is set. A few
+// exchanges an hour gain nothing from sharing a connection. A connection that hangs fails one
+// request; with HTTP/2 it would fail all that share it.
 func baseTransport(cfg Config, config *tls.Config) *http.Transport {
 	config.MinVersion = tls.VersionTLS12
 	return &http.Transport{
@@ -105,12 +101,12 @@ func baseTransport(cfg Config, config *tls.Config) *http.Transport {
 	}
 }
 
-// noRedirect is for http.Client.CheckRedirect. A redirect would carry the assertion
-// to wherever it points; not followed, it is an answer that is not a 200.
+// noRedirect is for http.Client.CheckRedirect. A redirect would carry the assertion to
+// another server; without following it, it is an answer that is not a 200.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// guard is around every request: https only, wherever the discovery document
-// points, and bounded answers.
+// guard is around every request. It refuses addresses that are not https, which a discovery
+// document could contain, and bounds the answers.
 type guard struct{ next http.RoundTripper }
 
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -128,9 +124,8 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// settled reads what there is of a refusal's body. Status and header say most of it
-// (a Retry-After, above all): a body that breaks off, or is too large, must not hide
-// them.
+// settled reads the body of a refusal as far as possible. A body that breaks off, or is too
+// large, must not hide status and header, which hold Retry-After.
 func settled(body io.ReadCloser) io.ReadCloser {
 	defer body.Close()
 	content, _ := io.ReadAll(body)
@@ -146,8 +141,8 @@ func closeIdle(rt http.RoundTripper) {
 	}
 }
 
-// boundedBody fails, rather than ends, past its bound: half an answer must not
-// pass for a whole one.
+// boundedBody fails past its bound. If it ended there, half an answer could pass for a whole
+// one.
 type boundedBody struct {
 	io.ReadCloser
 	left int
@@ -177,47 +172,49 @@ func readCertificates(path string) ([]byte, error) {
 	return content, nil
 }
 
-// routeFault is what kept a request from its destination, in words of this package:
-// unlike other errors' texts they can be repeated.
+// routeFault says why a request did not reach its destination. Its text is this package's
+// own, so it is safe to log.
 type routeFault struct {
+	kind   FaultKind
 	detail string
-	retry  retryPolicy
+	retry  Retry
 	hint   hint
 }
 
 func (f *routeFault) Error() string { return f.detail }
 
-// proxyRefusal is for http.Transport.OnProxyConnectResponse: an HTTP proxy that
-// answers and refuses is mended elsewhere than one that cannot be reached, and than
-// Entra. The proxy's own words stay out.
+// proxyRefusal is for http.Transport.OnProxyConnectResponse. An HTTP proxy that refuses has
+// another remedy than one that cannot be reached, or than Entra. The error does not quote
+// the proxy's answer.
 func proxyRefusal(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 	switch status := answer.StatusCode; status {
 	case http.StatusOK:
 		return nil
 	case http.StatusProxyAuthRequired:
-		return &routeFault{"the HTTP proxy (HTTPS_PROXY) wants credentials, or other ones (status 407)", retryNever, hintProxyCredentials}
+		return &routeFault{FaultHTTPProxy, "the HTTP proxy (HTTPS_PROXY) wants credentials, or other ones (status 407)", RetryNever, hintProxyCredentials}
 	case http.StatusForbidden:
-		return &routeFault{"the HTTP proxy (HTTPS_PROXY) does not let requests to entra through (status 403)", retryNever, hintProxyRules}
+		return &routeFault{FaultHTTPProxy, "the HTTP proxy (HTTPS_PROXY) does not let requests to entra through (status 403)", RetryNever, hintProxyRules}
 	default:
-		return &routeFault{fmt.Sprintf("the HTTP proxy (HTTPS_PROXY) makes no connection to entra (status %d)", status), retrySoon, hintProxyRules}
+		return &routeFault{FaultHTTPProxy, fmt.Sprintf("the HTTP proxy (HTTPS_PROXY) makes no connection to entra (status %d)", status), RetrySoon, hintProxyRules}
 	}
 }
 
-// way says that an HTTP proxy is in force for the request that failed: empty, there is
-// none. One that hangs, hangs up or talks nonsense before its tunnel stands leaves an
-// error that could as well be of who is at the tunnel's end.
+// way says that the request that failed went through an HTTP proxy; it is empty if there is
+// none. If a proxy hangs, hangs up or sends garbage before its tunnel is open, the error looks
+// like one of the server at the tunnel's end.
 func (c Config) way(failed error) string {
 	asked, ok := errors.AsType[*url.Error](failed)
 	if !ok {
 		return ""
 	}
-	if via, err := c.ProxyFor(cmp.Or(c.Binding.TokenProxy, asked.URL)); err != nil || via == nil {
+	if via, err := c.ProxyFor(cmp.Or(string(c.Binding.TokenProxy), asked.URL)); err != nil || via == nil {
 		return ""
 	}
 	return " (by way of HTTPS_PROXY)"
 }
 
-// ProxyFor is the HTTP proxy on the way to a URL. Nil: there is none, nor to what is no URL.
+// ProxyFor returns the HTTP proxy on the way to target. Nil: there is none, or target is not
+// a URL.
 func (c Config) ProxyFor(target string) (*url.URL, error) {
 	if c.Proxy == nil {
 		return nil, nil
@@ -227,61 +224,4 @@ func (c Config) ProxyFor(target string) (*url.URL, error) {
 		return nil, nil
 	}
 	return c.Proxy(req)
-}
-
-// timeoutFault says what the time went by for: a resolver that cannot be reached and
-// a firewall that drops packets are mended in other places than a slow Entra. peer is
-// who was to answer, way how the request was to get there.
-func timeoutFault(err error, peer, way string) string {
-	var (
-		dns       *net.DNSError
-		operation *net.OpError
-	)
-	switch {
-	case errors.As(err, &operation) && operation.Op == "proxyconnect":
-		return "the HTTP proxy (HTTPS_PROXY) did not answer in time"
-	case errors.As(err, &dns):
-		return "the name of " + peer + "'s host was not resolved in time"
-	case errors.As(err, &operation) && operation.Op == "dial":
-		return "the connection to " + peer + " was not accepted in time"
-	}
-	return peer + " did not answer in time" + way
-}
-
-// connectionFault says in fixed words what kept an answer from coming. The texts
-// of the errors themselves are not repeated: net/http's hold URLs, and a server
-// chooses part of x509's.
-func connectionFault(err error, peer, way string) string {
-	var (
-		dns       *net.DNSError
-		authority x509.UnknownAuthorityError
-		hostname  x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		verify    *tls.CertificateVerificationError
-		record    tls.RecordHeaderError
-		operation *net.OpError
-	)
-	switch {
-	case errors.As(err, &operation) && operation.Op == "proxyconnect":
-		return "the HTTP proxy (HTTPS_PROXY) cannot be reached"
-	case errors.As(err, &dns):
-		return "the name of " + peer + "'s host cannot be resolved"
-	case errors.As(err, &authority):
-		return peer + "'s certificate is of an authority that is not trusted here (--ca-file adds one)"
-	case errors.As(err, &hostname):
-		return peer + "'s certificate is for another host"
-	case errors.As(err, &invalid), errors.As(err, &verify):
-		return peer + "'s certificate is not valid"
-	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch): // what net/http makes of the first
-		return peer + "'s address does not speak TLS" + way
-	case errors.Is(err, errBodyTooLarge):
-		return peer + "'s answer is too large"
-	case errors.Is(err, errNotHTTPS):
-		return peer + "'s discovery document names an address that is not https"
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "the connection to " + peer + " was refused"
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "the connection to " + peer + " broke" + way
-	}
-	return peer + " could not be reached, or its answer could not be used" + way
 }

@@ -19,6 +19,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -26,7 +27,10 @@ import (
 func TestAuthorityHostWithAndWithoutASlash(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	for _, host := range []string{p.idp.AuthorityHost(), strings.TrimRight(p.idp.AuthorityHost(), "/")} {
-		p.cfg.AuthorityHost = host
+		var err error
+		if p.cfg.AuthorityHost, err = azure.ParseAuthorityHost(host); err != nil {
+			t.Fatal(err)
+		}
 		p.idp.Reset()
 		if _, err := p.get(t, p.service(t)); err != nil {
 			t.Errorf("%s: %v", host, err)
@@ -83,8 +87,8 @@ func TestRegionOfTheEnvironmentIsIgnored(t *testing.T) {
 	p := newPod(t, idp)
 	p.cfg.Dial = dialLoopback
 	r := &recorder{next: idp.Transport(), hosts: make(map[string]int)}
-	p.cfg = p.cfg.WithTransport(r)
-	if err := p.service(t).Exchange(t.Context(), clientID, resource); err != nil {
+	p.transport = r
+	if err := p.service(t).exchange(t.Context(), clientID, resource); err != nil {
 		t.Fatal(err)
 	}
 	if len(r.hosts) != 1 || r.hosts[entra.DefaultHost] != 2 {
@@ -95,7 +99,7 @@ func TestRegionOfTheEnvironmentIsIgnored(t *testing.T) {
 func TestUntrustedCertificateIsToldApart(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	p.cfg.CAFile = ""
-	err := p.service(t).Exchange(t.Context(), clientID, resource)
+	err := p.service(t).exchange(t.Context(), clientID, resource)
 	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "--ca-file") {
 		t.Errorf("the detail names no remedy: %s", e.Detail)
 	}
@@ -113,9 +117,9 @@ func TestOldTLSIsRefused(t *testing.T) {
 	old.Config.ErrorLog = log.New(io.Discard, "", 0)
 	old.StartTLS()
 	defer old.Close()
-	p.cfg.AuthorityHost = old.URL
+	p.cfg.AuthorityHost = authority(old.URL)
 	p.idp.Reset()
-	err := p.service(t).Exchange(t.Context(), clientID, resource)
+	err := p.service(t).exchange(t.Context(), clientID, resource)
 	wantKind(t, err, exchange.Unavailable)
 	if got := p.idp.Counts(); got != (entra.Counts{}) {
 		t.Errorf("requests went through: %+v", got)
@@ -124,8 +128,8 @@ func TestOldTLSIsRefused(t *testing.T) {
 
 func TestRefusedConnectionIsToldApart(t *testing.T) {
 	p := startPod(t, entra.Config{})
-	p.cfg.AuthorityHost = "https://127.0.0.1:1"
-	err := p.service(t).Exchange(t.Context(), clientID, resource)
+	p.cfg.AuthorityHost = "https://127.0.0.1:1/"
+	err := p.service(t).exchange(t.Context(), clientID, resource)
 	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "refused") {
 		t.Errorf("detail: %s", e.Detail)
 	}
@@ -139,8 +143,8 @@ func TestPortWithoutTLSIsToldApart(t *testing.T) {
 		"something else": saying(t, "220 mail.example.test ESMTP "+secret+"\r\n"),
 	} {
 		p := startPod(t, entra.Config{})
-		p.cfg.AuthorityHost = "https://" + address
-		err := p.service(t).Exchange(t.Context(), clientID, resource)
+		p.cfg.AuthorityHost = authority("https://" + address)
+		err := p.service(t).exchange(t.Context(), clientID, resource)
 		if e := wantKind(t, err, exchange.Unavailable); e.Detail != "entra's address does not speak TLS" {
 			t.Errorf("%s: detail %q", name, e.Detail)
 		}
@@ -207,7 +211,7 @@ func TestTimeoutsAreToldApart(t *testing.T) {
 		if c.proxy {
 			p.cfg.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.example.test"})
 		}
-		err := p.service(t).Exchange(t.Context(), clientID, resource)
+		err := p.service(t).exchange(t.Context(), clientID, resource)
 		if e := wantKind(t, err, exchange.DeadlineExceeded); !strings.Contains(e.Detail, c.want) {
 			t.Errorf("%v: got detail %q, want one with %q", c.cause, e.Detail, c.want)
 		}
@@ -230,7 +234,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 		for _, where := range []entra.Endpoint{entra.TokenEndpoint, entra.TenantDiscovery} {
 			p.idp.Reset()
 			p.idp.FailAlways(entra.FaultRedirect(status, elsewhere.URL).On(where))
-			err := p.service(t).Exchange(t.Context(), clientID, resource)
+			err := p.service(t).exchange(t.Context(), clientID, resource)
 			wantKind(t, err, exchange.Unavailable)
 		}
 	}
@@ -265,8 +269,8 @@ func TestThrottleCountsWhateverItsBody(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := newPod(t, idp)
-		p.cfg = p.cfg.WithTransport(brokenThrottle{idp.Transport(), body})
-		err = p.service(t).Exchange(t.Context(), clientID, resource)
+		p.transport = brokenThrottle{idp.Transport(), body}
+		err = p.service(t).exchange(t.Context(), clientID, resource)
 		if e := wantKind(t, err, exchange.Throttled); e.RetryAfter != 7*time.Second {
 			t.Errorf("%s: Retry-After %s, want 7s", name, e.RetryAfter)
 		}
@@ -314,8 +318,8 @@ func TestHeaderIsBounded(t *testing.T) {
 			}
 		}
 	})
-	p.cfg.AuthorityHost = "https://" + listener.Addr().String()
-	err = p.service(t).Exchange(t.Context(), clientID, resource)
+	p.cfg.AuthorityHost = authority("https://" + listener.Addr().String())
+	err = p.service(t).exchange(t.Context(), clientID, resource)
 	wantKind(t, err, exchange.Unavailable)
 	// Our bound and what the kernel holds; net/http's own bound is 10 MiB.
 	if got := sent.Load(); got > 9<<20 {

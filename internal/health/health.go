@@ -1,8 +1,9 @@
-// Package health answers /readyz and /livez as Kubernetes' own components do: ok,
-// or 503 with what failed; with ?verbose one line for each check.
+// Package health answers /readyz and /livez in the format of Kubernetes' own
+// components: "ok", or status 503 with the reasons; with ?verbose, one line for each
+// check.
 //
-// It knows nothing of what is checked. What a check says is shown to whoever can
-// reach the endpoint, which may be the whole cluster: it must hold no secret.
+// The checks come from the caller. The text of their errors is shown to everybody who
+// can reach the endpoint, which may be the whole cluster: it must not hold a secret.
 package health
 
 import (
@@ -12,20 +13,20 @@ import (
 	"strings"
 )
 
-// Check is one thing that has to be in order.
+// Check is one condition of health.
 type Check struct {
-	// Name is how it is listed: lower case, with dashes.
+	// Name is the name in the list: lower case, with dashes.
 	Name string
-	// Run says what is wrong, in one line. Nil: it is in order as long as
-	// somebody answers at all.
+	// Run returns an error of one line that says what is wrong. Nil: the check passes
+	// whenever the process answers.
 	Run func() error
 }
 
-// maxReason bounds what is shown of a check's error.
+// maxReason bounds the bytes of a check's error that are shown.
 const maxReason = 256
 
-// Handler answers for the checks together. The name is that of the endpoint,
-// such as readyz. All checks run for each request: kubelets ask every few seconds.
+// Handler returns a handler that runs all checks for each request: a kubelet asks every
+// few seconds. name is the endpoint's name, such as readyz.
 func Handler(name string, checks []Check) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		list, reasons := run(checks)
@@ -43,7 +44,7 @@ func Handler(name string, checks []Check) http.Handler {
 		header.Set("Cache-Control", "no-store")
 		header.Set("Content-Length", strconv.Itoa(len(text)))
 		w.WriteHeader(status)
-		_, _ = w.Write([]byte(text)) // a client that has left wants no answer
+		_, _ = w.Write([]byte(text)) // an error means that the client has closed the connection
 	})
 }
 
@@ -57,7 +58,8 @@ func verbose(query string) bool {
 	return false
 }
 
-// run returns a line for each check, and what is wrong with those that failed.
+// run runs all checks. It returns a list with one line for each check, and the reasons
+// of the checks that failed.
 func run(checks []Check) (list string, reasons []string) {
 	var lines strings.Builder
 	for _, c := range checks {
@@ -76,7 +78,8 @@ func run(checks []Check) (list string, reasons []string) {
 	return lines.String(), reasons
 }
 
-// oneLine keeps a reason from looking like the line of another check.
+// oneLine replaces control characters, so that a reason cannot look like the line of
+// another check, and cuts the reason to maxReason bytes.
 func oneLine(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {

@@ -17,23 +17,24 @@ import (
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // cached answers as a filled cache does, with a token of the usual size.
-type cached struct{ result exchange.Result }
+type cached struct{ result tokens.Result }
 
-func (c cached) Token(context.Context, exchange.Request) (exchange.Result, error) {
+func (c cached) Token(context.Context, tokens.Request) (tokens.Result, error) {
 	return c.result, nil
 }
 
 func newCached() cached {
-	return cached{exchange.Result{
+	return cached{tokens.Result{
 		Token: exchange.Token{
 			AccessToken: strings.Repeat("t", 1800),
 			NotBefore:   time.Now(),
 			ExpiresOn:   time.Now().Add(24 * time.Hour),
 		},
-		Source: exchange.SourceCache,
+		Source: tokens.SourceCache,
 	}}
 }
 
@@ -87,13 +88,13 @@ func BenchmarkServer(b *testing.B) {
 		benchRequests(b, serve(b, benchHandler(b)), honest)
 	})
 	b.Run("probe-while-exchange-hangs", func(b *testing.B) {
-		tokens := newHanging()
-		defer close(tokens.release)
-		cfg := config(tokens)
+		source := newHanging()
+		defer close(source.release)
+		cfg := config(source)
 		cfg.Log = discardLog()
 		addr := serve(b, newHandler(b, cfg))
 		dial(b, addr).send(honest)
-		tokens.wait(b)
+		source.wait(b)
 		benchRequests(b, addr, strings.Replace(honest, "Metadata: true\r\n", "", 1))
 	})
 	b.Run("bare", func(b *testing.B) {

@@ -9,12 +9,12 @@ import (
 	"testing"
 	"time"
 
-	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 func TestSuccessBody(t *testing.T) {
-	tokens := &tokenSource{}
-	w := get(newHandler(t, config(tokens)), tokenPath+"?api-version=2018-02-01&resource=https://vault.azure.net/a?b=c%26d")
+	source := &tokenSource{}
+	w := get(newHandler(t, config(source)), tokenPath+"?api-version=2018-02-01&resource=https://vault.azure.net/a?b=c%26d")
 
 	const want = `{"access_token":"token-of-22222222-2222-2222-2222-222222222222",` +
 		`"client_id":"22222222-2222-2222-2222-222222222222",` +
@@ -33,8 +33,8 @@ func TestSuccessBody(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", name, got, value)
 		}
 	}
-	wantRequest := exchange.Request{ClientID: defaultID, Resource: "https://vault.azure.net/a?b=c&d"}
-	if got := tokens.seen(); len(got) != 1 || got[0] != wantRequest {
+	wantRequest := tokens.Request{ClientID: defaultID, Resource: "https://vault.azure.net/a?b=c&d"}
+	if got := source.seen(); len(got) != 1 || got[0] != wantRequest {
 		t.Errorf("asked for %+v, want %+v", got, wantRequest)
 	}
 }
@@ -106,8 +106,8 @@ func TestRefusals(t *testing.T) {
 		{"foreign host", "resource=" + vault, []string{"Host: rebound.example.test"}, "The Host header must be an IP address or localhost"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			tokens := &tokenSource{}
-			h := newHandler(t, config(tokens))
+			source := &tokenSource{}
+			h := newHandler(t, config(source))
 			r := httptest.NewRequest(http.MethodGet, tokenPath+"?"+test.query, nil)
 			r.Host = "169.254.169.254"
 			r.Header.Set("Metadata", "true")
@@ -124,7 +124,7 @@ func TestRefusals(t *testing.T) {
 			if w.Code != http.StatusBadRequest || body.Description != test.description {
 				t.Errorf("got %d %q, want 400 %q", w.Code, body.Description, test.description)
 			}
-			if got := tokens.seen(); len(got) != 0 {
+			if got := source.seen(); len(got) != 0 {
 				t.Errorf("a refused request asked for %+v", got)
 			}
 		})
@@ -163,41 +163,41 @@ func decodeError(t *testing.T, w *httptest.ResponseRecorder) errorBody {
 func TestAccepted(t *testing.T) {
 	for _, test := range []struct {
 		name, target string
-		want         exchange.Request
+		want         tokens.Request
 	}{
-		{"no api-version", tokenPath + "?resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
-		{"fluent-bit", tokenPath + "?api-version=2021-02-01&resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
-		{"today's samples", tokenPath + "?api-version=2025-04-07&resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
-		{"old scripts", tokenPath + "?api-version=2017-09-01&resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
-		{"trailing slash", tokenPath + "/?resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
-		{"doubled slash", "/" + tokenPath + "?resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
-		{"metadata in any case", "/MetaData/identity/oauth2/token?resource=" + vault, exchange.Request{ClientID: defaultID, Resource: vault}},
-		{"trailing slash of the resource is kept", tokenPath + "?resource=" + vault + "/", exchange.Request{ClientID: defaultID, Resource: vault + "/"}},
-		{"resource with .default", tokenPath + "?resource=" + vault + "/.default", exchange.Request{ClientID: defaultID, Resource: vault + "/.default"}},
-		{"resource a GUID", tokenPath + "?resource=00000002-0000-0000-C000-000000000000", exchange.Request{ClientID: defaultID, Resource: "00000002-0000-0000-C000-000000000000"}},
-		{"resource a GUID with .default", tokenPath + "?resource=00000002-0000-0000-c000-000000000000/.default", exchange.Request{ClientID: defaultID, Resource: "00000002-0000-0000-c000-000000000000/.default"}},
-		{"resource of another scheme", tokenPath + "?resource=api://" + otherID, exchange.Request{ClientID: defaultID, Resource: "api://" + otherID}},
-		{"client_id in upper case", tokenPath + "?resource=" + vault + "&client_id=ABCDEF00-5555-5555-5555-555555555555", exchange.Request{ClientID: "abcdef00-5555-5555-5555-555555555555", Resource: vault}},
-		{"client_id empty", tokenPath + "?resource=" + vault + "&client_id=", exchange.Request{ClientID: defaultID, Resource: vault}},
-		{"object_id", tokenPath + "?resource=" + vault + "&object_id=" + objectID, exchange.Request{ClientID: mappedID, Resource: vault}},
-		{"mi_res_id", tokenPath + "?resource=" + vault + "&mi_res_id=" + resourceID, exchange.Request{ClientID: mappedID, Resource: vault}},
-		{"msi_res_id in another case", tokenPath + "?resource=" + vault + "&msi_res_id=" + strings.ToUpper(resourceID), exchange.Request{ClientID: mappedID, Resource: vault}},
-		{"bypass_cache", tokenPath + "?resource=" + vault + "&bypass_cache=true", exchange.Request{ClientID: defaultID, Resource: vault, Fresh: true}},
-		{"bypass_cache=false", tokenPath + "?resource=" + vault + "&bypass_cache=false", exchange.Request{ClientID: defaultID, Resource: vault}},
-		{"token_sha256_to_refresh", tokenPath + "?resource=" + vault + "&token_sha256_to_refresh=ab12", exchange.Request{ClientID: defaultID, Resource: vault, Fresh: true}},
-		{"unknown parameters", tokenPath + "?resource=" + vault + "&xms_cc=cp1&foo=bar&empty", exchange.Request{ClientID: defaultID, Resource: vault}},
+		{"no api-version", tokenPath + "?resource=" + vault, tokens.Request{ClientID: defaultID, Resource: vault}},
+		{"fluent-bit", tokenPath + "?api-version=2021-02-01&resource=" + vault, tokens.Request{ClientID: defaultID, Resource: vault}},
+		{"today's samples", tokenPath + "?api-version=2025-04-07&resource=" + vault, tokens.Request{ClientID: defaultID, Resource: vault}},
+		{"old scripts", tokenPath + "?api-version=2017-09-01&resource=" + vault, tokens.Request{ClientID: defaultID, Resource: vault}},
+		{"trailing slash", tokenPath + "/?resource=" + vault, tokens.Request{ClientID: defaultID, Resource: vault}},
+		{"doubled slash", "/" + tokenPath + "?resource=" + vault, tokens.Request{ClientID: defaultID, Resource: vault}},
+		{"metadata in any case", "/MetaData/identity/oauth2/token?resource=" + vault, tokens.Request{ClientID: defaultID, Resource: vault}},
+		{"trailing slash of the resource is kept", tokenPath + "?resource=" + vault + "/", tokens.Request{ClientID: defaultID, Resource: vault + "/"}},
+		{"resource with .default", tokenPath + "?resource=" + vault + "/.default", tokens.Request{ClientID: defaultID, Resource: vault + "/.default"}},
+		{"resource a GUID", tokenPath + "?resource=00000002-0000-0000-C000-000000000000", tokens.Request{ClientID: defaultID, Resource: "00000002-0000-0000-C000-000000000000"}},
+		{"resource a GUID with .default", tokenPath + "?resource=00000002-0000-0000-c000-000000000000/.default", tokens.Request{ClientID: defaultID, Resource: "00000002-0000-0000-c000-000000000000/.default"}},
+		{"resource of another scheme", tokenPath + "?resource=api://" + otherID, tokens.Request{ClientID: defaultID, Resource: "api://" + otherID}},
+		{"client_id in upper case", tokenPath + "?resource=" + vault + "&client_id=ABCDEF00-5555-5555-5555-555555555555", tokens.Request{ClientID: "abcdef00-5555-5555-5555-555555555555", Resource: vault}},
+		{"client_id empty", tokenPath + "?resource=" + vault + "&client_id=", tokens.Request{ClientID: defaultID, Resource: vault}},
+		{"object_id", tokenPath + "?resource=" + vault + "&object_id=" + objectID, tokens.Request{ClientID: mappedID, Resource: vault}},
+		{"mi_res_id", tokenPath + "?resource=" + vault + "&mi_res_id=" + resourceID, tokens.Request{ClientID: mappedID, Resource: vault}},
+		{"msi_res_id in another case", tokenPath + "?resource=" + vault + "&msi_res_id=" + strings.ToUpper(resourceID), tokens.Request{ClientID: mappedID, Resource: vault}},
+		{"bypass_cache", tokenPath + "?resource=" + vault + "&bypass_cache=true", tokens.Request{ClientID: defaultID, Resource: vault, Fresh: true}},
+		{"bypass_cache=false", tokenPath + "?resource=" + vault + "&bypass_cache=false", tokens.Request{ClientID: defaultID, Resource: vault}},
+		{"token_sha256_to_refresh", tokenPath + "?resource=" + vault + "&token_sha256_to_refresh=ab12", tokens.Request{ClientID: defaultID, Resource: vault, Fresh: true}},
+		{"unknown parameters", tokenPath + "?resource=" + vault + "&xms_cc=cp1&foo=bar&empty", tokens.Request{ClientID: defaultID, Resource: vault}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			tokens := &tokenSource{}
-			w := get(newHandler(t, config(tokens)), test.target)
+			source := &tokenSource{}
+			w := get(newHandler(t, config(source)), test.target)
 			if w.Code != http.StatusOK {
 				t.Fatalf("got %d %s, want 200", w.Code, w.Body)
 			}
-			if got := tokens.seen(); len(got) != 1 || got[0] != test.want {
+			if got := source.seen(); len(got) != 1 || got[0] != test.want {
 				t.Errorf("asked for %+v, want %+v", got, test.want)
 			}
 			var body struct{ Resource string }
-			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Resource != test.want.Resource {
+			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || body.Resource != string(test.want.Resource) {
 				t.Errorf("got resource %q (%v), want %q", body.Resource, err, test.want.Resource)
 			}
 		})

@@ -1,6 +1,7 @@
 package imds
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -26,45 +27,59 @@ type wireError struct {
 
 func (e *wireError) Error() string { return e.description }
 
+func newWireError(status int, code, reason, description string) *wireError {
+	return &wireError{status: status, code: code, reason: reason, description: description}
+}
+
+func invalidRequest(reason, description string) *wireError {
+	return newWireError(http.StatusBadRequest, "invalid_request", reason, description)
+}
+
 // Refusals of what the request says.
 var (
-	errNoMetadataHeader  = &wireError{http.StatusBadRequest, "invalid_request", "no_metadata_header", "Required metadata header not specified"}
-	errForwardedFor      = &wireError{http.StatusBadRequest, "invalid_request", "forwarded_for", "Requests with an X-Forwarded-For header are not served"}
-	errForeignHost       = &wireError{http.StatusBadRequest, "invalid_request", "foreign_host", "The Host header must be an IP address or localhost"}
-	errMalformedQuery    = &wireError{http.StatusBadRequest, "invalid_request", "malformed_query", "The query is malformed"}
-	errDuplicateParam    = &wireError{http.StatusBadRequest, "invalid_request", "duplicate_param", "A query variable is given more than once"}
-	errParamCase         = &wireError{http.StatusBadRequest, "invalid_request", "param_case", "Query variable names are lower case"}
-	errNoAPIVersion      = &wireError{http.StatusBadRequest, "invalid_request", "no_api_version", "Required query variable 'api-version' is missing"}
-	errUnknownAPIVersion = &wireError{http.StatusBadRequest, "invalid_request", "unknown_api_version", "The value of 'api-version' is not a known version"}
-	errNoResource        = &wireError{http.StatusBadRequest, "invalid_request", "no_resource", "Required query variable 'resource' is missing"}
-	errMalformedResource = &wireError{http.StatusBadRequest, "invalid_resource", "malformed_resource", "The value of 'resource' must be a URI or a GUID"}
-	errSeveralSelectors  = &wireError{http.StatusBadRequest, "invalid_request", "several_selectors", "At most one of 'client_id', 'object_id', 'msi_res_id' and 'mi_res_id' may be given"}
-	errIdentityNotFound  = &wireError{http.StatusBadRequest, "invalid_request", "identity_not_found", "Identity not found"}
-	errIdentityAmbiguous = &wireError{http.StatusBadRequest, "invalid_request", "identity_ambiguous", "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request"}
-	errNotFound          = &wireError{http.StatusNotFound, "not_found", "not_found", "This path is not served"}
-	errForwardingOff     = &wireError{http.StatusNotFound, "not_found", "forwarding_off", "This path is not served: forwarding to the instance metadata service is off"}
-	errMethodNotAllowed  = &wireError{http.StatusMethodNotAllowed, "method_not_allowed", "method_not_allowed", "The method must be GET"}
+	errNoMetadataHeader  = invalidRequest("no_metadata_header", "Required metadata header not specified")
+	errForwardedFor      = invalidRequest("forwarded_for", "Requests with an X-Forwarded-For header are not served")
+	errForeignHost       = invalidRequest("foreign_host", "The Host header must be an IP address or localhost")
+	errMalformedQuery    = invalidRequest("malformed_query", "The query is malformed")
+	errDuplicateParam    = invalidRequest("duplicate_param", "A query variable is given more than once")
+	errParamCase         = invalidRequest("param_case", "Query variable names are lower case")
+	errNoAPIVersion      = invalidRequest("no_api_version", "Required query variable 'api-version' is missing")
+	errUnknownAPIVersion = invalidRequest("unknown_api_version", "The value of 'api-version' is not a known version")
+	errNoResource        = invalidRequest("no_resource", "Required query variable 'resource' is missing")
+	errMalformedResource = newWireError(http.StatusBadRequest, "invalid_resource", "malformed_resource", "The value of 'resource' must be a URI or a GUID")
+	errSeveralSelectors  = invalidRequest("several_selectors", "At most one of 'client_id', 'object_id', 'msi_res_id' and 'mi_res_id' may be given")
+	errIdentityNotFound  = invalidRequest("identity_not_found", "Identity not found")
+	errIdentityAmbiguous = invalidRequest("identity_ambiguous", "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request")
+	errNotFound          = newWireError(http.StatusNotFound, "not_found", "not_found", "This path is not served")
+	errForwardingOff     = newWireError(http.StatusNotFound, "not_found", "forwarding_off", "This path is not served: forwarding to the instance metadata service is off")
+	errMethodNotAllowed  = newWireError(http.StatusMethodNotAllowed, "method_not_allowed", "method_not_allowed", "The method must be GET")
 )
 
-// Failures of an exchange, by what they mean to the caller.
+// exchangeErrors has the wire error of each kind of failed exchange.
+var exchangeErrors = map[exchange.Kind]*wireError{
+	exchange.UnknownIdentity:        errIdentityNotFound,
+	exchange.InvalidResource:        newWireError(http.StatusBadRequest, "invalid_resource", "invalid_resource", "The resource is not known in the tenant"),
+	exchange.InvalidScope:           newWireError(http.StatusBadRequest, "invalid_scope", "invalid_scope", "The resource cannot be used as a scope"),
+	exchange.UnauthorizedClient:     newWireError(http.StatusBadRequest, "unauthorized_client", "unauthorized_client", "The identity may not be used"),
+	exchange.InvalidTenant:          invalidRequest("invalid_tenant", "The tenant was not found"),
+	exchange.FederationMismatch:     newWireError(http.StatusInternalServerError, "server_error", "federation", "No federated credential of the identity matches the service account token"),
+	exchange.FederatedTokenUnusable: newWireError(http.StatusInternalServerError, "server_error", "federated_token", "The service account token cannot be used"),
+	exchange.Throttled:              newWireError(http.StatusTooManyRequests, "too_many_requests", "throttled", "Too many requests; try again later"),
+	exchange.Unavailable:            newWireError(http.StatusInternalServerError, "service_unavailable", "unavailable", "The token service is not available; try again"),
+	exchange.DeadlineExceeded:       errDeadline,
+}
+
+// Failures of a token request that have no kind of their own.
 var (
-	errInvalidResource    = &wireError{http.StatusBadRequest, "invalid_resource", "invalid_resource", "The resource is not known in the tenant"}
-	errInvalidScope       = &wireError{http.StatusBadRequest, "invalid_scope", "invalid_scope", "The resource cannot be used as a scope"}
-	errUnauthorizedClient = &wireError{http.StatusBadRequest, "unauthorized_client", "unauthorized_client", "The identity may not be used"}
-	errInvalidTenant      = &wireError{http.StatusBadRequest, "invalid_request", "invalid_tenant", "The tenant was not found"}
-	errFederation         = &wireError{http.StatusInternalServerError, "server_error", "federation", "No federated credential of the identity matches the service account token"}
-	errFederatedToken     = &wireError{http.StatusInternalServerError, "server_error", "federated_token", "The service account token cannot be used"}
-	errThrottled          = &wireError{http.StatusTooManyRequests, "too_many_requests", "throttled", "Too many requests; try again later"}
-	errUnavailable        = &wireError{http.StatusInternalServerError, "service_unavailable", "unavailable", "The token service is not available; try again"}
-	errDeadline           = &wireError{http.StatusInternalServerError, "service_unavailable", "deadline", "The token service did not answer in time; try again"}
-	errInternal           = &wireError{http.StatusInternalServerError, "server_error", "internal", "The token could not be acquired"}
+	errDeadline = newWireError(http.StatusInternalServerError, "service_unavailable", "deadline", "The token service did not answer in time; try again")
+	errInternal = newWireError(http.StatusInternalServerError, "server_error", "internal", "The token could not be acquired")
 )
 
 // Failures of forwarding. 502 rather than 500: outside Azure no retry will help.
 var (
-	errIMDSUnavailable = &wireError{http.StatusBadGateway, "service_unavailable", "imds_unavailable", "The instance metadata service did not give a usable answer; outside Azure there is none"}
-	errForwardingBusy  = &wireError{http.StatusTooManyRequests, "too_many_requests", "forwarding_busy", "Too many requests to the instance metadata service; try again later"}
-	errForwardingLoop  = &wireError{http.StatusLoopDetected, "server_error", "forwarding_loop", "The forwarded request came back to this proxy"}
+	errIMDSUnavailable = newWireError(http.StatusBadGateway, "service_unavailable", "imds_unavailable", "The instance metadata service did not give a usable answer; outside Azure there is none")
+	errForwardingBusy  = newWireError(http.StatusTooManyRequests, "too_many_requests", "forwarding_busy", "Too many requests to the instance metadata service; try again later")
+	errForwardingLoop  = newWireError(http.StatusLoopDetected, "server_error", "forwarding_loop", "The forwarded request came back to this proxy")
 )
 
 // statusClientLeft stands in the log for a request whose client did not wait for
@@ -122,7 +137,7 @@ func answerFor(err error) answer {
 }
 
 func answerForExchange(e *exchange.Error) answer {
-	wire := wireErrorFor(e.Kind)
+	wire := cmp.Or(exchangeErrors[e.Kind], errInternal)
 	a := answer{status: wire.status, code: wire.code, description: wire.description}
 	if e.Code != 0 {
 		a.description += " (AADSTS" + strconv.Itoa(e.Code) + ")"
@@ -131,31 +146,4 @@ func answerForExchange(e *exchange.Error) answer {
 		a.retryAfter = min(max(e.RetryAfter, minRetryAfter), maxRetryAfter)
 	}
 	return a
-}
-
-func wireErrorFor(kind exchange.Kind) *wireError {
-	switch kind {
-	case exchange.UnknownIdentity:
-		return errIdentityNotFound
-	case exchange.InvalidResource:
-		return errInvalidResource
-	case exchange.InvalidScope:
-		return errInvalidScope
-	case exchange.UnauthorizedClient:
-		return errUnauthorizedClient
-	case exchange.InvalidTenant:
-		return errInvalidTenant
-	case exchange.FederationMismatch:
-		return errFederation
-	case exchange.FederatedTokenUnusable:
-		return errFederatedToken
-	case exchange.Throttled:
-		return errThrottled
-	case exchange.Unavailable:
-		return errUnavailable
-	case exchange.DeadlineExceeded:
-		return errDeadline
-	default:
-		return errInternal
-	}
 }

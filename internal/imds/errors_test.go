@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // A failed exchange is answered by its kind, and nothing of its text is sent.
@@ -55,6 +56,22 @@ func TestExchangeFailures(t *testing.T) {
 	}
 }
 
+// A caller that may not wait for its token also gives up its connection, which others need.
+// Any other caller keeps its own.
+func TestOverloadClosesTheConnection(t *testing.T) {
+	for _, test := range []struct {
+		cause error
+		want  string
+	}{{tokens.ErrOverloaded, "close"}, {nil, ""}} {
+		err := &exchange.Error{Kind: exchange.Throttled, RetryAfter: time.Second, Cause: test.cause}
+		w := get(newHandler(t, config(failing(err))), tokenPath+"?resource="+vault)
+		if got := w.Header().Get("Connection"); w.Code != 429 || got != test.want || w.Header().Get("Retry-After") != "1" {
+			t.Errorf("caused by %v: got %d with Connection %q and Retry-After %q, want 429, %q and 1",
+				test.cause, w.Code, got, w.Header().Get("Retry-After"), test.want)
+		}
+	}
+}
+
 // A token that would crash some client is never sent.
 func TestUnusableTokens(t *testing.T) {
 	good := exchange.Token{AccessToken: "t", NotBefore: epoch, ExpiresOn: epoch.Add(time.Hour)}
@@ -68,10 +85,10 @@ func TestUnusableTokens(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			token := good
 			spoil(&token)
-			tokens := &tokenSource{answer: func(context.Context, exchange.Request) (exchange.Result, error) {
-				return exchange.Result{Token: token, Source: exchange.SourceCache}, nil
+			source := &tokenSource{answer: func(context.Context, tokens.Request) (tokens.Result, error) {
+				return tokens.Result{Token: token, Source: tokens.SourceCache}, nil
 			}}
-			w := get(newHandler(t, config(tokens)), tokenPath+"?resource="+vault)
+			w := get(newHandler(t, config(source)), tokenPath+"?resource="+vault)
 			if w.Code != http.StatusInternalServerError {
 				t.Errorf("got %d %s, want 500", w.Code, w.Body)
 			}

@@ -10,8 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 const (
@@ -32,35 +34,35 @@ var epoch = time.Unix(1605152024, 0)
 
 const tokenLife = time.Hour + 500*time.Millisecond
 
-// tokenSource is a stand-in for package exchange: it gives a token that names
+// tokenSource is a stand-in for package tokens: it returns a token that names
 // what was asked, and remembers the requests.
 type tokenSource struct {
 	// answer overrides the answer. Nil: a token.
-	answer func(context.Context, exchange.Request) (exchange.Result, error)
+	answer func(context.Context, tokens.Request) (tokens.Result, error)
 
 	mu       sync.Mutex // guards requests
-	requests []exchange.Request
+	requests []tokens.Request
 }
 
-func (s *tokenSource) Token(ctx context.Context, req exchange.Request) (exchange.Result, error) {
+func (s *tokenSource) Token(ctx context.Context, req tokens.Request) (tokens.Result, error) {
 	s.mu.Lock()
 	s.requests = append(s.requests, req)
 	s.mu.Unlock()
 	if s.answer != nil {
 		return s.answer(ctx, req)
 	}
-	return exchange.Result{
+	return tokens.Result{
 		Token: exchange.Token{
-			AccessToken: "token-of-" + req.ClientID,
+			AccessToken: "token-of-" + string(req.ClientID),
 			NotBefore:   epoch,
 			ExpiresOn:   epoch.Add(tokenLife),
 		},
-		Source: exchange.SourceEntra,
+		Source: tokens.SourceEntra,
 	}, nil
 }
 
 // seen returns the requests since the last call.
-func (s *tokenSource) seen() []exchange.Request {
+func (s *tokenSource) seen() []tokens.Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	requests := s.requests
@@ -69,21 +71,30 @@ func (s *tokenSource) seen() []exchange.Request {
 }
 
 func failing(err error) *tokenSource {
-	return &tokenSource{answer: func(context.Context, exchange.Request) (exchange.Result, error) {
-		return exchange.Result{}, err
+	return &tokenSource{answer: func(context.Context, tokens.Request) (tokens.Result, error) {
+		return tokens.Result{}, err
 	}}
 }
 
-func config(tokens imds.TokenSource) imds.Config {
+func config(source imds.TokenSource) imds.Config {
 	return imds.Config{
-		Tokens:          tokens,
+		Tokens:          source,
 		TenantID:        tenantID,
 		DefaultClientID: defaultID,
-		Identities:      map[string]string{objectID: mappedID, resourceID: mappedID},
+		Identities:      identities(objectID, mappedID, resourceID, mappedID),
 		Version:         "test",
 		Fallback:        http.HandlerFunc(fallback),
 		Now:             func() time.Time { return epoch },
 	}
+}
+
+// identities takes selectors and client IDs in turn.
+func identities(pairs ...string) map[azure.Selector]azure.ClientID {
+	known := map[azure.Selector]azure.ClientID{}
+	for i := 0; i < len(pairs); i += 2 {
+		known[azure.Selector(strings.ToLower(pairs[i]))] = azure.ClientID(pairs[i+1])
+	}
+	return known
 }
 
 // fallback answers /readyz as the proxy's own endpoints answer.

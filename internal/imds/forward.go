@@ -1,34 +1,24 @@
 package imds
 
 import (
+	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/textproto"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
-// Passthrough says how to reach the real IMDS.
-type Passthrough struct {
-	// Address is where the real IMDS is, such as http://169.254.169.254. Empty:
-	// nothing is forwarded.
-	Address string
-
-	// Timeout bounds one forwarded request, from waiting for a free place to the
-	// last byte of the answer. Zero: 5 seconds.
-	Timeout time.Duration
-
-	// MaxBytes bounds the body of an answer. Zero: 1 MiB.
-	MaxBytes int64
-
-	// MaxConcurrent bounds the requests forwarded at the same time. Zero: 16.
-	MaxConcurrent int
+// forwardLimits bounds forwarded requests. A zero field is its default.
+type forwardLimits struct {
+	timeout       time.Duration // from waiting for a free place to the last byte of the answer
+	maxBytes      int64         // of an answer's body
+	maxConcurrent int           // requests forwarded at the same time
 }
 
 const (
@@ -72,20 +62,13 @@ type forwarder struct {
 }
 
 // newForwarder returns nil where forwarding is off.
-func newForwarder(cfg Passthrough) (*forwarder, error) {
-	if cfg.Address == "" {
-		return nil, nil
+func newForwarder(imds azure.MetadataURL, limits forwardLimits) *forwarder {
+	if imds == "" {
+		return nil
 	}
-	base, err := parseAddress(cfg.Address)
-	if err != nil {
-		return nil, fmt.Errorf("--imds-address %q: %w", cfg.Address, err)
-	}
-	if cfg.Timeout < 0 || cfg.MaxBytes < 0 || cfg.MaxConcurrent < 0 {
-		return nil, errors.New("passthrough limits must not be negative")
-	}
-	places := orDefault(cfg.MaxConcurrent, forwardMaxConcurrent)
+	places := cmp.Or(limits.maxConcurrent, forwardMaxConcurrent)
 	return &forwarder{
-		base: base,
+		base: string(imds),
 		transport: &http.Transport{
 			Proxy:                  nil, // a proxy must never see what is meant for IMDS
 			DialContext:            (&net.Dialer{Timeout: forwardDialTimeout}).DialContext,
@@ -93,32 +76,11 @@ func newForwarder(cfg Passthrough) (*forwarder, error) {
 			IdleConnTimeout:        forwardIdleTimeout,
 			MaxResponseHeaderBytes: forwardMaxHeaderBytes,
 		},
-		timeout:  orDefault(cfg.Timeout, forwardTimeout),
-		maxBytes: orDefault(cfg.MaxBytes, forwardMaxBytes),
+		timeout:  cmp.Or(limits.timeout, forwardTimeout),
+		maxBytes: cmp.Or(limits.maxBytes, forwardMaxBytes),
 		places:   make(chan struct{}, places),
 		entered:  make(chan struct{}, places+forwardMaxWaiting),
-	}, nil
-}
-
-func orDefault[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
 	}
-	return v
-}
-
-// parseAddress takes an address that is nothing but scheme and host, so that
-// joining it with a canonical path cannot give anything else.
-func parseAddress(address string) (string, error) {
-	u, err := url.Parse(address)
-	if err != nil {
-		return "", errors.New("not a URL")
-	}
-	if u.Scheme != "http" || u.Host == "" || *u != (url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}) || strings.Trim(u.Path, "/") != "" {
-		return "", errors.New("must be http://HOST or http://HOST:PORT")
-	}
-	return u.Scheme + "://" + u.Host, nil
 }
 
 // forward answers with what the real IMDS says.
@@ -257,7 +219,7 @@ func cameFromUs(header http.Header) bool {
 	for _, line := range header["Via"] {
 		for hop := range strings.SplitSeq(line, ",") {
 			fields := strings.Fields(hop)
-			if len(fields) >= 2 && equalFoldASCII(fields[1], ServerName) {
+			if len(fields) >= 2 && azure.EqualFoldASCII(fields[1], ServerName) {
 				return true
 			}
 		}

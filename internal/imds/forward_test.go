@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/imds"
 )
 
@@ -21,7 +22,7 @@ const instance = "/metadata/instance?api-version=2021-02-01"
 // forwardingTo returns a handler whose real IMDS is at an address.
 func forwardingTo(t *testing.T, address string) *imds.Handler {
 	cfg := config(&tokenSource{})
-	cfg.Passthrough.Address = address
+	cfg.Passthrough = azure.MetadataURL(address)
 	return newHandler(t, cfg)
 }
 
@@ -135,10 +136,12 @@ func TestUnusableIMDS(t *testing.T) {
 			log, logs := observed(zap.ErrorLevel)
 			cfg := config(&tokenSource{})
 			cfg.Log = log
-			cfg.Passthrough = imds.Passthrough{Address: machine.URL, MaxBytes: 1024}
+			cfg.Passthrough = azure.MetadataURL(machine.URL)
+			timeout := time.Duration(0)
 			if strings.HasPrefix(test.name, "hang") {
-				cfg.Passthrough.Timeout = 50 * time.Millisecond
+				timeout = 50 * time.Millisecond
 			}
+			cfg = cfg.WithForwardLimits(timeout, 1024, 0)
 			checkUnavailable(t, get(newHandler(t, cfg), instance))
 			for _, e := range logs.All() {
 				if got := fmt.Sprint(e.ContextMap()["error"]); !strings.Contains(got, test.cause) {
@@ -171,8 +174,8 @@ func TestForwardingIsBounded(t *testing.T) {
 	}))
 	defer machine.Close()
 	cfg := config(&tokenSource{})
-	cfg.Passthrough = imds.Passthrough{Address: machine.URL, MaxConcurrent: 1, Timeout: patience}
-	h := newHandler(t, cfg)
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
+	h := newHandler(t, cfg.WithForwardLimits(patience, 0, 1))
 	first := make(chan int)
 	go func() { first <- get(h, instance).Code }()
 	select {
@@ -250,7 +253,7 @@ func TestLoop(t *testing.T) {
 			}))
 			defer self.Close()
 			cfg := config(&tokenSource{})
-			cfg.Passthrough.Address = self.URL
+			cfg.Passthrough = azure.MetadataURL(self.URL)
 			cfg.Log = zap.New(core)
 			h = newHandler(t, cfg)
 
@@ -281,8 +284,8 @@ func TestLoopWithoutVia(t *testing.T) {
 	defer self.Close()
 	cfg := config(&tokenSource{})
 	const places = 4
-	cfg.Passthrough = imds.Passthrough{Address: self.URL, MaxConcurrent: places, Timeout: 100 * time.Millisecond}
-	h = newHandler(t, cfg)
+	cfg.Passthrough = azure.MetadataURL(self.URL)
+	h = newHandler(t, cfg.WithForwardLimits(100*time.Millisecond, 0, places))
 	if w := get(h, instance); w.Code < 500 && w.Code != http.StatusTooManyRequests {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}

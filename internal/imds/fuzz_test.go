@@ -12,8 +12,8 @@ import (
 	"strings"
 	"testing"
 
-	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // FuzzTokenRequest gives the token endpoint any query. It is answered with a
@@ -29,8 +29,8 @@ func FuzzTokenRequest(f *testing.F) {
 	f.Add("resource=a:b&client%5Fid=" + otherID + "&=&&x;y")
 	f.Add("resource=a:%25b&\u017fcope=\u212a")
 
-	tokens := &tokenSource{}
-	h := newHandler(f, config(tokens))
+	source := &tokenSource{}
+	h := newHandler(f, config(source))
 	f.Fuzz(func(t *testing.T, query string) {
 		r := httptest.NewRequest(http.MethodGet, tokenPath, nil)
 		r.URL.RawQuery = query
@@ -38,7 +38,7 @@ func FuzzTokenRequest(f *testing.F) {
 		r.Header.Set("Metadata", "true")
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
-		asked := tokens.seen()
+		asked := source.seen()
 		if w.Code == http.StatusOK {
 			checkGranted(t, query, w.Body.Bytes(), asked)
 			return
@@ -50,13 +50,13 @@ func FuzzTokenRequest(f *testing.F) {
 	})
 }
 
-func checkGranted(t *testing.T, query string, body []byte, asked []exchange.Request) {
+func checkGranted(t *testing.T, query string, body []byte, asked []tokens.Request) {
 	t.Helper()
 	var m map[string]string
 	if err := json.Unmarshal(body, &m); err != nil || bytes.ContainsAny(body, "\r\n") {
 		t.Fatalf("got %q (%v), want one line of JSON, all strings", body, err)
 	}
-	if len(asked) != 1 || m["client_id"] != asked[0].ClientID || m["resource"] != asked[0].Resource || m["access_token"] != "token-of-"+asked[0].ClientID {
+	if len(asked) != 1 || m["client_id"] != string(asked[0].ClientID) || m["resource"] != string(asked[0].Resource) || m["access_token"] != "token-of-"+m["client_id"] {
 		t.Fatalf("got %s for %+v", body, asked)
 	}
 	if strings.ContainsAny(m["resource"], " \t\r\n\x00\"\\<>") || len(m["resource"]) > 1024 {
@@ -72,7 +72,7 @@ func checkGranted(t *testing.T, query string, body []byte, asked []exchange.Requ
 		if want == "" {
 			want = strings.ToLower(given[0])
 		}
-		if asked[0].ClientID != want {
+		if string(asked[0].ClientID) != want {
 			t.Errorf("%s=%q got the token of %s", name, given[0], asked[0].ClientID)
 		}
 	}
@@ -97,9 +97,9 @@ func FuzzRequest(f *testing.F) {
 		}
 	}
 	machine := newDecoy(f)
-	tokens := &tokenSource{}
-	cfg := config(tokens)
-	cfg.Passthrough = imds.Passthrough{Address: machine.URL}
+	source := &tokenSource{}
+	cfg := config(source)
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
 	h := newHandler(f, cfg)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
@@ -120,7 +120,7 @@ func FuzzRequest(f *testing.F) {
 				t.Errorf("IMDS saw %s", target)
 			}
 		}
-		if asked := tokens.seen(); len(asked) != 0 && !entitled {
+		if asked := source.seen(); len(asked) != 0 && !entitled {
 			t.Errorf("asked for %+v", asked)
 		}
 		if w.Code >= 400 {

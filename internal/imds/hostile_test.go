@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/server"
 	"imds-oidc-proxy/test/kit/local"
 )
@@ -116,7 +117,7 @@ func TestHostile(t *testing.T) {
 	machine := newDecoy(t)
 	tokens := &tokenSource{}
 	cfg := config(tokens)
-	cfg.Passthrough.Address = machine.URL
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
 	addr := serve(t, withoutBodies(newHandler(t, cfg)))
 
 	count := 0
@@ -137,7 +138,7 @@ func TestHostile(t *testing.T) {
 				}
 				var asked []string
 				for _, req := range tokens.seen() {
-					asked = append(asked, req.ClientID+" "+req.Resource)
+					asked = append(asked, string(req.ClientID)+" "+string(req.Resource))
 				}
 				if !slices.Equal(asked, c.tokens) {
 					t.Errorf("asked for %q, want %q", asked, c.tokens)

@@ -6,7 +6,7 @@
 // settles which identity is meant, asks a [TokenSource] for the token, and writes
 // the answer in the bytes that clients rely on. What IMDS tells about the machine
 // and not about its identity can be forwarded to the real one (see
-// [Passthrough]). It obtains no tokens and keeps none.
+// [Config.Passthrough]). It obtains no tokens and keeps none.
 //
 //	handler, err := imds.New(imds.Config{Tokens: exchanger, TenantID: tenant})
 //	…
@@ -34,14 +34,15 @@ import (
 
 	"go.uber.org/zap"
 
-	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/tokens"
 )
 
-// TokenSource is what this package needs of package exchange.
+// TokenSource is what this package needs of package tokens.
 type TokenSource interface {
 	// Token returns a token that is valid now. A failure is an
 	// [*exchange.Error], or an error whose text is safe to log.
-	Token(ctx context.Context, req exchange.Request) (exchange.Result, error)
+	Token(ctx context.Context, req tokens.Request) (tokens.Result, error)
 }
 
 // Config says how to answer.
@@ -50,27 +51,28 @@ type Config struct {
 	Tokens TokenSource
 
 	// TenantID is told to those who ask /metadata/identity/info. Required.
-	TenantID string
+	TenantID azure.Tenant
 
 	// DefaultClientID is the identity of requests that name none
 	// (AZURE_CLIENT_ID). Empty: the only identity of Identities and
 	// AllowedClientIDs; where there are none or several, such requests are refused.
-	DefaultClientID string
+	DefaultClientID azure.ClientID
 
 	// Identities maps object IDs and ARM resource IDs to client IDs, for requests
 	// by object_id, msi_res_id or mi_res_id. Empty: such requests are refused.
-	Identities map[string]string
+	Identities map[azure.Selector]azure.ClientID
 
 	// AllowedClientIDs limits the client IDs that may be asked for; those of
 	// DefaultClientID and Identities must be among them. Empty: any.
-	AllowedClientIDs []string
+	AllowedClientIDs []azure.ClientID
 
 	// StrictAPIVersion refuses requests without api-version, as IMDS does. False:
 	// they are taken, since documented samples leave it out.
 	StrictAPIVersion bool
 
-	// Passthrough forwards what is not identity to the real IMDS. Zero: off.
-	Passthrough Passthrough
+	// Passthrough is the real IMDS, to which requests that are not about identity are
+	// forwarded. Empty: they are not forwarded.
+	Passthrough azure.MetadataURL
 
 	// Fallback answers requests for all paths but the metadata service's. Where a path
 	// is not served it answers as [NotFound] does, and a wrong method as
@@ -89,6 +91,8 @@ type Config struct {
 
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
+
+	forwardLimits forwardLimits // for tests of this package
 }
 
 // ServerName begins the Server header of every answer of the proxy's own, and tells
@@ -116,13 +120,10 @@ type Handler struct {
 	serverHeader []string // shared by all answers, and never changed
 }
 
-// Validate says what is wrong with the settings, naming the proxy's flag or variable:
-// those of identities and of forwarding.
+// Validate returns an error where identities do not go together. It names the proxy's flag
+// or variable.
 func (cfg Config) Validate() error {
-	if _, err := newIdentities(cfg); err != nil {
-		return err
-	}
-	_, err := newForwarder(cfg.Passthrough)
+	_, err := newIdentities(cfg)
 	return err
 }
 
@@ -138,20 +139,16 @@ func New(cfg Config) (*Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	forwarder, err := newForwarder(cfg.Passthrough)
-	if err != nil {
-		return nil, err
-	}
 	h := &Handler{
 		tokens:        cfg.Tokens,
 		identities:    ids,
-		forwarder:     forwarder,
+		forwarder:     newForwarder(cfg.Passthrough, cfg.forwardLimits),
 		log:           cfg.Log,
 		fallback:      cfg.Fallback,
 		observe:       cfg.Observe,
 		now:           cfg.Now,
 		strictVersion: cfg.StrictAPIVersion,
-		infoBody:      appendInfo(nil, cfg.TenantID),
+		infoBody:      appendInfo(nil, string(cfg.TenantID)),
 		versionsBody:  appendVersions(nil, apiVersions()),
 		serverHeader:  []string{serverName(cfg.Version)},
 		outcomes:      sync.Pool{New: func() any { return new(outcome) }},

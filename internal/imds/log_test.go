@@ -14,7 +14,9 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 func observed(level zapcore.Level) (*zap.Logger, *observer.ObservedLogs) {
@@ -63,12 +65,12 @@ func TestOtherLines(t *testing.T) {
 		{"versions", nil, "/metadata/versions", nil, zap.DebugLevel, "answered request", "<nil>"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			tokens := &tokenSource{}
+			source := &tokenSource{}
 			if test.err != nil {
-				tokens = failing(test.err)
+				source = failing(test.err)
 			}
 			log, logs := observed(zap.DebugLevel)
-			cfg := config(tokens)
+			cfg := config(source)
 			cfg.Log = log
 			get(newHandler(t, cfg), test.target+versioned(test.target), test.headers...)
 			var entries []observer.LoggedEntry
@@ -98,9 +100,9 @@ func versioned(target string) string {
 // Of a client that has left the log says so, and what it was that ended.
 func TestClientLeftLine(t *testing.T) {
 	log, logs := observed(zap.InfoLevel)
-	cfg := config(&tokenSource{answer: func(ctx context.Context, _ exchange.Request) (exchange.Result, error) {
+	cfg := config(&tokenSource{answer: func(ctx context.Context, _ tokens.Request) (tokens.Result, error) {
 		<-ctx.Done()
-		return exchange.Result{}, context.Cause(ctx)
+		return tokens.Result{}, context.Cause(ctx)
 	}})
 	cfg.Log = log
 	ctx, leave := context.WithCancel(t.Context())
@@ -198,20 +200,20 @@ func TestLeniencyIsSaidOnce(t *testing.T) {
 func TestNothingSecretIsLogged(t *testing.T) {
 	const canary = "canary-7c1f"
 	log, logs := observed(zap.DebugLevel)
-	tokens := &tokenSource{answer: func(ctx context.Context, req exchange.Request) (exchange.Result, error) {
-		if strings.Contains(req.Resource, "fail") {
-			return exchange.Result{}, errors.New("no luck")
+	source := &tokenSource{answer: func(ctx context.Context, req tokens.Request) (tokens.Result, error) {
+		if strings.Contains(string(req.Resource), "fail") {
+			return tokens.Result{}, errors.New("no luck")
 		}
-		return exchange.Result{Token: exchange.Token{AccessToken: canary, NotBefore: epoch, ExpiresOn: epoch.Add(time.Hour)}, Source: exchange.SourceCache}, nil
+		return tokens.Result{Token: exchange.Token{AccessToken: canary, NotBefore: epoch, ExpiresOn: epoch.Add(time.Hour)}, Source: tokens.SourceCache}, nil
 	}}
 	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Canary", canary)
 		fmt.Fprint(w, canary)
 	}))
 	defer machine.Close()
-	cfg := config(tokens)
+	cfg := config(source)
 	cfg.Log = log
-	cfg.Passthrough.Address = machine.URL
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
 	h := newHandler(t, cfg)
 	long := "https://" + strings.Repeat("a", 900)
 	for _, target := range []string{

@@ -1,6 +1,10 @@
 package imds
 
-import "strings"
+import (
+	"strings"
+
+	"imds-oidc-proxy/internal/azure"
+)
 
 // route says who answers a path. The zero value is a path that is not of the
 // metadata service, or that is not written as its clients write it: it is never
@@ -85,7 +89,7 @@ func canonicalPath(path string) (canonical string, ok bool) {
 	path = strings.TrimSuffix(path, "/")
 
 	const root = "/metadata"
-	if len(path) <= len(root) || !equalFoldASCII(path[:len(root)], root) {
+	if len(path) <= len(root) || !azure.EqualFoldASCII(path[:len(root)], root) {
 		return "", false
 	}
 	below := path[len(root):]

@@ -29,6 +29,47 @@ func laxest(p string) string {
 	return strings.ToLower(strings.NewReplacer("\u212a", "k", "\u017f", "s").Replace(p))
 }
 
+// TestClassify: each spelling that is answered, and its neighbors that are not.
+func TestClassify(t *testing.T) {
+	longest := "/metadata/instance/" + strings.Repeat("x", maxPathLength-len("/metadata/instance/"))
+	for _, test := range []struct {
+		path  string
+		route route
+		want  string
+	}{
+		{"/metadata/identity/oauth2/token", routeToken, tokenPath},
+		{"//metadata/identity/oauth2/token/", routeToken, tokenPath},
+		{"/METADATA/identity/oauth2/token", routeToken, tokenPath},
+		{"/metadata/identity/info", routeInfo, infoPath},
+		{"/metadata/versions/", routeVersions, versionsPath},
+		{"/metadata/instance", routeForward, "/metadata/instance"},
+		{"/Metadata/instance/compute", routeForward, "/metadata/instance/compute"},
+		{"/metadata/attested/document", routeForward, "/metadata/attested/document"},
+		{"/metadata/scheduledevents", routeForward, "/metadata/scheduledevents"},
+		{"/metadata/loadbalancer", routeForward, "/metadata/loadbalancer"},
+		{"/metadata/instance/...", routeForward, "/metadata/instance/..."},
+		{longest, routeForward, longest},
+		{longest + "x", routeNone, ""},
+		{"", routeNone, ""}, {"/", routeNone, ""}, {"//", routeNone, ""}, {"/metadata", routeNone, ""}, {"/metadata/", routeNone, ""},
+		{"/metadatas/instance", routeNone, ""}, {"/metadataXinstance", routeNone, ""}, {"xmetadata/instance", routeNone, ""},
+		{"///metadata/instance", routeNone, ""}, {"/metadata//instance", routeNone, ""}, {"/metadata/instance//", routeNone, ""},
+		{"/metadata/instance/.", routeNone, ""}, {"/metadata/instance/../x", routeNone, ""},
+		{"/metadata/instances", routeNone, ""}, {"/metadata/Instance", routeNone, ""}, {"/metadata/identity", routeNone, ""},
+		{"/metadata/identity/oauth2/token/x", routeNone, ""}, {"/metadata/identity/oauth2/tokens", routeNone, ""},
+	} {
+		if route, got := classify(test.path); route != test.route || got != test.want {
+			t.Errorf("%.100q: got %d %.100q, want %d %.100q", test.path, route, got, test.route, test.want)
+		}
+	}
+	const accepted = "-.09AZ_az"
+	for _, c := range []byte("\x00\t !#$%&'()*+,-./09:;<=>?@AZ[\\]^_`az{|}~\x7f\x80\xff") {
+		path := "/metadata/instance/x" + string([]byte{c}) + "y"
+		if _, got := classify(path); (got == path) != (strings.IndexByte(accepted, c) >= 0 || c == '/') {
+			t.Errorf("%q: got %q", path, got)
+		}
+	}
+}
+
 // FuzzPathPolicy: whatever the path, it is answered here, or it is forwarded in a
 // canonical spelling of an allow-listed path that no server can read as a path of
 // the identity endpoints.

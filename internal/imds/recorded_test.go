@@ -10,7 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // recording is what one run of a real client sent, and the answers with which it
@@ -36,10 +37,10 @@ func TestRecorded(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no recordings: %v", err)
 	}
-	tokens := &tokenSource{}
+	source := &tokenSource{}
 	machine := newDecoy(t)
-	cfg := config(tokens)
-	cfg.Passthrough.Address = machine.URL
+	cfg := config(source)
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
 	addr := serve(t, newHandler(t, cfg))
 	count := 0
 	for _, file := range files {
@@ -66,7 +67,7 @@ func TestRecorded(t *testing.T) {
 				}
 				// The test reads until the connection ends.
 				fmt.Fprintf(&request, "Connection: close\r\n\r\n%s", r.Body)
-				checkReplay(t, exchangeBytes(t, addr, request.Bytes()), r.Response, wantFor(r.Query), tokens)
+				checkReplay(t, exchangeBytes(t, addr, request.Bytes()), r.Response, wantFor(r.Query), source)
 			})
 		}
 	}
@@ -76,14 +77,14 @@ func TestRecorded(t *testing.T) {
 	t.Logf("%d requests of %d runs", count, len(files))
 }
 
-func wantFor(query [][2]string) exchange.Request {
-	want := exchange.Request{ClientID: defaultID}
+func wantFor(query [][2]string) tokens.Request {
+	want := tokens.Request{ClientID: defaultID}
 	for _, q := range query {
 		switch q[0] {
 		case "resource":
-			want.Resource = q[1]
+			want.Resource = azure.Resource(q[1])
 		case "client_id":
-			want.ClientID = q[1]
+			want.ClientID = azure.ClientID(q[1])
 		case "object_id", "msi_res_id", "mi_res_id":
 			want.ClientID = mappedID
 		}
@@ -91,14 +92,14 @@ func wantFor(query [][2]string) exchange.Request {
 	return want
 }
 
-func checkReplay(t *testing.T, answer []byte, status int, want exchange.Request, tokens *tokenSource) {
+func checkReplay(t *testing.T, answer []byte, status int, want tokens.Request, source *tokenSource) {
 	t.Helper()
 	head, body, _ := bytes.Cut(answer, []byte("\r\n\r\n"))
 	// msrestazure wants the reason phrase.
 	if line := fmt.Sprintf("HTTP/1.1 %d %s\r\n", status, http.StatusText(status)); !bytes.HasPrefix(head, []byte(line)) {
 		t.Fatalf("got %q, want %q", answer, line)
 	}
-	asked := tokens.seen()
+	asked := source.seen()
 	if status != http.StatusOK {
 		if len(asked) != 0 {
 			t.Errorf("asked for %+v", asked)
@@ -112,12 +113,12 @@ func checkReplay(t *testing.T, answer []byte, status int, want exchange.Request,
 		t.Errorf("asked for %+v, want %+v", asked, want)
 	}
 	for _, p := range clientParsers {
-		if token, _, err := p.parse(bytes.Clone(body)); err != nil || token != "token-of-"+want.ClientID {
+		if token, _, err := p.parse(bytes.Clone(body)); err != nil || token != "token-of-"+string(want.ClientID) {
 			t.Errorf("%s: got %q, %v", p.client, token, err)
 		}
 	}
 	var m map[string]string
-	if err := json.Unmarshal(body, &m); err != nil || m["resource"] != want.Resource || m["client_id"] != want.ClientID {
+	if err := json.Unmarshal(body, &m); err != nil || m["resource"] != string(want.Resource) || m["client_id"] != string(want.ClientID) {
 		t.Errorf("got %s (%v), want resource %q", body, err, want.Resource)
 	}
 }

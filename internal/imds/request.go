@@ -1,6 +1,12 @@
 package imds
 
-import "net/http"
+import (
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"imds-oidc-proxy/internal/azure"
+)
 
 // selectorKind is the parameter by which a request names an identity.
 type selectorKind int
@@ -41,7 +47,7 @@ func checkHeaders(r *http.Request) error {
 // first whatever else is wrong, since clients probe for IMDS without it.
 func requireMetadata(r *http.Request) error {
 	metadata := r.Header["Metadata"]
-	if len(metadata) != 1 || !equalFoldASCII(metadata[0], "true") {
+	if len(metadata) != 1 || !azure.EqualFoldASCII(metadata[0], "true") {
 		return errNoMetadataHeader
 	}
 	return nil
@@ -105,7 +111,7 @@ func (req *tokenRequest) set(p param, failed *paramErrors) {
 		}
 	case "resource":
 		req.resource = p.value
-		if !ValidResource(p.value) {
+		if _, err := azure.ParseResource(p.value); err != nil {
 			failed.resource = errMalformedResource
 		}
 	case "client_id":
@@ -115,7 +121,7 @@ func (req *tokenRequest) set(p param, failed *paramErrors) {
 	case "msi_res_id", "mi_res_id":
 		req.selectBy(byResourceID, p.value, failed)
 	case "bypass_cache":
-		req.fresh = req.fresh || equalFoldASCII(p.value, "true")
+		req.fresh = req.fresh || azure.EqualFoldASCII(p.value, "true")
 	case "token_sha256_to_refresh":
 		req.fresh = req.fresh || p.value != ""
 	default:
@@ -139,9 +145,36 @@ func (req *tokenRequest) selectBy(kind selectorKind, value string, failed *param
 // Ignoring CLIENT_ID=… would answer with the token of another identity.
 func knownNameFold(name string) bool {
 	for _, known := range [...]string{"api-version", "resource", "client_id", "object_id", "msi_res_id", "mi_res_id"} {
-		if equalFoldASCII(name, known) {
+		if azure.EqualFoldASCII(name, known) {
 			return true
 		}
 	}
 	return false
+}
+
+// localHost reports whether a Host header can be that of a client which means
+// this proxy: absent (HTTP/1.0), an IP address, or a name without a dot such as
+// localhost.
+//
+// It stops DNS rebinding: a page from attacker.example, shown by a browser in
+// the pod (a headless one that renders PDFs, say), may point that name at the
+// metadata address and then set any header it likes, Metadata too, since it
+// talks to its own origin. It cannot choose the Host header. IMDS's clients
+// send the address that they dial.
+func localHost(host string) bool {
+	if host == "" {
+		return true
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	if _, err := netip.ParseAddrPort(host); err == nil {
+		return true
+	}
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		_, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
+		return err == nil
+	}
+	name, _, _ := strings.Cut(host, ":")
+	return !strings.Contains(name, ".")
 }

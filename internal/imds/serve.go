@@ -9,7 +9,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // endpoint answers a request, or says why it does not. What it finds out on the
@@ -24,7 +25,7 @@ type outcome struct {
 	resource string
 	clientID string
 	status   int
-	source   exchange.Source
+	source   tokens.Source
 	answered time.Time // zero: the answer is only known when the endpoint returns
 	written  bool      // the endpoint has written the answer, also if it returns an error
 
@@ -95,6 +96,9 @@ func writeError(w http.ResponseWriter, err error) (status int) {
 	if a.status == http.StatusMethodNotAllowed {
 		w.Header().Set("Allow", http.MethodGet)
 	}
+	if errors.Is(err, tokens.ErrOverloaded) {
+		w.Header().Set("Connection", "close") // others need the connection more
+	}
 	if a.retryAfter > 0 {
 		seconds := (a.retryAfter + time.Second - 1) / time.Second
 		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
@@ -140,7 +144,7 @@ func requestID(header http.Header) string {
 	if len(values) != 1 {
 		return ""
 	}
-	id, _ := parseGUID(values[0])
+	id, _ := azure.ParseGUID(values[0])
 	return id
 }
 
@@ -168,4 +172,49 @@ func bounded(s string) string {
 		return s[:maxLogged] + "…"
 	}
 	return s
+}
+
+// Event is what is known of a request when it is over. It holds nothing that the
+// caller wrote.
+type Event struct {
+	// Endpoint is who answered: token, info, versions, forward, own for an
+	// endpoint of the proxy's own, none for a path that is not served.
+	Endpoint string
+
+	// Status is that of the answer; 499 where the client left before it.
+	Status int
+
+	// Source is where the token came from. Empty: no token was given.
+	Source tokens.Source
+
+	// Refusal names what was wrong with the request itself, such as
+	// no_metadata_header: one of a few dozen constants. Empty: nothing was.
+	Refusal string
+
+	// Duration is from the end of the request's header to the answer.
+	Duration time.Duration
+}
+
+// ClientLeft reports whether the client did not wait for the answer.
+func (e Event) ClientLeft() bool { return e.Status == statusClientLeft }
+
+// The values of Event.Endpoint.
+const (
+	EndpointToken    = "token"
+	EndpointInfo     = "info"
+	EndpointVersions = "versions"
+	EndpointForward  = "forward"
+	EndpointOwn      = "own"
+	EndpointNone     = "none"
+)
+
+// refusalOf returns the reason of a refusal of what the request says, as opposed
+// to a failure to do what it asks.
+func refusalOf(err error) string {
+	wire, ok := errors.AsType[*wireError](err)
+	if !ok || wire.status >= http.StatusInternalServerError ||
+		wire.status == http.StatusTooManyRequests || wire.status == statusClientLeft {
+		return ""
+	}
+	return wire.reason
 }

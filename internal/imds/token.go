@@ -9,7 +9,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 // errUnusableToken is a fault of the token source: no client gets a token that
@@ -36,7 +38,7 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) erro
 	if !usable(result.Token, o.answered) {
 		return errUnusableToken
 	}
-	o.body = appendToken(o.body, wanted.ClientID, wanted.Resource, result.Token, o.answered)
+	o.body = appendToken(o.body, o.clientID, o.resource, result.Token, o.answered)
 	if err := writeJSON(w, http.StatusOK, o.body); err != nil {
 		return err
 	}
@@ -51,39 +53,39 @@ const halfClosedWait = 2 * time.Second
 // tokenForHalfClosed asks again for a client whose wait has ended with left, since
 // net/http has read the end of its connection. It may have closed its half alone, as
 // nc -N does, and read on: only a write would tell.
-func (h *Handler) tokenForHalfClosed(ctx context.Context, wanted exchange.Request, left error) (exchange.Result, error) {
+func (h *Handler) tokenForHalfClosed(ctx context.Context, wanted tokens.Request, left error) (tokens.Result, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), halfClosedWait)
 	defer cancel()
 	result, err := h.tokens.Token(ctx, wanted)
 	if err != nil && ctx.Err() != nil {
-		return exchange.Result{}, left
+		return tokens.Result{}, left
 	}
 	return result, err
 }
 
 // readTokenRequest validates a request in the order in which IMDS does. It notes
 // what is known by then in the outcome, for the log.
-func (h *Handler) readTokenRequest(r *http.Request, o *outcome) (exchange.Request, error) {
+func (h *Handler) readTokenRequest(r *http.Request, o *outcome) (tokens.Request, error) {
 	if err := requireGet(r); err != nil {
-		return exchange.Request{}, err
+		return tokens.Request{}, err
 	}
 	if err := checkHeaders(r); err != nil {
-		return exchange.Request{}, err
+		return tokens.Request{}, err
 	}
 	req, err := parseTokenRequest(r.URL.RawQuery, h.strictVersion)
 	o.resource = req.resource
 	if err != nil {
-		return exchange.Request{}, err
+		return tokens.Request{}, err
 	}
 	if req.unversioned {
 		h.sayUnversioned()
 	}
 	clientID, err := h.identities.clientID(req.selector)
 	if err != nil {
-		return exchange.Request{}, err
+		return tokens.Request{}, err
 	}
-	o.clientID = clientID
-	return exchange.Request{ClientID: clientID, Resource: req.resource, Fresh: req.fresh}, nil
+	o.clientID = string(clientID)
+	return tokens.Request{ClientID: clientID, Resource: azure.Resource(req.resource), Fresh: req.fresh}, nil
 }
 
 // sayUnversioned says once, not for each request, that we are more lenient than IMDS.

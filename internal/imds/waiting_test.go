@@ -15,6 +15,7 @@ import (
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/tokens"
 )
 
 const honest = "GET " + tokenPath + "?resource=" + vault + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"
@@ -29,13 +30,13 @@ func newHanging() *hanging {
 	return &hanging{arrived: make(chan struct{}, 100), release: make(chan struct{})}
 }
 
-func (s *hanging) Token(ctx context.Context, req exchange.Request) (exchange.Result, error) {
+func (s *hanging) Token(ctx context.Context, req tokens.Request) (tokens.Result, error) {
 	s.arrived <- struct{}{}
 	select {
 	case <-s.release:
 		return (&tokenSource{}).Token(ctx, req)
 	case <-ctx.Done():
-		return exchange.Result{}, ctx.Err()
+		return tokens.Result{}, ctx.Err()
 	}
 }
 
@@ -109,13 +110,13 @@ func (c *client) wantClosed() {
 // A slow exchange outlives the server's limits on reading and writing.
 func TestSlowExchange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tokens := newHanging()
-		dial := serveInMemory(t, newHandler(t, config(tokens)))
+		source := newHanging()
+		dial := serveInMemory(t, newHandler(t, config(source)))
 		waiting := dial()
 		waiting.send(honest)
-		tokens.wait(t)
+		source.wait(t)
 		time.Sleep(patience / 2)
-		close(tokens.release)
+		close(source.release)
 		waiting.wantStatus(200)
 	})
 }
@@ -123,15 +124,15 @@ func TestSlowExchange(t *testing.T) {
 // A probe is answered while an exchange hangs: nothing of a request without the
 // header waits for anything.
 func TestProbeDuringExchange(t *testing.T) {
-	tokens := newHanging()
-	defer close(tokens.release)
-	addr := serve(t, newHandler(t, config(tokens)))
+	source := newHanging()
+	defer close(source.release)
+	addr := serve(t, newHandler(t, config(source)))
 	dial(t, addr).send(honest)
-	tokens.wait(t) // and it stays there until the test is over
+	source.wait(t) // and it stays there until the test is over
 	probe := dial(t, addr)
 	probe.send(strings.Replace(honest, "Metadata: true\r\n", "", 1))
 	probe.wantStatus(400)
-	if len(tokens.arrived) != 0 {
+	if len(source.arrived) != 0 {
 		t.Error("the probe asked for a token")
 	}
 }
@@ -139,17 +140,17 @@ func TestProbeDuringExchange(t *testing.T) {
 // A client that leaves takes its exchange's context with it, and nothing else: at once,
 // and after the wait for one that has only closed its half.
 func TestClientLeaves(t *testing.T) {
-	tokens := newHanging()
+	source := newHanging()
 	left := make(chan error, 2)
-	cfg := config(&tokenSource{answer: func(ctx context.Context, req exchange.Request) (exchange.Result, error) {
-		result, err := tokens.Token(ctx, req)
+	cfg := config(&tokenSource{answer: func(ctx context.Context, req tokens.Request) (tokens.Result, error) {
+		result, err := source.Token(ctx, req)
 		left <- err
 		return result, err
 	}})
 	addr := serve(t, newHandler(t, cfg))
 	leaving := dial(t, addr)
 	leaving.send(honest)
-	tokens.wait(t)
+	source.wait(t)
 	leaving.Close()
 	if err := <-left; !errors.Is(err, context.Canceled) {
 		t.Errorf("the exchange ended with %v, want it cancelled", err)
@@ -157,7 +158,7 @@ func TestClientLeaves(t *testing.T) {
 	if err := <-left; !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the second wait ended with %v, want an end of its own", err)
 	}
-	close(tokens.release)
+	close(source.release)
 	next := dial(t, addr)
 	next.send(honest)
 	next.wantStatus(200)
@@ -176,18 +177,18 @@ func TestHalfClosedWaitsForItsToken(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			release := make(chan struct{})
-			var tokens tokenSource
-			tokens.answer = func(ctx context.Context, req exchange.Request) (exchange.Result, error) {
+			var source tokenSource
+			source.answer = func(ctx context.Context, req tokens.Request) (tokens.Result, error) {
 				select {
 				case <-release:
 					good := tokenSource{}
 					result, _ := good.Token(ctx, req)
 					return result, test.err
 				case <-ctx.Done():
-					return exchange.Result{}, ctx.Err()
+					return tokens.Result{}, ctx.Err()
 				}
 			}
-			h := newHandler(t, config(&tokens))
+			h := newHandler(t, config(&source))
 			addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				context.AfterFunc(r.Context(), func() { close(release) }) // the token comes after the end
 				h.ServeHTTP(w, r)

@@ -8,6 +8,41 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
+// The words of azure-workload-identity (v1.6.0), which are also ours.
+const (
+	// UseLabel, with the value "true", says that a pod takes part.
+	UseLabel = "azure.workload.identity/use"
+
+	ClientIDAnnotation        = "azure.workload.identity/client-id"
+	TenantIDAnnotation        = "azure.workload.identity/tenant-id"
+	TokenExpirationAnnotation = "azure.workload.identity/service-account-token-expiration"
+	SkipContainersAnnotation  = "azure.workload.identity/skip-containers"
+	InjectProxyAnnotation     = "azure.workload.identity/inject-proxy-sidecar"
+	ProxyPortAnnotation       = "azure.workload.identity/proxy-sidecar-port"
+
+	// TokenEndpointPrefix and [TokenEndpoint.AnnotationSuffix] are the annotation by
+	// which a pod asks for identity bindings.
+	TokenEndpointPrefix = "azure.workload.identity/use-"
+
+	// ProxyName and ProxyInitName are the containers.
+	ProxyName     = "azwi-proxy"
+	ProxyInitName = "azwi-proxy-init"
+)
+
+// Our own words, beside which azure-workload-identity has none.
+const (
+	RedirectAnnotation           = "imds-oidc-proxy/redirect"
+	IdentitiesAnnotation         = "imds-oidc-proxy/identities"
+	PrefetchAnnotation           = "imds-oidc-proxy/prefetch"
+	AllowedClientIDsAnnotation   = "imds-oidc-proxy/allowed-client-ids"
+	LogLevelAnnotation           = "imds-oidc-proxy/log-level"
+	AdminPortAnnotation          = "imds-oidc-proxy/admin-port"
+	ProxyImageAnnotation         = "imds-oidc-proxy/proxy-image"
+	ProxyInitImageAnnotation     = "imds-oidc-proxy/proxy-init-image"
+	ProxyResourcesAnnotation     = "imds-oidc-proxy/proxy-resources"
+	ProxyInitResourcesAnnotation = "imds-oidc-proxy/proxy-init-resources"
+)
+
 // Annotation is one word by which a pod or a service account says what it wants.
 type Annotation struct {
 	// Name, in full; of identity bindings with SUFFIX for what the configuration says.
@@ -22,8 +57,8 @@ type Annotation struct {
 	// Effect is one sentence.
 	Effect string
 
-	// read takes a value into the settings; its error is what to write instead. Nil:
-	// not an annotation that is read as a setting.
+	// read takes a value into the settings; its error quotes the value. Nil: not an
+	// annotation that is read as a setting.
 	read func(s *settings, value string) error
 	// proxy marks what has an effect only where the proxy is injected.
 	proxy bool
@@ -94,7 +129,7 @@ func readSettings(pod *corev1.Pod, account *corev1.ServiceAccount, config Config
 			continue
 		}
 		if err := a.read(s, value); err != nil {
-			return nil, refuse(where, "\"%s\": %v", shorten(value), err)
+			return nil, refuse(where, "%v", err)
 		}
 	}
 	if err := readTokenEndpoint(s, pod, config.TokenEndpoint); err != nil {
@@ -119,8 +154,8 @@ func (a Annotation) value(pod *corev1.Pod, account *corev1.ServiceAccount) (valu
 	return value, "service account " + account.Name + ": annotation " + a.Name, value != ""
 }
 
-func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint *TokenEndpoint) error {
-	if endpoint == nil {
+func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint TokenEndpoint) error {
+	if endpoint == (TokenEndpoint{}) {
 		return nil
 	}
 	name := TokenEndpointPrefix + endpoint.AnnotationSuffix
@@ -130,10 +165,10 @@ func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint *TokenEndpoint) er
 	}
 	bound, err := parseBool(value)
 	if err != nil {
-		return refuse("annotation "+name, "\"%s\": %v", shorten(value), err)
+		return refuse("annotation "+name, "%v", err)
 	}
 	if bound {
-		s.endpoint, s.audience = endpoint, endpoint.Audience
+		s.endpoint, s.audience = &endpoint, endpoint.Audience
 	}
 	return nil
 }

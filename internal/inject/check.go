@@ -1,10 +1,12 @@
 package inject
 
 import (
+	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // check refuses what cannot work, or would not keep what it promises.
@@ -75,8 +77,8 @@ func (s *settings) checkUser(pod *corev1.Pod) error {
 			continue
 		}
 		user, where := userOf(pod, c)
-		if user != nil && *user == proxyID {
-			return refuse(where, "%d is the proxy's own user, which the redirect lets pass to the node's IMDS; write another user, or %s: %s", proxyID, RedirectAnnotation, redirectSealed)
+		if user != nil && *user == azure.ProxyID {
+			return refuse(where, "%d is the proxy's own user, which the redirect lets pass to the node's IMDS; write another user, or %s: %s", azure.ProxyID, RedirectAnnotation, redirectSealed)
 		}
 	}
 	return nil
@@ -99,35 +101,20 @@ func (s *settings) checkIdentity(account *corev1.ServiceAccount) error {
 	switch {
 	case s.tenantID == "":
 		return refuse(accountName(account), "write annotation %s: the proxy needs a tenant, and the configuration has none", TenantIDAnnotation)
-	case len(s.prefetch) > 0 && s.clientID == "":
+	case s.prefetch.text != "" && s.clientID == "":
 		return refuse(accountName(account), "write annotation %s: tokens are fetched ahead for that identity, as %s asks", ClientIDAnnotation, PrefetchAnnotation)
 	case s.clientID != "" && !s.allows(s.clientID):
 		return refuse("annotation "+AllowedClientIDsAnnotation, "add %s, the client ID of %s", s.clientID, accountName(account))
 	}
-	return s.checkIdentities()
-}
-
-func (s *settings) checkIdentities() error {
-	known := map[string]string{} // by selector
-	for _, pair := range s.identities {
-		selector, clientID, _ := strings.Cut(strings.ToLower(pair), "=")
-		if other, taken := known[selector]; taken && other != clientID {
-			return refuse("annotation "+IdentitiesAnnotation, "%s stands for two client IDs, %s and %s; write one", shorten(selector), other, clientID)
+	if _, err := azure.Identities(s.identities.items); err != nil {
+		return refuse("annotation "+IdentitiesAnnotation, "%v", err)
+	}
+	for _, i := range s.identities.items {
+		if !s.allows(i.ClientID) {
+			return refuse("annotation "+AllowedClientIDsAnnotation, "add %s, which %s names", i.ClientID, IdentitiesAnnotation)
 		}
-		if !s.allows(clientID) {
-			return refuse("annotation "+AllowedClientIDsAnnotation, "add %s, which %s names", clientID, IdentitiesAnnotation)
-		}
-		known[selector] = clientID
 	}
 	return nil
-}
-
-// allows reports whether the proxy may be asked for clientID: all may be where none is
-// named.
-func (s *settings) allows(clientID string) bool {
-	return len(s.allowed) == 0 || slices.ContainsFunc(s.allowed, func(allowed string) bool {
-		return strings.EqualFold(allowed, clientID)
-	})
 }
 
 func accountName(account *corev1.ServiceAccount) string {
@@ -135,4 +122,79 @@ func accountName(account *corev1.ServiceAccount) string {
 		return "the pod's service account"
 	}
 	return "service account " + account.Name
+}
+
+// Who may read a projected token: the kubelet gives it to the user of all containers,
+// where they have one, else to the pod's fsGroup, else to root, and to whom the volume's
+// mode lets. With the proxy a pod has two users, or three with the redirect.
+
+const (
+	readableByAll   = 0o004
+	readableByGroup = 0o040
+)
+
+// rootOnly reports whether a volume has a token that, with the proxy in the pod, root
+// alone may read.
+func (p *plan) rootOnly(v corev1.Volume) bool {
+	if v.Projected == nil || v.Projected.DefaultMode == nil || p.settings.redirect == redirectNone && p.oneUser(azure.ProxyID) {
+		return false
+	}
+	mode := *v.Projected.DefaultMode
+	if s := p.pod.Spec.SecurityContext; s != nil {
+		inRootsGroup := slices.Contains(s.SupplementalGroups, 0)
+		if s.FSGroup != nil || inRootsGroup && mode&readableByGroup != 0 {
+			return false
+		}
+	}
+	return mode&readableByAll == 0 &&
+		slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.ServiceAccountToken != nil })
+}
+
+// checkTokenMode: the proxy is to read the author's token.
+func (p *plan) checkTokenMode() error {
+	if !p.settings.inject || !p.token.fits {
+		return nil
+	}
+	volume := p.pod.Spec.Volumes[p.token.index]
+	if !p.rootOnly(volume) {
+		return nil
+	}
+	return refuse(fmt.Sprintf("spec.volumes[%s].projected.defaultMode", shorten(volume.Name)),
+		"%#o: the proxy's user may not read the token; write 0444, or a spec.securityContext.fsGroup", *volume.Projected.DefaultMode)
+}
+
+// warnTokenMode is for other tokens, which the application reads as the one user of the
+// pod, and does not when there are two.
+func (p *plan) warnTokenMode() {
+	if user := p.userOfAll(); user == nil || *user == 0 {
+		return
+	}
+	for _, volume := range p.pod.Spec.Volumes {
+		if p.rootOnly(volume) {
+			p.warnf("volume %q: with the proxy's user in the pod, its defaultMode %#o keeps the application from the token; write 0444, or a spec.securityContext.fsGroup",
+				shorten(volume.Name), *volume.Projected.DefaultMode)
+		}
+	}
+}
+
+func (p *plan) oneUser(user int64) bool {
+	all := p.userOfAll()
+	return all != nil && *all == user
+}
+
+// userOfAll is the user of the pod's own containers. Nil: it is not said, or they have
+// several.
+func (p *plan) userOfAll() *int64 {
+	var all *int64
+	for _, c := range places(p.pod) {
+		if c.ours() {
+			continue
+		}
+		user, _ := userOf(p.pod, c)
+		if user == nil || all != nil && *all != *user {
+			return nil
+		}
+		all = user
+	}
+	return all
 }

@@ -1,39 +1,33 @@
 package inject
 
 import (
-	"encoding/pem"
-	"errors"
-	"fmt"
-	"net/url"
-	"slices"
+	"cmp"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
+
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/flagenv"
 )
 
-const (
-	// DefaultAuthorityHost is Entra in the public cloud.
-	DefaultAuthorityHost = "https://login.microsoftonline.com/"
-
-	// DefaultAudience is what Entra asks of a federated token.
-	DefaultAudience = "api://AzureADTokenExchange"
-)
-
-// Config is what holds for all pods alike.
+// Config is what holds for all pods alike. [Config.AddFlags] parses each field;
+// [Config.Validate] checks that all of them are there and go together.
 type Config struct {
-	// ProxyImage and ProxyInitImage are needed.
+	// ProxyImage and ProxyInitImage are required.
 	ProxyImage, ProxyInitImage string
 
 	// TenantID is for service accounts that name none. Empty: such pods get no
 	// tenant, with a warning.
-	TenantID string
+	TenantID azure.Tenant
 
-	// AuthorityHost is where Entra is. Empty: [DefaultAuthorityHost].
-	AuthorityHost string
+	// Cloud names the cloud of Entra. Empty: AzurePublicCloud.
+	Cloud string
 
-	// Audience is that of the projected token. Empty: [DefaultAudience].
+	// AuthorityHost is Entra. Empty: that of Cloud.
+	AuthorityHost azure.AuthorityHost
+
+	// Audience is that of the projected token. Empty: [azure.Audience].
 	Audience string
 
 	// PostStart makes the proxy the first of the pod's containers, with a postStart
@@ -47,23 +41,23 @@ type Config struct {
 	// those of deploy/components.
 	ProxyResources, ProxyInitResources *corev1.ResourceRequirements
 
-	// TokenEndpoint is for identity bindings. Nil: there are none.
-	TokenEndpoint *TokenEndpoint
+	// TokenEndpoint is for identity bindings. Zero: there are none.
+	TokenEndpoint TokenEndpoint
 }
 
 // TokenEndpoint is where tokens are traded in clusters with identity bindings, in
 // the place of Entra, for the pods that ask for it.
 type TokenEndpoint struct {
 	// AnnotationSuffix, after [TokenEndpointPrefix], is the annotation by which a pod
-	// asks, with "true". Needed.
+	// asks, with "true". Required.
 	AnnotationSuffix string
 
-	// Audience of the projected token in such pods. Needed, and another than
+	// Audience of the projected token in such pods. Required, and another than
 	// Entra's.
 	Audience string
 
-	// TokenProxy is the endpoint, AZURE_KUBERNETES_TOKEN_PROXY. Needed.
-	TokenProxy string
+	// TokenProxy is the endpoint, AZURE_KUBERNETES_TOKEN_PROXY. Required.
+	TokenProxy azure.TokenProxy
 
 	// SNIName is AZURE_KUBERNETES_SNI_NAME. Empty: not set.
 	SNIName string
@@ -83,100 +77,71 @@ type TokenEndpoint struct {
 	ClusterTrustBundleLabels *metav1.LabelSelector
 }
 
-// Validate names the first field that cannot be right.
+// Validate returns an error of the fields that are missing or do not go together, a
+// [*flagenv.Error] that names their flags.
 func (c Config) Validate() error {
-	for _, image := range []struct{ field, value string }{{"ProxyImage", c.ProxyImage}, {"ProxyInitImage", c.ProxyInitImage}} {
-		if err := checkImage(image.value); err != nil {
-			return fmt.Errorf("%s %q: %w", image.field, image.value, err)
-		}
+	missing := missingFlags(required{"proxy-image", c.ProxyImage}, required{"proxy-init-image", c.ProxyInitImage})
+	if err := flagenv.Required(missing, ", for example "+exampleImage); err != nil {
+		return err
 	}
-	if c.TenantID != "" && !isTenant(c.TenantID) {
-		return fmt.Errorf("TenantID %q: say a tenant's ID or domain", c.TenantID)
-	}
-	if err := checkHTTPS(c.authorityHost()); err != nil {
-		return fmt.Errorf("AuthorityHost %q: %w", c.AuthorityHost, err)
-	}
-	if c.LogLevel != "" && !slices.Contains(logLevels, c.LogLevel) {
-		return fmt.Errorf("LogLevel %q: say one of %s", c.LogLevel, strings.Join(logLevels, ", "))
-	}
-	for _, r := range []struct {
-		field string
-		value *corev1.ResourceRequirements
-	}{{"ProxyResources", c.ProxyResources}, {"ProxyInitResources", c.ProxyInitResources}} {
-		if err := checkResources(r.value); err != nil {
-			return fmt.Errorf("%s: %w", r.field, err)
+	if c.AuthorityHost == "" && c.Cloud != "" {
+		if _, err := azure.ParseCloud(c.Cloud); err != nil {
+			return flagenv.Errorf("cloud", "%v", err)
 		}
 	}
 	return c.TokenEndpoint.validate(c.audience())
 }
 
-func (e *TokenEndpoint) validate(audience string) error {
-	if e == nil {
+type required struct{ flag, value string }
+
+func missingFlags(all ...required) []string {
+	var missing []string
+	for _, r := range all {
+		if r.value == "" {
+			missing = append(missing, r.flag)
+		}
+	}
+	return missing
+}
+
+func (e TokenEndpoint) validate(audience string) error {
+	if e == (TokenEndpoint{}) {
 		return nil
 	}
-	name := TokenEndpointPrefix + e.AnnotationSuffix
-	if e.AnnotationSuffix == "" || len(validation.IsQualifiedName(name)) > 0 {
-		return fmt.Errorf("TokenEndpoint.AnnotationSuffix %q: %s is no name of an annotation; say a word such as identity-binding", e.AnnotationSuffix, name)
+	missing := missingFlags(required{"token-endpoint-annotation-suffix", e.AnnotationSuffix},
+		required{"token-endpoint-audience", e.Audience}, required{"token-endpoint-proxy", string(e.TokenProxy)})
+	if err := flagenv.Required(missing, " with identity bindings (the other --token-endpoint flags)"); err != nil {
+		return err
 	}
-	if e.Audience == "" || strings.EqualFold(e.Audience, audience) || strings.EqualFold(e.Audience, DefaultAudience) {
-		return fmt.Errorf("TokenEndpoint.Audience %q: say the audience of the token endpoint, which is not Entra's", e.Audience)
-	}
-	if err := checkHTTPS(e.TokenProxy); err != nil {
-		return fmt.Errorf("TokenEndpoint.TokenProxy %q: %w", e.TokenProxy, err)
+	if strings.EqualFold(e.Audience, audience) || strings.EqualFold(e.Audience, azure.Audience) {
+		return flagenv.Errorf("token-endpoint-audience", "%q: must be the audience of the token endpoint, which is not that of Entra", e.Audience)
 	}
 	return e.validateCA()
 }
 
-func (e *TokenEndpoint) validateCA() error {
+func (e TokenEndpoint) validateCA() error {
 	var set []string
-	for _, s := range []struct{ field, value string }{
-		{"TokenEndpoint.CAData", e.CAData},
-		{"TokenEndpoint.CAConfigMap", e.CAConfigMap},
-		{"TokenEndpoint.ClusterTrustBundleSigner", e.ClusterTrustBundleSigner},
+	for _, s := range []required{
+		{"token-endpoint-ca-data", e.CAData},
+		{"token-endpoint-ca-config-map", e.CAConfigMap},
+		{"token-endpoint-trust-bundle-signer", e.ClusterTrustBundleSigner},
 	} {
 		if s.value != "" {
-			set = append(set, s.field)
+			set = append(set, s.flag)
 		}
 	}
 	switch {
 	case len(set) > 1:
-		return fmt.Errorf("%s: say one of them", strings.Join(set, " and "))
+		return &flagenv.Error{Flags: set, Reason: "must not be set together"}
 	case e.ClusterTrustBundleLabels != nil && e.ClusterTrustBundleSigner == "":
-		return errors.New("TokenEndpoint.ClusterTrustBundleLabels without TokenEndpoint.ClusterTrustBundleSigner: say whose bundles")
-	case e.CAConfigMap != "" && len(validation.IsDNS1123Subdomain(e.CAConfigMap)) > 0:
-		return fmt.Errorf("TokenEndpoint.CAConfigMap %q: no name of a config map", e.CAConfigMap)
-	}
-	if e.CAData != "" {
-		if block, _ := pem.Decode([]byte(e.CAData)); block == nil || block.Type != "CERTIFICATE" {
-			return errors.New("TokenEndpoint.CAData: say certificates in PEM")
-		}
-	}
-	if e.ClusterTrustBundleLabels != nil {
-		if _, err := metav1.LabelSelectorAsSelector(e.ClusterTrustBundleLabels); err != nil {
-			return fmt.Errorf("TokenEndpoint.ClusterTrustBundleLabels: %w", err)
-		}
+		return flagenv.Required([]string{"token-endpoint-trust-bundle-signer"}, " with --token-endpoint-trust-bundle-labels")
 	}
 	return nil
 }
 
-func (c Config) authorityHost() string {
-	if c.AuthorityHost == "" {
-		return DefaultAuthorityHost
-	}
-	return c.AuthorityHost
+func (c Config) authorityHost() azure.AuthorityHost {
+	ofCloud, _ := azure.ParseCloud(c.Cloud)
+	return cmp.Or(c.AuthorityHost, ofCloud, azure.PublicAuthorityHost)
 }
 
-func (c Config) audience() string {
-	if c.Audience == "" {
-		return DefaultAudience
-	}
-	return c.Audience
-}
-
-func checkHTTPS(raw string) error {
-	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return errors.New("say an https URL, without user, query or fragment")
-	}
-	return nil
-}
+func (c Config) audience() string { return cmp.Or(c.Audience, azure.Audience) }

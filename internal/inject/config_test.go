@@ -5,14 +5,13 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"imds-oidc-proxy/internal/inject"
 )
 
-func binding() *inject.TokenEndpoint {
-	return &inject.TokenEndpoint{
+func binding() inject.TokenEndpoint {
+	return inject.TokenEndpoint{
 		AnnotationSuffix: "identity-binding",
 		Audience:         "api://AKSIdentityBinding",
 		TokenProxy:       "https://token-proxy.example.test",
@@ -22,39 +21,25 @@ func binding() *inject.TokenEndpoint {
 }
 
 func TestValidate(t *testing.T) {
-	if err := config().Validate(); err != nil {
-		t.Fatal(err)
-	}
 	bound := func(change func(*inject.TokenEndpoint)) func(*inject.Config) {
-		return func(c *inject.Config) { c.TokenEndpoint = binding(); change(c.TokenEndpoint) }
+		return func(c *inject.Config) { c.TokenEndpoint = binding(); change(&c.TokenEndpoint) }
 	}
 	for name, c := range map[string]struct {
 		change func(*inject.Config)
 		want   string // "": valid
 	}{
-		"no image":        {func(c *inject.Config) { c.ProxyImage = "" }, "ProxyImage "},
-		"an init image":   {func(c *inject.Config) { c.ProxyInitImage = "a b" }, "ProxyInitImage "},
+		"good":            {func(*inject.Config) {}, ""},
+		"no image":        {func(c *inject.Config) { c.ProxyImage = "" }, "--proxy-image is required"},
+		"no images":       {func(c *inject.Config) { c.ProxyImage, c.ProxyInitImage = "", "" }, "--proxy-image and --proxy-init-image are required"},
 		"no tenant":       {func(c *inject.Config) { c.TenantID = "" }, ""},
-		"tenant":          {func(c *inject.Config) { c.TenantID = "../x" }, "TenantID "},
-		"domain":          {func(c *inject.Config) { c.TenantID = "shop.example.test" }, ""},
-		"authority":       {func(c *inject.Config) { c.AuthorityHost = "http://entra.example.test" }, "AuthorityHost "},
-		"level":           {func(c *inject.Config) { c.LogLevel = "loud" }, "LogLevel "},
-		"resources":       {func(c *inject.Config) { c.ProxyResources = negative() }, "ProxyResources: cpu: "},
-		"init resources":  {func(c *inject.Config) { c.ProxyInitResources = negative() }, "ProxyInitResources: cpu: "},
+		"cloud":           {func(c *inject.Config) { c.Cloud = "AzureMoonCloud" }, "--cloud "},
 		"binding":         {bound(func(*inject.TokenEndpoint) {}), ""},
-		"suffix":          {bound(func(e *inject.TokenEndpoint) { e.AnnotationSuffix = "" }), "TokenEndpoint.AnnotationSuffix "},
-		"bad suffix":      {bound(func(e *inject.TokenEndpoint) { e.AnnotationSuffix = "a b" }), "TokenEndpoint.AnnotationSuffix "},
-		"audience":        {bound(func(e *inject.TokenEndpoint) { e.Audience = "" }), "TokenEndpoint.Audience "},
-		"Entra's":         {bound(func(e *inject.TokenEndpoint) { e.Audience = "API://azureadtokenexchange" }), "TokenEndpoint.Audience "},
-		"endpoint":        {bound(func(e *inject.TokenEndpoint) { e.TokenProxy = "" }), "TokenEndpoint.TokenProxy "},
-		"two authorities": {bound(func(e *inject.TokenEndpoint) { e.CAData = "x" }), "TokenEndpoint.CAData and TokenEndpoint.CAConfigMap: "},
-		"authorities":     {bound(func(e *inject.TokenEndpoint) { e.CAConfigMap, e.CAData = "", "x" }), "TokenEndpoint.CAData: "},
-		"config map":      {bound(func(e *inject.TokenEndpoint) { e.CAConfigMap = "A B" }), "TokenEndpoint.CAConfigMap "},
-		"labels alone":    {bound(func(e *inject.TokenEndpoint) { e.ClusterTrustBundleLabels = &metav1.LabelSelector{} }), "TokenEndpoint.ClusterTrustBundleLabels without TokenEndpoint.ClusterTrustBundleSigner: "},
-		"labels": {bound(func(e *inject.TokenEndpoint) {
-			e.CAConfigMap, e.ClusterTrustBundleSigner = "", "example.test/signer"
-			e.ClusterTrustBundleLabels = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "a", Operator: "Is"}}}
-		}), "TokenEndpoint.ClusterTrustBundleLabels: "},
+		"suffix":          {bound(func(e *inject.TokenEndpoint) { e.AnnotationSuffix = "" }), "--token-endpoint-annotation-suffix is required"},
+		"audience":        {bound(func(e *inject.TokenEndpoint) { e.Audience = "" }), "--token-endpoint-audience is required"},
+		"Entra's":         {bound(func(e *inject.TokenEndpoint) { e.Audience = "API://azureadtokenexchange" }), "--token-endpoint-audience "},
+		"endpoint":        {bound(func(e *inject.TokenEndpoint) { e.TokenProxy = "" }), "--token-endpoint-proxy is required"},
+		"two authorities": {bound(func(e *inject.TokenEndpoint) { e.CAData = "x" }), "--token-endpoint-ca-data and --token-endpoint-ca-config-map must not"},
+		"labels alone":    {bound(func(e *inject.TokenEndpoint) { e.ClusterTrustBundleLabels = &metav1.LabelSelector{} }), "--token-endpoint-trust-bundle-signer is required"},
 	} {
 		cfg := config()
 		c.change(&cfg)
@@ -63,10 +48,6 @@ func TestValidate(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
-}
-
-func negative() *corev1.ResourceRequirements {
-	return &corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("-1")}}
 }
 
 // TestBinding: pods that ask for it trade their tokens elsewhere, others do not.
@@ -100,7 +81,7 @@ func TestBinding(t *testing.T) {
 		}
 	}
 	_, err := inject.Pod(injected(annotate(asks, "maybe")), account(), c)
-	checkRefusal(t, err, `annotation azure.workload.identity/use-identity-binding: "maybe": write "true" or "false"`)
+	checkRefusal(t, err, `annotation azure.workload.identity/use-identity-binding: "maybe": must be "true" or "false"`)
 }
 
 // TestBindingVolume: where the authorities come from, and that another webhook's

@@ -4,16 +4,14 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 const (
-	// proxyID is the user and the group that the redirect exempts.
-	proxyID = 1501
-
 	adminPortName = "imds-admin"
 
 	// probeTimeout is how long one probe waits for the proxy by itself, and
@@ -36,9 +34,9 @@ func (p *plan) proxyContainer() corev1.Container {
 		Name:            ProxyName,
 		Image:           s.proxyImage,
 		Env:             append(p.identityEnv(p.token.mountPath), s.proxyEnv()...),
-		Resources:       s.proxyResources,
+		Resources:       *s.proxyResources,
 		VolumeMounts:    []corev1.VolumeMount{p.mount(p.token.mountPath)},
-		SecurityContext: restricted(proxyID),
+		SecurityContext: restricted(azure.ProxyID),
 	}
 	probe := corev1.ExecAction{Command: []string{"/proxy", "--probe", probeTimeout}}
 	if s.postStart {
@@ -68,11 +66,11 @@ func (p *plan) proxyContainer() corev1.Container {
 func (s *settings) proxyEnv() []corev1.EnvVar {
 	env := []corev1.EnvVar{
 		{Name: "PROXY_PORT", Value: decimal(s.port)},
-		{Name: "PROXY_IDENTITY", Value: strings.Join(s.identities, ",")},
-		{Name: "PROXY_PREFETCH", Value: strings.Join(s.prefetch, ",")},
-		{Name: "PROXY_ALLOWED_CLIENT_IDS", Value: strings.Join(s.allowed, ",")},
+		{Name: "PROXY_IDENTITY", Value: s.identities.text},
+		{Name: "PROXY_PREFETCH", Value: s.prefetch.text},
+		{Name: "PROXY_ALLOWED_CLIENT_IDS", Value: s.allowed.text},
 		{Name: "PROXY_LOG_LEVEL", Value: s.logLevel},
-		{Name: "GOMEMLIMIT", Value: memoryLimit(s.proxyResources)},
+		{Name: "GOMEMLIMIT", Value: memoryLimit(*s.proxyResources)},
 	}
 	if s.adminPort != 0 {
 		env = append(env, corev1.EnvVar{Name: "PROXY_ADMIN_ADDRESS", Value: ":" + decimal(s.adminPort)})
@@ -104,8 +102,8 @@ func memoryLimit(r corev1.ResourceRequirements) string {
 func (s *settings) initContainer() corev1.Container {
 	env := []corev1.EnvVar{
 		{Name: "PROXY_PORT", Value: decimal(s.port)},
-		{Name: "PROXY_UID", Value: decimal(proxyID)},
-		{Name: "PROXY_GID", Value: decimal(proxyID)},
+		{Name: "PROXY_UID", Value: decimal(azure.ProxyID)},
+		{Name: "PROXY_GID", Value: decimal(azure.ProxyID)},
 		{Name: "PROXY_LOG_LEVEL", Value: s.logLevel},
 	}
 	if s.redirect == redirectSealed {
@@ -118,7 +116,7 @@ func (s *settings) initContainer() corev1.Container {
 		Name:            ProxyInitName,
 		Image:           s.initImage,
 		Env:             withoutEmpty(env),
-		Resources:       s.initResources,
+		Resources:       *s.initResources,
 		SecurityContext: security,
 	}
 }

@@ -7,22 +7,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-)
 
-const (
-	envTokenFile     = "AZURE_FEDERATED_TOKEN_FILE"
-	envClientID      = "AZURE_CLIENT_ID"
-	envTenantID      = "AZURE_TENANT_ID"
-	envAuthorityHost = "AZURE_AUTHORITY_HOST"
-
-	envTokenProxy = "AZURE_KUBERNETES_TOKEN_PROXY"
-	envSNIName    = "AZURE_KUBERNETES_SNI_NAME"
-	envCAFile     = "AZURE_KUBERNETES_CA_FILE"
-	envCAData     = "AZURE_KUBERNETES_CA_DATA"
-
-	// envIMDSHost tells some SDKs to ask for tokens elsewhere than at the metadata
-	// address.
-	envIMDSHost = "AZURE_POD_IDENTITY_AUTHORITY_HOST"
+	"imds-oidc-proxy/internal/azure"
 )
 
 // identityEnv is what workload identity takes, for a container that mounts the token
@@ -30,17 +16,17 @@ const (
 func (p *plan) identityEnv(mountPath string) []corev1.EnvVar {
 	s := p.settings
 	env := []corev1.EnvVar{
-		{Name: envTokenFile, Value: p.token.tokenFile(mountPath)},
-		{Name: envClientID, Value: s.clientID},
-		{Name: envTenantID, Value: s.tenantID},
-		{Name: envAuthorityHost, Value: s.authorityHost},
+		{Name: azure.EnvFederatedTokenFile, Value: p.token.tokenFile(mountPath)},
+		{Name: azure.EnvClientID, Value: string(s.clientID)},
+		{Name: azure.EnvTenantID, Value: string(s.tenantID)},
+		{Name: azure.EnvAuthorityHost, Value: string(s.authorityHost)},
 	}
 	if e := s.endpoint; e != nil {
 		env = append(env,
-			corev1.EnvVar{Name: envTokenProxy, Value: e.TokenProxy},
-			corev1.EnvVar{Name: envSNIName, Value: e.SNIName},
-			corev1.EnvVar{Name: envCAFile, Value: p.token.caFile(mountPath)},
-			corev1.EnvVar{Name: envCAData, Value: e.CAData})
+			corev1.EnvVar{Name: azure.EnvTokenProxy, Value: string(e.TokenProxy)},
+			corev1.EnvVar{Name: azure.EnvSNIName, Value: e.SNIName},
+			corev1.EnvVar{Name: azure.EnvCAFile, Value: p.token.caFile(mountPath)},
+			corev1.EnvVar{Name: azure.EnvCAData, Value: e.CAData})
 	}
 	return withoutEmpty(env)
 }
@@ -73,7 +59,7 @@ func (p *plan) environment(c place) error {
 	}
 	want := p.identityEnv(mountPath)
 	if s := p.settings; s.inject && s.redirect == redirectNone {
-		want = append(want, corev1.EnvVar{Name: envIMDSHost, Value: fmt.Sprintf("http://127.0.0.1:%d", s.port)})
+		want = append(want, corev1.EnvVar{Name: azure.EnvIMDSHost, Value: fmt.Sprintf("http://127.0.0.1:%d", s.port)})
 	}
 	var missing []corev1.EnvVar
 	for _, env := range want {
@@ -103,7 +89,7 @@ func variable(c *corev1.Container, name string) int {
 // That it has none of our mounts is also what tells the next pass that the path is the
 // author's.
 func needsMount(c *corev1.Container, added []corev1.EnvVar, mountPath string) bool {
-	i := variable(c, envTokenFile)
+	i := variable(c, azure.EnvFederatedTokenFile)
 	return i < 0 || !isPath(c.Env[i]) || below(c.Env[i].Value, mountPath) ||
 		slices.ContainsFunc(added, func(e corev1.EnvVar) bool { return below(e.Value, mountPath) })
 }
@@ -131,7 +117,7 @@ func (p *plan) mountPath(c place) (mountPath string, mounted bool, err error) {
 	if taken < 0 {
 		return p.token.mountPath, false, nil
 	}
-	if variable(c.Container, envTokenFile) >= 0 {
+	if variable(c.Container, azure.EnvFederatedTokenFile) >= 0 {
 		return p.token.mountPath, true, nil
 	}
 	return "", false, refuse(c.field("volumeMounts"), "volume %q is mounted at %s, where the federated token goes; mount it elsewhere, or name the container in %s",
@@ -143,7 +129,7 @@ func (p *plan) mountPath(c place) (mountPath string, mounted bool, err error) {
 // one of its own, and keeps the variable that points into ours. The moved mount is what
 // tells such a path from one that the pod's author wrote, which stays.
 func dangling(c *corev1.Container, env corev1.EnvVar, mountPath string) bool {
-	file := map[string]string{envTokenFile: tokenPath, envCAFile: caPath}[env.Name]
+	file := map[string]string{azure.EnvFederatedTokenFile: tokenPath, azure.EnvCAFile: caPath}[env.Name]
 	if file == "" || !below(env.Value, secretsRoot) || !strings.HasSuffix(env.Value, "/"+file) {
 		return false
 	}

@@ -41,8 +41,7 @@ func checkProperties(t *testing.T, document []byte, c inject.Config) {
 	pod := decode(t, document)
 	result, err := inject.Pod(pod, account(), c)
 	if err != nil {
-		var refusal *inject.Refusal
-		if !errors.As(err, &refusal) || len(result.Patch) > 0 {
+		if _, refused := errors.AsType[*inject.Refusal](err); !refused || len(result.Patch) > 0 {
 			t.Fatalf("%v, %v", result, err)
 		}
 		return

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/inject"
 )
 
@@ -161,7 +162,7 @@ func (r random) volumes() []any {
 	}
 	if r.token {
 		list = append(list, r.unknown(object{"name": "own-token", "projected": r.unknown(object{"sources": []any{
-			r.unknown(object{"serviceAccountToken": r.unknown(object{"audience": inject.DefaultAudience, "path": "azure-identity-token"})})}})}))
+			r.unknown(object{"serviceAccountToken": r.unknown(object{"audience": azure.Audience, "path": "azure-identity-token"})})}})}))
 	}
 	return list
 }

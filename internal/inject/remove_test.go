@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/inject"
 )
 
@@ -17,7 +18,7 @@ func TestRemove(t *testing.T) {
 	postStart := config()
 	postStart.PostStart = true
 	binding := config()
-	binding.TokenEndpoint = &inject.TokenEndpoint{AnnotationSuffix: "identity-binding", Audience: "api://binding", TokenProxy: "https://proxy.example.test", SNIName: "sni", CAConfigMap: "ca"}
+	binding.TokenEndpoint = inject.TokenEndpoint{AnnotationSuffix: "identity-binding", Audience: "api://binding", TokenProxy: "https://proxy.example.test", SNIName: "sni", CAConfigMap: "ca"}
 	for name, c := range map[string]struct {
 		pod    *corev1.Pod
 		config inject.Config
@@ -144,7 +145,7 @@ func TestRemoveNothing(t *testing.T) {
 	pod.Labels["imds-oidc-proxy/metrics"] = "true"
 	token := func(path string) corev1.VolumeSource {
 		return corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
-			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: path, Audience: inject.DefaultAudience}}}}}
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: path, Audience: azure.Audience}}}}}
 	}
 	pod.Spec.Volumes = []corev1.Volume{
 		{Name: "azure-federated-token", VolumeSource: token("token/azure-identity-token")},

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 func (p *plan) warnf(format string, args ...any) {
@@ -39,19 +41,19 @@ func (p *plan) warnIdentity() {
 		p.warnf("%s has no annotation %s: a request that names no identity gets no token", accountName(p.account), ClientIDAnnotation)
 	}
 	if p.settings.tenantID == "" {
-		p.warnf("%s has no annotation %s, and the configuration no tenant: %s is not set", accountName(p.account), TenantIDAnnotation, envTenantID)
+		p.warnf("%s has no annotation %s, and the configuration no tenant: %s is not set", accountName(p.account), TenantIDAnnotation, azure.EnvTenantID)
 	}
 }
 
 // warnNoToken is for a path that the author wrote and nothing is mounted at.
 func (p *plan) warnNoToken(c place, mountPath string) {
-	i := variable(c.Container, envTokenFile)
+	i := variable(c.Container, azure.EnvFederatedTokenFile)
 	if i < 0 || !isPath(c.Env[i]) {
 		return
 	}
 	if env := c.Env[i]; !mountedIn(c.Container, env.Value) && !below(env.Value, mountPath) && !dangling(c.Container, env, mountPath) {
 		p.warnf("container %q keeps its own %s, and mounts no volume at %s; remove the variable for the token that is injected",
-			shorten(c.Name), envTokenFile, shorten(env.Value))
+			shorten(c.Name), azure.EnvFederatedTokenFile, shorten(env.Value))
 	}
 }
 
@@ -60,9 +62,9 @@ func (p *plan) warnNoToken(c place, mountPath string) {
 func (p *plan) warnOutdated(c place, want []corev1.EnvVar) {
 	ours := p.injectedBefore(c)
 	for i, env := range c.Env {
-		isFile := env.Name == envTokenFile || env.Name == envCAFile // which may be elsewhere
+		isFile := env.Name == azure.EnvFederatedTokenFile || env.Name == azure.EnvCAFile // which may be elsewhere
 		same := func(e corev1.EnvVar) bool {
-			return e.Name == env.Name && strings.TrimSuffix(e.Value, "/") == strings.TrimSuffix(env.Value, "/")
+			return e.Name == env.Name && azure.EqualFoldASCII(strings.TrimSuffix(e.Value, "/"), strings.TrimSuffix(env.Value, "/"))
 		}
 		if ours(i, env) && !isFile && !slices.ContainsFunc(want, same) {
 			p.warnf("container %q keeps %s, which is not what would be injected now; remove it, or inject again after --uninject", shorten(c.Name), env.Name)
@@ -82,7 +84,7 @@ func (p *plan) warnSkipped() {
 
 func (p *plan) warnRedirect() {
 	if p.settings.redirect == redirectNone {
-		p.warnf("%s: none: tokens go to the clients that heed %s only, and nothing keeps the pod from the node's IMDS", RedirectAnnotation, envIMDSHost)
+		p.warnf("%s: none: tokens go to the clients that heed %s only, and nothing keeps the pod from the node's IMDS", RedirectAnnotation, azure.EnvIMDSHost)
 		return
 	}
 	for _, c := range places(p.pod) {

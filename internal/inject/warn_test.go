@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/inject"
 	"imds-oidc-proxy/test/kit/azwi"
 )
@@ -21,7 +22,7 @@ func netAdmin(p *corev1.Pod) {
 
 func ownToken(p *corev1.Pod) {
 	p.Spec.Volumes = []corev1.Volume{{Name: "mine", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
-		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "t", Audience: inject.DefaultAudience}}}}}}}
+		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "t", Audience: azure.Audience}}}}}}}
 }
 
 // vaultToken is one of another audience.
@@ -153,10 +154,9 @@ func TestOutdated(t *testing.T) {
 }
 
 // TestNotOutdated: what azure-workload-identity's webhook wrote before ours is what ours
-// would have written, but for a slash at the end and the volume that it is in.
+// would have written, but for a slash at the end, the case of a GUID and the volume that it
+// is in.
 func TestNotOutdated(t *testing.T) {
-	c := config()
-	c.AuthorityHost = strings.TrimSuffix(inject.DefaultAuthorityHost, "/")
 	mounted := func(p *corev1.Pod) {
 		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "mine", MountPath: "/mine"}}
 	}
@@ -166,7 +166,15 @@ func TestNotOutdated(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			result, err := inject.Pod(pod, account(), c)
+			for i, env := range pod.Spec.Containers[0].Env {
+				switch env.Name {
+				case azure.EnvAuthorityHost:
+					pod.Spec.Containers[0].Env[i].Value = strings.TrimSuffix(env.Value, "/")
+				case azure.EnvClientID:
+					pod.Spec.Containers[0].Env[i].Value = strings.ToUpper(env.Value)
+				}
+			}
+			result, err := inject.Pod(pod, account(), config())
 			if err != nil || len(result.Warnings) > 0 {
 				t.Errorf("layout %v: %v, warnings %q", layout, err, result.Warnings)
 			}

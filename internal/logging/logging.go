@@ -1,17 +1,17 @@
-// Package logging is how every command here takes its two logging flags, and
-// makes a logger of them.
+// Package logging defines the flags --log-level and --log-format of all commands, and
+// makes a logger from their values.
 //
 //	var cfg logging.Config
 //	cfg.AddFlags(flags)             // --log-level, --log-format
-//	…                               // flags.Parse, the environment
+//	…                               // flags.Parse, environment variables
 //	log := logging.New(stderr, cfg)
 //
-// A program that logs for each request gives New a [Queue], so that no request waits
-// for the writing, even of a log that nobody reads.
+// A program that logs for each request passes a [Queue] to New, so that no request waits
+// for the log, even if nobody reads from its pipe.
 //
-// The values are checked as they are set, so that what parses the flags, or a
-// variable that stands for one, names it in its error. What is logged, how often,
-// and that nothing secret is among it, is the business of who logs.
+// Values are validated when they are set, so that the code that parses a flag or its
+// environment variable can name it in the error. The callers decide what is logged and
+// how often, and are responsible for not logging secrets.
 package logging
 
 import (
@@ -25,7 +25,7 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Config is what to log, and in which form. The zero value is info and json.
+// Config holds the level and the format of the log. The zero value is info and json.
 type Config struct {
 	Level  Level
 	Format Format
@@ -37,13 +37,12 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	flags.Var(&c.Format, "log-format", "`format`: json or console")
 }
 
-// Level is the least grave level that is logged. The zero value is info. It is a
-// pflag.Value.
+// Level is the lowest level that is logged. The zero value is info. It is a pflag.Value.
 type Level struct{ level zapcore.Level }
 
-// Set takes the levels that azure-workload-identity's webhook passes to its proxy,
-// and nothing, which means info. Its trace and all have nothing below debug to
-// mean here.
+// Set accepts the levels that azure-workload-identity's webhook passes to its proxy, and
+// an empty name, which means info. The levels trace and all mean debug, because this
+// module logs nothing below debug.
 func (l *Level) Set(name string) error {
 	switch name {
 	case "", "info":
@@ -55,18 +54,18 @@ func (l *Level) Set(name string) error {
 	case "error":
 		l.level = zapcore.ErrorLevel
 	default:
-		return errors.New("say error, warn, info, debug, trace or all")
+		return errors.New("must be error, warn, info, debug, trace or all")
 	}
 	return nil
 }
 
-// String is the level's name in the log's lines.
+// String returns the level's name as log lines have it.
 func (l *Level) String() string { return l.level.String() }
 
-// Type is what pflag calls the kind of value.
+// Type returns the name of the type for pflag.
 func (*Level) Type() string { return "level" }
 
-// Format is the form of a line. The zero value is json. It is a pflag.Value.
+// Format is the format of a log line. The zero value is json. It is a pflag.Value.
 type Format struct{ console bool }
 
 // The names of the formats.
@@ -75,16 +74,16 @@ const (
 	formatConsole = "console"
 )
 
-// Set takes json and console.
+// Set accepts json and console.
 func (f *Format) Set(name string) error {
 	if name != formatJSON && name != formatConsole {
-		return errors.New("say json or console")
+		return errors.New("must be json or console")
 	}
 	f.console = name == formatConsole
 	return nil
 }
 
-// String is the format's name.
+// String returns the format's name.
 func (f *Format) String() string {
 	if f.console {
 		return formatConsole
@@ -92,12 +91,12 @@ func (f *Format) String() string {
 	return formatJSON
 }
 
-// Type is what pflag calls the kind of value.
+// Type returns the name of the type for pflag.
 func (*Format) Type() string { return "format" }
 
-// New returns a logger that writes to w, one entry a line; entries of concurrent
-// requests never mix. Times are RFC 3339 with nanoseconds, durations as Go prints
-// them. A [Queue] writes lines of that form about those that it leaves out.
+// New returns a logger that writes one line for each entry to w. Lines of concurrent
+// requests never mix. Times are in RFC 3339 with nanoseconds, durations in Go's format.
+// If w is a [Queue], it also writes a line in this format about lines that it drops.
 func New(w io.Writer, cfg Config) *zap.Logger {
 	encoding := zap.NewProductionEncoderConfig()
 	encoding.TimeKey = "time"
@@ -107,16 +106,16 @@ func New(w io.Writer, cfg Config) *zap.Logger {
 	if cfg.Format.console {
 		encoder = zapcore.NewConsoleEncoder(encoding)
 	}
-	if q, ok := w.(*Queue); ok && cfg.Level.level.Enabled(gapLevel) {
-		q.tellBy(func(lines uint64) []byte { return gapLine(encoder, lines) })
+	if q, ok := w.(*Queue); ok && cfg.Level.level.Enabled(droppedLevel) {
+		q.setReport(func(lines uint64) []byte { return dropped(encoder, lines) })
 	}
-	// zap's own complaints go the same way: it would write them to standard error, and
+	// zap's own errors go to w too. By default zap would write them to standard error and
 	// wait for it.
-	complaints := zapcore.Lock(zapcore.AddSync(struct{ io.Writer }{w}))
-	return zap.New(zapcore.NewCore(encoder, locked(w), cfg.Level.level), zap.ErrorOutput(complaints))
+	errorOutput := zapcore.Lock(zapcore.AddSync(struct{ io.Writer }{w}))
+	return zap.New(zapcore.NewCore(encoder, locked(w), cfg.Level.level), zap.ErrorOutput(errorOutput))
 }
 
-// locked lets one line at a time through, as a Queue does by itself.
+// locked returns w with a lock around each write. A Queue has its own lock.
 func locked(w io.Writer) zapcore.WriteSyncer {
 	if q, ok := w.(*Queue); ok {
 		return q
@@ -124,13 +123,14 @@ func locked(w io.Writer) zapcore.WriteSyncer {
 	return zapcore.Lock(zapcore.AddSync(w))
 }
 
-// gapLevel is that of the line about lines left out.
-const gapLevel = zapcore.WarnLevel
+// droppedLevel is the level of the line about dropped lines.
+const droppedLevel = zapcore.WarnLevel
 
-func gapLine(encoder zapcore.Encoder, lines uint64) []byte {
-	entry := zapcore.Entry{Level: gapLevel, Time: time.Now(), Message: "left out lines that were not written in time"}
+// dropped returns the log line about a number of dropped lines.
+func dropped(encoder zapcore.Encoder, lines uint64) []byte {
+	entry := zapcore.Entry{Level: droppedLevel, Time: time.Now(), Message: "left out lines that were not written in time"}
 	line, err := encoder.EncodeEntry(entry, []zapcore.Field{zap.Uint64("lines", lines)})
-	if err != nil { // no field of it can fail
+	if err != nil { // cannot happen: a number can always be encoded
 		return nil
 	}
 	defer line.Free()

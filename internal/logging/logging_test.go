@@ -14,7 +14,7 @@ import (
 	"imds-oidc-proxy/internal/logging"
 )
 
-// parse gives flags to a command that has no others.
+// parse parses the flags of a command that has only these two.
 func parse(args ...string) (logging.Config, error) {
 	var cfg logging.Config
 	flags := pflag.NewFlagSet("command", pflag.ContinueOnError)
@@ -24,7 +24,7 @@ func parse(args ...string) (logging.Config, error) {
 	return cfg, flags.Parse(args)
 }
 
-// lines logs one entry of each level.
+// lines returns the log of one entry of each level.
 func lines(cfg logging.Config) string {
 	var out bytes.Buffer
 	log := logging.New(&out, cfg)
@@ -35,8 +35,8 @@ func lines(cfg logging.Config) string {
 	return out.String()
 }
 
-// TestLevels: each level logs itself and what is graver, and is one that
-// azure-workload-identity's proxy takes too.
+// TestLevels: each level logs entries of itself and of higher levels. All levels of
+// azure-workload-identity's proxy are accepted.
 func TestLevels(t *testing.T) {
 	for level, want := range map[string]int{
 		"error": 1, "warn": 2, "warning": 2, "info": 3, "": 3, "debug": 4, "trace": 4, "all": 4,
@@ -51,7 +51,7 @@ func TestLevels(t *testing.T) {
 		}
 	}
 	if got := strings.Count(lines(logging.Config{}), "\n"); got != 3 {
-		t.Errorf("no level: got %d lines, want those from info", got)
+		t.Errorf("no level: got %d lines, want 3, from info", got)
 	}
 }
 
@@ -61,7 +61,7 @@ func TestFormats(t *testing.T) {
 		t.Errorf("no format: got %v, %v, want JSON", entry, err)
 	}
 	if stamp, err := time.Parse(time.RFC3339Nano, entry["time"].(string)); err != nil || time.Since(stamp) > time.Hour {
-		t.Errorf("got time %v, want this one", entry["time"])
+		t.Errorf("got time %v, want the current time", entry["time"])
 	}
 	cfg, err := parse("--log-format=console")
 	if err != nil {
@@ -80,7 +80,7 @@ func TestDurations(t *testing.T) {
 	}
 }
 
-// TestErrors are one line that names the flag and what to say.
+// TestErrors: an error is one line that names the flag and the values it accepts.
 func TestErrors(t *testing.T) {
 	for arg, want := range map[string]string{
 		"--log-level=loud":   "say error, warn, info, debug, trace or all",
@@ -97,7 +97,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestDefaultsInHelp: help says what is logged when nothing is said.
+// TestDefaultsInHelp: the help text shows the defaults.
 func TestDefaultsInHelp(t *testing.T) {
 	var cfg logging.Config
 	flags := pflag.NewFlagSet("command", pflag.ContinueOnError)

@@ -9,47 +9,47 @@ import (
 )
 
 const (
-	// maxQueued bounds what waits to be written. It holds some seven hundred lines, which
-	// is a crowd of clients at once; beyond it, lines are left out.
+	// maxQueued bounds the bytes that wait to be written: about 700 lines, enough for a
+	// burst of many clients. Lines beyond the bound are dropped.
 	maxQueued = 256 << 10
 
-	// keptQueue is the memory that a queue keeps when it is empty: most writes are
-	// of a line or a few.
+	// keptQueue bounds the buffer that an empty queue keeps for reuse: most writes have
+	// only a few lines.
 	keptQueue = 16 << 10
 
-	// closeTime is how long the end of a program waits for the writing of its last
-	// lines: a slow disk has its time, and a pipe that nobody reads holds nothing up.
+	// closeTime bounds how long Close waits for the last lines to be written: long enough
+	// for a slow disk, and a pipe that nobody reads does not block the exit of the program.
 	closeTime = 2 * time.Second
 )
 
-// errNotWritten is what a Queue is closed with whose writer stands still.
+// errNotWritten is the error of Close if the writer blocks for longer than closeTime.
 var errNotWritten = errors.New("the last lines of the log could not be written in time")
 
-// Queue writes to another writer from a goroutine of its own, so that nobody who
-// logs waits for a disk or a pipe, one that stands still neither. A line is written
-// at once; those that come meanwhile are written together afterwards. Lines keep their
-// order. Those that there is no room for are left out and counted, and where they would
-// be stands a line that says how many (see [New]).
+// Queue writes to another writer from its own goroutine, so that a caller never waits for
+// a disk or a pipe, even if it blocks. The goroutine writes a line at once. Lines that
+// arrive during a write are written together after it, in their order. Lines that do not
+// fit into the queue are dropped and counted, and a line in their place says how many (see
+// [New]).
 //
-// What is queued when the process is killed is lost: the lines of as long as one
-// write takes. [Queue.Close] loses none that can be written in its time.
+// If the process is killed, the queued lines are lost: those that arrived during one write.
+// [Queue.Close] loses no line that can be written within closeTime.
 type Queue struct {
 	out     io.Writer
-	done    chan struct{} // closed when the goroutine has ended
-	leftOut atomic.Uint64
+	done    chan struct{} // closed when the goroutine has returned
+	leftOut atomic.Uint64 // number of dropped lines
 
-	mu        sync.Mutex // guards what follows; not held over a write until the Queue is closed
-	changed   sync.Cond
+	mu        sync.Mutex // guards the fields below; not held during a write until the Queue is closed
+	changed   sync.Cond  // signals changes of queued, writing, closed and abandoned
 	queued    []byte
-	tell      func(lines uint64) []byte // makes a line about those left out; nil: there is none
-	told      uint64                    // how many lines tell has told of
+	report    func(lines uint64) []byte // returns a line about dropped lines; nil: there is no such line
+	reported  uint64                    // number of dropped lines that report was called for
 	writing   bool
 	closed    bool
-	abandoned bool  // closed, with a write that does not end
-	err       error // the first that a write had, until it is reported
+	abandoned bool  // Close has returned although a write still blocks
+	err       error // first error of a write that is not returned yet
 }
 
-// NewQueue returns a Queue that writes to out, until it is closed.
+// NewQueue returns a Queue that writes to out. The caller must close it.
 func NewQueue(out io.Writer) *Queue {
 	q := &Queue{out: out, done: make(chan struct{})}
 	q.changed.L = &q.mu
@@ -57,12 +57,12 @@ func NewQueue(out io.Writer) *Queue {
 	return q
 }
 
-// LeftOut is how many lines there was no room for.
+// LeftOut returns the number of dropped lines.
 func (q *Queue) LeftOut() uint64 { return q.leftOut.Load() }
 
-// Write queues a copy of p, one line, or leaves it out. Its error is that of an earlier
-// write. On a closed Queue it writes directly: what is said at the very end matters
-// too.
+// Write queues a copy of p, which is one line, or drops it. It returns the error of an
+// earlier write. On a closed Queue it writes directly, so that the last lines of a program
+// are not lost.
 func (q *Queue) Write(p []byte) (int, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -70,7 +70,7 @@ func (q *Queue) Write(p []byte) (int, error) {
 		return q.writeLast(p)
 	}
 	if len(q.queued) > 0 && len(q.queued)+len(p) > maxQueued {
-		return q.leave(p)
+		return q.drop(p)
 	}
 	if len(q.queued) == 0 {
 		q.changed.Broadcast()
@@ -79,49 +79,49 @@ func (q *Queue) Write(p []byte) (int, error) {
 	return len(p), q.takeError()
 }
 
-// leave counts a line that is not written. It is no error to who logs, who can do
-// nothing about it. The mutex is held.
-func (q *Queue) leave(p []byte) (int, error) {
+// drop counts a line that is not written. It returns no error, because the caller cannot
+// do anything about it. The caller holds q.mu.
+func (q *Queue) drop(p []byte) (int, error) {
 	q.leftOut.Add(1)
 	return len(p), nil
 }
 
-// writeLast writes after what is queued. The mutex is held.
+// writeLast waits until the queued lines are written, and writes p. The caller holds q.mu.
 func (q *Queue) writeLast(p []byte) (int, error) {
 	for (q.writing || len(q.queued) > 0) && !q.abandoned {
 		q.changed.Wait()
 	}
 	if q.abandoned {
-		return q.leave(p)
+		return q.drop(p)
 	}
 	return q.out.Write(p)
 }
 
-// tellBy has lines made about those that are left out.
-func (q *Queue) tellBy(tell func(lines uint64) []byte) {
+// setReport sets the function that returns a line about dropped lines.
+func (q *Queue) setReport(report func(lines uint64) []byte) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.tell = tell
+	q.report = report
 }
 
-// tellOfGap queues a line about those left out since the last such line. The mutex is
-// held.
-func (q *Queue) tellOfGap() {
-	left := q.leftOut.Load()
-	if q.tell != nil && left > q.told {
-		q.queued = append(q.queued, q.tell(left-q.told)...)
-		q.told = left
+// reportDropped queues a line about the lines that were dropped since the last such line.
+// The caller holds q.mu.
+func (q *Queue) reportDropped() {
+	dropped := q.leftOut.Load()
+	if q.report != nil && dropped > q.reported {
+		q.queued = append(q.queued, q.report(dropped-q.reported)...)
+		q.reported = dropped
 	}
 }
 
-// takeError returns what went wrong since it was last asked. The mutex is held.
+// takeError returns the first error since the last call. The caller holds q.mu.
 func (q *Queue) takeError() error {
 	err := q.err
 	q.err = nil
 	return err
 }
 
-// Sync waits until everything queued is written.
+// Sync waits until all queued lines are written. It returns the error of an earlier write.
 func (q *Queue) Sync() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -131,8 +131,8 @@ func (q *Queue) Sync() error {
 	return q.takeError()
 }
 
-// Close writes what is queued, and ends the goroutine. Where that takes too long, it
-// says so, and the goroutine ends with its write.
+// Close writes the queued lines and stops the goroutine. If that takes longer than
+// closeTime, Close returns an error; the goroutine then returns after its current write.
 func (q *Queue) Close() error {
 	q.mu.Lock()
 	q.closed = true
@@ -152,8 +152,7 @@ func (q *Queue) Close() error {
 	return errNotWritten
 }
 
-// run writes what is queued, all of it at a time, until the queue is closed and
-// empty.
+// run writes all queued lines at a time, until the queue is closed and empty.
 func (q *Queue) run() {
 	defer close(q.done)
 	var batch []byte
@@ -167,7 +166,7 @@ func (q *Queue) run() {
 			return
 		}
 		batch, q.queued = q.queued, batch[:0]
-		q.tellOfGap() // which comes after what is written now
+		q.reportDropped() // the line comes after the batch that is written now
 		q.writing = true
 		q.mu.Unlock()
 		_, err := q.out.Write(batch)

@@ -16,10 +16,10 @@ import (
 	"imds-oidc-proxy/internal/logging"
 )
 
-// slow is a disk that writes when it is told to.
+// slow is a disk whose writes block until the test lets them go on.
 type slow struct {
-	begun chan struct{} // one for each write, as it begins
-	goOn  chan error    // what each write comes to
+	begun chan struct{} // gets one value at the start of each write
+	goOn  chan error    // gives the result of each write
 
 	mu     sync.Mutex
 	writes []string
@@ -42,8 +42,8 @@ func (s *slow) written() string {
 	return strings.Join(s.writes, "|")
 }
 
-// TestQueueWritesTogether: a line is written at once, and those that come during
-// its write are one write, in their order. Nobody waits.
+// TestQueueWritesTogether: a line is written at once. Lines that arrive during its write
+// are written together, in their order. No caller waits.
 func TestQueueWritesTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newSlow()
@@ -64,8 +64,8 @@ func TestQueueWritesTogether(t *testing.T) {
 	})
 }
 
-// TestQueueIsBounded: beyond its bound, lines are left out, and nobody who logs waits.
-// In their place stands how many they were, once.
+// TestQueueIsBounded: lines beyond the bound are dropped, and no caller waits. One line in
+// their place says how many were dropped.
 func TestQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newSlow()
@@ -106,8 +106,7 @@ func TestQueueIsBounded(t *testing.T) {
 	})
 }
 
-// TestQueueEnds although its writer stands still, and what is logged afterwards waits
-// for nothing.
+// TestQueueEnds: Close returns although the writer blocks, and later writes do not wait.
 func TestQueueEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := newSlow()
@@ -123,7 +122,7 @@ func TestQueueEnds(t *testing.T) {
 			close(late)
 		}()
 		if err := q.Close(); err == nil {
-			t.Error("got no error for lines that are lost")
+			t.Error("got no error for lost lines")
 		}
 		<-late
 		fmt.Fprintln(q, "later")
@@ -138,8 +137,8 @@ func TestQueueEnds(t *testing.T) {
 	})
 }
 
-// TestQueueTellsAtItsLevel: a log of errors alone has no line about those left out.
-func TestQueueTellsAtItsLevel(t *testing.T) {
+// TestQueueReportsAtItsLevel: a log with level error has no line about dropped lines.
+func TestQueueReportsAtItsLevel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cfg, err := parse("--log-level=error")
 		if err != nil {
@@ -163,8 +162,8 @@ func TestQueueTellsAtItsLevel(t *testing.T) {
 	})
 }
 
-// TestQueueTakesWhatIsLarger than its bound: no line is too long to be logged.
-func TestQueueTakesWhatIsLarger(t *testing.T) {
+// TestQueueTakesLongLine: a line that is longer than the bound is written.
+func TestQueueTakesLongLine(t *testing.T) {
 	var out bytes.Buffer
 	q := logging.NewQueue(&out)
 	long := strings.Repeat("x", 1<<20)
@@ -177,8 +176,8 @@ func TestQueueTakesWhatIsLarger(t *testing.T) {
 	}
 }
 
-// TestQueueLosesNothing of many who log at the same time, and keeps the order of
-// each.
+// TestQueueLosesNothing: all lines of concurrent callers are written, those of one caller
+// in their order.
 func TestQueueLosesNothing(t *testing.T) {
 	var out bytes.Buffer
 	q := logging.NewQueue(&out)
@@ -210,7 +209,7 @@ func TestQueueLosesNothing(t *testing.T) {
 	}
 }
 
-// TestQueueSync waits for what is queued, and says what went wrong.
+// TestQueueSync: Sync waits for the queued lines and returns the error of a write.
 func TestQueueSync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		full := errors.New("no space left")
@@ -233,13 +232,13 @@ func TestQueueSync(t *testing.T) {
 			t.Errorf("got %v, %v, want the error of the write", over, synced)
 		}
 		if err := q.Sync(); err != nil {
-			t.Errorf("a second Sync: got %v, want the error told once", err)
+			t.Errorf("a second Sync: got %v, want the error only once", err)
 		}
 		q.Close()
 	})
 }
 
-// TestQueueAfterClose: what is said at the very end is written, in its place.
+// TestQueueAfterClose: a line after Close is written after the queued lines.
 func TestQueueAfterClose(t *testing.T) {
 	var out bytes.Buffer
 	q := logging.NewQueue(&out)

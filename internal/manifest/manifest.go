@@ -202,8 +202,7 @@ func (d *Document) yamlError(err error) error {
 }
 
 func errorText(err error) string {
-	var typed *yaml.TypeError
-	if errors.As(err, &typed) && len(typed.Errors) > 0 {
+	if typed, ok := errors.AsType[*yaml.TypeError](err); ok && len(typed.Errors) > 0 {
 		return typed.Errors[0]
 	}
 	return string(bytes.TrimPrefix([]byte(err.Error()), []byte("yaml: ")))

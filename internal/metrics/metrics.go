@@ -1,16 +1,16 @@
-// Package metrics counts what the proxy does, and shows it in Prometheus' text
+// Package metrics counts what the proxy does and writes the counts in Prometheus' text
 // format.
 //
-// It is told, and asks for what only the moment of a scrape can tell (see
-// [Sample]); it knows no other package, and no other package knows the format.
-// docs/metrics.md says what each metric means, and docs/adr/0030 why there is no
-// library behind it.
+// Callers report events by the methods of [Metrics]. Values that are known only at the
+// time of a scrape come from [Sample]. The package imports no other package of this
+// module, and no other package knows the format. docs/metrics.md says what each metric
+// means, and docs/adr/0030 why the package uses no library.
 //
 // # Security considerations
 //
-// Whoever can reach the endpoint reads it, which may be the whole cluster. Labels
-// are names from short lists: no client ID, no resource, nothing that a caller
-// wrote as it came.
+// Everybody who can reach the endpoint can read it, which may be the whole cluster. The
+// values of labels are from short lists: no client ID, no resource, no text from a
+// request.
 package metrics
 
 import (
@@ -22,24 +22,24 @@ import (
 
 const prefix = "imds_oidc_proxy_"
 
-// Config says what stands in metrics that never change, and who tells the others.
+// Config configures Metrics.
 type Config struct {
-	// Version and GoVersion are shown by build_info.
+	// Version and GoVersion are the labels of build_info.
 	Version, GoVersion string
 
-	// Handlers are those whose request durations are kept apart; the others are
-	// other. Empty: all are.
+	// Handlers are the names of handlers that have their own histogram of request
+	// durations. All other handlers share the histogram "other".
 	Handlers []string
 
-	// Sample is asked at each scrape. Nil: what it would tell is left out.
+	// Sample is called at each scrape. Nil: the scrape has no metrics of a Sample.
 	Sample func() Sample
 
 	// Now is the clock. Nil: time.Now.
 	Now func() time.Time
 }
 
-// Sample is the state of the proxy at the time of a scrape. A zero time stands for
-// one that is not known; its metric is left out then.
+// Sample is the state of the proxy at the time of a scrape. A zero time means unknown:
+// the scrape does not have its metric.
 type Sample struct {
 	CacheEntries         int
 	SoonestTokenExpiry   time.Time
@@ -55,12 +55,12 @@ type Caller struct{ SDK, Version, WorkloadIdentity string }
 // The values of the label result.
 const (
 	Success    = "success"
-	Refused    = "refused"     // for what the request said
-	Failed     = "error"       // for all other reasons
-	ClientLeft = "client_left" // before the answer
+	Refused    = "refused"     // the request is at fault
+	Failed     = "error"       // any other failure
+	ClientLeft = "client_left" // the client closed the connection before the answer
 )
 
-// NoSource is the label source of a request that got no token.
+// NoSource is the value of the label source for a request that got no token.
 const NoSource = "none"
 
 // Metrics holds the counts. Its methods are safe for concurrent use.
@@ -70,28 +70,28 @@ type Metrics struct {
 	tokenRequests, refused, forwarded *counter
 	exchangeErrors, refreshes         *counter
 
-	requests  map[string]*histogram // by handler; never changed
+	requests  map[string]*histogram // by handler; the map does not change after New
 	exchanges *histogram
 
-	buffers sync.Pool // of *[]byte: a scrape is 10 KiB, and it is scraped for ever
+	buffers sync.Pool // of *[]byte: each scrape needs 10 KiB, every few seconds
 }
 
-// Upper bounds of the buckets. A cached answer takes some 50 µs; 1 s is when old
-// credential chains give up; 20 s is when the proxy does.
+// Upper bounds of the buckets. A cached answer takes about 50 µs. Old credential chains
+// give up after 1 s, the proxy after 20 s.
 var (
 	requestBounds = []time.Duration{
 		100 * time.Microsecond, 500 * time.Microsecond, time.Millisecond, 5 * time.Millisecond, 25 * time.Millisecond,
 		100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
 		time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second, 20 * time.Second,
 	}
-	// One exchange is a round trip to Entra or two, and ends after 8 s.
+	// An exchange takes one or two round trips to Entra and ends after 8 s at the latest.
 	exchangeBounds = []time.Duration{
 		25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
 		time.Second, 2500 * time.Millisecond, 5 * time.Second, 8 * time.Second,
 	}
 )
 
-// New returns Metrics with nothing counted yet.
+// New returns Metrics whose counts are all zero.
 func New(cfg Config) *Metrics {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -119,7 +119,7 @@ func New(cfg Config) *Metrics {
 	return m
 }
 
-// Request counts a request of any endpoint, by who handled it.
+// Request counts a request to any endpoint and its duration, by the name of the handler.
 func (m *Metrics) Request(handler string, took time.Duration) {
 	h := m.requests[handler]
 	if h == nil {
@@ -128,7 +128,7 @@ func (m *Metrics) Request(handler string, took time.Duration) {
 	h.observe(took)
 }
 
-// TokenRequest counts a request for a token. An empty source is NoSource.
+// TokenRequest counts a request for a token. An empty source means NoSource.
 func (m *Metrics) TokenRequest(result, source string) {
 	if source == "" {
 		source = NoSource
@@ -136,13 +136,14 @@ func (m *Metrics) TokenRequest(result, source string) {
 	m.tokenRequests.add(values{result, source})
 }
 
-// RefusedRequest counts a request that was refused, by its reason.
+// RefusedRequest counts a refused request, by the reason.
 func (m *Metrics) RefusedRequest(reason string) { m.refused.add(values{reason}) }
 
 // ForwardedRequest counts a request for instance metadata.
 func (m *Metrics) ForwardedRequest(result string) { m.forwarded.add(values{result}) }
 
-// Exchange counts one try at an exchange. An empty code is success.
+// Exchange counts one attempt at an exchange and its duration. An empty code means
+// success.
 func (m *Metrics) Exchange(took time.Duration, code string) {
 	m.exchanges.observe(took)
 	if code != "" {
@@ -163,5 +164,5 @@ func (m *Metrics) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	header.Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	header.Set("Cache-Control", "no-store")
 	header.Set("Content-Length", strconv.Itoa(len(b)))
-	_, _ = w.Write(b) // a scraper that has left will be back
+	_, _ = w.Write(b) // an error means that the scraper has closed the connection
 }

@@ -17,11 +17,11 @@ import (
 	"imds-oidc-proxy/internal/metrics"
 )
 
-var update = flag.Bool("update", false, "write what is got to testdata")
+var update = flag.Bool("update", false, "write the results into testdata")
 
 var epoch = time.Unix(1605152024, 0)
 
-// filled is metrics of which each has counted something.
+// filled returns metrics that have all counted something.
 func filled() *metrics.Metrics {
 	m := metrics.New(metrics.Config{
 		Version:   "v1.2.3",
@@ -45,7 +45,7 @@ func filled() *metrics.Metrics {
 	m.TokenRequest(metrics.Success, "cache")
 	m.TokenRequest(metrics.Success, "cache")
 	m.TokenRequest(metrics.Failed, "")
-	m.Request("token", 100*time.Microsecond) // on a bound: within it
+	m.Request("token", 100*time.Microsecond) // equal to a bound: belongs to the bucket
 	m.Request("token", 100*time.Microsecond+1)
 	m.Request("token", -time.Second)
 	m.Request("elsewhere", time.Minute)
@@ -63,8 +63,8 @@ func scrape(m *metrics.Metrics) *httptest.ResponseRecorder {
 	return w
 }
 
-// TestExposition compares a scrape byte for byte, the names and labels that
-// dashboards and alerts are built on.
+// TestExposition compares a scrape byte for byte: dashboards and alerts depend on the
+// names and labels.
 func TestExposition(t *testing.T) {
 	const file = "testdata/metrics.txt"
 	w := scrape(filled())
@@ -81,16 +81,16 @@ func TestExposition(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(w.Body.Bytes(), want) {
-		t.Errorf("got\n%s\nwant\n%s\n(go test -update, if it is meant)", w.Body, want)
+		t.Errorf("got\n%s\nwant\n%s\n(if this is intended, run go test -update)", w.Body, want)
 	}
 }
 
-// TestPromtool has Prometheus' own tool read a scrape and judge the names, where it
-// is installed: the golden file holds what it has approved.
+// TestPromtool checks a scrape with Prometheus' promtool, if it is installed. Otherwise
+// TestExposition stands in for it: promtool has approved the golden file.
 func TestPromtool(t *testing.T) {
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
-		t.Logf("promtool is not installed (Debian's package prometheus): the comparison with the golden file has to do")
+		t.Logf("promtool is not installed (Debian package prometheus): TestExposition compares with a file that it approved")
 		return
 	}
 	cmd := exec.Command(promtool, "check", "metrics")
@@ -100,24 +100,25 @@ func TestPromtool(t *testing.T) {
 	}
 }
 
-// TestUnknownIsLeftOut: a time that is not known is no zero, which would look like
-// a token that has just expired.
+// TestUnknownIsLeftOut: a scrape has no metric for an unknown time. A zero would look
+// like a token that has just expired.
 func TestUnknownIsLeftOut(t *testing.T) {
 	text := scrape(metrics.New(metrics.Config{Sample: func() metrics.Sample { return metrics.Sample{} }})).Body.String()
 	for _, name := range []string{"soonest_token_expiry_seconds", "federated_token_age_seconds", "federated_token_expiry_seconds"} {
 		if strings.Contains(text, name) {
-			t.Errorf("%s is shown, but not known", name)
+			t.Errorf("%s is shown, although the time is unknown", name)
 		}
 	}
 	if !strings.Contains(text, "\nimds_oidc_proxy_cache_entries 0\n") {
 		t.Error("an empty cache is not shown")
 	}
 	if !strings.Contains(text, `imds_oidc_proxy_token_requests_total{result="success",source="cache"} 0`) {
-		t.Error("a counter that has counted nothing is not shown")
+		t.Error("a counter at zero is not shown")
 	}
 }
 
-// TestSeriesAreBounded: labels that nobody foresaw are counted together.
+// TestSeriesAreBounded: a counter has at most 128 series, and counts further label values
+// together as other.
 func TestSeriesAreBounded(t *testing.T) {
 	m := metrics.New(metrics.Config{})
 	for i := range 1000 {
@@ -125,14 +126,14 @@ func TestSeriesAreBounded(t *testing.T) {
 	}
 	text := scrape(m).Body.String()
 	if got := strings.Count(text, "refused_requests_total{"); got != 129 {
-		t.Errorf("got %d series, want 128 and the others", got)
+		t.Errorf("got %d series, want 128 and other", got)
 	}
 	if want := `refused_requests_total{reason="other"} 872`; !strings.Contains(text, want) {
 		t.Errorf("%s is missing", want)
 	}
 }
 
-// TestConcurrent counts from many goroutines while it is scraped.
+// TestConcurrent counts from many goroutines during scrapes.
 func TestConcurrent(t *testing.T) {
 	m := metrics.New(metrics.Config{Handlers: []string{"token"}})
 	var group sync.WaitGroup
@@ -162,7 +163,7 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-func TestCountingCostsNothing(t *testing.T) {
+func TestCountingDoesNotAllocate(t *testing.T) {
 	m := filled()
 	if got := testing.AllocsPerRun(100, func() {
 		m.Request("token", time.Millisecond)
@@ -172,8 +173,7 @@ func TestCountingCostsNothing(t *testing.T) {
 	}
 }
 
-// TestDocumented: every metric has its line in the docs, and the docs tell of none
-// that there is not.
+// TestDocumented: docs/metrics.md lists every metric, and no metric that does not exist.
 func TestDocumented(t *testing.T) {
 	docs, err := os.ReadFile("../../docs/metrics.md")
 	if err != nil {
@@ -185,11 +185,11 @@ func TestDocumented(t *testing.T) {
 			shown[fields[2]] = true
 		}
 	}
-	told := make(map[string]bool)
+	documented := make(map[string]bool)
 	for _, row := range regexp.MustCompile("(?m)^\\| `(imds_oidc_proxy_[a-z_]+)`").FindAllStringSubmatch(string(docs), -1) {
-		told[row[1]] = true
+		documented[row[1]] = true
 	}
-	if !maps.Equal(shown, told) {
-		t.Errorf("shown %v\ntold of %v", shown, told)
+	if !maps.Equal(shown, documented) {
+		t.Errorf("shown %v\ndocumented %v", shown, documented)
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// appendTo writes all there is.
+// appendTo appends all metrics to b.
 func (m *Metrics) appendTo(b []byte) []byte {
 	for _, c := range []*counter{m.tokenRequests, m.refused, m.forwarded, m.exchangeErrors, m.refreshes} {
 		b = c.appendTo(b)
@@ -16,7 +16,7 @@ func (m *Metrics) appendTo(b []byte) []byte {
 	b = appendHead(b, name, "Time from the end of a request's header to the answer, by who handled it.", "histogram")
 	for _, handler := range slices.Sorted(maps.Keys(m.requests)) {
 		if handler == other && m.requests[other].empty() {
-			continue // sixteen series for what does not happen
+			continue // it would add 16 series that are always zero
 		}
 		b = m.requests[handler].appendTo(b, name, "handler", handler)
 	}

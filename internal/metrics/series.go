@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// maxSeries bounds the series of one counter. Labels come from short lists, and
-// this is a wall for the day when one does not: what is beyond is counted as other.
+// maxSeries bounds the series of one counter, in case the values of a label should ever
+// not come from a short list. Label values beyond the bound are counted as other.
 const maxSeries = 128
 
 const other = "other"
 
-// values are those of a counter's labels, in order; unused ones are empty.
+// values are the values of a counter's labels, in order. Unused ones are empty.
 type values [2]string
 
-// counter is a counter with up to two labels. A series appears with its first
-// event, or at the start where it is worth seeing at zero.
+// counter is a counter with up to two labels. A series appears with its first event. The
+// series that newCounter gets as atZero appear at once, at zero.
 type counter struct {
 	name, help string
 	labels     []string
 
-	mu     sync.RWMutex // guards the map, not the numbers
+	mu     sync.RWMutex // guards the map; the numbers are atomic
 	series map[values]*atomic.Uint64
 }
 
@@ -37,8 +37,8 @@ func newCounter(name, help string, labels []string, atZero ...values) *counter {
 	return c
 }
 
-// add counts one. For a series that is there it takes a read lock and allocates
-// nothing: a cached token is answered in microseconds.
+// add counts one event. For an existing series it takes only a read lock and does not
+// allocate, because a cached token is answered in microseconds.
 func (c *counter) add(v values) {
 	c.mu.RLock()
 	n := c.series[v]
@@ -49,6 +49,7 @@ func (c *counter) add(v values) {
 	n.Add(1)
 }
 
+// create returns the number of a new series, or of the series other at the bound.
 func (c *counter) create(v values) *atomic.Uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -66,8 +67,7 @@ func (c *counter) create(v values) *atomic.Uint64 {
 	return n
 }
 
-// appendTo writes the series in a fixed order, so that a person can compare two
-// scrapes.
+// appendTo appends the series in a fixed order, so that two scrapes can be compared.
 func (c *counter) appendTo(b []byte) []byte {
 	b = appendHead(b, c.name, c.help, "counter")
 	c.mu.RLock()
@@ -83,13 +83,12 @@ func (c *counter) appendTo(b []byte) []byte {
 	return b
 }
 
-// histogram counts durations by upper bound. Its buckets are as Prometheus has
-// them (le); its counts are of one moment only as far as no request ends while
-// they are read.
+// histogram counts durations by upper bound, as the label le of Prometheus. A request
+// that ends during a scrape may be in some of its numbers and not in others.
 type histogram struct {
 	bounds []time.Duration // ascending
-	counts []atomic.Uint64 // one more than bounds: what is above the last
-	sum    atomic.Int64    // nanoseconds: 292 years of them
+	counts []atomic.Uint64 // one for each bound, and one for what is above the last bound
+	sum    atomic.Int64    // in nanoseconds: enough for 292 years
 }
 
 func newHistogram(bounds []time.Duration) *histogram {
@@ -97,7 +96,7 @@ func newHistogram(bounds []time.Duration) *histogram {
 }
 
 func (h *histogram) observe(took time.Duration) {
-	took = max(took, 0) // a clock that was set back
+	took = max(took, 0) // negative if the clock was set back
 	i := 0
 	for i < len(h.bounds) && took > h.bounds[i] {
 		i++
@@ -115,8 +114,8 @@ func (h *histogram) empty() bool {
 	return true
 }
 
-// appendTo writes the series of one histogram, with the label given if it has a
-// name. The family's head is written before.
+// appendTo appends the series of one histogram. If label is not empty, each series has
+// this label with the value. The caller has appended the head of the family.
 func (h *histogram) appendTo(b []byte, name, label, value string) []byte {
 	names, given := []string{"le"}, []string{""}
 	if label != "" {
@@ -144,13 +143,13 @@ func (h *histogram) appendTo(b []byte, name, label, value string) []byte {
 
 func formatFloat(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
 
-// appendHead begins a family: what it means, and of what type it is.
+// appendHead appends the head of a metric family: its help text and its type.
 func appendHead(b []byte, name, help, kind string) []byte {
 	b = append(b, "# HELP "+name+" "+help+"\n"...)
 	return append(b, "# TYPE "+name+" "+kind+"\n"...)
 }
 
-// appendName writes what stands before a sample's value.
+// appendName appends a sample's name with its labels, and the blank before the value.
 func appendName(b []byte, name string, labels, given []string) []byte {
 	b = append(b, name...)
 	for i, label := range labels {
@@ -170,8 +169,8 @@ func appendName(b []byte, name string, labels, given []string) []byte {
 	return append(b, ' ')
 }
 
-// appendEscaped writes a label's value as the format asks: a backslash before
-// itself and the quote, \n for a line feed.
+// appendEscaped appends a label's value, escaped as the format requires: a backslash
+// before backslash and quote, and \n for a line feed.
 func appendEscaped(b []byte, s string) []byte {
 	for i := range len(s) {
 		switch s[i] {

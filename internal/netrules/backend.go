@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/coreos/go-iptables/iptables"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // Mode names an iptables backend.
@@ -30,7 +32,7 @@ func ParseMode(s string) (Mode, error) {
 	case ModeAuto, ModeNFT, ModeLegacy:
 		return m, nil
 	}
-	return "", fmt.Errorf("%q: not one of auto, nft, legacy", s)
+	return "", azure.Invalid(s, "must be auto, nft or legacy")
 }
 
 const (
@@ -120,15 +122,14 @@ func restore(ctx context.Context, path string, mode Mode, input string) error {
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	step := "committing the " + strings.TrimPrefix(firstLine(input), "*") + " table"
-	var exit *exec.ExitError
-	switch {
+	switch exit, exited := errors.AsType[*exec.ExitError](err); {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", step, ctx.Err())
 	case limited.Err() != nil:
 		return timedOut(step, mode)
-	case errors.As(err, &exit):
+	case exited:
 		text := said.String()[:min(said.Len(), maxOutput)]
 		return failedRun{step, mode, exit.ExitCode(), text, input, missingCapability(mode) != ""}.classify()
 	}
@@ -186,11 +187,10 @@ func (b *bounded) run(step string, list func() ([]string, error)) ([]string, err
 }
 
 func (b *bounded) explain(step string, err error) error {
-	var failed *iptables.Error
-	switch {
+	switch failed, ran := errors.AsType[*iptables.Error](err); {
 	case err == nil:
 		return nil
-	case errors.As(err, &failed):
+	case ran:
 		// Its text begins with the whole command line, of no use here.
 		_, said, _ := strings.Cut(failed.Error(), fmt.Sprintf("exit status %d: ", failed.ExitStatus()))
 		return failedRun{step: step, mode: b.mode, exitCode: failed.ExitStatus(), said: said, powerless: missingCapability(b.mode) != ""}.classify()

@@ -122,11 +122,12 @@ func choose(mode Mode, found []candidate) (*Ruleset, error) {
 	return r, nil
 }
 
-// neither says why no backend works, and what would mend each. Its kind is that of
-// the one that auto would have taken.
+// neither says why no backend works, and what would fix each. Its kind is that of
+// the backend that auto would have chosen.
 func neither(chosen, other candidate) error {
-	var first, second *Error
-	if !errors.As(chosen.err, &first) || !errors.As(other.err, &second) {
+	first, known := errors.AsType[*Error](chosen.err)
+	second, bothKnown := errors.AsType[*Error](other.err)
+	if !known || !bothKnown {
 		return fmt.Errorf("neither iptables backend works: %w; %w", chosen.err, other.err)
 	}
 	remedy := first.Remedy

@@ -79,8 +79,8 @@ func TestNeitherBackend(t *testing.T) {
 		"the same":        {module, []string{"nft has no tables"}, "load nf_tables"},
 	} {
 		_, err := choose(ModeAuto, []candidate{{mode: ModeNFT, err: module}, {mode: ModeLegacy, err: tt.legacy}})
-		var failure *Error
-		if !errors.As(err, &failure) || failure.Kind != MissingModule || failure.Remedy != tt.remedy {
+		failure, ok := errors.AsType[*Error](err)
+		if !ok || failure.Kind != MissingModule || failure.Remedy != tt.remedy {
 			t.Errorf("%s: got %+v, want the remedy %q", name, failure, tt.remedy)
 			continue
 		}

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Kind says what stands in the way of the redirect, and so who can mend it.
+// Kind says what stands in the way of the redirect, and so who can fix it.
 type Kind int
 
 // The kinds of failure. The zero value is a failure of no known kind.
@@ -33,6 +33,8 @@ const (
 	HostNetwork
 	// TimedOut: iptables did not end in time.
 	TimedOut
+	// PortTaken: a process of another user than the proxy's holds the proxy's port.
+	PortTaken
 )
 
 // Error is a failure to install, check, prove or remove the redirect.
@@ -51,8 +53,8 @@ func (e *Error) Error() string { return e.Cause }
 
 // kindIs reports whether err is, or wraps, an Error of the kind.
 func kindIs(err error, k Kind) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Kind == k
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Kind == k
 }
 
 // failedRun is an iptables that exited with an error.

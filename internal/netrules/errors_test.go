@@ -102,6 +102,22 @@ func TestChainInUseLegacy(t *testing.T) {
 	}
 }
 
+// TestInputLine: iptables may name a line that the input does not have.
+func TestInputLine(t *testing.T) {
+	f := failedRun{input: "*nat\nCOMMIT"}
+	for said, want := range map[string]string{
+		"line 0 failed": "",
+		"line 1 failed": "*nat",
+		"line 2 failed": "COMMIT",
+		"line 3 failed": "",
+		"no line":       "",
+	} {
+		if got := f.inputLine(said); got != want {
+			t.Errorf("%s: got %q, want %q", said, got, want)
+		}
+	}
+}
+
 func TestModulesNotIn(t *testing.T) {
 	for name, tt := range map[string]struct {
 		known []string

@@ -34,6 +34,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // Config says what the redirect is to be.
@@ -45,8 +47,9 @@ type Config struct {
 	ProxyPort uint16
 
 	// UID and GID are the proxy's own. In forwarding mode a process must have
-	// both to reach the metadata service. Ignored when Sealed. Never zero
-	// otherwise: root is what most containers run as.
+	// both to reach the metadata service, and neither is zero: root is what most
+	// containers run as. When Sealed, the rules exempt nobody, and UID only says
+	// which user may listen at ProxyPort.
 	UID, GID uint32
 
 	// Sealed exempts nobody: nothing in the namespace reaches the metadata
@@ -76,15 +79,13 @@ func ParseTarget(s string) (Target, error) {
 	}
 	prefix, err := netip.ParsePrefix(host)
 	if err != nil || !prefix.Addr().Is4() {
-		return Target{}, fmt.Errorf("%q: not an IPv4 address or CIDR, with or without :port", s)
+		return Target{}, azure.Invalid(s, "must be an IPv4 address or CIDR, with or without :PORT")
 	}
 	t := Target{Prefix: prefix.Masked()}
 	if hasPort {
-		p, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || p == 0 {
-			return Target{}, fmt.Errorf("%q: the port must be between 1 and 65535", s)
+		if t.Port, err = azure.ParsePort(port); err != nil {
+			return Target{}, fmt.Errorf("port %w", err)
 		}
-		t.Port = uint16(p)
 	}
 	return t, nil
 }
@@ -99,13 +100,13 @@ func (t Target) String() string {
 
 // Errors of [Config.Validate]. A front end maps each to its flag.
 var (
-	ErrMetadataAddress = errors.New("not the address of another host: need an IPv4 unicast address outside 127.0.0.0/8")
-	ErrMetadataPort    = errors.New("need a port between 1 and 65535")
-	ErrProxyPort       = errors.New("need a port between 1 and 65535 for the proxy")
-	ErrExemptRoot      = errors.New("root must not be exempt: any container that runs as root would reach the node's identity")
-	ErrDenyTooWide     = errors.New("a denied destination must not hold loopback addresses")
-	ErrDenyMetadata    = errors.New("a denied destination must not hold the metadata address, which has rules of its own: " +
-		"leave it out of the range, and to close it for the proxy too, seal")
+	ErrMetadataAddress = errors.New("must be the IPv4 unicast address of another host, outside 127.0.0.0/8")
+	ErrMetadataPort    = errors.New("the metadata service's port must be between 1 and 65535")
+	ErrProxyPort       = errors.New("the proxy's port must be between 1 and 65535")
+	ErrExemptRoot      = errors.New("must not be root: any container that runs as root would reach the node's identity")
+	ErrDenyTooWide     = errors.New("must not contain loopback addresses")
+	ErrDenyMetadata    = errors.New("must not contain the metadata address, which has rules of its own: " +
+		"leave it out of the range; to close it for the proxy too, seal")
 )
 
 // loopback is where the redirect goes, and so must stay reachable.

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"imds-oidc-proxy/internal/sockets"
 )
 
 // Proof says how the redirect was shown to work.
@@ -23,8 +25,8 @@ const (
 	// ProvenByConnection: a connection to the metadata address arrived at the
 	// proxy's port.
 	ProvenByConnection Proof = "connection"
-	// PortInUse: the proxy's port is taken, as by a proxy that runs already, so
-	// that there was no connection: the rules were only read back.
+	// PortInUse: the proxy's user listens at the proxy's port already, so that there
+	// was no connection: the rules were only read back.
 	PortInUse Proof = "rules (the proxy's port is in use)"
 	// ProberExempt: this process has the UID and GID that the rules exempt, so
 	// that its connection would have reached the real metadata service.
@@ -40,28 +42,29 @@ const tokenSize = 32
 
 // Prove makes a connection to the metadata address and requires that it arrives
 // at the proxy's port, where it listens itself meanwhile. An *[Error] of
-// [NotRedirected] says that it did not.
+// [NotRedirected] says that it did not; one of [PortTaken], that a process of another
+// user than the proxy's holds the port, which the redirect would make the pod's
+// metadata service.
 //
 // Call it only once the rules have been read back: without them the connection
 // would leave the host. Should it leave all the same (another tool's rules come
 // first), nothing is given away. It is the listener that speaks, and the dialler
 // sends no byte beyond TCP's own handshake.
 func Prove(ctx context.Context, c Config) (Proof, error) {
-	if !c.Sealed && os.Geteuid() == int(c.UID) && os.Getegid() == int(c.GID) {
+	inUse, err := usedByProxy(c)
+	switch {
+	case err != nil:
+		return "", err
+	case !c.Sealed && os.Geteuid() == int(c.UID) && os.Getegid() == int(c.GID):
 		return ProberExempt, nil
+	case inUse:
+		return PortInUse, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
-	local := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(c.ProxyPort)))
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp4", local)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return PortInUse, nil
-	}
-	if errors.Is(err, syscall.EACCES) {
-		return "", &Error{Cause: fmt.Sprintf("proving the redirect: %v", err), Remedy: privilegedPortRemedy}
-	}
+	listener, err := openProxyPort(ctx, c)
 	if err != nil {
-		return "", &Error{Cause: fmt.Sprintf("proving the redirect: %v", err), Remedy: "choose another --proxy-port, or use --verify=false"}
+		return "", err
 	}
 	w := &witness{listener: listener, seen: map[[tokenSize]byte]netip.AddrPort{}}
 	served := make(chan struct{})
@@ -85,6 +88,44 @@ func Prove(ctx context.Context, c Config) (Proof, error) {
 		return "", notRedirected(c, "it arrived, and by way of "+original.String())
 	}
 	return ProvenByConnection, nil
+}
+
+// usedByProxy reports whether the proxy's user listens at the proxy's port already. It
+// fails where another user does: a container that runs before the proxy, or while it is
+// away, can bind the port and answer in its place.
+func usedByProxy(c Config) (bool, error) {
+	owners, err := sockets.Owners(c.ProxyPort)
+	if err != nil {
+		return false, &Error{Cause: fmt.Sprintf("cannot tell who listens at 127.0.0.1:%d: %v", c.ProxyPort, err)}
+	}
+	for _, owner := range owners {
+		if owner != c.UID {
+			return false, portTaken(c, fmt.Sprintf("a process of UID %d listens there", owner))
+		}
+	}
+	return len(owners) > 0, nil
+}
+
+func portTaken(c Config, what string) *Error {
+	return &Error{
+		Kind:   PortTaken,
+		Cause:  fmt.Sprintf("127.0.0.1:%d, the proxy's port, is taken: %s, and the proxy's user is UID %d", c.ProxyPort, what, c.UID),
+		Remedy: "remove the container that listens there, or give the proxy another --proxy-port (PROXY_PORT); if it is the proxy, set --proxy-uid (PROXY_UID) to its user",
+	}
+}
+
+// openProxyPort listens at the proxy's port, where no process listened a moment ago.
+func openProxyPort(ctx context.Context, c Config) (net.Listener, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(c.ProxyPort))))
+	switch {
+	case err == nil:
+		return listener, nil
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, portTaken(c, "a process that does not listen, or has only just begun, holds it")
+	case errors.Is(err, syscall.EACCES):
+		return nil, &Error{Cause: fmt.Sprintf("proving the redirect: %v", err), Remedy: privilegedPortRemedy}
+	}
+	return nil, &Error{Cause: fmt.Sprintf("proving the redirect: %v", err), Remedy: "choose another --proxy-port, or use --verify=false"}
 }
 
 // privilegedPortRemedy is for ports that the kernel keeps for root. The proxy, which

@@ -2,15 +2,14 @@ package netrules
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"imds-oidc-proxy/test/kit/local"
 )
@@ -39,11 +38,14 @@ func freePort(t *testing.T) uint16 {
 // TestProveGivesNothingAway has a stranger at the metadata address: it must be
 // told from our own listener, and must not be sent a byte.
 func TestProveGivesNothingAway(t *testing.T) {
-	for name, says := range map[string][]byte{
-		"silent":      nil,
-		"HTTP":        []byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
-		"a short one": []byte("hello"),
-		"zeros":       make([]byte, tokenSize),
+	for name, tt := range map[string]struct {
+		says      []byte
+		wantCause string
+	}{
+		"silent":      {nil, "i/o timeout"},
+		"HTTP":        {[]byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"), "somebody else answered"},
+		"a short one": {[]byte("hello"), "unexpected EOF"},
+		"zeros":       {make([]byte, tokenSize), "somebody else answered"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // to the silent one Prove listens for as long as it may
@@ -56,16 +58,16 @@ func TestProveGivesNothingAway(t *testing.T) {
 					return
 				}
 				defer conn.Close()
-				_, _ = conn.Write(says)
-				if len(says) > 0 && len(says) < tokenSize {
+				_, _ = conn.Write(tt.says)
+				if len(tt.says) > 0 && len(tt.says) < tokenSize {
 					_ = conn.(*net.TCPConn).CloseWrite()
 				}
 				got, _ := io.ReadAll(conn)
 				sent <- got
 			}()
 			_, err := Prove(t.Context(), Config{Metadata: metadata, ProxyPort: freePort(t), Sealed: true})
-			if kindOf(err) != NotRedirected {
-				t.Errorf("got %v, want NotRedirected", err)
+			if kindOf(err) != NotRedirected || !strings.Contains(err.Error(), tt.wantCause) {
+				t.Errorf("got %v, want NotRedirected, %s", err, tt.wantCause)
 			}
 			stranger.Close() // so that nobody waits for a connection that was never made
 			if got, came := <-sent; !came || len(got) > 0 {
@@ -79,14 +81,20 @@ func TestProveWithoutConnection(t *testing.T) {
 	taken, inUse := listen(t)
 	defer taken.Close()
 	refusing := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), freePort(t))
+	bound := bindOnly(t)
+	uid, gid := uint32(os.Geteuid()), uint32(os.Getegid())
 	for name, tt := range map[string]struct {
 		config   Config
 		want     Proof
 		wantKind Kind
 	}{
-		"port in use":  {Config{Metadata: refusing, ProxyPort: inUse.Port(), Sealed: true}, PortInUse, 0},
-		"nobody there": {Config{Metadata: refusing, ProxyPort: freePort(t), Sealed: true}, "", NotRedirected},
-		"exempt":       {Config{Metadata: refusing, ProxyPort: freePort(t), UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}, ProberExempt, 0},
+		"port in use":                                  {Config{Metadata: refusing, ProxyPort: inUse.Port(), UID: uid, Sealed: true}, PortInUse, 0},
+		"port in use, exempt":                          {Config{Metadata: refusing, ProxyPort: inUse.Port(), UID: uid, GID: gid}, ProberExempt, 0},
+		"port of another user":                         {Config{Metadata: refusing, ProxyPort: inUse.Port(), UID: uid + 1, GID: gid}, "", PortTaken},
+		"port of another user, sealed":                 {Config{Metadata: refusing, ProxyPort: inUse.Port(), UID: uid + 1, Sealed: true}, "", PortTaken},
+		"port bound by a process that does not listen": {Config{Metadata: refusing, ProxyPort: bound, UID: uid, Sealed: true}, "", PortTaken},
+		"nobody there":                                 {Config{Metadata: refusing, ProxyPort: freePort(t), Sealed: true}, "", NotRedirected},
+		"exempt":                                       {Config{Metadata: refusing, ProxyPort: freePort(t), UID: uid, GID: gid}, ProberExempt, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := Prove(context.Background(), tt.config)
@@ -97,46 +105,32 @@ func TestProveWithoutConnection(t *testing.T) {
 	}
 }
 
-// stuck is an iptables that never ends.
-type stuck struct{ release chan struct{} }
-
-func (s stuck) ListChains(string) ([]string, error)   { <-s.release; return nil, nil }
-func (s stuck) List(string, string) ([]string, error) { <-s.release; return nil, nil }
-
-// TestListingEndsWithTheRun: a SIGTERM is not kept waiting by an iptables that hangs.
-func TestListingEndsWithTheRun(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := stuck{make(chan struct{})}
-		defer close(s.release)
-		run, end := context.WithCancel(t.Context())
-		b := &bounded{tables: s, mode: ModeNFT, ended: run}
-		start := time.Now()
-		time.AfterFunc(time.Second, end)
-		if _, err := b.ListChains("nat"); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "nat") {
-			t.Errorf("got %v, want the run's end, naming the table", err)
-		}
-		if got := time.Since(start); got != time.Second {
-			t.Errorf("took %s, want a second", got)
-		}
-	})
+// bindOnly binds a port of 127.0.0.1 and does not listen at it.
+func bindOnly(t *testing.T) uint16 {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint16(bound.(*syscall.SockaddrInet4).Port)
 }
 
-func TestListingIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := stuck{make(chan struct{})}
-		defer close(s.release)
-		b := &bounded{tables: s, mode: ModeNFT, ended: t.Context()}
-		start := time.Now()
-		for _, list := range []func() ([]string, error){
-			func() ([]string, error) { return b.ListChains("nat") },
-			func() ([]string, error) { return b.List("nat", "OUTPUT") },
-		} {
-			if _, err := list(); kindOf(err) != TimedOut || !strings.Contains(err.Error(), "nat") {
-				t.Errorf("got %v, want TimedOut, naming the table", err)
-			}
-		}
-		if got := time.Since(start); got != 2*commandTimeout {
-			t.Errorf("took %s, want %s", got, 2*commandTimeout)
-		}
-	})
+// TestPortTakenNamesBothUsers: who listens, and who should, stand in the one line that the
+// log and the termination message get.
+func TestPortTakenNamesBothUsers(t *testing.T) {
+	_, inUse := listen(t)
+	uid := uint32(os.Geteuid())
+	_, err := Prove(t.Context(), Config{Metadata: inUse, ProxyPort: inUse.Port(), UID: uid + 1, Sealed: true})
+	want := fmt.Sprintf("127.0.0.1:%d, the proxy's port, is taken: a process of UID %d listens there, and the proxy's user is UID %d", inUse.Port(), uid, uid+1)
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %q", err, want)
+	}
 }

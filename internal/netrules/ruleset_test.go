@@ -112,6 +112,17 @@ func TestApplyMendsWhatOthersDid(t *testing.T) {
 	}
 }
 
+func TestCheckNamesRule(t *testing.T) {
+	k := newFakeKernel(ModeNFT)
+	r := rulesetOn(k)
+	mustApply(t, r, forwarding())
+	k.tables["filter"][filterChain][1] = "-A " + filterChain + " -j ACCEPT"
+	want := "rule 2 of " + filterChain + ` is "-A ` + filterChain + ` -j ACCEPT"`
+	if err := r.Check(NewPlan(forwarding())); kindOf(err) != RulesDiffer || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want RulesDiffer, %s", err, want)
+	}
+}
+
 func TestApplyTakesOver(t *testing.T) {
 	k := newFakeKernel(ModeNFT)
 	azwi(k)
@@ -132,6 +143,20 @@ func TestApplyClearsOtherBackend(t *testing.T) {
 	}
 	if want := []string{"filter", "nat"}; !slices.Equal(nft.commits, want) {
 		t.Errorf("commits %v, want %v", nft.commits, want)
+	}
+	if err := rulesetOn(nft, legacy).Check(NewPlan(forwarding())); err != nil {
+		t.Errorf("Check: %v", err)
+	}
+}
+
+// TestApplyFailsOnOtherBackend: success would say that no older redirect is left.
+func TestApplyFailsOnOtherBackend(t *testing.T) {
+	boom := errors.New("boom")
+	legacy := newFakeKernel(ModeLegacy)
+	legacy.fail = func(string) error { return boom }
+	err := rulesetOn(newFakeKernel(ModeNFT), legacy).Apply(context.Background(), NewPlan(forwarding()))
+	if !errors.Is(err, boom) {
+		t.Errorf("got %v, want %v", err, boom)
 	}
 }
 
@@ -322,8 +347,7 @@ func TestApplyFallsBack(t *testing.T) {
 }
 
 func kindOf(err error) Kind {
-	var failure *Error
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*Error](err); ok {
 		return failure.Kind
 	}
 	return 0

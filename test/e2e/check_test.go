@@ -87,7 +87,7 @@ func TestCheck(t *testing.T) {
 				uid      int
 				redirect string
 			}{
-				{pod.ProxyUID, "skipped: not to be seen by the proxy's own user"},
+				{pod.ProxyUID, "skipped: not visible to the proxy's own user"},
 				{pod.ApplicationUID, "ok: the metadata address leads to this proxy"},
 			} {
 				report := runCheck(t, ctx, p, test.uid)
@@ -139,59 +139,6 @@ func TestCheckAsksIMDSOnRequestOnly(t *testing.T) {
 	report = runCheck(t, ctx, p, pod.ApplicationUID, "--ask-imds")
 	if got := report.text("imds", "node's IMDS"); !strings.HasPrefix(got, "ok: out of reach") {
 		t.Errorf("got %q", got)
-	}
-}
-
-// TestCheckRules: with NET_ADMIN and iptables, as in a container for debugging, the
-// rules that the real proxy-init made are found on either backend; the sidecar's user
-// names the command that looks.
-func TestCheckRules(t *testing.T) {
-	for _, mode := range []string{"nft", "legacy"} {
-		t.Run(mode, func(t *testing.T) {
-			p, ctx := startPod(t, pod.Config{IPTablesMode: mode})
-			foreignMetadataAddress(t)
-			nat, filter := "nat, iptables-"+mode, "filter, iptables-"+mode
-			wantRule := func(report checkReport, item, want string) {
-				t.Helper()
-				if got := report.text("rules", item); !strings.HasPrefix(got, want) {
-					t.Errorf("%s: got %q, want %q", item, got, want)
-				}
-			}
-			report := runCheck(t, ctx, p, pod.ProxyUID)
-			wantRule(report, "iptables", "skipped: needs NET_ADMIN and iptables")
-
-			report = runCheck(t, ctx, p, 0)
-			wantRule(report, nat, "ok: the jump to IMDS_PROXY_OUTPUT is first in OUTPUT, and leads to port 8000")
-			wantRule(report, filter, "ok: the jump to IMDS_PROXY_FILTER is first in OUTPUT")
-			if report.ExitStatus != 0 {
-				t.Errorf("got %+v", report)
-			}
-
-			// Somebody else comes first: in a table that decides, that is a fault.
-			iptables(t, mode, "-t", "nat", "-I", "OUTPUT", "-p", "tcp", "--dport", "15001", "-j", "ACCEPT")
-			report = runCheck(t, ctx, p, 0)
-			wantRule(report, nat, "fail: the jump to IMDS_PROXY_OUTPUT is rule 2 of OUTPUT")
-			wantRule(report, filter, "ok: ")
-			if report.ExitStatus != 16 || report.FirstFailed != "rules" {
-				t.Errorf("got %+v", report)
-			}
-			iptables(t, mode, "-t", "nat", "-D", "OUTPUT", "1")
-
-			iptables(t, mode, "-t", "nat", "-F", "IMDS_PROXY_OUTPUT")
-			iptables(t, mode, "-t", "nat", "-A", "IMDS_PROXY_OUTPUT", "-d", netns.MetadataAddress, "-p", "tcp", "--dport", "80", "-j", "REDIRECT", "--to-ports", "8123")
-			wantRule(runCheck(t, ctx, p, 0), nat, "fail: the redirect leads to port 8123")
-
-			clearRules(t)
-			wantRule(runCheck(t, ctx, p, 0), "redirect", "fail: no iptables backend holds one")
-			checkDecoy(t, p)
-		})
-	}
-}
-
-func iptables(t *testing.T, mode string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command("iptables-"+mode, args...).CombinedOutput(); err != nil {
-		t.Fatalf("iptables-%s %s: %v: %s", mode, strings.Join(args, " "), err, out)
 	}
 }
 

@@ -112,7 +112,7 @@ func TestRedirectProof(t *testing.T) {
 			t.Errorf("with the connection dropped: exit code %d, want 9\n%s", r.code, r.stderr)
 		}
 		pod.iptables(backend, "-t mangle -F OUTPUT")
-		pod.answer(byProxy + "=tcp/127.0.0.1:8000")
+		pod.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:8000")
 		if got := logField(t, pod.install(mode), "proven_by"); !strings.Contains(got, "in use") {
 			t.Errorf("beside a live proxy: proven by %q, want the rules alone", got)
 		}

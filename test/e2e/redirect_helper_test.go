@@ -49,7 +49,7 @@ func startHelper(t *testing.T, cmd *exec.Cmd) *helper {
 // helper is a running redirectpod.
 type helper struct {
 	t     *testing.T
-	stdin io.Writer
+	stdin io.WriteCloser
 	lines chan string
 	first string
 }

@@ -93,6 +93,12 @@ func (p *redirectPod) answer(endpoints ...string) {
 	startHelper(p.t, p.command(append([]string{program("redirectpod"), "answer"}, endpoints...)...))
 }
 
+// answerAs is answer for servers of another user than root.
+func (p *redirectPod) answerAs(u asker, endpoints ...string) *helper {
+	p.t.Helper()
+	return startHelper(p.t, p.command(u.as(append([]string{program("redirectpod"), "answer"}, endpoints...)...)...))
+}
+
 // command is a program to run in the namespace, as root unless told otherwise.
 func (p *redirectPod) command(args ...string) *exec.Cmd {
 	cmd := exec.Command("nsenter", append([]string{"--net=" + p.ns, "--"}, args...)...)
@@ -196,8 +202,7 @@ func (p *redirectPod) tryInit(o initOptions, args ...string) initResult {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
 		p.t.Fatal(err)
 	}
 	return initResult{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}

@@ -62,7 +62,7 @@ func TestRedirectMatrix(t *testing.T) {
 		for i, m := range modes {
 			pod.install(append([]string{"--iptables-mode", backend}, m.args...)...)
 			if i == 0 {
-				pod.answer(byProxy + "=tcp/127.0.0.1:8000")
+				pod.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:8000")
 			}
 			ask(m.name, m.want)
 		}

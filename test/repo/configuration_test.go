@@ -1,6 +1,5 @@
-// Package repo keeps the repository consistent: the import map holds, the documentation
-// is true: what can be generated from the
-// binaries is, and links lead somewhere.
+// Package repo keeps the repository consistent: packages import only what the import map
+// allows, the documentation matches the programs, and its links lead somewhere.
 package repo
 
 import (
@@ -11,8 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
 )
 
 const repository = "../.."
@@ -32,8 +35,8 @@ func binaries(t *testing.T) string {
 	return dir
 }
 
-// watchSources looks at the directories that the binaries are built from, so that
-// go test takes no result from its cache after a change there.
+// watchSources reads the directories that the binaries are built from, so that go test
+// does not reuse a cached result after a change there.
 func watchSources(t *testing.T) {
 	t.Helper()
 	for _, root := range []string{"cmd", "internal"} {
@@ -44,7 +47,7 @@ func watchSources(t *testing.T) {
 	}
 }
 
-// help is what a command says of itself.
+// help returns a command's help text.
 func help(t *testing.T, dir, command string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(dir, command), append(args, "--help")...)
@@ -60,7 +63,11 @@ func help(t *testing.T, dir, command string, args ...string) string {
 type option struct{ name, value, fallback, meaning string }
 
 var (
-	optionLine   = regexp.MustCompile(`(?m)^ {6}--([a-z-]+)(?: (.+?))? {3,}(.+)$`)
+	// flagLine is any line of a help text that describes a flag.
+	flagLine = regexp.MustCompile(`(?m)^ +(?:-., )?--.*$`)
+	// optionLine is such a line in parts. pflag writes [=true|false] after a flag that
+	// takes no value, and [=VALUE] after one that may go without; neither is for the table.
+	optionLine   = regexp.MustCompile(`^ +(?:-., )?--([^ =[]+)(?: ([^ ].*?))?(?:\[=.*?\])? {3,}(.+)$`)
 	defaultValue = regexp.MustCompile(`^(.*) \(default "?(.*?)"?\)$`)
 	// twinLine is a variable and its flag, as proxy-init lists them.
 	twinLine = regexp.MustCompile(`(?m)^  ([A-Z_]+) +--([a-z-]+)$`)
@@ -68,9 +75,16 @@ var (
 	variableLine = regexp.MustCompile(`(?m)^  ((?:[A-Z_]{3,}(?:, )?)+) {2,}(.+)$`)
 )
 
-func options(help string) []option {
+// options reads the flags of a help text. It fails on a flag that it cannot read, so
+// that no flag is missing from the documentation.
+func options(t *testing.T, help string) []option {
+	t.Helper()
 	var found []option
-	for _, m := range optionLine.FindAllStringSubmatch(help, -1) {
+	for _, line := range flagLine.FindAllString(help, -1) {
+		m := optionLine.FindStringSubmatch(line)
+		if m == nil {
+			t.Fatalf("cannot read the flag in this line of the help text: fix optionLine:\n%s", line)
+		}
 		o := option{name: m[1], value: m[2], meaning: m[3]}
 		if d := defaultValue.FindStringSubmatch(o.meaning); d != nil {
 			o.meaning, o.fallback = d[1], d[2]
@@ -146,17 +160,49 @@ func generated(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	proxy, check, proxyInit := help(t, dir, "proxy"), help(t, dir, "proxy", "check"), help(t, dir, "proxy-init")
 	return map[string]string{
-		"proxy flags":           table(options(proxy), proxyTwin),
+		"proxy flags":           table(options(t, proxy), proxyTwin),
 		"proxy variables":       variables(proxy),
-		"proxy exit status":     from(t, proxy, "Exit status:"),
-		"check flags":           table(options(check), nil),
-		"check exit status":     from(t, check, "Exit status:"),
-		"proxy-init flags":      table(options(proxyInit), initTwins(proxyInit)),
+		"proxy exit codes":      from(t, proxy, "Exit codes:"),
+		"check flags":           table(options(t, check), nil),
+		"check exit codes":      from(t, check, "Exit codes:"),
+		"proxy-init flags":      table(options(t, proxyInit), initTwins(proxyInit)),
 		"proxy-init exit codes": from(t, proxyInit, "Exit codes:"),
 	}
 }
 
 var part = regexp.MustCompile(`(?s)(<!-- generated: ([a-z -]+) -->\n).*?(<!-- end -->)`)
+
+// TestOptions: each flag of a flag set is found in the help text that pflag writes for
+// it, whatever its type. A new version of pflag may write them differently.
+func TestOptions(t *testing.T) {
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	fs.Bool("bool", false, "off")
+	fs.Bool("bool-on", true, "on")
+	fs.BoolP("bool-short", "b", false, "off")
+	fs.BoolFunc("bool-func", "call", func(string) error { return nil })
+	fs.Count("count", "how often")
+	fs.Duration("duration", time.Second, "how long")
+	fs.Int("int", 1, "`CIDR[:TCP port]` of things")
+	fs.String("string", "", "a text")
+	fs.StringP("string-short", "s", "x", "a text")
+	fs.StringSlice("strings", nil, "texts")
+	fs.String("optional", "", "a `text`, or none")
+	fs.Lookup("optional").NoOptDefVal = "none"
+
+	var got, want []string
+	for _, o := range options(t, "Flags:\n\n"+fs.FlagUsages()+"\nExit status: 0") {
+		got = append(got, fmt.Sprintf("%s %q %q", o.name, o.value, o.meaning))
+	}
+	want = []string{
+		`bool "" "off"`, `bool-func "" "call"`, `bool-on "" "on"`, `bool-short "" "off"`,
+		`count "count" "how often"`, `duration "duration" "how long"`, `int "CIDR[:TCP port]" "CIDR[:TCP port] of things"`,
+		`optional "text" "a text, or none"`, `string "string" "a text"`, `string-short "string" "a text"`,
+		`strings "strings" "texts"`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("flags of the help text: got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
 
 func TestConfiguration(t *testing.T) {
 	dir := binaries(t)
@@ -164,8 +210,8 @@ func TestConfiguration(t *testing.T) {
 	t.Run("variables", func(t *testing.T) { testTwins(t, dir) })
 }
 
-// testGenerated fails when docs/configuration.md is not what the binaries say;
-// `make docs` mends that.
+// testGenerated fails when docs/configuration.md differs from the programs' help;
+// `make docs` rewrites it.
 func testGenerated(t *testing.T, dir string) {
 	checkGenerated(t, repository+"/docs/configuration.md", generated(t, dir))
 }

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -17,26 +19,32 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package that ships, the packages of this module that
 // it may import. A package that is not listed may not exist outside test/.
 var allowed = map[string][]string{
-	"cmd/proxy":            {"internal/imds", "internal/exchange", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server"},
-	"cmd/proxy-init":       {"internal/logging", "internal/netrules"},
-	"internal/imds":        {"internal/exchange"},
-	"internal/exchange":    {},
-	"internal/server":      {},
-	"internal/diagnose":    {"internal/exchange"},
-	"internal/netrules":    {},
-	"internal/health":      {},
-	"internal/metrics":     {},
-	"internal/census":      {},
-	"internal/logging":     {},
-	"internal/loglimit":    {},
-	"internal/inject":      {},
-	"internal/manifest":    {},
-	"cmd/imds-migrate":     {"internal/inject", "internal/injectflags", "internal/manifest"},
-	"internal/injectflags": {"internal/inject"},
-	"cmd/webhook":          {"internal/health", "internal/inject", "internal/injectflags", "internal/logging", "internal/loglimit"},
+	"cmd/proxy":         {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server", "internal/sockets"},
+	"cmd/proxy-init":    {"internal/flagenv", "internal/logging", "internal/netrules"},
+	"internal/azure":    {},
+	"internal/flagenv":  {},
+	"internal/imds":     {"internal/exchange", "internal/tokens"},
+	"internal/server":   {},
+	"internal/tokens":   {"internal/exchange"},
+	"internal/exchange": {},
+	"internal/diagnose": {"internal/exchange", "internal/tokens"},
+	"internal/netrules": {"internal/sockets"},
+	"internal/sockets":  {},
+	"internal/health":   {},
+	"internal/metrics":  {},
+	"internal/census":   {},
+	"internal/logging":  {},
+	"internal/loglimit": {},
+	"internal/inject":   {"internal/flagenv"},
+	"internal/manifest": {},
+	"cmd/imds-migrate":  {"internal/flagenv", "internal/inject", "internal/manifest"},
+	"cmd/webhook":       {"internal/flagenv", "internal/health", "internal/inject", "internal/logging", "internal/loglimit"},
 }
 
-// only lists the dependencies that live in one room.
+// everywhere lists the packages that every package may import.
+var everywhere = []string{"internal/azure"}
+
+// only lists the dependencies that one package alone may import.
 var only = map[string]string{
 	"github.com/AzureAD/microsoft-authentication-library-for-go": "internal/exchange",
 	"github.com/coreos/go-iptables":                              "internal/netrules",
@@ -44,14 +52,14 @@ var only = map[string]string{
 	"go.yaml.in/yaml":                                            "internal/manifest",
 }
 
-// never lists what no binary in a pod may link, nor any room that could end up in
-// one: k8s.io is what makes the sidecar of azure-workload-identity v1.6.0 a binary
-// of 37 MB. ADR 0040 has why both sides share a module all the same.
+// never lists what no program that runs in an injected pod may link, and so no package
+// that it might import: k8s.io makes the sidecar of azure-workload-identity v1.6.0 a
+// binary of 37 MB. ADR 0040 says why both sides still share one module.
 var never = []string{"k8s.io/", "sigs.k8s.io/"}
 
-// kubernetesSide lists the rooms that never excepts: they patch pods, and run in
-// none that they patch.
-var kubernetesSide = []string{"internal/inject", "internal/injectflags", "cmd/webhook", "cmd/imds-migrate"}
+// kubernetesSide lists the packages that may link what never lists: they patch pods,
+// and do not run in the pods that they patch.
+var kubernetesSide = []string{"internal/inject", "cmd/webhook", "cmd/imds-migrate"}
 
 type goPackage struct {
 	ImportPath string
@@ -61,42 +69,97 @@ type goPackage struct {
 
 func TestImports(t *testing.T) {
 	for _, p := range list(t, "../../cmd/...", "../../internal/...") {
-		room := strings.TrimPrefix(p.ImportPath, module+"/")
-		may, known := allowed[room]
+		name := strings.TrimPrefix(p.ImportPath, module+"/")
+		may, known := allowed[name]
 		if !known {
-			t.Errorf("%s: no place in the import map; give it one in %s", room, "test/repo")
+			t.Errorf("%s is not in the import map: add it to test/repo/imports_test.go", name)
 			continue
 		}
 		for _, imported := range p.Imports {
-			checkImport(t, room, may, imported)
+			checkImport(t, name, may, imported)
 		}
-		if !slices.Contains(kubernetesSide, room) {
-			checkNever(t, room, p.Deps)
+		if !slices.Contains(kubernetesSide, name) {
+			checkNever(t, name, p.Deps)
+		}
+		if slices.Contains(everywhere, name) {
+			checkStandardOnly(t, name, p.Deps)
 		}
 	}
 }
 
-func checkNever(t *testing.T, room string, deps []string) {
+func checkNever(t *testing.T, name string, deps []string) {
 	t.Helper()
 	for _, dep := range deps {
 		for _, prefix := range never {
 			if strings.HasPrefix(dep, prefix) {
-				t.Errorf("%s links %s", room, dep)
+				t.Errorf("%s links %s", name, dep)
 			}
 		}
 	}
 }
 
-func checkImport(t *testing.T, room string, may []string, imported string) {
+// checkStandardOnly: what every package may import must bring nothing along. An import path
+// of the standard library has no dot before its first slash.
+func checkStandardOnly(t *testing.T, name string, deps []string) {
 	t.Helper()
-	if other, ours := strings.CutPrefix(imported, module+"/"); ours && !slices.Contains(may, other) {
-		t.Errorf("%s imports %s; it may import %q", room, other, may)
-	}
-	for dependency, home := range only {
-		if strings.HasPrefix(imported, dependency) && room != home {
-			t.Errorf("%s imports %s, which lives in %s only", room, imported, home)
+	for _, dep := range deps {
+		first, _, _ := strings.Cut(dep, "/")
+		if strings.Contains(first, ".") || first == module {
+			t.Errorf("%s links %s, which is not of the standard library", name, dep)
 		}
 	}
+}
+
+func checkImport(t *testing.T, name string, may []string, imported string) {
+	t.Helper()
+	if other, ours := strings.CutPrefix(imported, module+"/"); ours && !slices.Contains(may, other) && !slices.Contains(everywhere, other) {
+		t.Errorf("%s imports %s; it may import %q", name, other, may)
+	}
+	for dependency, home := range only {
+		if strings.HasPrefix(imported, dependency) && name != home {
+			t.Errorf("%s imports %s, which only %s may import", name, imported, home)
+		}
+	}
+}
+
+// TestMap: the map in CONTRIBUTING.md names every directory with Go files, and no other.
+// Below test/, a directory's line also stands for the directories in it.
+func TestMap(t *testing.T) {
+	named, found := mapped(t), map[string]bool{}
+	for _, file := range files(t, "cmd/**.go", "internal/**.go", "test/**.go") {
+		dir := path.Dir(file)
+		name := dir
+		for !named[name] && strings.HasPrefix(name, "test/") {
+			name = path.Dir(name)
+		}
+		if !named[name] && !found[dir] {
+			t.Errorf("%s is not in the map of CONTRIBUTING.md: add it, with one sentence", dir)
+		}
+		found[name], found[dir] = true, true
+	}
+	for name := range named {
+		if !found[name] {
+			t.Errorf("the map of CONTRIBUTING.md names %s, which has no Go files: remove it", name)
+		}
+	}
+}
+
+// mapped returns the first words of the lines of the map.
+func mapped(t *testing.T) map[string]bool {
+	t.Helper()
+	text, err := os.ReadFile(repository + "/CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## The map\n\n```\n")
+	block, _, _ := strings.Cut(section, "```")
+	names := map[string]bool{}
+	for line := range strings.Lines(block) {
+		if words := strings.Fields(line); len(words) > 0 {
+			names[words[0]] = true
+		}
+	}
+	return names
 }
 
 // list asks the go command, so that build tags and generated files are seen as

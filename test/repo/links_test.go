@@ -1,30 +1,37 @@
 package repo
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// markdown lists the documents of the repository.
-func markdown(t *testing.T) []string {
+// files lists the files of the repository that match git's patterns, as paths from its
+// root. It leaves out files that are deleted and not yet committed as such.
+func files(t *testing.T, patterns ...string) []string {
 	t.Helper()
-	cmd := exec.Command("git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md")
+	cmd := exec.Command("git", append([]string{"ls-files", "--cached", "--others", "--exclude-standard", "--"}, patterns...)...)
 	cmd.Dir = repository
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Fields(string(out))
+	return slices.DeleteFunc(strings.Fields(string(out)), func(file string) bool {
+		_, err := os.Stat(filepath.Join(repository, file))
+		return errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 // TestLinks: a link to a file leads to one.
 func TestLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#\s]+)(#[^)\s]*)?\)`)
-	for _, file := range markdown(t) {
+	for _, file := range files(t, "*.md") {
 		text, err := os.ReadFile(filepath.Join(repository, file))
 		if err != nil {
 			t.Fatal(err)
@@ -48,7 +55,7 @@ func TestMakeTargets(t *testing.T) {
 		t.Fatal(err)
 	}
 	said := regexp.MustCompile("(?m)(?:^|`)make ([a-z][a-z-]+)")
-	for _, file := range markdown(t) {
+	for _, file := range files(t, "*.md") {
 		text, err := os.ReadFile(filepath.Join(repository, file))
 		if err != nil {
 			t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/inject"
 )
 
@@ -168,7 +169,7 @@ func tokenVolumes(pod *corev1.Pod) map[string]corev1.ServiceAccountTokenProjecti
 			continue
 		}
 		for _, s := range v.Projected.Sources {
-			if s.ServiceAccountToken != nil && s.ServiceAccountToken.Audience == inject.DefaultAudience {
+			if s.ServiceAccountToken != nil && s.ServiceAccountToken.Audience == azure.Audience {
 				found[v.Name] = *s.ServiceAccountToken
 			}
 		}

@@ -20,9 +20,9 @@ func TestRefusals(t *testing.T) {
 		pod  *corev1.Pod
 		want string
 	}{
-		{"junk for a boolean", newPod(annotate(inject.InjectProxyAnnotation, "yes please")), `inject-proxy-sidecar: "yes please": write "true" or "false"`},
-		{"port 0", injected(annotate(inject.ProxyPortAnnotation, "0")), `proxy-sidecar-port: "0": write a port, from 1 to 65535`},
-		{"port 65536", injected(annotate(inject.ProxyPortAnnotation, "65536")), `proxy-sidecar-port: "65536": write a port, from 1 to 65535`},
+		{"junk for a boolean", newPod(annotate(inject.InjectProxyAnnotation, "yes please")), `inject-proxy-sidecar: "yes please": must be "true" or "false"`},
+		{"port 0", injected(annotate(inject.ProxyPortAnnotation, "0")), `proxy-sidecar-port: "0": must be between 1 and 65535`},
+		{"port 65536", injected(annotate(inject.ProxyPortAnnotation, "65536")), `proxy-sidecar-port: "65536": must be between 1 and 65535`},
 		{"a port that is declared", injected(func(p *corev1.Pod) {
 			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8000}}
 		}), `container "app" listens on port 8000; write a port that no container declares`},
@@ -33,11 +33,11 @@ func TestRefusals(t *testing.T) {
 		{"the proxy's user for all", injected(func(p *corev1.Pod) {
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: &asProxy}
 		}), `spec.securityContext.runAsUser: 1501 is the proxy's own user`},
-		{"an expiration too short", newPod(annotate(inject.TokenExpirationAnnotation, "3599")), `"3599": write seconds, from 3600 to 86400`},
-		{"an expiration too long", newPod(annotate(inject.TokenExpirationAnnotation, "86401")), `"86401": write seconds, from 3600 to 86400`},
-		{"a redirect mode", injected(annotate(inject.RedirectAnnotation, "seal")), `"seal": write forward, sealed or none`},
-		{"resources", injected(annotate(inject.ProxyResourcesAnnotation, "128Mi")), `"128Mi": write JSON with requests and limits`},
-		{"an image", injected(annotate(inject.ProxyImageAnnotation, "a b")), `"a b": say an image`},
+		{"an expiration too short", newPod(annotate(inject.TokenExpirationAnnotation, "3599")), `"3599": must be seconds, between 3600 and 86400`},
+		{"an expiration too long", newPod(annotate(inject.TokenExpirationAnnotation, "86401")), `"86401": must be seconds, between 3600 and 86400`},
+		{"a redirect mode", injected(annotate(inject.RedirectAnnotation, "seal")), `"seal": must be forward, sealed or none`},
+		{"resources", injected(annotate(inject.ProxyResourcesAnnotation, "128Mi")), `"128Mi": must be JSON with requests and limits`},
+		{"an image", injected(annotate(inject.ProxyImageAnnotation, "a b")), `"a b": must be an image`},
 		{"an annotation misspelt", injected(annotate("imds-oidc-proxy/redirects", "sealed")), `imds-oidc-proxy/redirects: there is none of this name`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -118,7 +118,8 @@ const bound = "--set=tokenEndpoint.annotationSuffix=binding,tokenEndpoint.audien
 func TestTaken(t *testing.T) {
 	for _, set := range []string{
 		"--set=drain=0s", "--set=drain=20s", "--set=drain=1500ms", "--set=drain=2.5s",
-		"--set=tenantID=tenant.example.test",
+		"--set=tenantID=tenant.example.test", "--set=authorityHost=https://login.example.test", "--set=authorityHost=https://login.example.test:65535/",
+		"--set=cloud=AzureCloud",
 		"--set=proxy.resources.limits.cpu=1", "--set=proxy.resources.limits.memory=0.1Gi", "--set=proxy.resources.requests.ephemeral-storage=1e6",
 		"--set-string=proxy.resources.requests.cpu=5m", "--set=resources.claims[0].name=gpu",
 		bound, bound + ",tokenEndpoint.caConfigMap=ca", bound + ",tokenEndpoint.trustBundleSigner=s,tokenEndpoint.trustBundleLabels=*",
@@ -147,6 +148,12 @@ func TestRefused(t *testing.T) {
 		{"--set=nativeSidecar=maybe", "nativeSidecar"},
 		{"--set=cloud=AzureMoonCloud", "cloud"},
 		{"--set=authorityHost=http://login.example.test", "authorityHost"},
+		{"--set=authorityHost=https://login.example.test/adfs", "authorityHost"},
+		{"--set=authorityHost=https://login.example.test:65536", "authorityHost"},
+		{"--set=authorityHost=https://login.example.test/?", "authorityHost"},
+		{"--set=authorityHost=https://login.example.test#", "authorityHost"},
+		{bound + ",tokenEndpoint.proxy=https://binding.example.test:99999", "tokenEndpoint/proxy"},
+		{"--set=tenantID=a..b.com", "tenantID"},
 		{"--set=replicas=0", "replicas"},
 		{"--set=tokenEndpoint.annotationSuffix=binding", "tokenEndpoint/"},
 		{"--set=resources.limit.memory=1Mi", "resources"},

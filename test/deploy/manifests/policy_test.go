@@ -13,7 +13,7 @@ import (
 // evaluator that the API server's admission runs.
 func refusals(t *testing.T, level api.Level, pod corev1.PodTemplateSpec) []string {
 	t.Helper()
-	evaluator, err := policy.NewEvaluator(policy.DefaultChecks())
+	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

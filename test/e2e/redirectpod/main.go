@@ -6,10 +6,12 @@
 //	redirectpod answer NAME=NETWORK/ADDRESS...
 //	redirectpod ask NETWORK/ADDRESS...
 //	redirectpod hold NETWORK/ADDRESS
+//	redirectpod impersonate ADDRESS
 //
 // NETWORK is tcp, udp or mapped: TCP through an IPv6 socket, to the address in
-// its form ::ffff:a.b.c.d. The first two commands print "ready" and end with
-// their standard input; hold keeps a connection and asks again for each line.
+// its form ::ffff:a.b.c.d. The first two commands and the last print "ready" and end
+// with their standard input; hold keeps a connection and asks again for each line;
+// impersonate answers every HTTP request as a proxy would that is ready.
 package main
 
 import (
@@ -18,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"strings"
@@ -38,7 +41,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("say pause, answer, ask or hold")
+		return errors.New("a command is required: pause, answer, ask, hold or impersonate")
 	}
 	switch command, endpoints := args[0], args[1:]; command {
 	case "pause":
@@ -57,6 +60,8 @@ func run(args []string) error {
 		return nil
 	case "hold":
 		return hold(strings.Join(endpoints, ""))
+	case "impersonate":
+		return impersonate(strings.Join(endpoints, ""))
 	default:
 		return fmt.Errorf("unknown command %q", command)
 	}
@@ -95,6 +100,20 @@ func answer(spec string) error {
 		}
 	}()
 	return nil
+}
+
+// impersonate answers as the proxy does on /readyz, with all that can be copied of it.
+func impersonate(address string) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{ReadHeaderTimeout: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Server", "imds-oidc-proxy/dev")
+		fmt.Fprint(w, "ok")
+	})}
+	go server.Serve(listener)
+	return untilEOF()
 }
 
 func answerDatagrams(conn net.PacketConn, name string) {
@@ -181,7 +200,7 @@ func listen(conn net.Conn, r *bufio.Reader) string {
 
 // reason is one word for a failed attempt.
 func reason(err error) string {
-	var timeout interface{ Timeout() bool }
+	timeout, ok := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EPERM):
 		// EPERM is what the sender of a datagram gets whose own host rejects it.
@@ -190,7 +209,7 @@ func reason(err error) string {
 		return "reset"
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 		return "unreachable"
-	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, syscall.EINPROGRESS):
+	case ok && timeout.Timeout(), errors.Is(err, syscall.EINPROGRESS):
 		return "timeout"
 	case errors.Is(err, io.EOF):
 		return "closed"

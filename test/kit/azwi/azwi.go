@@ -1,7 +1,7 @@
-// Package azwi does to a pod what azure-workload-identity's webhook does, so that
-// tests can have it beside ours: the same names, order and oversights, written from
-// what is known of its behaviour. v1.6.0 is what was seen running; [Older] and
-// [Newer] differ in where the token is mounted.
+// Package azwi imitates azure-workload-identity's webhook, so that tests can run it on
+// the same pods as ours. It uses the same names and the same order and has the same
+// bugs. [V160] follows v1.6.0, whose behaviour was observed in a cluster. [Older] and
+// [Newer] are other known versions, which mount the token elsewhere.
 package azwi
 
 import (
@@ -16,32 +16,34 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Layout is where a version has the token.
+// Layout is how a version of the webhook mounts the token.
 type Layout int
 
 // The layouts.
 const (
-	// V160 names the volume by the pod, and mounts it at one path in all pods.
+	// V160 derives the volume's name from the pod's, and mounts it at the same path in
+	// all pods.
 	V160 Layout = iota
-	// Older has one name and another path in all pods, and leaves alone what has the
-	// path of its token in a projected volume.
+	// Older uses the same name in all pods, and another path than V160. The real webhook
+	// also leaves a projected volume alone that has its token's path.
 	Older
-	// Newer mounts it at a path with the hash of the pod's name.
+	// Newer mounts the volume at a path that contains a hash of the pod's name.
 	Newer
 )
 
-// Images of a webhook that is configured as it comes.
+// The images that the webhook injects.
 const (
 	ProxyImage     = "registry.example.test/azwi/proxy:v1.6.0"
 	ProxyInitImage = "registry.example.test/azwi/proxy-init:v1.6.0"
 )
 
-// Webhook is one installation of it.
+// Webhook is an installation of the webhook.
 type Webhook struct {
 	Layout Layout
-	// NativeSidecar is what it decides on from server 1.32 on.
+	// NativeSidecar injects the proxy as a native sidecar. The real webhook does so from
+	// Kubernetes 1.32 on.
 	NativeSidecar bool
-	// TenantID is the cluster's.
+	// TenantID is the default tenant of all pods.
 	TenantID string
 }
 
@@ -56,14 +58,14 @@ const (
 	audience = "api://AzureADTokenExchange"
 )
 
-// Mutate returns the pod as the webhook leaves it. A pod without the label never
-// gets there.
+// Mutate returns the pod as the webhook changes it. A pod without the label is returned
+// unchanged: the API server does not send it to the webhook.
 func (w Webhook) Mutate(pod *corev1.Pod, account *corev1.ServiceAccount) (*corev1.Pod, error) {
 	pod = pod.DeepCopy()
 	if pod.Labels[prefix+"use"] != "true" {
 		return pod, nil
 	}
-	// Whatever the value, "false" too.
+	// The webhook does not look at the value: "false" injects the sidecar too.
 	if _, inject := pod.Annotations[prefix+"inject-proxy-sidecar"]; inject {
 		if err := w.inject(pod); err != nil {
 			return nil, err
@@ -179,7 +181,7 @@ func podHash(pod *corev1.Pod) string {
 	return hex.EncodeToString(hash[:])[:63-len(reserved)]
 }
 
-// mount is where a version mounts its token, and the token's path in there.
+// mount returns the mount path of the token's volume, and the token's path in the volume.
 func (w Webhook) mount(pod *corev1.Pod) (dir, file string) {
 	switch w.Layout {
 	case Older:
@@ -224,7 +226,7 @@ func (w Webhook) container(c *corev1.Container, pod *corev1.Pod, account *corev1
 		}
 	}
 	mount := corev1.VolumeMount{Name: volume.Name, MountPath: dir, ReadOnly: true}
-	// By the volume's name alone: another volume at the same path is not seen.
+	// The webhook compares names only, and misses another volume at the same path.
 	if i := slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == volume.Name }); i >= 0 {
 		c.VolumeMounts[i] = mount
 		return

@@ -1,8 +1,9 @@
-// Package bases builds the container images with `make images`, on stand-in bases
-// made of Debian packages: for tests on machines that reach no container registry.
+// Package bases builds the container images with `make images` on base images that it
+// makes from Debian packages, for tests on machines that cannot reach a container
+// registry.
 //
-// [Config.Fetch] needs the world outside; everything else runs where nothing can be
-// reached. The images land in a storage of their own, apart from the machine's.
+// Only [Config.Fetch] needs a network. The images are stored in a directory of the test
+// and not in the machine's storage for images.
 package bases
 
 import (
@@ -13,9 +14,9 @@ import (
 	"strings"
 )
 
-// Config says where to work.
+// Config holds the directories to work in.
 type Config struct {
-	// Dir is for root file systems and the storage of images: an existing directory.
+	// Dir is an existing directory for root file systems and the storage of images.
 	Dir string
 
 	// Repository is the root of this project's source.
@@ -26,15 +27,16 @@ type Config struct {
 	Authorities []byte
 }
 
-// iptablesPackages are what Debian's iptables of both backends needs to run.
+// iptablesPackages are the Debian packages that iptables with both backends needs.
 var iptablesPackages = []string{"iptables", "libxtables12", "libnftnl11", "libmnl0", "libip4tc2", "libip6tc2",
 	"libnetfilter-conntrack3", "libnfnetlink0", "libc6"}
 
-// goPackages carry a Go toolchain: the shell that RUN asks for, mkdir and touch.
+// goPackages are the Debian packages that the build stage needs besides the Go toolchain: a
+// shell for RUN, mkdir and touch.
 var goPackages = []string{"dash", "coreutils", "libc6", "libacl1", "libattr1", "libselinux1", "libpcre2-8-0", "libgmp10"}
 
-// Fetch gets what the bases are made of, and returns the environment in which to
-// call [Config.Make], [Config.Images] and buildah.
+// Fetch downloads the packages and modules. It returns the environment variables that
+// [Config.Make], [Config.Images] and buildah need.
 func (c Config) Fetch() (env []string, err error) {
 	for name, packages := range map[string][]string{"iptables-root": iptablesPackages, "go-root": goPackages} {
 		args := append([]string{filepath.Join(c.Dir, name)}, packages...)
@@ -46,7 +48,7 @@ func (c Config) Fetch() (env []string, err error) {
 		return nil, err
 	}
 	storage := filepath.Join(c.Dir, "storage.conf")
-	// The vfs driver is slow with large images, and works on any file system.
+	// The vfs driver is slow with large images, but works on any file system.
 	text := fmt.Sprintf("[storage]\ndriver = \"vfs\"\ngraphroot = %q\nrunroot = %q\n",
 		filepath.Join(c.Dir, "graph"), filepath.Join(c.Dir, "run"))
 	if err := os.WriteFile(storage, []byte(text), 0o644); err != nil {
@@ -55,10 +57,10 @@ func (c Config) Fetch() (env []string, err error) {
 	return []string{"CONTAINERS_STORAGE_CONF=" + storage, "BUILDAH_ISOLATION=chroot"}, nil
 }
 
-// Make lays out stand-ins for the bases of the Dockerfiles: localhost/gobase,
+// Make makes the base images that stand in for those of the Dockerfiles: localhost/gobase,
 // localhost/staticbase and localhost/iptablesbase.
 func (c Config) Make() error {
-	// What the update-alternatives of an installation would do.
+	// An installation of the package would make these links by update-alternatives.
 	iptables := filepath.Join(c.Dir, "iptables-root")
 	for _, suffix := range []string{"", "-save", "-restore"} {
 		if err := link("iptables-nft"+suffix, filepath.Join(iptables, "usr/sbin/iptables"+suffix)); err != nil {
@@ -76,7 +78,7 @@ func (c Config) Make() error {
 		return err
 	}
 	if c.Authorities != nil {
-		// Where Go looks first on Debian and its kin.
+		// The first file in which Go looks for certificate authorities on Linux.
 		if err := os.WriteFile(filepath.Join(static, "etc/ssl/certs/ca-certificates.crt"), c.Authorities, 0o644); err != nil {
 			return err
 		}
@@ -98,7 +100,7 @@ func (c Config) makeGoBase() error {
 		"--env=GOPROXY=off", "--env=GOFLAGS=-mod=mod", "--env=GONOSUMDB=*", "--env=GOTOOLCHAIN=local")
 }
 
-// link makes a symbolic link, or leaves the one that is there.
+// link makes a symbolic link. It keeps an existing one.
 func link(target, path string) error {
 	if err := os.Symlink(target, path); err != nil && !os.IsExist(err) {
 		return err
@@ -106,7 +108,7 @@ func link(target, path string) error {
 	return nil
 }
 
-// FromDirectory makes an image of a directory alone. The settings are flags of
+// FromDirectory makes an image with the content of a directory. The settings are flags of
 // buildah config, such as --env=NAME=VALUE.
 func FromDirectory(name, root string, settings ...string) error {
 	container, err := run(nil, "buildah", "from", "scratch")
@@ -126,9 +128,10 @@ func FromDirectory(name, root string, settings ...string) error {
 	return err
 }
 
-// Images runs `make images` for the named ones, each on the base that is given for
-// it, as localhost/imds-oidc-proxy… under the version. The toolchain and its caches
-// are the machine's: no registry and no module proxy can be reached.
+// Images runs `make images` for each image in baseOf, on the base image that baseOf gives.
+// It names the images localhost/imds-oidc-proxy… and tags them with the version. The builds
+// use the machine's Go toolchain, its module cache and its build cache, because neither a
+// registry nor a module proxy can be reached.
 func (c Config) Images(version string, baseOf map[string]string) error {
 	flags := []string{"--quiet", "--pull=never", "--network=host", "--no-cache", "--build-arg=BUILD_IMAGE=localhost/gobase"}
 	for name, inside := range map[string]string{"GOROOT": "/usr/local/go", "GOMODCACHE": "/root/go/pkg/mod", "GOCACHE": "/root/.cache/go-build"} {
@@ -147,7 +150,7 @@ func (c Config) Images(version string, baseOf map[string]string) error {
 	return nil
 }
 
-// run runs a program to its end and returns what it prints on standard output.
+// run runs a program and returns its standard output.
 func run(env []string, name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)
 	cmd.Env = append(os.Environ(), env...)

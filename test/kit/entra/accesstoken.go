@@ -8,23 +8,23 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// AccessToken is what an access token says.
+// AccessToken holds the claims of an access token.
 type AccessToken struct {
-	// Resource is aud, as it was asked for.
+	// Resource is aud, as in the request.
 	Resource string
-	// ClientID is appid: whose token it is.
+	// ClientID is appid, the application that the token is for.
 	ClientID string
 	// ObjectID is oid, and TenantID tid.
 	ObjectID, TenantID string
 	// Issuer is iss.
 	Issuer string
-	// ID is uti, which no two tokens share.
+	// ID is uti, which is unique.
 	ID string
 	// IssuedAt, NotBefore and ExpiresOn are iat, nbf and exp.
 	IssuedAt, NotBefore, ExpiresOn time.Time
 }
 
-// accessClaims are the claims of Entra's v1 tokens that anybody here reads.
+// accessClaims are those claims of Entra's v1 tokens that this repository reads.
 type accessClaims struct {
 	Audience  string          `json:"aud"`
 	Issuer    string          `json:"iss"`
@@ -69,7 +69,7 @@ func (s *Server) issue(app Application, resource string, now time.Time) (token, 
 	return token, id, err
 }
 
-// tokenKey signs access tokens.
+// tokenKey returns the key that signs access tokens.
 func (s *Server) tokenKey() (*signingKey, error) {
 	if s.cfg.QuickTokens {
 		return s.cfg.Keys.quick()
@@ -77,10 +77,10 @@ func (s *Server) tokenKey() (*signingKey, error) {
 	return s.cfg.Keys.token()
 }
 
-// tokenIssuer is the iss of access tokens.
+// tokenIssuer returns the iss of access tokens.
 func (s *Server) tokenIssuer() string { return s.baseURL + "/" + s.cfg.TenantID + "/" }
 
-// DecodeAccessToken reads an access token without verifying it.
+// DecodeAccessToken returns the claims of an access token without verifying it.
 func DecodeAccessToken(token string) (AccessToken, error) {
 	parsed, err := parseAccessToken(token)
 	if err != nil {
@@ -93,8 +93,8 @@ func DecodeAccessToken(token string) (AccessToken, error) {
 	return claims.accessToken(), nil
 }
 
-// VerifyAccessToken reads an access token as the resource would: it was issued by
-// this server and is within its life.
+// VerifyAccessToken returns the claims of an access token after the checks that a resource
+// would make: this server has issued the token, and it is valid now.
 func (s *Server) VerifyAccessToken(token string) (AccessToken, error) {
 	parsed, err := parseAccessToken(token)
 	if err != nil {
@@ -110,10 +110,10 @@ func (s *Server) VerifyAccessToken(token string) (AccessToken, error) {
 	}
 	t, now := claims.accessToken(), s.now()
 	if t.Issuer != s.tokenIssuer() {
-		return AccessToken{}, fmt.Errorf("access token is of another issuer, %q", t.Issuer)
+		return AccessToken{}, fmt.Errorf("access token has another issuer, %q", t.Issuer)
 	}
 	if now.Before(t.NotBefore) || !now.Before(t.ExpiresOn) {
-		return AccessToken{}, fmt.Errorf("access token is outside its life, %s to %s", t.NotBefore, t.ExpiresOn)
+		return AccessToken{}, fmt.Errorf("access token is not valid now, but from %s to %s", t.NotBefore, t.ExpiresOn)
 	}
 	return t, nil
 }

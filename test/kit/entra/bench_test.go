@@ -6,8 +6,8 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// BenchmarkExchange is what one exchange costs the stand-in, so that a benchmark
-// of the proxy or a simulation of a fleet can be told from it.
+// BenchmarkExchange measures the stand-in's part of one exchange, to subtract it from a
+// benchmark of the proxy or a simulation of many pods.
 func BenchmarkExchange(b *testing.B) {
 	b.Run("RS256", func(b *testing.B) { benchmarkExchange(b, entra.Config{}) })
 	b.Run("quick tokens", func(b *testing.B) { benchmarkExchange(b, entra.Config{QuickTokens: true}) })

@@ -12,37 +12,37 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// maxBody bounds the request bodies that are read.
+// maxBody bounds the bytes that are read of a body.
 const maxBody = 1 << 20
 
-// call is one request on its way through the server.
+// call is one request that the server handles.
 type call struct {
 	s *Server
 	w http.ResponseWriter
 	r *http.Request
 	x *Exchange
 
-	// assertion and claims are the client assertion's, unverified, where it could
-	// be parsed, and keyID names the key that it says it is signed with.
+	// assertion, claims and keyID are the client assertion, its claims and the key ID in
+	// its header, none of them verified. They are zero if it could not be parsed.
 	assertion *jwt.JSONWebToken
 	claims    jwt.Claims
 	keyID     string
 
-	// app is the application that asks, once it is known.
+	// app is the application, after checkApplication.
 	app Application
 
-	// missing is the parameter that the form lacks.
+	// missing is the name of a parameter that the form does not have.
 	missing string
 
-	// edit changes the members of a good answer. Nil: as they are.
+	// edit changes the members of a successful answer. Nil: no change.
 	edit func(answer map[string]any)
 
-	// healed is closed when the fault that the call suffers is healed.
+	// healed is closed when Heal removes the fault of the call.
 	healed <-chan struct{}
 }
 
-// endpoint makes a handler of what an endpoint does when nothing is wrong. It
-// counts the request, notes it, and lets a planned fault have its way.
+// endpoint returns a handler that records the request, applies the planned fault if there
+// is one, and otherwise calls healthy.
 func (s *Server) endpoint(e Endpoint, healthy func(*call)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		c := &call{s: s, w: w, r: r, x: s.newExchange(e, r)}
@@ -62,7 +62,7 @@ func (s *Server) endpoint(e Endpoint, healthy func(*call)) http.HandlerFunc {
 	}
 }
 
-// end notes, also when the connection was ended, that the request is over.
+// end records the end of the request, also if the connection was aborted.
 func (c *call) end() {
 	c.s.record.end(c.x)
 	if c.x.Endpoint != TokenEndpoint {
@@ -76,8 +76,8 @@ func (c *call) end() {
 		slog.String("subject", c.x.Subject))
 }
 
-// suffer lets the fault have its way. It reports whether the request goes on to
-// its ordinary answer.
+// suffer applies the fault. It reports whether the request gets its normal answer
+// afterwards.
 func (c *call) suffer(f *Fault) (goOn bool) {
 	c.s.record.update(func() { c.x.Fault = f.Name })
 	if f.Delay > 0 {
@@ -90,7 +90,7 @@ func (c *call) suffer(f *Fault) (goOn bool) {
 	return f.answer(c)
 }
 
-// sleep waits, and gives the request up where nobody waits for its answer.
+// sleep waits for d. It aborts the request if the client leaves or the server is closed.
 func (c *call) sleep(d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -103,14 +103,14 @@ func (c *call) sleep(d time.Duration) {
 	}
 }
 
-// abort ends the connection without a further byte.
+// abort closes the connection without sending another byte.
 func (c *call) abort() {
 	c.outcome(0, 0, OutcomeAborted)
-	// The way that net/http gives a handler to do this.
+	// net/http closes the connection for this value, and logs nothing.
 	panic(http.ErrAbortHandler)
 }
 
-// reset ends the connection with a TCP reset, where there is a TCP connection.
+// reset closes the connection with a TCP reset, or as abort does if it is not TCP.
 func (c *call) reset() {
 	hijacker, ok := c.w.(http.Hijacker)
 	if !ok {
@@ -122,15 +122,15 @@ func (c *call) reset() {
 	}
 	c.outcome(0, 0, OutcomeAborted)
 	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = t.NetConn() // past TLS, whose Close would say goodbye first
+		conn = t.NetConn() // without TLS, whose Close would send an alert first
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // turns Close into a reset
+		_ = tcp.SetLinger(0) // makes Close send a reset
 	}
 	_ = conn.Close()
 }
 
-// setHeaders sets what Entra sends with every answer.
+// setHeaders sets the headers that Entra sends with every answer.
 func (c *call) setHeaders() {
 	h := c.w.Header()
 	h.Set("Cache-Control", "no-store, no-cache")
@@ -148,7 +148,7 @@ func (c *call) write(status int, contentType string, body []byte) {
 	c.w.Header().Set("Content-Type", contentType)
 	c.w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	c.w.WriteHeader(status)
-	// An error here is a client that has left.
+	// An error means that the client has closed the connection.
 	_, _ = c.w.Write(body)
 }
 
@@ -156,8 +156,8 @@ func (c *call) outcome(status, code int, outcome string) {
 	c.s.record.update(func() { c.x.Status, c.x.Code, c.x.Outcome = status, code, outcome })
 }
 
-// readForm reads the body of a token request, before anything is judged, so that
-// refused requests can be looked at as well. What cannot be read is left empty.
+// readForm reads the body of a token request before any check, so that the record of a
+// refused request is complete too. Values that cannot be read stay empty.
 func (c *call) readForm() {
 	c.r.Body = http.MaxBytesReader(nil, c.r.Body, maxBody)
 	if c.r.ParseForm() != nil {

@@ -9,30 +9,30 @@ import (
 // Application is an identity of the tenant: an app registration or a
 // user-assigned managed identity.
 type Application struct {
-	// ClientID is the application's ID. Compared without case.
+	// ClientID is the application's ID. It is compared without regard to case.
 	ClientID string
 
-	// ObjectID is the oid of its tokens. Empty: made from the client ID.
+	// ObjectID is the oid of its tokens. Empty: derived from the client ID.
 	ObjectID string
 
-	// Credentials are the federated credentials. Empty: no assertion is good.
+	// Credentials are the federated credentials. Empty: every assertion is refused.
 	Credentials []FederatedCredential
 }
 
-// FederatedCredential says whose assertions an application trusts. All three are
+// FederatedCredential says which assertions an application trusts. All three fields are
 // compared with the assertion's claims byte for byte, as Entra does.
 type FederatedCredential struct {
-	// Issuer is the iss to trust. Empty: the server's own cluster issuer.
+	// Issuer is the trusted iss. Empty: the server's own cluster issuer.
 	Issuer string
 
-	// Subject is the sub to trust.
+	// Subject is the trusted sub.
 	Subject string
 
-	// Audience is the aud to trust. Empty: DefaultAudience.
+	// Audience is the trusted aud. Empty: DefaultAudience.
 	Audience string
 }
 
-// directory is what the tenant knows.
+// directory holds the applications and resources of the tenant.
 type directory struct {
 	mu           sync.Mutex // guards all below
 	applications map[string]Application
@@ -64,7 +64,7 @@ func defaultResources() map[string]bool {
 	return known
 }
 
-// AddApplication adds an application, or replaces the one of that client ID.
+// AddApplication adds an application, or replaces the one with the same client ID.
 func (s *Server) AddApplication(a Application) {
 	a.Credentials = s.completeCredentials(a.Credentials)
 	if a.ObjectID == "" {
@@ -93,7 +93,7 @@ func (s *Server) completeCredentials(given []FederatedCredential) []FederatedCre
 	return credentials
 }
 
-// RemoveApplication forgets an application.
+// RemoveApplication removes an application.
 func (s *Server) RemoveApplication(clientID string) {
 	d := &s.directory
 	d.mu.Lock()
@@ -101,9 +101,8 @@ func (s *Server) RemoveApplication(clientID string) {
 	delete(d.applications, strings.ToLower(clientID))
 }
 
-// AddResource makes the tenant know a resource: a URI, where one leading label
-// may be *, as in https://*.example.test, or a GUID. A trailing slash and the
-// case do not matter.
+// AddResource adds a resource to the tenant: a GUID or a URI, whose first label may be *,
+// as in https://*.example.test. A trailing slash and the case do not matter.
 func (s *Server) AddResource(resource string) {
 	d := &s.directory
 	d.mu.Lock()

@@ -9,7 +9,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// routes are all the paths there are.
+// routes returns the handler of all paths.
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/{tenant}/oauth2/v2.0/token", s.endpoint(TokenEndpoint, s.token))
@@ -22,8 +22,9 @@ func (s *Server) routes() http.Handler {
 	return unredirected(mux, s.endpoint(UnknownPath, (*call).notFound))
 }
 
-// unredirected keeps the mux from redirecting a path to a cleaner one, which Entra
-// does not do, and which would hide a client that puts slashes together wrongly.
+// unredirected answers a path that is not clean with 404. The mux would redirect it to the
+// clean path, which Entra does not do, and which would hide clients that join URLs with
+// too many slashes.
 func unredirected(mux, notFound http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if path.Clean("/"+r.URL.Path) != r.URL.Path {
@@ -75,7 +76,7 @@ func (s *Server) tenantKeys(c *call) {
 	c.keys(s.tokenKey)
 }
 
-// instanceDiscovery knows this host as the only authority.
+// instanceDiscovery accepts only this host as authority.
 func (s *Server) instanceDiscovery(c *call) {
 	asked, err := url.Parse(c.r.URL.Query().Get("authorization_endpoint"))
 	if err != nil || !s.isOwn(asked.String()) {
@@ -94,7 +95,7 @@ func (s *Server) instanceDiscovery(c *call) {
 	})
 }
 
-// issuerDiscovery is the API server's document, as it writes it.
+// issuerDiscovery answers with the same members as an API server.
 func (s *Server) issuerDiscovery(c *call) {
 	c.succeed(map[string]any{
 		"issuer":                                s.Issuer(),
@@ -116,7 +117,7 @@ func (c *call) keys(key func() (*signingKey, error)) {
 	c.succeed(map[string]any{"keys": []jose.JSONWebKey{k.private.Public()}})
 }
 
-// succeed answers 200, with what a fault leaves of the answer.
+// succeed answers with status 200, after the edit of a fault if there is one.
 func (c *call) succeed(answer map[string]any) {
 	if c.edit != nil {
 		c.edit(answer)

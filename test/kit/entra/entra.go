@@ -1,12 +1,11 @@
 // Package entra is a stand-in for Microsoft Entra ID and for the cluster's OIDC
 // issuer, for tests, the demo and benchmarks.
 //
-// It speaks HTTPS with a throwaway CA, and serves what a client assertion needs:
-// instance discovery, tenant discovery, the v2 token endpoint, and, below
-// [Server.Issuer], the issuer's own discovery document and keys. The token
-// endpoint checks a request as Entra does: it fetches the issuer's keys, verifies
-// the assertion against the application's federated credentials, and answers in
-// Entra's words, with its AADSTS codes.
+// It serves HTTPS with a certificate of its own throwaway CA: instance discovery, tenant
+// discovery, the v2 token endpoint, and, below [Server.Issuer], the issuer's discovery
+// document and keys. The token endpoint checks a request as Entra does: it fetches the
+// issuer's keys, verifies the assertion against the application's federated credentials,
+// and answers with Entra's error texts and AADSTS codes.
 //
 //	idp, err := entra.Start(entra.Config{})
 //	defer idp.Close()
@@ -18,13 +17,13 @@
 //	// AZURE_AUTHORITY_HOST=idp.AuthorityHost() AZURE_TENANT_ID=idp.TenantID()
 //	// AZURE_FEDERATED_TOKEN_FILE=token.Path(), and idp.WriteCA(…) for the CA file
 //
-// It misbehaves on demand ([Server.FailNext], [Server.FailAlways],
-// [Server.FailWhen]) and remembers what it was asked ([Server.Exchanges]).
+// Tests can make it fail ([Server.FailNext], [Server.FailAlways], [Server.FailWhen]). It
+// records the token requests ([Server.Exchanges]).
 //
 // # Security considerations
 //
-// Never a real identity provider: whoever holds the Server can sign anything. It
-// listens on loopback unless told otherwise.
+// It must never be used as a real identity provider: any code that has the Server can sign
+// any token. By default it listens on loopback.
 package entra
 
 import (
@@ -39,69 +38,69 @@ import (
 	"time"
 )
 
-// Defaults of Config, for tests to compare with.
+// The defaults of Config.
 const (
 	// DefaultTenantID is a made-up tenant.
 	DefaultTenantID = "11111111-2222-4333-8444-555555555555"
 
-	// DefaultAudience is the audience that Entra asks of federated tokens.
+	// DefaultAudience is the audience that Entra requires of federated tokens.
 	DefaultAudience = "api://AzureADTokenExchange"
 
-	// DefaultTokenLifetime is how long Entra's tokens for managed identities live.
+	// DefaultTokenLifetime is the lifetime of Entra's tokens for managed identities.
 	DefaultTokenLifetime = 24 * time.Hour
 
-	// DefaultHost names the authority of a Server that has no listener.
+	// DefaultHost is the host of the authority of a Server without a listener.
 	DefaultHost = "login.example.test"
 )
 
-// issuerPath is where the cluster's issuer stands, so that one server is both.
+// issuerPath is the path of the cluster's issuer, so that one server serves both.
 const issuerPath = "/cluster"
 
-// headerTimeout ends connections that never finish their request's header.
+// headerTimeout bounds how long a connection may take to send a request's header.
 const headerTimeout = 10 * time.Second
 
-// Config says what tenant to be. The zero value is a working one.
+// Config configures the tenant. The zero value works.
 type Config struct {
-	// TenantID is the only tenant there is. Empty: DefaultTenantID.
+	// TenantID is the only tenant. Empty: DefaultTenantID.
 	TenantID string
 
-	// Listen is the address for Start to listen on, one that clients can dial.
+	// Listen is the address at which Start listens. Clients must be able to dial it.
 	// Empty: 127.0.0.1, any port.
 	Listen string
 
-	// Host is the host and port that URLs of a Server made by New carry. Empty:
-	// DefaultHost. Start ignores it: its listener's address is the host.
+	// Host is the host and port in the URLs of a Server made by New. Empty:
+	// DefaultHost. Start ignores it and uses its listener's address.
 	Host string
 
-	// ServerNames are further names that the TLS certificate is valid for, for
-	// tests of SNI. Empty: localhost, the loopback addresses and the host only.
+	// ServerNames are further names in the TLS certificate, for tests of SNI. The
+	// certificate always has localhost, the loopback addresses and the host.
 	ServerNames []string
 
-	// Now is the clock for token lives and time stamps. Nil: time.Now.
+	// Now is the clock for token lifetimes and time stamps. Nil: time.Now.
 	Now func() time.Time
 
-	// TokenLifetime is how long access tokens live. Zero: DefaultTokenLifetime.
+	// TokenLifetime is the lifetime of access tokens. Zero: DefaultTokenLifetime.
 	TokenLifetime time.Duration
 
-	// RefreshIn is the refresh_in of each answer. Zero: none. Entra sends half
-	// of the life with long-lived tokens.
+	// RefreshIn is the refresh_in of each answer. Zero: none. For long-lived tokens Entra
+	// sends half of their lifetime.
 	RefreshIn time.Duration
 
-	// QuickTokens signs access tokens with ES256, which takes a fraction of the
-	// time, for simulations of many clients. False: RS256, as Entra does.
+	// QuickTokens signs access tokens with ES256, for simulations of many clients: it
+	// takes a fraction of the time of RS256, which Entra uses. False: RS256.
 	QuickTokens bool
 
-	// ClockSkew is how far an assertion may be outside its time range. Zero: not
-	// at all, so that tests of the boundaries are sharp. Entra allows minutes.
+	// ClockSkew is how far an assertion may be outside its time range. Entra allows
+	// minutes. Zero: not at all, so that tests can check the exact boundaries.
 	ClockSkew time.Duration
 
-	// IssuerClient fetches the documents of issuers other than this server's
-	// own, such as a real API server's. Nil: they cannot be reached, so that no
-	// test asks an outside host by mistake.
+	// IssuerClient fetches the documents of other issuers than this server's own, such
+	// as a real API server's. Nil: other issuers cannot be reached, so that no test sends
+	// a request to an outside host by mistake.
 	IssuerClient *http.Client
 
-	// Keys are the signing keys. Nil: new ones. Making a key takes a fraction of
-	// a second, so tests that start many servers share theirs.
+	// Keys are the signing keys. Nil: new keys. Making a key takes a fraction of a
+	// second, so tests that start many servers share their keys.
 	Keys *Keys
 
 	// Log gets one line for each token request, without secrets. Nil: none.
@@ -153,9 +152,9 @@ type Server struct {
 	warming   sync.WaitGroup
 }
 
-// New returns a Server without a listener: its users serve Handler themselves,
-// or call it through Transport. It starts no goroutine, so that it can be used in
-// a testing/synctest bubble, where it has to be made inside the bubble.
+// New returns a Server without a listener: the caller serves its Handler or uses its
+// Transport. New starts no goroutine, so that the Server can be used in a
+// testing/synctest bubble. It must be made inside the bubble.
 func New(cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
 	return newServer(cfg, cfg.Host)
@@ -179,7 +178,7 @@ func newServer(cfg Config, host string) (*Server, error) {
 	return s, nil
 }
 
-// Start returns a Server that listens on cfg.Listen. The caller closes it.
+// Start returns a Server that listens at cfg.Listen. The caller must close it.
 func Start(cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
 	listener, err := net.Listen("tcp", cfg.Listen)
@@ -197,8 +196,8 @@ func Start(cfg Config) (*Server, error) {
 		ConnState:         s.record.connection,
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
-	// The keys are made meanwhile, so that the first token is not late for
-	// clients that wait one second only. An error comes up when a key is used.
+	// Make the keys in the background, so that the first token is in time for clients
+	// that wait for only one second. An error is returned when the key is used.
 	s.warming.Go(func() { _, _ = s.tokenKey() })
 	s.warming.Go(func() { _, _ = s.cfg.Keys.cluster() })
 	s.served = make(chan error, 1)
@@ -206,7 +205,7 @@ func Start(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// Close ends every request in flight, hanging ones too, and the listener.
+// Close closes the listener and aborts all requests, including those that hang.
 func (s *Server) Close() error {
 	var err error
 	s.closeOnce.Do(func() {
@@ -223,28 +222,28 @@ func (s *Server) Close() error {
 	return err
 }
 
-// Handler serves all that the Server serves, over whatever the caller likes.
+// Handler returns the handler of all endpoints.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// AuthorityHost is the value for AZURE_AUTHORITY_HOST, with a trailing slash.
+// AuthorityHost returns the value for AZURE_AUTHORITY_HOST, with a trailing slash.
 func (s *Server) AuthorityHost() string { return s.baseURL + "/" }
 
-// Authority is the tenant's authority URL, as MSAL takes it.
+// Authority returns the tenant's authority URL, as MSAL takes it.
 func (s *Server) Authority() string { return s.baseURL + "/" + s.cfg.TenantID }
 
-// TenantID is the tenant's ID.
+// TenantID returns the tenant's ID.
 func (s *Server) TenantID() string { return s.cfg.TenantID }
 
-// Issuer is the cluster's OIDC issuer, without a trailing slash.
+// Issuer returns the URL of the cluster's OIDC issuer, without a trailing slash.
 func (s *Server) Issuer() string { return s.baseURL + issuerPath }
 
-// TokenURL is the v2 token endpoint.
+// TokenURL returns the URL of the v2 token endpoint.
 func (s *Server) TokenURL() string { return s.Authority() + "/oauth2/v2.0/token" }
 
-// now is the server's time.
+// now returns the server's time.
 func (s *Server) now() time.Time { return s.cfg.Now().UTC() }
 
-// isOwn reports whether rawURL leads to this server.
+// isOwn reports whether rawURL is a URL of this server.
 func (s *Server) isOwn(rawURL string) bool {
 	u, err := url.Parse(rawURL)
 	return err == nil && strings.EqualFold("https://"+u.Host, s.baseURL)

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// The AADSTS codes that the server has words for. Their status, error and text are
-// as public bug reports quote Entra's answers, where such reports could be found.
-// The first block it finds by itself, the second is for faults only.
+// The AADSTS codes that the server has texts for. Status, error and text are from public
+// bug reports that quote Entra's answers, if such reports could be found. The server's own
+// checks return the first block of codes. The second block is for faults only.
 const (
 	codeMalformedAssertion = 50027
 	codeMissingParameter   = 900144
@@ -41,7 +41,7 @@ const (
 	codeExternalOIDCEndpoint = 50166
 )
 
-// refusal is how Entra words one code.
+// refusal is Entra's answer for one code.
 type refusal struct {
 	status int
 	err    string
@@ -54,7 +54,7 @@ func fixed(text string) func(*call) string {
 
 const federationHint = "Check your federated identity credential Subject, Audience and Issuer against the presented assertion. https://learn.microsoft.com/entra/workload-id/workload-identity-federation"
 
-// refusalOf looks a code up. An unknown one is a plain invalid_request.
+// refusalOf returns the refusal for a code, or invalid_request for an unknown code.
 func refusalOf(code int) refusal {
 	if r, ok := refusals[code]; ok {
 		return r
@@ -124,7 +124,7 @@ var refusals = map[int]refusal{
 	codeRequestLoop: {400, "invalid_grant", fixed("The server terminated an operation because it encountered a client request loop. Please contact your app vendor.")},
 }
 
-// stsError is Entra's refusal on the wire.
+// stsError is the body of Entra's error answers.
 type stsError struct {
 	Error            string `json:"error"`
 	ErrorDescription string `json:"error_description"`
@@ -135,7 +135,7 @@ type stsError struct {
 	ErrorURI         string `json:"error_uri"`
 }
 
-// refuse answers with an AADSTS code, as Entra words it.
+// refuse answers with an AADSTS code and Entra's text for it.
 func (c *call) refuse(code int) {
 	r := refusalOf(code)
 	c.refuseAs(r.status, r.err, code, r.text(c))
@@ -157,7 +157,8 @@ func (c *call) refuseAs(status int, errorName string, code int, text string) {
 }
 
 func (c *call) writeJSON(status int, body any) {
-	// The bodies are this package's own types, or maps of what JSON decoded.
+	// An error cannot happen: the bodies are this package's types, or maps of values that
+	// encoding/json can encode.
 	encoded, err := json.Marshal(body)
 	if err != nil {
 		c.abort()

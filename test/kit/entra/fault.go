@@ -9,30 +9,30 @@ import (
 	"time"
 )
 
-// Fault is something that goes wrong with a request. The constructors below make
-// them; On and After adapt them.
+// Fault is a failure of a request. The functions below return faults; On and After change
+// them.
 type Fault struct {
-	// Name stands in Exchange.Fault.
+	// Name is the value of Exchange.Fault.
 	Name string
-	// Endpoint is where it happens. Zero: TokenEndpoint.
+	// Endpoint is the endpoint that fails. Zero: TokenEndpoint.
 	Endpoint Endpoint
-	// Delay is waited first. Zero: none.
+	// Delay is how long the server waits first. Zero: not at all.
 	Delay time.Duration
 
-	// answer takes the place of the ordinary answer, unless it returns true. Nil:
-	// the ordinary answer.
+	// answer writes the answer. If it returns true or is nil, the request gets its normal
+	// answer.
 	answer func(*call) (goOn bool)
-	// edit changes the members of the ordinary good answer. Nil: none.
+	// edit changes the members of a successful answer. Nil: no change.
 	edit func(answer map[string]any)
 }
 
-// On is the same fault at another endpoint.
+// On returns the fault for another endpoint.
 func (f Fault) On(e Endpoint) Fault { f.Endpoint = e; return f }
 
-// After is the same fault after a delay.
+// After returns the fault with a delay.
 func (f Fault) After(d time.Duration) Fault { f.Delay = d; return f }
 
-// faultPlan says which request suffers what.
+// faultPlan decides which request gets which fault.
 type faultPlan struct {
 	mu       sync.Mutex // guards all below
 	script   []Fault
@@ -41,24 +41,24 @@ type faultPlan struct {
 	healed   chan struct{} // closed and replaced by Heal
 }
 
-// FailNext has the next n requests of the fault's endpoint suffer it. Further
-// calls line up behind.
+// FailNext applies the fault to the next n requests of its endpoint. Faults of several
+// calls apply one after the other.
 func (s *Server) FailNext(n int, f Fault) {
 	s.faults.mu.Lock()
 	defer s.faults.mu.Unlock()
 	s.faults.script = append(s.faults.script, slices.Repeat([]Fault{f}, n)...)
 }
 
-// FailWhen has the rule decide on each request that FailNext leaves alone. A
-// fault of another endpoint than the request's does not happen.
+// FailWhen calls rule for each request that gets no fault by FailNext. A fault for another
+// endpoint than the request's is ignored.
 func (s *Server) FailWhen(rule func(Exchange) *Fault) {
 	s.faults.mu.Lock()
 	defer s.faults.mu.Unlock()
 	s.faults.rule = rule
 }
 
-// FailAlways has every request of the fault's endpoint suffer it that FailNext
-// and FailWhen leave alone. It replaces an earlier one of that endpoint.
+// FailAlways applies the fault to every request of its endpoint that gets none by FailNext
+// and FailWhen. It replaces an earlier fault for that endpoint.
 func (s *Server) FailAlways(f Fault) {
 	s.faults.mu.Lock()
 	defer s.faults.mu.Unlock()
@@ -69,7 +69,7 @@ func (s *Server) withoutStanding(e Endpoint) []Fault {
 	return slices.DeleteFunc(s.faults.standing, func(f Fault) bool { return f.Endpoint == e })
 }
 
-// Heal drops all faults. Requests that hang go on to their ordinary answers.
+// Heal removes all faults. Requests that hang get their normal answers.
 func (s *Server) Heal() {
 	p := &s.faults
 	p.mu.Lock()
@@ -79,7 +79,7 @@ func (s *Server) Heal() {
 	p.healed = make(chan struct{})
 }
 
-// next is the fault for a request, nil for none, and the channel that ends it.
+// next returns the fault for a request, or nil, and the channel that Heal closes.
 func (p *faultPlan) next(x Exchange) (*Fault, <-chan struct{}) {
 	here := func(f Fault) bool { return f.Endpoint == x.Endpoint }
 	p.mu.Lock()
@@ -93,7 +93,7 @@ func (p *faultPlan) next(x Exchange) (*Fault, <-chan struct{}) {
 	rule, standing := p.rule, slices.Clone(p.standing)
 	p.mu.Unlock()
 
-	if rule != nil { // unlocked: it may ask the server things
+	if rule != nil { // without the lock: rule may call methods of the Server
 		if f := rule(x); f != nil && here(*f) {
 			return f, healed
 		}
@@ -104,7 +104,7 @@ func (p *faultPlan) next(x Exchange) (*Fault, <-chan struct{}) {
 	return nil, nil
 }
 
-// FaultAADSTS refuses with a code, as Entra words it.
+// FaultAADSTS refuses the request with an AADSTS code and Entra's text for it.
 func FaultAADSTS(code int) Fault {
 	return Fault{Name: "AADSTS" + strconv.Itoa(code), answer: func(c *call) bool {
 		c.refuse(code)
@@ -112,7 +112,8 @@ func FaultAADSTS(code int) Fault {
 	}}
 }
 
-// FaultAADSTSAs refuses with a code that the server has no words for.
+// FaultAADSTSAs refuses the request with an AADSTS code and text that the server does not
+// know.
 func FaultAADSTSAs(status int, errorName string, code int, text string) Fault {
 	return Fault{Name: "AADSTS" + strconv.Itoa(code), answer: func(c *call) bool {
 		c.refuseAs(status, errorName, code, text)
@@ -120,7 +121,7 @@ func FaultAADSTSAs(status int, errorName string, code int, text string) Fault {
 	}}
 }
 
-// faultBody answers with a status and a body, and headers as name, value pairs.
+// faultBody answers with a status and a body. headers are pairs of name and value.
 func faultBody(name string, status int, contentType, body string, headers ...string) Fault {
 	return Fault{Name: name, answer: func(c *call) bool {
 		for pair := range slices.Chunk(headers, 2) {
@@ -134,8 +135,8 @@ func faultBody(name string, status int, contentType, body string, headers ...str
 
 const plainText = "text/plain; charset=utf-8"
 
-// FaultThrottle answers 429 as Entra does, with Retry-After in whole seconds.
-// Zero: without Retry-After.
+// FaultThrottle answers with status 429 as Entra does, with Retry-After in whole seconds,
+// or without Retry-After if it is zero.
 func FaultThrottle(retryAfter time.Duration) Fault {
 	const name = "429"
 	if retryAfter == 0 {
@@ -145,31 +146,31 @@ func FaultThrottle(retryAfter time.Duration) Fault {
 		"Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
 }
 
-// FaultThrottleUntil answers 429 with Retry-After as an HTTP date.
+// FaultThrottleUntil answers with status 429 and Retry-After as an HTTP date.
 func FaultThrottleUntil(t time.Time) Fault {
 	return faultBody("429 until", http.StatusTooManyRequests, plainText, "Too Many Requests",
 		"Retry-After", t.UTC().Format(http.TimeFormat))
 }
 
-// FaultStatus answers with any status and a plain body, which may be empty.
+// FaultStatus answers with the given status and a plain text body, which may be empty.
 func FaultStatus(status int, body string) Fault {
 	return faultBody(strconv.Itoa(status), status, plainText, body)
 }
 
-// FaultHTML answers with a web page, as gateways and captive portals do.
+// FaultHTML answers with an HTML page, as gateways and captive portals do.
 func FaultHTML(status int) Fault {
 	return faultBody("HTML", status, "text/html; charset=utf-8",
 		"<!DOCTYPE html><html><head><title>Sign in</title></head><body><h1>We'll be right back</h1></body></html>")
 }
 
-// FaultMalformedJSON answers 200 with JSON that breaks off after a member that
-// holds the secret, for tests that nothing of it is passed on.
+// FaultMalformedJSON answers with status 200 and truncated JSON that has a member with the
+// secret, for tests that the secret is not passed on.
 func FaultMalformedJSON(secret string) Fault {
 	return faultBody("malformed JSON", http.StatusOK, "application/json; charset=utf-8",
 		fmt.Sprintf(`{"token_type":"Bearer","access_token":%q,"expires_in":86399,"ext_expires_in`, secret))
 }
 
-// FaultRedirect answers with a redirect. Zero status: 302.
+// FaultRedirect answers with a redirect. Status 0 means 302.
 func FaultRedirect(status int, location string) Fault {
 	if status == 0 {
 		status = http.StatusFound
@@ -177,7 +178,7 @@ func FaultRedirect(status int, location string) Fault {
 	return faultBody("redirect", status, plainText, "", "Location", location)
 }
 
-// FaultHang answers nothing until Heal, Close, or until the client leaves.
+// FaultHang does not answer until Heal. Close and a client that leaves abort the request.
 func FaultHang() Fault {
 	return Fault{Name: "hang", answer: (*call).hang}
 }
@@ -201,7 +202,7 @@ func FaultReset() Fault {
 	}}
 }
 
-// FaultTruncated ends the connection in the middle of a good answer's body.
+// FaultTruncated closes the connection in the middle of a successful answer's body.
 func FaultTruncated() Fault {
 	return Fault{Name: "truncated", answer: func(c *call) bool {
 		c.w = truncating{c.w}
@@ -209,8 +210,8 @@ func FaultTruncated() Fault {
 	}}
 }
 
-// truncating writes half of what it is given. The Content-Length, which was for
-// all of it, has net/http end the connection.
+// truncating writes half of each slice. net/http closes the connection because the body is
+// shorter than its Content-Length.
 type truncating struct{ http.ResponseWriter }
 
 func (t truncating) Write(b []byte) (int, error) {
@@ -220,11 +221,11 @@ func (t truncating) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// FaultSlow answers well, but late. The token's life began when the request came,
-// so a client that counts expires_in from the answer's arrival is wrong by d.
+// FaultSlow answers successfully after d. The token's lifetime begins when the request
+// arrives, so a client that adds expires_in to the time of the answer is wrong by d.
 func FaultSlow(d time.Duration) Fault { return Fault{Name: "slow", Delay: d} }
 
-// FaultWithout answers 200 without the named members.
+// FaultWithout answers with status 200 and without the named members.
 func FaultWithout(members ...string) Fault {
 	return FaultEdit("without members", func(answer map[string]any) {
 		for _, name := range members {
@@ -233,8 +234,8 @@ func FaultWithout(members ...string) Fault {
 	})
 }
 
-// FaultEdit answers 200 with the members as edit leaves them, whose values have to
-// be such as encoding/json takes.
+// FaultEdit answers with status 200 and the members as edit changes them. encoding/json
+// must be able to encode their values.
 func FaultEdit(name string, edit func(answer map[string]any)) Fault {
 	return Fault{Name: name, edit: edit}
 }

@@ -15,7 +15,7 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// observed is what an HTTP client sees of an answer.
+// observed is an answer as an HTTP client sees it.
 type observed struct {
 	status  int
 	header  http.Header
@@ -24,7 +24,7 @@ type observed struct {
 	bodyErr error // of reading the body
 }
 
-// observe posts the form, or gets the URL where form is nil.
+// observe posts the form, or gets the URL if form is nil.
 func observe(ctx context.Context, client *http.Client, url string, form url.Values) observed {
 	method := http.MethodPost
 	if form == nil {
@@ -45,7 +45,7 @@ func observe(ctx context.Context, client *http.Client, url string, form url.Valu
 	return observed{status: response.StatusCode, header: response.Header, body: string(body), bodyErr: err}
 }
 
-// bothWays runs a test over TLS, and without a connection.
+// bothWays runs a test over TLS and without a connection.
 func bothWays(t *testing.T, test func(*testing.T, *entra.Server)) {
 	t.Run("listener", func(t *testing.T) {
 		idp := start(t, entra.Config{})
@@ -187,7 +187,7 @@ func TestFaultsTakeTurns(t *testing.T) {
 	}
 }
 
-// hanging starts a request and waits until the server holds it.
+// hanging starts a request and waits until it hangs in the server.
 func hanging(ctx context.Context, t *testing.T, idp *entra.Server) <-chan observed {
 	t.Helper()
 	idp.FailAlways(entra.FaultHang())
@@ -198,8 +198,7 @@ func hanging(ctx context.Context, t *testing.T, idp *entra.Server) <-chan observ
 	return done
 }
 
-// waitFor polls, since what it waits for happens in another process's stead: at
-// the far end of a connection.
+// waitFor polls, because the condition becomes true at the other end of a connection.
 func waitFor(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	deadline := time.After(30 * time.Second)

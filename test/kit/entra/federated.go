@@ -6,30 +6,31 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// federatedLifetime is what the workload identity webhook asks the kubelet for.
+// federatedLifetime is the lifetime that the workload identity webhook requests from the
+// kubelet.
 const federatedLifetime = time.Hour
 
-// Signer says whose key signs a federated token.
+// Signer says which key signs a federated token.
 type Signer int
 
 // The signers.
 const (
-	// ClusterKey is the cluster issuer's own, published key.
+	// ClusterKey is the published key of the cluster's issuer.
 	ClusterKey Signer = iota
-	// ForeignKey is a key that no one publishes, under a key ID of its own.
+	// ForeignKey is a key that is not published, with its own key ID.
 	ForeignKey
-	// ForgedKey is that foreign key under the cluster key's ID.
+	// ForgedKey is the foreign key with the key ID of the cluster's key.
 	ForgedKey
 )
 
-// Claims describe a federated token. Each zero field has a good value, so that a
-// test of a bad token spoils the one that it is about.
+// Claims are the claims of a federated token. Each zero field means a valid value, so that
+// a test of a bad token sets only the field that is bad.
 type Claims struct {
 	// Issuer is iss. Empty: the server's cluster issuer.
 	Issuer string
 	// Subject is sub. Empty: no sub.
 	Subject string
-	// Audience is the one entry of aud. Empty: DefaultAudience.
+	// Audience is the only entry of aud. Empty: DefaultAudience.
 	Audience string
 	// IssuedAt is iat. Zero: now.
 	IssuedAt time.Time
@@ -37,15 +38,15 @@ type Claims struct {
 	NotBefore time.Time
 	// Expiry is exp. Zero: one hour after IssuedAt.
 	Expiry time.Time
-	// Signer is whose key signs. Zero: ClusterKey.
+	// Signer is the key that signs. Zero: ClusterKey.
 	Signer Signer
-	// Extra adds claims, or replaces them; a nil value removes one. Its values
-	// have to be such as encoding/json takes.
+	// Extra adds or replaces claims; a nil value removes a claim. encoding/json must be
+	// able to encode the values.
 	Extra map[string]any
 }
 
-// SignFederatedToken signs a service-account token, as the cluster's API server
-// makes it. It is empty when Extra cannot be encoded.
+// SignFederatedToken returns a signed service-account token like those of the cluster's API
+// server. It returns "" if Extra cannot be encoded.
 func (s *Server) SignFederatedToken(c Claims) string {
 	token, err := s.signFederated(s.completeClaims(c))
 	if err != nil {

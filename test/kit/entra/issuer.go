@@ -15,23 +15,24 @@ import (
 )
 
 const (
-	// issuerTimeout bounds the fetch of an issuer's document and keys.
+	// issuerTimeout bounds fetching an issuer's document and keys.
 	issuerTimeout = 10 * time.Second
 
-	// keysLifetime is how long an issuer's keys are kept. A token under a key
-	// that is not among them has them fetched anew at once.
+	// keysLifetime is how long an issuer's keys are cached. A token with an unknown key
+	// ID makes the server fetch the keys again at once.
 	keysLifetime = time.Hour
 )
 
-// errIssuer is any fault of an issuer's document or keys.
-var errIssuer = errors.New("issuer's keys cannot be had")
+// errIssuer is the error of a document or keys of an issuer that cannot be used.
+var errIssuer = errors.New("cannot get the issuer's keys")
 
-// issuerKeys fetches the keys of issuers, and keeps them.
+// issuerKeys fetches and caches the keys of issuers.
 type issuerKeys struct {
 	server *Server
 
-	// turn is held while cache is used or filled. It is a channel since waiting
-	// for a channel, unlike for a mutex, lets the clock of a synctest bubble run.
+	// turn guards cache: its holder has sent a value. It is a channel and no mutex because
+	// the clock of a synctest bubble advances while goroutines wait for a channel, but not
+	// while they wait for a mutex.
 	turn  chan struct{}
 	cache map[string]cachedKeys
 }
@@ -45,9 +46,9 @@ func newIssuerKeys(s *Server) *issuerKeys {
 	return &issuerKeys{server: s, turn: make(chan struct{}, 1), cache: make(map[string]cachedKeys)}
 }
 
-// client is the client to fetch url with, nil for none. The server's own issuer
-// is asked in the same way, but without a connection: there may be no listener,
-// and Connections is to count clients'.
+// client returns the client for url, or nil if url must not be fetched. Requests to the
+// server's own issuer use no connection: there may be no listener, and Connections must
+// count only the connections of clients.
 func (k *issuerKeys) client(url string) *http.Client {
 	if k.server.isOwn(url) {
 		return &http.Client{Transport: k.server.Transport(), CheckRedirect: noRedirect}
@@ -72,7 +73,7 @@ func (k *issuerKeys) verify(ctx context.Context, issuer string, token *jwt.JSONW
 	return 0
 }
 
-// key is the issuer's key of that ID, nil where it has none.
+// key returns the issuer's key with the given ID, or nil if it has none.
 func (k *issuerKeys) key(ctx context.Context, issuer, id string) (any, error) {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
@@ -100,8 +101,8 @@ func (k *issuerKeys) key(ctx context.Context, issuer, id string) (any, error) {
 	return nil, nil
 }
 
-// fetch reads the discovery document, whose issuer has to be the one asked for
-// (OpenID Connect Discovery 1.0, section 4.3), and the keys that it names.
+// fetch fetches the discovery document, whose issuer must be the requested one (OpenID
+// Connect Discovery 1.0, section 4.3), and the keys at the document's jwks_uri.
 func (k *issuerKeys) fetch(ctx context.Context, issuer string) (jose.JSONWebKeySet, error) {
 	var set jose.JSONWebKeySet
 	var document struct {
@@ -119,7 +120,7 @@ func (k *issuerKeys) fetch(ctx context.Context, issuer string) (jose.JSONWebKeyS
 
 func (k *issuerKeys) get(ctx context.Context, url string, into any) error {
 	if !strings.HasPrefix(url, "https://") {
-		return fmt.Errorf("%w: %q is no https URL", errIssuer, url)
+		return fmt.Errorf("%w: %q is not an https URL", errIssuer, url)
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -127,7 +128,7 @@ func (k *issuerKeys) get(ctx context.Context, url string, into any) error {
 	}
 	client := k.client(url)
 	if client == nil {
-		return fmt.Errorf("%w: there is no client for %q", errIssuer, url)
+		return fmt.Errorf("%w: %q must not be fetched", errIssuer, url)
 	}
 	response, err := client.Do(request)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// federate makes a tenant whose application trusts another server's issuer,
-// which has keys of its own.
+// federate returns a tenant whose application trusts the issuer of another server, which
+// has other keys.
 func federate(t *testing.T, keys *entra.Keys, now func() time.Time) (idp, cluster *entra.Server) {
 	t.Helper()
 	cluster = start(t, entra.Config{Keys: keys})

@@ -25,15 +25,15 @@ type signingKey struct {
 	signer  jose.Signer
 }
 
-// Keys are the signing keys of a Server. Each is made when it is first needed.
+// Keys are the signing keys of a Server. Each key is made at its first use.
 type Keys struct {
 	token   func() (*signingKey, error) // Entra's, for access tokens
 	cluster func() (*signingKey, error) // the issuer's, for federated tokens
-	foreign func() (*signingKey, error) // one that nobody publishes
-	quick   func() (*signingKey, error) // Entra's where Config.QuickTokens asks
+	foreign func() (*signingKey, error) // a key that is not published
+	quick   func() (*signingKey, error) // Entra's with Config.QuickTokens
 }
 
-// NewKeys returns keys to share between Servers.
+// NewKeys returns keys that several Servers can share.
 func NewKeys() *Keys {
 	return &Keys{
 		token:   sync.OnceValues(newRSAKey),
@@ -59,7 +59,7 @@ func newECDSAKey() (*signingKey, error) {
 	return newSigningKey(private, jose.ES256)
 }
 
-// newSigningKey gives a private key its RFC 7638 thumbprint as ID.
+// newSigningKey returns a signing key whose ID is its RFC 7638 thumbprint.
 func newSigningKey(private any, algorithm jose.SignatureAlgorithm) (*signingKey, error) {
 	jwk := jose.JSONWebKey{Key: private, Algorithm: string(algorithm), Use: "sig"}
 	thumbprint, err := jwk.Thumbprint(crypto.SHA256)
@@ -69,7 +69,7 @@ func newSigningKey(private any, algorithm jose.SignatureAlgorithm) (*signingKey,
 	return (&signingKey{private: jwk}).named(base64.RawURLEncoding.EncodeToString(thumbprint))
 }
 
-// named is the same key under the given ID.
+// named returns the same key with the given ID.
 func (k *signingKey) named(id string) (*signingKey, error) {
 	jwk := k.private
 	jwk.KeyID = id
@@ -85,14 +85,14 @@ func (k *signingKey) sign(claims map[string]any) (string, error) {
 	return jwt.Signed(k.signer).Claims(claims).Serialize()
 }
 
-// newUUID is a random UUID (RFC 9562, version 4).
+// newUUID returns a random UUID (RFC 9562, version 4).
 func newUUID() string {
 	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the program first
+	_, _ = rand.Read(b[:]) // cannot fail: crypto/rand would end the program
 	return formatUUID(b, 4)
 }
 
-// nameUUID is a UUID that is always the same for the same names.
+// nameUUID returns a UUID that depends only on kind and name.
 func nameUUID(kind, name string) string {
 	sum := sha256.Sum256([]byte(kind + "\x00" + name))
 	return formatUUID([16]byte(sum[:16]), 8)

@@ -25,7 +25,7 @@ func testApplication() entra.Application {
 	}
 }
 
-// acquire gets a token as the proxy does, through the real MSAL.
+// acquire gets a token by the real MSAL, as the proxy does.
 func acquire(ctx context.Context, idp *entra.Server, client *http.Client) (confidential.AuthResult, error) {
 	credential := confidential.NewCredFromAssertionCallback(
 		func(context.Context, confidential.AssertionRequestOptions) (string, error) {
@@ -55,10 +55,10 @@ func TestMSALAcquiresAToken(t *testing.T) {
 		t.Errorf("token is for client %s, resource %s, tenant %s", token.ClientID, token.Resource, token.TenantID)
 	}
 	if got := time.Until(result.ExpiresOn); got < 24*time.Hour-time.Minute || got > 24*time.Hour {
-		t.Errorf("token lives for %s, want 24h", got)
+		t.Errorf("token lifetime is %s, want 24h", got)
 	}
 	if got := time.Until(result.Metadata.RefreshOn); got < 12*time.Hour-time.Minute || got > 12*time.Hour {
-		t.Errorf("token is to be refreshed in %s, want 12h", got)
+		t.Errorf("refresh_in is %s, want 12h", got)
 	}
 	want := entra.Counts{Token: 1, TenantDiscovery: 1, IssuerDiscovery: 1, IssuerKeys: 1}
 	if got := idp.Counts(); got != want {
@@ -99,10 +99,10 @@ func TestMSALAcquiresATokenInABubble(t *testing.T) {
 	})
 }
 
-// testKeys spare most tests the time that making keys takes.
+// testKeys are shared by most tests, because making keys takes time.
 var testKeys = entra.NewKeys()
 
-// start returns a server with a listener, and unserved one without.
+// start returns a server with a listener, unserved a server without one.
 func start(t *testing.T, cfg entra.Config) *entra.Server {
 	t.Helper()
 	if cfg.Keys == nil {

@@ -21,15 +21,15 @@ const (
 	timestampName  = "..2006_01_02_15_04_05."
 )
 
-// renewAt is the part of a token's life after which the kubelet renews it.
+// renewAt is the fraction of a token's lifetime after which the kubelet renews it.
 const renewAt = 0.8
 
 // Owner is a user and a group.
 type Owner struct{ UID, GID int }
 
-// ProjectedTokenConfig says what token to project, and where.
+// ProjectedTokenConfig configures a projected token.
 type ProjectedTokenConfig struct {
-	// Dir is the volume: an existing directory, which the reader can enter.
+	// Dir is the volume: an existing directory that the reader can enter.
 	Dir string
 
 	// Subject is the token's sub.
@@ -38,21 +38,21 @@ type ProjectedTokenConfig struct {
 	// Audience is the token's aud. Empty: DefaultAudience.
 	Audience string
 
-	// Lifetime is how long a token lives. Zero: one hour.
+	// Lifetime is the lifetime of each token. Zero: one hour.
 	Lifetime time.Duration
 
-	// Mode is the file's. Zero: 0644, as the kubelet's where it cannot tell who
-	// reads it.
+	// Mode is the mode of the file. Zero: 0644, which the kubelet uses if it does not know
+	// which user reads the file.
 	Mode fs.FileMode
 
-	// Owner is whose the file is, as fsGroup or runAsUser make it, which takes
-	// root. Nil: the caller's.
+	// Owner is the owner of the file, as fsGroup and runAsUser set it. Setting it needs
+	// root. Nil: the caller.
 	Owner *Owner
 }
 
-// ProjectedToken is a service-account token in a volume, written as the kubelet
-// writes it: each version in a directory of its own, which the symlink ..data is
-// swapped to by a rename, so that a reader finds a whole token at any time.
+// ProjectedToken is a service-account token in a volume, written as the kubelet does: each
+// version is in a new directory, and a rename replaces the symbolic link ..data to it, so
+// that a reader finds a complete token at any time.
 type ProjectedToken struct {
 	server *Server
 	cfg    ProjectedTokenConfig
@@ -62,7 +62,7 @@ type ProjectedToken struct {
 	expiry time.Time
 }
 
-// ProjectToken writes a first token. Run or Renew keep it fresh.
+// ProjectToken writes a first token. Run or Renew replace it.
 func (s *Server) ProjectToken(cfg ProjectedTokenConfig) (*ProjectedToken, error) {
 	if cfg.Lifetime == 0 {
 		cfg.Lifetime = federatedLifetime
@@ -77,17 +77,17 @@ func (s *Server) ProjectToken(cfg ProjectedTokenConfig) (*ProjectedToken, error)
 	return p, nil
 }
 
-// Path is the value for AZURE_FEDERATED_TOKEN_FILE.
+// Path returns the value for AZURE_FEDERATED_TOKEN_FILE.
 func (p *ProjectedToken) Path() string { return filepath.Join(p.cfg.Dir, TokenFileName) }
 
-// Token is the token that was written last: a secret, for canary tests.
+// Token returns the token that was written last, for tests that search for this secret.
 func (p *ProjectedToken) Token() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.token
 }
 
-// Expiry is when the last token that Renew wrote ends.
+// Expiry returns the expiry of the last token that Renew wrote.
 func (p *ProjectedToken) Expiry() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -113,8 +113,7 @@ func (p *ProjectedToken) Renew() error {
 	return nil
 }
 
-// Write writes any content where the token is, in the same way: for tests of bad
-// tokens.
+// Write writes content in place of the token, in the same way, for tests of bad tokens.
 func (p *ProjectedToken) Write(content string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -125,8 +124,8 @@ func (p *ProjectedToken) Write(content string) error {
 	return nil
 }
 
-// Run renews the token when 80 % of its life is over, and again and again, until
-// ctx ends, whose end is no error.
+// Run renews the token each time that 80 % of its lifetime is over. When ctx is done, it
+// returns nil.
 func (p *ProjectedToken) Run(ctx context.Context) error {
 	for {
 		issued := p.Expiry().Add(-p.cfg.Lifetime)
@@ -144,8 +143,8 @@ func (p *ProjectedToken) Run(ctx context.Context) error {
 	}
 }
 
-// swap follows the kubelet's atomic writer step by step: a new directory is
-// filled, ..data is renamed over to it, and then the old directory is removed.
+// swap does the steps of the kubelet's atomic writer: it writes a new directory, replaces
+// ..data by a rename, and then removes the old directory.
 func (p *ProjectedToken) swap(content string) error {
 	dataLink := filepath.Join(p.cfg.Dir, dataDirName)
 	old, err := os.Readlink(dataLink)
@@ -173,20 +172,20 @@ func (p *ProjectedToken) swap(content string) error {
 	return os.RemoveAll(filepath.Join(p.cfg.Dir, old))
 }
 
-// writeVersion makes a directory, named for the time, that holds the content.
+// writeVersion writes the content to a new directory whose name has the current time.
 func (p *ProjectedToken) writeVersion(content string) (dir string, err error) {
 	dir, err = os.MkdirTemp(p.cfg.Dir, p.server.now().Format(timestampName))
 	if err != nil {
 		return "", err
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { // MkdirTemp's is for its owner only
+	if err := os.Chmod(dir, 0o755); err != nil { // MkdirTemp gives access to the owner only
 		return "", err
 	}
 	file := filepath.Join(dir, TokenFileName)
 	if err := os.WriteFile(file, []byte(content), p.cfg.Mode); err != nil {
 		return "", err
 	}
-	if err := os.Chmod(file, p.cfg.Mode); err != nil { // whatever the umask
+	if err := os.Chmod(file, p.cfg.Mode); err != nil { // WriteFile applies the umask
 		return "", err
 	}
 	if p.cfg.Owner == nil {

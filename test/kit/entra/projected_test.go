@@ -108,7 +108,7 @@ func TestReadersNeverSeeAPartialToken(t *testing.T) {
 	const swaps, readers = 100, 2
 	idp := unserved(t, entra.Config{})
 	token := project(t, idp, entra.ProjectedTokenConfig{})
-	// Long contents, so that a write in place would show.
+	// Long contents, so that the test would notice a write in place.
 	whole := [2]string{strings.Repeat("a", 1<<16), strings.Repeat("b", 1<<16)}
 	if err := token.Write(whole[1]); err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func TestReadersNeverSeeAPartialToken(t *testing.T) {
 					return
 				}
 				if c := string(content); c != whole[0] && c != whole[1] {
-					t.Errorf("read %d bytes that are no whole token", len(c))
+					t.Errorf("read %d bytes that are not a complete token", len(c))
 					return
 				}
 			}

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Endpoint names one of the things that the server serves.
+// Endpoint is one of the server's endpoints.
 type Endpoint int
 
 // The endpoints.
@@ -19,11 +19,11 @@ const (
 	TenantKeys
 	IssuerDiscovery
 	IssuerKeys
-	// UnknownPath is anything else, which is answered with 404.
+	// UnknownPath is any other path. The server answers it with status 404.
 	UnknownPath
 )
 
-// String is the endpoint's name in logs and test failures.
+// String returns the endpoint's name for logs and test failures.
 func (e Endpoint) String() string {
 	names := [...]string{"token", "tenant discovery", "instance discovery", "tenant keys", "issuer discovery", "issuer keys", "unknown path"}
 	if e < 0 || int(e) >= len(names) {
@@ -32,29 +32,29 @@ func (e Endpoint) String() string {
 	return names[e]
 }
 
-// Outcomes of an Exchange besides "AADSTS" with a number and, for faults that
-// answer by themselves, the fault's name.
+// Outcomes of an Exchange. Others are "AADSTS" with a number and, for faults that write the
+// answer, the fault's name.
 const (
-	// OutcomePending: it is being served, or hangs.
+	// OutcomePending: the request is not answered yet.
 	OutcomePending = "pending"
-	// OutcomeIssued: it was answered well, as far as the server can tell.
+	// OutcomeIssued: the server has sent a successful answer.
 	OutcomeIssued = "issued"
-	// OutcomeAborted: the connection ended without an answer.
+	// OutcomeAborted: the connection was closed without an answer.
 	OutcomeAborted = "aborted"
 )
 
-// Exchange is a request as the server saw it.
+// Exchange is a request that the server received.
 type Exchange struct {
-	// Endpoint is where it came in. Exchanges returns those of TokenEndpoint.
+	// Endpoint is the request's endpoint. Exchanges returns only requests to TokenEndpoint.
 	Endpoint Endpoint
-	// Time is when, by the server's clock.
+	// Time is the arrival by the server's clock.
 	Time time.Time
 
-	// Method, Path, Host, RemoteAddr and Header are the request's own. The path
-	// is the one on the wire, before any prefix was stripped.
+	// Method, Path, Host, RemoteAddr and Header are those of the request. The path is
+	// the one on the wire, before any prefix was removed.
 	Method, Path, Host, RemoteAddr string
 	Header                         http.Header
-	// SNI is the name that the TLS client asked for. Empty: none, or no TLS.
+	// SNI is the server name that the TLS client sent. Empty: none, or no TLS.
 	SNI string
 
 	// TenantID is the tenant in the path; ClientID and Scope are from the form.
@@ -65,20 +65,19 @@ type Exchange struct {
 	// and AssertionUntil its time range, all unverified.
 	Issuer, Subject, Audience     string
 	AssertionFrom, AssertionUntil time.Time
-	// AssertionID is the assertion's jti, which tells one federated token from
-	// another.
+	// AssertionID is the assertion's jti, which is different in each federated token.
 	AssertionID string
 
-	// Outcome is what became of it; Code the AADSTS number and Status the HTTP
-	// status that were sent, 0 for none.
+	// Outcome is the result. Code and Status are the AADSTS number and the HTTP status of
+	// the answer, or 0.
 	Outcome      string
 	Code, Status int
-	// Fault is the name of the fault that it suffered. Empty: none.
+	// Fault is the name of the fault that was applied. Empty: none.
 	Fault string
-	// TokenID is the uti of the access token that was issued.
+	// TokenID is the uti of the issued access token.
 	TokenID string
 
-	// TraceID and CorrelationID are those of the answer.
+	// TraceID and CorrelationID are the IDs in the answer.
 	TraceID, CorrelationID string
 }
 
@@ -108,12 +107,12 @@ func (s *Server) newExchange(e Endpoint, r *http.Request) *Exchange {
 	return x
 }
 
-// Counts is how many requests each endpoint saw.
+// Counts are the numbers of requests by endpoint.
 type Counts struct {
 	Token, TenantDiscovery, InstanceDiscovery, TenantKeys, IssuerDiscovery, IssuerKeys, UnknownPath int
 }
 
-// record remembers requests.
+// record stores the token requests and counts all requests.
 type record struct {
 	mu        sync.Mutex // guards all below and what exchanges point to
 	exchanges []*Exchange
@@ -122,7 +121,7 @@ type record struct {
 	accepted  int
 }
 
-// connection is the http.Server's hook.
+// connection is the ConnState hook of the http.Server.
 func (r *record) connection(_ net.Conn, state http.ConnState) {
 	if state == http.StateNew {
 		r.update(func() { r.accepted++ })
@@ -153,8 +152,8 @@ func (r *record) update(change func()) {
 	change()
 }
 
-// Exchanges are the token requests since the start or the last Reset, in the
-// order of their arrival, those still in flight too.
+// Exchanges returns the token requests since the start or the last Reset, in the order of
+// their arrival, including those that are not answered yet.
 func (s *Server) Exchanges() []Exchange {
 	r := &s.record
 	r.mu.Lock()
@@ -166,22 +165,22 @@ func (s *Server) Exchanges() []Exchange {
 	return exchanges
 }
 
-// InFlight is how many token requests are being served, or hang, right now.
+// InFlight returns the number of token requests that are not answered yet.
 func (s *Server) InFlight() int {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
 	return s.record.inFlight
 }
 
-// Connections is how many TCP connections the listener took since the start or the
-// last Reset: more than the requests' clients need shows that they are not reused.
+// Connections returns the number of TCP connections that the listener accepted since the
+// start or the last Reset. A test can tell from it whether connections are reused.
 func (s *Server) Connections() int {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
 	return s.record.accepted
 }
 
-// Counts are the requests of each endpoint since the start or the last Reset.
+// Counts returns the numbers of requests since the start or the last Reset.
 func (s *Server) Counts() Counts {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
@@ -197,8 +196,8 @@ func (s *Server) Counts() Counts {
 	}
 }
 
-// Reset forgets the exchanges and the counts, and heals all faults.
-// Applications, resources and cached keys stay.
+// Reset removes the exchanges, the counts and all faults. It keeps applications, resources
+// and cached keys.
 func (s *Server) Reset() {
 	s.Heal()
 	s.record.mu.Lock()

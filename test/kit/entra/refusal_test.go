@@ -19,7 +19,7 @@ const testCorrelationID = "bbbbbbbb-0000-4000-8000-000000000002"
 
 const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
-// goodForm is a token request that nothing is wrong with.
+// goodForm returns the form of a valid token request.
 func goodForm(idp *entra.Server) url.Values {
 	return url.Values{
 		"grant_type":            {"client_credentials"},
@@ -30,7 +30,7 @@ func goodForm(idp *entra.Server) url.Values {
 	}
 }
 
-// answer is what the token endpoint says, good or bad.
+// answer is an answer of the token endpoint, successful or not.
 type answer struct {
 	status int
 	header http.Header
@@ -86,7 +86,7 @@ func TestRefusals(t *testing.T) {
 		},
 	})
 
-	// Each request is the good one but for what its set or assertion changes.
+	// Each request is valid except for the changes of its set or assertion.
 	for _, test := range []struct {
 		name      string
 		set       map[string]string // an empty value removes the parameter
@@ -263,7 +263,7 @@ func TestAccessTokenAlgorithms(t *testing.T) {
 	}
 }
 
-// spoil changes a character in the middle of the token's signature.
+// spoil changes one character in the middle of the token's signature.
 func spoil(token string) string {
 	i := strings.LastIndex(token, ".") + 10
 	other := "A"

@@ -23,7 +23,7 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// TestMain finds goroutines that Close leaves behind.
+// TestMain fails if goroutines still run after Close.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestCertificateIsTrustedByItsCAOnly(t *testing.T) {
@@ -42,8 +42,8 @@ func TestCertificateIsTrustedByItsCAOnly(t *testing.T) {
 
 	other := unserved(t, entra.Config{})
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: other.TLSConfig(), DisableKeepAlives: true}}
-	var unknown x509.UnknownAuthorityError
-	if got := observe(t.Context(), client, idp.TokenURL(), nil); !errors.As(got.err, &unknown) {
+	got := observe(t.Context(), client, idp.TokenURL(), nil)
+	if _, unknown := errors.AsType[x509.UnknownAuthorityError](got.err); !unknown {
 		t.Errorf("a client with another CA: %+v", got)
 	}
 }
@@ -96,7 +96,7 @@ func TestExchangeNotesThePathBeforeAPrefixIsStripped(t *testing.T) {
 	}
 }
 
-// recorder is an http.ResponseWriter that keeps the status.
+// recorder is an http.ResponseWriter that stores the status.
 type recorder struct {
 	header http.Header
 	status int
@@ -200,7 +200,7 @@ func TestNobodyIsThereAfterClose(t *testing.T) {
 	})
 }
 
-// lockedBuffer is a log that many goroutines write.
+// lockedBuffer is a log that many goroutines write to.
 type lockedBuffer struct {
 	mu sync.Mutex
 	bytes.Buffer

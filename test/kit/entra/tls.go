@@ -14,14 +14,14 @@ import (
 	"time"
 )
 
-// The certificates are valid at every time that a test's clock may show: a
-// testing/synctest bubble begins in the year 2000.
+// The certificates are valid at every time of a test's clock: a testing/synctest bubble
+// begins in the year 2000.
 var (
 	certificatesFrom  = time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)
 	certificatesUntil = time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC)
 )
 
-// certificates are a throwaway CA and the server certificate that it signed.
+// certificates are a throwaway CA and a server certificate that it has signed.
 type certificates struct {
 	caPEM []byte
 	pool  *x509.CertPool
@@ -75,7 +75,7 @@ func certificateTemplate(serial int64, name string) *x509.Certificate {
 	}
 }
 
-// addSubject makes the certificate valid for host, which may carry a port.
+// addSubject makes the certificate valid for host, which may have a port.
 func addSubject(c *x509.Certificate, host string) {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
@@ -87,22 +87,23 @@ func addSubject(c *x509.Certificate, host string) {
 	c.DNSNames = append(c.DNSNames, host)
 }
 
-// CAPEM is the CA certificate, in PEM.
+// CAPEM returns the CA certificate in PEM.
 func (s *Server) CAPEM() []byte { return append([]byte(nil), s.tls.caPEM...) }
 
-// WriteCA writes CAPEM to path, readable by all, for --ca-file or SSL_CERT_FILE.
+// WriteCA writes CAPEM to path, readable by every user, for --ca-file or SSL_CERT_FILE.
 func (s *Server) WriteCA(path string) error {
 	return os.WriteFile(path, s.tls.caPEM, 0o644)
 }
 
-// TLSConfig is a client's configuration that trusts this server's CA and nothing
-// else. Its ServerName is free for tests of SNI.
+// TLSConfig returns the configuration of a client that trusts only this server's CA. It has
+// no ServerName, so that tests of SNI can set it.
 func (s *Server) TLSConfig() *tls.Config {
 	return &tls.Config{RootCAs: s.tls.pool, MinVersion: tls.VersionTLS12}
 }
 
-// ServerTLSConfig is for serving Handler on a listener or a pipe of the caller's.
-// It offers HTTP/1.1 only, as a connection that is reset is one request's then.
+// ServerTLSConfig returns the configuration for a server of Handler on a listener or a pipe
+// of the caller. It offers only HTTP/1.1, so that a reset of a connection affects only one
+// request.
 func (s *Server) ServerTLSConfig() *tls.Config {
 	return &tls.Config{
 		Certificates: []tls.Certificate{s.tls.leaf},

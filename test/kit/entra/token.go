@@ -12,7 +12,7 @@ import (
 
 const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
-// token is the v2 token endpoint for client credentials with an assertion.
+// token handles the v2 token endpoint for client credentials with an assertion.
 func (s *Server) token(c *call) {
 	if code := s.check(c); code != 0 {
 		c.refuse(code)
@@ -40,9 +40,8 @@ func (c *call) writeToken(token string) {
 	c.succeed(answer)
 }
 
-// check returns the code of the first thing that is wrong with the request, or 0.
-// The order is Entra's as far as it can be told: the tenant, the request's form,
-// the application, the assertion, then what is asked for.
+// check returns the AADSTS code of the first check that fails, or 0. The order is Entra's
+// as far as it is known: tenant, form, application, assertion, resource.
 func (s *Server) check(c *call) int {
 	for _, step := range []func(*call) int{
 		s.checkTenant, s.checkForm, s.checkApplication, s.checkAssertion, s.checkResource,
@@ -85,7 +84,7 @@ func (s *Server) checkTenant(c *call) int {
 	return codeUnknownTenant
 }
 
-// tenantSyntax is a GUID or a domain name.
+// tenantSyntax matches a GUID or a domain name.
 var tenantSyntax = regexp.MustCompile(`^(?i)([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[a-z0-9-]+(\.[a-z0-9-]+)+)$`)
 
 func (s *Server) checkApplication(c *call) int {
@@ -100,8 +99,8 @@ func (s *Server) checkApplication(c *call) int {
 	return 0
 }
 
-// checkAssertion matches the claims before it asks the issuer for its keys: a
-// token must not choose which host is asked.
+// checkAssertion compares the claims with the credentials before it fetches the issuer's
+// keys: a token must not decide from which host the server fetches.
 func (s *Server) checkAssertion(c *call) int {
 	if c.assertion == nil || c.claims.Expiry == nil {
 		return codeMalformedAssertion
@@ -115,8 +114,8 @@ func (s *Server) checkAssertion(c *call) int {
 	return s.checkTime(c.x.Time, c.claims)
 }
 
-// matchCredentials names the claim that no credential has. Where each is in some
-// credential, but no credential has all, it is the combination that is wrong.
+// matchCredentials returns 0 if a credential has all claims. Otherwise it returns the code
+// of a claim that no credential has, or codeNoMatch if only the combination is wrong.
 func matchCredentials(credentials []FederatedCredential, claims jwt.Claims) int {
 	issuer := func(f FederatedCredential) bool { return f.Issuer == claims.Issuer }
 	audience := func(f FederatedCredential) bool { return slices.Contains(claims.Audience, f.Audience) }
@@ -135,7 +134,7 @@ func matchCredentials(credentials []FederatedCredential, claims jwt.Claims) int 
 	return codeNoMatch
 }
 
-// checkTime holds a token for good from its nbf on and until before its exp.
+// checkTime returns 0 from the token's nbf on until just before its exp.
 func (s *Server) checkTime(now time.Time, claims jwt.Claims) int {
 	if !now.Add(-s.cfg.ClockSkew).Before(claims.Expiry.Time()) {
 		return codeOutsideTimeRange
@@ -155,7 +154,7 @@ func (s *Server) checkResource(c *call) int {
 
 const defaultScopeSuffix = "/.default"
 
-// checkScope takes one scope that ends in /.default, besides those of OpenID.
+// checkScope accepts exactly one scope besides those of OpenID. It must end in /.default.
 func checkScope(scope string) int {
 	resource, others := resourceOf(scope)
 	switch {
@@ -167,7 +166,7 @@ func checkScope(scope string) int {
 	return 0
 }
 
-// resourceOf is the resource of the scope that is not one of OpenID's, and the
+// resourceOf returns the resource of the first scope that is not one of OpenID's, and the
 // number of further such scopes. The resource keeps a trailing slash: the scope
 // https://database.windows.net//.default is for https://database.windows.net/.
 func resourceOf(scope string) (resource string, others int) {
@@ -178,8 +177,8 @@ func resourceOf(scope string) (resource string, others int) {
 	return strings.TrimSuffix(fields[0], defaultScopeSuffix), len(fields) - 1
 }
 
-// scopeWithoutOpenID drops the scopes that MSAL adds to every request and that
-// mean nothing to client credentials.
+// scopeWithoutOpenID removes the scopes that MSAL adds to every request. They have no
+// meaning for client credentials.
 func scopeWithoutOpenID(scope string) string {
 	fields := slices.DeleteFunc(strings.Fields(scope), func(f string) bool {
 		return f == "openid" || f == "profile" || f == "offline_access"

@@ -10,8 +10,9 @@ import (
 	"syscall"
 )
 
-// Client is a client of this server: over TLS that trusts its CA where there is a
-// listener, else over Transport. It follows no redirects and keeps no connection.
+// Client returns a client of this server. If there is a listener, it uses TLS and trusts
+// the server's CA, otherwise it uses Transport. It does not follow redirects and does not
+// keep connections.
 func (s *Server) Client() *http.Client {
 	if s.http == nil {
 		return &http.Client{Transport: s.Transport(), CheckRedirect: noRedirect}
@@ -22,10 +23,9 @@ func (s *Server) Client() *http.Client {
 	}}
 }
 
-// Transport answers requests in the caller's own goroutine, with no connection:
-// for testing/synctest, and for simulations of many clients. Faults look as they
-// do on a connection. It answers for any host, as whatever name a client has for
-// Entra.
+// Transport returns a transport that handles requests in the caller's goroutine and
+// without a connection, for testing/synctest and for simulations of many clients. Faults
+// have the same effect as on a connection. It accepts any host in the URL.
 func (s *Server) Transport() http.RoundTripper { return transport{s} }
 
 type transport struct{ s *Server }
@@ -65,7 +65,7 @@ func (t transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	return w.response(request), nil
 }
 
-// responseBuffer is an http.ResponseWriter that keeps the answer.
+// responseBuffer is an http.ResponseWriter that stores the answer.
 type responseBuffer struct {
 	header http.Header
 	sent   http.Header
@@ -86,7 +86,7 @@ func (w *responseBuffer) Write(b []byte) (int, error) {
 	return w.body.Write(b)
 }
 
-// serve runs the handler and reports whether it ended the connection.
+// serve runs the handler and reports whether it aborted the connection.
 func (w *responseBuffer) serve(h http.Handler, r *http.Request) (aborted bool) {
 	defer func() {
 		if reason := recover(); reason != nil {
@@ -119,7 +119,7 @@ func (w *responseBuffer) response(request *http.Request) *http.Response {
 	}
 }
 
-// brokenOff is where a body ends that was announced to be longer.
+// brokenOff is the end of a body that is shorter than its Content-Length.
 type brokenOff struct{}
 
 func (brokenOff) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }

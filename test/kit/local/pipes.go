@@ -5,18 +5,19 @@ import (
 	"sync"
 )
 
-// Pipes is a listener in memory, whose connections hold no byte that is not read:
-// with synctest, a network and a clock of the test's own.
+// Pipes is a listener in memory. Its connections have no buffer: a write waits for the
+// read. In a testing/synctest bubble it gives a test its own network and clock.
 type Pipes struct {
 	conns chan net.Conn
 	once  sync.Once
 	done  chan struct{}
 }
 
-// NewPipes returns a listener to whom nobody has connected.
+// NewPipes returns a listener without connections.
 func NewPipes() *Pipes { return &Pipes{conns: make(chan net.Conn), done: make(chan struct{})} }
 
-// Dial connects, once the connection is accepted, until the test ends.
+// Dial connects, and returns when the connection is accepted. The connection is closed at
+// the end of the test.
 func (p *Pipes) Dial(t interface{ Cleanup(func()) }) net.Conn {
 	client, server := net.Pipe()
 	t.Cleanup(func() { client.Close() })

@@ -1,5 +1,5 @@
-// Package local is for tests of servers: ports that stay free until they are used,
-// and connections in memory.
+// Package local helps tests of servers: it finds ports that stay free until they are used,
+// and provides connections in memory.
 package local
 
 import (
@@ -10,22 +10,23 @@ import (
 	"sync/atomic"
 )
 
-// Ports that are looked at. Below are those of well-known services.
+// The ports that FreePort tries. Well-known services have lower ones.
 const (
 	firstPort = 10_000
 	portCount = 1<<16 - firstPort
 )
 
-// A process begins anywhere, since others test at the same time, and looks at each port
-// once.
+// A process begins at a random port, because other test processes run at the same time,
+// and tries each port once.
 var (
-	first  = rand.Uint32N(portCount)
-	looked atomic.Uint32
+	first = rand.Uint32N(portCount)
+	tried atomic.Uint32
 )
 
-// FreePort finds a port where nobody listens. If it can be, it is none of those that the
-// kernel gives to outgoing connections, of which suites open thousands: one that was
-// given back, so as to be opened by the program under test, would be taken meanwhile.
+// FreePort returns a port of 127.0.0.1 at which no process listens. It avoids the ports
+// that the kernel assigns to outgoing connections, if others are free: test suites open
+// thousands of connections, and one of them could get the port before the program under
+// test listens at it.
 func FreePort() (int, error) {
 	const setting = "/proc/sys/net/ipv4/ip_local_port_range"
 	text, err := os.ReadFile(setting)
@@ -37,7 +38,7 @@ func FreePort() (int, error) {
 		return 0, fmt.Errorf("%s: %w", setting, err)
 	}
 	for range portCount {
-		port := firstPort + int((first+looked.Add(1))%portCount)
+		port := firstPort + int((first+tried.Add(1))%portCount)
 		if low <= port && port <= high {
 			continue
 		}
@@ -45,9 +46,10 @@ func FreePort() (int, error) {
 			return port, listener.Close()
 		}
 	}
-	return anyPort() // the kernel gives them all to others
+	return anyPort() // the kernel assigns all ports to connections, or all others are in use
 }
 
+// anyPort returns a free port that the kernel chooses.
 func anyPort() (int, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -9,7 +9,8 @@ import (
 	"imds-oidc-proxy/test/kit/local"
 )
 
-// TestFreePort: no port is given twice, and none that the kernel might give to others.
+// TestFreePort: FreePort returns no port twice, and no port that the kernel assigns to
+// outgoing connections.
 func TestFreePort(t *testing.T) {
 	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
 	if err != nil {
@@ -26,14 +27,14 @@ func TestFreePort(t *testing.T) {
 			t.Fatal(err)
 		}
 		if seen[port] || low <= port && port <= high {
-			t.Errorf("got %d, which is not new or in the kernel's %d to %d", port, low, high)
+			t.Errorf("got %d, which was returned before or is one of the kernel's ports %d to %d", port, low, high)
 		}
 		seen[port] = true
 	}
 }
 
-// TestFreePortIsNobodys: where somebody listens is not free.
-func TestFreePortIsNobodys(t *testing.T) {
+// TestFreePortIsNotInUse: a port at which a process listens is not free.
+func TestFreePortIsNotInUse(t *testing.T) {
 	taken, listener := takeNext(t)
 	defer listener.Close()
 	if next, err := local.FreePort(); err != nil || next == taken {
@@ -41,10 +42,10 @@ func TestFreePortIsNobodys(t *testing.T) {
 	}
 }
 
-// takeNext listens at the port that is looked at next, and returns it.
+// takeNext listens at the port that FreePort tries next, and returns it.
 func takeNext(t *testing.T) (int, net.Listener) {
 	t.Helper()
-	for range 100 { // somebody else may listen there, or it be beyond the last port
+	for range 100 { // another process may listen at the next port, or there is no higher port
 		port, err := local.FreePort()
 		if err != nil {
 			t.Fatal(err)
@@ -53,6 +54,6 @@ func takeNext(t *testing.T) (int, net.Listener) {
 			return port + 1, listener
 		}
 	}
-	t.Fatal("nobody can listen behind any of 100 free ports")
+	t.Fatal("cannot listen at the next port of any of 100 free ports")
 	return 0, nil
 }

@@ -7,12 +7,13 @@ import (
 )
 
 // RunMachineTests is [RunTests] for tests that start daemons, mount file systems
-// and write settings of the kernel: mounts, process IDs, host name and System V IPC
-// are private too. The process inside is the first of its process IDs, so that the
-// kernel ends everything below it when it ends, or is killed; its mounts go with it.
+// and write kernel settings: the process inside also has its own namespaces for
+// mounts, process IDs, host name and System V IPC. It has process ID 1 there, so that
+// when it ends or is killed the kernel kills every process that it started and drops
+// its mounts.
 //
-// Not private: the clock, the kernel's own settings outside of the network (see
-// [KeepSettings]), and cgroups, which the caller removes.
+// The process inside shares with the machine: the clock, kernel settings outside the
+// network (see [KeepSettings]), and cgroups, which the caller removes.
 func RunMachineTests(name string, m interface{ Run() int }, prepare func(dir string) (env []string, err error)) int {
 	return runTests(name, m, prepare, enterMachine)
 }
@@ -24,7 +25,7 @@ func enterMachine(env []string) (int, error) {
 		}, env)
 	}
 	if pid := os.Getpid(); pid != 1 {
-		return 1, fmt.Errorf("process %d is not the first of its namespace (%s is set by hand?); refusing to go on", pid, parentVar)
+		return 1, fmt.Errorf("process ID %d is not 1: this is not a new namespace (was %s set by hand?); refusing to go on", pid, parentVar)
 	}
 	if err := privateMounts(); err != nil {
 		return 1, err
@@ -33,8 +34,8 @@ func enterMachine(env []string) (int, error) {
 	return code, err
 }
 
-// privateMounts keeps every later mount from the machine, and shows the processes
-// of the new namespace alone.
+// privateMounts makes all mounts private, so that later mounts do not appear on the
+// machine, and mounts a /proc that shows only the processes of the new namespace.
 func privateMounts() error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("cannot make mounts private: %w", err)
@@ -45,9 +46,10 @@ func privateMounts() error {
 	return nil
 }
 
-// KeepSettings puts private copies over files of /proc/sys, so that what a daemon
-// writes there never reaches the kernel, whose settings are the whole machine's. A
-// file that the kernel does not have is left out.
+// KeepSettings mounts a private copy over each of paths, which are files of
+// /proc/sys. A daemon then writes to the copy and never changes the kernel's setting,
+// which is that of the whole machine. It skips a file that the kernel does not have.
+// The copies are kept in dir.
 func KeepSettings(dir string, paths ...string) error {
 	if err := requireOwnMounts(); err != nil {
 		return err
@@ -65,16 +67,17 @@ func KeepSettings(dir string, paths ...string) error {
 			return err
 		}
 		if err := syscall.Mount(private, path, "", syscall.MS_BIND, ""); err != nil {
-			return fmt.Errorf("cannot put a private file over %s: %w", path, err)
+			return fmt.Errorf("cannot mount a private file over %s: %w", path, err)
 		}
 	}
 	return nil
 }
 
-// requireOwnMounts refuses to mount anything in the namespace that was left.
+// requireOwnMounts returns an error outside the mount namespace that
+// [RunMachineTests] makes.
 func requireOwnMounts() error {
 	if !Inside() || os.Getpid() != 1 {
-		return fmt.Errorf("not in a namespace of its own: refusing to mount over the machine's files")
+		return fmt.Errorf("not in a new mount namespace: refusing to mount over the machine's files")
 	}
 	return nil
 }

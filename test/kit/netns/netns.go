@@ -1,12 +1,12 @@
-// Package netns puts a process into a network namespace of its own, with no way
-// out, so that it can use the metadata address 169.254.169.254 without a packet
-// ever reaching real infrastructure.
+// Package netns runs a process in a new network namespace without a route to the
+// outside, so that the process can use the metadata address 169.254.169.254 and no
+// packet ever reaches real infrastructure.
 //
-// A thread cannot be moved there reliably: net/http dials on whatever thread the
+// Moving a single thread is not reliable: net/http dials on whatever thread the
 // scheduler picks. So the whole process starts itself again inside the namespace,
-// and refuses to go on where it cannot see that it has moved.
+// and stops if it cannot verify that it runs in a new one.
 //
-// Its users are test binaries (from TestMain) and the demo.
+// Test binaries (from TestMain), test/compat and the demo use it.
 package netns
 
 import (
@@ -21,22 +21,23 @@ import (
 	"syscall"
 )
 
-// parentVar carries the name of the namespace that was left, and so tells a
-// process that it is the one started inside.
+// parentVar is the environment variable that marks a process as started by [Enter].
+// Its value is the name of the network namespace that the starting process runs in.
 const parentVar = "IMDS_OIDC_PROXY_LEFT_NETNS"
 
 // MetadataAddress is the address of the instance metadata service. Inside the
-// namespace it stands on the loopback device, which gives it a route and lets a
-// decoy listen there.
+// namespace the loopback device has this address, so that there is a route to it and
+// a decoy can listen on it.
 const MetadataAddress = "169.254.169.254"
 
-// Enter makes sure that the process runs in a network namespace of its own. It
-// returns inside is true there, with the loopback device up and holding
-// [MetadataAddress]. In the process that was left, it returns the exit code of
-// the one that it started, which is all that this process has left to do.
+// Enter starts this program again in a new network namespace, waits for it and
+// returns its exit code, with inside false: the caller has nothing left to do but to
+// exit with that code. In the process inside, Enter brings the loopback device up,
+// gives it [MetadataAddress] and returns inside true.
 //
-// Making a namespace takes root (CAP_SYS_ADMIN), or, with userNS, a kernel that
-// lets users make user namespaces; the caller is then root inside, alone.
+// Making a namespace needs root (CAP_SYS_ADMIN). With userNS it needs a kernel that
+// lets users make user namespaces; the process inside is then root, and no other
+// user exists there.
 //
 // env is added to the environment of the process inside.
 func Enter(userNS bool, env ...string) (inside bool, exitCode int, err error) {
@@ -50,13 +51,12 @@ func Enter(userNS bool, env ...string) (inside bool, exitCode int, err error) {
 		code, err := reexec(attributes, env)
 		return false, code, err
 	}
-	left := os.Getenv(parentVar)
-	here, err := os.Readlink("/proc/self/ns/net")
+	here, err := current()
 	if err != nil {
-		return false, 1, fmt.Errorf("cannot tell which network namespace this is: %w", err)
+		return false, 1, err
 	}
-	if here == left {
-		return false, 1, fmt.Errorf("still in the network namespace %s that was to be left; refusing to go on", here)
+	if here == os.Getenv(parentVar) {
+		return false, 1, fmt.Errorf("still in the network namespace %s of the starting process; refusing to go on", here)
 	}
 	if err := requireNoWayOut(); err != nil {
 		return false, 1, err
@@ -67,12 +67,21 @@ func Enter(userNS bool, env ...string) (inside bool, exitCode int, err error) {
 	return true, 0, nil
 }
 
-// Inside reports whether [Enter] started this process. Work that needs the world
-// outside, such as downloading modules, is to be done where it is false.
+// current returns the kernel's name of the network namespace of this process.
+func current() (string, error) {
+	name, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return "", fmt.Errorf("cannot tell which network namespace this is (/proc must be mounted): %w", err)
+	}
+	return name, nil
+}
+
+// Inside reports whether [Enter] started this process. Work that needs the network
+// outside, such as downloading modules, must be done while it is false.
 func Inside() bool { return os.Getenv(parentVar) != "" }
 
-// OneUser reports whether the process is in a user namespace that maps no user but
-// its own, so that it cannot start programs as others.
+// OneUser reports whether the process runs in a user namespace that maps only one
+// user, so that it cannot start programs as another user.
 func OneUser() bool {
 	uidMap, err := os.ReadFile("/proc/self/uid_map")
 	if err != nil {
@@ -82,8 +91,9 @@ func OneUser() bool {
 	return len(fields) == 3 && fields[2] == "1"
 }
 
-// requireNoWayOut refuses a namespace that is not new: a forged or inherited
-// environment must never lead to changing a real host's addresses.
+// requireNoWayOut returns an error if an interface other than loopback is up, because
+// the namespace is then not new: a parentVar that was forged or inherited must never
+// lead to changing a real host's addresses.
 func requireNoWayOut() error {
 	interfaces, err := net.Interfaces()
 	if err != nil {
@@ -91,19 +101,21 @@ func requireNoWayOut() error {
 	}
 	for _, i := range interfaces {
 		if i.Flags&net.FlagLoopback == 0 && i.Flags&net.FlagUp != 0 {
-			return fmt.Errorf("interface %s is up: this is no new network namespace (%s is set by hand?); refusing to go on", i.Name, parentVar)
+			return fmt.Errorf("interface %s is up: this is not a new network namespace (was %s set by hand?); refusing to go on", i.Name, parentVar)
 		}
 	}
 	return nil
 }
 
-// reexec runs this program again inside new namespaces and waits for it.
+// reexec runs this program again inside new namespaces, waits for it and returns its
+// exit code.
 func reexec(attributes *syscall.SysProcAttr, env []string) (int, error) {
-	here, err := os.Readlink("/proc/self/ns/net")
+	here, err := current()
 	if err != nil {
-		return 1, fmt.Errorf("cannot tell which network namespace this is: %w", err)
+		return 1, err
 	}
-	// The child dies with the thread that started it, which must not end early.
+	// The kernel kills the child when the thread that started it ends (Pdeathsig), so
+	// this thread must live as long as the child.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 
@@ -114,21 +126,30 @@ func reexec(attributes *syscall.SysProcAttr, env []string) (int, error) {
 	cmd.SysProcAttr = attributes
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	err = runForwarding(cmd)
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		if exit.ExitCode() < 0 {
 			return 1, nil
 		}
 		return exit.ExitCode(), nil
 	}
 	if err != nil {
-		return 1, fmt.Errorf("cannot start in a network namespace of its own: %w", err)
+		return 1, namespaceError(attributes, err)
 	}
 	return 0, nil
 }
 
-// runForwarding runs cmd to its end and lets it decide what a signal means: an
-// interrupt from a terminal reaches it without help, SIGTERM is passed on.
+// namespaceError says which privilege is missing when the kernel refuses the
+// namespaces of attributes.
+func namespaceError(attributes *syscall.SysProcAttr, err error) error {
+	if attributes.Cloneflags&syscall.CLONE_NEWUSER != 0 {
+		return fmt.Errorf("cannot make a user namespace (a chroot, seccomp, AppArmor or /proc/sys/user/max_user_namespaces can forbid it): %w", err)
+	}
+	return fmt.Errorf("cannot make a network namespace: run as root with CAP_SYS_ADMIN: %w", err)
+}
+
+// runForwarding runs cmd and ignores SIGINT and SIGTERM itself, so that cmd decides
+// how to end: the terminal sends SIGINT to both processes, and runForwarding passes
+// SIGTERM on.
 func runForwarding(cmd *exec.Cmd) error {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -144,7 +165,7 @@ func runForwarding(cmd *exec.Cmd) error {
 			return err
 		case s := <-signals:
 			if s == syscall.SIGTERM {
-				_ = cmd.Process.Signal(s) // it may have ended meanwhile
+				_ = cmd.Process.Signal(s) // an error means that it has exited already
 			}
 		}
 	}
@@ -158,7 +179,7 @@ func configureLoopback() error {
 	} {
 		out, err := exec.Command("ip", args...).CombinedOutput()
 		if err != nil {
-			return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+			return fmt.Errorf("cannot set up the network namespace (this needs CAP_NET_ADMIN): ip %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 		}
 	}
 	return nil

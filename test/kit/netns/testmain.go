@@ -5,10 +5,11 @@ import (
 	"os"
 )
 
-// RunTests is what a TestMain does whose tests run inside. In the process outside,
-// prepare gets a directory that every user can read, does the work that needs the
-// world outside, and returns the environment for the process inside. The directory
-// goes when that process ends. name stands before what RunTests prints.
+// RunTests runs the tests of m in a new network namespace and returns the exit code
+// for TestMain. In the process outside, it calls prepare, which does the work that
+// needs the network outside and returns environment variables for the process inside.
+// dir is a directory for prepare that every user can read; RunTests removes it when
+// the process inside has exited. Messages of RunTests begin with name.
 func RunTests(name string, m interface{ Run() int }, prepare func(dir string) (env []string, err error)) int {
 	return runTests(name, m, prepare, func(env []string) (int, error) {
 		_, code, err := Enter(false, env...)

@@ -12,13 +12,13 @@ import (
 	"imds-oidc-proxy/test/kit/netns"
 )
 
-// DecoyToken is what the decoy answers to a token request: the node's identity,
-// which no application of the pod may ever see.
+// DecoyToken is the access token in the decoy's answer to a token request. It stands for
+// the node's identity, which no application of the pod may get.
 const DecoyToken = "the-identity-of-the-node"
 
-// Decoy stands on the metadata address, where the node's real IMDS would be, and
-// remembers what it was asked. It forgets /readyz, by which a starting proxy finds
-// out whether its own traffic is redirected.
+// Decoy is a server at the metadata address, in place of the node's real IMDS. It records
+// its requests, except those to /readyz, by which a starting proxy finds out whether its
+// own traffic is redirected.
 type Decoy struct {
 	server *http.Server
 	hangs  atomic.Bool
@@ -27,8 +27,8 @@ type Decoy struct {
 	requests []string
 }
 
-// StartDecoy listens on the metadata address, port 80, of the network namespace
-// that the process is in; package netns put it there.
+// StartDecoy starts a decoy at port 80 of the metadata address. The process must be in a
+// network namespace of package netns, whose loopback device has this address.
 func StartDecoy() (*Decoy, error) {
 	listener, err := net.Listen("tcp", netns.MetadataAddress+":80")
 	if err != nil {
@@ -36,11 +36,11 @@ func StartDecoy() (*Decoy, error) {
 	}
 	d := &Decoy{}
 	d.server = &http.Server{Handler: d, ReadHeaderTimeout: time.Minute}
-	go d.server.Serve(listener) // ends with Close
+	go d.server.Serve(listener) // returns when Close is called
 	return d, nil
 }
 
-// ServeHTTP answers as the real IMDS might, with an identity that is not ours.
+// ServeHTTP answers as the real IMDS might, with an identity that is not the pod's.
 func (d *Decoy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/readyz" {
 		http.NotFound(w, r)
@@ -65,12 +65,12 @@ func (d *Decoy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Hang makes the decoy answer no request from now on, until its client leaves.
 func (d *Decoy) Hang() { d.hangs.Store(true) }
 
-// Requests lists method and path of every request that arrived.
+// Requests returns the method and path of each recorded request.
 func (d *Decoy) Requests() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return append([]string(nil), d.requests...)
 }
 
-// Close ends the decoy.
+// Close stops the decoy.
 func (d *Decoy) Close() error { return d.server.Close() }

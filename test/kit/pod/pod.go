@@ -1,12 +1,11 @@
-// Package pod lays out what a pod with the sidecar is, without a cluster: the
-// real proxy-init and the real proxy in a network namespace, the application's
-// clients beside them, a stand-in for Entra and for the cluster's OIDC issuer, a
-// federated token kept as the kubelet keeps it, and, on the metadata address, a
-// decoy for the node's real IMDS, so that a request that gets around the proxy is
-// seen.
+// Package pod runs the processes of a pod with the sidecar, without a cluster: the real
+// proxy-init and the real proxy in a network namespace, and the application's clients. It
+// also runs a stand-in for Entra and for the cluster's OIDC issuer, writes the federated
+// token as the kubelet does, and starts a decoy of the node's real IMDS at the metadata
+// address, so that a test notices a request that bypasses the proxy.
 //
-// Tests and the demo share it. It takes root for the three users that a pod has
-// (root for the init container, 1501 for the proxy, 1000 for the application).
+// Tests and the demo use it. It needs root, because the processes run as three users: root
+// for the init container, 1501 for the proxy, 1000 for the application.
 package pod
 
 import (
@@ -29,15 +28,15 @@ const (
 	ApplicationUID = 1000
 )
 
-// stopTimeout is how long a process may take to end by SIGTERM.
+// stopTimeout bounds how long a process may take to exit after SIGTERM.
 const stopTimeout = 10 * time.Second
 
-// Config says which programs make the pod, and how.
+// Config says which programs run in the pod, and with which settings.
 type Config struct {
-	// ProxyInit and Proxy are the binaries to run. An empty ProxyInit: no redirect.
+	// ProxyInit and Proxy are the binaries to run. Without ProxyInit there is no redirect.
 	ProxyInit, Proxy string
 
-	// ProxyInitArgs and ProxyArgs are added to what a pod's manifest gives.
+	// ProxyInitArgs and ProxyArgs are added to the arguments of a pod's manifest.
 	ProxyInitArgs, ProxyArgs []string
 
 	// ProxyEnv is added to the proxy's environment.
@@ -50,28 +49,28 @@ type Config struct {
 	// IPTablesMode is proxy-init's --iptables-mode. Empty: its own choice.
 	IPTablesMode string
 
-	// OneUser runs everything as the caller: for a user namespace or none, where
-	// there are no other users to be.
+	// OneUser runs all processes as the caller: for a user namespace with one user, or
+	// for a caller that is not root.
 	OneUser bool
 
 	// Port is where the proxy listens. Zero: 8000.
 	Port int
 
-	// Entra configures the stand-in. Its zero value will do.
+	// Entra configures the stand-in. The zero value works.
 	Entra entra.Config
 }
 
 // Pod is a running pod.
 type Pod struct {
-	// Entra is the stand-in, which counts and can fail.
+	// Entra is the stand-in. It counts requests and can be made to fail.
 	Entra *entra.Server
-	// Decoy stands where the node's IMDS would be. Nil without a redirect.
+	// Decoy is the server in place of the node's IMDS. Nil without a redirect.
 	Decoy *Decoy
 	// Token is the projected service-account token.
 	Token *entra.ProjectedToken
 	// InitOutput is what proxy-init printed.
 	InitOutput string
-	// ProxyLog is what the proxy has logged.
+	// ProxyLog is the proxy's log so far.
 	ProxyLog *Log
 
 	cfg   Config
@@ -79,14 +78,15 @@ type Pod struct {
 	proxy *process
 }
 
-// Start brings the pod up: stand-ins, redirect, proxy. It returns when the proxy
-// says that it is ready. The caller must be inside a network namespace of its own
-// if a redirect is asked for.
+// Start starts the stand-ins, installs the redirect and starts the proxy. It returns when
+// the proxy is ready. For a redirect, the caller must be inside a network namespace of
+// package netns.
 func Start(ctx context.Context, cfg Config) (_ *Pod, err error) {
 	if cfg.Port == 0 {
 		cfg.Port = 8000
 	}
-	// The pod's other users read what is written here, whatever the caller's mask.
+	// Other users of the pod read the files that are written here, whatever the caller's
+	// umask is.
 	syscall.Umask(0o022)
 	p := &Pod{cfg: cfg, ProxyLog: &Log{}}
 	defer func() {
@@ -97,7 +97,7 @@ func Start(ctx context.Context, cfg Config) (_ *Pod, err error) {
 	if p.dir, err = os.MkdirTemp("", "pod-"); err != nil {
 		return nil, err
 	}
-	if err = os.Chmod(p.dir, 0o755); err != nil { // the proxy's user reads below it
+	if err = os.Chmod(p.dir, 0o755); err != nil { // the proxy's user reads files in it
 		return nil, err
 	}
 	if p.cfg.Proxy, err = copyProgram(cfg.Proxy, p.dir); err != nil {
@@ -117,8 +117,8 @@ func Start(ctx context.Context, cfg Config) (_ *Pod, err error) {
 	return p, nil
 }
 
-// copyProgram puts a program where every user can run it: what is built below a
-// home directory only its owner can.
+// copyProgram copies a program to dir, where every user can run it. A program in a home
+// directory may be out of reach for other users.
 func copyProgram(program, dir string) (string, error) {
 	content, err := os.ReadFile(program)
 	if err != nil {
@@ -128,8 +128,8 @@ func copyProgram(program, dir string) (string, error) {
 	return copied, os.WriteFile(copied, content, 0o755)
 }
 
-// Stop ends every process of the pod and removes its files. The redirect goes
-// with the network namespace.
+// Stop stops all processes of the pod and removes its files. The redirect ends with the
+// network namespace.
 func (p *Pod) Stop() {
 	if p.proxy != nil {
 		p.proxy.stop()
@@ -169,11 +169,11 @@ func (p *Pod) startStandIns() error {
 	return err
 }
 
-// CAFile is the PEM file of the authority that signed the stand-in's certificate.
+// CAFile returns the path of the stand-in's certificate authority in PEM.
 func (p *Pod) CAFile() string { return filepath.Join(p.dir, "ca.pem") }
 
-// Environment is what the webhook of azure-workload-identity injects, and where
-// to find the stand-in's certificate authority.
+// Environment returns the environment variables that azure-workload-identity's webhook
+// injects, and PROXY_CA_FILE with the stand-in's certificate authority.
 func (p *Pod) Environment() []string {
 	return []string{
 		"PATH=" + os.Getenv("PATH"),
@@ -185,8 +185,8 @@ func (p *Pod) Environment() []string {
 	}
 }
 
-// RunProxyInit runs proxy-init as the manifest's init container would: root, and
-// no capability but the ones that iptables needs.
+// RunProxyInit runs proxy-init as the init container of a manifest: as root, with only the
+// capabilities that iptables needs.
 func (p *Pod) RunProxyInit(ctx context.Context, args ...string) (string, error) {
 	if p.cfg.IPTablesMode != "" {
 		args = append(args, "--iptables-mode="+p.cfg.IPTablesMode)
@@ -202,8 +202,8 @@ func (p *Pod) RunProxyInit(ctx context.Context, args ...string) (string, error) 
 	return out, nil
 }
 
-// withCapabilities runs a command as root with what iptables needs and nothing
-// else. The legacy backend opens a raw socket, which takes NET_RAW.
+// withCapabilities returns the prefix of a command that drops all capabilities except those
+// that iptables needs. The legacy backend needs NET_RAW for a raw socket.
 func withCapabilities(mode string) []string {
 	keep := "-all,+net_admin"
 	if mode == "legacy" {
@@ -212,8 +212,8 @@ func withCapabilities(mode string) []string {
 	return []string{"setpriv", "--no-new-privs", "--bounding-set=" + keep, "--inh-caps=-all"}
 }
 
-// StartProxy starts the proxy as its manifest would, and waits until its own
-// --probe finds it ready.
+// StartProxy starts the proxy as in a manifest, and waits until the proxy's --probe
+// reports that it is ready.
 func (p *Pod) StartProxy(ctx context.Context) error {
 	port := fmt.Sprintf("--proxy-port=%d", p.cfg.Port)
 	args, uid := append([]string{p.cfg.Proxy, port}, p.cfg.ProxyArgs...), p.uid(ProxyUID)
@@ -234,8 +234,7 @@ func (p *Pod) StartProxy(ctx context.Context) error {
 	return nil
 }
 
-// RunProxy runs a proxy to its end, for one that is to refuse to start, and returns
-// what it printed.
+// RunProxy runs a proxy that is expected to fail at its start, and returns its output.
 func (p *Pod) RunProxy(ctx context.Context, args ...string) (string, error) {
 	return run(ctx, command{
 		args: append([]string{p.cfg.Proxy, fmt.Sprintf("--proxy-port=%d", p.cfg.Port)}, args...),
@@ -243,25 +242,26 @@ func (p *Pod) RunProxy(ctx context.Context, args ...string) (string, error) {
 	})
 }
 
-// ProxyProgram is the path of the proxy's binary, which every user can run.
+// ProxyProgram returns the path of the proxy's binary, which every user can run.
 func (p *Pod) ProxyProgram() string { return p.cfg.Proxy }
 
-// SignalProxy sends a signal to the proxy, and Wait waits for its end.
+// SignalProxy sends a signal to the proxy. WaitProxy waits until it exits.
 func (p *Pod) SignalProxy(s syscall.Signal) error { return p.proxy.cmd.Process.Signal(s) }
 
-// WaitProxy waits for the proxy's end and returns its exit code.
+// WaitProxy waits until the proxy exits, and returns its exit code.
 func (p *Pod) WaitProxy(ctx context.Context) (int, error) { return p.proxy.wait(ctx) }
 
-// ProxyPID is the proxy's process ID.
+// ProxyPID returns the proxy's process ID.
 func (p *Pod) ProxyPID() int { return p.proxy.cmd.Process.Pid }
 
-// Application runs a command as the application's user and returns what it
-// printed on standard output. Its environment is env alone.
+// Application runs a command as the application's user and returns its standard output.
+// The command's environment is env, PATH and HOME.
 func (p *Pod) Application(ctx context.Context, env []string, args ...string) (string, error) {
 	return run(ctx, command{args: args, env: append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/"}, env...), uid: p.uid(ApplicationUID)})
 }
 
-// As runs a command as any user; Application is what most callers want.
+// As runs a command as the given user, like Application without further environment
+// variables.
 func (p *Pod) As(ctx context.Context, uid int, args ...string) (string, error) {
 	return run(ctx, command{args: args, env: []string{"PATH=" + os.Getenv("PATH"), "HOME=/"}, uid: p.uid(uid)})
 }

@@ -18,9 +18,9 @@ import (
 type command struct {
 	args []string
 	env  []string
-	// uid is both user and group; the caller's own changes nothing.
+	// uid is the user and group to run as.
 	uid int
-	// output receives standard output and standard error. Nil: they are returned.
+	// output receives standard output and standard error. run returns them instead.
 	output io.Writer
 }
 
@@ -37,8 +37,8 @@ func (c command) build(ctx context.Context) *exec.Cmd {
 	return cmd
 }
 
-// run runs a command to its end and returns its standard output, or on failure
-// both outputs.
+// run runs a command and returns its standard output, or standard output and standard error
+// if it fails.
 func run(ctx context.Context, c command) (string, error) {
 	cmd := c.build(ctx)
 	var stdout, stderr bytes.Buffer
@@ -50,10 +50,10 @@ func run(ctx context.Context, c command) (string, error) {
 	return stdout.String(), nil
 }
 
-// process is a program left running.
+// process is a running program.
 type process struct {
 	cmd  *exec.Cmd
-	done chan struct{} // closed when the program has ended
+	done chan struct{} // closed when the program has exited
 }
 
 func start(c command) (*process, error) {
@@ -64,13 +64,13 @@ func start(c command) (*process, error) {
 	}
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	go func() {
-		_ = cmd.Wait() // how it ended stands in cmd.ProcessState
+		_ = cmd.Wait() // the result is in cmd.ProcessState
 		close(p.done)
 	}()
 	return p, nil
 }
 
-// wait returns the exit code, once there is one; -1 is a death by signal.
+// wait waits until the program exits and returns its exit code, -1 if a signal killed it.
 func (p *process) wait(ctx context.Context) (int, error) {
 	select {
 	case <-p.done:
@@ -80,9 +80,9 @@ func (p *process) wait(ctx context.Context) (int, error) {
 	}
 }
 
-// stop asks the program to end, and ends it when it does not.
+// stop sends SIGTERM, and kills the program if it does not exit within stopTimeout.
 func (p *process) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // an error means that it has exited already
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	if _, err := p.wait(ctx); err != nil {
@@ -97,31 +97,31 @@ type Log struct {
 	text bytes.Buffer
 }
 
-// Write adds to the log.
+// Write appends to the log.
 func (l *Log) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.Write(b)
 }
 
-// String is all that was printed so far.
+// String returns the output so far.
 func (l *Log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
 }
 
-// logPollInterval is how often WaitFor looks.
+// logPollInterval is how often WaitFor searches the log.
 const logPollInterval = 5 * time.Millisecond
 
-// WaitFor waits until the log holds text.
+// WaitFor waits until the log contains text.
 func (l *Log) WaitFor(ctx context.Context, text string) error {
 	ticker := time.NewTicker(logPollInterval)
 	defer ticker.Stop()
 	for !strings.Contains(l.String(), text) {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the log never said %q:\n%s", text, l)
+			return fmt.Errorf("the log does not contain %q:\n%s", text, l)
 		case <-ticker.C:
 		}
 	}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"imds-oidc-proxy/internal/logging"
+	"imds-oidc-proxy/internal/netrules"
+)
+
+// TestExitCodes: each kind has a code of its own, and --help names them all.
+func TestExitCodes(t *testing.T) {
+	seen := map[int]netrules.Kind{exitOK: -1, exitFailure: -1, exitUsage: -1}
+	for kind := netrules.MissingCapability; kind <= netrules.PortTaken; kind++ {
+		code := exitCode(kind)
+		if want := int(kind) + 2; code != want { // an interface: never renumbered
+			t.Errorf("kind %d exits with %d, want %d", kind, code, want)
+		}
+		if other, taken := seen[code]; taken {
+			t.Errorf("kinds %d and %d both exit with %d", other, kind, code)
+		}
+		seen[code] = kind
+	}
+	for code := range seen {
+		if !strings.Contains(exitHelp(), fmt.Sprintf("\n  %2d  ", code)) {
+			t.Errorf("--help does not explain exit code %d", code)
+		}
+	}
+	if got := exitCode(0); got != exitFailure {
+		t.Errorf("an unknown kind exits with %d, want %d", got, exitFailure)
+	}
+}
+
+func TestReport(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "termination-log")
+	if err := os.WriteFile(path, []byte("what an earlier run said, which was much longer than this"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	o := options{terminationLog: path}
+	err := fmt.Errorf("while at it: %w", &netrules.Error{Kind: netrules.LockHeld, Cause: "the lock\nis held", Remedy: "wait"})
+	if code := report(o, logging.New(&log, o.log), err); code != exitCode(netrules.LockHeld) {
+		t.Errorf("exit code %d, want %d", code, exitCode(netrules.LockHeld))
+	}
+	got, readErr := os.ReadFile(path)
+	if want := "proxy-init: while at it: the lock is held. Remedy: wait"; readErr != nil || string(got) != want {
+		t.Errorf("termination message %q (%v), want %q", got, readErr, want)
+	}
+	var entry struct {
+		Level, Msg, Error, Remedy string
+		ExitCode                  int `json:"exit_code"`
+	}
+	if err := json.Unmarshal(log.Bytes(), &entry); err != nil {
+		t.Fatalf("%v in %s", err, log.String())
+	}
+	if entry.Level != "error" || entry.Msg != "redirect not installed" || entry.Remedy != "wait" || entry.ExitCode != exitCode(netrules.LockHeld) {
+		t.Errorf("log entry %+v", entry)
+	}
+}
+
+func TestTerminationLog(t *testing.T) {
+	t.Run("of a wrong variable", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "termination-log")
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tryRun(t, map[string]string{"PROXY_PORT": "eighty", "PROXY_TERMINATION_LOG": path})
+		got, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(got), "PROXY_PORT") {
+			t.Errorf("termination message %q (%v), want one with PROXY_PORT", got, err)
+		}
+	})
+	t.Run("not made", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "termination-log")
+		writeTermination(path, "anything")
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("stat: %v, want that it does not exist", err)
+		}
+	})
+	t.Run("bounded", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "termination-log")
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		writeTermination(path, strings.Repeat("x", 2*maxTermination))
+		info, err := os.Stat(path)
+		if err != nil || info.Size() != maxTermination {
+			t.Errorf("size %v (%v), want %d", info.Size(), err, maxTermination)
+		}
+	})
+	t.Run("usage", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "termination-log")
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tryRun(t, map[string]string{"PROXY_PORT": "0"}, "--termination-log="+path)
+		got, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(got), "PROXY_PORT") {
+			t.Errorf("termination message %q (%v), want one that names PROXY_PORT", got, err)
+		}
+	})
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/diagnose"
+	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/sockets"
+)
+
+const (
+	// askTimeout bounds one request to this machine or to the node.
+	askTimeout = 2 * time.Second
+
+	// loopbackTimeout bounds a request by the loopback device. Where there is no redirect
+	// it is never answered; where there is one, that takes a millisecond.
+	loopbackTimeout = time.Second
+)
+
+// metadata is how `proxy check` finds out who answers metadata requests.
+func (c *checkConfig) metadata() diagnose.Metadata {
+	m := diagnose.Metadata{
+		Port:       c.proxy.port,
+		Exempt:     exempt(c.proxy.port),
+		NoRedirect: c.noRedirect,
+		ProxyUIDs:  []uint32{azure.ProxyID, uint32(os.Getuid())},
+		PortOwners: func() ([]uint32, error) { return sockets.Owners(uint16(c.proxy.port)) },
+		AskPort: func(ctx context.Context) (diagnose.Responder, error) {
+			return askPlainly(ctx, fmt.Sprintf("http://127.0.0.1:%d/readyz", c.proxy.port))
+		},
+		AskRedirect: func(ctx context.Context) (diagnose.Responder, error) {
+			return askByLoopback(ctx, string(c.proxy.imdsAddress))
+		},
+	}
+	if c.askIMDS {
+		m.AskReal = func(ctx context.Context) (diagnose.Responder, error) {
+			return askPlainly(ctx, string(c.proxy.imdsAddress)+"/metadata/versions")
+		}
+	}
+	return m
+}
+
+// exempt reports whether this process runs as the user whom the redirect exempts: the
+// proxy's own, which is 1501 or owns the socket that listens at its port.
+func exempt(port int) bool {
+	if os.Getuid() == azure.ProxyID && os.Getgid() == azure.ProxyID {
+		return true
+	}
+	owners, err := sockets.Owners(uint16(port))
+	return err == nil && slices.Contains(owners, uint32(os.Getuid()))
+}
+
+func askPlainly(ctx context.Context, location string) (diagnose.Responder, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return request(ctx, &net.Dialer{}, location)
+}
+
+// request finds out which server of this pod or node answers at a location. It uses no
+// HTTP proxy of the environment, and follows no HTTP redirect. Of the body it keeps only
+// our own proxy's reason.
+func request(ctx context.Context, dialer *net.Dialer, location string) (diagnose.Responder, error) {
+	client := &http.Client{
+		Transport:     &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, MaxResponseHeaderBytes: maxAnswerHeader},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, location, nil)
+	if err != nil {
+		return diagnose.Responder{}, err
+	}
+	req.Header.Set("Metadata", "true")
+	resp, err := client.Do(req)
+	if err != nil {
+		return diagnose.Responder{}, err
+	}
+	defer resp.Body.Close()
+	responder := diagnose.Responder{Header: resp.Header.Get("Server"), Status: resp.StatusCode}
+	if strings.HasPrefix(responder.Header, imds.ServerName) {
+		responder.Proxy = true
+		reason, _ := io.ReadAll(io.LimitReader(resp.Body, probeReasonLimit))
+		responder.Reason = strings.TrimSpace(string(reason))
+	}
+	return responder, nil
+}
+
+// checkExemption returns an error where this proxy would forward as a user whom the
+// redirect does not exempt: each forwarded request would come back to it.
+func checkExemption(ctx context.Context, address string) error {
+	if !redirectedHere(ctx, address) {
+		return nil
+	}
+	return configErrorf("the redirect does not exempt UID %d and GID %d, as which this proxy runs: what it forwards to IMDS would come back to it; "+
+		"set runAsUser and runAsGroup to the PROXY_UID and PROXY_GID of proxy-init (1501 and 1501), or forward nothing (--imds-passthrough=off)",
+		os.Getuid(), os.Getgid())
+}
+
+// redirectedHere reports whether a connection of this process to the address of
+// the real IMDS arrives at a proxy such as this one. It is false too where that is not
+// known, as on kernels before 5.7.
+func redirectedHere(ctx context.Context, address string) bool {
+	responder, err := askByLoopback(ctx, address)
+	return err == nil && responder.Proxy
+}
+
+// askByLoopback asks the address for /readyz without a packet that could leave the
+// machine: the socket is bound to the loopback device, where a redirected
+// connection arrives and any other is lost.
+func askByLoopback(ctx context.Context, address string) (diagnose.Responder, error) {
+	ctx, cancel := context.WithTimeout(ctx, loopbackTimeout)
+	defer cancel()
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, Control: bindToLoopback}
+	return request(ctx, dialer, address+"/readyz")
+}
+
+func bindToLoopback(_, _ string, conn syscall.RawConn) error {
+	var bindErr error
+	err := conn.Control(func(fd uintptr) {
+		bindErr = syscall.SetsockoptString(int(fd), syscall.SOL_SOCKET, syscall.SO_BINDTODEVICE, "lo")
+	})
+	if err != nil {
+		return err
+	}
+	if bindErr != nil {
+		return fmt.Errorf("binding to the loopback device: %w", bindErr)
+	}
+	return nil
+}

@@ -1,0 +1,32 @@
+package azure
+
+import (
+	"net"
+	"strconv"
+)
+
+const (
+	portReason    = "must be between 1 and 65535"
+	addressReason = "must be HOST:PORT or :PORT, such as :8001"
+)
+
+// ParsePort parses a port in decimal, with leading zeros or without.
+func ParsePort(s string) (uint16, error) {
+	port, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || port == 0 {
+		return 0, Invalid(s, portReason)
+	}
+	return uint16(port), nil
+}
+
+// ParseAddress checks that s is HOST:PORT or :PORT, and returns it.
+func ParseAddress(s string) (string, error) {
+	_, port, err := net.SplitHostPort(s)
+	if err == nil {
+		_, err = ParsePort(port)
+	}
+	if err != nil {
+		return "", Invalid(s, addressReason)
+	}
+	return s, nil
+}

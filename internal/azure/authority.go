@@ -1,0 +1,166 @@
+package azure
+
+import (
+	"net/netip"
+	"net/url"
+	"strings"
+)
+
+// Tenant is an Entra tenant as it was spelled: a GUID or a domain.
+type Tenant string
+
+// AuthorityHost is the https URL of Entra in one cloud. It has no path and ends in a slash.
+type AuthorityHost string
+
+// TokenProxy is the https URL of an identity binding's token proxy. It may have a path.
+type TokenProxy string
+
+// MetadataURL is where an instance metadata service is: http://HOST or http://HOST:PORT.
+type MetadataURL string
+
+// The clouds' authority hosts.
+const (
+	PublicAuthorityHost       AuthorityHost = "https://login.microsoftonline.com/"
+	USGovernmentAuthorityHost AuthorityHost = "https://login.microsoftonline.us/"
+	ChinaAuthorityHost        AuthorityHost = "https://login.chinacloudapi.cn/"
+)
+
+// maxDomain is what DNS allows.
+const maxDomain = 253
+
+const (
+	tenantReason      = "must be a tenant's ID (a GUID) or its domain, such as tenant.onmicrosoft.com"
+	manyTenantsReason = "must be the ID or the domain of one tenant; this name stands for many"
+	notEntraReason    = "must be the ID or the domain of an Entra tenant; this name is for another protocol"
+	cloudReason       = "must be AzurePublicCloud, AzureUSGovernmentCloud or AzureChinaCloud; for another cloud set the authority host"
+)
+
+// ParseTenant parses a GUID or a domain: labels that are not empty, and a dot. A tenant
+// becomes a part of a URL's path, which it cannot extend.
+func ParseTenant(s string) (Tenant, error) {
+	if _, ok := ParseGUID(s); ok || len(s) <= maxDomain && isDomain(s) {
+		return Tenant(s), nil
+	}
+	switch LowerASCII(s) {
+	case "common", "organizations", "consumers":
+		return "", Invalid(s, manyTenantsReason)
+	case "adfs", "dstsv2": // MSAL speaks other protocols to authorities with these paths.
+		return "", Invalid(s, notEntraReason)
+	}
+	return "", Invalid(s, tenantReason)
+}
+
+func isDomain(s string) bool {
+	if !strings.Contains(s, ".") {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if !isLabel(label) {
+			return false
+		}
+	}
+	return true
+}
+
+// isLabel reports whether s is letters, digits and inner hyphens.
+func isLabel(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !isLetter(c) && !isDigit(c) && (c != '-' || i == 0 || i == len(s)-1) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// ParseCloud returns the authority host of a cloud, by the names that
+// azure-workload-identity takes, in any case.
+func ParseCloud(name string) (AuthorityHost, error) {
+	switch LowerASCII(name) {
+	case "azurepubliccloud", "azurecloud":
+		return PublicAuthorityHost, nil
+	case "azureusgovernmentcloud", "azureusgovernment":
+		return USGovernmentAuthorityHost, nil
+	case "azurechinacloud":
+		return ChinaAuthorityHost, nil
+	}
+	return "", Invalid(name, cloudReason)
+}
+
+// What is wrong with a URL, without the URL: it may hold a password.
+var (
+	errURL      = &Error{secret: true, reason: "must be an https URL, such as https://login.example.test"}
+	errUser     = &Error{secret: true, reason: "must not contain a user or password"}
+	errQuery    = &Error{secret: true, reason: "must not contain a query (?)"}
+	errFragment = &Error{secret: true, reason: "must not contain a fragment (#)"}
+	errPort     = &Error{secret: true, reason: "must have a port between 1 and 65535"}
+	errPath     = &Error{secret: true, reason: "must not contain a path: the tenant is set separately"}
+	errMetadata = &Error{secret: true, reason: "must be http://HOST or http://HOST:PORT"}
+)
+
+// ParseAuthorityHost parses the https URL of a host, with or without a slash at its end.
+// MSAL would take the first segment of a path for the tenant, so there must be none.
+func ParseAuthorityHost(s string) (AuthorityHost, error) {
+	u, err := parseURL(s, "https")
+	if err != nil {
+		return "", err
+	}
+	if u.Path != "" && u.Path != "/" {
+		return "", errPath
+	}
+	return AuthorityHost("https://" + u.Host + "/"), nil
+}
+
+// ParseTokenProxy parses the https URL of a token proxy.
+func ParseTokenProxy(s string) (TokenProxy, error) {
+	if _, err := parseURL(s, "https"); err != nil {
+		return "", err
+	}
+	return TokenProxy(s), nil
+}
+
+// ParseMetadataURL parses the http URL of a host, with or without a slash at its end.
+func ParseMetadataURL(s string) (MetadataURL, error) {
+	u, err := parseURL(s, "http")
+	if err != nil || u.Path != "" && u.Path != "/" {
+		return "", errMetadata
+	}
+	return MetadataURL("http://" + u.Host), nil
+}
+
+// parseURL parses the URL of a host. To a URL of https the pod's credential is sent:
+// another scheme would send it in the clear.
+func parseURL(s, scheme string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Scheme != scheme || !isHost(u.Hostname()):
+		return nil, errURL
+	case u.User != nil:
+		return nil, errUser
+	case strings.Contains(s, "#"):
+		return nil, errFragment
+	case strings.Contains(s, "?"):
+		return nil, errQuery
+	case !isURI(s):
+		return nil, errURL
+	}
+	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
+		if _, err := ParsePort(port); err != nil {
+			return nil, errPort
+		}
+	}
+	return u, nil
+}
+
+// isHost reports whether s is an IP address or has the characters of a name in DNS.
+// [net/url] takes more.
+func isHost(s string) bool {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return !strings.Contains(s, "%") // no zone
+	}
+	for i := range len(s) {
+		if c := s[i]; !isLetter(c) && !isDigit(c) && strings.IndexByte("-._", c) < 0 {
+			return false
+		}
+	}
+	return s != ""
+}

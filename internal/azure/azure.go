@@ -1,0 +1,81 @@
+// Package azure holds Azure's identifiers: their names, their defaults, and one parser for
+// each. Every program parses what it is given once, with these parsers, where it reads
+// flags, variables, annotations and requests. Behind that border the types say that a value
+// is valid, and nothing checks it again.
+//
+//	id, err := azure.ParseClientID("6C0AC4E6-9B6D-4D2A-8D5A-6F1F3A1F9B10")
+//	host, err := azure.ParseAuthorityHost("https://login.microsoftonline.com")
+//
+// The package imports the standard library only, so that every package may import it.
+//
+// # Security considerations
+//
+// The parsers decide whose token is asked for, and where the pod's credential is sent.
+// They take ASCII only, and fold the case of ASCII letters only. What they accept holds no
+// white space, no control characters and no quotes, so it cannot add a second scope, extend
+// the path of a URL, or break out of a log line.
+//
+// An [Error] quotes the value that it refuses, shortened, except for URLs: a URL may hold a
+// password.
+package azure
+
+import "strconv"
+
+// The environment variables of workload identity, as azure-workload-identity's webhook
+// names them.
+const (
+	EnvClientID           = "AZURE_CLIENT_ID"
+	EnvTenantID           = "AZURE_TENANT_ID"
+	EnvFederatedTokenFile = "AZURE_FEDERATED_TOKEN_FILE"
+	EnvAuthorityHost      = "AZURE_AUTHORITY_HOST"
+
+	// Those of identity bindings.
+	EnvTokenProxy = "AZURE_KUBERNETES_TOKEN_PROXY"
+	EnvSNIName    = "AZURE_KUBERNETES_SNI_NAME"
+	EnvCAFile     = "AZURE_KUBERNETES_CA_FILE"
+	EnvCAData     = "AZURE_KUBERNETES_CA_DATA"
+
+	// EnvIMDSHost tells some SDKs to ask for tokens there and not at the metadata address.
+	EnvIMDSHost = "AZURE_POD_IDENTITY_AUTHORITY_HOST"
+)
+
+const (
+	// Audience is what Entra expects in a federated token. National clouds add a suffix.
+	Audience = "api://AzureADTokenExchange"
+
+	// MetadataIP and MetadataPort are the address of the instance metadata service (IMDS).
+	MetadataIP   = "169.254.169.254"
+	MetadataPort = 80
+
+	// ProxyPort is the default port of the proxy, on 127.0.0.1, and ProxyID the default
+	// user and group of the proxy, which the redirect exempts. Both are those of
+	// azure-workload-identity.
+	ProxyPort = 8000
+	ProxyID   = 1501
+)
+
+// Error says what is wrong with a value, and how to fix it.
+type Error struct {
+	value  string
+	secret bool // value may hold a password
+	reason string
+}
+
+// Invalid returns an [*Error] that quotes value. The reason begins with a verb, such as
+// "must be true or false".
+func Invalid(value, reason string) error { return &Error{value: value, reason: reason} }
+
+// maxQuoted bounds how much of a value an error repeats.
+const maxQuoted = 100
+
+// Error returns one line, such as `"70000": must be between 1 and 65535`. The name of what
+// holds the value goes before it.
+func (e *Error) Error() string {
+	switch {
+	case e.secret:
+		return e.reason
+	case len(e.value) > maxQuoted:
+		return strconv.Quote(e.value[:maxQuoted]+"…") + ": " + e.reason
+	}
+	return strconv.Quote(e.value) + ": " + e.reason
+}

@@ -1,0 +1,229 @@
+package exchange_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
+	"imds-oidc-proxy/test/kit/entra"
+)
+
+// secret stands in whatever Entra sends that is none of a caller's or a log
+// reader's business.
+const secret = "c4n4ry-eyJhbGciOiJSUzI1NiJ9"
+
+// fault is something that Entra may do, and what becomes of a caller without a
+// cached token.
+type fault struct {
+	name  string
+	fault entra.Fault
+	want  exchange.Kind // zero: a token
+	posts int           // token requests that a first call costs
+}
+
+func faults() []fault {
+	again := maxTries
+	huge := strings.Repeat("x", exchange.MaxBody+1)
+	return []fault{
+		{"none", entra.FaultSlow(0), 0, 1},
+		{"slow", entra.FaultSlow(time.Second), 0, 1},
+		{"70021 no federated credential", entra.FaultAADSTS(70021), exchange.FederationMismatch, again},
+		{"70025 none at all", entra.FaultAADSTSAs(401, "invalid_client", 70025, secret), exchange.FederationMismatch, again},
+		{"700211 issuer", entra.FaultAADSTS(700211), exchange.FederationMismatch, again},
+		{"700212 audience", entra.FaultAADSTS(700212), exchange.FederationMismatch, again},
+		{"700213 subject", entra.FaultAADSTS(700213), exchange.FederationMismatch, again},
+		{"90061 issuer unreachable", entra.FaultAADSTSAs(400, "invalid_request", 90061, secret), exchange.FederationMismatch, again},
+		{"700024 time range", entra.FaultAADSTS(700024), exchange.FederatedTokenUnusable, 2},
+		{"700027 signature", entra.FaultAADSTS(700027), exchange.FederatedTokenUnusable, 2},
+		{"700016 application", entra.FaultAADSTS(700016), exchange.UnknownIdentity, 1},
+		{"500011 resource", entra.FaultAADSTS(500011), exchange.InvalidResource, 1},
+		{"70011 scope", entra.FaultAADSTS(70011), exchange.InvalidScope, 1},
+		{"90002 tenant", entra.FaultAADSTS(90002), exchange.InvalidTenant, 1},
+		{"7000112 disabled", entra.FaultAADSTSAs(401, "invalid_client", 7000112, secret), exchange.UnauthorizedClient, 1},
+		{"7000229 service principal", entra.FaultAADSTSAs(400, "unauthorized_client", 7000229, secret), exchange.Unavailable, again},
+		{"unknown code, plain error", entra.FaultAADSTSAs(400, "invalid_scope", 99999999, secret), exchange.InvalidScope, 1},
+		{"unknown code, unauthorized", entra.FaultAADSTSAs(400, "unauthorized_client", 99999999, secret), exchange.Unavailable, 1},
+		{"a code in words alone", entra.FaultStatus(400, `{"error":"invalid_request","error_description":"AADSTS700016: `+secret+`"}`), exchange.UnknownIdentity, 1},
+		{"a code that is quoted", entra.FaultStatus(400, `{"error":"invalid_request","error_description":"not AADSTS700016"}`), exchange.Unavailable, 1},
+		{"codes that are none", entra.FaultStatus(400, `{"error_codes":["700016"],"error_description":"AADSTS70011: x"}`), exchange.InvalidScope, 1},
+		{"unknown code, unclear error", entra.FaultAADSTSAs(400, "invalid_client", 99999999, secret), exchange.Unavailable, 1},
+		{"permanent code with a 5xx", entra.FaultAADSTSAs(503, "server_error", 700016, secret), exchange.Unavailable, again},
+		{"429", entra.FaultThrottle(0), exchange.Throttled, 1},
+		{"429 with Retry-After", entra.FaultThrottle(7 * time.Second), exchange.Throttled, 1},
+		{"429 until a date", entra.FaultThrottleUntil(time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)), exchange.Throttled, 1},
+		{"500", entra.FaultStatus(500, secret), exchange.Unavailable, again},
+		{"503 without a body", entra.FaultStatus(503, ""), exchange.Unavailable, again},
+		{"403 in HTML", entra.FaultHTML(403), exchange.Unavailable, 1},
+		{"HTML with a 200", entra.FaultHTML(200), exchange.Unavailable, again},
+		{"malformed JSON", entra.FaultMalformedJSON(secret), exchange.Unavailable, again},
+		{"redirect", entra.FaultRedirect(307, "https://"+secret+".example.test/"), exchange.Unavailable, 1},
+		{"hang", entra.FaultHang(), exchange.DeadlineExceeded, again},
+		{"reset", entra.FaultReset(), exchange.Unavailable, again},
+		{"truncated", entra.FaultTruncated(), exchange.Unavailable, again},
+		{"a huge body", entra.FaultStatus(200, huge), exchange.Unavailable, again},
+		{"a huge error", entra.FaultStatus(400, huge), exchange.Unavailable, 1},
+		{"429 with a huge body", entra.FaultStatus(429, huge), exchange.Throttled, 1},
+		{"no access_token", entra.FaultWithout("access_token"), exchange.Unavailable, again},
+		{"no expires_in", entra.FaultWithout("expires_in", "expires_on"), exchange.Unavailable, again},
+		{"expires at once", edited("expires_in", 0), exchange.Unavailable, 1},
+		{"expires in a second", edited("expires_in", 1), exchange.Unavailable, 1},
+		{"expired before", edited("expires_in", -3600), exchange.Unavailable, 1},
+		{"lives for years", edited("expires_in", 10*365*24*3600), exchange.Unavailable, 1},
+		{"lives past all calendars", edited("expires_in", 1<<40), exchange.Unavailable, 1},
+		{"expiry in words", edited("expires_in", secret), exchange.Unavailable, again},
+		{"a token with a line break", edited("access_token", secret+"\r\nX-Injected: 1"), exchange.Unavailable, 1},
+		{"a token with a quote", edited("access_token", secret+`"`), exchange.Unavailable, 1},
+		{"an error with a 200", edited("error", "invalid_grant "+secret), exchange.Unavailable, again},
+	}
+}
+
+func edited(member string, value any) entra.Fault {
+	return entra.FaultEdit(member, func(answer map[string]any) {
+		delete(answer, "expires_on")
+		answer[member] = value
+	})
+}
+
+// eachFault runs test for each fault with a new service, in one bubble with one
+// stand-in, whose keys take half a second to make.
+func eachFault(t *testing.T, all []fault, test func(*testing.T, *pod, *service, fault)) {
+	synctest.Test(t, func(t *testing.T) {
+		p := bubblePod(t, entra.Config{TokenLifetime: time.Hour})
+		for _, c := range all {
+			if err := p.token.Renew(); err != nil {
+				t.Fatal(err)
+			}
+			p.idp.Reset()
+			p.log.Reset()
+			test(t, p, p.service(t), c)
+			if t.Failed() {
+				t.Fatalf("with the fault %q; the log:\n%s", c.name, p.log.String())
+			}
+		}
+	})
+}
+
+func TestEveryFaultWithAColdCache(t *testing.T) {
+	eachFault(t, faults(), func(t *testing.T, p *pod, s *service, c fault) {
+		p.idp.FailAlways(c.fault)
+		got, err := p.getInTime(t, s)
+		if c.want == 0 && err != nil {
+			t.Errorf("got error %v, want a token", err)
+		}
+		if c.want != 0 {
+			wantKind(t, err, c.want)
+		}
+		if got := p.idp.Counts().Token; got != c.posts {
+			t.Errorf("%d token requests, want %d", got, c.posts)
+		}
+		checkNoSecret(t, p, got, err)
+		p.checkMends(t, s)
+	})
+}
+
+func TestEveryFaultWithAWarmCache(t *testing.T) {
+	eachFault(t, faults(), func(t *testing.T, p *pod, s *service, c fault) {
+		stop := run(t, s)
+		defer stop()
+		if _, err := p.get(t, s); err != nil {
+			t.Fatal(err)
+		}
+		p.idp.FailAlways(c.fault)
+		for range 59 {
+			time.Sleep(time.Minute)
+			began := time.Now()
+			got, err := p.get(t, s)
+			if err != nil || time.Since(began) > 0 {
+				t.Fatalf("a valid token in the cache: answer after %s, error %v", time.Since(began), err)
+			}
+			checkNoSecret(t, p, got, err)
+		}
+		if got := p.idp.Counts().Token; got < 2 {
+			t.Errorf("%d token requests: the fault was never met", got)
+		}
+	})
+}
+
+func TestFaultsOfDiscovery(t *testing.T) {
+	again := maxTries
+	eachFault(t, []fault{
+		{"unknown tenant", entra.FaultAADSTS(90002), exchange.InvalidTenant, 1},
+		{"tenant of another cloud", entra.FaultAADSTSAs(400, "invalid_request", 90038, secret), exchange.InvalidTenant, 1},
+		{"429 with Retry-After", entra.FaultThrottle(7 * time.Second), exchange.Throttled, 1},
+		{"503", entra.FaultStatus(503, secret), exchange.Unavailable, again},
+		{"HTML with a 200", entra.FaultHTML(200), exchange.Unavailable, again},
+		{"malformed JSON", entra.FaultMalformedJSON(secret), exchange.Unavailable, again},
+		{"redirect", entra.FaultRedirect(302, "https://"+secret+".example.test/"), exchange.Unavailable, 1},
+		{"hang", entra.FaultHang(), exchange.DeadlineExceeded, again},
+		{"reset", entra.FaultReset(), exchange.Unavailable, again},
+		{"truncated", entra.FaultTruncated(), exchange.Unavailable, again},
+		{"a huge body", entra.FaultStatus(200, strings.Repeat("x", exchange.MaxBody+1)), exchange.Unavailable, again},
+		{"no endpoints", entra.FaultStatus(200, `{"issuer":"https://login.example.test/"}`), exchange.Unavailable, again},
+		{"a foreign issuer", discovered("https://"+secret+".example.test/", "https://login.example.test/token"), exchange.Unavailable, 1},
+		{"a token endpoint in the clear", discovered("https://login.example.test/", "http://login.example.test/token"), exchange.Unavailable, 1},
+	}, func(t *testing.T, p *pod, s *service, c fault) {
+		p.idp.FailAlways(c.fault.On(entra.TenantDiscovery))
+		got, err := p.getInTime(t, s)
+		wantKind(t, err, c.want)
+		if got := p.idp.Counts().Token; got != 0 {
+			t.Errorf("%d token requests, want none", got)
+		}
+		if got := p.idp.Counts().TenantDiscovery; got != c.posts {
+			t.Errorf("%d discovery requests, want %d", got, c.posts)
+		}
+		checkNoSecret(t, p, got, err)
+		p.checkMends(t, s)
+	})
+}
+
+// discovered is a whole OpenID configuration, for which Entra is trusted.
+func discovered(issuer, tokenEndpoint string) entra.Fault {
+	return entra.FaultStatus(200, fmt.Sprintf(
+		`{"issuer":%q,"authorization_endpoint":"https://login.example.test/authorize","token_endpoint":%q}`, issuer, tokenEndpoint))
+}
+
+func (p *pod) getInTime(t *testing.T, s *service) (tokens.Result, error) {
+	t.Helper()
+	began := time.Now()
+	got, err := p.get(t, s)
+	if took := time.Since(began); took > exchangeTimeout {
+		t.Errorf("answered after %s, want within %s", took, exchangeTimeout)
+	}
+	return got, err
+}
+
+// checkMends heals Entra and checks that the next request works, after the
+// longest time that a failure is remembered.
+func (p *pod) checkMends(t *testing.T, s *service) {
+	t.Helper()
+	p.idp.Heal()
+	time.Sleep(exchange.MaxRetryAfter * 3 / 2)
+	if _, err := p.get(t, s); err != nil {
+		t.Errorf("after it was mended: %v", err)
+	}
+}
+
+// checkNoSecret searches every form that an answer and the log may take for the
+// secrets of the pod and for the canary in Entra's answers.
+func checkNoSecret(t *testing.T, p *pod, result tokens.Result, err error) {
+	t.Helper()
+	synctest.Wait() // the log is written behind the callers' backs
+	token := p.token.Token()
+	said := p.log.String() + fmt.Sprintf("%v %+v %s %#v", result, result, result, result)
+	encoded, _ := json.Marshal(result)
+	said += string(encoded)
+	if err != nil {
+		said += fmt.Sprintf("%v %+v %#v %q %d", err, err, err, err, err)
+	}
+	parts := strings.Split(token, ".")
+	for _, hidden := range []string{secret, token, parts[1], parts[2], result.Token.AccessToken} {
+		if hidden != "" && strings.Contains(said, hidden) {
+			t.Errorf("%.20s... appears in: %s", hidden, said)
+		}
+	}
+}

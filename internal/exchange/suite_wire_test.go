@@ -1,0 +1,152 @@
+package exchange
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What is read of hostile bytes is tested from the inside: its results are not
+// all visible from without.
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2031, 5, 6, 7, 8, 9, 0, time.UTC)
+	in := func(d time.Duration) string { return now.Add(d).Format(http.TimeFormat) }
+	for _, c := range []struct {
+		value, date string
+		want        time.Duration
+	}{
+		{"", "", 0},
+		{"0", "", 0},
+		{"7", "", 7 * time.Second},
+		{" 7 ", "", 7 * time.Second},
+		{"-7", "", 0},
+		{"7.5", "", 0},
+		{"soon", "", 0},
+		{"600", "", maxRetryAfter},
+		{"601", "", maxRetryAfter},
+		{"2147483647", "", maxRetryAfter},
+		{"2147483648", "", maxRetryAfter},
+		{"99999999999999999999", "", maxRetryAfter},
+		{"-99999999999999999999", "", 0},
+		{in(30 * time.Second), "", 30 * time.Second},
+		{in(-30 * time.Second), "", 0},
+		{in(time.Hour), "", maxRetryAfter},
+		{in(30 * time.Second), in(10 * time.Second), 20 * time.Second}, // a clock that is ahead
+		{in(30 * time.Second), "nonsense", 30 * time.Second},
+	} {
+		h := http.Header{"Retry-After": {c.value}, "Date": {c.date}}
+		if got := retryAfter(h, now); got != c.want {
+			t.Errorf("Retry-After %q, Date %q: got %s, want %s", c.value, c.date, got, c.want)
+		}
+	}
+}
+
+func TestGUID(t *testing.T) {
+	const good = "12345678-abcd-EF01-2345-67890abcdef0"
+	for s, want := range map[string]string{
+		good:                               good,
+		"":                                 "",
+		good[1:]:                           "",
+		good + "0":                         "",
+		"g" + good[1:]:                     "",
+		strings.Replace(good, "-", "0", 1): "",
+		good[:35] + "\n":                   "",
+		good[:34] + "é":                    "",
+		strings.Repeat("-", len(good)):     "",
+	} {
+		if got := guid(s); got != want {
+			t.Errorf("guid(%q) = %q, want %q", s, got, want)
+		}
+	}
+}
+
+// Each AADSTS code stands once, has words, and advice that can be filled in.
+func TestRulings(t *testing.T) {
+	seen := make(map[int]bool)
+	for _, r := range rulings {
+		if seen[r.code] {
+			t.Errorf("%d stands twice", r.code)
+		}
+		seen[r.code] = true
+		if r.detail == "" || r.detail != strings.ToLower(r.detail[:1])+r.detail[1:] {
+			t.Errorf("%d: detail %q", r.code, r.detail)
+		}
+		if r.kind.Permanent() && (r.retry != RetryNever || r.hint == hintNone) {
+			t.Errorf("%d is permanent: it is not to be retried, and wants a hint", r.code)
+		}
+		if r.hint != hintNone && r.hint.advise("id", "resource", FederatedToken{}) == "" {
+			t.Errorf("%d: the hint says nothing", r.code)
+		}
+	}
+	if r, ok := rulingOn([]int{1, 2, 700016}); !ok || r.kind != UnknownIdentity {
+		t.Errorf("a known code behind unknown ones: got %v, %t", r, ok)
+	}
+}
+
+func TestBoundedBody(t *testing.T) {
+	for length, want := range map[int]error{9: nil, 10: nil, 11: errBodyTooLarge, 1000: errBodyTooLarge} {
+		for _, size := range []int{1, 3, 4096} {
+			b := &boundedBody{ReadCloser: io.NopCloser(strings.NewReader(strings.Repeat("x", length))), left: 10}
+			_, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{b}, make([]byte, size))
+			if !errors.Is(err, want) {
+				t.Errorf("%d bytes in reads of %d: got %v, want %v", length, size, err, want)
+			}
+		}
+	}
+}
+
+func FuzzRefusal(f *testing.F) {
+	f.Add(400, `{"error":"invalid_client","error_codes":[700213],"trace_id":"x","correlation_id":"y"}`, "7")
+	f.Add(429, "", "Wed, 21 Oct 2015 07:28:00 GMT")
+	f.Add(503, "<html>", "-1")
+	f.Fuzz(func(t *testing.T, status int, body, after string) {
+		e := refusal(&http.Response{
+			StatusCode: status,
+			Header:     http.Header{"Retry-After": {after}},
+			Body:       io.NopCloser(strings.NewReader(body)),
+		})
+		if e.Kind == 0 || e.Detail == "" || strings.HasPrefix(e.Kind.String(), "kind(") {
+			t.Errorf("kind %s, detail %q", e.Kind, e.Detail)
+		}
+		if e.RetryAfter < 0 || e.RetryAfter > maxRetryAfter {
+			t.Errorf("RetryAfter %s", e.RetryAfter)
+		}
+		if e.Kind.Permanent() && (status >= 500 || status == 429 || e.RetryAfter != 0) {
+			t.Errorf("status %d is permanent", status)
+		}
+		for _, id := range []string{e.TraceID, e.CorrelationID} {
+			if id != "" && guid(id) == "" {
+				t.Errorf("identifier %q", id)
+			}
+		}
+		if strings.ContainsAny(e.Error(), "\n\r\x1b") || len(e.Error()) > maxQuoted {
+			t.Errorf("text %q", e.Error())
+		}
+	})
+}
+
+func FuzzFederatedToken(f *testing.F) {
+	f.Add("a.eyJpc3MiOiJ4IiwiZXhwIjoxZTl9.c")
+	f.Add("a.eyJhdWQiOlsieCJdLCJleHAiOjF9.c")
+	f.Add("..")
+	f.Fuzz(func(t *testing.T, raw string) {
+		token, err := parseFederatedToken(raw)
+		if err != nil {
+			return
+		}
+		if got := token.String(); len(got) > 16*maxQuoted || strings.ContainsFunc(got, func(r rune) bool { return r < ' ' || r > '~' }) {
+			t.Errorf("described as %q", got)
+		}
+		if token.raw == nil || *token.raw != raw {
+			t.Error("the token is not what was read")
+		}
+		advice := hintCredential.advise(token.Subject, token.Issuer, token)
+		if strings.Count(advice, "'") != 10 || strings.ContainsAny(advice, "\n`$\\") {
+			t.Errorf("advice %q", advice)
+		}
+	})
+}

@@ -1,0 +1,124 @@
+package inject_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/flagenv"
+	"imds-oidc-proxy/internal/inject"
+)
+
+func parseFlags(args ...string) (inject.Config, error) {
+	var c inject.Config
+	flags := flagenv.New("test", nil)
+	c.AddFlags(flags.FlagSet)
+	if err := flags.Parse(append([]string{"--proxy-image=proxy:1", "--proxy-init-image=init:1"}, args...), nil); err != nil {
+		return c, err
+	}
+	return c, c.Validate()
+}
+
+func TestFlags(t *testing.T) {
+	c, err := parseFlags("--tenant-id=22222222-2222-4222-8222-222222222222", "--cloud=azureChinaCloud", "--proxy-log-level=debug",
+		`--proxy-resources={"limits":{"memory":"96Mi"}}`,
+		"--token-endpoint-annotation-suffix=binding", "--token-endpoint-audience=api://binding", "--token-endpoint-proxy=https://binding.example.test",
+		"--token-endpoint-trust-bundle-signer=example.test/signer", "--token-endpoint-trust-bundle-labels=*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Audience != azure.Audience || c.LogLevel != "debug" ||
+		c.ProxyResources.Limits.Memory().String() != "96Mi" || c.ProxyInitResources != nil ||
+		c.TokenEndpoint.AnnotationSuffix != "binding" || c.TokenEndpoint.ClusterTrustBundleLabels == nil {
+		t.Errorf("%+v", c)
+	}
+	if c, err := parseFlags(`--proxy-resources={"requests":{"cpu":"0","memory":"96Mi"},"limits":{"memory":"96Mi"}}`,
+		"--token-endpoint-annotation-suffix=binding", "--token-endpoint-audience=api://binding", "--token-endpoint-proxy=https://binding.example.test",
+		"--token-endpoint-ca-data=-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"); err != nil || c.TokenEndpoint.CAData == "" {
+		t.Errorf("values at their bounds: %+v, %v", c, err)
+	}
+	if c, err := parseFlags("--tenant-id=", "--proxy-log-level=", "--proxy-resources=", "--token-endpoint-proxy="); err != nil || c.TokenEndpoint != (inject.TokenEndpoint{}) {
+		t.Errorf("empty values: %+v, %v", c, err)
+	}
+}
+
+// TestAuthorityHostOfFlags: --authority-host wins over --cloud, also over one that is unknown.
+func TestAuthorityHostOfFlags(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "https://login.microsoftonline.com/"},
+		{[]string{"--cloud="}, "https://login.microsoftonline.com/"},
+		{[]string{"--cloud=azureChinaCloud"}, "https://login.chinacloudapi.cn/"},
+		{[]string{"--cloud=AZUREUSGOVERNMENTCLOUD"}, "https://login.microsoftonline.us/"},
+		{[]string{"--cloud=other", "--authority-host=https://login.example.test"}, "https://login.example.test/"},
+		{[]string{"--authority-host=https://login.example.test/", "--cloud=AzureCloud"}, "https://login.example.test/"},
+	} {
+		c, err := parseFlags(test.args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pod := mutate(t, injected(), account(), withTenant(c))
+		for _, container := range []*corev1.Container{find(pod.Spec.InitContainers, inject.ProxyName), &pod.Spec.Containers[0]} {
+			if got := value(container, azure.EnvAuthorityHost); got != test.want {
+				t.Errorf("%q: got %s in %s, want %s", test.args, got, container.Name, test.want)
+			}
+		}
+	}
+}
+
+func withTenant(c inject.Config) inject.Config {
+	c.TenantID = tenantID
+	return c
+}
+
+// TestFlagErrors: one line that names the flag. A URL is not repeated: it may hold a password.
+func TestFlagErrors(t *testing.T) {
+	binding := []string{"--token-endpoint-annotation-suffix=binding", "--token-endpoint-audience=api://binding", "--token-endpoint-proxy=https://binding.example.test"}
+	for _, test := range []struct {
+		want string
+		args []string
+	}{
+		{"--proxy-image is required, for example ", []string{"--proxy-image="}},
+		{"--proxy-image and --proxy-init-image are required, for example ", []string{"--proxy-image=", "--proxy-init-image="}},
+		{`--proxy-image "a b": must be an image`, []string{"--proxy-image=a b"}},
+		{`--proxy-init-image "a b": must be an image`, []string{"--proxy-init-image=a b"}},
+		{`--tenant-id "a b": must be a tenant's ID`, []string{"--tenant-id=a b"}},
+		{`--tenant-id "../x": must be a tenant's ID`, []string{"--tenant-id=../x"}},
+		{`--tenant-id "junk": must be a tenant's ID`, []string{"--tenant-id=junk"}},
+		{`--cloud "Elsewhere": must be AzurePublicCloud, `, []string{"--cloud=Elsewhere"}},
+		{"--authority-host must be an https URL", []string{"--authority-host=http://login.example.test"}},
+		{"--authority-host must not contain a user or password", []string{"--authority-host=https://u:c4n4ry@login.example.test"}},
+		{`--proxy-log-level "loud": must be error, warn, info or debug`, []string{"--proxy-log-level=loud"}},
+		{`--proxy-resources "{\"limit\":{}}": must be JSON with requests and limits`, []string{`--proxy-resources={"limit":{}}`}},
+		{`--proxy-resources "{} {}": must be one JSON object`, []string{"--proxy-resources={} {}"}},
+		{`--proxy-resources "{\"requests\":{\"cpu\":\"-1\"}}": cpu must not be negative`, []string{`--proxy-resources={"requests":{"cpu":"-1"}}`}},
+		{"--proxy-init-resources ", []string{`--proxy-init-resources={"limits":{"memory":"much"}}`}},
+		{`--token-endpoint-annotation-suffix "!": must be the end of an annotation's name`, []string{"--token-endpoint-annotation-suffix=!"}},
+		{`--token-endpoint-annotation-suffix "a b": must be`, []string{"--token-endpoint-annotation-suffix=a b"}},
+		{"--token-endpoint-annotation-suffix and --token-endpoint-audience are required", []string{"--token-endpoint-proxy=https://binding.example.test"}},
+		{`--token-endpoint-ca-data "x": must be certificates in PEM`, append(binding, "--token-endpoint-ca-data=x")},
+		{`--token-endpoint-ca-config-map "A B": must be the name of a ConfigMap`, append(binding, "--token-endpoint-ca-config-map=A B")},
+		{`--token-endpoint-trust-bundle-labels "a is": must be a label selector`, append(binding, "--token-endpoint-trust-bundle-labels=a is")},
+		{`--proxy-resources "{\"requests\":{\"cpu\":\"2\"},\"limits\":{\"cpu\":\"1999m\"}}": cpu must have a limit that is no less than the request of 2`,
+			[]string{`--proxy-resources={"requests":{"cpu":"2"},"limits":{"cpu":"1999m"}}`}},
+		{"--token-endpoint-ca-data ",
+			append(binding, "--token-endpoint-ca-data=-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n")},
+		// Where flags do not go together, each is named.
+		{"--token-endpoint-ca-config-map and --token-endpoint-trust-bundle-signer must not be set together",
+			append(binding, "--token-endpoint-ca-config-map=ca", "--token-endpoint-trust-bundle-signer=example.test/signer")},
+		{"--token-endpoint-trust-bundle-signer is required with --token-endpoint-trust-bundle-labels", append(binding, "--token-endpoint-trust-bundle-labels=a=b")},
+	} {
+		_, err := parseFlags(test.args...)
+		if err == nil || !strings.HasPrefix(err.Error(), test.want) || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "c4n4ry") {
+			t.Errorf("%q: got %v, want %s", test.args, err, test.want)
+		}
+		if _, ok := errors.AsType[*flagenv.Error](err); !ok {
+			t.Errorf("%q: got %T, want a *flagenv.Error", test.args, err)
+		}
+	}
+}

@@ -1,0 +1,229 @@
+package sockets
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/iotest"
+)
+
+// Recorded from Linux 6.18 on amd64, without the columns after the inode.
+const (
+	header  = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+	header6 = "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+	none6   = "00000000000000000000000000000000:0000"
+	rest    = " 00000000:00000000 00:00000000 00000000 "
+)
+
+// table4 and table6 make a table of lines with a local address, a state and a UID.
+func table4(sockets ...[3]string) string {
+	return table(header, "00000000:0000", sockets)
+}
+
+func table6(sockets ...[3]string) string {
+	return table(header6, none6, sockets)
+}
+
+func table(header, remote string, sockets [][3]string) string {
+	var b strings.Builder
+	b.WriteString(header)
+	for _, s := range sockets {
+		b.WriteString("   0: " + s[0] + " " + remote + " " + s[1] + rest + s[2] + "        0 1150 1 000000006aec869a 100 0 0 10 0\n")
+	}
+	return b.String()
+}
+
+func requireLittleEndian(t *testing.T) {
+	t.Helper()
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		t.Skip("the recorded tables are of a little-endian machine")
+	}
+}
+
+func TestOwners(t *testing.T) {
+	requireLittleEndian(t)
+	const (
+		loopback = "0100007F:1F40"
+		any4     = "00000000:1F40"
+		any6     = "00000000000000000000000000000000:1F40"
+		mapped   = "0000000000000000FFFF00000100007F:1F40"
+		mapped0  = "0000000000000000FFFF000000000000:1F40"
+		other4   = "0700F40A:1F40" // 10.244.0.7
+		other6   = "00000000000000000000000001000000:1F40"
+	)
+	for name, tt := range map[string]struct {
+		four, six string
+		want      []uint32 // nil: nobody
+		wantErr   string
+	}{
+		"loopback":              {four: table4([3]string{loopback, "0A", "1501"}), want: []uint32{1501}},
+		"wildcard":              {four: table4([3]string{any4, "0A", "1000"}), want: []uint32{1000}},
+		"IPv6 wildcard":         {four: table4(), six: table6([3]string{any6, "0A", "1000"}), want: []uint32{1000}},
+		"mapped":                {four: table4(), six: table6([3]string{mapped, "0A", "1000"}), want: []uint32{1000}},
+		"mapped wildcard":       {four: table4(), six: table6([3]string{mapped0, "0A", "1000"}), want: []uint32{1000}},
+		"exact before wildcard": {four: table4([3]string{any4, "0A", "1"}, [3]string{loopback, "0A", "1501"}), six: table6([3]string{any6, "0A", "2"}), want: []uint32{1501}},
+		"two of one user":       {four: table4([3]string{loopback, "0A", "1501"}, [3]string{loopback, "0A", "1501"}), want: []uint32{1501}},
+		"two users":             {four: table4([3]string{loopback, "0A", "1501"}), six: table6([3]string{mapped, "0A", "1000"}), want: []uint32{1000, 1501}},
+		"two users on wildcards": {four: table4([3]string{any4, "0A", "1501"}), six: table6([3]string{any6, "0A", "0"}),
+			want: []uint32{0, 1501}},
+		"a connection":      {four: table4([3]string{loopback, "01", "1000"})},
+		"another port":      {four: table4([3]string{"0100007F:1F41", "0A", "1000"})},
+		"another address":   {four: table4([3]string{other4, "0A", "1000"}), six: table6([3]string{other6, "0A", "1000"})},
+		"the greatest UID":  {four: table4([3]string{loopback, "0A", "4294967295"}), want: []uint32{math.MaxUint32}},
+		"no IPv6 table":     {four: table4([3]string{loopback, "0A", "1501"}), want: []uint32{1501}},
+		"no line":           {four: header},
+		"nothing":           {four: ""},
+		"short line":        {four: header + "   0: 0100007F:1F40 00000000:0000 0A\n", wantErr: "line 2: malformed"},
+		"blank line":        {four: header + "\n", wantErr: "line 2: malformed"},
+		"UID not a number":  {four: table4([3]string{loopback, "0A", "-1"}), wantErr: "line 2: malformed"},
+		"UID too large":     {four: table4([3]string{loopback, "0A", "4294967296"}), wantErr: "line 2: malformed"},
+		"no port":           {four: table4([3]string{"0100007F", "0A", "1501"}), wantErr: "line 2: malformed"},
+		"port too large":    {four: table4([3]string{"0100007F:11F40", "0A", "1501"}), wantErr: "line 2: malformed"},
+		"address too short": {four: table4([3]string{"01007F:1F40", "0A", "1501"}), wantErr: "line 2: malformed"},
+		"address too long":  {four: table4([3]string{"0100007F0100007F:1F40", "0A", "1501"}), wantErr: "line 2: malformed"},
+		"address not hex":   {four: table4([3]string{"0100007G:1F40", "0A", "1501"}), wantErr: "line 2: malformed"},
+		"no address":        {four: table4([3]string{":1F40", "0A", "1501"}), wantErr: "line 2: malformed"},
+		"endless line":      {four: header + strings.Repeat("x", 100_000), wantErr: "token too long"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := ownersIn(8000, tt.four, tt.six)
+			if tt.wantErr != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
+					t.Errorf("got UIDs %d, %v, want error with %q", got, err, tt.wantErr)
+				}
+				return
+			}
+			if err != nil || !slices.Equal(got, tt.want) {
+				t.Errorf("got UIDs %d, %v, want %d", got, err, tt.want)
+			}
+		})
+	}
+}
+
+func ownersIn(port uint16, tables ...string) ([]uint32, error) {
+	var all []listener
+	for _, table := range tables {
+		found, err := parseTable(strings.NewReader(table), port)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return owners(all), nil
+}
+
+// endless repeats one line, and counts the bytes that were read.
+type endless struct {
+	line []byte
+	read int
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	n := 0
+	for n < len(p) {
+		n += copy(p[n:], e.line[(e.read+n)%len(e.line):])
+	}
+	e.read += n
+	return n, nil
+}
+
+// TestTableIsBounded reads a table without an end, of valid lines and of others.
+func TestTableIsBounded(t *testing.T) {
+	for _, line := range []string{
+		strings.TrimPrefix(table4([3]string{"0100007F:0050", "0A", "0"}), header),
+		strings.TrimPrefix(table4([3]string{"0100007F:0050", "01", "0"}), header),
+	} {
+		table := &endless{line: []byte(line)}
+		_, err := parseTable(table, 8000)
+		if err == nil || !strings.Contains(err.Error(), "too many sockets") || table.read > maxTable+1 {
+			t.Errorf("%q: got %v after %d bytes, want an error after at most %d", line, err, table.read, maxTable)
+		}
+	}
+}
+
+// TestTableBreaksOff: an error while reading is one of the result.
+func TestTableBreaksOff(t *testing.T) {
+	broken := errors.New("broken")
+	table := io.MultiReader(strings.NewReader(table4([3]string{"0100007F:1F40", "0A", "1501"})), iotest.ErrReader(broken))
+	if _, err := parseTable(table, 8000); !errors.Is(err, broken) {
+		t.Errorf("got %v, want %v", err, broken)
+	}
+}
+
+// TestOwnersOfRealSockets: whatever address the socket listens at, the kernel names this
+// process's user, and nobody once the socket is closed.
+func TestOwnersOfRealSockets(t *testing.T) {
+	for name, listen := range map[string]func(*testing.T) (port uint16, closeSocket func()){
+		"127.0.0.1":        func(t *testing.T) (uint16, func()) { return listenOn(t, "tcp4", "127.0.0.1:0") },
+		"0.0.0.0":          func(t *testing.T) (uint16, func()) { return listenOn(t, "tcp4", "0.0.0.0:0") },
+		"::":               func(t *testing.T) (uint16, func()) { return listenOn(t, "tcp", "[::]:0") },
+		"::ffff:127.0.0.1": listenMapped,
+	} {
+		t.Run(name, func(t *testing.T) {
+			port, closeSocket := listen(t)
+			got, err := Owners(port)
+			if err != nil || !slices.Equal(got, []uint32{uint32(os.Getuid())}) {
+				t.Errorf("got UIDs %d, %v, want %d", got, err, os.Getuid())
+			}
+			closeSocket()
+			if got, err := Owners(port); err != nil || len(got) > 0 {
+				t.Errorf("closed: got UIDs %d, %v, want none", got, err)
+			}
+		})
+	}
+}
+
+func listenOn(t *testing.T, network, address string) (port uint16, closeSocket func()) {
+	t.Helper()
+	l, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l.Addr().(*net.TCPAddr).AddrPort().Port(), func() { l.Close() }
+}
+
+// listenMapped makes the system calls itself: package net would take an IPv4 socket for
+// such an address.
+func listenMapped(t *testing.T) (port uint16, closeSocket func()) {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "mapped")
+	t.Cleanup(func() { f.Close() })
+	address := &syscall.SockaddrInet6{Addr: [16]byte(net.IPv4(127, 0, 0, 1).To16())}
+	if err := errors.Join(syscall.Bind(fd, address), syscall.Listen(fd, 1)); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint16(bound.(*syscall.SockaddrInet6).Port), func() { f.Close() }
+}
+
+// FuzzParseTable: no table makes the parser panic, or report a socket that the table does
+// not have.
+func FuzzParseTable(f *testing.F) {
+	f.Add([]byte(table4([3]string{"0100007F:1F40", "0A", "1501"})))
+	f.Add([]byte(table6([3]string{"0000000000000000FFFF00000100007F:1F40", "0A", "1000"})))
+	f.Fuzz(func(t *testing.T, table []byte) {
+		found, err := parseTable(bytes.NewReader(table), 8000)
+		if err != nil && found != nil {
+			t.Errorf("got %v beside the error %v", found, err)
+		}
+		if len(found) > bytes.Count(table, []byte("0A")) {
+			t.Errorf("got %d listeners of %q", len(found), table)
+		}
+	})
+}

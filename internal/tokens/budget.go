@@ -1,0 +1,174 @@
+package tokens
+
+import (
+	"hash/maphash"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/exchange"
+)
+
+// An exchange costs Entra a request, and any client of the pod can cause one by inventing a
+// client ID or a resource. So exchanges for keys without a token draw on a budget: each
+// configured identity has one, and all other client IDs share one. Refreshes and prefetched
+// keys draw on none. ADR 0048 says why, and what these limits do not prevent.
+
+const (
+	// budgetRate and budgetBurst bound the tries of a budget, per second and at once. A
+	// pod that starts asks for a handful of resources.
+	budgetRate  = 5
+	budgetBurst = 50
+
+	// reservedTries of a budget's burst, and one in reservedShare of its places, are kept
+	// for each class above the lowest.
+	reservedTries = 5
+	reservedShare = 8
+
+	// reservedPlaces of maxRunning are for refreshes, and as many for the budgets.
+	reservedPlaces = 64
+
+	// minPlaces and maxPlaces bound the running exchanges of one budget.
+	minPlaces, maxPlaces = 8, 64
+
+	// limitPause is the Retry-After of requests that a limit of this package refuses.
+	limitPause = time.Second
+
+	// A key that was refused is in class returning from returnAfter, when its client may
+	// have waited, until returnWithin.
+	returnAfter  = limitPause / 2
+	returnWithin = time.Minute
+
+	// maxKnown bounds the keys that are remembered because they had a token, in some 500
+	// KiB: four times those that have one.
+	maxKnown = 4 * maxTokens
+
+	// refusedSlots bounds the keys that are remembered as refused, in 512 KiB: while
+	// 5,000 others a second are refused, one is remembered for a second with a
+	// probability of 93 %.
+	refusedSlots = 1 << 16
+)
+
+// class is how much of its budget a key may use.
+type class int
+
+const (
+	returning class = iota // it was refused, and its client came back: all of it
+	known                  // it had a token before
+	unknown                // any other key
+)
+
+// budget bounds the exchanges of a configured identity, or of all other client IDs.
+type budget struct {
+	of      string // for errors
+	tries   *rate.Limiter
+	running int
+}
+
+func newBudget(of string) *budget {
+	return &budget{of: of, tries: rate.NewLimiter(budgetRate, budgetBurst)}
+}
+
+// spend takes a try for a key of class c, if there is one. What is reserved for the classes
+// above is refilled first, so they have priority.
+func (b *budget) spend(c class, now time.Time) bool {
+	return b.tries.TokensAt(now) >= float64(1+reservedTries*c) && b.tries.AllowN(now, 1)
+}
+
+// budgetOf returns the budget of a client ID.
+func (m *memory) budgetOf(id azure.ClientID) *budget {
+	if b := m.budgets[id]; b != nil {
+		return b
+	}
+	return m.others
+}
+
+// classOf returns the class of a key that needs an exchange.
+func (m *memory) classOf(k key, now time.Time) class {
+	if age, ok := m.refused.age(k, now); ok && age >= returnAfter && age <= returnWithin {
+		return returning
+	}
+	if m.known.Contains(m.refused.hash(k)) {
+		return known
+	}
+	return unknown
+}
+
+// places is how many exchanges of one budget may run. The more identities are configured,
+// the fewer each has: a client that uses up one budget leaves the places of the others.
+func (m *memory) places() int {
+	return min(max((maxRunning-reservedPlaces)/(len(m.budgets)+1), minPlaces), maxPlaces)
+}
+
+// admit returns an error unless a run may begin now. b is nil for a refresh and for a
+// prefetched key; else the run spends its first try.
+func (m *memory) admit(b *budget, c class, now time.Time) *exchange.Error {
+	mine := m.budgeted // running exchanges of this kind
+	if b == nil {
+		mine = len(m.running) - m.budgeted
+	}
+	switch {
+	case len(m.running) >= maxRunning, mine >= maxRunning-reservedPlaces:
+		return limited("too many exchanges are running")
+	case b == nil:
+		return nil
+	case b.running >= m.places()-m.places()/reservedShare*int(c):
+		return limited("too many exchanges are running for " + b.of)
+	case !b.spend(c, now):
+		return limited("over the budget of exchanges for " + b.of)
+	}
+	return nil
+}
+
+// noteRefused remembers that a limit refused k, and since when.
+func (m *memory) noteRefused(k key, now time.Time) {
+	if age, ok := m.refused.age(k, now); !ok || age > returnWithin {
+		m.refused.set(k, now)
+	}
+}
+
+func limited(detail string) *exchange.Error {
+	return &exchange.Error{Kind: exchange.Throttled, RetryAfter: limitPause, Detail: detail}
+}
+
+// marks remembers when keys were marked, in a table of fixed size by their hash. A newer
+// key takes the place of an older one in the same slot. Clients cannot choose the slot of a
+// key, since the seed of the hash is random.
+type marks struct {
+	seed  maphash.Seed
+	size  uint64
+	start time.Time
+	slots []mark // nil until a key is marked
+}
+
+// mark is a marked key. The zero mark is no key's.
+type mark struct {
+	hash   uint32
+	millis uint32 // since marks.start, and 1; it wraps around after 49 days
+}
+
+func newMarks(size uint64) marks { return marks{seed: maphash.MakeSeed(), size: size} }
+
+func (m *marks) set(k key, now time.Time) {
+	if m.slots == nil {
+		m.slots, m.start = make([]mark, m.size), now
+	}
+	hash := m.hash(k)
+	m.slots[hash%m.size] = mark{uint32(hash >> 32), m.millis(now)}
+}
+
+// age returns for how long k has been marked; ok is false if it is not.
+func (m *marks) age(k key, now time.Time) (age time.Duration, ok bool) {
+	if m.slots == nil {
+		return 0, false
+	}
+	hash := m.hash(k)
+	found := m.slots[hash%m.size]
+	age = time.Duration(m.millis(now)-found.millis) * time.Millisecond
+	return age, found.millis != 0 && found.hash == uint32(hash>>32)
+}
+
+func (m *marks) hash(k key) uint64 { return maphash.Comparable(m.seed, k) }
+
+func (m *marks) millis(now time.Time) uint32 { return uint32(now.Sub(m.start).Milliseconds()) + 1 }

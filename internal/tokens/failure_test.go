@@ -1,0 +1,275 @@
+package tokens_test
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
+)
+
+func TestOutageCostsEntraOneCallForACrowd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: 100 * time.Millisecond}
+		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
+		s := fakeService(t, f)
+		var wg sync.WaitGroup
+		for range 500 {
+			wg.Go(func() {
+				for range 10 { // ten seconds of one request a second
+					_, err := ask(t, s, tokens.Request{})
+					wantKind(t, err, exchange.Unavailable)
+					time.Sleep(time.Second)
+				}
+			})
+		}
+		wg.Wait()
+		// At 0, 1, 2, 4 and 8 s, with the spread in the middle.
+		if got := f.count(resource); got != 5 {
+			t.Errorf("5,000 requests in ten seconds cost %d exchanges, want 5", got)
+		}
+	})
+}
+
+// A fleet that failed at once must not come back at once: neither the tries of one
+// exchange nor the rests between them are in step.
+func TestRetriesAreSpread(t *testing.T) {
+	for _, retryAfter := range seconds(0, 10) {
+		var comeback [2][]time.Duration
+		for i, spread := range []float64{0, 0.999} {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeEntra{}
+				f.failWith(&exchange.Error{Kind: exchange.Unavailable, RetryAfter: retryAfter, Detail: "down", Retry: exchange.RetrySoon})
+				s := fakeService(t, f)
+				s.FixChance(spread)
+				_, err := ask(t, s, tokens.Request{})
+				comeback[i] = append(comeback[i], wantKind(t, err, exchange.Unavailable).RetryAfter)
+				calls := f.all()[resource]
+				for n := range calls[1:] {
+					comeback[i] = append(comeback[i], calls[n+1].Sub(calls[n]))
+				}
+			})
+		}
+		for n, early := range comeback[0] {
+			if late := comeback[1][n]; late < early*14/10 {
+				t.Errorf("Retry-After %s: pause %d is between %s and %s, want it spread wider", retryAfter, n, early, late)
+			}
+		}
+	}
+}
+
+func TestFailureIsRememberedToTheNanosecond(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		err   *exchange.Error
+		rests []time.Duration // with the spread in the middle
+	}{
+		{"fault", &exchange.Error{Kind: exchange.Unavailable}, seconds(0.5, 1, 2, 4, 8, 16, 30, 30)},
+		{"throttle", &exchange.Error{Kind: exchange.Throttled}, seconds(5, 10, 20, 40, 60, 60)},
+		{"permanent", &exchange.Error{Kind: exchange.UnknownIdentity}, seconds(10, 20, 40, 80, 120, 120)},
+		{"no federated token", &exchange.Error{Kind: exchange.FederatedTokenUnusable}, seconds(1, 1, 1, 1, 1, 1)},
+		{"a federated token that Entra refuses", &exchange.Error{Kind: exchange.FederatedTokenUnusable, Code: 700024}, seconds(0.5, 1, 2)},
+		// As Entra asks, and half of a window of half of that, which doubles.
+		{"Retry-After", &exchange.Error{Kind: exchange.Throttled, RetryAfter: 10 * time.Second}, seconds(12.5, 15, 20, 30, 40, 40)},
+		{"Retry-After of a second", &exchange.Error{Kind: exchange.Throttled, RetryAfter: time.Second}, seconds(1.25, 1.5, 2)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeEntra{}
+				f.failWith(c.err)
+				s := fakeService(t, f)
+				for i, rest := range c.rests {
+					_, err := ask(t, s, tokens.Request{})
+					e := wantKind(t, err, c.err.Kind)
+					if e.Kind.Permanent() && e.RetryAfter != 0 {
+						t.Error("a permanent failure says when to come back")
+					}
+					if !e.Kind.Permanent() && e.RetryAfter != rest {
+						t.Errorf("failure %d: Retry-After %s, want %s", i+1, e.RetryAfter, rest)
+					}
+					time.Sleep(rest - 1)
+					_, err = ask(t, s, tokens.Request{})
+					if e := wantKind(t, err, c.err.Kind); !e.Kind.Permanent() && e.RetryAfter != 1 {
+						t.Errorf("1 ns before the end: Retry-After %s", e.RetryAfter)
+					}
+					if got := f.count(resource); got != i+1 {
+						t.Fatalf("1 ns before the end of rest %d: %d exchanges", i+1, got)
+					}
+					time.Sleep(time.Nanosecond)
+				}
+			})
+		})
+	}
+}
+
+func seconds(n ...float64) []time.Duration {
+	out := make([]time.Duration, len(n))
+	for i, s := range n {
+		out[i] = time.Duration(s * float64(time.Second))
+	}
+	return out
+}
+
+func TestFailuresOfLongAgoDoNotAddUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
+		s := fakeService(t, f)
+		for range 3 {
+			_, err := ask(t, s, tokens.Request{})
+			if e := wantKind(t, err, exchange.Unavailable); e.RetryAfter != time.Second/2 {
+				t.Errorf("Retry-After %s, want 500ms", e.RetryAfter)
+			}
+			time.Sleep(time.Second/2 + tokens.FailureLife)
+		}
+	})
+}
+
+func TestSuccessEndsTheMemoryOfFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
+		s := fakeService(t, f)
+		_, err := ask(t, s, tokens.Request{})
+		wantKind(t, err, exchange.Unavailable)
+		f.failWith(nil)
+		time.Sleep(time.Second)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 2, 0)
+		// While failures are remembered, nobody waits for a fresher token.
+		time.Sleep(tokens.FreshInterval)
+		wantAnswer(t, s, tokens.Request{Fresh: true}, tokens.SourceEntra, 3, 0)
+	})
+}
+
+// With the token, the reason for leaving Entra alone ends.
+func TestRestEndsWithTheToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		got, err := ask(t, s, tokens.Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
+		end := got.Token.ExpiresOn.Add(-exchange.MinLife)
+		time.Sleep(time.Until(end.Add(-5 * time.Second)))
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
+		f.failWith(nil)
+		time.Sleep(5*time.Second - 1)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
+		time.Sleep(time.Nanosecond)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 3, 0)
+	})
+}
+
+func TestFaultsThatPassAreNotSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.fault = func(c call) *exchange.Error {
+			if c.n < tokens.MaxTries {
+				return &exchange.Error{Kind: exchange.FederationMismatch, Code: 700213, Retry: exchange.RetrySoon}
+			}
+			return nil
+		}
+		s := fakeService(t, f)
+		// Pauses of 0.5 s and 1.5 s, with the spread in the middle.
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, tokens.MaxTries, 2*time.Second)
+	})
+}
+
+func TestTriesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.failWith(&exchange.Error{Kind: exchange.FederationMismatch, Code: 700213, Retry: exchange.RetrySoon})
+		s := fakeService(t, f)
+		_, err := ask(t, s, tokens.Request{})
+		wantKind(t, err, exchange.FederationMismatch)
+		if got := f.count(resource); got != tokens.MaxTries {
+			t.Errorf("%d tries, want %d", got, tokens.MaxTries)
+		}
+		// While it keeps failing, the callers' own retries are the tries.
+		time.Sleep(time.Minute)
+		_, err = ask(t, s, tokens.Request{})
+		wantKind(t, err, exchange.FederationMismatch)
+		if got := f.count(resource); got != tokens.MaxTries+1 {
+			t.Errorf("%d tries, want %d", got, tokens.MaxTries+1)
+		}
+	})
+}
+
+func TestRetryAfterOfAFaultIsObeyedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.failWith(&exchange.Error{Kind: exchange.Unavailable, RetryAfter: 3 * time.Second, Detail: "503", Retry: exchange.RetrySoon})
+		s := fakeService(t, f)
+		_, err := ask(t, s, tokens.Request{})
+		wantKind(t, err, exchange.Unavailable)
+		if got := f.count(resource); got != 1 {
+			t.Errorf("%d tries within Retry-After, want 1", got)
+		}
+	})
+}
+
+func TestEveryWaitHasADeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.hangs(true)
+		s := fakeService(t, f)
+		began := time.Now()
+		_, err := ask(t, s, tokens.Request{})
+		wantKind(t, err, exchange.DeadlineExceeded)
+		if got := time.Since(began); got != tokens.ExchangeTimeout {
+			t.Errorf("answered after %s, want %s", got, tokens.ExchangeTimeout)
+		}
+		if got, want := f.count(resource), 3; got != want { // 0, 8.5 and 18 s
+			t.Errorf("%d tries, want %d", got, want)
+		}
+		began = time.Now()
+		_, err = ask(t, s, tokens.Request{})
+		wantKind(t, err, exchange.DeadlineExceeded)
+		if got := time.Since(began); got != 0 {
+			t.Errorf("the failure was not remembered: answered after %s", got)
+		}
+	})
+}
+
+// Not even an exchange that ignores its deadline has a caller wait for ever.
+func TestCallerDoesNotRelyOnTheExchangeToEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan struct{})
+		s := newService(t, tokens.Config{Exchanger: exchangeFunc(func() (exchange.Grant, error) {
+			<-stuck
+			return exchange.Grant{}, errors.New("at last")
+		})})
+		began := time.Now()
+		_, err := ask(t, s, tokens.Request{})
+		wantKind(t, err, exchange.DeadlineExceeded)
+		if got, want := time.Since(began), tokens.ExchangeTimeout+tokens.RecordTime; got != want {
+			t.Errorf("answered after %s, want %s", got, want)
+		}
+		close(stuck)
+	})
+}
+
+func TestThrottledRefreshObeysRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		defer run(t, s)()
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
+		f.failWith(&exchange.Error{Kind: exchange.Throttled, RetryAfter: 4 * time.Minute, Detail: "429"})
+		time.Sleep(30*time.Minute + 4*time.Minute)
+		synctest.Wait()
+		if got := f.count(resource); got != 2 {
+			t.Errorf("within Retry-After: %d exchanges, want 2", got)
+		}
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
+		f.failWith(nil)
+		time.Sleep(2*time.Minute + 1)
+		synctest.Wait()
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 3, 0)
+	})
+}

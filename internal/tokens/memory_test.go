@@ -1,0 +1,57 @@
+package tokens
+
+import (
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/exchange"
+)
+
+func TestRestStaysWithinBounds(t *testing.T) {
+	for _, kind := range []exchange.Kind{exchange.UnknownIdentity, exchange.FederationMismatch, exchange.Throttled, exchange.Unavailable, exchange.DeadlineExceeded} {
+		for _, asked := range []time.Duration{0, time.Second, 10 * time.Minute} {
+			for streak := 1; streak < 100; streak++ {
+				for _, spread := range []float64{0, 0.999} {
+					for _, have := range []bool{false, true} {
+						got := rest(&exchange.Error{Kind: kind, RetryAfter: asked}, streak, have, spread)
+						if got < asked || got <= 0 || got > 2*max(asked, refreshBackoff.most) {
+							t.Fatalf("%s, asked %s, streak %d: %s", kind, asked, streak, got)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// What is counted of running exchanges is right whatever becomes of them.
+func TestRunsAreCounted(t *testing.T) {
+	now := time.Now()
+	m := newMemory(Config{Identities: []azure.ClientID{idA}})
+	var runs []*run
+	for i, id := range []azure.ClientID{idA, idA, idB} {
+		runs = append(runs, m.decide(testKey(id, i), false, now).run)
+	}
+	check := func(budgeted, ofA, others int) {
+		t.Helper()
+		if m.budgeted != budgeted || m.budgets[idA].running != ofA || m.others.running != others {
+			t.Errorf("%d runs, %d of the identity and %d others; want %d, %d and %d",
+				m.budgeted, m.budgets[idA].running, m.others.running, budgeted, ofA, others)
+		}
+	}
+	check(3, 2, 1)
+	m.drop(runs[0])
+	check(2, 1, 1)
+	again := m.decide(runs[0].key, false, now).run
+	check(3, 2, 1)
+	m.learn(runs[0], exchange.Grant{}, &exchange.Error{Kind: exchange.Unavailable}, now, 0) // dropped before
+	check(3, 2, 1)
+	m.learn(again, exchange.Grant{}, &exchange.Error{Kind: exchange.Unavailable}, now, 0)
+	m.learn(runs[1], exchange.Grant{Token: exchange.Token{ExpiresOn: now.Add(time.Hour)}}, nil, now, 0)
+	m.learn(runs[2], exchange.Grant{}, &exchange.Error{Kind: exchange.Throttled}, now, 0)
+	check(0, 0, 0)
+	if m.waiting != 0 || len(m.running) != 0 {
+		t.Errorf("%d callers wait for %d runs", m.waiting, len(m.running))
+	}
+}

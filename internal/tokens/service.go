@@ -1,0 +1,196 @@
+package tokens
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"imds-oidc-proxy/internal/exchange"
+)
+
+// Service answers requests for access tokens, from memory or from Entra.
+type Service struct {
+	log       *zap.Logger
+	observer  Observer
+	exchanger Exchanger
+	random    func() float64 // in [0, 1); safe for concurrent use
+
+	wake chan struct{} // buffered: the schedule has something new to look at
+
+	// mu guards what follows. It is never held over a file, a network or a log.
+	mu     sync.Mutex
+	memory *memory
+
+	// unfinished holds each run whose goroutine has not returned. One whose outcome is
+	// known but not logged yet, or that was dropped, is not in memory.running any more.
+	unfinished map[*run]struct{}
+	running    bool // Run is
+}
+
+// New returns a Service for cfg, or an error that names the flag to change.
+func New(cfg Config) (*Service, error) {
+	if cfg.Exchanger == nil {
+		return nil, errors.New("no exchanger")
+	}
+	if len(cfg.Prefetch) > maxTokens {
+		return nil, fmt.Errorf("--prefetch (PROXY_PREFETCH) lists %d resources: at most %d tokens are held", len(cfg.Prefetch), maxTokens)
+	}
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	return &Service{
+		log:        cfg.Log,
+		observer:   cfg.Observer,
+		exchanger:  cfg.Exchanger,
+		random:     rand.Float64,
+		wake:       make(chan struct{}, 1),
+		memory:     newMemory(cfg),
+		unfinished: make(map[*run]struct{}),
+	}, nil
+}
+
+// Run connects to Entra, prefetches, and refreshes the tokens in use ahead of time. It
+// returns when ctx ends: exchanges that a caller waits for end first, within
+// [exchangeTimeout], the others are dropped.
+func (s *Service) Run(ctx context.Context) error {
+	s.mu.Lock()
+	if s.running {
+		s.mu.Unlock()
+		return errors.New("the token service is already running")
+	}
+	s.running = true
+	s.mu.Unlock()
+
+	var connecting sync.WaitGroup
+	connecting.Go(func() { s.connect(ctx) })
+	s.schedule(ctx)
+	connecting.Wait()
+	s.drain()
+	return nil
+}
+
+// connect has discovery done and a connection open before the first request.
+func (s *Service) connect(ctx context.Context) {
+	began := time.Now()
+	err := s.exchanger.Discover(ctx)
+	if ctx.Err() != nil {
+		return // stopped, which says nothing about Entra
+	}
+	if err != nil {
+		s.log.Warn("entra cannot be reached yet", zap.Inline(asError(err)))
+		return
+	}
+	s.log.Debug("connected to entra", zap.Duration("duration", time.Since(began)))
+}
+
+// schedule refreshes tokens ahead of time until ctx ends.
+func (s *Service) schedule(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		case <-timer.C:
+		}
+		timer.Reset(s.startDue())
+	}
+}
+
+// startDue starts the exchanges that are due, and returns how long nothing else is.
+func (s *Service) startDue() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	due, pause := s.memory.due(time.Now())
+	for _, r := range due {
+		s.start(r)
+	}
+	return pause
+}
+
+// wakeUp makes the schedule look again. It never blocks.
+func (s *Service) wakeUp() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Token returns an access token for exactly the client ID and resource of the
+// request. A cached one is returned at once; else the caller waits for the
+// exchange of its own key, until that ends (within [exchangeTimeout]) or ctx
+// does. Its error is an [*exchange.Error].
+func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
+	k := keyOf(r)
+	now := time.Now()
+	s.mu.Lock()
+	d := s.memory.decide(k, r.Fresh, now)
+	if d.start {
+		s.start(d.run)
+	}
+	s.mu.Unlock()
+	switch d.action {
+	case serve:
+		return Result{Token: d.token, Source: SourceCache}, nil
+	case refuse:
+		return Result{}, d.err
+	}
+	return s.wait(ctx, d)
+}
+
+// wait waits for the run, for the caller to leave or to lose its place to another, or,
+// with a backup, until patience ends.
+func (s *Service) wait(ctx context.Context, d decision) (Result, error) {
+	defer s.leave(d.run, d.waiter)
+	limit := exchangeTimeout + recordTime
+	if d.backup {
+		limit = patience
+	}
+	enough, cancel := context.WithDeadline(ctx, d.run.began.Add(limit))
+	defer cancel()
+	var err *exchange.Error
+	select {
+	case <-d.run.done:
+		if d.run.err == nil {
+			return Result{Token: d.run.token, Source: SourceEntra}, nil
+		}
+		err = d.run.err
+	case <-d.waiter:
+		err = overloaded()
+	case <-enough.Done():
+		err = outOfTime(ctx)
+	}
+	if d.backup {
+		return Result{Token: d.token, Source: SourceCache}, nil
+	}
+	return Result{}, err
+}
+
+func (s *Service) leave(r *run, w waiter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.memory.leave(r, w)
+}
+
+// outOfTime is the error of a caller whose wait ended before the exchange did: by its
+// context, or by the bound on all waits.
+func outOfTime(caller context.Context) *exchange.Error {
+	e := &exchange.Error{Kind: exchange.DeadlineExceeded, Detail: "the exchange took too long", Cause: context.DeadlineExceeded}
+	if err := caller.Err(); err != nil {
+		e.Detail, e.Cause = "the caller left before the exchange was over", err
+	}
+	return e
+}
+
+// Stats looks at the cache.
+func (s *Service) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.memory.stats()
+}

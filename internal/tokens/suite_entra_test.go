@@ -1,0 +1,69 @@
+package tokens_test
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
+	"imds-oidc-proxy/test/kit/entra"
+)
+
+// TestInventedClientIDsWithMSAL has 400 clients invent client IDs for a few seconds, with
+// real connections to a stand-in for Entra that takes 3 s for each answer: an identity's new
+// resource takes one exchange's time, and Entra gets no more than the budget.
+func TestInventedClientIDsWithMSAL(t *testing.T) {
+	const latency = 3 * time.Second
+	const subject = "system:serviceaccount:shop:cart"
+	idp, err := entra.Start(entra.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer idp.Close()
+	idp.AddApplication(entra.Application{ClientID: clientID, Credentials: []entra.FederatedCredential{{Subject: subject}}})
+	idp.AddResource("https://*.example.test")
+	token, err := idp.ProjectToken(entra.ProjectedTokenConfig{Dir: t.TempDir(), Subject: subject})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := idp.WriteCA(ca); err != nil {
+		t.Fatal(err)
+	}
+	authority, err := azure.ParseAuthorityHost(idp.AuthorityHost())
+	if err != nil {
+		t.Fatal(err)
+	}
+	exchanger, err := exchange.New(exchange.Config{
+		TenantID: azure.Tenant(idp.TenantID()), AuthorityHost: authority, CAFile: ca, FederatedTokenFile: token.Path(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exchanger.Close()
+	s := newService(t, tokens.Config{Exchanger: exchanger, Identities: []azure.ClientID{clientID}})
+	if err := exchanger.Discover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	idp.FailAlways(entra.FaultSlow(latency).On(entra.TokenEndpoint))
+
+	began := time.Now()
+	stop := attack(t, s, 100*time.Millisecond, inventedClientID)
+	for idp.InFlight() < tokens.BudgetBurst/2 && t.Context().Err() == nil { // until the attack is under way
+		time.Sleep(time.Millisecond)
+	}
+	for _, source := range []tokens.Source{tokens.SourceEntra, tokens.SourceCache} {
+		got, err := s.Token(t.Context(), tokens.Request{ClientID: clientID, Resource: resource})
+		if err != nil || got.Source != source {
+			t.Errorf("got source %q, error %v, want %q", got.Source, err, source)
+		}
+	}
+	requests := stop()
+	if got, most := len(idp.Exchanges()), within(time.Since(began)); got > most {
+		t.Errorf("%d requests cost Entra %d, want at most %d", requests, got, most)
+	} else {
+		t.Logf("%d requests cost Entra %d, at most %d are allowed", requests, got, most)
+	}
+}

@@ -1,0 +1,225 @@
+package tokens_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
+)
+
+// fleet is what TestFleet simulates.
+type fleet struct {
+	name            string
+	sidecars        int
+	life, refreshIn time.Duration
+	askEvery        time.Duration // how often each application asks
+	span            time.Duration
+
+	// Entra: how many exchanges a second it takes before it throttles.
+	perSecond  int
+	retryAfter time.Duration
+}
+
+// throttlingEntra takes so many exchanges a second from the whole fleet, and
+// answers the others with 429.
+type throttlingEntra struct {
+	fleet
+	began time.Time
+
+	mu        sync.Mutex
+	answered  []int32 // exchanges answered well, by second
+	throttled int
+	second    int
+	taken     int
+}
+
+func (e *throttlingEntra) Discover(context.Context) error { return nil }
+
+func (e *throttlingEntra) Exchange(context.Context, azure.ClientID, azure.Resource) (exchange.Grant, error) {
+	now := time.Now()
+	second := int(now.Sub(e.began) / time.Second)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if second != e.second {
+		e.second, e.taken = second, 0
+	}
+	if e.taken++; e.taken > e.perSecond {
+		e.throttled++
+		return exchange.Grant{}, &exchange.Error{
+			Kind: exchange.Throttled, RetryAfter: e.retryAfter, Detail: "throttled",
+		}
+	}
+	if second < len(e.answered) {
+		e.answered[second]++
+	}
+	g := exchange.Grant{Token: exchange.Token{AccessToken: "token", NotBefore: now, ExpiresOn: now.Add(e.life)}}
+	if e.refreshIn > 0 {
+		g.RefreshOn = now.Add(e.refreshIn)
+	}
+	return g, nil
+}
+
+// Ten thousand sidecars that start within one second, as after a node pool's
+// upgrade, against an Entra that throttles. Each is a whole Service with its own
+// schedule and its own chance; the application asks on and on.
+func TestFleet(t *testing.T) {
+	for _, f := range []fleet{
+		{name: "managed identities: 24 h, refresh_in 12 h", life: 24 * time.Hour, refreshIn: 12 * time.Hour,
+			span: 48 * time.Hour, askEvery: 4 * time.Hour},
+		// Less time: it has more lives of a token than the other by then.
+		{name: "application registrations: 1 h", life: time.Hour,
+			span: 6 * time.Hour, askEvery: 20 * time.Minute},
+	} {
+		f.sidecars, f.perSecond, f.retryAfter = 10_000, 200, 10*time.Second
+		t.Run(f.name, f.simulate)
+	}
+}
+
+func (f fleet) simulate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &throttlingEntra{fleet: f, began: time.Now(), answered: make([]int32, f.span/time.Second), second: -1}
+		ctx, cancel := context.WithTimeout(t.Context(), f.span)
+		defer cancel()
+		var all tally
+		var wg sync.WaitGroup
+		for i := range f.sidecars {
+			s := newFleetService(t, e)
+			wg.Go(func() {
+				time.Sleep(time.Duration(i) * time.Second / time.Duration(f.sidecars))
+				wg.Go(func() { _ = s.Run(ctx) })
+				if f.firstToken(ctx, s) {
+					all.holds(time.Since(e.began))
+					all.waits(f.application(ctx, s))
+				}
+			})
+		}
+		wg.Wait()
+		f.report(t, e, &all)
+	})
+}
+
+func newFleetService(t *testing.T, e *throttlingEntra) *tokens.Service {
+	t.Helper()
+	s, err := tokens.New(tokens.Config{Exchanger: e})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// tally is what the sidecars count.
+type tally struct {
+	mu     sync.Mutex
+	held   int           // sidecars that hold a token
+	last   time.Duration // when the last of them got it
+	waited int           // requests, after the first, that had to wait for Entra
+}
+
+func (a *tally) holds(after time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.held++
+	a.last = max(a.last, after)
+}
+
+func (a *tally) waits(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.waited += n
+}
+
+// firstToken asks as an SDK does, again after what Retry-After says.
+func (f fleet) firstToken(ctx context.Context, s *tokens.Service) bool {
+	for ctx.Err() == nil {
+		_, err := s.Token(ctx, tokens.Request{ClientID: clientID, Resource: resource})
+		if err == nil {
+			return true
+		}
+		wait := time.Second
+		if e, ok := err.(*exchange.Error); ok && e.RetryAfter > wait {
+			wait = e.RetryAfter
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+	return false
+}
+
+// application asks until ctx ends, and returns how often it had to wait for Entra.
+func (f fleet) application(ctx context.Context, s *tokens.Service) (waited int) {
+	tick := time.NewTicker(f.askEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return waited
+		case <-tick.C:
+		}
+		if ctx.Err() != nil {
+			return waited
+		}
+		got, err := s.Token(ctx, tokens.Request{ClientID: clientID, Resource: resource})
+		if err != nil || got.Source != tokens.SourceCache {
+			waited++
+		}
+	}
+}
+
+// window is over what exchanges a second are averaged. At one each few seconds in
+// the whole fleet, single seconds say nothing.
+const window = 5 * time.Minute
+
+func (f fleet) report(t *testing.T, e *throttlingEntra, all *tally) {
+	perWindow := make([]float64, 0, f.span/window)
+	for seconds := range slices.Chunk(e.answered, int(window/time.Second)) {
+		sum := int32(0)
+		for _, n := range seconds {
+			sum += n
+		}
+		perWindow = append(perWindow, float64(sum)/window.Seconds())
+	}
+	first, later := perWindow[:time.Hour/window], perWindow[time.Hour/window:]
+	mean, peak := average(later), slices.Max(later)
+	t.Logf("%s\n%s", f.name, histogram(perWindow))
+	t.Logf("%d hold a token, the last after %s; %d throttled answers; the first 5 minutes: %.1f exchanges/s",
+		all.held, all.last.Round(time.Second), e.throttled, first[0])
+	t.Logf("after the first hour: mean %.2f exchanges/s, peak %.2f (over %s), peak/mean %.2f; requests that had to wait for Entra: %d",
+		mean, peak, window, peak/mean, all.waited)
+	if peak >= 3*mean {
+		t.Errorf("peak %.2f exchanges/s is %.2f times the mean, want less than 3", peak, peak/mean)
+	}
+	if all.held != f.sidecars || all.last > 10*time.Minute {
+		t.Errorf("%d of %d hold a token after %s, want all within 10 minutes", all.held, f.sidecars, all.last)
+	}
+	if all.waited > 0 {
+		t.Errorf("%d requests had to wait for Entra after the first, want none", all.waited)
+	}
+}
+
+func average(x []float64) float64 {
+	sum := 0.0
+	for _, v := range x {
+		sum += v
+	}
+	return sum / float64(len(x))
+}
+
+// histogram is one line for each two hours: the mean and the peak of them.
+func histogram(perWindow []float64) string {
+	const span = 2 * time.Hour
+	var out []byte
+	for i := 0; i < len(perWindow); i += int(span / window) {
+		part := perWindow[i:min(i+int(span/window), len(perWindow))]
+		out = fmt.Appendf(out, "  %2d h  mean %6.2f/s  peak %6.2f/s\n", i*int(window)/int(time.Hour), average(part), slices.Max(part))
+	}
+	return string(out)
+}

@@ -1,0 +1,127 @@
+package tokens_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
+)
+
+// record is what an observer was told, in order.
+type record struct {
+	mu   sync.Mutex // guards seen
+	seen []string
+}
+
+func (r *record) add(event ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen = append(r.seen, fmt.Sprint(event...))
+}
+
+func (r *record) all() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.seen)
+}
+
+// watched has what the observer is told written down.
+func watched(f *fakeEntra) (tokens.Config, *record) {
+	seen := new(record)
+	cfg := tokens.Config{Exchanger: f}
+	cfg.Observer = tokens.Observer{
+		Exchanged: func(took time.Duration, err *exchange.Error) {
+			label := "ok"
+			if err != nil {
+				label = err.Label()
+			}
+			seen.add("exchange ", label, " ", took)
+		},
+		Refreshed: func(err *exchange.Error) { seen.add("refresh ", err == nil) },
+	}
+	return cfg, seen
+}
+
+// TestObserver: each try is told by itself, also those that another try mends; and
+// each replacement of a token that was still valid.
+func TestObserver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: 300 * time.Millisecond, fault: func(c call) *exchange.Error {
+			switch c.n {
+			case 1:
+				return &exchange.Error{Kind: exchange.FederationMismatch, Code: 70021, Retry: exchange.RetrySoon}
+			case 4:
+				return &exchange.Error{Kind: exchange.Unavailable}
+			}
+			return nil
+		}}
+		cfg, seen := watched(f)
+		s := newService(t, cfg)
+		ask(t, s, tokens.Request{}) // fails once, and is mended
+		ask(t, s, tokens.Request{}) // from the cache
+		for range 2 {               // replaced, and then not
+			time.Sleep(30 * time.Minute)
+			ask(t, s, tokens.Request{})
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		want := []string{
+			"exchange 70021 300ms", "exchange ok 300ms",
+			"exchange ok 300ms", "refresh true",
+			"exchange unavailable 300ms", "refresh false",
+		}
+		if got := seen.all(); !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+}
+
+// TestObserverIsToldNothingOfWhatWasDropped: an exchange that the end of the proxy
+// cuts short says nothing about Entra.
+func TestObserverIsToldNothingOfWhatWasDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.hangs(true)
+		cfg, seen := watched(f)
+		s := newService(t, cfg)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		impatient, leave := context.WithTimeout(t.Context(), time.Second)
+		defer leave()
+		s.Token(impatient, tokens.Request{ClientID: clientID, Resource: resource})
+		stop()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got := seen.all(); len(got) != 0 {
+			t.Errorf("got %q, want nothing", got)
+		}
+	})
+}
+
+func TestStats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := fakeService(t, &fakeEntra{life: time.Hour})
+		if got := s.Stats(); got != (tokens.Stats{}) {
+			t.Errorf("an empty cache: got %+v", got)
+		}
+		soonest := time.Now().Add(time.Hour)
+		for _, r := range []azure.Resource{"https://a.example.test", "https://b.example.test"} {
+			ask(t, s, tokens.Request{Resource: r})
+			time.Sleep(time.Minute)
+		}
+		got := s.Stats()
+		if got.Entries != 2 || !got.SoonestExpiry.Equal(soonest) {
+			t.Errorf("got %+v, want 2 entries, the first until %s", got, soonest)
+		}
+	})
+}

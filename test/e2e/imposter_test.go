@@ -1,0 +1,99 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"imds-oidc-proxy/test/kit/pod"
+)
+
+// impersonate starts a process that answers at the address as a ready proxy would, as a
+// user of the pod. It ends with stop.
+func impersonate(t *testing.T, uid int, address string) (stop func()) {
+	t.Helper()
+	cmd := exec.Command(program("redirectpod"), "impersonate", address)
+	cmd.Env = append(os.Environ(), quickExit)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+	h := startHelper(t, cmd)
+	return func() {
+		h.stdin.Close()
+		for range h.lines {
+		}
+	}
+}
+
+// TestImposterAtThePort: while the proxy is away, a process of another user binds its port
+// and answers in its place. Neither the probe, nor proxy-init, nor the check believes it,
+// and each names both users; once the proxy is back, all of them are content.
+func TestImposterAtThePort(t *testing.T) {
+	p, ctx := startPod(t, pod.Config{})
+	foreignMetadataAddress(t)
+	if err := p.SignalProxy(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.WaitProxy(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range []string{"127.0.0.1:8000", "0.0.0.0:8000", "[::]:8000"} {
+		for _, uid := range []int{pod.ApplicationUID, 0} {
+			t.Run(fmt.Sprintf("%s as %d", address, uid), func(t *testing.T) {
+				stop := impersonate(t, uid, address)
+				defer stop()
+				if out := curl(t, ctx, p, "http://127.0.0.1:8000/readyz"); out != "ok" {
+					t.Fatalf("the imposter answers %q, want ok", out)
+				}
+				wantImposterRefused(t, ctx, p, uid)
+			})
+		}
+	}
+	if err := p.StartProxy(ctx); err != nil { // which probes
+		t.Fatal(err)
+	}
+	if out, err := p.RunProxyInit(ctx); err != nil {
+		t.Errorf("proxy-init beside the proxy: %v: %s", err, out)
+	}
+	if got := runCheck(t, ctx, p, pod.ProxyUID).text("imds", "127.0.0.1:8000"); got != "ok: this proxy, ready" {
+		t.Errorf("proxy check: got %q", got)
+	}
+	checkDecoy(t, p)
+}
+
+func wantImposterRefused(t *testing.T, ctx context.Context, p *pod.Pod, uid int) {
+	t.Helper()
+	listens := fmt.Sprintf("a process of UID %d listens there, and the proxy's user is UID %d", uid, pod.ProxyUID)
+
+	out, err := p.As(ctx, pod.ProxyUID, p.ProxyProgram(), "--probe", "--probe-timeout=500ms")
+	if code := exitCode(t, err); code != 1 || !strings.Contains(out, listens) || strings.Count(out, "\n") != 0 {
+		t.Errorf("--probe: exit code %d, want 1 and one line with %q: %s", code, listens, out)
+	}
+
+	out, err = p.RunProxyInit(ctx)
+	if code := exitCode(t, err); code != 12 || !strings.Contains(out, listens) {
+		t.Errorf("proxy-init: exit code %d, want 12 and %q: %s", code, listens, out)
+	}
+
+	report := runCheck(t, ctx, p, pod.ProxyUID)
+	want := fmt.Sprintf("fail: a process of UID %d listens there", uid)
+	if got := report.text("imds", "127.0.0.1:8000"); !strings.HasPrefix(got, want) || report.ExitStatus != 15 {
+		t.Errorf("proxy check: exit status %d, got %q, want 15 and %q", report.ExitStatus, got, want)
+	}
+}
+
+// exitCode is the exit code of the program whose error this is.
+func exitCode(t *testing.T, err error) int {
+	t.Helper()
+	if err == nil {
+		return 0
+	}
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if !ok {
+		t.Fatal(err)
+	}
+	return exit.ExitCode()
+}
