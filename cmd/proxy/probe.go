@@ -28,7 +28,7 @@ const (
 // probe asks the proxy at port for /readyz until it is ready, or until timeout
 // is over. A refused connection is a proxy that does not listen yet: a reason to
 // ask again. The last answer, or who listens instead of the proxy, goes into the error.
-func probe(ctx context.Context, port int, timeout time.Duration) error {
+func probe(ctx context.Context, port uint16, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 
@@ -63,7 +63,7 @@ func probe(ctx context.Context, port int, timeout time.Duration) error {
 // port both before the request and after the answer: while the proxy is away, any
 // container of the pod can bind its port. What remains is a process that takes the port
 // after the first look and returns it to a new proxy before the second.
-func askOwnProxy(ctx context.Context, client *http.Client, url string, port int) error {
+func askOwnProxy(ctx context.Context, client *http.Client, url string, port uint16) error {
 	before := requireOwnUser(port)
 	if before != nil && !errors.Is(before, errNoListener) {
 		return before
@@ -79,8 +79,8 @@ var errNoListener = errors.New("no process listens there")
 
 // requireOwnUser returns an error unless this process's user, and no other, listens at the
 // port.
-func requireOwnUser(port int) error {
-	owners, err := sockets.Owners(uint16(port))
+func requireOwnUser(port uint16) error {
+	owners, err := sockets.Owners(port)
 	if err != nil {
 		return fmt.Errorf("cannot tell who listens: %w", err)
 	}

@@ -27,7 +27,7 @@ func TestProbeLooksTwice(t *testing.T) {
 			}
 			defer listener.Close()
 			go answerOnce(listener, test.stays)
-			port := listener.Addr().(*net.TCPAddr).Port
+			port := uint16(listener.Addr().(*net.TCPAddr).Port)
 			err = askOwnProxy(t.Context(), &http.Client{}, fmt.Sprintf("http://127.0.0.1:%d/readyz", port), port)
 			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
