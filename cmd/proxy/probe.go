@@ -29,7 +29,7 @@ const (
 // probe asks the proxy at port for /readyz until it is ready, or until timeout
 // is over. A refused connection is a proxy that does not listen yet: a reason to
 // ask again. The last answer, or who listens instead of the proxy, goes into the error.
-func probe(ctx context.Context, port int, timeout time.Duration) error {
+func probe(ctx context.Context, port uint16, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 
@@ -71,7 +71,7 @@ func probe(ctx context.Context, port int, timeout time.Duration) error {
 // It asks once more, first and without a look: the kernel walks the connections of the
 // whole node for its table, which takes some 30 ms of CPU time, and a proxy that is not
 // ready yet is asked often.
-func askOwnProxy(ctx context.Context, client *http.Client, url string, port int) error {
+func askOwnProxy(ctx context.Context, client *http.Client, url string, port uint16) error {
 	if err := askReady(ctx, client, url); err != nil {
 		return err
 	}
@@ -89,8 +89,8 @@ var errNoListener = errors.New("no process listens there")
 
 // requireOwnUser returns an error unless this process's user, and no other, listens at the
 // port.
-func requireOwnUser(port int) error {
-	owners, err := sockets.Owners(uint16(port))
+func requireOwnUser(port uint16) error {
+	owners, err := sockets.Owners(port)
 	if err != nil {
 		return fmt.Errorf("cannot tell who listens: %w", err)
 	}

@@ -35,7 +35,7 @@ func TestProbeLooksTwice(t *testing.T) {
 				listener.Close()
 			}
 			go answer(listener, test.answers)
-			port := listener.Addr().(*net.TCPAddr).Port
+			port := uint16(listener.Addr().(*net.TCPAddr).Port)
 			err = askOwnProxy(t.Context(), &http.Client{}, fmt.Sprintf("http://127.0.0.1:%d/readyz", port), port)
 			if !errors.Is(err, test.want) {
 				t.Errorf("got %v, want %v", err, test.want)
