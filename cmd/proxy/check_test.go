@@ -13,11 +13,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/diagnose"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
@@ -104,7 +104,7 @@ func (p *checkedPod) getenv(name string) string { return p.environment[name] }
 func (p *checkedPod) startProxy() {
 	p.t.Helper()
 	p.startProxyUnready()
-	port, err := strconv.Atoi(p.proxyPort)
+	port, err := azure.ParsePort(p.proxyPort)
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ import (
 // config is everything that the flags and the environment say, parsed and checked. What
 // only a look outside the process can tell, package exchange checks.
 type config struct {
-	port         int
+	port         uint16
 	adminAddress string
 	log          logging.Config
 	logAll       bool
@@ -116,7 +116,7 @@ func (c *config) parse(flags *flagenv.Set, args []string, getenv func(string) st
 // addFlags defines every flag. Its usage texts are what --help shows.
 func (c *config) addFlags(flags *pflag.FlagSet) {
 	c.port, c.imdsPassthrough, c.imdsAddress = azure.ProxyPort, passthroughOn, "http://"+azure.MetadataIP
-	flagenv.Var(flags, &c.port, "proxy-port", parsePort, "`port` to listen on, at 127.0.0.1")
+	flagenv.Var(flags, &c.port, "proxy-port", azure.ParsePort, "`port` to listen on, at 127.0.0.1")
 	flagenv.Var(flags, &c.adminAddress, "admin-address", flagenv.Optional(azure.ParseAddress),
 		"`address` (HOST:PORT or :PORT) at which the kubelet and Prometheus find /readyz, /livez, /metrics and /debug/clients, never tokens; empty means nowhere")
 	c.log.AddFlags(flags)
@@ -164,12 +164,6 @@ Exit codes:
 %s
 A SIGTERM lets requests in flight finish; a second one ends the process at once, with 1.
 `
-
-// parsePort is azure.ParsePort for a port that is kept as an int.
-func parsePort(s string) (int, error) {
-	port, err := azure.ParsePort(s)
-	return int(port), err
-}
 
 func (c *config) checkFlags(flags *pflag.FlagSet) error {
 	// Read as no limit, an empty list would open what its author meant to close.

@@ -34,7 +34,7 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 		Exempt:     exempt(c.proxy.port),
 		NoRedirect: c.noRedirect,
 		ProxyUIDs:  []uint32{azure.ProxyID, uint32(os.Getuid())},
-		PortOwners: func() ([]uint32, error) { return sockets.Owners(uint16(c.proxy.port)) },
+		PortOwners: func() ([]uint32, error) { return sockets.Owners(c.proxy.port) },
 		AskPort: func(ctx context.Context) (diagnose.Responder, error) {
 			return askPlainly(ctx, fmt.Sprintf("http://127.0.0.1:%d/readyz", c.proxy.port))
 		},
@@ -52,11 +52,11 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 
 // exempt reports whether this process runs as the user whom the redirect exempts: the
 // proxy's own, which is 1501 or owns the socket that listens at its port.
-func exempt(port int) bool {
+func exempt(port uint16) bool {
 	if os.Getuid() == azure.ProxyID && os.Getgid() == azure.ProxyID {
 		return true
 	}
-	owners, err := sockets.Owners(uint16(port))
+	owners, err := sockets.Owners(port)
 	return err == nil && slices.Contains(owners, uint32(os.Getuid()))
 }
 
@@ -100,8 +100,8 @@ func checkExemption(ctx context.Context, address string) error {
 		return nil
 	}
 	return configErrorf("the redirect does not exempt UID %d and GID %d, as which this proxy runs: what it forwards to IMDS would come back to it; "+
-		"set runAsUser and runAsGroup to the PROXY_UID and PROXY_GID of proxy-init (1501 and 1501), or forward nothing (--imds-passthrough=off)",
-		os.Getuid(), os.Getgid())
+		"set runAsUser and runAsGroup to the PROXY_UID and PROXY_GID of proxy-init (by default %d), or forward nothing (--imds-passthrough=off)",
+		os.Getuid(), os.Getgid(), azure.ProxyID)
 }
 
 // redirectedHere reports whether a connection of this process to the address of

@@ -12,7 +12,7 @@ func TestOwnerIsExempt(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
-	if !exempt(listener.Addr().(*net.TCPAddr).Port) {
+	if !exempt(uint16(listener.Addr().(*net.TCPAddr).Port)) {
 		t.Error("the owner of a real listener is not found")
 	}
 }

@@ -59,7 +59,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		return portError(cfg.port, err)
 	}
 	log.Info("starting the proxy server",
-		zap.Int("port", cfg.port),
+		zap.Uint16("port", cfg.port),
 		zap.String("version", version),
 		zap.String("tenant_id", string(cfg.tenantID)),
 		zap.String("client_id", string(cfg.defaultClientID)),
@@ -133,7 +133,7 @@ func checkFederatedToken(file string) error {
 }
 
 // portError says what to change where the kernel keeps a port for root.
-func portError(port int, err error) error {
+func portError(port uint16, err error) error {
 	if errors.Is(err, syscall.EACCES) {
 		return configErrorf("--proxy-port (PROXY_PORT) %d: %w: ports below 1024 take NET_BIND_SERVICE; choose one of 1024 or more, the same for proxy-init", port, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 )
 
@@ -16,7 +17,7 @@ import (
 // requests; this package only draws conclusions.
 type Metadata struct {
 	// Port is the proxy's, for texts.
-	Port int
+	Port uint16
 
 	// PortOwners returns the UIDs of the processes that listen at the proxy's port.
 	PortOwners func() ([]uint32, error)
@@ -180,10 +181,6 @@ func (w *walk) nodeIMDS(ctx context.Context) Finding {
 	return f
 }
 
-// defaultPort is the one that proxy and proxy-init have in common unless they are given
-// another.
-const defaultPort = 8000
-
 // rulesCommand is the command that checks the redirect's rules. It takes NET_ADMIN and
 // iptables, which the sidecar has not.
 func (w *walk) rulesCommand() string {
@@ -192,7 +189,7 @@ func (w *walk) rulesCommand() string {
 		command += " -n " + namespace
 	}
 	command += " --profile=netadmin --image=PROXY_INIT_IMAGE -- /proxy-init --check"
-	if port := w.cfg.IMDS.Port; port != defaultPort {
+	if port := w.cfg.IMDS.Port; port != azure.ProxyPort {
 		command += fmt.Sprintf(" --proxy-port=%d", port)
 	}
 	return command

@@ -132,7 +132,7 @@ func TestRealIMDS(t *testing.T) {
 func TestRulesCommand(t *testing.T) {
 	for _, test := range []struct {
 		subject string
-		port    int
+		port    uint16
 		want    string
 		end     string
 	}{
