@@ -1,15 +1,47 @@
 package server
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"runtime"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
+
+const (
+	// maxHeaderBytes is four times what clients send at the most: a resource, an ARM
+	// resource ID and claims of some hundred bytes.
+	maxHeaderBytes = 16 << 10
+
+	// maxHeaderLines includes the request line. Clients send fewer than 20, and proxies on
+	// the way add some. net/http makes 16 times as much memory of a header of many short
+	// lines as their bytes are.
+	maxHeaderLines = 64
+)
+
+// state is what a connection is in the middle of.
+type state int
+
+const (
+	silent   state = iota // nothing has ever come
+	reading               // a part of a request has come, or a whole one behind another
+	serving               // net/http works on a request
+	idle                  // the last request is answered, and nothing has come since
+	ended                 // it was silent or idle when it was drained, and no more is read
+	finished              // the last answer is written, and nobody waits for anything more
+)
+
+// place is what the server knows of one of its connections. Server.mu guards it.
+type place struct {
+	state   state
+	since   time.Time // when the connection was accepted, or was idle first
+	writing time.Time // when the present write began; zero: there is none
+	failed  bool      // a write failed
+	large   bool      // the connection is in Server.large
+	closing bool      // net/http has closed the connection
+}
 
 // conn is a connection, from when it is accepted until the kernel has its last byte.
 //
@@ -51,7 +83,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	n, ended, err := c.readHeader(p)
-	if n > 0 && (c.header.tooLarge() || !c.server.received(c, ended)) {
+	if n > 0 && (c.header.tooLarge() || !c.received(ended)) {
 		return 0, c.refuse(p)
 	}
 	return n, err
@@ -110,18 +142,17 @@ func (c *conn) Write(p []byte) (n int, err error) {
 // SetWriteDeadline does nothing: net/http takes back deadlines that it has not set.
 func (c *conn) SetWriteDeadline(time.Time) error { return nil }
 
-// CloseWrite ends the writing side. net/http calls it where it has given a client up and
-// waits until the client has read why.
-func (c *conn) CloseWrite() error {
-	c.update(func() { c.state = finished })
-	return c.closeWriting()
-}
-
-func (c *conn) closeWriting() error {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
-		return tcp.CloseWrite()
+// received notes that a part of a request was read, or the last part. It returns false if
+// the request is large and there is no room for that.
+func (c *conn) received(last bool) bool {
+	c.server.mu.Lock()
+	defer c.server.mu.Unlock()
+	if last {
+		c.state = serving
+	} else if c.state != serving {
+		c.state = reading
 	}
-	return nil
+	return c.large || c.header.bytes <= smallHeader || c.server.grow(c)
 }
 
 // setState is net/http's ConnState hook.
@@ -131,71 +162,76 @@ func (c *conn) setState(to http.ConnState) {
 		c.header = header{}
 		c.update(func() { c.state = serving })
 	case http.StateIdle: // net/http has written the answer
-		if c.header.bytes == 0 && len(c.rest) == 0 {
-			c.server.answered(c, idle)
-			return
+		next := idle
+		if c.header.bytes > 0 || len(c.rest) > 0 {
+			next = reading
 		}
-		c.server.answered(c, reading)
-		runtime.Gosched() // pipelined requests queue behind those of other connections
+		now := time.Now()
+		c.update(func() {
+			c.state, c.since = next, now
+			c.server.shrink(c)
+		})
+		if next == reading {
+			runtime.Gosched() // pipelined requests queue behind those of other connections
+		}
 	}
 }
 
-// Close closes the connection once the client's kernel has taken the answer. Until then
-// the connection keeps its place, since the kernel keeps the bytes.
-func (c *conn) Close() error {
-	var again, failed bool
-	c.update(func() {
-		again, failed = c.closing, c.failed
-		c.closing = true
-		c.server.shrink(c)
-	})
-	if again {
-		return nil
-	}
-	if !failed && c.unsent() {
-		go c.closeWhenSent()
-		return nil
-	}
-	return c.closeNow(failed)
+// header follows a request's header while it comes in: lines, up to an empty one. A line
+// ends as net/http has it, with a line feed that may follow a carriage return.
+type header struct {
+	bytes, lines int
+	line         lineState // of the line that has yet to end
+	begun        bool      // a line that is not empty has ended
 }
 
-// sentPollInterval is how often the kernel is asked whether it has sent the answer.
-const sentPollInterval = 20 * time.Millisecond
+type lineState int
 
-func (c *conn) closeWhenSent() {
-	now := time.Now()
-	c.update(func() { c.writing = now })
-	_ = c.closeWriting() // it fails where the client has closed the connection
-	for end := now.Add(c.server.times.write); c.unsent() && time.Now().Before(end); {
-		time.Sleep(sentPollInterval)
+const (
+	lineEmpty lineState = iota
+	lineCR              // a carriage return and nothing else
+	lineText
+)
+
+// take follows the bytes that came next. It returns how many of them are the header's, and
+// whether that was its end.
+func (h *header) take(p []byte) (n int, ended bool) {
+	for n < len(p) && !ended {
+		rest := p[n:]
+		if i := bytes.IndexByte(rest, '\n'); i >= 0 {
+			h.add(rest[:i])
+			n += i + 1
+			ended = h.endLine()
+		} else {
+			h.add(rest)
+			n = len(p)
+		}
 	}
-	_ = c.closeNow(c.unsent())
+	h.bytes += n
+	return n, ended
 }
 
-// closeNow frees the place, and drops what the kernel has not sent if reset is true.
-func (c *conn) closeNow(reset bool) error {
-	c.update(func() { c.server.remove(c) })
-	if reset {
-		return c.reset()
+func (h *header) add(text []byte) {
+	switch {
+	case len(text) == 0:
+	case h.line == lineEmpty && len(text) == 1 && text[0] == '\r':
+		h.line = lineCR
+	default:
+		h.line = lineText
 	}
-	return c.Conn.Close()
 }
 
-// reset closes the connection and drops what the kernel has not sent.
-func (c *conn) reset() error {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // it fails where the connection is closed
+// endLine reports whether the line that ends is the last one. Empty lines before the first
+// one are not: net/http lets some clients send them after a POST.
+func (h *header) endLine() bool {
+	text := h.line == lineText
+	h.line = lineEmpty
+	h.lines++
+	if !text {
+		return h.begun
 	}
-	return c.Conn.Close()
+	h.begun = true
+	return false
 }
 
-// unsent reports whether the kernel holds bytes that it cannot send, since the client does
-// not read. It holds none of a closed connection.
-func (c *conn) unsent() bool {
-	unsent := 0
-	_ = control(c.Conn, func(fd int) (err error) {
-		unsent, err = unix.IoctlGetInt(fd, unix.SIOCOUTQNSD)
-		return err
-	})
-	return unsent > 0
-}
+func (h *header) tooLarge() bool { return h.bytes > maxHeaderBytes || h.lines > maxHeaderLines }

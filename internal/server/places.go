@@ -15,28 +15,6 @@ const (
 	maxLarge = 32
 )
 
-// state is what a connection is in the middle of.
-type state int
-
-const (
-	silent   state = iota // nothing has ever come
-	reading               // a part of a request has come, or a whole one behind another
-	serving               // net/http works on a request
-	idle                  // the last request is answered, and nothing has come since
-	ended                 // it was silent or idle when it was drained, and no more is read
-	finished              // the last answer is written, and nobody waits for anything more
-)
-
-// place is what the server knows of one of its connections. Server.mu guards it.
-type place struct {
-	state   state
-	since   time.Time // when the connection was accepted, or was idle first
-	writing time.Time // when the present write began; zero: there is none
-	failed  bool      // a write failed
-	large   bool      // the connection is in Server.large
-	closing bool      // net/http has closed the connection
-}
-
 func (s *Server) full() bool { return len(s.conns) >= s.cfg.MaxConnections }
 
 // admit gives a new connection a place, if there is one or one can be freed.
@@ -101,19 +79,6 @@ func (s *Server) remove(c *conn) {
 	}
 }
 
-// received notes that a part of a request was read, or the last part. It returns false if
-// the request is large and there is no room for that.
-func (s *Server) received(c *conn, last bool) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if last {
-		c.state = serving
-	} else if c.state != serving {
-		c.state = reading
-	}
-	return c.large || c.header.bytes <= smallHeader || s.grow(c)
-}
-
 // grow counts a connection among those with a large request. Where there are too many, the
 // oldest unfinished request is dropped. The caller holds the lock.
 func (s *Server) grow(c *conn) bool {
@@ -135,13 +100,4 @@ func (s *Server) shrink(c *conn) {
 		c.large = false
 		s.large = slices.DeleteFunc(s.large, func(other *conn) bool { return other == c })
 	}
-}
-
-// answered notes that a request has its answer, and what the connection does next.
-func (s *Server) answered(c *conn, next state) {
-	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c.state, c.since = next, now
-	s.shrink(c)
 }
