@@ -39,8 +39,8 @@ func newRouter(observed *observer, listening *atomic.Bool, log *zap.Logger) http
 	return routerFor(map[string]http.Handler{
 		"/readyz":        health.Handler("readyz", readyChecks(observed.exchanger, listening)),
 		"/livez":         health.Handler("livez", liveChecks(observed.tokens)),
-		"/metrics":       observed.metrics,
-		"/debug/clients": observed.census,
+		"/metrics":       &shared{inner: observed.metrics},
+		"/debug/clients": &shared{inner: observed.census},
 	}, log)
 }
 

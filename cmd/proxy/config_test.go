@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/tokens"
@@ -196,6 +197,25 @@ func TestEverythingReachesTheExchange(t *testing.T) {
 	wantPrefetched := []tokens.Request{{ClientID: clientID, Resource: "https://vault.azure.net"}}
 	if got := cfg.prefetched(); !slices.Equal(got, wantPrefetched) {
 		t.Errorf("prefetched: got %+v, want %+v", got, wantPrefetched)
+	}
+}
+
+// TestConfiguredClientIDs: each client ID of the configuration has a budget of exchanges.
+func TestConfiguredClientIDs(t *testing.T) {
+	const byDefault, mapped, allowed = "11111111-0000-4000-8000-000000000001", "11111111-0000-4000-8000-000000000002", "11111111-0000-4000-8000-000000000003"
+	cfg, err := parseConfig([]string{
+		"--identity=33333333-3333-4333-8333-333333333333=" + mapped,
+		"--allowed-client-ids=" + strings.Join([]string{byDefault, mapped, strings.ToUpper(allowed)}, ","),
+	}, podEnvironment(map[string]string{"AZURE_CLIENT_ID": byDefault}), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := slices.Sorted(slices.Values(cfg.configuredClientIDs()))
+	if want := []azure.ClientID{byDefault, mapped, allowed}; !slices.Equal(slices.Compact(got), want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := new(config).configuredClientIDs(); len(got) != 0 {
+		t.Errorf("of an empty configuration: got %q", got)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,6 +51,9 @@ func probe(ctx context.Context, port uint16, timeout time.Duration) error {
 		}
 		select {
 		case <-ctx.Done():
+			if err := requireOwnUser(port); err != nil && !errors.Is(err, errNoListener) {
+				last = err // the reason, whatever was answered
+			}
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return fmt.Errorf("interrupted; last answer of %s: %w", url, last)
 			}
@@ -59,20 +63,26 @@ func probe(ctx context.Context, port uint16, timeout time.Duration) error {
 	}
 }
 
-// askOwnProxy asks once, and believes the answer only where this user listens at the
-// port both before the request and after the answer: while the proxy is away, any
-// container of the pod can bind its port. What remains is a process that takes the port
-// after the first look and returns it to a new proxy before the second.
+// askOwnProxy believes an answer only where this user listens at the port both before the
+// request and after the answer: while the proxy is away, any container of the pod can bind
+// its port. What remains is a process that takes the port after the first look and returns
+// it to a new proxy before the second.
+//
+// It asks once more, first and without a look: the kernel walks the connections of the
+// whole node for its table, which takes some 30 ms of CPU time, and a proxy that is not
+// ready yet is asked often.
 func askOwnProxy(ctx context.Context, client *http.Client, url string, port uint16) error {
-	before := requireOwnUser(port)
-	if before != nil && !errors.Is(before, errNoListener) {
-		return before
-	}
-	client.CloseIdleConnections() // a connection from before the look is not the port's
 	if err := askReady(ctx, client, url); err != nil {
 		return err
 	}
-	return errors.Join(before, requireOwnUser(port))
+	if err := requireOwnUser(port); err != nil {
+		return err
+	}
+	client.CloseIdleConnections() // a connection from before the look may be another process's
+	if err := askReady(ctx, client, url); err != nil {
+		return err
+	}
+	return requireOwnUser(port)
 }
 
 var errNoListener = errors.New("no process listens there")
@@ -88,11 +98,8 @@ func requireOwnUser(port uint16) error {
 		return errNoListener
 	}
 	own := uint32(os.Getuid())
-	for _, owner := range owners {
-		if owner == own {
-			continue
-		}
-		return fmt.Errorf("a process of UID %d listens there, and the proxy's user is UID %d: find the container that listens at port %d, or run --probe as the proxy's user", owner, own, port)
+	if i := slices.IndexFunc(owners, func(uid uint32) bool { return uid != own }); i >= 0 {
+		return fmt.Errorf("a process of UID %d listens there, and the proxy's user is UID %d: find the container that listens at port %d, or run --probe as the proxy's user", owners[i], own, port)
 	}
 	return nil
 }

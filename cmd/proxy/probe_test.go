@@ -2,23 +2,28 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 )
 
-// TestProbeLooksTwice: an answer is not believed where nobody listens any more once it
-// has come. That the listener's user counts, test/e2e shows with processes of two users.
+// TestProbeLooksTwice: an answer is not believed where nobody listens any more before the
+// request, or after the answer. That the listener's user counts, test/e2e shows with
+// processes of two users.
 func TestProbeLooksTwice(t *testing.T) {
 	for name, test := range map[string]struct {
-		stays bool
-		want  string
+		answers int // after so many the listener closes
+		want    error
 	}{
-		"stays": {true, ""},
-		"goes":  {false, errNoListener.Error()},
+		"stays":           {3, nil},
+		"goes after two":  {2, errNoListener},
+		"goes after one":  {1, errNoListener},
+		"never was there": {0, syscall.ECONNREFUSED},
 	} {
 		t.Run(name, func(t *testing.T) {
 			listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -26,30 +31,35 @@ func TestProbeLooksTwice(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer listener.Close()
-			go answerOnce(listener, test.stays)
+			if test.answers == 0 {
+				listener.Close()
+			}
+			go answer(listener, test.answers)
 			port := uint16(listener.Addr().(*net.TCPAddr).Port)
 			err = askOwnProxy(t.Context(), &http.Client{}, fmt.Sprintf("http://127.0.0.1:%d/readyz", port), port)
-			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
-				t.Errorf("got %v, want %q", err, test.want)
+			if !errors.Is(err, test.want) {
+				t.Errorf("got %v, want %v", err, test.want)
 			}
 		})
 	}
 }
 
-// answerOnce answers one request, having closed the listener unless it stays.
-func answerOnce(listener net.Listener, stays bool) {
-	conn, err := listener.Accept()
-	if err != nil {
-		return
+// answer gives so many answers, and closes the listener before the last.
+func answer(listener net.Listener, answers int) {
+	for ; answers > 0; answers-- {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		if _, err := conn.Read(make([]byte, 4096)); err != nil {
+			return
+		}
+		if answers == 1 {
+			listener.Close()
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") // the probe notices
 	}
-	defer conn.Close()
-	if _, err := conn.Read(make([]byte, 4096)); err != nil {
-		return
-	}
-	if !stays {
-		listener.Close()
-	}
-	_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") // the probe notices
 }
 
 // TestProbeEndsWithItsContext: an interrupted probe says so, and what it saw last.

@@ -115,3 +115,14 @@ func TestConnectionsLeaveRoomForFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestCallersThatWaitLeaveConnections: for clients whose token is cached.
+func TestCallersThatWaitLeaveConnections(t *testing.T) {
+	for connections, want := range map[int]int{
+		mostConnections: tokens.DefaultMaxWaiting, 100: 100 - cachedConnections, 40: 20, 2: 1, 1: 1,
+	} {
+		if got := maxWaiting(connections); got != want {
+			t.Errorf("%d connections: %d callers may wait, want %d", connections, got, want)
+		}
+	}
+}

@@ -190,7 +190,7 @@ func (w *walk) audiences(token exchange.FederatedToken) Finding {
 
 // forAPIServer reports whether an audience is the API server's: the name of its service, or
 // of a server of AKS. Elsewhere it is the issuer, unless --api-audiences says more.
-// Such a token must not leave the cluster: whoever has it can act as the service account.
+// Such a token must not leave the cluster: its holder can act as the service account.
 func forAPIServer(audience string) bool {
 	host := strings.TrimPrefix(audience, "https://")
 	host, _, _ = strings.Cut(host, "/")

@@ -76,7 +76,7 @@ func TestBindingAudience(t *testing.T) {
 }
 
 // TestUnreadableToken: each way in which the file is no token is a failure that says
-// how to mend it, and nothing after it needs it.
+// how to fix it, and nothing after it needs it.
 func TestUnreadableToken(t *testing.T) {
 	dir := t.TempDir()
 	key := filepath.Join(dir, "key")

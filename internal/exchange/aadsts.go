@@ -26,7 +26,7 @@ const (
 	hintProxyRules
 )
 
-// ruling is what one AADSTS code means here.
+// ruling says what one AADSTS code means.
 type ruling struct {
 	code   int
 	kind   Kind
@@ -35,26 +35,26 @@ type ruling struct {
 	detail string
 }
 
-// rulings is the one place that knows AADSTS codes. A code belongs to the
-// permanent kinds only if waiting cannot mend it: to old clients a 400 is the
-// last word. Codes are documented at
+// rulings is the one place that knows AADSTS codes. A code is of a permanent kind only if
+// waiting cannot help: a permanent kind is answered with 400, after which old clients never
+// ask again. Codes are documented at
 // https://learn.microsoft.com/entra/identity-platform/reference-error-codes
 var rulings = [...]ruling{
-	// No federated credential matches, or none is visible yet: one that was just
-	// added takes minutes to reach all of Entra, and answers flap meanwhile.
+	// No federated credential matches, or not yet: a credential that was just added takes
+	// minutes to reach all of Entra, and answers differ until then.
 	{70021, FederationMismatch, RetrySoon, hintCredential, "no federated credential matches the federated token"},
 	{70025, FederationMismatch, RetrySoon, hintCredential, "the identity has no federated credential"},
 	{700211, FederationMismatch, RetrySoon, hintCredential, "no federated credential matches the federated token's issuer"},
 	{700212, FederationMismatch, RetrySoon, hintCredential, "no federated credential matches the federated token's audience"},
 	{700213, FederationMismatch, RetrySoon, hintCredential, "no federated credential matches the federated token's subject"},
 
-	// Entra fetches the issuer's discovery document and keys, and could not.
+	// Entra could not fetch the issuer's discovery document or keys.
 	{90061, FederationMismatch, RetrySoon, hintIssuer, "entra cannot reach the federated token's issuer"},
 	{50166, FederationMismatch, RetrySoon, hintIssuer, "entra cannot reach the federated token's issuer"},
 	{900612, FederationMismatch, RetrySoon, hintIssuer, "entra cannot read the signing keys of the federated token's issuer"},
 
-	// Managed identities have one from the start; for an application registration
-	// somebody creates it, perhaps a moment ago.
+	// Managed identities have a service principal from the start. For an application
+	// registration somebody creates it, perhaps a moment ago.
 	{7000229, Unavailable, RetrySoon, hintServicePrincipal, "the application has no service principal in the tenant"},
 
 	// The federated token itself was refused: the kubelet may just have renewed it.
@@ -84,7 +84,7 @@ var rulings = [...]ruling{
 	{900023, InvalidTenant, RetryNever, hintTenant, "the tenant is not a valid identifier"},
 	{90038, InvalidTenant, RetryNever, hintTenant, "the tenant belongs to another cloud"},
 
-	// Entra has too much to do, or trouble of its own.
+	// Entra throttles, or has a fault of its own.
 	{50196, Throttled, RetryNever, hintNone, "entra sees the same request too often"},
 	{90055, Throttled, RetryNever, hintNone, "entra throttles the tenant"},
 	{90006, Unavailable, RetrySoon, hintNone, "entra has a fault of its own"},
@@ -105,8 +105,8 @@ func rulingOn(codes []int) (ruling, bool) {
 	return ruling{}, false
 }
 
-// advise fills the hint in. What it quotes of the federated token is made safe
-// to paste: a cluster's users choose the names in it, and an operator runs it.
+// advise returns the text of the hint. It makes the claims that it quotes safe to paste: a
+// cluster's users choose the names in them, and an operator runs the command.
 func (h hint) advise(clientID, resource string, token FederatedToken) string {
 	clientID, resource = shellSafe(clientID), shellSafe(resource)
 	issuer, subject := shellSafe(token.Issuer), shellSafe(token.Subject)
@@ -147,8 +147,8 @@ func (h hint) advise(clientID, resource string, token FederatedToken) string {
 	return ""
 }
 
-// credentialCommands is the one command that adds the missing federated
-// credential: for a managed identity, and for an application registration.
+// credentialCommands returns the command that adds the missing federated credential: for a
+// managed identity, and for an application registration.
 func credentialCommands(clientID, issuer, subject, audience string) string {
 	return fmt.Sprintf("az identity federated-credential create --name NAME --identity-name IDENTITY --resource-group GROUP"+
 		" --issuer '%s' --subject '%s' --audiences '%s'"+

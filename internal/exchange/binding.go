@@ -24,8 +24,8 @@ type bindingTransport struct {
 
 	// mu guards what follows. It is never held over a file.
 	mu      sync.Mutex
-	pem     []byte // what current was made from; nil: no CAFile
-	caFault string // why CAFile could not be used when last read; empty: it could
+	pem     []byte // from which current was made; nil: no CAFile
+	caFault string // why CAFile could not be used when it was read last; empty: it could
 	current *http.Transport
 }
 
@@ -72,7 +72,8 @@ func (b *bindingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	return resp, err
 }
 
-// untrusted says which authorities count for the token proxy.
+// untrusted is the error for a token proxy's certificate of another authority. It names the
+// authorities that are trusted.
 func (b *bindingTransport) untrusted(caFault string) *routeFault {
 	const refused = "the token proxy's certificate is of an authority that is not "
 	fault := &routeFault{kind: FaultAuthority, retry: RetrySoon, hint: hintBindingCA}
@@ -89,9 +90,9 @@ func (b *bindingTransport) untrusted(caFault string) *routeFault {
 	return fault
 }
 
-// transport returns the transport for the CA file as it is now, what is wrong with
-// that, and whether that is new. While the file cannot be used, as in the middle of a
-// rotation, the roots read before stay.
+// transport returns the transport for the CA file as it is now, why the file cannot be used,
+// and whether that has changed. While the file cannot be used, as in the middle of a
+// rotation, the roots that were read before stay in use.
 func (b *bindingTransport) transport(ctx context.Context) (current *http.Transport, caFault string, changed bool) {
 	if b.caFile != nil {
 		if err := b.readCAFile(ctx); err != nil {
@@ -105,8 +106,8 @@ func (b *bindingTransport) transport(ctx context.Context) (current *http.Transpo
 	return b.current, caFault, changed
 }
 
-// logCAFile says that the CA file cannot be used, or that it can again: a line for
-// each change. A rotation that goes wrong is else noticed when the old roots end.
+// logCAFile logs that the CA file cannot be used, or that it can again. Without the line, a
+// rotation that failed would be noticed only when the old roots expire.
 func (b *bindingTransport) logCAFile(caFault string) {
 	if caFault == "" {
 		b.cfg.Log.Info("the identity binding's certificate authorities are read again")
@@ -141,8 +142,8 @@ func (b *bindingTransport) readCAFile(ctx context.Context) error {
 	return nil
 }
 
-// trust makes the certificates in pem the only roots. Connections made under the
-// old ones are not used again. Where others know b already, b.mu is held.
+// trust makes the certificates in pem the only roots. Connections made with the old ones are
+// not used again. b.mu is held, except in newBindingTransport.
 func (b *bindingTransport) trust(pem []byte, variable string) error {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {

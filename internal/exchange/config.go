@@ -18,7 +18,7 @@ type Config struct {
 	TenantID azure.Tenant
 
 	// FederatedTokenFile is the path of the projected service-account token. It
-	// is read anew for each exchange. Required.
+	// is read again for each exchange. Required.
 	FederatedTokenFile string
 
 	// AuthorityHost is Entra in the cloud of the tenant. Empty: that of the public cloud.
@@ -39,7 +39,7 @@ type Config struct {
 	// proxy, as in [net/http.Transport]. Nil: none; this package reads no environment.
 	Proxy func(*http.Request) (*url.URL, error)
 
-	// Dial opens the connection to Entra. Nil: a [net.Dialer]'s.
+	// Dial opens the connection to Entra. Nil: a [net.Dialer] does.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -47,7 +47,7 @@ type Config struct {
 // token requests that would otherwise go to Entra. Zero: there is none.
 type Binding struct {
 	// TokenProxy is the https URL of the proxy (AZURE_KUBERNETES_TOKEN_PROXY).
-	// Its path is prefixed to that of each request.
+	// Its path is put before that of each request.
 	TokenProxy azure.TokenProxy
 
 	// SNIName is the server name to ask the proxy for, and to verify
@@ -103,7 +103,7 @@ func (b Binding) check() error {
 	return nil
 }
 
-// peer is who answers token requests, in the words of errors.
+// peer names the server that answers token requests, for errors.
 func (c Config) peer() string {
 	if c.Binding.TokenProxy != "" {
 		return "the token proxy"

@@ -13,21 +13,22 @@ import (
 )
 
 // discoveryLife is how long the tenant's OpenID configuration is taken from
-// memory. It says where the token endpoint is, and changes about never.
+// memory. It says where the token endpoint is, and hardly ever changes.
 const discoveryLife = 24 * time.Hour
 
-// doubtfulLife is how long it is where exchanges fail and none was answered yet. It
-// is not zero: an Entra that throttles, or is down, would be asked twice for each try.
+// doubtfulLife takes the place of discoveryLife while exchanges fail and Entra has
+// answered none yet. It is not zero: each try at an Entra that throttles, or is down, would
+// cost two requests.
 const doubtfulLife = 30 * time.Second
 
-// discovery answers MSAL's requests for the tenant's OpenID configuration from
-// memory once it has it. All clients of an Exchanger have the same tenant, so they
-// share it, and one that fetches it does so for all that wait. One that has led to
-// Entra and has become old is used while it is fetched anew: nobody waits for that,
-// and nobody fails with it.
+// discovery answers MSAL's requests for the tenant's OpenID configuration from memory once
+// it was fetched. All exchanges are for the same tenant, so they share the document, and
+// one fetch serves all that wait for it. A document that has led to Entra is still used when
+// it is old, while it is fetched again in the background: no exchange waits for that, or
+// fails because of it.
 //
-// MSAL has such a memory too, one in each of its clients; here a client lives
-// for one exchange (see Exchanger), so it has to be kept outside of them.
+// Each MSAL client remembers the configuration too, but here a client lives for one exchange
+// (see Exchanger).
 type discovery struct {
 	next  http.RoundTripper
 	group singleflight.Group
@@ -37,7 +38,7 @@ type discovery struct {
 	fetched time.Time
 	proven  bool               // known led to Entra
 	doubted bool               // an exchange failed before any proved known
-	abandon context.CancelFunc // ends the fetch under way; nil: there was none
+	abandon context.CancelFunc // ends the latest fetch; nil: there was none
 }
 
 // document is an answer as it was received.
@@ -68,18 +69,18 @@ func (d *discovery) RoundTrip(req *http.Request) (*http.Response, error) {
 	return doc.response(req), nil
 }
 
-// usedDocument is the key of a context for a **document: where to note which one an
-// exchange was given.
+// usedDocument is a context key. Its value is a **document, in which RoundTrip notes the
+// document that it gave an exchange.
 type usedDocument struct{}
 
-// noteDocument returns a context for one exchange, and where the document that it is
-// given will stand; nil until then.
+// noteDocument returns a context for one exchange, and a pointer that is set to the document
+// that the exchange gets.
 func noteDocument(ctx context.Context) (context.Context, **document) {
 	used := new(*document)
 	return context.WithValue(ctx, usedDocument{}, used), used
 }
 
-// CloseIdleConnections also ends a fetch that nobody may wait for any more.
+// CloseIdleConnections also ends a fetch, which may have no caller left.
 func (d *discovery) CloseIdleConnections() {
 	d.mu.Lock()
 	if d.abandon != nil {
@@ -89,8 +90,8 @@ func (d *discovery) CloseIdleConnections() {
 	closeIdle(d.next)
 }
 
-// remembered returns the document to use, nil for none. old says that it is to be
-// fetched anew meanwhile; that is said again after doubtfulLife if nothing came of it.
+// remembered returns the document to use, nil for none. old says that it has to be fetched
+// again in the background; if that fails, remembered says so again after doubtfulLife.
 func (d *discovery) remembered() (doc *document, old bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -110,8 +111,8 @@ func (d *discovery) remembered() (doc *document, old bool) {
 	return d.known, true
 }
 
-// fetchShared runs one fetch for all who wait. It outlives the caller that began
-// it, so that one who leaves does not fail the others.
+// fetchShared runs one fetch for all callers. The fetch outlives the caller that began it:
+// a caller that leaves does not fail the others.
 func (d *discovery) fetchShared(req *http.Request) (*document, error) {
 	fetched := d.begin(req)
 	select {
@@ -125,7 +126,7 @@ func (d *discovery) fetchShared(req *http.Request) (*document, error) {
 	}
 }
 
-// begin has one fetch under way.
+// begin starts a fetch, or joins the one that runs.
 func (d *discovery) begin(req *http.Request) <-chan singleflight.Result {
 	return d.group.DoChan(req.URL.String(), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), discoverTimeout)
@@ -156,11 +157,10 @@ func (d *discovery) fetch(req *http.Request) (*document, error) {
 	return doc, nil
 }
 
-// judge is told whether an exchange that used a document was answered by Entra, as its
-// token or its error code shows. Until one was, an exchange that failed may be the
-// document's fault, which may be wrong in ways that MSAL alone can tell: it is soon
-// fetched anew. What became of a document says nothing about the one that took its
-// place meanwhile.
+// judge notes whether Entra answered an exchange that used a document, as its token or its
+// error code shows. Until Entra has answered one, a failure may be the document's fault: it
+// may be wrong in ways that only MSAL detects, so it is soon fetched again. The result says
+// nothing about a document that has taken its place meanwhile.
 func (d *discovery) judge(used *document, answered bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

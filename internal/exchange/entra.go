@@ -27,14 +27,12 @@ const (
 	// 28 hours; more than a month is a broken answer.
 	maxLife = 31 * 24 * time.Hour
 
-	// maxRetryAfter bounds the quiet that Entra, or a proxy in front of it, can
-	// ask for. Entra asks for seconds to a few minutes; a mistake must not stop a
-	// pod for a day.
+	// maxRetryAfter bounds the Retry-After of Entra, or of a proxy in front of it.
+	// Entra asks for seconds to a few minutes; a mistake must not stop a pod for a day.
 	maxRetryAfter = 10 * time.Minute
 )
 
-// unusable says why a token that Entra sent is not to be handed out; it is empty
-// for a good one.
+// unusable says why a token from Entra must not be returned. It is empty for a good one.
 func unusable(result confidential.AuthResult, began time.Time) string {
 	if life := result.ExpiresOn.Sub(began); life < MinLife || life > maxLife {
 		return "entra's token has no usable expiry"
@@ -62,7 +60,7 @@ func scope(resource azure.Resource) string {
 // and its errors carry the request with the assertion in it: of both, only a
 // status and validated identifiers pass.
 func classify(ctx context.Context, err error, peer, way string) *Error {
-	// An answer is one, also where its body came so slowly that time is over.
+	// An answer counts, even if its body came so slowly that the time is over.
 	if call, ok := errors.AsType[msal.CallErr](err); ok && call.Resp != nil {
 		return refusal(call.Resp)
 	}
@@ -81,7 +79,7 @@ func classify(ctx context.Context, err error, peer, way string) *Error {
 	return e
 }
 
-// refusalBody is all that is read of an error body.
+// refusalBody has the members of an error body that are read.
 type refusalBody struct {
 	Error         string `json:"error"`
 	Description   string `json:"error_description"`
@@ -90,12 +88,12 @@ type refusalBody struct {
 	CorrelationID string `json:"correlation_id"`
 }
 
-// leadingCode is how Entra begins its descriptions. A number further on may be of
+// leadingCode is the beginning of Entra's descriptions. A number further on may be part of
 // something that the description quotes.
 var leadingCode = regexp.MustCompile(`^AADSTS([0-9]{5,8})\b`)
 
-// codes are the AADSTS numbers of a refusal. Private clouds, and proxies in front of
-// Entra, leave error_codes out.
+// codes returns the AADSTS numbers of a refusal. Private clouds, and proxies in front of
+// Entra, omit error_codes.
 func (b refusalBody) codes() []int {
 	if len(b.ErrorCodes) > 0 && b.ErrorCodes[0] > 0 {
 		return b.ErrorCodes
@@ -135,9 +133,9 @@ func refusal(resp *http.Response) *Error {
 	return e
 }
 
-// byOAuthError is for AADSTS codes that this version does not know. Where the
-// OAuth error does not make plain that waiting is no use, it may be: unauthorized_client
-// is also what an application gets whose parts have not reached all of Entra yet.
+// byOAuthError is for AADSTS codes that this version does not know. It is permanent only if
+// the OAuth error says so clearly: unauthorized_client, for example, is also the error for
+// an application that was just created and has not reached all of Entra yet.
 func byOAuthError(code string) Kind {
 	switch code {
 	case "invalid_resource", "invalid_target":
@@ -150,11 +148,11 @@ func byOAuthError(code string) Kind {
 	return Unavailable
 }
 
-// retryAfter reads Retry-After (RFC 9110, section 10.2.3): seconds, or a date,
-// which counts from the answer's own date where the clocks differ.
+// retryAfter reads Retry-After (RFC 9110, section 10.2.3): seconds, or a date, which counts
+// from the answer's own date because the clocks may differ.
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	value := strings.TrimSpace(h.Get("Retry-After"))
-	// Past its range, ParseInt returns the end of it.
+	// For a number that is out of range, ParseInt returns the nearest one.
 	if seconds, err := strconv.ParseInt(value, 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
 		return min(max(time.Duration(seconds)*time.Second, 0), maxRetryAfter)
 	}
@@ -168,8 +166,8 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	return min(max(at.Sub(now), 0), maxRetryAfter)
 }
 
-// guid returns s if it is a GUID and nothing otherwise: in its place a hostile
-// answer could hold anything.
+// guid returns s if it is a GUID, and the empty string otherwise: a hostile answer could
+// hold anything in its place.
 func guid(s string) string {
 	if _, ok := azure.ParseGUID(s); !ok {
 		return ""

@@ -21,7 +21,7 @@ const maxFederatedToken = 64 << 10
 // FederatedToken is a service-account token as the kubelet projected it. Its
 // claims are not verified here: they are for diagnosis, Entra verifies them.
 //
-// However it is printed, logged or encoded, the token itself does not appear.
+// Printing, logging or encoding it never shows the token itself.
 type FederatedToken struct {
 	// Issuer is the cluster's OIDC issuer, the iss claim.
 	Issuer string
@@ -29,7 +29,7 @@ type FederatedToken struct {
 	Subject string
 	// Audiences is the aud claim.
 	Audiences []string
-	// IssuedAt is the iat claim. Zero: it has none.
+	// IssuedAt is the iat claim. Zero: there is none.
 	IssuedAt time.Time
 	// ExpiresOn is the exp claim.
 	ExpiresOn time.Time
@@ -37,13 +37,13 @@ type FederatedToken struct {
 	// Empty: the header names none.
 	KeyID string
 
-	// raw is the token. A pointer, because printing by reflection stops at it.
+	// raw is the token. It is a pointer because printing by reflection stops there.
 	raw *string
 }
 
-// ReadFederatedToken reads the federated token at path. Each way in which the
-// file can be unusable has an error of its own; a token that has expired is
-// returned, for [FederatedToken.Expired] to tell.
+// ReadFederatedToken reads the federated token at path. Each reason why the file is unusable
+// has its own error. A token that has expired is returned without one: see
+// [FederatedToken.Expired].
 func ReadFederatedToken(path string) (FederatedToken, error) {
 	content, err := readSwapped(path, maxFederatedToken)
 	if err != nil {
@@ -77,8 +77,8 @@ func (a *audience) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]string)(a))
 }
 
-// parseFederatedToken takes a token apart. Its errors say nothing of the content:
-// the file may be a wrong one, such as a private key.
+// parseFederatedToken parses a token. Its errors do not quote it: the file may be a wrong
+// one, such as a private key.
 func parseFederatedToken(raw string) (FederatedToken, error) {
 	if raw == "" {
 		return FederatedToken{}, errors.New("is empty")
@@ -114,8 +114,8 @@ func parseFederatedToken(raw string) (FederatedToken, error) {
 	}, nil
 }
 
-// keyID reads a token's header. One that cannot be read names no key: Entra, not
-// this package, refuses the token for it.
+// keyID returns the key ID in a token's header, or nothing if the header cannot be read: then
+// Entra refuses the token, not this package.
 func keyID(header string) string {
 	decoded, err := base64.RawURLEncoding.DecodeString(header)
 	if err != nil {
@@ -133,7 +133,7 @@ func keyID(header string) string {
 // Expired reports whether the token has ended at the given time.
 func (t FederatedToken) Expired(now time.Time) bool { return !now.Before(t.ExpiresOn) }
 
-// usable returns an error where Entra would refuse the token for its age.
+// usable returns an error if Entra would refuse the token because it has expired.
 func (t FederatedToken) usable(now time.Time) error {
 	if t.Expired(now) {
 		return fmt.Errorf("has expired at %s: the kubelet has not renewed it", t.ExpiresOn.UTC().Format(time.RFC3339))
@@ -163,8 +163,8 @@ func (e *Exchanger) Ready() error {
 	return nil
 }
 
-// boundedClaims returns the token's claims as the log shows them, without the token.
-// What is remembered of a failure must not hold a copy of the whole file.
+// boundedClaims returns the claims that the log shows, shortened, without the token. Package
+// tokens remembers failures, and these must not hold a copy of the file.
 func (t FederatedToken) boundedClaims() *FederatedToken {
 	return &FederatedToken{
 		Issuer:    bounded(t.Issuer),
@@ -180,7 +180,7 @@ func (t FederatedToken) String() string {
 		bounded(t.Subject), bounded(t.Issuer), boundedAll(t.Audiences), t.ExpiresOn.UTC().Format(time.RFC3339))
 }
 
-// Format keeps every verb to what String says.
+// Format prints String for every verb.
 func (t FederatedToken) Format(f fmt.State, _ rune) { io.WriteString(f, t.String()) }
 
 // MarshalLogObject logs the claims, bounded and in printable ASCII.

@@ -13,21 +13,21 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// maxOpens is how often a file that is not there is opened: more swaps than this
-// do not happen within microseconds.
+// maxOpens is how often a file that does not exist is opened: it is not swapped more often
+// within microseconds.
 const maxOpens = 5
 
 // readyTimeout bounds the reading of the federated token for readiness and metrics: the
 // kubelet waits for a second, and the file is in memory.
 const readyTimeout = time.Second
 
-// caFileTimeout bounds the reading of an identity binding's CA file, which is in
-// memory too. After it the roots that were read before do.
+// caFileTimeout bounds the reading of an identity binding's CA file, which is in memory too.
+// After it the roots that were read before are used.
 const caFileTimeout = time.Second
 
-// sharedFile reads a file for all who want it at a time. A read that hangs in a file
-// system is left alone when its time is over, and those that come join it: it is one
-// goroutine, however many wait in vain.
+// sharedFile reads a file once for all callers that want it at the same time. A read may hang
+// in a file system: its callers leave when their time is over, and later callers join it. So
+// one goroutine hangs, however many callers come.
 type sharedFile[T any] struct {
 	what  string // for errors, before the path
 	path  string
@@ -61,9 +61,9 @@ func (f *sharedFile[T]) about(err error) error {
 	return fmt.Errorf("%s%s %w", f.what, f.path, err)
 }
 
-// readSwapped reads a file that the kubelet swaps by a symlink. The kubelet
-// removes the old version at once, and so perhaps between the lookup of the
-// symlink and the opening of what it named: then the new one is there.
+// readSwapped reads a file that the kubelet swaps by a symlink. The kubelet removes the old
+// version at once, possibly between the lookup of the symlink and the opening of its target:
+// then it opens the new version.
 func readSwapped(path string, limit int64) (content []byte, err error) {
 	for range maxOpens {
 		if content, err = readBounded(path, limit); !errors.Is(err, fs.ErrNotExist) {
@@ -73,7 +73,7 @@ func readSwapped(path string, limit int64) (content []byte, err error) {
 	return content, err
 }
 
-// readBounded reads a regular file. Others may have no end, or wait for a writer.
+// readBounded reads a regular file. Other files may have no end, or wait for a writer.
 func readBounded(path string, limit int64) ([]byte, error) {
 	// O_NONBLOCK: opening a FIFO would otherwise wait for its writer.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
@@ -100,7 +100,7 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	return content, nil
 }
 
-// fileError is an error of package fs in words that continue a sentence.
+// fileError is an error of package fs with a text that continues a sentence.
 type fileError struct {
 	text  string
 	cause error

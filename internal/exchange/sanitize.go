@@ -2,8 +2,7 @@ package exchange
 
 import "strings"
 
-// Bounds on what is quoted in log lines of text that others wrote: claims,
-// resources, answers. A log line is not the place for a megabyte of them.
+// Bounds on foreign text in log lines: claims, resources, answers.
 const (
 	maxQuoted      = 256
 	maxQuotedItems = 4
@@ -36,9 +35,9 @@ func boundedAll(all []string) []string {
 	return out
 }
 
-// shellSafe returns s for use between single quotes in a command that a person
-// may paste into a shell: what could end the quotes, or escape in the JSON that
-// some commands take, is replaced. An issuer or a subject never needs it.
+// shellSafe returns s for use between single quotes in a command that a person may paste into
+// a shell. It replaces characters that could end the quotes, or escape in the JSON that some
+// commands take. No real issuer or subject has them.
 func shellSafe(s string) string {
 	return strings.Map(func(r rune) rune {
 		if strings.ContainsRune("'\"\\`$", r) {

@@ -22,7 +22,7 @@ const (
 
 	// idleTimeout keeps a warm connection for the token request that follows
 	// discovery, and for a burst of them. Azure's load balancers drop idle flows
-	// after 4 minutes without a word, so it ends well before.
+	// after 4 minutes, so it ends well before.
 	idleTimeout = 2 * time.Minute
 
 	// maxIdleConns is for that burst; the next exchange is half an hour away.
@@ -69,10 +69,10 @@ func newEntraTransport(cfg Config) (*http.Transport, error) {
 	return baseTransport(cfg, &tls.Config{RootCAs: roots}), nil
 }
 
-// NewHTTPClient returns a client that reaches hosts as exchanges reach Entra: with
-// cfg's certificate authorities, HTTP proxy and dialler, over https only, with
-// bounded answers, and following no redirect. It is for diagnosis: Binding, which is
-// for token requests alone, does not apply.
+// NewHTTPClient returns a client that reaches hosts as exchanges reach Entra: with cfg's
+// certificate authorities, HTTP proxy and dialer, over https only, with bounded answers, and
+// following no redirect. It is for diagnosis. It ignores Binding, which is for token requests
+// only.
 func NewHTTPClient(cfg Config) (*http.Client, error) {
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
@@ -84,9 +84,9 @@ func NewHTTPClient(cfg Config) (*http.Client, error) {
 	return &http.Client{Transport: &guard{next: transport}, CheckRedirect: noRedirect}, nil
 }
 
-// baseTransport speaks HTTP/1.1 only (a Dial of one's own turns HTTP/2 off). A
-// few exchanges an hour gain nothing from sharing a connection, and one that
-// hangs costs its own request alone: with HTTP/2, all that share it.
+// baseTransport speaks HTTP/1.1 only: net/http turns HTTP/2 off if DialContext is set. A few
+// exchanges an hour gain nothing from sharing a connection. A connection that hangs fails one
+// request; with HTTP/2 it would fail all that share it.
 func baseTransport(cfg Config, config *tls.Config) *http.Transport {
 	config.MinVersion = tls.VersionTLS12
 	return &http.Transport{
@@ -101,12 +101,12 @@ func baseTransport(cfg Config, config *tls.Config) *http.Transport {
 	}
 }
 
-// noRedirect is for http.Client.CheckRedirect. A redirect would carry the assertion
-// to wherever it points; not followed, it is an answer that is not a 200.
+// noRedirect is for http.Client.CheckRedirect. A redirect would carry the assertion to
+// another server; without following it, it is an answer that is not a 200.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// guard is around every request: https only, wherever the discovery document
-// points, and bounded answers.
+// guard is around every request. It refuses addresses that are not https, which a discovery
+// document could contain, and bounds the answers.
 type guard struct{ next http.RoundTripper }
 
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -124,9 +124,8 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// settled reads what there is of a refusal's body. Status and header say most of it
-// (a Retry-After, above all): a body that breaks off, or is too large, must not hide
-// them.
+// settled reads the body of a refusal as far as possible. A body that breaks off, or is too
+// large, must not hide status and header, which hold Retry-After.
 func settled(body io.ReadCloser) io.ReadCloser {
 	defer body.Close()
 	content, _ := io.ReadAll(body)
@@ -142,8 +141,8 @@ func closeIdle(rt http.RoundTripper) {
 	}
 }
 
-// boundedBody fails, rather than ends, past its bound: half an answer must not
-// pass for a whole one.
+// boundedBody fails past its bound. If it ended there, half an answer could pass for a whole
+// one.
 type boundedBody struct {
 	io.ReadCloser
 	left int
@@ -173,8 +172,8 @@ func readCertificates(path string) ([]byte, error) {
 	return content, nil
 }
 
-// routeFault is what kept a request from its destination, where this package knows more
-// than the error says, and how to fix it.
+// routeFault says why a request did not reach its destination. Its text is this package's
+// own, so it is safe to log.
 type routeFault struct {
 	kind   FaultKind
 	detail string
@@ -184,9 +183,9 @@ type routeFault struct {
 
 func (f *routeFault) Error() string { return f.detail }
 
-// proxyRefusal is for http.Transport.OnProxyConnectResponse: an HTTP proxy that
-// answers and refuses is fixed in another place than one that cannot be reached, and than
-// Entra. The proxy's own words are left out.
+// proxyRefusal is for http.Transport.OnProxyConnectResponse. An HTTP proxy that refuses has
+// another remedy than one that cannot be reached, or than Entra. The error does not quote
+// the proxy's answer.
 func proxyRefusal(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 	switch status := answer.StatusCode; status {
 	case http.StatusOK:
@@ -200,9 +199,9 @@ func proxyRefusal(_ context.Context, _ *url.URL, _ *http.Request, answer *http.R
 	}
 }
 
-// way says that the request that failed went through an HTTP proxy; it is empty where
-// there is none. A proxy that hangs, hangs up or sends garbage before its tunnel stands
-// leaves an error that the server at the tunnel's end could have caused as well.
+// way says that the request that failed went through an HTTP proxy; it is empty if there is
+// none. If a proxy hangs, hangs up or sends garbage before its tunnel is open, the error looks
+// like one of the server at the tunnel's end.
 func (c Config) way(failed error) string {
 	asked, ok := errors.AsType[*url.Error](failed)
 	if !ok {
@@ -214,7 +213,8 @@ func (c Config) way(failed error) string {
 	return " (by way of HTTPS_PROXY)"
 }
 
-// ProxyFor is the HTTP proxy on the way to a URL. Nil: there is none, nor to what is no URL.
+// ProxyFor returns the HTTP proxy on the way to target. Nil: there is none, or target is not
+// a URL.
 func (c Config) ProxyFor(target string) (*url.URL, error) {
 	if c.Proxy == nil {
 		return nil, nil

@@ -36,7 +36,7 @@ func Handler(name string, checks []Check) http.Handler {
 			status, text = http.StatusServiceUnavailable, strings.Join(reasons, "; ")
 			verdict = "failed"
 		}
-		if _, verbose := r.URL.Query()["verbose"]; verbose {
+		if verbose(r.URL.RawQuery) {
 			text = fmt.Sprintf("%s%s check %s\n", list, name, verdict)
 		}
 		header := w.Header()
@@ -46,6 +46,16 @@ func Handler(name string, checks []Check) http.Handler {
 		w.WriteHeader(status)
 		_, _ = w.Write([]byte(text)) // an error means that the client has closed the connection
 	})
+}
+
+// verbose looks for the parameter without keeping the others, of which there may be many.
+func verbose(query string) bool {
+	for pair := range strings.SplitSeq(query, "&") {
+		if name, _, _ := strings.Cut(pair, "="); name == "verbose" {
+			return true
+		}
+	}
+	return false
 }
 
 // run runs all checks. It returns a list with one line for each check, and the reasons

@@ -43,6 +43,10 @@ const (
 	// does not show.
 	forwardMaxConcurrent = 16
 
+	// forwardMaxWaiting is how many more may wait for one of those, each with a
+	// connection that others may need.
+	forwardMaxWaiting = 16
+
 	// forwardIdleTimeout lets go of the connection between a program's polls.
 	forwardIdleTimeout = 30 * time.Second
 )
@@ -54,6 +58,7 @@ type forwarder struct {
 	timeout   time.Duration
 	maxBytes  int64
 	places    chan struct{} // as many as may be in use at once
+	entered   chan struct{} // as many as may have a place or wait for one
 }
 
 // newForwarder returns nil where forwarding is off.
@@ -61,6 +66,7 @@ func newForwarder(imds azure.MetadataURL, limits forwardLimits) *forwarder {
 	if imds == "" {
 		return nil
 	}
+	places := cmp.Or(limits.maxConcurrent, forwardMaxConcurrent)
 	return &forwarder{
 		base: string(imds),
 		transport: &http.Transport{
@@ -72,7 +78,8 @@ func newForwarder(imds azure.MetadataURL, limits forwardLimits) *forwarder {
 		},
 		timeout:  cmp.Or(limits.timeout, forwardTimeout),
 		maxBytes: cmp.Or(limits.maxBytes, forwardMaxBytes),
-		places:   make(chan struct{}, cmp.Or(limits.maxConcurrent, forwardMaxConcurrent)),
+		places:   make(chan struct{}, places),
+		entered:  make(chan struct{}, places+forwardMaxWaiting),
 	}
 }
 
@@ -98,7 +105,15 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, o *outcome) er
 	if err != nil {
 		return err
 	}
-	reply, err := h.forwarder.get(r.Context(), o.path, params, r.Header)
+	// To net/http a client that has closed its half of the connection, as nc -N does, is
+	// gone. It waits for no place, and for its answer like all others.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.forwarder.timeout)
+	defer cancel()
+	if !h.forwarder.takePlace(ctx, r.Context().Done()) {
+		return errForwardingBusy
+	}
+	defer h.forwarder.leavePlace() // once the answer is written: until then it takes memory
+	reply, err := h.forwarder.get(ctx, o.path, params, r.Header)
 	if err != nil {
 		return err
 	}
@@ -117,15 +132,6 @@ type reply struct {
 // decoded query and a few headers: nothing of the caller's bytes is copied that
 // was not understood here.
 func (f *forwarder) get(ctx context.Context, path string, params []param, header http.Header) (*reply, error) {
-	client := ctx.Done()
-	// To net/http a client that has closed its half of the connection, as nc -N does, is
-	// gone. It waits for no place, and for its answer like all others.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.timeout)
-	defer cancel()
-	if !f.takePlace(ctx, client) {
-		return nil, errForwardingBusy
-	}
-	defer func() { <-f.places }()
 	target := f.base + path
 	if len(params) > 0 {
 		target += "?" + encodeParams(params)
@@ -145,8 +151,13 @@ func (f *forwarder) get(ctx context.Context, path string, params []param, header
 }
 
 // takePlace waits for a place among those that ask IMDS at the same time, until the
-// client is done.
+// client is done. It does not wait behind too many others.
 func (f *forwarder) takePlace(ctx context.Context, client <-chan struct{}) bool {
+	select {
+	case f.entered <- struct{}{}:
+	default:
+		return false
+	}
 	select {
 	case f.places <- struct{}{}:
 		return true
@@ -158,7 +169,13 @@ func (f *forwarder) takePlace(ctx context.Context, client <-chan struct{}) bool 
 	case <-ctx.Done():
 	case <-client:
 	}
+	<-f.entered
 	return false
+}
+
+func (f *forwarder) leavePlace() {
+	<-f.places
+	<-f.entered
 }
 
 func (f *forwarder) read(resp *http.Response) (*reply, error) {

@@ -70,6 +70,19 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+// TestSegmentBytes: a segment has letters, digits, '-', '_' and '.' alone, whatever other
+// byte stands among them.
+func TestSegmentBytes(t *testing.T) {
+	const allowed = "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+	for b := range 256 {
+		segment := "a" + string([]byte{byte(b)}) + "Z"
+		want := strings.IndexByte(allowed, byte(b)) >= 0
+		if got := canonicalSegment(segment); got != want {
+			t.Errorf("%q: got %v, want %v", segment, got, want)
+		}
+	}
+}
+
 // FuzzPathPolicy: whatever the path, it is answered here, or it is forwarded in a
 // canonical spelling of an allow-listed path that no server can read as a path of
 // the identity endpoints.

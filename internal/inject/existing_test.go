@@ -1,6 +1,7 @@
 package inject_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -205,5 +206,20 @@ func TestReplacedOfOurs(t *testing.T) {
 	newer.ProxyImage, newer.ProxyInitImage = "p:1", "i:1"
 	if result, err := inject.Pod(pod, account(), newer); err != nil || len(result.Patch) != 2 || len(result.Warnings) > 0 {
 		t.Errorf("%v, %v, want both replaced and no warning", result, err)
+	}
+}
+
+// TestMadeInAnyOrder: injected containers are recognized by a variable at any position,
+// the first too.
+func TestMadeInAnyOrder(t *testing.T) {
+	pod := mutate(t, injected(), account(), config())
+	for name, variable := range map[string]string{inject.ProxyName: "PROXY_PORT", inject.ProxyInitName: "PROXY_UID"} {
+		c := find(pod.Spec.InitContainers, name)
+		i := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == variable })
+		c.Env[0], c.Env[i] = c.Env[i], c.Env[0]
+	}
+	pod = decode(t, apply(t, encode(t, pod), inject.Remove(pod).Patch))
+	if got := names(pod.Spec.InitContainers); len(got) != 0 {
+		t.Errorf("containers %q are left", got)
 	}
 }

@@ -2,10 +2,11 @@
 // loop.
 //
 // At ordinary rates it does nothing: each line is written. Beyond, it leaves out
-// repetitions first. Lines are alike if they have the same message and fields, but
+// repetitions first. Lines are alike if they have the same level, message and fields, but
 // for those that differ in every line (durations, request IDs); each kind has an
 // allowance of its own, so that a failure is not lost among successes, nor one
-// failure among others. What is left out is counted, and told once a minute.
+// failure among others, nor a panic among failures. What is left out is counted, and told
+// once a minute.
 package loglimit
 
 import (
@@ -26,13 +27,14 @@ const (
 	alikePerSecond = 5
 	alikeBurst     = 200
 
-	// All lines of a level together, for a program that makes up what it asks
-	// for: at some 400 bytes a line, 8 KiB a second of the kubelet's rotated files.
-	levelPerSecond = 20
-	levelBurst     = 1000
+	// All lines of one level and message together, for a program that makes up what it asks
+	// for: at some 400 bytes a line, 8 KiB a second of the kubelet's rotated files. The
+	// messages are constants.
+	messagePerSecond = 20
+	messageBurst     = 1000
 
-	// kinds is how many kinds of lines are told apart: their memory is bounded. Two
-	// that share a place share their allowance, which costs lines and no truth.
+	// kinds is how many kinds of lines of one message are told apart: their memory is
+	// bounded. Two that share a place share their allowance, which costs lines and no truth.
 	kinds = 512
 
 	// tellInterval is between the lines about lines left out.
@@ -48,9 +50,28 @@ type Limit struct {
 	seed    maphash.Seed
 	leftOut atomic.Uint64
 
-	mu     sync.Mutex // guards what follows
-	kinds  [kinds]allowance
-	levels map[zapcore.Level]*rate.Limiter
+	mu       sync.Mutex // guards what follows
+	messages map[message]*allowances
+}
+
+// message is what a line says, without its fields.
+type message struct {
+	level zapcore.Level
+	text  string
+}
+
+// allowances are those of one message.
+type allowances struct {
+	all   *rate.Limiter
+	kinds [kinds]allowance
+}
+
+func newAllowances() *allowances {
+	a := &allowances{all: rate.NewLimiter(messagePerSecond, messageBurst)}
+	for i := range a.kinds {
+		a.kinds[i].left = alikeBurst
+	}
+	return a
 }
 
 // New returns a Limit by the given clock. Nil: time.Now.
@@ -58,11 +79,7 @@ func New(now func() time.Time) *Limit {
 	if now == nil {
 		now = time.Now
 	}
-	l := &Limit{now: now, seed: maphash.MakeSeed(), levels: make(map[zapcore.Level]*rate.Limiter)}
-	for i := range l.kinds {
-		l.kinds[i].left = alikeBurst
-	}
-	return l
+	return &Limit{now: now, seed: maphash.MakeSeed(), messages: make(map[message]*allowances)}
 }
 
 // LeftOut is how many lines there would have been more.
@@ -99,18 +116,18 @@ func (l *Limit) Run(ctx context.Context, log *zap.Logger) error {
 	}
 }
 
-// allow takes a line of the kind and level out of the allowance, if there is one
+// allow takes a line of the kind and message out of the allowance, if there is one
 // left.
-func (l *Limit) allow(kind uint64, level zapcore.Level) bool {
+func (l *Limit) allow(kind uint64, m message) bool {
 	now := l.now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	all := l.levels[level]
-	if all == nil {
-		all = rate.NewLimiter(levelPerSecond, levelBurst)
-		l.levels[level] = all
+	a := l.messages[m]
+	if a == nil {
+		a = newAllowances()
+		l.messages[m] = a
 	}
-	if l.kinds[kind%kinds].take(now) && all.AllowN(now, 1) {
+	if a.kinds[kind%kinds].take(now) && a.all.AllowN(now, 1) {
 		return true
 	}
 	l.leftOut.Add(1)
@@ -158,16 +175,16 @@ func (c *core) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcor
 
 // Write implements [zapcore.Core].
 func (c *core) Write(entry zapcore.Entry, fields []zapcore.Field) error {
-	if !c.limit.allow(kindOf(c.limit.seed, entry, fields), entry.Level) {
+	if !c.limit.allow(kindOf(c.limit.seed, fields), message{entry.Level, entry.Message}) {
 		return nil
 	}
 	return c.Core.Write(entry, fields)
 }
 
-// kindOf is the same for lines that are alike. The seed keeps a caller from finding
-// lines that share a place with those that it wants left out.
-func kindOf(seed maphash.Seed, entry zapcore.Entry, fields []zapcore.Field) uint64 {
-	kind := maphash.String(seed, entry.Message)
+// kindOf is the same for the fields of lines that are alike. The seed keeps a caller from
+// finding lines that share a place with those that it wants left out.
+func kindOf(seed maphash.Seed, fields []zapcore.Field) uint64 {
+	kind := uint64(0)
 	for _, f := range fields {
 		if apart(f.Key) {
 			continue

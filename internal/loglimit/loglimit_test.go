@@ -108,6 +108,20 @@ func TestErrorsAreToldApart(t *testing.T) {
 	}
 }
 
+// TestPanicIsNotLost: no flood of other lines, even with the same message at another level,
+// takes the place of a panic's line.
+func TestPanicIsNotLost(t *testing.T) {
+	log, logs, _, _ := newLimited(zap.DebugLevel)
+	for n := range 200_000 { // enough to use up the allowance of every kind
+		log.Error("request failed", zap.Error(fmt.Errorf("failure %d", n)))
+		log.Debug("http server", zap.Error(fmt.Errorf("noise %d", n)))
+	}
+	log.Error("http server", zap.Error(errors.New("panic serving")))
+	if got := logs.FilterLevelExact(zap.ErrorLevel).FilterMessage("http server").Len(); got != 1 {
+		t.Errorf("got %d lines of the panic, want one", got)
+	}
+}
+
 func TestFieldsAndLevelsPassThrough(t *testing.T) {
 	log, logs, _, _ := newLimited(zap.InfoLevel)
 	log.With(zap.String("tenant_id", "t")).Info("hello", zap.Int("n", 1))

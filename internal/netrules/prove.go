@@ -37,7 +37,7 @@ const (
 // loopback device: anything slower has gone elsewhere.
 const proofTimeout = 3 * time.Second
 
-// tokenSize makes a guess by whoever else answers as unlikely as a key.
+// tokenSize makes a guess by another server as unlikely as that of a key.
 const tokenSize = 32
 
 // Prove makes a connection to the metadata address and requires that it arrives

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -176,6 +177,10 @@ func (c *conn) setState(to http.ConnState) {
 		c.header = header{}
 		c.server.begin(c)
 	case http.StateIdle: // net/http has written the answer
-		c.server.answered(c, c.header.bytes > 0 || len(c.rest) > 0)
+		more := c.header.bytes > 0 || len(c.rest) > 0
+		c.server.answered(c, more)
+		if more {
+			runtime.Gosched() // pipelined requests queue behind those of other connections
+		}
 	}
 }

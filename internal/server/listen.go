@@ -14,8 +14,8 @@ import (
 const (
 	// receiveBuffer and sendBuffer bound what the kernel holds for one connection. They
 	// are inherited by what a listener accepts.
-	receiveBuffer = 16 << 10
-	sendBuffer    = 16 << 10
+	receiveBuffer = 4 << 10
+	sendBuffer    = 4 << 10
 )
 
 // Listen opens a TCP port for a [Server]. It is plain TCP: the kernel's own listener of

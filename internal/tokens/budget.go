@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"hash/maphash"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -12,7 +13,7 @@ import (
 // An exchange costs Entra a request, and any client of the pod can cause one by inventing a
 // client ID or a resource. So exchanges for keys without a token draw on a budget: each
 // configured identity has one, and all other client IDs share one. Refreshes and prefetched
-// keys draw on none. ADR 0044 says why, and what these limits do not prevent.
+// keys draw on none. ADR 0048 says why, and what these limits do not prevent.
 
 const (
 	// budgetRate and budgetBurst bound the tries of a budget, per second and at once. A
@@ -53,8 +54,8 @@ const (
 type class int
 
 const (
-	known     class = iota // it had a token before: all of it
-	returning              // it was refused, and its client came back
+	returning class = iota // it was refused, and its client came back: all of it
+	known                  // it had a token before
 	unknown                // any other key
 )
 
@@ -85,11 +86,11 @@ func (m *memory) budgetOf(id azure.ClientID) *budget {
 
 // classOf returns the class of a key that needs an exchange.
 func (m *memory) classOf(k key, now time.Time) class {
-	if m.known.Contains(m.refused.hash(k)) {
-		return known
-	}
 	if age, ok := m.refused.age(k, now); ok && age >= returnAfter && age <= returnWithin {
 		return returning
+	}
+	if m.known.Contains(m.refused.hash(k)) {
+		return known
 	}
 	return unknown
 }
@@ -129,4 +130,105 @@ func (m *memory) noteRefused(k key, now time.Time) {
 
 func limited(detail string) *exchange.Error {
 	return &exchange.Error{Kind: exchange.Throttled, RetryAfter: limitPause, Detail: detail}
+}
+
+// marks remembers when keys were marked, in a table of fixed size by their hash. A newer
+// key takes the place of an older one in the same slot. Clients cannot choose the slot of a
+// key, since the seed of the hash is random.
+type marks struct {
+	seed  maphash.Seed
+	size  uint64
+	start time.Time
+	slots []mark // nil until a key is marked
+}
+
+// mark is a marked key. The zero mark is no key's.
+type mark struct {
+	hash   uint32
+	millis uint32 // since marks.start, and 1; it wraps around after 49 days
+}
+
+func newMarks(size uint64) marks { return marks{seed: maphash.MakeSeed(), size: size} }
+
+func (m *marks) set(k key, now time.Time) {
+	if m.slots == nil {
+		m.slots, m.start = make([]mark, m.size), now
+	}
+	hash := m.hash(k)
+	m.slots[hash%m.size] = mark{uint32(hash >> 32), m.millis(now)}
+}
+
+// age returns for how long k has been marked; ok is false if it is not.
+func (m *marks) age(k key, now time.Time) (age time.Duration, ok bool) {
+	if m.slots == nil {
+		return 0, false
+	}
+	hash := m.hash(k)
+	found := m.slots[hash%m.size]
+	age = time.Duration(m.millis(now)-found.millis) * time.Millisecond
+	return age, found.millis != 0 && found.hash == uint32(hash>>32)
+}
+
+func (m *marks) hash(k key) uint64 { return maphash.Comparable(m.seed, k) }
+
+func (m *marks) millis(now time.Time) uint32 { return uint32(now.Sub(m.start).Milliseconds()) + 1 }
+
+const (
+	// maxTokens and maxTokenBytes bound the tokens held. A pod asks for a handful; the
+	// bounds are for one that asks for a new resource each time. A token and its entry
+	// take some 3 KiB; a token that lists many groups takes 30 KiB.
+	maxTokens     = 1024
+	maxTokenBytes = 8 << 20
+
+	// entryBytes is about what an entry takes beside its strings.
+	entryBytes = 512
+)
+
+// size is about how much memory a token in the cache takes.
+func (h *holding) size(k key) int { return len(h.token.AccessToken) + len(k.resource) + entryBytes }
+
+// keep adds a token to the cache, in place of the one before, and makes room for it.
+func (m *memory) keep(k key, h *holding) {
+	m.forget(k)
+	m.held.Add(k, h)
+	m.bytes += h.size(k)
+	for m.held.Len() > maxTokens || m.bytes > maxTokenBytes {
+		victim, ok := m.victim()
+		if !ok {
+			return // only prefetched tokens are left, and the configuration bounds those
+		}
+		m.forget(victim)
+	}
+}
+
+// forget removes a token from the cache.
+func (m *memory) forget(k key) {
+	if h, ok := m.held.Peek(k); ok {
+		m.held.Remove(k)
+		m.bytes -= h.size(k)
+	}
+}
+
+// victim is the token to evict: the one used least recently of the budget that holds the
+// most bytes. So tokens for new resources of one identity evict none of another identity.
+// Prefetched tokens stay.
+func (m *memory) victim() (k key, ok bool) {
+	bytes := make(map[*budget]int)
+	oldest := make(map[*budget]key)
+	var most *budget
+	for _, k := range m.held.Keys() { // from the one used least recently
+		if _, standing := m.prefetch[k]; standing {
+			continue
+		}
+		b := m.budgetOf(k.clientID)
+		if _, ok := oldest[b]; !ok {
+			oldest[b] = k
+		}
+		h, _ := m.held.Peek(k)
+		if bytes[b] += h.size(k); bytes[b] > bytes[most] {
+			most = b
+		}
+	}
+	k, ok = oldest[most]
+	return k, ok
 }

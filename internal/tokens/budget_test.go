@@ -1,309 +1,198 @@
-package tokens_test
+package tokens
 
 import (
-	"errors"
 	"fmt"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
-	"imds-oidc-proxy/internal/tokens"
 )
 
-const workers = 400
-
-// invented is the prefix of the resources that attackers ask for.
-const invented = "https://invented-"
-
-// attack asks on and on, with as many workers, until stopped. A worker pauses for a moment
-// between its requests, since time in a bubble stands still otherwise. next returns the nth
-// request of all.
-func attack(t *testing.T, s *tokens.Service, pause time.Duration, next func(n int64) tokens.Request) (stop func() (requests int64)) {
-	t.Helper()
-	var n atomic.Int64
-	var wg sync.WaitGroup
-	done := make(chan struct{})
-	for range workers {
-		wg.Go(func() {
-			for {
-				select {
-				case <-done:
-					return
-				case <-time.After(pause):
-				}
-				_, _ = s.Token(t.Context(), next(n.Add(1)))
-			}
-		})
+func TestClassesOfABudget(t *testing.T) {
+	now := time.Now()
+	b := newBudget("a test")
+	spend := func(c class) (n int) {
+		for b.spend(c, now) {
+			n++
+		}
+		return n
 	}
-	return func() int64 {
-		close(done)
-		wg.Wait()
-		return n.Load()
+	for _, want := range []struct {
+		class class
+		n     int
+	}{{unknown, 40}, {known, 5}, {unknown, 0}, {returning, 5}, {known, 0}} {
+		if got := spend(want.class); got != want.n {
+			t.Errorf("class %d: %d tries, want %d", want.class, got, want.n)
+		}
+	}
+	now = now.Add(time.Second) // one second's tries are for who has priority
+	for _, want := range []struct {
+		class class
+		n     int
+	}{{unknown, 0}, {known, 0}, {returning, budgetRate}} {
+		if got := spend(want.class); got != want.n {
+			t.Errorf("a second later, class %d: %d tries, want %d", want.class, got, want.n)
+		}
+	}
+	now = now.Add(time.Hour)
+	if got := spend(returning); got != budgetBurst {
+		t.Errorf("an hour later: %d tries, want %d", got, budgetBurst)
 	}
 }
 
-func inventedClientID(n int64) tokens.Request {
-	return tokens.Request{ClientID: azure.ClientID(fmt.Sprintf("dddddddd-0000-4000-8000-%012d", n)), Resource: resource}
+func TestClassOfAKey(t *testing.T) {
+	now := time.Now()
+	k := testKey(idA, 0)
+	m := newMemory(Config{})
+	check := func(after time.Duration, want class) {
+		t.Helper()
+		if got := m.classOf(k, now.Add(after)); got != want {
+			t.Errorf("%s after: class %d, want %d", after, got, want)
+		}
+	}
+	check(0, unknown)
+	m.noteRefused(k, now)
+	check(0, unknown)
+	check(returnAfter-time.Millisecond, unknown)
+	check(returnAfter, returning)
+	check(returnWithin, returning)
+	check(returnWithin+time.Millisecond, unknown)
+	m.noteRefused(k, now.Add(returnWithin)) // it counts from the first time
+	check(returnWithin, returning)
+	m.noteRefused(k, now.Add(returnWithin+time.Millisecond)) // and then anew
+	check(returnWithin+time.Millisecond+returnAfter, returning)
+	m = newMemory(Config{})
+	m.learn(m.begin(k, nil, known, now), exchange.Grant{Token: exchange.Token{ExpiresOn: now.Add(time.Hour)}}, nil, now, 0)
+	check(24*time.Hour, known)
+	m.noteRefused(k, now)
+	check(0, known)
+	check(returnAfter, returning)
 }
 
-func inventedResource(n int64) tokens.Request {
-	return tokens.Request{ClientID: clientID, Resource: azure.Resource(fmt.Sprint(invented, n))}
-}
-
-func isInvented(c call) bool {
-	return strings.HasPrefix(string(c.resource), invented) || strings.HasPrefix(string(c.clientID), "dddd")
-}
-
-// within is the most tries that a budget allows in a time.
-func within(d time.Duration) int { return tokens.BudgetBurst + int(d.Seconds()*tokens.BudgetRate) + 1 }
-
-// An identity whose client IDs others invent, and one whose resources they invent: both
-// have a token that is due in the middle of the attack, and want another one.
-func TestInventedKeysStarveNobody(t *testing.T) {
-	const latency = 3 * time.Second
+// The more identities there are, the fewer places each has; what is reserved is for the
+// classes above.
+func TestPlacesOfABudget(t *testing.T) {
+	now := time.Now()
 	for _, c := range []struct {
-		name   string
-		next   func(n int64) tokens.Request
-		victim azure.ClientID // whose new resources are not refused
-	}{
-		{"client IDs", inventedClientID, clientID},
-		{"resources of another identity", inventedResource, otherClientID},
-	} {
-		for name, slow := range map[string]time.Duration{"as slow as all": latency, "slower": time.Hour} {
-			t.Run(c.name+", "+name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					f := &fakeEntra{latency: latency}
-					f.fault = func(k call) *exchange.Error {
-						if isInvented(k) {
-							return &exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016, Detail: "unknown"}
-						}
-						return nil
-					}
-					f.hang = func(k call) bool { return slow > latency && isInvented(k) }
-					s := newService(t, tokens.Config{Exchanger: f, Identities: []azure.ClientID{clientID, otherClientID}})
-					defer run(t, s)()
-					held := tokens.Request{ClientID: c.victim, Resource: "https://held.example.test"}
-					wantAnswer(t, s, held, tokens.SourceEntra, 1, latency)
-					time.Sleep(30*time.Minute - 30*time.Second) // due half a minute later
-					before := f.total()
-
-					stop := attack(t, s, 100*time.Millisecond, c.next)
-					began := time.Now()
-					time.Sleep(20 * time.Second) // the budget is used up
-					wantAnswer(t, s, held, tokens.SourceCache, 1, 0)
-					wantAnswer(t, s, tokens.Request{ClientID: c.victim, Resource: "https://new.example.test"}, tokens.SourceEntra, 1, latency)
-					time.Sleep(time.Until(began.Add(30*time.Second + latency + time.Millisecond)))
-					wantAnswer(t, s, held, tokens.SourceCache, 2, 0) // refreshed on time
-					requests := stop()
-					took := time.Since(began)
-					if got, most := f.total()-before-2, within(took); got > most || got < most/4 {
-						t.Errorf("%d requests cost %d exchanges in %s, want at most %d", requests, got, took, most)
-					}
-				})
-			})
+		identities   int
+		unknown, all int
+	}{{0, 48, 64}, {1, 48, 64}, {2, 48, 64}, {3, 36, 48}, {11, 12, 16}, {23, 6, 8}, {24, 6, 8}, {100, 6, 8}} {
+		var cfg Config
+		for i := range c.identities {
+			cfg.Identities = append(cfg.Identities, azure.ClientID(fmt.Sprint(i)))
+		}
+		m := newMemory(cfg)
+		n := 0
+		fill := func(class class) int {
+			for ; m.admit(m.others, class, now) == nil; n++ {
+				m.begin(testKey(idA, n), m.others, class, now)
+				m.others.tries = newBudget("").tries // places are what is tested
+			}
+			return n
+		}
+		if got := fill(unknown); got != c.unknown {
+			t.Errorf("%d identities: %d places for unknown keys, want %d", c.identities, got, c.unknown)
+		}
+		if got, want := fill(known), c.unknown+(c.all-c.unknown)/2; got != want {
+			t.Errorf("%d identities: %d places for known keys, want %d", c.identities, got, want)
+		}
+		if got := fill(returning); got != c.all {
+			t.Errorf("%d identities: %d places, want %d", c.identities, got, c.all)
 		}
 	}
 }
 
-// A new resource of the identity whose resources are invented gets its token at one of its
-// client's own retries, whatever the client's schedule is, and what Entra does with the
-// invented ones.
-func TestInventedResourcesLeaveTheIdentityItsNewOnes(t *testing.T) {
-	for name, c := range map[string]struct {
-		retries []time.Duration
-		answer  func(*fakeEntra)
-	}{
-		"Retry-After is obeyed, Entra refuses": {seconds(1, 1, 1), func(f *fakeEntra) {
-			f.fault = func(k call) *exchange.Error {
-				if isInvented(k) {
-					return &exchange.Error{Kind: exchange.InvalidResource, Code: 500011, Detail: "unknown"}
-				}
-				return nil
+// Refreshes leave places to the budgets, the budgets to refreshes, and all of them together
+// take no more than there are.
+func TestReservedPlaces(t *testing.T) {
+	now := time.Now()
+	m := newMemory(Config{})
+	n := 0
+	fill := func(budgets int) (begun int) {
+		for ; ; n++ {
+			var b *budget
+			if budgets > 0 {
+				b = newBudget("")
 			}
-		}},
-		"exponential backoff, Entra grants": {seconds(0.8, 1.6, 3.2, 6.4), func(*fakeEntra) {}},
-		"slow retries, Entra hangs": {seconds(2, 4, 8, 10), func(f *fakeEntra) {
-			f.hang = isInvented
-		}},
-		"Entra has faults that are tried again": {seconds(1, 2, 4), func(f *fakeEntra) {
-			f.fault = func(k call) *exchange.Error {
-				if isInvented(k) {
-					return &exchange.Error{Kind: exchange.Unavailable, Detail: "503", Retry: exchange.RetrySoon}
-				}
-				return nil
+			if m.admit(b, returning, now) != nil {
+				return begun
 			}
-		}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := &fakeEntra{latency: 3 * time.Second}
-				c.answer(f)
-				s := newService(t, tokens.Config{Exchanger: f, Identities: []azure.ClientID{clientID, otherClientID}})
-				began := time.Now()
-				stop := attack(t, s, 100*time.Millisecond, inventedResource)
-				time.Sleep(30 * time.Second)
-				tries := 0
-				for _, wait := range append(c.retries, 0) {
-					_, err := ask(t, s, tokens.Request{Resource: "https://honest.vault.example.test"})
-					if tries++; err == nil {
-						break
-					}
-					wantKind(t, err, exchange.Throttled)
-					time.Sleep(wait)
-				}
-				if tries < 2 || tries > len(c.retries) {
-					t.Errorf("a token at request %d, want one at a retry, with another one to spare", tries)
-				}
-				requests := stop()
-				took := time.Since(began)
-				if got, most := f.total(), within(took); got > most {
-					t.Errorf("%d requests cost %d exchanges in %s, want at most %d", requests, got, took, most)
-				}
-				t.Logf("%.0f invented resources a second: a token at request %d", float64(requests)/took.Seconds(), tries)
-			})
-		})
+			m.begin(testKey(idA, n), b, known, now)
+			begun++
+		}
+	}
+	if got := fill(1); got != maxRunning-reservedPlaces {
+		t.Errorf("%d exchanges of budgets, want %d", got, maxRunning-reservedPlaces)
+	}
+	if got := fill(0); got != reservedPlaces {
+		t.Errorf("then %d refreshes, want %d", got, reservedPlaces)
+	}
+	m = newMemory(Config{})
+	if got := fill(0); got != maxRunning-reservedPlaces {
+		t.Errorf("%d refreshes, want %d", got, maxRunning-reservedPlaces)
+	}
+	if got := fill(1); got != reservedPlaces {
+		t.Errorf("then %d exchanges of budgets, want %d", got, reservedPlaces)
 	}
 }
 
-// A client that comes back with many invented resources competes with the others of that
-// identity. It costs Entra no more, and other identities nothing.
-func TestInventedResourcesThatComeBackStayWithinTheBudget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeEntra{latency: time.Second}
-		s := newService(t, tokens.Config{Exchanger: f, Identities: []azure.ClientID{clientID, otherClientID}})
-		began := time.Now()
-		stop := attack(t, s, tokens.LimitPause, func(n int64) tokens.Request { return inventedResource(n % (5 * workers)) })
-		time.Sleep(time.Minute)
-		wantAnswer(t, s, tokens.Request{ClientID: otherClientID}, tokens.SourceEntra, 1, f.latency)
-		stop()
-		took := time.Since(began)
-		if got, most := f.total()-1, within(took); got > most || got < most-tokens.BudgetBurst {
-			t.Errorf("%d exchanges in %s, want about %d and no more", got, took, most)
+func TestMarks(t *testing.T) {
+	start := time.Now()
+	m := newMarks(1 << 10)
+	a, b := testKey(idA, 1), testKey(idB, 1)
+	if _, ok := m.age(a, start); ok {
+		t.Error("marked from the start")
+	}
+	m.set(a, start)
+	for _, after := range []time.Duration{0, time.Millisecond, time.Hour, 40 * 24 * time.Hour} {
+		if got, ok := m.age(a, start.Add(after)); !ok || got != after {
+			t.Errorf("after %s: age %s, %t", after, got, ok)
 		}
-	})
+		if _, ok := m.age(b, start.Add(after)); ok {
+			t.Error("another key is marked")
+		}
+	}
+	m.set(a, start.Add(time.Hour))
+	if got, ok := m.age(a, start.Add(time.Hour)); !ok || got != 0 {
+		t.Errorf("marked again: age %s, %t", got, ok)
+	}
 }
 
-// A key that had a token once has priority over those that never had.
-func TestKeyThatHadATokenIsNotRefused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeEntra{latency: time.Second}
-		s := fakeService(t, f)
-		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, f.latency)
-		time.Sleep(2 * time.Hour)
-		stop := attack(t, s, 100*time.Millisecond, inventedResource)
-		time.Sleep(30 * time.Second)
-		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 2, f.latency)
-		stop()
-	})
-}
-
-// Tries count, not requests.
-func TestTriesDrawOnTheBudget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeEntra{}
-		f.failWith(&exchange.Error{Kind: exchange.FederationMismatch, Code: 700213, Retry: exchange.RetrySoon})
-		s := fakeService(t, f)
-		began := time.Now()
-		var wg sync.WaitGroup
-		for n := range int64(workers) {
-			wg.Go(func() { _, _ = s.Token(t.Context(), inventedResource(n)) })
-		}
-		wg.Wait()
-		if got, most := f.total(), within(time.Since(began)); got > most || got < tokens.BudgetBurst/2 {
-			t.Errorf("%d tries in %s, want at most %d", got, time.Since(began), most)
-		}
-	})
-}
-
-// Whoever may force the exchange of a token can force those of many: that draws on the
-// budget too. Over it, the cached token is returned.
-func TestForcedExchangesDrawOnTheBudget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeEntra{life: 24 * time.Hour}
-		s := fakeService(t, f)
-		const held = 200
-		for i := range held {
-			if _, err := ask(t, s, numbered("", i)); err != nil {
-				t.Fatal(err)
+// A table of one slot remembers the newest key, and takes it for no other.
+func TestMarksAreBounded(t *testing.T) {
+	now := time.Now()
+	m := newMarks(1)
+	for i := range 100 {
+		m.set(testKey(idA, i), now)
+		for j := range 100 {
+			if _, ok := m.age(testKey(idA, j), now); ok != (i == j) {
+				t.Errorf("with key %d in the slot: key %d is marked: %t", i, j, ok)
 			}
-			time.Sleep(time.Second / tokens.BudgetRate)
 		}
-		time.Sleep(time.Minute)
-		before, began := f.total(), time.Now()
-		for time.Since(began) < time.Minute {
-			for i := range held {
-				r := numbered("", i)
-				r.Fresh = true
-				if _, err := ask(t, s, r); err != nil {
-					t.Fatal(err)
-				}
-			}
-			time.Sleep(time.Second)
-		}
-		if got, most := f.total()-before, within(time.Minute); got > most || got < most/2 {
-			t.Errorf("%d exchanges forced in a minute, want at most %d", got, most)
-		}
-	})
+	}
+	if len(m.slots) != 1 {
+		t.Errorf("%d slots", len(m.slots))
+	}
 }
 
-// What is answered from the memory of failures costs no budget.
-func TestRememberedFailureCostsNoBudget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeEntra{}
-		f.failWith(&exchange.Error{Kind: exchange.InvalidResource, Detail: "unknown"})
-		s := fakeService(t, f)
-		for range 10 * tokens.BudgetBurst {
-			_, err := ask(t, s, tokens.Request{})
-			wantKind(t, err, exchange.InvalidResource)
+// While 5,000 other keys a second are refused, most are remembered for the second until
+// their client comes back.
+func TestMarksOutlastAFlood(t *testing.T) {
+	now := time.Now()
+	const tries, flood = 100, 5000
+	survived := 0
+	for range tries {
+		m := newMarks(refusedSlots)
+		m.set(testKey(idA, 0), now)
+		for i := range flood {
+			m.set(testKey(idA, i+1), now)
 		}
-		f.failWith(nil)
-		wantAnswer(t, s, tokens.Request{Resource: "https://other.example.test"}, tokens.SourceEntra, 1, 0)
-	})
-}
-
-// Prefetched keys wait for no budget, whoever begins their exchange.
-func TestPrefetchWaitsForNoBudget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeEntra{latency: time.Second}
-		cfg := tokens.Config{Exchanger: f, Prefetch: prefetch("https://a.example.test", "https://b.example.test")}
-		s := newService(t, cfg)
-		stop := attack(t, s, 100*time.Millisecond, inventedResource)
-		time.Sleep(30 * time.Second)
-		wantAnswer(t, s, cfg.Prefetch[0], tokens.SourceEntra, 1, f.latency) // by its caller
-		stopRun := run(t, s)
-		time.Sleep(f.latency)
-		synctest.Wait()
-		wantAnswer(t, s, cfg.Prefetch[1], tokens.SourceCache, 1, 0) // by the schedule
-		stop()
-		stopRun()
-	})
-}
-
-// Invented client IDs that Entra throttles make no throttle of a configured one forgotten.
-func TestThrottleOfAnIdentityIsNotEvicted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeEntra{}
-		s := newService(t, tokens.Config{Exchanger: f, Identities: []azure.ClientID{clientID}})
-		f.failWith(throttle(10 * time.Minute))
-		_, err := ask(t, s, tokens.Request{})
-		wantKind(t, err, exchange.Throttled)
-		for n := range int64(200) {
-			_, err := s.Token(t.Context(), inventedClientID(n))
-			wantKind(t, err, exchange.Throttled)
-			time.Sleep(time.Second / tokens.BudgetRate)
+		if _, ok := m.age(testKey(idA, 0), now.Add(limitPause)); ok {
+			survived++
 		}
-		if got := f.total(); got != 201 {
-			t.Errorf("%d exchanges, want 201", got)
-		}
-		f.failWith(nil)
-		_, err = ask(t, s, tokens.Request{Resource: "https://other.example.test"})
-		if e := wantKind(t, err, exchange.Throttled); errors.Is(e, tokens.ErrOverloaded) || e.RetryAfter < time.Minute {
-			t.Errorf("got %v, Retry-After %s, want Entra's", e, e.RetryAfter)
-		}
-	})
+	}
+	if survived < tries*8/10 { // expected are 93
+		t.Errorf("%d of %d marks survive %d others", survived, tries, flood)
+	}
 }

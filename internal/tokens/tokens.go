@@ -64,7 +64,8 @@ type Exchanger interface {
 	Discover(ctx context.Context) error
 }
 
-// DefaultMaxWaiting lets a thousand replicas' worth of first requests wait for a token.
+// DefaultMaxWaiting is a little less than the connections that the proxy accepts (1,024), so
+// that callers with a cached token find one.
 const DefaultMaxWaiting = 1000
 
 // ErrOverloaded is in the tree of the error of a caller that may not wait, because

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -116,9 +117,7 @@ func (n *node) inside(args ...string) []string {
 // start is [start] in the namespace.
 func (n *node) start(t *testing.T, args ...string) *client {
 	t.Helper()
-	id := fmt.Sprint(pod.ApplicationUID)
-	return startClient(t, exec.Command("nsenter", n.inside(append([]string{"setpriv", "--reuid=" + id, "--regid=" + id, "--clear-groups",
-		"--inh-caps=-all", "--", program("client")}, args...)...)[1:]...))
+	return startClient(t, n.inside(slices.Concat(asUser(pod.ApplicationUID), []string{program("client")}, args)...))
 }
 
 func mustRun(t *testing.T, stdin string, args ...string) {

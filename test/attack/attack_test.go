@@ -9,8 +9,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -56,11 +56,11 @@ func TestAttacks(t *testing.T) {
 		{name: "header line of 15 KiB, unfinished", kind: "line"},
 		{name: "1,000 query parameters, unfinished", kind: "params=/metadata/identity/oauth2/token"},
 		{name: "1,000 query parameters", kind: "finished-params=/readyz"},
-		{name: "60 x GET /metrics, never read", kind: "pipeline=/metrics"},
-		{name: "60 x GET /metadata/instance, never read", kind: "pipeline=/metadata/instance?api-version=2021-02-01"},
+		{name: "60 x GET metrics, never read", kind: "pipeline=/metrics"},
+		{name: "60 x GET instance metadata, never read", kind: "pipeline=/metadata/instance?api-version=2021-02-01"},
 		{name: "60 x GET of a token, never read", kind: "pipeline=" + cached},
 		{name: "60 x GET of a 404, never read", kind: "pipeline=/latest/"},
-		{name: "GET /metadata/instance while IMDS hangs", kind: "call=/metadata/instance?api-version=2021-02-01",
+		{name: "GET of instance metadata while IMDS hangs", kind: "call=/metadata/instance?api-version=2021-02-01",
 			prepare: func(p *pod.Pod) { p.Decoy.Hang() }},
 		{name: "callers of one key while Entra takes 6 s", kind: "call=" + tokenPath + "https://storage.azure.com",
 			prepare: func(p *pod.Pod) { p.Entra.FailAlways(entra.FaultSlow(6 * time.Second)) }},
@@ -124,7 +124,7 @@ func startPod(t *testing.T, group *cgroup, args ...string) *pod.Pod {
 	defer cancel()
 	p, err := pod.Start(ctx, pod.Config{
 		Proxy: program("proxy"), ProxyInit: program("proxy-init"), ProxyArgs: args,
-		ProxyEnv: []string{goMemoryLimit}, ProxyCgroup: group.dir,
+		ProxyEnv: []string{goMemoryLimit}, ProxyPrefix: group.enter(pod.ProxyUID),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -163,15 +163,21 @@ type client struct {
 // until it has begun.
 func start(t *testing.T, args ...string) *client {
 	t.Helper()
-	cmd := exec.Command(program("client"), args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: pod.ApplicationUID, Gid: pod.ApplicationUID}}
-	return startClient(t, cmd)
+	return startClient(t, slices.Concat(asUser(pod.ApplicationUID), []string{program("client")}, args))
 }
 
-func startClient(t *testing.T, cmd *exec.Cmd) *client {
+// asUser is a command that runs another one as a user, without capabilities. What else the
+// machine has to do must not show in what is measured: it comes after the proxy, its
+// attacker and its client.
+func asUser(uid int) []string {
+	id := fmt.Sprint(uid)
+	return []string{"nice", "-n", "-10", "setpriv", "--reuid=" + id, "--regid=" + id, "--clear-groups", "--inh-caps=-all", "--"}
+}
+
+func startClient(t *testing.T, args []string) *client {
 	t.Helper()
-	cmd.Stderr = os.Stderr
-	c := &client{cmd: cmd}
+	c := &client{cmd: exec.Command(args[0], args[1:]...)}
+	c.cmd.Stderr = os.Stderr
 	var err error
 	if c.stdin, err = c.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)

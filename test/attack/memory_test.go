@@ -51,6 +51,11 @@ func newCgroup(t *testing.T, limit int) *cgroup {
 	return c
 }
 
+// enter is a command that enters the cgroup and runs another one as a user.
+func (c *cgroup) enter(uid int) []string {
+	return append([]string{"sh", "-c", `echo 0 >"$0/cgroup.procs" && exec "$@"`, c.dir}, asUser(uid)...)
+}
+
 func (c *cgroup) read(t *testing.T, file string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(c.dir, file))

@@ -13,11 +13,10 @@ import (
 	"imds-oidc-proxy/test/kit/pod"
 )
 
-// impersonate starts a process that answers at the address as a ready proxy would, as a
-// user of the pod. It ends with stop.
-func impersonate(t *testing.T, uid int, address string) (stop func()) {
+// startAs starts a redirectpod as a user of the pod. It ends with stop.
+func startAs(t *testing.T, uid int, args ...string) (stop func()) {
 	t.Helper()
-	cmd := exec.Command(program("redirectpod"), "impersonate", address)
+	cmd := exec.Command(program("redirectpod"), args...)
 	cmd.Env = append(os.Environ(), quickExit)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
 	h := startHelper(t, cmd)
@@ -43,7 +42,7 @@ func TestImposterAtThePort(t *testing.T) {
 	for _, address := range []string{"127.0.0.1:8000", "0.0.0.0:8000", "[::]:8000"} {
 		for _, uid := range []int{pod.ApplicationUID, 0} {
 			t.Run(fmt.Sprintf("%s as %d", address, uid), func(t *testing.T) {
-				stop := impersonate(t, uid, address)
+				stop := startAs(t, uid, "impersonate", address)
 				defer stop()
 				if out := curl(t, ctx, p, "http://127.0.0.1:8000/readyz"); out != "ok" {
 					t.Fatalf("the imposter answers %q, want ok", out)
@@ -52,6 +51,11 @@ func TestImposterAtThePort(t *testing.T) {
 			})
 		}
 	}
+	t.Run("no answer of a proxy", func(t *testing.T) {
+		stop := startAs(t, pod.ApplicationUID, "answer", "garbage=tcp/127.0.0.1:8000")
+		defer stop()
+		wantProbeRefused(t, ctx, p, pod.ApplicationUID)
+	})
 	if err := p.StartProxy(ctx); err != nil { // which probes
 		t.Fatal(err)
 	}
@@ -64,16 +68,26 @@ func TestImposterAtThePort(t *testing.T) {
 	checkDecoy(t, p)
 }
 
-func wantImposterRefused(t *testing.T, ctx context.Context, p *pod.Pod, uid int) {
-	t.Helper()
-	listens := fmt.Sprintf("a process of UID %d listens there, and the proxy's user is UID %d", uid, pod.ProxyUID)
+// listensThere is what a refusal says of the two users.
+func listensThere(uid int) string {
+	return fmt.Sprintf("a process of UID %d listens there, and the proxy's user is UID %d", uid, pod.ProxyUID)
+}
 
+func wantProbeRefused(t *testing.T, ctx context.Context, p *pod.Pod, uid int) {
+	t.Helper()
 	out, err := p.As(ctx, pod.ProxyUID, p.ProxyProgram(), "--probe", "--probe-timeout=500ms")
+	listens := listensThere(uid)
 	if code := exitCode(t, err); code != 1 || !strings.Contains(out, listens) || strings.Count(out, "\n") != 0 {
 		t.Errorf("--probe: exit code %d, want 1 and one line with %q: %s", code, listens, out)
 	}
+}
 
-	out, err = p.RunProxyInit(ctx)
+func wantImposterRefused(t *testing.T, ctx context.Context, p *pod.Pod, uid int) {
+	t.Helper()
+	wantProbeRefused(t, ctx, p, uid)
+
+	listens := listensThere(uid)
+	out, err := p.RunProxyInit(ctx)
 	if code := exitCode(t, err); code != 12 || !strings.Contains(out, listens) {
 		t.Errorf("proxy-init: exit code %d, want 12 and %q: %s", code, listens, out)
 	}

@@ -13,7 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"syscall"
 	"time"
 
@@ -42,9 +42,9 @@ type Config struct {
 	// ProxyEnv is added to the proxy's environment.
 	ProxyEnv []string
 
-	// ProxyCgroup is the directory of a cgroup that the proxy is started in. Empty: the
-	// caller's own. It takes root.
-	ProxyCgroup string
+	// ProxyPrefix is a command that root runs, that changes to ProxyUID, and that becomes the
+	// proxy, whose command line is appended. Empty: none.
+	ProxyPrefix []string
 
 	// IPTablesMode is proxy-init's --iptables-mode. Empty: its own choice.
 	IPTablesMode string
@@ -217,8 +217,8 @@ func withCapabilities(mode string) []string {
 func (p *Pod) StartProxy(ctx context.Context) error {
 	port := fmt.Sprintf("--proxy-port=%d", p.cfg.Port)
 	args, uid := append([]string{p.cfg.Proxy, port}, p.cfg.ProxyArgs...), p.uid(ProxyUID)
-	if p.cfg.ProxyCgroup != "" {
-		args, uid = inCgroup(p.cfg.ProxyCgroup, args), 0
+	if len(p.cfg.ProxyPrefix) > 0 {
+		args, uid = slices.Concat(p.cfg.ProxyPrefix, args), os.Getuid()
 	}
 	proxy, err := start(command{
 		args: args, env: append(p.Environment(), p.cfg.ProxyEnv...), uid: uid, output: p.ProxyLog,
@@ -232,15 +232,6 @@ func (p *Pod) StartProxy(ctx context.Context) error {
 		return fmt.Errorf("the proxy is not ready: %w: %s; its log:\n%s", err, out, p.ProxyLog)
 	}
 	return nil
-}
-
-// inCgroup is a command line that root runs, and that becomes the proxy's. It enters the
-// cgroup first, so that all of the proxy's memory is counted there.
-func inCgroup(dir string, args []string) []string {
-	const enter = `echo 0 >"$0/cgroup.procs" && exec "$@"`
-	id := strconv.Itoa(ProxyUID)
-	return append([]string{"sh", "-c", enter, dir,
-		"setpriv", "--reuid=" + id, "--regid=" + id, "--clear-groups", "--inh-caps=-all", "--"}, args...)
 }
 
 // RunProxy runs a proxy that is expected to fail at its start, and returns its output.

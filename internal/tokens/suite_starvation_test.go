@@ -1,0 +1,315 @@
+package tokens_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/tokens"
+)
+
+const workers = 400
+
+// invented is the prefix of the resources that attackers ask for.
+const invented = "https://invented-"
+
+// attack asks on and on, with as many workers, until stopped. A worker pauses for a moment
+// between its requests, since time in a bubble stands still otherwise. next returns the nth
+// request of all.
+func attack(t *testing.T, s *tokens.Service, pause time.Duration, next func(n int64) tokens.Request) (stop func() (requests int64)) {
+	t.Helper()
+	var n atomic.Int64
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	for range workers {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				case <-time.After(pause):
+				}
+				_, _ = s.Token(t.Context(), next(n.Add(1)))
+			}
+		})
+	}
+	return func() int64 {
+		close(done)
+		wg.Wait()
+		return n.Load()
+	}
+}
+
+func inventedClientID(n int64) tokens.Request {
+	return tokens.Request{ClientID: azure.ClientID(fmt.Sprintf("dddddddd-0000-4000-8000-%012d", n)), Resource: resource}
+}
+
+func inventedResource(n int64) tokens.Request {
+	return tokens.Request{ClientID: clientID, Resource: azure.Resource(fmt.Sprint(invented, n))}
+}
+
+func isInvented(c call) bool {
+	return strings.HasPrefix(string(c.resource), invented) || strings.HasPrefix(string(c.clientID), "dddd")
+}
+
+// within is the most tries that a budget allows in a time.
+func within(d time.Duration) int { return tokens.BudgetBurst + int(d.Seconds()*tokens.BudgetRate) + 1 }
+
+// An identity whose client IDs others invent, and one whose resources they invent: both
+// have a token that is due in the middle of the attack, and want another one.
+func TestInventedKeysStarveNobody(t *testing.T) {
+	const latency = 3 * time.Second
+	for _, c := range []struct {
+		name   string
+		next   func(n int64) tokens.Request
+		victim azure.ClientID // whose new resources are not refused
+	}{
+		{"client IDs", inventedClientID, clientID},
+		{"resources of another identity", inventedResource, otherClientID},
+	} {
+		for name, slow := range map[string]time.Duration{"as slow as all": latency, "slower": time.Hour} {
+			t.Run(c.name+", "+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := &fakeEntra{latency: latency}
+					f.fault = func(k call) *exchange.Error {
+						if isInvented(k) {
+							return &exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016, Detail: "unknown"}
+						}
+						return nil
+					}
+					f.hang = func(k call) bool { return slow > latency && isInvented(k) }
+					s := newService(t, tokens.Config{Exchanger: f, Identities: []azure.ClientID{clientID, otherClientID}})
+					defer run(t, s)()
+					held := tokens.Request{ClientID: c.victim, Resource: "https://held.example.test"}
+					wantAnswer(t, s, held, tokens.SourceEntra, 1, latency)
+					time.Sleep(30*time.Minute - 30*time.Second) // due half a minute later
+					before := f.total()
+
+					stop := attack(t, s, 100*time.Millisecond, c.next)
+					began := time.Now()
+					time.Sleep(20 * time.Second) // the budget is used up
+					wantAnswer(t, s, held, tokens.SourceCache, 1, 0)
+					wantAnswer(t, s, tokens.Request{ClientID: c.victim, Resource: "https://new.example.test"}, tokens.SourceEntra, 1, latency)
+					time.Sleep(time.Until(began.Add(30*time.Second + latency + time.Millisecond)))
+					wantAnswer(t, s, held, tokens.SourceCache, 2, 0) // refreshed on time
+					requests := stop()
+					took := time.Since(began)
+					if got, most := f.total()-before-2, within(took); got > most || got < most/4 {
+						t.Errorf("%d requests cost %d exchanges in %s, want at most %d", requests, got, took, most)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A new resource of the identity whose resources are invented gets its token at one of its
+// client's own retries, whatever the client's schedule is, and what Entra does with the
+// invented ones.
+func TestInventedResourcesLeaveTheIdentityItsNewOnes(t *testing.T) {
+	for name, c := range map[string]struct {
+		retries []time.Duration
+		answer  func(*fakeEntra)
+	}{
+		"Retry-After is obeyed, Entra refuses": {seconds(1, 1, 1), func(f *fakeEntra) {
+			f.fault = func(k call) *exchange.Error {
+				if isInvented(k) {
+					return &exchange.Error{Kind: exchange.InvalidResource, Code: 500011, Detail: "unknown"}
+				}
+				return nil
+			}
+		}},
+		"exponential backoff, Entra grants": {seconds(0.8, 1.6, 3.2, 6.4), func(*fakeEntra) {}},
+		"slow retries, Entra hangs": {seconds(2, 4, 8, 10), func(f *fakeEntra) {
+			f.hang = isInvented
+		}},
+		"Entra has faults that are tried again": {seconds(1, 2, 4), func(f *fakeEntra) {
+			f.fault = func(k call) *exchange.Error {
+				if isInvented(k) {
+					return &exchange.Error{Kind: exchange.Unavailable, Detail: "503", Retry: exchange.RetrySoon}
+				}
+				return nil
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeEntra{latency: 3 * time.Second}
+				c.answer(f)
+				s := newService(t, tokens.Config{Exchanger: f, Identities: []azure.ClientID{clientID, otherClientID}})
+				began := time.Now()
+				stop := attack(t, s, 100*time.Millisecond, inventedResource)
+				time.Sleep(30 * time.Second)
+				tries := 0
+				for _, wait := range append(c.retries, 0) {
+					_, err := ask(t, s, tokens.Request{Resource: "https://honest.vault.example.test"})
+					if tries++; err == nil {
+						break
+					}
+					wantKind(t, err, exchange.Throttled)
+					time.Sleep(wait)
+				}
+				if tries < 2 || tries > len(c.retries) {
+					t.Errorf("a token at request %d, want one at a retry, with another one to spare", tries)
+				}
+				requests := stop()
+				took := time.Since(began)
+				if got, most := f.total(), within(took); got > most {
+					t.Errorf("%d requests cost %d exchanges in %s, want at most %d", requests, got, took, most)
+				}
+				t.Logf("%.0f invented resources a second: a token at request %d", float64(requests)/took.Seconds(), tries)
+			})
+		})
+	}
+}
+
+// A client that comes back with many invented resources competes with the others of that
+// identity. It costs Entra no more, and other identities nothing.
+func TestInventedResourcesThatComeBackStayWithinTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: time.Second}
+		s := newService(t, tokens.Config{Exchanger: f, Identities: []azure.ClientID{clientID, otherClientID}})
+		began := time.Now()
+		stop := attack(t, s, tokens.LimitPause, func(n int64) tokens.Request { return inventedResource(n % (5 * workers)) })
+		time.Sleep(time.Minute)
+		wantAnswer(t, s, tokens.Request{ClientID: otherClientID}, tokens.SourceEntra, 1, f.latency)
+		stop()
+		took := time.Since(began)
+		if got, most := f.total()-1, within(took); got > most || got < most-tokens.BudgetBurst {
+			t.Errorf("%d exchanges in %s, want about %d and no more", got, took, most)
+		}
+	})
+}
+
+// A key that had a token once has priority over those that never had one.
+func TestKeyThatHadATokenIsNotRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: time.Second}
+		s := fakeService(t, f)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, f.latency)
+		time.Sleep(2 * time.Hour)
+		stop := attack(t, s, 100*time.Millisecond, inventedResource)
+		time.Sleep(30 * time.Second)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 2, f.latency)
+		stop()
+	})
+}
+
+// Tries count, not requests.
+func TestTriesDrawOnTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.failWith(&exchange.Error{Kind: exchange.FederationMismatch, Code: 700213, Retry: exchange.RetrySoon})
+		s := fakeService(t, f)
+		began := time.Now()
+		var wg sync.WaitGroup
+		for n := range int64(workers) {
+			wg.Go(func() { _, _ = s.Token(t.Context(), inventedResource(n)) })
+		}
+		wg.Wait()
+		if got, most := f.total(), within(time.Since(began)); got > most || got < tokens.BudgetBurst/2 {
+			t.Errorf("%d tries in %s, want at most %d", got, time.Since(began), most)
+		}
+	})
+}
+
+// Whoever may force the exchange of a token can force those of many: that draws on the
+// budget too. Over it, the cached token is returned.
+func TestForcedExchangesDrawOnTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{life: 24 * time.Hour}
+		s := fakeService(t, f)
+		const held = 200
+		for i := range held {
+			if _, err := ask(t, s, numbered("", i)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second / tokens.BudgetRate)
+		}
+		time.Sleep(time.Minute)
+		before, began := f.total(), time.Now()
+		for time.Since(began) < time.Minute {
+			for i := range held {
+				r := numbered("", i)
+				r.Fresh = true
+				if _, err := ask(t, s, r); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(time.Second)
+		}
+		if got, most := f.total()-before, within(time.Minute); got > most || got < most/2 {
+			t.Errorf("%d exchanges forced in a minute, want at most %d", got, most)
+		}
+	})
+}
+
+// What is answered from the memory of failures costs no budget.
+func TestRememberedFailureCostsNoBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		f.failWith(&exchange.Error{Kind: exchange.InvalidResource, Detail: "unknown"})
+		s := fakeService(t, f)
+		for range 10 * tokens.BudgetBurst {
+			_, err := ask(t, s, tokens.Request{})
+			wantKind(t, err, exchange.InvalidResource)
+		}
+		f.failWith(nil)
+		wantAnswer(t, s, tokens.Request{Resource: "https://other.example.test"}, tokens.SourceEntra, 1, 0)
+	})
+}
+
+// Prefetched keys wait for no budget, whoever begins their exchange.
+func TestPrefetchWaitsForNoBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: time.Second}
+		cfg := tokens.Config{Exchanger: f, Prefetch: prefetch("https://a.example.test", "https://b.example.test")}
+		s := newService(t, cfg)
+		stop := attack(t, s, 100*time.Millisecond, inventedResource)
+		time.Sleep(30 * time.Second)
+		wantAnswer(t, s, cfg.Prefetch[0], tokens.SourceEntra, 1, f.latency) // by its caller
+		stopRun := run(t, s)
+		time.Sleep(f.latency)
+		synctest.Wait()
+		wantAnswer(t, s, cfg.Prefetch[1], tokens.SourceCache, 1, 0) // by the schedule
+		stop()
+		stopRun()
+	})
+}
+
+// Invented client IDs that Entra throttles make no throttle of a configured one forgotten.
+func TestThrottleOfAnIdentityIsNotEvicted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := newService(t, tokens.Config{Exchanger: f, Identities: []azure.ClientID{clientID}})
+		f.failWith(throttle(10 * time.Minute))
+		_, err := ask(t, s, tokens.Request{})
+		wantKind(t, err, exchange.Throttled)
+		for n := range int64(200) {
+			_, err := s.Token(t.Context(), inventedClientID(n))
+			wantKind(t, err, exchange.Throttled)
+			time.Sleep(time.Second / tokens.BudgetRate)
+		}
+		if got := f.total(); got != 201 {
+			t.Errorf("%d exchanges, want 201", got)
+		}
+		f.failWith(nil)
+		for n := range int64(50) { // the latest of them are remembered too
+			r := inventedClientID(199 - n)
+			r.Resource = "https://other.example.test"
+			_, err := s.Token(t.Context(), r)
+			wantKind(t, err, exchange.Throttled)
+		}
+		_, err = ask(t, s, tokens.Request{Resource: "https://other.example.test"})
+		if e := wantKind(t, err, exchange.Throttled); errors.Is(e, tokens.ErrOverloaded) || e.RetryAfter < time.Minute {
+			t.Errorf("got %v, Retry-After %s, want Entra's", e, e.RetryAfter)
+		}
+	})
+}
