@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"strings"
@@ -64,6 +65,8 @@ var version = "dev"
 func main() {
 	// The reader of the log may go away. Go's runtime would end the process at the next line.
 	signal.Ignore(syscall.SIGPIPE)
+	// net/http's clients log there what a server sends unasked, in the server's words.
+	log.SetOutput(io.Discard)
 	os.Exit(run(untilSignal(), os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 

@@ -172,22 +172,3 @@ func serverName(version string) string {
 	}
 	return ServerName + "/" + version
 }
-
-// ServeHTTP implements [http.Handler]. The path alone decides who answers, before
-// any header is looked at.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header()["Server"] = h.serverHeader
-	route, path := classify(r.URL.EscapedPath())
-	switch route {
-	case routeToken:
-		h.serve(w, r, EndpointToken, path, h.token)
-	case routeInfo:
-		h.serve(w, r, EndpointInfo, path, h.info)
-	case routeVersions:
-		h.serve(w, r, EndpointVersions, path, h.versions)
-	case routeForward:
-		h.serve(w, r, EndpointForward, path, h.forward)
-	default:
-		h.serve(w, r, EndpointOwn, r.URL.Path, h.other)
-	}
-}

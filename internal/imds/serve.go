@@ -13,6 +13,25 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
+// ServeHTTP implements [http.Handler]. The path alone decides who answers, before
+// any header is looked at.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header()["Server"] = h.serverHeader
+	route, path := classify(r.URL.EscapedPath())
+	switch route {
+	case routeToken:
+		h.serve(w, r, EndpointToken, path, h.token)
+	case routeInfo:
+		h.serve(w, r, EndpointInfo, path, h.info)
+	case routeVersions:
+		h.serve(w, r, EndpointVersions, path, h.versions)
+	case routeForward:
+		h.serve(w, r, EndpointForward, path, h.forward)
+	default:
+		h.serve(w, r, EndpointOwn, r.URL.Path, h.other)
+	}
+}
+
 // endpoint answers a request, or says why it does not. What it finds out on the
 // way it notes in the outcome.
 type endpoint func(http.ResponseWriter, *http.Request, *outcome) error
@@ -217,4 +236,50 @@ func refusalOf(err error) string {
 		return ""
 	}
 	return wire.reason
+}
+
+// NotFound answers a path that is not served, as IMDS does.
+func NotFound(w http.ResponseWriter, _ *http.Request) { writeError(w, errNotFound) }
+
+// MethodNotAllowed answers a method other than GET, as IMDS does.
+func MethodNotAllowed(w http.ResponseWriter, _ *http.Request) { writeError(w, errMethodNotAllowed) }
+
+// other has the fallback answer, and takes note of what it answers.
+func (h *Handler) other(w http.ResponseWriter, r *http.Request, o *outcome) error {
+	noted := &statusNoter{ResponseWriter: w, status: http.StatusOK}
+	h.fallback.ServeHTTP(noted, r)
+	if noted.err != nil {
+		return refused(errClientLeft, "the answer could not be written")
+	}
+	o.status, o.written = noted.status, true
+	switch noted.status {
+	case http.StatusNotFound:
+		o.endpoint = EndpointNone
+		return errNotFound
+	case http.StatusMethodNotAllowed:
+		return errMethodNotAllowed
+	}
+	return nil
+}
+
+// statusNoter takes note of what another handler answers.
+type statusNoter struct {
+	http.ResponseWriter
+	status int
+	err    error // of the first write that failed
+}
+
+// WriteHeader implements [http.ResponseWriter].
+func (w *statusNoter) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements [http.ResponseWriter].
+func (w *statusNoter) Write(b []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(b)
+	if w.err == nil {
+		w.err = err
+	}
+	return n, err
 }
