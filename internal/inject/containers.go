@@ -178,15 +178,8 @@ func (p *plan) ours(list string, want, have []corev1.Container) {
 
 // inPlace: the names are those that are wanted, and none is elsewhere in the list.
 func inPlace(want, have []corev1.Container) bool {
-	if len(have) < len(want) || slices.ContainsFunc(have[len(want):], isOurs) {
-		return false
-	}
-	for i := range want {
-		if want[i].Name != have[i].Name {
-			return false
-		}
-	}
-	return true
+	return len(have) >= len(want) && !slices.ContainsFunc(have[len(want):], isOurs) &&
+		slices.EqualFunc(want, have[:len(want)], func(w, h corev1.Container) bool { return w.Name == h.Name })
 }
 
 func (p *plan) front(list string, want, have []corev1.Container) {

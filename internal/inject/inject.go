@@ -32,6 +32,7 @@ package inject
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -209,3 +210,6 @@ func places(pod *corev1.Pod) []place {
 	}
 	return all
 }
+
+// authors lists the containers that are not injected: those of the pod's author.
+func authors(pod *corev1.Pod) []place { return slices.DeleteFunc(places(pod), place.ours) }

@@ -87,8 +87,8 @@ func (p *plan) warnRedirect() {
 		p.warnf("%s: none: tokens go to the clients that heed %s only, and nothing keeps the pod from the node's IMDS", RedirectAnnotation, azure.EnvIMDSHost)
 		return
 	}
-	for _, c := range places(p.pod) {
-		if !c.ours() && ruleChanger(c.SecurityContext) {
+	for _, c := range authors(p.pod) {
+		if ruleChanger(c.SecurityContext) {
 			p.warnf("container %q is privileged or has NET_ADMIN: it can take the redirect away", shorten(c.Name))
 		}
 	}

@@ -79,7 +79,7 @@ func (b *backend) checkTable(p Plan, table string) error {
 	if err != nil {
 		return err
 	}
-	if difference := p.chain(table).difference(now); difference != "" {
+	if difference := p.chains[table].difference(now); difference != "" {
 		return differ(b.mode, table, difference)
 	}
 	return nil
