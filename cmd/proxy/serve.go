@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"runtime/debug"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -39,8 +40,9 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		requestLog = limit.Apply(log)
 	}
 	observed := newObserver(limit, lines, log)
+	connections := maxConnections(maxFiles(), debug.SetMemoryLimit(-1))
 	var err error
-	if observed.exchanger, observed.tokens, err = newTokens(cfg, observed.exchanges(), log); err != nil {
+	if observed.exchanger, observed.tokens, err = newTokens(cfg, connections, observed.exchanges(), log); err != nil {
 		return err
 	}
 	var listening atomic.Bool
@@ -62,7 +64,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		zap.String("tenant_id", string(cfg.tenantID)),
 		zap.String("client_id", string(cfg.defaultClientID)),
 		zap.String("imds_passthrough", cfg.imdsPassthrough))
-	tokenServer := server.New(listener, server.Config{Handler: handler, Log: requestLog, MaxConnections: maxConnections(maxFiles())})
+	tokenServer := server.New(listener, server.Config{Handler: handler, Log: requestLog, MaxConnections: connections})
 	parts, err := backgroundParts(ctx, cfg, observed, own, requestLog, log)
 	if err != nil {
 		listener.Close()
@@ -73,26 +75,37 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 }
 
 // mostConnections is how many clients may be connected. A thousand clients of one pod can
-// ask at the same time.
-const mostConnections = 1024
+// ask at the same time, and wait for exchanges; 32 wait for IMDS; the others are for clients
+// that are answered at once.
+const mostConnections = tokens.DefaultMaxWaiting + 32 + 56
 
 // otherFiles is how many files the proxy may have open beside its clients' connections:
 // 256 to Entra, those of the admin port, 16 to IMDS, and some of its own.
 const otherFiles = 256 + adminConnections + 16 + 16
 
-// maxConnections is how many clients may be connected, of a process that may have so
-// many files open: beyond them the kernel would let nobody else in, and not know whom to
-// send away. Where there is no room for all, half is the clients'.
-func maxConnections(files uint64) int {
+// connectionMemory is what one connection may take, and otherMemory what the proxy takes
+// beside its connections, both with the garbage that Go lets accumulate: measured by
+// test/attack.
+const (
+	connectionMemory = 24 << 10
+	otherMemory      = 16 << 20
+)
+
+// maxConnections is how many clients may be connected, of a process that may have so many
+// files open and takes so much memory (GOMEMLIMIT). Beyond the files the kernel would let
+// nobody else in, and not know whom to send away: where there is no room for all, half is
+// the clients'.
+func maxConnections(files uint64, memory int64) int {
 	room := files / 2
 	if files > 2*otherFiles {
 		room = files - otherFiles
 	}
+	room = min(room, uint64(max(memory-otherMemory, 0)/connectionMemory))
 	return int(min(max(room, 1), mostConnections))
 }
 
-// cachedConnections is how many connections are left for clients whose token is cached
-// while others wait for an exchange.
+// cachedConnections is how many connections are left for other clients while callers wait
+// for exchanges.
 const cachedConnections = mostConnections - tokens.DefaultMaxWaiting
 
 // maxWaiting is how many callers may wait for an exchange, of so many connections.
@@ -150,7 +163,7 @@ func backgroundParts(ctx context.Context, cfg config, observed *observer, own ht
 }
 
 // newTokens makes what obtains tokens, and what keeps them.
-func newTokens(cfg config, observer tokens.Observer, log *zap.Logger) (*exchange.Exchanger, *tokens.Service, error) {
+func newTokens(cfg config, connections int, observer tokens.Observer, log *zap.Logger) (*exchange.Exchanger, *tokens.Service, error) {
 	log = log.With(zap.String("tenant_id", string(cfg.tenantID)))
 	exchanges := cfg.exchangeConfig()
 	exchanges.Log = log
@@ -162,7 +175,7 @@ func newTokens(cfg config, observer tokens.Observer, log *zap.Logger) (*exchange
 		Exchanger:  exchanger,
 		Prefetch:   cfg.prefetched(),
 		Identities: cfg.configuredClientIDs(),
-		MaxWaiting: maxWaiting(maxConnections(maxFiles())),
+		MaxWaiting: maxWaiting(connections),
 		Log:        log,
 		Observer:   observer,
 	})

@@ -110,8 +110,21 @@ func TestConnectionsLeaveRoomForFiles(t *testing.T) {
 		mostConnections + otherFiles: mostConnections, mostConnections: mostConnections - otherFiles,
 		2*otherFiles + 1: otherFiles + 1, 2 * otherFiles: otherFiles, 100: 50, 1: 1, 0: 1,
 	} {
-		if got := maxConnections(files); got != want {
+		if got := maxConnections(files, math.MaxInt64); got != want {
 			t.Errorf("%d files: got %d connections, want %d", files, got, want)
+		}
+	}
+}
+
+// TestConnectionsLeaveRoomForMemory: with the memory that injection gives by default all
+// connections fit, and with less fewer.
+func TestConnectionsLeaveRoomForMemory(t *testing.T) {
+	for memory, want := range map[int64]int{
+		math.MaxInt64: mostConnections, 48 << 20: mostConnections, 24 << 20: 341,
+		otherMemory + connectionMemory: 1, otherMemory: 1, 0: 1,
+	} {
+		if got := maxConnections(math.MaxUint64, memory); got != want {
+			t.Errorf("%d bytes: got %d connections, want %d", memory, got, want)
 		}
 	}
 }
@@ -119,7 +132,7 @@ func TestConnectionsLeaveRoomForFiles(t *testing.T) {
 // TestCallersThatWaitLeaveConnections: for clients whose token is cached.
 func TestCallersThatWaitLeaveConnections(t *testing.T) {
 	for connections, want := range map[int]int{
-		mostConnections: tokens.DefaultMaxWaiting, 100: 100 - cachedConnections, 40: 20, 2: 1, 1: 1,
+		mostConnections: tokens.DefaultMaxWaiting, 300: 300 - cachedConnections, 100: 50, 40: 20, 2: 1, 1: 1,
 	} {
 		if got := maxWaiting(connections); got != want {
 			t.Errorf("%d connections: %d callers may wait, want %d", connections, got, want)

@@ -8,3 +8,6 @@ func (cfg Config) WithForwardLimits(timeout time.Duration, maxBytes int64, maxCo
 	cfg.forwardLimits = forwardLimits{timeout, maxBytes, maxConcurrent}
 	return cfg
 }
+
+// ForwardMaxWaiting is how many requests may wait to be forwarded.
+const ForwardMaxWaiting = forwardMaxWaiting

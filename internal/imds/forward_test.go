@@ -187,11 +187,8 @@ func TestForwardingIsBounded(t *testing.T) {
 	// The second waits for the only place until its client leaves.
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	r := httptest.NewRequest(http.MethodGet, instance, nil).WithContext(ctx)
-	r.Host = "169.254.169.254"
-	r.Header.Set("Metadata", "true")
 	second := httptest.NewRecorder()
-	h.ServeHTTP(second, r)
+	h.ServeHTTP(second, instanceRequest(ctx))
 	if body := decodeError(t, second); second.Code != http.StatusTooManyRequests || body.Code != "too_many_requests" {
 		t.Errorf("got %d %s for the second request", second.Code, second.Body)
 	}
@@ -204,6 +201,80 @@ func TestForwardingIsBounded(t *testing.T) {
 	if got := <-first; got != http.StatusOK {
 		t.Errorf("got %d for the first request", got)
 	}
+}
+
+// TestForwardingDoesNotQueueForLong: behind the requests that are forwarded and those that
+// wait, all others are refused at once.
+func TestForwardingDoesNotQueueForLong(t *testing.T) {
+	release := make(chan struct{})
+	machine := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer machine.Close()
+	cfg := config(&tokenSource{})
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
+	h := newHandler(t, cfg.WithForwardLimits(patience, 0, 1))
+	const accepted, refused = 1 + imds.ForwardMaxWaiting, 5
+	statuses := make(chan int, accepted+refused)
+	for range accepted + refused {
+		go func() { statuses <- get(h, instance).Code }()
+	}
+	for range refused {
+		if got := <-statuses; got != http.StatusTooManyRequests {
+			t.Errorf("got %d before IMDS answered, want 429", got)
+		}
+	}
+	close(release)
+	for range accepted {
+		if got := <-statuses; got != http.StatusOK {
+			t.Errorf("got %d for a request that had waited, want 200", got)
+		}
+	}
+}
+
+// TestForwardedAnswerKeepsItsPlace: an answer takes memory until its client has read it.
+func TestForwardedAnswerKeepsItsPlace(t *testing.T) {
+	machine := newDecoy(t)
+	cfg := config(&tokenSource{})
+	cfg.Passthrough = azure.MetadataURL(machine.URL)
+	h := newHandler(t, cfg.WithForwardLimits(patience, 0, 1))
+	unread := &unreadAnswer{httptest.NewRecorder(), make(chan struct{}), make(chan struct{})}
+	done := make(chan struct{})
+	go func() { defer close(done); h.ServeHTTP(unread, instanceRequest(t.Context())) }()
+	<-unread.begun
+
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	second := httptest.NewRecorder()
+	h.ServeHTTP(second, instanceRequest(ctx))
+	if second.Code != http.StatusTooManyRequests {
+		t.Errorf("got %d for the second request, want 429 when its client has left", second.Code)
+	}
+	if got := len(machine.seen()); got != 1 {
+		t.Errorf("IMDS was asked %d times while an answer was not read, want once", got)
+	}
+	close(unread.read)
+	<-done
+	if w := get(h, instance); w.Code != http.StatusOK {
+		t.Errorf("got %d when all was read", w.Code)
+	}
+}
+
+func instanceRequest(ctx context.Context) *http.Request {
+	r := httptest.NewRequest(http.MethodGet, instance, nil).WithContext(ctx)
+	r.Host = "169.254.169.254"
+	r.Header.Set("Metadata", "true")
+	return r
+}
+
+// unreadAnswer is an answer that its client does not read until read is closed.
+type unreadAnswer struct {
+	*httptest.ResponseRecorder
+	begun, read chan struct{}
+}
+
+func (w *unreadAnswer) Write(p []byte) (int, error) {
+	close(w.begun)
+	<-w.read
+	return w.ResponseRecorder.Write(p)
 }
 
 // A client that has closed its half of the connection, as nc -N does, reads what IMDS

@@ -29,13 +29,20 @@ type conn struct {
 	place // guarded by Server.mu
 }
 
+// update changes what the server knows of the connection.
+func (c *conn) update(change func()) {
+	c.server.mu.Lock()
+	defer c.server.mu.Unlock()
+	change()
+}
+
 // Read returns no byte behind the end of one request's header, so that net/http knows no
 // more of the next request than this package does. It refuses a header that is too large
 // before net/http sees the bytes that are too many.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.hasBody {
 		// net/http reads a body after the answer, and nobody wants it.
-		c.server.finished(c)
+		c.update(func() { c.state = finished })
 		if len(c.rest) == 0 {
 			return c.Conn.Read(p)
 		}
@@ -87,17 +94,16 @@ func (c *conn) refuse(scratch []byte) error {
 
 // Write gives each write a deadline of its own. The kernel's buffers take an answer at
 // once, unless the client does not read.
-func (c *conn) Write(p []byte) (int, error) {
+func (c *conn) Write(p []byte) (n int, err error) {
 	if c.refused {
 		return 0, errHeaderTooLarge
 	}
 	now := time.Now()
-	c.server.beginWrite(c, now)
-	n, err := 0, c.Conn.SetWriteDeadline(now.Add(c.server.times.write))
-	if err == nil {
+	c.update(func() { c.writing = now })
+	if err = c.Conn.SetWriteDeadline(now.Add(c.server.times.write)); err == nil {
 		n, err = c.Conn.Write(p)
 	}
-	c.server.endWrite(c, err)
+	c.update(func() { c.writing, c.failed = time.Time{}, c.failed || err != nil })
 	return n, err
 }
 
@@ -107,36 +113,60 @@ func (c *conn) SetWriteDeadline(time.Time) error { return nil }
 // CloseWrite ends the writing side. net/http calls it where it has given a client up and
 // waits until the client has read why.
 func (c *conn) CloseWrite() error {
-	c.server.finished(c)
+	c.update(func() { c.state = finished })
+	return c.closeWriting()
+}
+
+func (c *conn) closeWriting() error {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		return tcp.CloseWrite()
 	}
 	return nil
 }
 
+// setState is net/http's ConnState hook.
+func (c *conn) setState(to http.ConnState) {
+	switch to {
+	case http.StateActive: // net/http has the header of a request, or has given it up
+		c.header = header{}
+		c.update(func() { c.state = serving })
+	case http.StateIdle: // net/http has written the answer
+		if c.header.bytes == 0 && len(c.rest) == 0 {
+			c.server.answered(c, idle)
+			return
+		}
+		c.server.answered(c, reading)
+		runtime.Gosched() // pipelined requests queue behind those of other connections
+	}
+}
+
 // Close closes the connection once the client's kernel has taken the answer. Until then
 // the connection keeps its place, since the kernel keeps the bytes.
 func (c *conn) Close() error {
-	first, failed := c.server.beginClose(c)
-	switch {
-	case !first:
+	var again, failed bool
+	c.update(func() {
+		again, failed = c.closing, c.failed
+		c.closing = true
+		c.server.shrink(c)
+	})
+	if again {
 		return nil
-	case !failed && c.unsent():
+	}
+	if !failed && c.unsent() {
 		go c.closeWhenSent()
 		return nil
-	default:
-		return c.closeNow(failed)
 	}
+	return c.closeNow(failed)
 }
 
 // sentPollInterval is how often the kernel is asked whether it has sent the answer.
 const sentPollInterval = 20 * time.Millisecond
 
 func (c *conn) closeWhenSent() {
-	_ = c.CloseWrite() // it fails where the client has closed the connection
 	now := time.Now()
-	c.server.beginWrite(c, now)
-	for end := now.Add(c.server.times.write); c.unsent() && now.Before(end); now = time.Now() {
+	c.update(func() { c.writing = now })
+	_ = c.closeWriting() // it fails where the client has closed the connection
+	for end := now.Add(c.server.times.write); c.unsent() && time.Now().Before(end); {
 		time.Sleep(sentPollInterval)
 	}
 	_ = c.closeNow(c.unsent())
@@ -144,7 +174,7 @@ func (c *conn) closeWhenSent() {
 
 // closeNow frees the place, and drops what the kernel has not sent if reset is true.
 func (c *conn) closeNow(reset bool) error {
-	c.server.forget(c)
+	c.update(func() { c.server.remove(c) })
 	if reset {
 		return c.reset()
 	}
@@ -168,19 +198,4 @@ func (c *conn) unsent() bool {
 		return err
 	})
 	return unsent > 0
-}
-
-// setState is net/http's ConnState hook.
-func (c *conn) setState(to http.ConnState) {
-	switch to {
-	case http.StateActive: // net/http has the header of a request, or has given it up
-		c.header = header{}
-		c.server.begin(c)
-	case http.StateIdle: // net/http has written the answer
-		more := c.header.bytes > 0 || len(c.rest) > 0
-		c.server.answered(c, more)
-		if more {
-			runtime.Gosched() // pipelined requests queue behind those of other connections
-		}
-	}
 }

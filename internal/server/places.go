@@ -24,7 +24,7 @@ const (
 	serving               // net/http works on a request
 	idle                  // the last request is answered, and nothing has come since
 	ended                 // it was silent or idle when it was drained, and no more is read
-	finished              // the answer is written: all that is left is for the client to read it
+	finished              // the last answer is written, and nobody waits for anything more
 )
 
 // place is what the server knows of one of its connections. Server.mu guards it.
@@ -52,35 +52,36 @@ func (s *Server) admit(c *conn) bool {
 	return true
 }
 
-// evict ends the connection that has made the server wait for the longest, if that was
-// long enough. The caller holds the lock.
+// evict ends the connection whose time to give way came first, if it has come. The caller
+// holds the lock.
 func (s *Server) evict(now time.Time) bool {
-	var oldest *conn
-	var since time.Time
+	var victim *conn
+	var first time.Time
 	for c := range s.conns {
-		if t, waits := c.waitsSince(); waits && (oldest == nil || t.Before(since)) {
-			oldest, since = c, t
+		if at, ok := s.givesWay(c); ok && (victim == nil || at.Before(first)) {
+			victim, first = c, at
 		}
 	}
-	if oldest == nil || now.Sub(since) < s.times.grace {
+	if victim == nil || now.Before(first) {
 		return false
 	}
-	s.drop(oldest)
+	s.drop(victim)
 	return true
 }
 
-// waitsSince returns since when the server waits for the client: for a request, or for the
-// reading of an answer.
-func (p *place) waitsSince() (since time.Time, waits bool) {
+// givesWay returns from when on another connection may have the place of c, if the server
+// waits for its client: for a request, or for the reading of an answer. The caller holds
+// the lock.
+func (s *Server) givesWay(c *conn) (at time.Time, ok bool) {
 	switch {
-	case p.state == finished:
+	case c.state == finished:
 		return time.Time{}, true
-	case !p.writing.IsZero():
-		return p.writing, true
-	case p.state == serving:
+	case !c.writing.IsZero():
+		return c.writing.Add(s.times.unread), true
+	case c.state == serving:
 		return time.Time{}, false
 	default:
-		return p.since, true
+		return c.since.Add(s.times.grace), true
 	}
 }
 
@@ -98,12 +99,6 @@ func (s *Server) remove(c *conn) {
 	case s.freed <- struct{}{}:
 	default: // somebody is told already
 	}
-}
-
-func (s *Server) forget(c *conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.remove(c)
 }
 
 // received notes that a part of a request was read, or the last part. It returns false if
@@ -142,52 +137,11 @@ func (s *Server) shrink(c *conn) {
 	}
 }
 
-// begin notes that net/http works on a request.
-func (s *Server) begin(c *conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c.state = serving
-}
-
-// answered notes that a request has its answer, and whether a part of the next one is here.
-func (s *Server) answered(c *conn, more bool) {
+// answered notes that a request has its answer, and what the connection does next.
+func (s *Server) answered(c *conn, next state) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.state, c.since = idle, now
-	if more {
-		c.state = reading
-	}
+	c.state, c.since = next, now
 	s.shrink(c)
-}
-
-// finished notes that nothing is left to do for a connection but to wait for its client.
-func (s *Server) finished(c *conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c.state = finished
-}
-
-func (s *Server) beginWrite(c *conn, now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c.writing = now
-}
-
-func (s *Server) endWrite(c *conn, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c.writing = time.Time{}
-	c.failed = c.failed || err != nil
-}
-
-// beginClose notes that net/http is done with a connection. It reports whether that is new,
-// and whether the client has failed to read an answer.
-func (s *Server) beginClose(c *conn) (first, failed bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	first = !c.closing
-	c.closing = true
-	s.shrink(c)
-	return first, c.failed
 }

@@ -223,7 +223,7 @@ func TestUnreadAnswersMakeRoom(t *testing.T) {
 // connection is closed. Until then it counts.
 func TestUnreadAnswerKeepsItsPlace(t *testing.T) {
 	const most = 2
-	const size = 8 << 10 // too much for the client's kernel, not for ours
+	const size = 4 << 10 // too much for the client's kernel, not for ours
 	s := startWith(t, Config{OneRequest: true, MaxConnections: most, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Write(make([]byte, size))
 	})}, standardTimes)

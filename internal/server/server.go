@@ -52,7 +52,7 @@ type Config struct {
 
 // times are the time limits of a connection. Only tests have others than standardTimes.
 type times struct {
-	header, body, idle, write, grace, refusal time.Duration
+	header, body, idle, write, grace, unread, refusal time.Duration
 }
 
 var standardTimes = times{
@@ -68,10 +68,14 @@ var standardTimes = times{
 	// write has this time for itself: a request may wait for as long as its handler does.
 	write: 5 * time.Second,
 
-	// How long a connection may make the server wait before another may take its place.
-	// Clients send their request within a millisecond of connecting, and within a few
-	// hundred on a machine that is overloaded by their number.
+	// How long the server waits for a request before another connection may have the place.
+	// Clients send one within a millisecond of connecting, and within a few hundred on a
+	// machine that is overloaded by their number.
 	grace: 500 * time.Millisecond,
+
+	// The same for the reading of an answer that the kernel's buffers do not take. They take
+	// all but the largest.
+	unread: 100 * time.Millisecond,
 
 	// How long a client that was refused while it was sending may take to read why. A
 	// connection that is closed with unread bytes is reset, and the answer may be lost.

@@ -19,7 +19,7 @@ const (
 
 	// reconnectPause keeps an attacker whom the proxy refuses at once from doing nothing
 	// but making connections: each of the 1,100 makes up to 100 a second.
-	reconnectPause = 10 * time.Millisecond
+	reconnectPause = 200 * time.Millisecond
 
 	// pipelined is how many requests are sent at once on a connection whose answers are
 	// never read.
