@@ -40,7 +40,7 @@ func (p *plan) warnIdentity() {
 	if p.settings.clientID == "" {
 		p.warnf("%s has no annotation %s: a request that names no identity gets no token", accountName(p.account), ClientIDAnnotation)
 	}
-	if p.settings.tenantID == "" {
+	if p.settings.TenantID == "" {
 		p.warnf("%s has no annotation %s, and the configuration no tenant: %s is not set", accountName(p.account), TenantIDAnnotation, azure.EnvTenantID)
 	}
 }
@@ -108,7 +108,7 @@ func ruleChanger(s *corev1.SecurityContext) bool {
 
 // warnPostStart says what a sidecar cannot do before native ones.
 func (p *plan) warnPostStart() {
-	if !p.settings.postStart {
+	if !p.settings.PostStart {
 		return
 	}
 	if slices.ContainsFunc(p.pod.Spec.InitContainers, func(c corev1.Container) bool { return !isOurs(c) }) {
