@@ -116,11 +116,7 @@ func New(cfg Config) *Census {
 // Count counts one request by its header. It does not allocate if the header is in the
 // cache.
 func (c *Census) Count(header http.Header) {
-	s := signature{
-		userAgent: first(header["User-Agent"]),
-		sku:       first(header["X-Client-Sku"]),
-		version:   first(header["X-Client-Ver"]),
-	}
+	s := signature{bounded(header.Get("User-Agent")), bounded(header.Get("X-Client-Sku")), bounded(header.Get("X-Client-Ver"))}
 	now := c.now()
 	c.mu.RLock()
 	t := c.known[s]
@@ -132,12 +128,7 @@ func (c *Census) Count(header http.Header) {
 	t.last.Store(now.Unix())
 }
 
-func first(values []string) string {
-	if len(values) == 0 {
-		return ""
-	}
-	return values[0][:min(len(values[0]), maxHeader)]
-}
+func bounded(value string) string { return value[:min(len(value), maxHeader)] }
 
 // learn identifies the caller of a signature, adds the signature to the cache unless
 // the cache is full, and returns the caller's tally.
@@ -159,21 +150,17 @@ func (c *Census) learn(s signature, now time.Time) *tally {
 // tallyOf returns the tally of a caller. New callers beyond maxCallers share the tally
 // of the caller "other". The caller of tallyOf holds Census.mu.
 func (c *Census) tallyOf(caller Caller, now time.Time) (t *tally, isNew bool) {
+	full := len(c.callers) >= maxCallers
+	if full && c.callers[caller] == nil {
+		caller = Caller{SDK: "other", WorkloadIdentity: Unknown}
+	}
 	if t = c.callers[caller]; t != nil {
 		return t, false
-	}
-	if len(c.callers) >= maxCallers {
-		caller = Caller{SDK: "other", WorkloadIdentity: Unknown}
-		if t = c.callers[caller]; t != nil {
-			return t, false
-		}
-	} else {
-		isNew = true
 	}
 	t = &tally{first: now}
 	t.last.Store(now.Unix()) // Entries may run before Count stores the time
 	c.callers[caller] = t
-	return t, isNew
+	return t, !full
 }
 
 // Entries returns all callers, those that need the proxy first: WorkloadIdentity no,
