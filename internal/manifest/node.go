@@ -92,15 +92,10 @@ func (n *Node) Len() int {
 // HasOddKey tells whether some key is not a scalar, as in an unrendered template:
 // {{ .Values.image }} reads as a mapping in a mapping.
 func (n *Node) HasOddKey() bool {
-	for _, e := range n.entries {
-		if e.key != nil && e.key.kind != yaml.ScalarNode && e.key.kind != yaml.AliasNode {
-			return true
-		}
-		if e.value.HasOddKey() || e.key != nil && e.key.HasOddKey() {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(n.entries, func(e entry) bool {
+		odd := e.key != nil && (e.key.kind != yaml.ScalarNode && e.key.kind != yaml.AliasNode || e.key.HasOddKey())
+		return odd || e.value.HasOddKey()
+	})
 }
 
 // Scalar is the value's text, and whether it is a string: an unquoted 8000 is not.
