@@ -78,7 +78,7 @@ type Config struct {
 
 // Census counts callers. It is safe for concurrent use.
 type Census struct {
-	isNew func(Caller)
+	isNew func(Caller) // nil: it is not called
 	now   func() time.Time
 
 	mu      sync.RWMutex // guards the maps; the tallies that they point to are atomic
@@ -98,15 +98,7 @@ type tally struct {
 
 // New returns an empty Census.
 func New(cfg Config) *Census {
-	c := &Census{
-		isNew:   cfg.New,
-		now:     cfg.Now,
-		known:   make(map[signature]*tally),
-		callers: make(map[Caller]*tally),
-	}
-	if c.isNew == nil {
-		c.isNew = func(Caller) {}
-	}
+	c := &Census{isNew: cfg.New, now: cfg.Now, known: make(map[signature]*tally), callers: make(map[Caller]*tally)}
 	if c.now == nil {
 		c.now = time.Now
 	}
@@ -141,7 +133,7 @@ func (c *Census) learn(s signature, now time.Time) *tally {
 		c.known[signature{strings.Clone(s.userAgent), strings.Clone(s.sku), strings.Clone(s.version)}] = t
 	}
 	c.mu.Unlock()
-	if isNew {
+	if isNew && c.isNew != nil {
 		c.isNew(caller)
 	}
 	return t
