@@ -11,7 +11,7 @@ import (
 )
 
 func (p *plan) warnf(format string, args ...any) {
-	p.warnings = append(p.warnings, fmt.Sprintf(format, args...))
+	p.Warnings = append(p.Warnings, fmt.Sprintf(format, args...))
 }
 
 // warnUnlabelled is for pods that say how, and not that.
@@ -23,7 +23,7 @@ func warnUnlabelled(pod *corev1.Pod) []string {
 }
 
 // warn says what will be done and is probably not what was meant.
-func (p *plan) warn() []string {
+func (p *plan) warn() {
 	p.warnIdentity()
 	p.warnSkipped()
 	if p.settings.inject {
@@ -33,7 +33,6 @@ func (p *plan) warn() []string {
 	} else {
 		p.warnNotInjected()
 	}
-	return p.warnings
 }
 
 func (p *plan) warnIdentity() {
