@@ -214,9 +214,3 @@ func oneLine(message string) string {
 		return r
 	}, strings.ToValidUTF8(message, "?"))
 }
-
-func (m *migration) report(stderr io.Writer) {
-	for _, message := range m.messages {
-		fmt.Fprintln(stderr, message)
-	}
-}

@@ -166,7 +166,7 @@ func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint TokenEndpoint) err
 		return refuse("annotation "+name, "%v", err)
 	}
 	if bound {
-		s.endpoint, s.audience = &endpoint, endpoint.Audience
+		s.endpoint, s.Audience = &endpoint, endpoint.Audience
 	}
 	return nil
 }

@@ -93,7 +93,7 @@ func userOf(pod *corev1.Pod, c place) (user *int64, where string) {
 // to find.
 func (s *settings) checkIdentity(account *corev1.ServiceAccount) error {
 	switch {
-	case s.tenantID == "":
+	case s.TenantID == "":
 		return refuse(accountName(account), "write annotation %s: the proxy needs a tenant, and the configuration has none", TenantIDAnnotation)
 	case s.prefetch.text != "" && s.clientID == "":
 		return refuse(accountName(account), "write annotation %s: tokens are fetched ahead for that identity, as %s asks", ClientIDAnnotation, PrefetchAnnotation)

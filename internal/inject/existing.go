@@ -153,9 +153,9 @@ func madeVolume(v corev1.Volume) bool {
 // azure-workload-identity's, whose images are called proxy and proxy-init wherever
 // they are from.
 func (s *settings) foreign(c corev1.Container) bool {
-	theirs, ours := "proxy", s.proxyImage
+	theirs, ours := "proxy", s.ProxyImage
 	if c.Name == ProxyInitName {
-		theirs, ours = "proxy-init", s.initImage
+		theirs, ours = "proxy-init", s.ProxyInitImage
 	}
 	return !made(c) && imageName(c.Image) != theirs && imageName(c.Image) != imageName(ours)
 }

@@ -30,10 +30,9 @@ const (
 
 // settings is what is to be done to one pod.
 type settings struct {
-	clientID      azure.ClientID
-	tenantID      azure.Tenant
-	authorityHost azure.AuthorityHost
-	audience      string
+	Config // with what the annotations say over it
+
+	clientID azure.ClientID
 
 	// endpoint is where this pod trades its tokens. Nil: Entra.
 	endpoint *TokenEndpoint
@@ -45,31 +44,17 @@ type settings struct {
 	inject, injectSaid bool
 	port, adminPort    int32
 	redirect           string
-	postStart          bool
 
-	identities                    list[azure.Identity]
-	prefetch                      list[azure.Resource]
-	allowed                       list[azure.ClientID]
-	logLevel                      string
-	proxyImage, initImage         string
-	proxyResources, initResources *corev1.ResourceRequirements
+	identities list[azure.Identity]
+	prefetch   list[azure.Resource]
+	allowed    list[azure.ClientID]
 }
 
 func defaults(config Config) *settings {
-	return &settings{
-		tenantID:       config.TenantID,
-		authorityHost:  config.authorityHost(),
-		audience:       config.audience(),
-		expiration:     defaultExpiration,
-		port:           azure.ProxyPort,
-		redirect:       redirectForward,
-		postStart:      config.PostStart,
-		logLevel:       config.LogLevel,
-		proxyImage:     config.ProxyImage,
-		initImage:      config.ProxyInitImage,
-		proxyResources: resourcesOr(config.ProxyResources),
-		initResources:  resourcesOr(config.ProxyInitResources),
-	}
+	config.AuthorityHost, config.Audience = config.authorityHost(), config.audience()
+	config.ProxyResources = resourcesOr(config.ProxyResources)
+	config.ProxyInitResources = resourcesOr(config.ProxyInitResources)
+	return &settings{Config: config, expiration: defaultExpiration, port: azure.ProxyPort, redirect: redirectForward}
 }
 
 // resourcesOr is the resources given, or those of deploy/components: measured there,
@@ -124,18 +109,18 @@ func into[T any](setting func(*settings) *T, parse func(string) (T, error)) func
 // The readers of annotations, each for one setting.
 var (
 	readClientID           = into(func(s *settings) *azure.ClientID { return &s.clientID }, azure.ParseClientID)
-	readTenantID           = into(func(s *settings) *azure.Tenant { return &s.tenantID }, azure.ParseTenant)
+	readTenantID           = into(func(s *settings) *azure.Tenant { return &s.TenantID }, azure.ParseTenant)
 	readPort               = into(func(s *settings) *int32 { return &s.port }, parsePort)
 	readAdminPort          = into(func(s *settings) *int32 { return &s.adminPort }, parsePort)
 	readRedirect           = into(func(s *settings) *string { return &s.redirect }, parseRedirect)
 	readIdentities         = into(func(s *settings) *list[azure.Identity] { return &s.identities }, listOf(azure.ParseIdentity))
 	readPrefetch           = into(func(s *settings) *list[azure.Resource] { return &s.prefetch }, listOf(azure.ParseResource))
 	readAllowed            = into(func(s *settings) *list[azure.ClientID] { return &s.allowed }, listOf(azure.ParseClientID))
-	readLogLevel           = into(func(s *settings) *string { return &s.logLevel }, parseLogLevel)
-	readProxyImage         = into(func(s *settings) *string { return &s.proxyImage }, parseImage)
-	readProxyInitImage     = into(func(s *settings) *string { return &s.initImage }, parseImage)
-	readProxyResources     = into(func(s *settings) **corev1.ResourceRequirements { return &s.proxyResources }, parseResources)
-	readProxyInitResources = into(func(s *settings) **corev1.ResourceRequirements { return &s.initResources }, parseResources)
+	readLogLevel           = into(func(s *settings) *string { return &s.LogLevel }, parseLogLevel)
+	readProxyImage         = into(func(s *settings) *string { return &s.ProxyImage }, parseImage)
+	readProxyInitImage     = into(func(s *settings) *string { return &s.ProxyInitImage }, parseImage)
+	readProxyResources     = into(func(s *settings) **corev1.ResourceRequirements { return &s.ProxyResources }, parseResources)
+	readProxyInitResources = into(func(s *settings) **corev1.ResourceRequirements { return &s.ProxyInitResources }, parseResources)
 )
 
 var parseRedirect = flagenv.OneOf(redirectForward, redirectSealed, redirectNone)

@@ -172,21 +172,13 @@ func (n *Node) become(token string) (*Node, error) {
 	if _, err := strconv.Atoi(token); err == nil || token == "-" {
 		kind = yaml.SequenceNode
 	}
-	for i, e := range n.parentEntries() {
-		if e.value == n {
-			collection := &Node{kind: kind, tag: tagOf(kind), parent: n.parent}
-			n.parent.entries[i].value = collection
-			return collection, nil
-		}
-	}
-	return nil, n.errorf("null has no %s", token)
-}
-
-func (n *Node) parentEntries() []entry {
 	if n.parent == nil {
-		return nil
+		return nil, n.errorf("null has no %s", token)
 	}
-	return n.parent.entries
+	i := slices.IndexFunc(n.parent.entries, func(e entry) bool { return e.value == n })
+	collection := &Node{kind: kind, tag: tagOf(kind), parent: n.parent}
+	n.parent.entries[i].value = collection
+	return collection, nil
 }
 
 // unreferenced refuses to remove what aliases elsewhere stand for.

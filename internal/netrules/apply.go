@@ -110,9 +110,6 @@ func (c chain) difference(now state) string {
 }
 
 func differ(mode Mode, table, what string) *Error {
-	return &Error{
-		Kind:   RulesDiffer,
-		Cause:  fmt.Sprintf("the %s table (%s) is not as planned: %s", table, mode, what),
-		Remedy: "run proxy-init again, after whatever else changes this pod's rules",
-	}
+	cause := fmt.Sprintf("the %s table (%s) is not as planned: %s", table, mode, what)
+	return &Error{RulesDiffer, cause, "run proxy-init again, after whatever else changes this pod's rules"}
 }
