@@ -56,7 +56,7 @@ attack: ## what a hostile container of the pod can do to the others, as a table 
 test: ## every test but test-images, test-chart, test-apiserver and test-cluster, with the race detector (root: they make network namespaces)
 	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv unshare
 	@tools/privileges
-	@echo "compiling every package with the race detector: about 10 minutes the first time, a minute later"
+	@echo "compiling every package with the race detector: 5 to 10 minutes the first time, about one later"
 	@# -count=1: some tests build the programs, of which Go's cache of results knows nothing.
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m $$(go list ./... | grep -v /test/attack)
 	@# Alone: it measures how long a client waits, which other tests on the same cores would change.

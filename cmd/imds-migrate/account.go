@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"maps"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"imds-oidc-proxy/internal/inject"
 )
@@ -49,12 +49,7 @@ func (m *migration) account(pod *corev1.Pod) (account *corev1.ServiceAccount, wa
 		return account, warning
 	}
 	account = account.DeepCopy()
-	annotations := maps.Clone(account.Annotations)
-	if annotations == nil {
-		annotations = map[string]string{}
-	}
-	annotations[inject.ClientIDAnnotation] = string(m.options.clientID)
-	account.Annotations = annotations
+	metav1.SetMetaDataAnnotation(&account.ObjectMeta, inject.ClientIDAnnotation, string(m.options.clientID))
 	return account, warning
 }
 

@@ -44,21 +44,27 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "imds-migrate %s\n", version)
 		return exitOK
 	}
-	files, err := read(o.files, stdin)
-	if err != nil {
-		fmt.Fprintf(stderr, "imds-migrate: %v\n", err)
-		return exitRefused
-	}
-	m := &migration{options: o}
-	m.edit(files, stdin)
-	m.report(stderr)
-	if m.refused > 0 {
-		fmt.Fprintf(stderr, "imds-migrate: nothing is written: %d refused\n", m.refused)
-		return exitRefused
-	}
-	if err := o.write(files, stdout); err != nil {
+	if err := migrate(o, stdin, stdout, stderr); err != nil {
 		fmt.Fprintf(stderr, "imds-migrate: %v\n", err)
 		return exitRefused
 	}
 	return exitOK
+}
+
+// migrate reads, edits and writes the manifests. What it has to say of single objects goes
+// to stderr.
+func migrate(o options, stdin io.Reader, stdout, stderr io.Writer) error {
+	files, err := read(o.files, stdin)
+	if err != nil {
+		return err
+	}
+	m := &migration{options: o}
+	m.edit(files, stdin)
+	for _, message := range m.messages {
+		fmt.Fprintln(stderr, message)
+	}
+	if m.refused > 0 {
+		return fmt.Errorf("nothing is written: %d refused", m.refused)
+	}
+	return o.write(files, stdout)
 }

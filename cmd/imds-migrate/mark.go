@@ -15,12 +15,14 @@ var marks = []struct{ part, name string }{
 	{"annotations", inject.InjectProxyAnnotation},
 }
 
-// mark puts label and annotation on a workload. One that says otherwise, "false" for
+// selected reports whether --all and --selector choose a workload.
+func (m *migration) selected(o object) bool {
+	return m.options.all && m.options.selector.Matches(ownLabels(o))
+}
+
+// addMarks puts label and annotation on a workload. One that says otherwise, "false" for
 // instance, is left to what it says.
-func (m *migration) mark(o object, template *manifest.Node) error {
-	if !m.options.all || !m.options.selector.Matches(ownLabels(o)) {
-		return nil
-	}
+func addMarks(template *manifest.Node) error {
 	for _, mark := range marks {
 		text, _ := template.Get("metadata", mark.part, mark.name).Scalar()
 		if text != "true" && template.Get("metadata", mark.part, mark.name) != nil {
@@ -30,23 +32,14 @@ func (m *migration) mark(o object, template *manifest.Node) error {
 	return template.Apply(markings(template))
 }
 
-// unmark is the way back.
-func (m *migration) unmark(o object, template *manifest.Node) error {
-	if !m.options.all || !m.options.selector.Matches(ownLabels(o)) {
-		return nil
-	}
-	return template.Apply(unmarkings(template))
-}
-
 func ownLabels(o object) labels.Set {
-	set := labels.Set{}
 	var metadata struct {
 		Labels map[string]string `json:"labels"`
 	}
 	if node := o.node.Get("metadata"); node.IsMapping() && decode(node, &metadata) == nil {
-		set = metadata.Labels
+		return metadata.Labels
 	}
-	return set
+	return nil
 }
 
 func markings(template *manifest.Node) []manifest.Operation {

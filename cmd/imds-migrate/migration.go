@@ -104,8 +104,8 @@ func (m *migration) document(d document) {
 // workload changes one pod or pod template.
 func (m *migration) workload(f *file, o object, template *manifest.Node) error {
 	reason := fromNode(o)
-	if reason == "" && !m.options.uninject {
-		if err := m.mark(o, template); err != nil {
+	if reason == "" && !m.options.uninject && m.selected(o) {
+		if err := addMarks(template); err != nil {
 			return err
 		}
 	}
@@ -121,9 +121,17 @@ func (m *migration) workload(f *file, o object, template *manifest.Node) error {
 		return err
 	}
 	if m.options.uninject {
-		return errors.Join(apply(template, inject.Remove(pod).Patch), m.unmark(o, template))
+		return m.uninject(o, template, pod)
 	}
 	return m.inject(f, o, template, pod)
+}
+
+func (m *migration) uninject(o object, template *manifest.Node, pod *corev1.Pod) error {
+	err := apply(template, inject.Remove(pod).Patch)
+	if m.selected(o) {
+		err = errors.Join(err, template.Apply(unmarkings(template)))
+	}
+	return err
 }
 
 func (m *migration) inject(f *file, o object, template *manifest.Node, pod *corev1.Pod) error {
@@ -205,10 +213,4 @@ func oneLine(message string) string {
 		}
 		return r
 	}, strings.ToValidUTF8(message, "?"))
-}
-
-func (m *migration) report(stderr io.Writer) {
-	for _, message := range m.messages {
-		fmt.Fprintln(stderr, message)
-	}
 }

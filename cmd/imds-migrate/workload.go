@@ -23,23 +23,14 @@ type object struct {
 
 func (o object) String() string { return fmt.Sprintf("%s %s/%s", o.kind, o.namespace, o.name) }
 
+// inSpec is where most kinds hold the template of their pods.
+var inSpec = []string{"spec", "template"}
+
 // templates are where the kinds that run pods hold them, by group.
 var templates = map[string]map[string][]string{
-	"": {
-		"Pod":                   {},
-		"PodTemplate":           {"template"},
-		"ReplicationController": {"spec", "template"},
-	},
-	"apps": {
-		"Deployment":  {"spec", "template"},
-		"StatefulSet": {"spec", "template"},
-		"DaemonSet":   {"spec", "template"},
-		"ReplicaSet":  {"spec", "template"},
-	},
-	"batch": {
-		"Job":     {"spec", "template"},
-		"CronJob": {"spec", "jobTemplate", "spec", "template"},
-	},
+	"":      {"Pod": {}, "PodTemplate": {"template"}, "ReplicationController": inSpec},
+	"apps":  {"Deployment": inSpec, "StatefulSet": inSpec, "DaemonSet": inSpec, "ReplicaSet": inSpec},
+	"batch": {"Job": inSpec, "CronJob": {"spec", "jobTemplate", "spec", "template"}},
 }
 
 // objects are those of a document: itself, or what its lists hold. An item may leave its
@@ -146,24 +137,17 @@ func hasReserved(template *manifest.Node) bool {
 // unquoted finds a label or annotation that is not a string, the way in which these are
 // most often written wrong: the API server refuses them.
 func unquoted(metadata *manifest.Node) error {
-	for _, part := range []struct {
-		key   string
-		names []string
-	}{
-		{"labels", []string{inject.UseLabel}},
-		{"annotations", annotationNames()},
-	} {
-		for _, name := range part.names {
-			value := metadata.Get(part.key, name)
-			if value == nil {
+	for _, a := range inject.Annotations() {
+		for _, part := range []string{"labels", "annotations"} {
+			value := metadata.Get(part, a.Name)
+			text, isString := value.Scalar()
+			if value == nil || isString {
 				continue
 			}
-			if text, isString := value.Scalar(); !isString {
-				if v, err := value.Value(); err == nil && v == true { // yes, on, …
-					text = "true"
-				}
-				return &manifest.Error{Line: value.Line(), Reason: fmt.Sprintf("%s: write it in quotes: %q", name, text)}
+			if v, err := value.Value(); err == nil && v == true { // yes, on, …
+				text = "true"
 			}
+			return &manifest.Error{Line: value.Line(), Reason: fmt.Sprintf("%s: write it in quotes: %q", a.Name, text)}
 		}
 	}
 	return nil
@@ -184,14 +168,6 @@ func unquotedEnv(spec *manifest.Node) error {
 		}
 	}
 	return nil
-}
-
-func annotationNames() []string {
-	var names []string
-	for _, a := range inject.Annotations() {
-		names = append(names, a.Name)
-	}
-	return names
 }
 
 // pod is what the API server would be sent for a template, but for the name, which is

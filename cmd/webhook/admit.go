@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -137,12 +138,7 @@ func (a *admitter) injection(pod *corev1.Pod, account *corev1.ServiceAccount) an
 
 // accountName is the pod's service account; API servers have put it in before they
 // ask, unless their ServiceAccount admission is off.
-func accountName(pod *corev1.Pod) string {
-	if pod.Spec.ServiceAccountName == "" {
-		return "default"
-	}
-	return pod.Spec.ServiceAccountName
-}
+func accountName(pod *corev1.Pod) string { return cmp.Or(pod.Spec.ServiceAccountName, "default") }
 
 // response is what the API server reads. An error of this program's own is told
 // apart from a refusal by its code, and says nothing of what is inside.

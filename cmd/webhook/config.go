@@ -20,29 +20,19 @@ import (
 type config struct {
 	inject inject.Config // PostStart is decided while running
 
-	nativeSidecar string
+	address, healthAddress, metricsAddress   string
+	nativeSidecar, tlsMinVersion, kubeconfig string
 
-	address        string
-	healthAddress  string
-	metricsAddress string
-	tlsMinVersion  string
-	drain          time.Duration
-
+	drain        time.Duration
 	certificates certificateFlags
-
-	kubeconfig  string
-	logging     logging.Config
-	showVersion bool
+	logging      logging.Config
+	showVersion  bool
 }
 
 // certificateFlags say where the webhook's certificate comes from.
 type certificateFlags struct {
-	mode          string
-	dir           string
-	namespace     string
-	secret        string
-	service       string
-	configuration string
+	mode, dir                                 string
+	namespace, secret, service, configuration string
 }
 
 // The values of --cert-mode.

@@ -190,7 +190,7 @@ func (w *webhook) addSidecars(ctx context.Context, access *rest.Config, mode str
 	if err := w.sidecars.decide(ctx); err != nil {
 		return err
 	}
-	return w.manager.Add(w.sidecars)
+	return w.manager.Add(everyReplica(w.sidecars.Start))
 }
 
 func (w *webhook) addServer(cfg config) error {
@@ -212,7 +212,7 @@ func (w *webhook) addServer(cfg config) error {
 		address: cfg.address, minVersion: tlsVersions[cfg.tlsMinVersion], cert: w.cert,
 		handler: handler, draining: &w.draining, log: w.log,
 	}
-	return w.manager.Add(w.server)
+	return w.manager.Add(everyReplica(w.server.Start))
 }
 
 // admissionHandler is the protocol around the answers.

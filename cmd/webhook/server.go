@@ -64,9 +64,6 @@ func (s *server) Start(ctx context.Context) error {
 	return s.serve(ctx, listener)
 }
 
-// NeedLeaderElection says that every replica serves.
-func (s *server) NeedLeaderElection() bool { return false }
-
 func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
 		Handler:           s.routes(),

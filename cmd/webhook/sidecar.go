@@ -78,9 +78,6 @@ func (s *sidecars) Start(ctx context.Context) error {
 	}
 }
 
-// NeedLeaderElection says that every replica does this.
-func (s *sidecars) NeedLeaderElection() bool { return false }
-
 // hasSidecars reads versions such as 1 and 29+, as distributions write them.
 func hasSidecars(info serverversion.Info) (bool, error) {
 	major, majorErr := strconv.Atoi(info.Major)

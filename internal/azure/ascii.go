@@ -16,9 +16,9 @@ func EqualFoldASCII(a, b string) bool {
 	return true
 }
 
-// LowerASCII returns s with its ASCII letters in lower case. It returns s itself where
+// lowerASCII returns s with its ASCII letters in lower case. It returns s itself where
 // there is nothing to change.
-func LowerASCII(s string) string {
+func lowerASCII(s string) string {
 	for i := range len(s) {
 		if lowerByte(s[i]) != s[i] {
 			return lowerFrom(s, i)

@@ -1,10 +1,8 @@
-package azure_test
+package azure
 
 import (
 	"bytes"
 	"testing"
-
-	"imds-oidc-proxy/internal/azure"
 )
 
 // Every ASCII letter is folded, and nothing else is, alone or within a text.
@@ -15,18 +13,18 @@ func TestFoldsASCIIOnly(t *testing.T) {
 		if c < 0x80 {
 			want = bytes.ToLower(in)
 		}
-		if got := azure.LowerASCII(string(in)); got != string(want) {
-			t.Errorf("LowerASCII(%q): got %q, want %q", in, got, want)
+		if got := lowerASCII(string(in)); got != string(want) {
+			t.Errorf("lowerASCII(%q): got %q, want %q", in, got, want)
 		}
 		for d := range 256 {
 			same := c == d || c < 0x80 && d < 0x80 && bytes.EqualFold([]byte{byte(c)}, []byte{byte(d)})
-			if got := azure.EqualFoldASCII(string([]byte{byte(c)}), string([]byte{byte(d)})); got != same {
+			if got := EqualFoldASCII(string([]byte{byte(c)}), string([]byte{byte(d)})); got != same {
 				t.Errorf("EqualFoldASCII(%#x, %#x): got %v", c, d, got)
 			}
 		}
 	}
 	for _, other := range []string{"\u212a", "\u017f", "\uff2b"} {
-		if azure.LowerASCII(other) != other || azure.EqualFoldASCII(other, "k") || azure.EqualFoldASCII(other, "s") {
+		if lowerASCII(other) != other || EqualFoldASCII(other, "k") || EqualFoldASCII(other, "s") {
 			t.Errorf("%q was folded", other)
 		}
 	}

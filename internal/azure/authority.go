@@ -41,7 +41,7 @@ func ParseTenant(s string) (Tenant, error) {
 	if _, ok := ParseGUID(s); ok || len(s) <= maxDomain && isDomain(s) {
 		return Tenant(s), nil
 	}
-	switch LowerASCII(s) {
+	switch lowerASCII(s) {
 	case "common", "organizations", "consumers":
 		return "", Invalid(s, manyTenantsReason)
 	case "adfs", "dstsv2": // MSAL speaks other protocols to authorities with these paths.
@@ -75,7 +75,7 @@ func isLabel(s string) bool {
 // ParseCloud returns the authority host of a cloud, by the names that
 // azure-workload-identity takes, in any case.
 func ParseCloud(name string) (AuthorityHost, error) {
-	switch LowerASCII(name) {
+	switch lowerASCII(name) {
 	case "azurepubliccloud", "azurecloud":
 		return PublicAuthorityHost, nil
 	case "azureusgovernmentcloud", "azureusgovernment":

@@ -92,7 +92,7 @@ func ParseGUID(s string) (string, bool) {
 			return "", false
 		}
 	}
-	return LowerASCII(s), true
+	return lowerASCII(s), true
 }
 
 // maxResourceID bounds a resource ID: Azure allows a subscription's GUID, a resource group
@@ -103,7 +103,7 @@ func parseARM(s string) (string, bool) {
 	if len(s) > maxResourceID {
 		return "", false
 	}
-	lower := LowerASCII(s)
+	lower := lowerASCII(s)
 	segments := strings.Split(lower, "/")
 	form := [...]string{"", "subscriptions", "*", "resourcegroups", "*",
 		"providers", "microsoft.managedidentity", "userassignedidentities", "*"}

@@ -78,7 +78,7 @@ type Config struct {
 
 // Census counts callers. It is safe for concurrent use.
 type Census struct {
-	isNew func(Caller)
+	isNew func(Caller) // nil: it is not called
 	now   func() time.Time
 
 	mu      sync.RWMutex // guards the maps; the tallies that they point to are atomic
@@ -98,15 +98,7 @@ type tally struct {
 
 // New returns an empty Census.
 func New(cfg Config) *Census {
-	c := &Census{
-		isNew:   cfg.New,
-		now:     cfg.Now,
-		known:   make(map[signature]*tally),
-		callers: make(map[Caller]*tally),
-	}
-	if c.isNew == nil {
-		c.isNew = func(Caller) {}
-	}
+	c := &Census{isNew: cfg.New, now: cfg.Now, known: make(map[signature]*tally), callers: make(map[Caller]*tally)}
 	if c.now == nil {
 		c.now = time.Now
 	}
@@ -116,11 +108,7 @@ func New(cfg Config) *Census {
 // Count counts one request by its header. It does not allocate if the header is in the
 // cache.
 func (c *Census) Count(header http.Header) {
-	s := signature{
-		userAgent: first(header["User-Agent"]),
-		sku:       first(header["X-Client-Sku"]),
-		version:   first(header["X-Client-Ver"]),
-	}
+	s := signature{bounded(header.Get("User-Agent")), bounded(header.Get("X-Client-Sku")), bounded(header.Get("X-Client-Ver"))}
 	now := c.now()
 	c.mu.RLock()
 	t := c.known[s]
@@ -132,12 +120,7 @@ func (c *Census) Count(header http.Header) {
 	t.last.Store(now.Unix())
 }
 
-func first(values []string) string {
-	if len(values) == 0 {
-		return ""
-	}
-	return values[0][:min(len(values[0]), maxHeader)]
-}
+func bounded(value string) string { return value[:min(len(value), maxHeader)] }
 
 // learn identifies the caller of a signature, adds the signature to the cache unless
 // the cache is full, and returns the caller's tally.
@@ -150,7 +133,7 @@ func (c *Census) learn(s signature, now time.Time) *tally {
 		c.known[signature{strings.Clone(s.userAgent), strings.Clone(s.sku), strings.Clone(s.version)}] = t
 	}
 	c.mu.Unlock()
-	if isNew {
+	if isNew && c.isNew != nil {
 		c.isNew(caller)
 	}
 	return t
@@ -159,21 +142,17 @@ func (c *Census) learn(s signature, now time.Time) *tally {
 // tallyOf returns the tally of a caller. New callers beyond maxCallers share the tally
 // of the caller "other". The caller of tallyOf holds Census.mu.
 func (c *Census) tallyOf(caller Caller, now time.Time) (t *tally, isNew bool) {
+	full := len(c.callers) >= maxCallers
+	if full && c.callers[caller] == nil {
+		caller = Caller{SDK: "other", WorkloadIdentity: Unknown}
+	}
 	if t = c.callers[caller]; t != nil {
 		return t, false
-	}
-	if len(c.callers) >= maxCallers {
-		caller = Caller{SDK: "other", WorkloadIdentity: Unknown}
-		if t = c.callers[caller]; t != nil {
-			return t, false
-		}
-	} else {
-		isNew = true
 	}
 	t = &tally{first: now}
 	t.last.Store(now.Unix()) // Entries may run before Count stores the time
 	c.callers[caller] = t
-	return t, isNew
+	return t, !full
 }
 
 // Entries returns all callers, those that need the proxy first: WorkloadIdentity no,

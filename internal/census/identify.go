@@ -12,7 +12,8 @@ type sdk struct {
 	// product is the name that the client sends, in lower case: the product of a
 	// User-Agent (RFC 9110, section 10.1.5), or the value of x-client-SKU.
 	product string
-	name    string
+	// name is what the census calls it. Empty: product.
+	name string
 	// since is the first version that supports workload identity. Empty: none does.
 	since string
 	// upgrade says what to use instead of an older version.
@@ -59,21 +60,11 @@ var msal = [...]sdk{
 // programs are HTTP clients and tools: the code that uses them to ask for a token sends
 // no name of its own.
 var programs = [...]sdk{
-	{product: "azcopy", name: "azcopy"},
-	{product: "fluent-bit", name: "fluent-bit"},
-	{product: "curl", name: "curl"},
-	{product: "wget", name: "wget"},
-	{product: "node-fetch", name: "node-fetch"},
-	{product: "axios", name: "axios"},
-	{product: "go-http-client", name: "go-http-client"},
-	{product: "python-requests", name: "python-requests"},
-	{product: "python-urllib", name: "python-urllib"},
-	{product: "aiohttp", name: "python-aiohttp"},
-	{product: "okhttp", name: "okhttp"},
-	{product: "apache-httpclient", name: "apache-httpclient"},
-	{product: "powershell", name: "powershell"},
-	{product: "windowspowershell", name: "powershell"},
-	{product: "java", name: "java"},
+	{product: "azcopy"}, {product: "fluent-bit"}, {product: "curl"}, {product: "wget"},
+	{product: "node-fetch"}, {product: "axios"}, {product: "go-http-client"},
+	{product: "python-requests"}, {product: "python-urllib"}, {product: "aiohttp", name: "python-aiohttp"},
+	{product: "okhttp"}, {product: "apache-httpclient"},
+	{product: "powershell"}, {product: "windowspowershell", name: "powershell"}, {product: "java"},
 }
 
 // identify returns the caller that a signature names: by the name of a library, else by
@@ -106,7 +97,7 @@ func find(table []sdk, products map[string]string) (Caller, bool) {
 
 // caller returns the caller for one version of the SDK.
 func (k sdk) caller(version string) Caller {
-	c := Caller{SDK: k.name, Version: version, WorkloadIdentity: No}
+	c := Caller{SDK: cmp.Or(k.name, k.product), Version: version, WorkloadIdentity: No}
 	switch {
 	case k.since == "" && k.upgrade == "":
 		c.WorkloadIdentity = Unknown

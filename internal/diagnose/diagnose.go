@@ -21,6 +21,7 @@ package diagnose
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"imds-oidc-proxy/internal/azure"
@@ -181,14 +182,4 @@ func newStep(name StepName, findings []Finding) Step {
 	return step
 }
 
-func gravity(s Status) int {
-	switch s {
-	case OK:
-		return 1
-	case Note:
-		return 2
-	case Fail:
-		return 3
-	}
-	return 0
-}
+func gravity(s Status) int { return slices.Index([]Status{Skipped, OK, Note, Fail}, s) }

@@ -44,23 +44,20 @@ func (w *walk) unreached(e *exchange.Error) []Finding {
 	case fault != nil && fault.Document != nil && !tokenProxy:
 		return []Finding{f, w.document(*fault.Document)}
 	case e.Code != 0, e.Hint != "":
-		return []Finding{f}
+		// The error says by itself what to fix.
 	case tokenProxy:
 		f.Text += ", by way of " + w.authorityName()
 		f.Remedy = "check AZURE_KUBERNETES_TOKEN_PROXY, _SNI_NAME, and _CA_FILE or _CA_DATA, and whether the pod may reach it"
 		if w.proxyInForce() != "" {
 			f.Remedy += ", by way of HTTPS_PROXY; NO_PROXY excludes it"
 		}
-		return []Finding{f}
-	case fault == nil:
-		return []Finding{f}
-	case fault.Certificate != nil:
+	case fault != nil:
 		f.Remedy = w.connectionRemedy(fault.Kind)
-		return []Finding{f, certificate(fault.Certificate)}
-	default:
-		f.Remedy = w.connectionRemedy(fault.Kind)
-		return []Finding{f}
+		if fault.Certificate != nil {
+			return []Finding{f, certificate(fault.Certificate)}
+		}
 	}
+	return []Finding{f}
 }
 
 // failure is an error of package exchange as a finding.

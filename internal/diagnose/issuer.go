@@ -92,7 +92,7 @@ func (w *walk) issuerDocuments(ctx context.Context, client *http.Client) []Findi
 
 func unread(item, location string, err error) Finding {
 	return Finding{Status: Note, Item: item, Text: fmt.Sprintf("%s cannot be read from this pod (%s); %s", location, whyUnread(err), entraNeeds),
-		Remedy: "from a machine outside, curl '" + strings.Map(withoutQuotes, printable(location)) + "'"}
+		Remedy: "from a machine outside, curl '" + withoutQuotes.Replace(printable(location)) + "'"}
 }
 
 // whyUnread says in fixed words why a document was not read.
@@ -165,13 +165,8 @@ func getJSON(ctx context.Context, client *http.Client, location string, into any
 }
 
 // withoutQuotes replaces what could end single quotes in a command that is pasted into
-// a shell. It is for strings.Map.
-func withoutQuotes(r rune) rune {
-	if strings.ContainsRune("'\\`$\"", r) {
-		return '?'
-	}
-	return r
-}
+// a shell.
+var withoutQuotes = strings.NewReplacer("'", "?", `\`, "?", "`", "?", "$", "?", `"`, "?")
 
 // errLinkLocal is the error for a host that a claim names and that is not asked.
 var errLinkLocal = errors.New("a link-local address")

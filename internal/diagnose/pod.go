@@ -106,13 +106,8 @@ func (w *walk) defaultClientID() Finding {
 }
 
 func (w *walk) authorityHost() Finding {
-	if err := w.cfg.Invalid[azure.EnvAuthorityHost]; err != nil {
-		return invalid(azure.EnvAuthorityHost, err)
-	}
-	if host := w.cfg.Exchange.AuthorityHost; host != "" {
-		return Finding{Status: OK, Item: azure.EnvAuthorityHost, Text: string(host)}
-	}
-	return Finding{Status: OK, Item: azure.EnvAuthorityHost, Text: "not set: the public cloud, " + string(azure.PublicAuthorityHost)}
+	host := cmp.Or(string(w.cfg.Exchange.AuthorityHost), "not set: the public cloud, "+string(azure.PublicAuthorityHost))
+	return w.required(azure.EnvAuthorityHost, host, "")
 }
 
 // federatedToken checks the token file and the token's claims. The token itself stays in

@@ -12,6 +12,8 @@ import (
 	"sync"
 
 	"go.uber.org/zap"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // bindingTransport sends requests to an identity binding's proxy in place of
@@ -32,7 +34,7 @@ type bindingTransport struct {
 func newBindingTransport(cfg Config) (http.RoundTripper, error) {
 	proxy, err := url.Parse(string(cfg.Binding.TokenProxy))
 	if err != nil {
-		return nil, errors.New("AZURE_KUBERNETES_TOKEN_PROXY is not a URL")
+		return nil, fmt.Errorf("%s: %w", azure.EnvTokenProxy, err)
 	}
 	if proxy.Path == "" {
 		proxy.Path = "/" // JoinPath drops the leading slash of what it appends to ""
@@ -43,7 +45,7 @@ func newBindingTransport(cfg Config) (http.RoundTripper, error) {
 		b.caFile = &sharedFile[[]byte]{path: cfg.Binding.CAFile, load: readCertificates}
 		err = b.readCAFile(context.Background())
 	case cfg.Binding.CAData != "":
-		err = b.trust([]byte(cfg.Binding.CAData), "AZURE_KUBERNETES_CA_DATA")
+		err = b.trust([]byte(cfg.Binding.CAData), azure.EnvCAData)
 	default:
 		err = b.trustAsEntra()
 	}
@@ -128,14 +130,14 @@ func (b *bindingTransport) readCAFile(ctx context.Context) error {
 	defer cancel()
 	pem, err := b.caFile.read(ctx)
 	if err != nil {
-		return fmt.Errorf("AZURE_KUBERNETES_CA_FILE: %w", err)
+		return fmt.Errorf("%s: %w", azure.EnvCAFile, err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.current != nil && bytes.Equal(pem, b.pem) {
 		return nil
 	}
-	if err := b.trust(pem, "AZURE_KUBERNETES_CA_FILE"); err != nil {
+	if err := b.trust(pem, azure.EnvCAFile); err != nil {
 		return err
 	}
 	b.pem = pem

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"go.uber.org/zap/zapcore"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // maxFederatedToken bounds the file that is read as a federated token. The
@@ -158,7 +160,7 @@ func (e *Exchanger) Ready() error {
 		err = token.usable(time.Now())
 	}
 	if err != nil {
-		return fmt.Errorf("AZURE_FEDERATED_TOKEN_FILE: %w", err)
+		return fmt.Errorf("%s: %w", azure.EnvFederatedTokenFile, err)
 	}
 	return nil
 }

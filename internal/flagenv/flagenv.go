@@ -169,11 +169,11 @@ func (s *Set) Named(err error) error {
 	if !ok {
 		return err
 	}
-	return &Error{e.Flags, e.Reason, s.Name}
+	return &Error{e.Flags, e.Reason, s.bothNames}
 }
 
-// Name returns a flag with its variable, as errors name it: --proxy-port (PROXY_PORT).
-func (s *Set) Name(flag string) string {
+// bothNames returns a flag with its variable: --proxy-port (PROXY_PORT).
+func (s *Set) bothNames(flag string) string {
 	if variable := s.Variable(flag); variable != "" {
 		return "--" + flag + " (" + variable + ")"
 	}

@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"unicode"
@@ -155,12 +156,9 @@ func (a Annotation) value(pod *corev1.Pod, account *corev1.ServiceAccount) (valu
 }
 
 func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint TokenEndpoint) error {
-	if endpoint == (TokenEndpoint{}) {
-		return nil
-	}
 	name := TokenEndpointPrefix + endpoint.AnnotationSuffix
 	value, given := pod.Annotations[name]
-	if !given {
+	if endpoint == (TokenEndpoint{}) || !given {
 		return nil
 	}
 	bound, err := parseBool(value)
@@ -168,7 +166,7 @@ func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint TokenEndpoint) err
 		return refuse("annotation "+name, "%v", err)
 	}
 	if bound {
-		s.endpoint, s.audience = &endpoint, endpoint.Audience
+		s.endpoint, s.Audience = &endpoint, endpoint.Audience
 	}
 	return nil
 }
@@ -176,18 +174,13 @@ func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint TokenEndpoint) err
 // checkUnknown refuses words under our prefix that are none of ours: a misspelt
 // redirect mode would otherwise leave open what its author meant to seal.
 func checkUnknown(pod *corev1.Pod) error {
-	var unknown []string
-	for name := range pod.Annotations {
-		known := slices.ContainsFunc(annotations, func(a Annotation) bool { return a.Name == name })
-		if strings.HasPrefix(name, ownPrefix) && !known {
-			unknown = append(unknown, name)
+	known := ownNames()
+	for _, name := range slices.Sorted(maps.Keys(pod.Annotations)) {
+		if strings.HasPrefix(name, ownPrefix) && !slices.Contains(known, name) {
+			return refuse("annotation "+shorten(name), "there is none of this name; write one of %s", strings.Join(known, ", "))
 		}
 	}
-	if len(unknown) == 0 {
-		return nil
-	}
-	slices.Sort(unknown)
-	return refuse("annotation "+shorten(unknown[0]), "there is none of this name; write one of %s", strings.Join(ownNames(), ", "))
+	return nil
 }
 
 func ownNames() []string {

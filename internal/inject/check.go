@@ -47,10 +47,7 @@ func (s *settings) checkPorts(pod *corev1.Pod) error {
 	if s.adminPort == s.port {
 		return refuse("annotation "+AdminPortAnnotation, "%d is the port of the proxy; write another", s.port)
 	}
-	for _, c := range places(pod) {
-		if c.ours() {
-			continue
-		}
+	for _, c := range authors(pod) {
 		for _, port := range c.Ports {
 			if port.Protocol == corev1.ProtocolUDP || port.Protocol == corev1.ProtocolSCTP {
 				continue
@@ -72,10 +69,7 @@ func (s *settings) checkUser(pod *corev1.Pod) error {
 	if s.redirect != redirectForward {
 		return nil
 	}
-	for _, c := range places(pod) {
-		if c.ours() {
-			continue
-		}
+	for _, c := range authors(pod) {
 		user, where := userOf(pod, c)
 		if user != nil && *user == azure.ProxyID {
 			return refuse(where, "%d is the proxy's own user, which the redirect lets pass to the node's IMDS; write another user, or %s: %s", azure.ProxyID, RedirectAnnotation, redirectSealed)
@@ -99,7 +93,7 @@ func userOf(pod *corev1.Pod, c place) (user *int64, where string) {
 // to find.
 func (s *settings) checkIdentity(account *corev1.ServiceAccount) error {
 	switch {
-	case s.tenantID == "":
+	case s.TenantID == "":
 		return refuse(accountName(account), "write annotation %s: the proxy needs a tenant, and the configuration has none", TenantIDAnnotation)
 	case s.prefetch.text != "" && s.clientID == "":
 		return refuse(accountName(account), "write annotation %s: tokens are fetched ahead for that identity, as %s asks", ClientIDAnnotation, PrefetchAnnotation)
@@ -136,7 +130,9 @@ const (
 // rootOnly reports whether a volume has a token that, with the proxy in the pod, root
 // alone may read.
 func (p *plan) rootOnly(v corev1.Volume) bool {
-	if v.Projected == nil || v.Projected.DefaultMode == nil || p.settings.redirect == redirectNone && p.oneUser(azure.ProxyID) {
+	user := p.userOfAll()
+	sameUser := p.settings.redirect == redirectNone && user != nil && *user == azure.ProxyID
+	if v.Projected == nil || v.Projected.DefaultMode == nil || sameUser {
 		return false
 	}
 	mode := *v.Projected.DefaultMode
@@ -177,19 +173,11 @@ func (p *plan) warnTokenMode() {
 	}
 }
 
-func (p *plan) oneUser(user int64) bool {
-	all := p.userOfAll()
-	return all != nil && *all == user
-}
-
 // userOfAll is the user of the pod's own containers. Nil: it is not said, or they have
 // several.
 func (p *plan) userOfAll() *int64 {
 	var all *int64
-	for _, c := range places(p.pod) {
-		if c.ours() {
-			continue
-		}
+	for _, c := range authors(p.pod) {
 		user, _ := userOf(p.pod, c)
 		if user == nil || all != nil && *all != *user {
 			return nil

@@ -80,7 +80,7 @@ type TokenEndpoint struct {
 // Validate returns an error of the fields that are missing or do not go together, a
 // [*flagenv.Error] that names their flags.
 func (c Config) Validate() error {
-	missing := missingFlags(required{"proxy-image", c.ProxyImage}, required{"proxy-init-image", c.ProxyInitImage})
+	_, missing := split(setting{"proxy-image", c.ProxyImage}, setting{"proxy-init-image", c.ProxyInitImage})
 	if err := flagenv.Required(missing, ", for example "+exampleImage); err != nil {
 		return err
 	}
@@ -92,24 +92,27 @@ func (c Config) Validate() error {
 	return c.TokenEndpoint.validate(c.audience())
 }
 
-type required struct{ flag, value string }
+// setting is the value of a flag.
+type setting struct{ flag, value string }
 
-func missingFlags(all ...required) []string {
-	var missing []string
-	for _, r := range all {
-		if r.value == "" {
-			missing = append(missing, r.flag)
+// split returns the flags that are set and those that are missing.
+func split(all ...setting) (set, missing []string) {
+	for _, s := range all {
+		if s.value == "" {
+			missing = append(missing, s.flag)
+		} else {
+			set = append(set, s.flag)
 		}
 	}
-	return missing
+	return set, missing
 }
 
 func (e TokenEndpoint) validate(audience string) error {
 	if e == (TokenEndpoint{}) {
 		return nil
 	}
-	missing := missingFlags(required{"token-endpoint-annotation-suffix", e.AnnotationSuffix},
-		required{"token-endpoint-audience", e.Audience}, required{"token-endpoint-proxy", string(e.TokenProxy)})
+	_, missing := split(setting{"token-endpoint-annotation-suffix", e.AnnotationSuffix},
+		setting{"token-endpoint-audience", e.Audience}, setting{"token-endpoint-proxy", string(e.TokenProxy)})
 	if err := flagenv.Required(missing, " with identity bindings (the other --token-endpoint flags)"); err != nil {
 		return err
 	}
@@ -120,16 +123,8 @@ func (e TokenEndpoint) validate(audience string) error {
 }
 
 func (e TokenEndpoint) validateCA() error {
-	var set []string
-	for _, s := range []required{
-		{"token-endpoint-ca-data", e.CAData},
-		{"token-endpoint-ca-config-map", e.CAConfigMap},
-		{"token-endpoint-trust-bundle-signer", e.ClusterTrustBundleSigner},
-	} {
-		if s.value != "" {
-			set = append(set, s.flag)
-		}
-	}
+	set, _ := split(setting{"token-endpoint-ca-data", e.CAData}, setting{"token-endpoint-ca-config-map", e.CAConfigMap},
+		setting{"token-endpoint-trust-bundle-signer", e.ClusterTrustBundleSigner})
 	switch {
 	case len(set) > 1:
 		return &flagenv.Error{Flags: set, Reason: "must not be set together"}

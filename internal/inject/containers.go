@@ -32,32 +32,27 @@ func (p *plan) proxyContainer() corev1.Container {
 	s := p.settings
 	c := corev1.Container{
 		Name:            ProxyName,
-		Image:           s.proxyImage,
+		Image:           s.ProxyImage,
 		Env:             append(p.identityEnv(p.token.mountPath), s.proxyEnv()...),
-		Resources:       *s.proxyResources,
+		Resources:       *s.ProxyResources,
 		VolumeMounts:    []corev1.VolumeMount{p.mount(p.token.mountPath)},
 		SecurityContext: restricted(azure.ProxyID),
 	}
 	probe := corev1.ExecAction{Command: []string{"/proxy", "--probe", probeTimeout}}
-	if s.postStart {
+	if s.PostStart {
 		c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &probe}}
 	} else {
 		c.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
 		c.StartupProbe = &corev1.Probe{
-			ProbeHandler:     corev1.ProbeHandler{Exec: &probe},
-			TimeoutSeconds:   probeLimit,
-			PeriodSeconds:    1,
-			FailureThreshold: probeFailures,
+			ProbeHandler:   corev1.ProbeHandler{Exec: &probe},
+			TimeoutSeconds: probeLimit, PeriodSeconds: 1, FailureThreshold: probeFailures,
 		}
 	}
 	if s.adminPort != 0 {
 		c.Ports = []corev1.ContainerPort{{Name: adminPortName, ContainerPort: s.adminPort}}
 		c.LivenessProbe = &corev1.Probe{
-			ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
-				Path: "/livez", Port: intstr.FromString(adminPortName)}},
-			TimeoutSeconds:   3,
-			PeriodSeconds:    20,
-			FailureThreshold: 3,
+			ProbeHandler:   corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/livez", Port: intstr.FromString(adminPortName)}},
+			TimeoutSeconds: 3, PeriodSeconds: 20, FailureThreshold: 3,
 		}
 	}
 	return c
@@ -69,8 +64,8 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 		{Name: "PROXY_IDENTITY", Value: s.identities.text},
 		{Name: "PROXY_PREFETCH", Value: s.prefetch.text},
 		{Name: "PROXY_ALLOWED_CLIENT_IDS", Value: s.allowed.text},
-		{Name: "PROXY_LOG_LEVEL", Value: s.logLevel},
-		{Name: "GOMEMLIMIT", Value: memoryLimit(*s.proxyResources)},
+		{Name: "PROXY_LOG_LEVEL", Value: s.LogLevel},
+		{Name: "GOMEMLIMIT", Value: memoryLimit(*s.ProxyResources)},
 	}
 	if s.adminPort != 0 {
 		env = append(env, corev1.EnvVar{Name: "PROXY_ADMIN_ADDRESS", Value: ":" + decimal(s.adminPort)})
@@ -104,7 +99,7 @@ func (s *settings) initContainer() corev1.Container {
 		{Name: "PROXY_PORT", Value: decimal(s.port)},
 		{Name: "PROXY_UID", Value: decimal(azure.ProxyID)},
 		{Name: "PROXY_GID", Value: decimal(azure.ProxyID)},
-		{Name: "PROXY_LOG_LEVEL", Value: s.logLevel},
+		{Name: "PROXY_LOG_LEVEL", Value: s.LogLevel},
 	}
 	if s.redirect == redirectSealed {
 		env = append(env, corev1.EnvVar{Name: "PROXY_SEAL", Value: "true"}, corev1.EnvVar{Name: "PROXY_DENY", Value: wireServer})
@@ -114,9 +109,9 @@ func (s *settings) initContainer() corev1.Container {
 	security.Capabilities.Add = []corev1.Capability{"NET_ADMIN"}
 	return corev1.Container{
 		Name:            ProxyInitName,
-		Image:           s.initImage,
+		Image:           s.ProxyInitImage,
 		Env:             withoutEmpty(env),
-		Resources:       *s.initResources,
+		Resources:       *s.ProxyInitResources,
 		SecurityContext: security,
 	}
 }
@@ -148,7 +143,7 @@ func (p *plan) ownContainers() {
 	if p.settings.redirect != redirectNone {
 		inits = append(inits, p.settings.initContainer())
 	}
-	if p.settings.postStart {
+	if p.settings.PostStart {
 		others = append(others, p.proxyContainer())
 	} else {
 		inits = append(inits, p.proxyContainer())
@@ -178,15 +173,8 @@ func (p *plan) ours(list string, want, have []corev1.Container) {
 
 // inPlace: the names are those that are wanted, and none is elsewhere in the list.
 func inPlace(want, have []corev1.Container) bool {
-	if len(have) < len(want) || slices.ContainsFunc(have[len(want):], isOurs) {
-		return false
-	}
-	for i := range want {
-		if want[i].Name != have[i].Name {
-			return false
-		}
-	}
-	return true
+	return len(have) >= len(want) && !slices.ContainsFunc(have[len(want):], isOurs) &&
+		slices.EqualFunc(want, have[:len(want)], func(w, h corev1.Container) bool { return w.Name == h.Name })
 }
 
 func (p *plan) front(list string, want, have []corev1.Container) {

@@ -18,8 +18,8 @@ func (p *plan) identityEnv(mountPath string) []corev1.EnvVar {
 	env := []corev1.EnvVar{
 		{Name: azure.EnvFederatedTokenFile, Value: p.token.tokenFile(mountPath)},
 		{Name: azure.EnvClientID, Value: string(s.clientID)},
-		{Name: azure.EnvTenantID, Value: string(s.tenantID)},
-		{Name: azure.EnvAuthorityHost, Value: string(s.authorityHost)},
+		{Name: azure.EnvTenantID, Value: string(s.TenantID)},
+		{Name: azure.EnvAuthorityHost, Value: string(s.AuthorityHost)},
 	}
 	if e := s.endpoint; e != nil {
 		env = append(env,

@@ -2,6 +2,7 @@ package inject
 
 import (
 	"encoding/json"
+	"maps"
 	"path"
 	"reflect"
 	"regexp"
@@ -65,17 +66,11 @@ func sameShape(want, have corev1.Container) bool {
 // annotations no longer ask for.
 func sameSettings(want, have corev1.Container) bool {
 	wanted, held := values(want.Env), values(have.Env)
-	for name := range wanted {
-		if held[name] != wanted[name] {
-			return false
-		}
-	}
-	for name := range held {
-		if _, ok := wanted[name]; !ok && isSetting(want.Name, name) {
-			return false
-		}
-	}
-	return true
+	maps.DeleteFunc(held, func(name, _ string) bool {
+		_, isWanted := wanted[name]
+		return !isWanted && !isSetting(want.Name, name)
+	})
+	return maps.Equal(wanted, held)
 }
 
 func values(env []corev1.EnvVar) map[string]string {
@@ -95,15 +90,8 @@ func isSetting(container, name string) bool {
 
 // tree is a container as JSON has it, so that values that are written in two ways,
 // such as quantities, are alike.
-func tree(c corev1.Container) any {
-	text, err := json.Marshal(c)
-	if err != nil {
-		return nil // of these types it is always JSON
-	}
-	var t any
-	if err := json.Unmarshal(text, &t); err != nil {
-		return nil
-	}
+func tree(c corev1.Container) (t any) {
+	_ = json.Unmarshal([]byte(encoded(c)), &t) // which is always JSON
 	return t
 }
 
@@ -165,9 +153,9 @@ func madeVolume(v corev1.Volume) bool {
 // azure-workload-identity's, whose images are called proxy and proxy-init wherever
 // they are from.
 func (s *settings) foreign(c corev1.Container) bool {
-	theirs, ours := "proxy", s.proxyImage
+	theirs, ours := "proxy", s.ProxyImage
 	if c.Name == ProxyInitName {
-		theirs, ours = "proxy-init", s.initImage
+		theirs, ours = "proxy-init", s.ProxyInitImage
 	}
 	return !made(c) && imageName(c.Image) != theirs && imageName(c.Image) != imageName(ours)
 }

@@ -57,35 +57,31 @@ const exampleImage = "registry.example.test/imds-oidc-proxy:v1.0.0"
 // image is a loose check. It refuses what no registry takes.
 var image = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._:/@-]{0,511}$`)
 
-func parseImage(s string) (string, error) {
-	if !image.MatchString(s) {
-		return "", azure.Invalid(s, "must be an image, such as "+exampleImage)
+// accepted returns a parser that takes the texts for which ok is true, as they are.
+func accepted(ok func(string) bool, reason string) func(string) (string, error) {
+	return func(s string) (string, error) {
+		if !ok(s) {
+			return "", azure.Invalid(s, reason)
+		}
+		return s, nil
 	}
-	return s, nil
 }
 
-// parseLogLevel takes the levels that both containers know.
-var parseLogLevel = flagenv.OneOf("error", "warn", "info", "debug")
+var (
+	parseImage  = accepted(image.MatchString, "must be an image, such as "+exampleImage)
+	parseSuffix = accepted(func(s string) bool { return len(validation.IsQualifiedName(TokenEndpointPrefix+s)) == 0 },
+		"must be the end of an annotation's name after "+TokenEndpointPrefix+", such as identity-binding")
+	parseConfigMap = accepted(func(s string) bool { return len(validation.IsDNS1123Subdomain(s)) == 0 },
+		"must be the name of a ConfigMap")
+	parseCertificates = accepted(isCertificates, "must be certificates in PEM")
 
-func parseSuffix(s string) (string, error) {
-	if len(validation.IsQualifiedName(TokenEndpointPrefix+s)) > 0 {
-		return "", azure.Invalid(s, "must be the end of an annotation's name after "+TokenEndpointPrefix+", such as identity-binding")
-	}
-	return s, nil
-}
+	// parseLogLevel takes the levels that both containers know.
+	parseLogLevel = flagenv.OneOf("error", "warn", "info", "debug")
+)
 
-func parseConfigMap(s string) (string, error) {
-	if len(validation.IsDNS1123Subdomain(s)) > 0 {
-		return "", azure.Invalid(s, "must be the name of a ConfigMap")
-	}
-	return s, nil
-}
-
-func parseCertificates(s string) (string, error) {
-	if block, _ := pem.Decode([]byte(s)); block == nil || block.Type != "CERTIFICATE" {
-		return "", azure.Invalid(s, "must be certificates in PEM")
-	}
-	return s, nil
+func isCertificates(s string) bool {
+	block, _ := pem.Decode([]byte(s))
+	return block != nil && block.Type == "CERTIFICATE"
 }
 
 // parseLabels reads a label selector. "*" selects everything; the syntax of selectors has

@@ -32,6 +32,7 @@ package inject
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -64,7 +65,8 @@ func Pod(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (Result
 		p.metricsLabel()
 	}
 	p.tokenVolume()
-	return Result{Patch: p.operations, Warnings: p.warn()}, nil
+	p.warn()
+	return p.Result, nil
 }
 
 // Skipped reports whether a pod takes no part, whatever its service account says, and
@@ -93,21 +95,14 @@ type plan struct {
 	account  *corev1.ServiceAccount
 	token    token
 
-	operations []Operation
-	warnings   []string
+	Result // as far as it is known
 }
 
-func (p *plan) add(path string, value any) {
-	p.operations = append(p.operations, Operation{Op: "add", Path: path, Value: value})
-}
+func (p *plan) add(path string, value any)     { p.do(Operation{"add", path, value}) }
+func (p *plan) replace(path string, value any) { p.do(Operation{"replace", path, value}) }
+func (p *plan) remove(path string)             { p.do(Operation{"remove", path, nil}) }
 
-func (p *plan) replace(path string, value any) {
-	p.operations = append(p.operations, Operation{Op: "replace", Path: path, Value: value})
-}
-
-func (p *plan) remove(path string) {
-	p.operations = append(p.operations, Operation{Op: "remove", Path: path})
-}
+func (p *plan) do(o Operation) { p.Patch = append(p.Patch, o) }
 
 // appendAll adds to a list that holds n elements. One that holds none may not be
 // there at all.
@@ -209,3 +204,6 @@ func places(pod *corev1.Pod) []place {
 	}
 	return all
 }
+
+// authors lists the containers that are not injected: those of the pod's author.
+func authors(pod *corev1.Pod) []place { return slices.DeleteFunc(places(pod), place.ours) }

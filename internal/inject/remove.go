@@ -33,7 +33,7 @@ func Remove(pod *corev1.Pod) Result {
 	removeWhere(p, initContainers, pod.Spec.InitContainers, each(ours))
 	removeWhere(p, containers, pod.Spec.Containers, each(ours))
 	removeWhere(p, volumes, pod.Spec.Volumes, each(madeVolume))
-	return Result{Patch: p.operations}
+	return p.Result
 }
 
 func (p *plan) removeIdentity(c place) {
@@ -106,7 +106,10 @@ func removeWhere[T any](p *plan, list string, elements []T, ours func(int, T) bo
 func Differences(before, after *corev1.Pod) []string {
 	was, is := parts(before), parts(after)
 	var all []string
-	for _, owner := range owners(was, is) {
+	for _, owner := range slices.Sorted(maps.Keys(was)) {
+		if is[owner] == nil {
+			continue // a container that is in one pod alone is a part of the pod
+		}
 		for _, fate := range []struct {
 			verb  string
 			names []string
@@ -125,11 +128,6 @@ func Differences(before, after *corev1.Pod) []string {
 
 // text is what a part says, by its name.
 type text map[string]string
-
-// owners are those that are in both. A container that is in one alone is a part of the pod.
-func owners(was, is map[string]text) []string {
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(was)), func(name string) bool { return is[name] == nil })
-}
 
 func missing(have, from text) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(have)), func(name string) bool {

@@ -30,10 +30,9 @@ const (
 
 // settings is what is to be done to one pod.
 type settings struct {
-	clientID      azure.ClientID
-	tenantID      azure.Tenant
-	authorityHost azure.AuthorityHost
-	audience      string
+	Config // with what the annotations say over it
+
+	clientID azure.ClientID
 
 	// endpoint is where this pod trades its tokens. Nil: Entra.
 	endpoint *TokenEndpoint
@@ -45,31 +44,17 @@ type settings struct {
 	inject, injectSaid bool
 	port, adminPort    int32
 	redirect           string
-	postStart          bool
 
-	identities                    list[azure.Identity]
-	prefetch                      list[azure.Resource]
-	allowed                       list[azure.ClientID]
-	logLevel                      string
-	proxyImage, initImage         string
-	proxyResources, initResources *corev1.ResourceRequirements
+	identities list[azure.Identity]
+	prefetch   list[azure.Resource]
+	allowed    list[azure.ClientID]
 }
 
 func defaults(config Config) *settings {
-	return &settings{
-		tenantID:       config.TenantID,
-		authorityHost:  config.authorityHost(),
-		audience:       config.audience(),
-		expiration:     defaultExpiration,
-		port:           azure.ProxyPort,
-		redirect:       redirectForward,
-		postStart:      config.PostStart,
-		logLevel:       config.LogLevel,
-		proxyImage:     config.ProxyImage,
-		initImage:      config.ProxyInitImage,
-		proxyResources: resourcesOr(config.ProxyResources),
-		initResources:  resourcesOr(config.ProxyInitResources),
-	}
+	config.AuthorityHost, config.Audience = config.authorityHost(), config.audience()
+	config.ProxyResources = resourcesOr(config.ProxyResources)
+	config.ProxyInitResources = resourcesOr(config.ProxyInitResources)
+	return &settings{Config: config, expiration: defaultExpiration, port: azure.ProxyPort, redirect: redirectForward}
 }
 
 // resourcesOr is the resources given, or those of deploy/components: measured there,
@@ -94,33 +79,56 @@ type list[T any] struct {
 	text  string
 }
 
-// set parses a list. An empty one is refused: to the proxy it would be no list, and so a
-// limit that is no limit.
-func (l *list[T]) set(value string, parse func(string) (T, error)) (err error) {
-	if value == "" {
-		_, err = parse(value)
+// listOf returns a parser of lists. It refuses an empty list: to the proxy it would be no
+// list, and so a limit that is no limit.
+func listOf[T any](parse func(string) (T, error)) func(string) (list[T], error) {
+	return func(value string) (l list[T], err error) {
+		if value == "" {
+			_, err = parse(value)
+			return l, err
+		}
+		l.items, err = flagenv.ParseList(value, parse)
+		items := strings.Split(value, ",")
+		for i := range items {
+			items[i] = strings.TrimSpace(items[i])
+		}
+		l.text = strings.Join(items, ",")
+		return l, err
+	}
+}
+
+// into returns the reader of an annotation that parses its value into one setting. The
+// error quotes the value and says what it must be.
+func into[T any](setting func(*settings) *T, parse func(string) (T, error)) func(*settings, string) error {
+	return func(s *settings, value string) (err error) {
+		*setting(s), err = parse(value)
 		return err
 	}
-	l.items, err = flagenv.ParseList(value, parse)
-	items := strings.Split(value, ",")
-	for i := range items {
-		items[i] = strings.TrimSpace(items[i])
-	}
-	l.text = strings.Join(items, ",")
-	return err
 }
 
-// The readers of annotations, each into its setting. An error quotes the value and says
-// what it must be.
+// The readers of annotations, each for one setting.
+var (
+	readClientID           = into(func(s *settings) *azure.ClientID { return &s.clientID }, azure.ParseClientID)
+	readTenantID           = into(func(s *settings) *azure.Tenant { return &s.TenantID }, azure.ParseTenant)
+	readPort               = into(func(s *settings) *int32 { return &s.port }, parsePort)
+	readAdminPort          = into(func(s *settings) *int32 { return &s.adminPort }, parsePort)
+	readRedirect           = into(func(s *settings) *string { return &s.redirect }, parseRedirect)
+	readIdentities         = into(func(s *settings) *list[azure.Identity] { return &s.identities }, listOf(azure.ParseIdentity))
+	readPrefetch           = into(func(s *settings) *list[azure.Resource] { return &s.prefetch }, listOf(azure.ParseResource))
+	readAllowed            = into(func(s *settings) *list[azure.ClientID] { return &s.allowed }, listOf(azure.ParseClientID))
+	readLogLevel           = into(func(s *settings) *string { return &s.LogLevel }, parseLogLevel)
+	readProxyImage         = into(func(s *settings) *string { return &s.ProxyImage }, parseImage)
+	readProxyInitImage     = into(func(s *settings) *string { return &s.ProxyInitImage }, parseImage)
+	readProxyResources     = into(func(s *settings) **corev1.ResourceRequirements { return &s.ProxyResources }, parseResources)
+	readProxyInitResources = into(func(s *settings) **corev1.ResourceRequirements { return &s.ProxyInitResources }, parseResources)
+)
 
-func readClientID(s *settings, value string) (err error) {
-	s.clientID, err = azure.ParseClientID(value)
-	return err
-}
+var parseRedirect = flagenv.OneOf(redirectForward, redirectSealed, redirectNone)
 
-func readTenantID(s *settings, value string) (err error) {
-	s.tenantID, err = azure.ParseTenant(value)
-	return err
+// parsePort parses a port as the fields of a pod have it.
+func parsePort(value string) (int32, error) {
+	port, err := azure.ParsePort(value)
+	return int32(port), err
 }
 
 func readExpiration(s *settings, value string) error {
@@ -155,64 +163,8 @@ func parseBool(value string) (bool, error) {
 	return b, nil
 }
 
-func readPort(s *settings, value string) error {
-	port, err := azure.ParsePort(value)
-	s.port = int32(port)
-	return err
-}
-
-func readAdminPort(s *settings, value string) error {
-	port, err := azure.ParsePort(value)
-	s.adminPort = int32(port)
-	return err
-}
-
-var parseRedirect = flagenv.OneOf(redirectForward, redirectSealed, redirectNone)
-
-func readRedirect(s *settings, value string) (err error) {
-	s.redirect, err = parseRedirect(value)
-	return err
-}
-
-func readIdentities(s *settings, value string) error {
-	return s.identities.set(value, azure.ParseIdentity)
-}
-
-func readPrefetch(s *settings, value string) error {
-	return s.prefetch.set(value, azure.ParseResource)
-}
-
-func readAllowed(s *settings, value string) error {
-	return s.allowed.set(value, azure.ParseClientID)
-}
-
 // allows reports whether the proxy may be asked for a client ID: all may be where no
 // list is given.
 func (s *settings) allows(id azure.ClientID) bool {
 	return len(s.allowed.items) == 0 || slices.Contains(s.allowed.items, id)
-}
-
-func readLogLevel(s *settings, value string) (err error) {
-	s.logLevel, err = parseLogLevel(value)
-	return err
-}
-
-func readProxyImage(s *settings, value string) (err error) {
-	s.proxyImage, err = parseImage(value)
-	return err
-}
-
-func readProxyInitImage(s *settings, value string) (err error) {
-	s.initImage, err = parseImage(value)
-	return err
-}
-
-func readProxyResources(s *settings, value string) (err error) {
-	s.proxyResources, err = parseResources(value)
-	return err
-}
-
-func readProxyInitResources(s *settings, value string) (err error) {
-	s.initResources, err = parseResources(value)
-	return err
 }

@@ -92,7 +92,7 @@ func (p *plan) projectedToken(volume corev1.Volume, ca string) (string, bool) {
 	var found string
 	hasCA := ca == ""
 	for _, source := range volume.Projected.Sources {
-		if t := source.ServiceAccountToken; t != nil && t.Audience == p.settings.audience {
+		if t := source.ServiceAccountToken; t != nil && t.Audience == p.settings.Audience {
 			found = t.Path
 		}
 		if c := source.ConfigMap; c != nil {
@@ -143,7 +143,7 @@ func (p *plan) tokenExpiration() {
 	volume := p.pod.Spec.Volumes[p.token.index]
 	for i, source := range volume.Projected.Sources {
 		t := source.ServiceAccountToken
-		if t == nil || t.Audience != p.settings.audience || !p.settings.expirationSaid {
+		if t == nil || t.Audience != p.settings.Audience || !p.settings.expirationSaid {
 			continue
 		}
 		if t.ExpirationSeconds != nil && *t.ExpirationSeconds == p.settings.expiration {
@@ -161,7 +161,7 @@ func (p *plan) tokenExpiration() {
 func (p *plan) newVolume() corev1.Volume {
 	sources := []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
 		Path:              tokenPath,
-		Audience:          p.settings.audience,
+		Audience:          p.settings.Audience,
 		ExpirationSeconds: &p.settings.expiration,
 	}}}
 	if ca := p.settings.endpoint.authorities(); ca != nil {

@@ -11,7 +11,7 @@ import (
 )
 
 func (p *plan) warnf(format string, args ...any) {
-	p.warnings = append(p.warnings, fmt.Sprintf(format, args...))
+	p.Warnings = append(p.Warnings, fmt.Sprintf(format, args...))
 }
 
 // warnUnlabelled is for pods that say how, and not that.
@@ -23,7 +23,7 @@ func warnUnlabelled(pod *corev1.Pod) []string {
 }
 
 // warn says what will be done and is probably not what was meant.
-func (p *plan) warn() []string {
+func (p *plan) warn() {
 	p.warnIdentity()
 	p.warnSkipped()
 	if p.settings.inject {
@@ -33,14 +33,13 @@ func (p *plan) warn() []string {
 	} else {
 		p.warnNotInjected()
 	}
-	return p.warnings
 }
 
 func (p *plan) warnIdentity() {
 	if p.settings.clientID == "" {
 		p.warnf("%s has no annotation %s: a request that names no identity gets no token", accountName(p.account), ClientIDAnnotation)
 	}
-	if p.settings.tenantID == "" {
+	if p.settings.TenantID == "" {
 		p.warnf("%s has no annotation %s, and the configuration no tenant: %s is not set", accountName(p.account), TenantIDAnnotation, azure.EnvTenantID)
 	}
 }
@@ -87,8 +86,8 @@ func (p *plan) warnRedirect() {
 		p.warnf("%s: none: tokens go to the clients that heed %s only, and nothing keeps the pod from the node's IMDS", RedirectAnnotation, azure.EnvIMDSHost)
 		return
 	}
-	for _, c := range places(p.pod) {
-		if !c.ours() && ruleChanger(c.SecurityContext) {
+	for _, c := range authors(p.pod) {
+		if ruleChanger(c.SecurityContext) {
 			p.warnf("container %q is privileged or has NET_ADMIN: it can take the redirect away", shorten(c.Name))
 		}
 	}
@@ -108,7 +107,7 @@ func ruleChanger(s *corev1.SecurityContext) bool {
 
 // warnPostStart says what a sidecar cannot do before native ones.
 func (p *plan) warnPostStart() {
-	if !p.settings.postStart {
+	if !p.settings.PostStart {
 		return
 	}
 	if slices.ContainsFunc(p.pod.Spec.InitContainers, func(c corev1.Container) bool { return !isOurs(c) }) {

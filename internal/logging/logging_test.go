@@ -83,11 +83,11 @@ func TestDurations(t *testing.T) {
 // TestErrors: an error is one line that names the flag and the values it accepts.
 func TestErrors(t *testing.T) {
 	for arg, want := range map[string]string{
-		"--log-level=loud":   "say error, warn, info, debug, trace or all",
-		"--log-level=INFO":   "say error, warn, info, debug, trace or all",
-		"--log-format=xml":   "say json or console",
-		"--log-format=":      "say json or console",
-		"--log-format=json ": "say json or console",
+		"--log-level=loud":   "must be error, warn, info, debug, trace or all",
+		"--log-level=INFO":   "must be error, warn, info, debug, trace or all",
+		"--log-format=xml":   "must be json or console",
+		"--log-format=":      "must be json or console",
+		"--log-format=json ": "must be json or console",
 	} {
 		_, err := parse(arg)
 		flag, _, _ := strings.Cut(arg, "=")

@@ -51,13 +51,9 @@ func (s *scanner) key(e *entry, n *Node, tree *yaml.Node) (err error) {
 	if e.key, err = s.node(tree, n.column); err != nil {
 		return err
 	}
-	end := s.pos
-	if s.skip(); s.at(':') {
-		s.pos++
+	if s.takeOptional(':') {
 		e.colon = s.pos
-		return nil
 	}
-	s.pos = end
 	return nil
 }
 
@@ -80,7 +76,7 @@ func (s *scanner) flowSequence(tree *yaml.Node, n *Node) error {
 			return err
 		}
 		n.original = append(n.original, e)
-		s.comma()
+		s.takeOptional(',')
 	}
 	return s.closing(n, ']')
 }
@@ -102,7 +98,7 @@ func (s *scanner) flowMapping(tree *yaml.Node, n *Node) error {
 		}
 		n.original = append(n.original, e)
 		if !n.bare {
-			s.comma()
+			s.takeOptional(',')
 		}
 	}
 	if n.bare {
@@ -112,14 +108,15 @@ func (s *scanner) flowMapping(tree *yaml.Node, n *Node) error {
 	return s.closing(n, '}')
 }
 
-// comma passes what parts two entries, if it is there.
-func (s *scanner) comma() {
+// takeOptional passes an indicator and what is blank before it, if the indicator is there.
+func (s *scanner) takeOptional(indicator byte) bool {
 	end := s.pos
-	if s.skip(); s.at(',') {
+	if s.skip(); s.at(indicator) {
 		s.pos++
-		return
+		return true
 	}
 	s.pos = end
+	return false
 }
 
 func (s *scanner) closing(n *Node, bracket byte) error {

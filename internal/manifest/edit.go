@@ -100,10 +100,7 @@ func (e *editor) node(n *Node, place *entry) error {
 
 // changedEntries tells whether entries came or went.
 func (n *Node) changedEntries() bool {
-	if len(n.entries) != len(n.original) {
-		return true
-	}
-	return slices.ContainsFunc(n.entries, func(x entry) bool { return x.from == added })
+	return len(n.entries) != len(n.original) || slices.ContainsFunc(n.entries, func(x entry) bool { return x.from == added })
 }
 
 func (e *editor) block(n *Node, place *entry) error {

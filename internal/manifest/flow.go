@@ -53,24 +53,15 @@ func (e *editor) flowKept(n *Node) []int {
 // several lines where the entries have lines of their own. The margin is theirs.
 func (e *editor) brackets(n *Node) (b brackets, margin string) {
 	b = brackets{strict: e.document.isJSON(), eol: e.document.eol, step: e.document.flowStep()}
-	column, ok := e.document.ownLine(n)
-	if !ok && len(n.original) == 0 && b.strict {
-		// Nothing in it: as the lines around it.
-		if at := n.parent; at != nil {
-			if column, ok = e.document.ownLine(at); ok {
-				return withLines(b), strings.Repeat(e.document.flowBlank(), column)
-			}
-		}
+	if len(n.original) == 0 && b.strict && n.parent != nil {
+		n = n.parent // nothing in it: as the lines around it
 	}
+	column, ok := e.document.ownLine(n)
 	if !ok {
 		return b, ""
 	}
-	return withLines(b), strings.Repeat(e.document.flowBlank(), column)
-}
-
-func withLines(b brackets) brackets {
 	b.lines = true
-	return b
+	return b, strings.Repeat(e.document.flowBlank(), column)
 }
 
 // ownLine is the column of the first entry, if it leads a line.

@@ -1,12 +1,15 @@
 package manifest
 
-import "go.yaml.in/yaml/v3"
+import (
+	"cmp"
+
+	"go.yaml.in/yaml/v3"
+)
 
 // layout is how a document indents, so that what is added looks like its neighbours.
 type layout struct {
-	step      int // of a mapping in a mapping
+	step      int // of a mapping in a mapping; 0: not known
 	dash      int // of a list's dashes, from the key that the list belongs to
-	knowsStep bool
 	knowsDash bool
 }
 
@@ -16,19 +19,11 @@ func (l *layout) learn(parent, child *Node) {
 		return
 	}
 	switch {
-	case child.kind == yaml.MappingNode && !l.knowsStep && child.column > parent.column:
-		l.step, l.knowsStep = child.column-parent.column, true
+	case child.kind == yaml.MappingNode && l.step == 0:
+		l.step = child.column - parent.column
 	case child.kind == yaml.SequenceNode && !l.knowsDash:
 		l.dash, l.knowsDash = child.column-parent.column, true
 	}
-}
-
-// complete fills in what kubectl does.
-func (l layout) complete() layout {
-	if !l.knowsStep {
-		l.step = 2
-	}
-	return l
 }
 
 // near prefers what the entries of one mapping do to what the document does.
@@ -43,8 +38,6 @@ func (l layout) near(n *Node) layout {
 	if local.knowsDash {
 		l.dash = local.dash
 	}
-	if local.knowsStep {
-		l.step = local.step
-	}
+	l.step = cmp.Or(local.step, l.step)
 	return l
 }

@@ -24,6 +24,7 @@ package manifest
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -81,7 +82,8 @@ func Parse(part Part) (*Document, error) {
 	if d.root, d.unfit = s.all(tree.Content[0]); d.unfit != nil {
 		d.root = d.unplaced(tree.Content[0], map[*yaml.Node]*Node{})
 	}
-	d.layout = s.layout.complete()
+	d.layout = s.layout
+	d.layout.step = cmp.Or(d.layout.step, 2) // as kubectl does
 	if err := bounded(d.root); err != nil {
 		return nil, err
 	}
@@ -144,9 +146,6 @@ func ignore(err, expected error) error {
 // Root is the document's outermost value, nil where there is none.
 func (d *Document) Root() *Node { return d.root }
 
-// Changed tells whether an operation was applied.
-func (d *Document) Changed() bool { return d.changed }
-
 // Text is the document with the operations done: the very bytes that were parsed
 // where none was.
 func (d *Document) Text() ([]byte, error) {
@@ -205,5 +204,5 @@ func errorText(err error) string {
 	if typed, ok := errors.AsType[*yaml.TypeError](err); ok && len(typed.Errors) > 0 {
 		return typed.Errors[0]
 	}
-	return string(bytes.TrimPrefix([]byte(err.Error()), []byte("yaml: ")))
+	return strings.TrimPrefix(err.Error(), "yaml: ")
 }

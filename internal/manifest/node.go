@@ -92,24 +92,15 @@ func (n *Node) Len() int {
 // HasOddKey tells whether some key is not a scalar, as in an unrendered template:
 // {{ .Values.image }} reads as a mapping in a mapping.
 func (n *Node) HasOddKey() bool {
-	for _, e := range n.entries {
-		if e.key != nil && e.key.kind != yaml.ScalarNode && e.key.kind != yaml.AliasNode {
-			return true
-		}
-		if e.value.HasOddKey() || e.key != nil && e.key.HasOddKey() {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(n.entries, func(e entry) bool {
+		odd := e.key != nil && (e.key.kind != yaml.ScalarNode && e.key.kind != yaml.AliasNode || e.key.HasOddKey())
+		return odd || e.value.HasOddKey()
+	})
 }
 
 // Scalar is the value's text, and whether it is a string: an unquoted 8000 is not.
 func (n *Node) Scalar() (text string, isString bool) {
-	if n == nil {
-		return "", false
-	}
-	n = n.resolve()
-	if n.kind != yaml.ScalarNode {
+	if n = n.resolve(); n == nil || n.kind != yaml.ScalarNode {
 		return "", false
 	}
 	return n.text, n.tag == "!!str" || n.tag == "!!timestamp" || n.tag == "!!binary"
@@ -120,11 +111,11 @@ func (n *Node) IsNull() bool { return n == nil || n.resolve().tag == "!!null" }
 
 // Items are the items of a sequence.
 func (n *Node) Items() []*Node {
-	if n == nil || n.resolve().kind != yaml.SequenceNode {
+	if n = n.resolve(); n == nil || n.kind != yaml.SequenceNode {
 		return nil
 	}
 	var items []*Node
-	for _, e := range n.resolve().entries {
+	for _, e := range n.entries {
 		items = append(items, e.value)
 	}
 	return items
@@ -134,16 +125,13 @@ func (n *Node) Items() []*Node {
 // is given twice it may not take what others do: Once tells.
 func (n *Node) Get(keys ...string) *Node {
 	for _, key := range keys {
-		if n == nil {
-			return nil
-		}
 		n = n.get(key)
 	}
 	return n
 }
 
 func (n *Node) get(key string) *Node {
-	if n = n.resolve(); n.kind != yaml.MappingNode {
+	if n = n.resolve(); n == nil || n.kind != yaml.MappingNode {
 		return nil
 	}
 	for _, e := range n.entries {
@@ -173,7 +161,7 @@ func (e entry) merged() []*Node {
 }
 
 func (n *Node) resolve() *Node {
-	if n.kind == yaml.AliasNode && n.target != nil {
+	if n != nil && n.kind == yaml.AliasNode && n.target != nil {
 		return n.target
 	}
 	return n

@@ -1,7 +1,6 @@
 package manifest
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -173,21 +172,13 @@ func (n *Node) become(token string) (*Node, error) {
 	if _, err := strconv.Atoi(token); err == nil || token == "-" {
 		kind = yaml.SequenceNode
 	}
-	for i, e := range n.parentEntries() {
-		if e.value == n {
-			collection := &Node{kind: kind, tag: tagOf(kind), parent: n.parent}
-			n.parent.entries[i].value = collection
-			return collection, nil
-		}
-	}
-	return nil, n.errorf("null has no %s", token)
-}
-
-func (n *Node) parentEntries() []entry {
 	if n.parent == nil {
-		return nil
+		return nil, n.errorf("null has no %s", token)
 	}
-	return n.parent.entries
+	i := slices.IndexFunc(n.parent.entries, func(e entry) bool { return e.value == n })
+	collection := &Node{kind: kind, tag: tagOf(kind), parent: n.parent}
+	n.parent.entries[i].value = collection
+	return collection, nil
 }
 
 // unreferenced refuses to remove what aliases elsewhere stand for.
@@ -209,57 +200,26 @@ func newNode(value any) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("value of an operation: %w", err)
 	}
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.UseNumber()
-	return decodeNode(decoder)
-}
-
-func decodeNode(decoder *json.Decoder) (*Node, error) {
-	token, err := decoder.Token()
+	tree, err := parseYAML(plainEscapes(text))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("value of an operation: %w", err)
 	}
-	switch t := token.(type) {
-	case nil:
-		return &Node{kind: yaml.ScalarNode, tag: "!!null", text: "null"}, nil
-	case bool:
-		return &Node{kind: yaml.ScalarNode, tag: "!!bool", text: strconv.FormatBool(t)}, nil
-	case string:
-		return &Node{kind: yaml.ScalarNode, tag: "!!str", text: t}, nil
-	case json.Number:
-		tag := "!!int"
-		if strings.ContainsAny(t.String(), ".eE") {
-			tag = "!!float"
-		}
-		return &Node{kind: yaml.ScalarNode, tag: tag, text: t.String()}, nil
-	}
-	kind := yaml.SequenceNode
-	if token == json.Delim('{') {
-		kind = yaml.MappingNode
-	}
-	return decodeCollection(decoder, kind)
+	return newTree(tree.Content[0]), nil
 }
 
-func decodeCollection(decoder *json.Decoder, kind yaml.Kind) (*Node, error) {
-	n := &Node{kind: kind, tag: tagOf(kind)}
-	for decoder.More() {
+func newTree(tree *yaml.Node) *Node {
+	n := &Node{kind: tree.Kind, tag: shortTag(tree), text: tree.Value}
+	for i := 0; i < len(tree.Content); i++ {
 		e := entry{from: added}
-		if kind == yaml.MappingNode {
-			key, err := decoder.Token()
-			if err != nil {
-				return nil, err
-			}
-			e.name, _ = key.(string)
+		if tree.Kind == yaml.MappingNode {
+			e.name = tree.Content[i].Value
+			i++
 		}
-		var err error
-		if e.value, err = decodeNode(decoder); err != nil {
-			return nil, err
-		}
+		e.value = newTree(tree.Content[i])
 		e.value.parent = n
 		n.entries = append(n.entries, e)
 	}
-	_, err := decoder.Token()
-	return n, err
+	return n
 }
 
 func tagOf(kind yaml.Kind) string {

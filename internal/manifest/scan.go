@@ -136,8 +136,9 @@ func (s *scanner) word() {
 }
 
 func (s *scanner) content(tree *yaml.Node, n *Node, indent int) error {
-	switch tree.Kind {
-	case yaml.AliasNode:
+	n.flow = tree.Style&yaml.FlowStyle != 0
+	switch {
+	case tree.Kind == yaml.AliasNode:
 		n.target = s.nodes[tree.Alias]
 		if n.target == nil || !s.at('*') {
 			return s.lost()
@@ -145,17 +146,13 @@ func (s *scanner) content(tree *yaml.Node, n *Node, indent int) error {
 		n.target.aliased = true
 		s.word()
 		return nil
-	case yaml.MappingNode:
-		n.flow = tree.Style&yaml.FlowStyle != 0
-		if n.flow {
-			return s.flowMapping(tree, n)
-		}
+	case tree.Kind == yaml.MappingNode && n.flow:
+		return s.flowMapping(tree, n)
+	case tree.Kind == yaml.MappingNode:
 		return s.blockMapping(tree, n)
-	case yaml.SequenceNode:
-		n.flow = tree.Style&yaml.FlowStyle != 0
-		if n.flow {
-			return s.flowSequence(tree, n)
-		}
+	case tree.Kind == yaml.SequenceNode && n.flow:
+		return s.flowSequence(tree, n)
+	case tree.Kind == yaml.SequenceNode:
 		return s.blockSequence(tree, n)
 	}
 	return s.scalar(tree, indent)

@@ -14,6 +14,7 @@
 package metrics
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
 	"sync"
@@ -121,19 +122,12 @@ func New(cfg Config) *Metrics {
 
 // Request counts a request to any endpoint and its duration, by the name of the handler.
 func (m *Metrics) Request(handler string, took time.Duration) {
-	h := m.requests[handler]
-	if h == nil {
-		h = m.requests[other]
-	}
-	h.observe(took)
+	cmp.Or(m.requests[handler], m.requests[other]).observe(took)
 }
 
 // TokenRequest counts a request for a token. An empty source means NoSource.
 func (m *Metrics) TokenRequest(result, source string) {
-	if source == "" {
-		source = NoSource
-	}
-	m.tokenRequests.add(values{result, source})
+	m.tokenRequests.add(values{result, cmp.Or(source, NoSource)})
 }
 
 // RefusedRequest counts a refused request, by the reason.

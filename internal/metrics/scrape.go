@@ -3,7 +3,6 @@ package metrics
 import (
 	"maps"
 	"slices"
-	"strconv"
 	"time"
 )
 
@@ -25,8 +24,7 @@ func (m *Metrics) appendTo(b []byte) []byte {
 	b = m.exchanges.appendTo(b, name, "", "")
 
 	b = appendHead(b, prefix+"build_info", "1, with the versions of the proxy and of Go as labels.", "gauge")
-	b = appendName(b, prefix+"build_info", []string{"version", "goversion"}, []string{m.cfg.Version, m.cfg.GoVersion})
-	b = append(b, "1\n"...)
+	b = appendCount(b, prefix+"build_info", []string{"version", "goversion"}, []string{m.cfg.Version, m.cfg.GoVersion}, 1)
 	if m.cfg.Sample == nil {
 		return b
 	}
@@ -49,9 +47,7 @@ func (s Sample) appendTo(b []byte, now time.Time) []byte {
 	}
 	lines := prefix + "log_lines_left_out_total"
 	b = appendHead(b, lines, "Lines that the log lacks: about requests beyond its limit, or not written in time.", "counter")
-	b = append(b, lines+" "...)
-	b = strconv.AppendUint(b, s.LogLinesLeftOut, 10)
-	b = append(b, '\n')
+	b = appendCount(b, lines, nil, nil, s.LogLinesLeftOut)
 	return appendCallers(b, s.Callers)
 }
 
@@ -59,8 +55,7 @@ func appendCallers(b []byte, callers []Caller) []byte {
 	name := prefix + "callers"
 	b = appendHead(b, name, "1 for each kind of client that asked for a token since the start.", "gauge")
 	for _, c := range callers {
-		b = appendName(b, name, []string{"sdk", "version", "workload_identity"}, []string{c.SDK, c.Version, c.WorkloadIdentity})
-		b = append(b, "1\n"...)
+		b = appendCount(b, name, []string{"sdk", "version", "workload_identity"}, []string{c.SDK, c.Version, c.WorkloadIdentity}, 1)
 	}
 	return b
 }

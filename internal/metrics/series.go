@@ -76,9 +76,7 @@ func (c *counter) appendTo(b []byte) []byte {
 		return cmp.Or(cmp.Compare(x[0], y[0]), cmp.Compare(x[1], y[1]))
 	})
 	for _, v := range sorted {
-		b = appendName(b, c.name, c.labels, v[:len(c.labels)])
-		b = strconv.AppendUint(b, c.series[v].Load(), 10)
-		b = append(b, '\n')
+		b = appendCount(b, c.name, c.labels, v[:len(c.labels)], c.series[v].Load())
 	}
 	return b
 }
@@ -96,11 +94,8 @@ func newHistogram(bounds []time.Duration) *histogram {
 }
 
 func (h *histogram) observe(took time.Duration) {
-	took = max(took, 0) // negative if the clock was set back
-	i := 0
-	for i < len(h.bounds) && took > h.bounds[i] {
-		i++
-	}
+	took = max(took, 0)                         // negative if the clock was set back
+	i, _ := slices.BinarySearch(h.bounds, took) // the first bound that is not below
 	h.counts[i].Add(1)
 	h.sum.Add(int64(took))
 }
@@ -129,16 +124,12 @@ func (h *histogram) appendTo(b []byte, name, label, value string) []byte {
 		if i < len(h.bounds) {
 			given[le] = formatFloat(h.bounds[i].Seconds())
 		}
-		b = appendName(b, name+"_bucket", names, given)
-		b = strconv.AppendUint(b, total, 10)
-		b = append(b, '\n')
+		b = appendCount(b, name+"_bucket", names, given, total)
 	}
 	b = appendName(b, name+"_sum", names[:le], given[:le])
 	b = append(b, formatFloat(time.Duration(h.sum.Load()).Seconds())...)
 	b = append(b, '\n')
-	b = appendName(b, name+"_count", names[:le], given[:le])
-	b = strconv.AppendUint(b, total, 10)
-	return append(b, '\n')
+	return appendCount(b, name+"_count", names[:le], given[:le], total)
 }
 
 func formatFloat(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) }
@@ -147,6 +138,13 @@ func formatFloat(v float64) string { return strconv.FormatFloat(v, 'g', -1, 64) 
 func appendHead(b []byte, name, help, kind string) []byte {
 	b = append(b, "# HELP "+name+" "+help+"\n"...)
 	return append(b, "# TYPE "+name+" "+kind+"\n"...)
+}
+
+// appendCount appends a sample whose value is a count.
+func appendCount(b []byte, name string, labels, given []string, count uint64) []byte {
+	b = appendName(b, name, labels, given)
+	b = strconv.AppendUint(b, count, 10)
+	return append(b, '\n')
 }
 
 // appendName appends a sample's name with its labels, and the blank before the value.

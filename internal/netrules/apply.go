@@ -79,7 +79,7 @@ func (b *backend) checkTable(p Plan, table string) error {
 	if err != nil {
 		return err
 	}
-	if difference := p.chain(table).difference(now); difference != "" {
+	if difference := p.chains[table].difference(now); difference != "" {
 		return differ(b.mode, table, difference)
 	}
 	return nil
@@ -110,9 +110,6 @@ func (c chain) difference(now state) string {
 }
 
 func differ(mode Mode, table, what string) *Error {
-	return &Error{
-		Kind:   RulesDiffer,
-		Cause:  fmt.Sprintf("the %s table (%s) is not as planned: %s", table, mode, what),
-		Remedy: "run proxy-init again, after whatever else changes this pod's rules",
-	}
+	cause := fmt.Sprintf("the %s table (%s) is not as planned: %s", table, mode, what)
+	return &Error{RulesDiffer, cause, "run proxy-init again, after whatever else changes this pod's rules"}
 }

@@ -65,10 +65,7 @@ type backend struct {
 func findBackend(ctx context.Context, mode Mode) (*backend, error) {
 	for _, name := range []string{"iptables-" + string(mode), "iptables"} {
 		path, err := exec.LookPath(name)
-		if err != nil {
-			continue
-		}
-		if name == "iptables" && modeOf(ctx, path) != mode {
+		if err != nil || name == "iptables" && modeOf(ctx, path) != mode {
 			continue
 		}
 		restorePath, err := exec.LookPath(path + "-restore")
@@ -121,7 +118,8 @@ func restore(ctx context.Context, path string, mode Mode, input string) error {
 	// A child of iptables-restore that keeps the pipe open must not outlive us.
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
-	step := "committing the " + strings.TrimPrefix(firstLine(input), "*") + " table"
+	header, _, _ := strings.Cut(input, "\n")
+	step := "committing the " + strings.TrimPrefix(header, "*") + " table"
 	switch exit, exited := errors.AsType[*exec.ExitError](err); {
 	case err == nil:
 		return nil
@@ -134,11 +132,6 @@ func restore(ctx context.Context, path string, mode Mode, input string) error {
 		return failedRun{step, mode, exit.ExitCode(), text, input, missingCapability(mode) != ""}.classify()
 	}
 	return &Error{Cause: fmt.Sprintf("%s: %v", step, err)}
-}
-
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(s, "\n")
-	return line
 }
 
 func timedOut(step string, mode Mode) *Error {

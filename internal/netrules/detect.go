@@ -36,15 +36,11 @@ func survey(ctx context.Context, mode Mode) candidate {
 		return c
 	}
 	if missing := missingCapability(mode); missing != "" {
-		c.err = &Error{
-			Kind:   MissingCapability,
-			Cause:  fmt.Sprintf("the capability %s is missing, which iptables-%s needs", missing, mode),
-			Remedy: capabilityRemedy(mode),
-		}
+		cause := fmt.Sprintf("the capability %s is missing, which iptables-%s needs", missing, mode)
+		c.err = &Error{MissingCapability, cause, capabilityRemedy(mode)}
 		return c
 	}
-	c.err = c.look(b)
-	if c.err == nil {
+	if c.err = c.look(b); c.err == nil {
 		c.backend = b
 	}
 	return c
@@ -134,11 +130,7 @@ func neither(chosen, other candidate) error {
 	if second.Remedy != remedy && second.Kind != NoBinary {
 		remedy = fmt.Sprintf("for %s: %s; or for %s: %s", chosen.mode, first.Remedy, other.mode, second.Remedy)
 	}
-	return &Error{
-		Kind:   first.Kind,
-		Cause:  fmt.Sprintf("neither iptables backend works: %s; %s", first.Cause, second.Cause),
-		Remedy: remedy,
-	}
+	return &Error{first.Kind, fmt.Sprintf("neither iptables backend works: %s; %s", first.Cause, second.Cause), remedy}
 }
 
 // preferred is the index of the candidate that auto takes, and why.

@@ -1,10 +1,12 @@
 package netrules
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -157,21 +159,12 @@ var extensions = [...]string{"tcp", "owner", "conntrack", "REDIRECT", "DNAT", "R
 
 // moduleOf names the kernel module behind an extension.
 func moduleOf(extension string, mode Mode) string {
-	switch {
-	case extension == "tcp":
-		return "xt_tcpudp"
-	case extension == "DNAT":
-		return "xt_nat, nf_nat"
-	case extension == "REJECT" && mode == ModeNFT:
-		return "nft_reject_ipv4"
-	case extension == "REJECT":
-		return "ipt_REJECT"
-	case extension == "REDIRECT" && mode == ModeNFT:
-		return "xt_REDIRECT, nft_redir, nf_nat"
-	case extension == "REDIRECT":
-		return "xt_REDIRECT, nf_nat"
+	nft := map[string]string{"REJECT": "nft_reject_ipv4", "REDIRECT": "xt_REDIRECT, nft_redir, nf_nat"}
+	either := map[string]string{"tcp": "xt_tcpudp", "DNAT": "xt_nat, nf_nat", "REJECT": "ipt_REJECT", "REDIRECT": "xt_REDIRECT, nf_nat"}
+	if module := nft[extension]; module != "" && mode == ModeNFT {
+		return module
 	}
-	return "xt_" + extension
+	return cmp.Or(either[extension], "xt_"+extension)
 }
 
 // Where the kernel lists the extensions that it has, loaded after the attempt to
@@ -190,13 +183,9 @@ func unloaded(mode Mode) string {
 }
 
 func modulesNotIn(known []string, mode Mode) string {
-	present := map[string]bool{}
-	for _, k := range known {
-		present[k] = true
-	}
 	var missing []string
 	for _, x := range extensions {
-		if !present[x] {
+		if !slices.Contains(known, x) {
 			missing = append(missing, moduleOf(x, mode))
 		}
 	}

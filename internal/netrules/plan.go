@@ -34,23 +34,20 @@ var removeOrder = [...]string{tableNAT, tableFilter}
 
 // Plan is the set of rules that a [Config] asks for.
 type Plan struct {
-	filter, nat chain
+	chains map[string]chain // by table
 }
 
 // chain is a chain of ours with its rules, each a rule specification without
 // the "-A CHAIN" that precedes it. OUTPUT jumps to it unconditionally, so that
 // the jump is the same whatever the configuration, and can be found again.
 type chain struct {
-	table, name string
-	rules       []string
+	name  string
+	rules []string
 }
 
 // NewPlan returns the rules for a valid configuration.
 func NewPlan(c Config) Plan {
-	return Plan{
-		filter: chain{tableFilter, filterChain, filterRules(c)},
-		nat:    chain{tableNAT, natChain, natRules(c)},
-	}
+	return Plan{map[string]chain{tableFilter: {filterChain, filterRules(c)}, tableNAT: {natChain, natRules(c)}}}
 }
 
 // natRules redirect the first packet of a connection; conntrack does the rest.
@@ -131,18 +128,10 @@ func (p Plan) String() string {
 	return b.String()
 }
 
-// chain returns the plan's chain in the table.
-func (p Plan) chain(table string) chain {
-	if table == tableNAT {
-		return p.nat
-	}
-	return p.filter
-}
-
 // commit is the iptables-restore input that takes one table from its present
 // state to the planned one.
 func (p Plan) commit(table string, now state) string {
-	c := p.chain(table)
+	c := p.chains[table]
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%s\n", table)
 	// With --noflush this line makes the chain, or empties the one that is there.

@@ -53,10 +53,7 @@ func Open(ctx context.Context, o Options) (*Ruleset, error) {
 	if err := useReadableLock(); err != nil {
 		return nil, err
 	}
-	var found []candidate
-	for _, mode := range []Mode{ModeNFT, ModeLegacy} {
-		found = append(found, survey(ctx, mode))
-	}
+	found := []candidate{survey(ctx, ModeNFT), survey(ctx, ModeLegacy)}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("looking for iptables: %w", err)
 	}

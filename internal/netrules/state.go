@@ -52,11 +52,8 @@ func readState(t tables, table string) (state, error) {
 	// Where the nft tool has added a base chain, iptables-nft begins with a remark,
 	// at which go-iptables stops reading: ours would seem not to be there.
 	if !slices.Contains(names, hookOutput) {
-		return state{}, &Error{
-			Kind:   WrongBackend,
-			Cause:  "the " + table + " table cannot be read: iptables does not list its chain " + hookOutput,
-			Remedy: nftOnlyRemedy,
-		}
+		cause := "the " + table + " table cannot be read: iptables does not list its chain " + hookOutput
+		return state{}, &Error{WrongBackend, cause, nftOnlyRemedy}
 	}
 	var s state
 	for _, name := range names {

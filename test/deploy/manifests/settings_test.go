@@ -178,7 +178,7 @@ func TestCheckKnowsOfNoRedirect(t *testing.T) {
 		env := append(environment(v, v.container(sidecarName)),
 			"PROXY_PORT="+port, "AZURE_AUTHORITY_HOST=https://127.0.0.1:1/", "PROXY_IMDS_ADDRESS=http://"+silentAddress(t))
 		out, _ := program(t, "proxy", []string{"check"}, env)
-		if meant := strings.Contains(out, "there is none, as is meant"); meant != c.meant {
+		if meant := strings.Contains(out, ", as intended; "); meant != c.meant {
 			t.Errorf("%s: the missing redirect is meant: %v, want %v:\n%s", c.variant, meant, c.meant, out)
 		}
 		if c.meant && strings.Contains(out, "FAIL     redirect") {
