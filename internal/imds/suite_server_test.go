@@ -1,0 +1,235 @@
+package imds_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"imds-oidc-proxy/internal/exchange"
+	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/tokens"
+)
+
+const honest = "GET " + tokenPath + "?resource=" + vault + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"
+
+// hanging is a token source whose answers wait for release.
+type hanging struct {
+	arrived chan struct{}
+	release chan struct{}
+}
+
+func newHanging() *hanging {
+	return &hanging{arrived: make(chan struct{}, 100), release: make(chan struct{})}
+}
+
+func (s *hanging) Token(ctx context.Context, req tokens.Request) (tokens.Result, error) {
+	s.arrived <- struct{}{}
+	select {
+	case <-s.release:
+		return (&tokenSource{}).Token(ctx, req)
+	case <-ctx.Done():
+		return tokens.Result{}, ctx.Err()
+	}
+}
+
+// wait is until an exchange hangs.
+func (s *hanging) wait(t testing.TB) {
+	t.Helper()
+	select {
+	case <-s.arrived:
+	case <-time.After(patience):
+		t.Fatal("no exchange was asked for")
+	}
+}
+
+// client is a connection that fails its test rather than hang.
+type client struct {
+	net.Conn
+	t testing.TB
+	r *bufio.Reader
+}
+
+func dial(t testing.TB, addr string) *client {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return newClient(t, conn)
+}
+
+func newClient(t testing.TB, conn net.Conn) *client {
+	conn.SetDeadline(time.Now().Add(patience))
+	return &client{conn, t, bufio.NewReader(conn)}
+}
+
+// closeWrite ends what the client says, not what it hears.
+func (c *client) closeWrite() { c.Conn.(*net.TCPConn).CloseWrite() }
+
+func (c *client) send(request string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c, request); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *client) wantStatus(want int) {
+	c.t.Helper()
+	resp, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		c.t.Fatalf("no answer: %v", err)
+	}
+	io.Copy(io.Discard, resp.Body)
+	if resp.StatusCode != want {
+		c.t.Errorf("got %d, want %d", resp.StatusCode, want)
+	}
+}
+
+// wantClosed waits for the server to close the connection. To part of a request
+// it may say before that that it is bad.
+func (c *client) wantClosed() {
+	c.t.Helper()
+	rest, err := io.ReadAll(c.r)
+	if errors.Is(err, syscall.ECONNRESET) {
+		err = nil
+	}
+	if err != nil || len(rest) != 0 && !strings.HasPrefix(string(rest), "HTTP/1.1 400 ") {
+		c.t.Errorf("got %q, %v, want the connection closed", rest, err)
+	}
+}
+
+// A slow exchange outlives the server's limits on reading and writing.
+func TestSlowExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := newHanging()
+		dial := serveInMemory(t, newHandler(t, config(source)))
+		waiting := dial()
+		waiting.send(honest)
+		source.wait(t)
+		time.Sleep(patience / 2)
+		close(source.release)
+		waiting.wantStatus(200)
+	})
+}
+
+// A probe is answered while an exchange hangs: nothing of a request without the
+// header waits for anything.
+func TestProbeDuringExchange(t *testing.T) {
+	source := newHanging()
+	defer close(source.release)
+	addr := serve(t, newHandler(t, config(source)))
+	dial(t, addr).send(honest)
+	source.wait(t) // and it stays there until the test is over
+	probe := dial(t, addr)
+	probe.send(strings.Replace(honest, "Metadata: true\r\n", "", 1))
+	probe.wantStatus(400)
+	if len(source.arrived) != 0 {
+		t.Error("the probe asked for a token")
+	}
+}
+
+// A client that leaves takes its exchange's context with it, and nothing else: at once,
+// and after the wait for one that has only closed its half.
+func TestClientLeaves(t *testing.T) {
+	source := newHanging()
+	left := make(chan error, 2)
+	cfg := config(&tokenSource{answer: func(ctx context.Context, req tokens.Request) (tokens.Result, error) {
+		result, err := source.Token(ctx, req)
+		left <- err
+		return result, err
+	}})
+	addr := serve(t, newHandler(t, cfg))
+	leaving := dial(t, addr)
+	leaving.send(honest)
+	source.wait(t)
+	leaving.Close()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("the exchange ended with %v, want it cancelled", err)
+	}
+	if err := <-left; !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the second wait ended with %v, want an end of its own", err)
+	}
+	close(source.release)
+	next := dial(t, addr)
+	next.send(honest)
+	next.wantStatus(200)
+}
+
+// A client that closes its half of the connection while its token is on the way gets
+// it, and one that is refused one hears why.
+func TestHalfClosedWaitsForItsToken(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		err    error
+		status int
+	}{
+		{"a token", nil, 200},
+		{"a refusal", &exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016}, 400},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			release := make(chan struct{})
+			var source tokenSource
+			source.answer = func(ctx context.Context, req tokens.Request) (tokens.Result, error) {
+				select {
+				case <-release:
+					good := tokenSource{}
+					result, _ := good.Token(ctx, req)
+					return result, test.err
+				case <-ctx.Done():
+					return tokens.Result{}, ctx.Err()
+				}
+			}
+			h := newHandler(t, config(&source))
+			addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				context.AfterFunc(r.Context(), func() { close(release) }) // the token comes after the end
+				h.ServeHTTP(w, r)
+			}))
+			c := dial(t, addr)
+			c.send(honest)
+			c.closeWrite()
+			c.wantStatus(test.status)
+		})
+	}
+}
+
+// A client that closes its half of the connection after the request, as nc -N does,
+// looks to net/http as if it had left. It reads its answer all the same, which must
+// not be an empty 200; and what it did wrong is still counted.
+func TestHalfClosed(t *testing.T) {
+	for _, test := range []struct {
+		name, request, refusal string
+		status                 int
+	}{
+		{"refused", strings.Replace(honest, "Metadata: true\r\n", "", 1), "no_metadata_header", 400},
+		{"not served", strings.Replace(honest, tokenPath, "/latest", 1), "not_found", 404},
+		{"waiting for an exchange", honest, "", 500},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			events := make(chan imds.Event, 1)
+			cfg := config(newHanging())
+			cfg.Observe = func(_ *http.Request, e imds.Event) { events <- e }
+			h := newHandler(t, cfg)
+			addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				<-r.Context().Done() // net/http has seen the end
+				h.ServeHTTP(w, r)
+			}))
+
+			c := dial(t, addr)
+			c.send(test.request)
+			c.closeWrite()
+			c.wantStatus(test.status)
+			if e := <-events; e.Refusal != test.refusal || e.ClientLeft() != (test.refusal == "") {
+				t.Errorf("observed %+v", e)
+			}
+		})
+	}
+}
