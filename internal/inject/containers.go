@@ -51,7 +51,8 @@ func (p *plan) proxyContainer() corev1.Container {
 	if s.adminPort != 0 {
 		c.Ports = []corev1.ContainerPort{{Name: adminPortName, ContainerPort: s.adminPort}}
 		c.LivenessProbe = &corev1.Probe{
-			ProbeHandler:   corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/livez", Port: intstr.FromString(adminPortName)}},
+			ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
+				Path: "/livez", Port: intstr.FromString(adminPortName)}},
 			TimeoutSeconds: 3, PeriodSeconds: 20, FailureThreshold: 3,
 		}
 	}

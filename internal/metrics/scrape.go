@@ -55,7 +55,8 @@ func appendCallers(b []byte, callers []Caller) []byte {
 	name := prefix + "callers"
 	b = appendHead(b, name, "1 for each kind of client that asked for a token since the start.", "gauge")
 	for _, c := range callers {
-		b = appendCount(b, name, []string{"sdk", "version", "workload_identity"}, []string{c.SDK, c.Version, c.WorkloadIdentity}, 1)
+		given := []string{c.SDK, c.Version, c.WorkloadIdentity}
+		b = appendCount(b, name, []string{"sdk", "version", "workload_identity"}, given, 1)
 	}
 	return b
 }
