@@ -251,6 +251,9 @@ func (c *config) checkHTTPProxy() error {
 }
 
 func (c *config) checkPrefetch() error {
+	if len(c.prefetch) > azure.MaxPrefetch {
+		return configErrorf("--prefetch (PROXY_PREFETCH) lists %d resources: must be at most %d", len(c.prefetch), azure.MaxPrefetch)
+	}
 	if c.defaultClientID == "" && len(c.prefetch) > 0 {
 		return configErrorf("--prefetch requires %s: tokens are fetched ahead for that identity", azure.EnvClientID)
 	}

@@ -91,6 +91,10 @@ const (
 	otherMemory      = 16 << 20
 )
 
+// leastConnections is how many clients may be connected where GOMEMLIMIT has no room for
+// them: with less, a probe and two clients would wait for each other.
+const leastConnections = 64
+
 // maxConnections is how many clients may be connected, of a process that may have so many
 // files open and takes so much memory (GOMEMLIMIT). Beyond the files the kernel would let
 // nobody else in, and not know whom to send away: where there is no room for all, half is
@@ -100,7 +104,7 @@ func maxConnections(files uint64, memory int64) int {
 	if files > 2*otherFiles {
 		room = files - otherFiles
 	}
-	room = min(room, uint64(max(memory-otherMemory, 0)/connectionMemory))
+	room = min(room, max(uint64(max(memory-otherMemory, 0)/connectionMemory), leastConnections))
 	return int(min(max(room, 1), mostConnections))
 }
 

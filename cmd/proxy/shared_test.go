@@ -59,3 +59,31 @@ func TestSharedAnswers(t *testing.T) {
 		}
 	})
 }
+
+// TestSharedAnswerInTheMaking: an answer that takes long is made once for all that wait.
+func TestSharedAnswerInTheMaking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		made, done := 0, make(chan struct{})
+		h := &shared{inner: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			made++
+			<-done
+			fmt.Fprint(w, "whole")
+		})}
+		answers := make([]*httptest.ResponseRecorder, 30)
+		for i := range answers {
+			answers[i] = httptest.NewRecorder()
+			go h.ServeHTTP(answers[i], httptest.NewRequest("GET", "/metrics", nil))
+		}
+		synctest.Wait()
+		close(done)
+		synctest.Wait()
+		for _, w := range answers {
+			if w.Body.String() != "whole" {
+				t.Errorf("got %q, want the whole answer", w.Body)
+			}
+		}
+		if made != 1 {
+			t.Errorf("the answer was made %d times, want once", made)
+		}
+	})
+}

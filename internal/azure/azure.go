@@ -65,6 +65,9 @@ type Error struct {
 // "must be true or false".
 func Invalid(value, reason string) error { return &Error{value: value, reason: reason} }
 
+// Secret returns an [*Error] that does not quote the value, which may hold a secret.
+func Secret(reason string) error { return &Error{secret: true, reason: reason} }
+
 // maxQuoted bounds how much of a value an error repeats.
 const maxQuoted = 100
 

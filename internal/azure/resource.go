@@ -2,6 +2,9 @@ package azure
 
 import "strings"
 
+// MaxPrefetch bounds how many resources a proxy prefetches tokens for: it holds as many.
+const MaxPrefetch = 1024
+
 // Resource is what a token is for, as the caller spells it: a GUID (with or without
 // /.default) or an absolute URI. Its case and its trailing slash decide the audience of the
 // token, so they stay.

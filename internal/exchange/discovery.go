@@ -179,6 +179,11 @@ type OpenIDConfiguration struct {
 	TokenEndpoint         string `json:"token_endpoint"`
 }
 
+// bounded returns a copy for errors, which are remembered: others wrote its texts.
+func (c OpenIDConfiguration) bounded() *OpenIDConfiguration {
+	return &OpenIDConfiguration{bounded(c.Issuer), bounded(c.AuthorizationEndpoint), bounded(c.TokenEndpoint)}
+}
+
 // configuration is empty where the body is not a JSON object.
 func (d *document) configuration() (c OpenIDConfiguration) {
 	if json.Unmarshal(d.body, &c) != nil {

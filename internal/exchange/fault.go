@@ -104,7 +104,7 @@ func faultOf(err error, timedOut bool, peer, way string) Fault {
 		f.Certificate = offered.UnverifiedCertificates[0]
 	}
 	if document, ok := errors.AsType[*misfit](err); ok && f.Kind == FaultMisfit {
-		f.Document = &document.OpenIDConfiguration
+		f.Document = document.OpenIDConfiguration.bounded()
 	}
 	return f
 }

@@ -96,6 +96,13 @@ func (s *Set) readEnvironment(getenv func(string) string) error {
 		if value == "" || isServiceLink(value) {
 			return
 		}
+		if f.Value.Type() == "string" { // other types refuse several lines, or allow them
+			value = strings.TrimRight(value, "\r\n")
+			if strings.ContainsAny(value, "\r\n") {
+				err = s.invalid(f, value, azure.Invalid(value, "must be one line"))
+				return
+			}
+		}
 		if cause := f.Value.Set(value); cause != nil {
 			err = s.invalid(f, value, cause)
 		}

@@ -73,7 +73,7 @@ func TestParse(t *testing.T) {
 		{"list given twice", nil, []string{"--ids=" + one, "--ids", two}, func(s settings) bool { return slices.Equal(s.ids, []azure.ClientID{one, two}) }},
 		{"list over variable", map[string]string{"PROG_IDS": two}, []string{"--ids=" + one}, func(s settings) bool { return slices.Equal(s.ids, []azure.ClientID{one}) }},
 		{"empty list", nil, []string{"--ids="}, func(s settings) bool { return len(s.ids) == 0 }},
-		{"lines", map[string]string{"PROG_TEXT": "a\nb"}, nil, func(s settings) bool { return s.text == "a\nb" }},
+		{"one line", map[string]string{"PROG_TEXT": "a\r\n"}, nil, func(s settings) bool { return s.text == "a" }},
 		{"boolean", map[string]string{"PROG_VERBOSE": "true"}, nil, func(s settings) bool { return s.verbose }},
 		{"boolean without value", nil, []string{"--verbose"}, func(s settings) bool { return s.verbose }},
 	} {
@@ -102,6 +102,7 @@ func TestParseErrors(t *testing.T) {
 		{nil, []string{"--ids=" + one + ","}, `--ids (PROG_IDS) "": must be a GUID: the application (client) ID, not a name or a resource ID`},
 		{map[string]string{"PROG_IDS": one + "\n" + two + "\n"}, nil,
 			`--ids (PROG_IDS) "` + one + `\n` + two + `\n": must be one line, with commas between its items`},
+		{map[string]string{"PROG_TEXT": "a\nb"}, nil, `--text (PROG_TEXT) "a\nb": must be one line`},
 		{nil, []string{"--port"}, "flag needs an argument: --port (see prog --help)"},
 		{nil, []string{"--frobnicate"}, "unknown flag: --frobnicate (see prog --help)"},
 		{nil, []string{"run"}, `unexpected argument "run": prog takes flags only (see prog --help)`},

@@ -97,6 +97,8 @@ func (s *settings) checkIdentity(account *corev1.ServiceAccount) error {
 		return refuse(accountName(account), "write annotation %s: the proxy needs a tenant, and the configuration has none", TenantIDAnnotation)
 	case s.prefetch.text != "" && s.clientID == "":
 		return refuse(accountName(account), "write annotation %s: tokens are fetched ahead for that identity, as %s asks", ClientIDAnnotation, PrefetchAnnotation)
+	case len(s.prefetch.items) > azure.MaxPrefetch:
+		return refuse("annotation "+PrefetchAnnotation, "lists %d resources: must be at most %d", len(s.prefetch.items), azure.MaxPrefetch)
 	case s.clientID != "" && !s.allows(s.clientID):
 		return refuse("annotation "+AllowedClientIDsAnnotation, "add %s, the client ID of %s", s.clientID, accountName(account))
 	}

@@ -25,7 +25,8 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	optional(flags, &c.ProxyImage, "proxy-image", parseImage, "`image` of the proxy, by digest where that is known (required)")
 	optional(flags, &c.ProxyInitImage, "proxy-init-image", parseImage, "`image` that sets up the redirect (required)")
 	optional(flags, &c.TenantID, "tenant-id", azure.ParseTenant, "Entra `tenant` of service accounts that name none")
-	flags.StringVar(&c.Cloud, "cloud", c.Cloud, "AzurePublicCloud, AzureUSGovernmentCloud or AzureChinaCloud: where Entra is")
+	flagenv.Var(flags, &c.Cloud, "cloud", accepted(func(s string) bool { return s != "" }, "must name a cloud, such as AzurePublicCloud"),
+		"AzurePublicCloud, AzureUSGovernmentCloud or AzureChinaCloud: where Entra is")
 	optional(flags, &c.AuthorityHost, "authority-host", azure.ParseAuthorityHost, "`URL` of Entra, in place of that of --cloud")
 	flags.StringVar(&c.Audience, "audience", c.Audience, "audience of the projected token")
 	optional(flags, &c.LogLevel, "proxy-log-level", parseLogLevel, "log `level` of injected proxies; empty means their default")
@@ -73,15 +74,16 @@ var (
 		"must be the end of an annotation's name after "+TokenEndpointPrefix+", such as identity-binding")
 	parseConfigMap = accepted(func(s string) bool { return len(validation.IsDNS1123Subdomain(s)) == 0 },
 		"must be the name of a ConfigMap")
-	parseCertificates = accepted(isCertificates, "must be certificates in PEM")
-
 	// parseLogLevel takes the levels that both containers know.
 	parseLogLevel = flagenv.OneOf("error", "warn", "info", "debug")
 )
 
-func isCertificates(s string) bool {
-	block, _ := pem.Decode([]byte(s))
-	return block != nil && block.Type == "CERTIFICATE"
+// parseCertificates does not quote what it refuses: it may be a private key.
+func parseCertificates(s string) (string, error) {
+	if block, _ := pem.Decode([]byte(s)); block == nil || block.Type != "CERTIFICATE" {
+		return "", azure.Secret("must be certificates in PEM")
+	}
+	return s, nil
 }
 
 // parseLabels reads a label selector. "*" selects everything; the syntax of selectors has

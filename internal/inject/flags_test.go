@@ -52,7 +52,6 @@ func TestAuthorityHostOfFlags(t *testing.T) {
 		want string
 	}{
 		{nil, "https://login.microsoftonline.com/"},
-		{[]string{"--cloud="}, "https://login.microsoftonline.com/"},
 		{[]string{"--cloud=azureChinaCloud"}, "https://login.chinacloudapi.cn/"},
 		{[]string{"--cloud=AZUREUSGOVERNMENTCLOUD"}, "https://login.microsoftonline.us/"},
 		{[]string{"--cloud=other", "--authority-host=https://login.example.test"}, "https://login.example.test/"},
@@ -101,13 +100,13 @@ func TestFlagErrors(t *testing.T) {
 		{`--token-endpoint-annotation-suffix "!": must be the end of an annotation's name`, []string{"--token-endpoint-annotation-suffix=!"}},
 		{`--token-endpoint-annotation-suffix "a b": must be`, []string{"--token-endpoint-annotation-suffix=a b"}},
 		{"--token-endpoint-annotation-suffix and --token-endpoint-audience are required", []string{"--token-endpoint-proxy=https://binding.example.test"}},
-		{`--token-endpoint-ca-data "x": must be certificates in PEM`, append(binding, "--token-endpoint-ca-data=x")},
+		{"--token-endpoint-ca-data must be certificates in PEM", append(binding, "--token-endpoint-ca-data=x")},
 		{`--token-endpoint-ca-config-map "A B": must be the name of a ConfigMap`, append(binding, "--token-endpoint-ca-config-map=A B")},
 		{`--token-endpoint-trust-bundle-labels "a is": must be a label selector`, append(binding, "--token-endpoint-trust-bundle-labels=a is")},
 		{`--proxy-resources "{\"requests\":{\"cpu\":\"2\"},\"limits\":{\"cpu\":\"1999m\"}}": cpu must have a limit that is no less than the request of 2`,
 			[]string{`--proxy-resources={"requests":{"cpu":"2"},"limits":{"cpu":"1999m"}}`}},
-		{"--token-endpoint-ca-data ",
-			append(binding, "--token-endpoint-ca-data=-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n")},
+		{"--token-endpoint-ca-data must be certificates in PEM", // which does not quote the key
+			append(binding, "--token-endpoint-ca-data=-----BEGIN PRIVATE KEY-----\nc4n4ry==\n-----END PRIVATE KEY-----\n")},
 		// Where flags do not go together, each is named.
 		{"--token-endpoint-ca-config-map and --token-endpoint-trust-bundle-signer must not be set together",
 			append(binding, "--token-endpoint-ca-config-map=ca", "--token-endpoint-trust-bundle-signer=example.test/signer")},

@@ -10,7 +10,10 @@ import (
 // CloseWrite ends the writing side. net/http calls it where it has given a client up and
 // waits until the client has read why.
 func (c *conn) CloseWrite() error {
-	c.update(func() { c.state = finished })
+	c.update(func() {
+		c.state = finished
+		c.server.shrink(c)
+	})
 	return c.closeWriting()
 }
 

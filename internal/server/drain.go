@@ -54,7 +54,7 @@ func (s *Server) waitForConns(ctx context.Context) {
 		if elapsed < settleTime || s.hasWaiting() || !s.stopAccepting() {
 			continue
 		}
-		if s.endIdle(elapsed >= silentTime) == 0 {
+		if s.endIdle(elapsed) == 0 {
 			return
 		}
 	}
@@ -93,13 +93,14 @@ func (s *Server) stopAccepting() bool {
 	return s.accepted
 }
 
-// endIdle ends idle connections, and silent ones if told so. It returns how many
-// connections are left.
-func (s *Server) endIdle(silentToo bool) (left int) {
+// endIdle ends the connections that have had their time since the drain began: idle ones at
+// once, silent ones after silentTime, and those with an unfinished request after the time
+// that a header may take. It returns how many connections are left.
+func (s *Server) endIdle(elapsed time.Duration) (left int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		if c.state == idle || c.state == silent && silentToo {
+		if c.state == idle || c.state == silent && elapsed >= silentTime || c.state == reading && elapsed >= s.times.header {
 			c.endReading()
 		}
 	}

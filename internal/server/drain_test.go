@@ -79,20 +79,22 @@ func TestEndIdle(t *testing.T) {
 	listener := acceptor{s}
 	defer listener.Close()
 	for _, test := range []struct {
-		name      string
-		state     state
-		sent      string
-		silentToo bool
-		want      state
+		name    string
+		state   state
+		sent    string
+		elapsed time.Duration
+		want    state
 	}{
-		{"silent, early", silent, "", false, silent},
-		{"silent, late", silent, "", true, ended},
-		{"silent, with bytes on their way", silent, "x", true, silent},
-		{"idle", idle, "", false, ended},
-		{"idle, with bytes on their way", idle, "x", false, idle},
-		{"reading", reading, "", true, reading},
-		{"serving", serving, "", true, serving},
-		{"finished", finished, "", true, finished},
+		{"silent, early", silent, "", 0, silent},
+		{"silent, late", silent, "", silentTime, ended},
+		{"silent, with bytes on their way", silent, "x", silentTime, silent},
+		{"idle", idle, "", 0, ended},
+		{"idle, with bytes on their way", idle, "x", 0, idle},
+		{"reading, early", reading, "", standardTimes.header - 1, reading},
+		{"reading, late", reading, "", standardTimes.header, ended},
+		{"reading, late, with bytes on their way", reading, "x", standardTimes.header, reading},
+		{"serving", serving, "", time.Hour, serving},
+		{"finished", finished, "", time.Hour, finished},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			client := s.dial(t)
@@ -107,7 +109,7 @@ func TestEndIdle(t *testing.T) {
 				waitFor(t, "a byte", func() bool { return hasByte(c.Conn) })
 			}
 			c.state = test.state
-			if left := s.endIdle(test.silentToo); left != 1 {
+			if left := s.endIdle(test.elapsed); left != 1 {
 				t.Errorf("%d connections left, want 1: it is not closed yet", left)
 			}
 			if c.state != test.want {
@@ -121,7 +123,7 @@ func TestEndIdle(t *testing.T) {
 			}
 		})
 	}
-	if left := s.endIdle(true); left != 0 {
+	if left := s.endIdle(time.Hour); left != 0 {
 		t.Errorf("%d connections left, want none", left)
 	}
 }

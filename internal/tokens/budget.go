@@ -177,7 +177,7 @@ const (
 	// maxTokens and maxTokenBytes bound the tokens held. A pod asks for a handful; the
 	// bounds are for one that asks for a new resource each time. A token and its entry
 	// take some 3 KiB; a token that lists many groups takes 30 KiB.
-	maxTokens     = 1024
+	maxTokens     = azure.MaxPrefetch
 	maxTokenBytes = 8 << 20
 
 	// entryBytes is about what an entry takes beside its strings.
@@ -187,11 +187,20 @@ const (
 // size is about how much memory a token in the cache takes.
 func (h *holding) size(k key) int { return len(h.token.AccessToken) + len(k.resource) + entryBytes }
 
+// evictableSize is the size of a token that may be evicted, and zero for a prefetched one:
+// those may take as much as the configuration asks for, and must not push out the others.
+func (m *memory) evictableSize(k key, h *holding) int {
+	if _, standing := m.prefetch[k]; standing {
+		return 0
+	}
+	return h.size(k)
+}
+
 // keep adds a token to the cache, in place of the one before, and makes room for it.
 func (m *memory) keep(k key, h *holding) {
 	m.forget(k)
 	m.held.Add(k, h)
-	m.bytes += h.size(k)
+	m.bytes += m.evictableSize(k, h)
 	for m.held.Len() > maxTokens || m.bytes > maxTokenBytes {
 		victim, ok := m.victim()
 		if !ok {
@@ -205,7 +214,7 @@ func (m *memory) keep(k key, h *holding) {
 func (m *memory) forget(k key) {
 	if h, ok := m.held.Peek(k); ok {
 		m.held.Remove(k)
-		m.bytes -= h.size(k)
+		m.bytes -= m.evictableSize(k, h)
 	}
 }
 

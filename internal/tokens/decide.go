@@ -61,7 +61,7 @@ func (m *memory) decide(k key, fresh bool, now time.Time) decision {
 		b = m.budgetOf(k.clientID)
 	}
 	var err *exchange.Error
-	if d.run, d.start, err = m.join(k, b, unknown, now); err != nil || !worthWaiting {
+	if d.run, d.start, err = m.join(k, b, m.classOf(k, now), now); err != nil || !worthWaiting {
 		return d
 	}
 	if d.waiter = m.enter(d.run); d.waiter != nil {

@@ -48,7 +48,7 @@ func keyOf(r Request) key { return key{r.ClientID, r.Resource} }
 type memory struct {
 	prefetch map[key]time.Time // keys to have ready, and when each may be exchanged again
 	held     *simplelru.LRU[key, *holding]
-	bytes    int // of held
+	bytes    int // of held, without prefetched tokens
 
 	failures       *simplelru.LRU[key, *failure]
 	throttles      *simplelru.LRU[azure.ClientID, *failure] // of configured identities, and of the tenant

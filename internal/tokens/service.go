@@ -38,7 +38,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, errors.New("no exchanger")
 	}
 	if len(cfg.Prefetch) > maxTokens {
-		return nil, fmt.Errorf("--prefetch (PROXY_PREFETCH) lists %d resources: at most %d tokens are held", len(cfg.Prefetch), maxTokens)
+		return nil, fmt.Errorf("--prefetch lists %d resources: must be at most %d", len(cfg.Prefetch), maxTokens)
 	}
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
