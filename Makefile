@@ -108,14 +108,17 @@ test-chart: ## not part of test, CI runs both: helm lint, helm template, what th
 	go test -count=1 -tags chart ./test/deploy/chart
 
 # Kubernetes is built from source the first time: 5 to 10 minutes, kept in .cache.
+# KUBERNETES=1.37.2 takes another version than test/cluster/kubernetes/go.mod's.
 .PHONY: test-apiserver
 test-apiserver: ## a real Kubernetes API server, with etcd (root: in namespaces)
 	@tools/need ip
+	@tools/kubernetes >/dev/null # go test would show only at its end that this takes so long
 	cd test/cluster && go test -count=1 -timeout 30m ./apiserver
 
 .PHONY: test-cluster
 test-cluster: ## a real node beside it: kubelet, containerd, runc; pods that get tokens
 	@tools/need buildah ip npm
+	@tools/kubernetes >/dev/null # go test would show only at its end that this takes so long
 	cd test/cluster && go test -count=1 -timeout 30m ./node
 
 .PHONY: docs
@@ -130,6 +133,17 @@ bench: build ## speed and memory, as ratios measured in one run
 .PHONY: compat
 compat: ## every client, old and new, against the proxy, as root (ONLY=python: a part)
 	@go run ./test/compat --only="$(ONLY)"
+
+# The cluster tests' second Kubernetes: the newest minor, where CI tests the one before.
+.PHONY: nightly
+nightly: export KUBERNETES ?= 1.37.2
+nightly: ## not part of CI, takes hours: all clients, the cluster tests on a newer Kubernetes, mutation tests
+	@echo "nightly 1/3: make compat, every client in every version"
+	$(MAKE) compat ONLY=
+	@echo "nightly 2/3: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
+	$(MAKE) test-apiserver test-cluster
+	@echo "nightly 3/3: make mutate, the tests against changed code"
+	$(MAKE) mutate
 
 .PHONY: clean
 clean: ## remove what was built

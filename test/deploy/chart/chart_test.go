@@ -18,8 +18,8 @@ var update = flag.Bool("update", false, "write what Helm renders")
 const (
 	repository = "../../.."
 	chart      = "charts/imds-oidc-proxy"
-	// kubeVersion is what Helm is told that the cluster is; test/cluster runs it.
-	kubeVersion = "v1.34.4"
+	// kubeVersion is the cluster's version that Helm renders for: that of test/cluster.
+	kubeVersion = "v1.36.3"
 )
 
 // cases are sets of values in testdata, and where what they make is kept.
