@@ -93,13 +93,19 @@ func requireGet(r *http.Request) error {
 	return nil
 }
 
+// Values of header fields, which all answers share. They are never changed.
+var (
+	jsonType = []string{"application/json; charset=utf-8"}
+	noStore  = []string{"no-store"}
+)
+
 // writeJSON writes a body whole: clients of IMDS do not expect it in chunks. Its
 // one error is that the client has left.
 func writeJSON(w http.ResponseWriter, status int, body []byte) error {
 	header := w.Header()
-	header.Set("Content-Type", "application/json; charset=utf-8")
-	header.Set("Cache-Control", "no-store")
-	header.Set("Content-Length", strconv.Itoa(len(body)))
+	header["Content-Type"] = jsonType
+	header["Cache-Control"] = noStore
+	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
 	if _, err := w.Write(body); err != nil {
 		return refused(errClientLeft, "the answer could not be written")

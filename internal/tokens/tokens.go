@@ -64,7 +64,7 @@ type Exchanger interface {
 	Discover(ctx context.Context) error
 }
 
-// DefaultMaxWaiting is a little less than the connections that the proxy accepts (1,024), so
+// DefaultMaxWaiting is a little less than the connections that the proxy accepts (1,088), so
 // that callers with a cached token find one.
 const DefaultMaxWaiting = 1000
 
