@@ -121,7 +121,8 @@ func TestConnectionsLeaveRoomForFiles(t *testing.T) {
 func TestConnectionsLeaveRoomForMemory(t *testing.T) {
 	for memory, want := range map[int64]int{
 		math.MaxInt64: mostConnections, 48 << 20: mostConnections, 24 << 20: 341,
-		otherMemory + connectionMemory: 1, otherMemory: 1, 0: 1,
+		otherMemory + (leastConnections+1)*connectionMemory: leastConnections + 1,
+		otherMemory + connectionMemory:                      leastConnections, otherMemory: leastConnections, 0: leastConnections,
 	} {
 		if got := maxConnections(math.MaxUint64, memory); got != want {
 			t.Errorf("%d bytes: got %d connections, want %d", memory, got, want)
