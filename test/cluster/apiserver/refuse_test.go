@@ -85,7 +85,7 @@ func TestServiceAccounts(t *testing.T) {
 					t.Errorf("the token lives %d seconds, want 4000", got)
 				}
 			}},
-		{"an expiration that is none", []string{inject.ClientIDAnnotation, clientID, inject.TokenExpirationAnnotation, "1h"}, nil, "", `"1h": write seconds`, nil},
+		{"an expiration that is none", []string{inject.ClientIDAnnotation, clientID, inject.TokenExpirationAnnotation, "1h"}, nil, "", `"1h": must be seconds`, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
