@@ -107,7 +107,7 @@ func TestRedirectTakesOver(t *testing.T) {
 		if got := pod.rules(); strings.Count(got, "-j AZWI_PROXY_OUTPUT") != 2 {
 			t.Fatalf("the script's rules are not those it leaves:\n%s", got)
 		}
-		pod.answer(byProxy + "=tcp/127.0.0.1:9000")
+		pod.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:9000")
 		pod.install("--proxy-port=9000") // the backend is for auto to find
 		if got := pod.rules(); strings.Contains(got, "AZWI") || strings.Contains(got, "8000") {
 			t.Errorf("rules of the script are left:\n%s", got)
