@@ -21,8 +21,10 @@ import (
 )
 
 const (
-	clientID = "0d5ac2f1-7a5d-4a41-9f0e-2f3b1f6a7c11"
-	subject  = "system:serviceaccount:bench:app"
+	subject = "system:serviceaccount:bench:app"
+
+	// identities share the resources, so that no first exchange waits for its budget.
+	identities = 30
 
 	// connections is more than the cores, fewer than would measure the kernel's
 	// queues.
@@ -58,7 +60,9 @@ func newBench(binary string) (_ *bench, err error) {
 	if b.idp, err = entra.Start(entra.Config{}); err != nil {
 		return nil, err
 	}
-	b.idp.AddApplication(entra.Application{ClientID: clientID, Credentials: []entra.FederatedCredential{{Subject: subject}}})
+	for n := range identities {
+		b.idp.AddApplication(entra.Application{ClientID: clientID(n), Credentials: []entra.FederatedCredential{{Subject: subject}}})
+	}
 	b.idp.AddResource("https://*.bench.example.test")
 	if err = b.idp.WriteCA(filepath.Join(b.dir, "ca.pem")); err != nil {
 		return nil, err
@@ -93,10 +97,10 @@ func (b *bench) startProxy(args ...string) (*server, error) {
 	}
 	defer log.Close()
 	// The metadata address of this machine may be a real one: nothing is forwarded.
-	args = append([]string{"--imds-passthrough=off", "--proxy-port=" + strconv.Itoa(port)}, args...)
+	args = append([]string{"--imds-passthrough=off", "--proxy-port=" + strconv.Itoa(port), "--allowed-client-ids=" + clientIDs()}, args...)
 	s := &server{cmd: exec.Command(b.binary, args...), address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
 	s.cmd.Env = []string{
-		"AZURE_CLIENT_ID=" + clientID,
+		"AZURE_CLIENT_ID=" + clientID(0),
 		"AZURE_TENANT_ID=" + b.idp.TenantID(),
 		"AZURE_FEDERATED_TOKEN_FILE=" + b.token.Path(),
 		"AZURE_AUTHORITY_HOST=" + b.idp.AuthorityHost(),
@@ -240,9 +244,21 @@ func (s *server) fetch(target string) (bareAnswer, error) {
 	return bareAnswer{Header: header, Body: string(body)}, nil
 }
 
+// clientID is that of the n-th identity.
+func clientID(n int) string { return fmt.Sprintf("0d5ac2f1-7a5d-4a41-9f0e-2f3b1f6a%04d", n) }
+
+func clientIDs() string {
+	all := make([]string, identities)
+	for n := range all {
+		all[n] = clientID(n)
+	}
+	return strings.Join(all, ",")
+}
+
 // target is the request target of the n-th of many resources.
 func target(n int) string {
-	return fmt.Sprintf("/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://key-%d.bench.example.test", n)
+	return fmt.Sprintf("/metadata/identity/oauth2/token?api-version=2018-02-01&client_id=%s&resource=https://key-%d.bench.example.test",
+		clientID(n%identities), n)
 }
 
 func targets(n int) []string {
