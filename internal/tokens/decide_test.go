@@ -43,7 +43,7 @@ func (s situation) memory(now time.Time) *memory {
 	if s.full {
 		m.enter(m.begin(testKey(idB, 0), nil, known, now))
 	}
-	for s.spent && m.budgets[idA].spend(unknown, now) {
+	for n := 0; s.spent && n < budgetBurst && m.budgets[idA].spend(unknown, now); n++ {
 	}
 	return m
 }
