@@ -157,7 +157,9 @@ type connKey struct{}
 // serveHTTP runs the handler for one request.
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(connKey{}).(*conn)
-	if r.ContentLength != 0 {
+	// Not ContentLength: it is -1 for HTTP/2's preface, which has no body. Where there is none,
+	// net/http reads ahead while the handler runs.
+	if r.Body != http.NoBody {
 		// Nobody waits for a body that does not come, and what follows it is never taken
 		// for another request (smuggling). net/http reads a part of the body before it
 		// closes, within the deadline, lest the client miss the answer.
