@@ -83,8 +83,13 @@ func (c *conn) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	n, ended, err := c.readHeader(p)
-	if n > 0 && (c.header.tooLarge() || !c.received(ended)) {
-		return 0, c.refuse(p)
+	switch {
+	case n == 0:
+		return 0, err
+	case c.header.tooLarge():
+		return 0, c.refuse(tooLarge, p)
+	case !c.received(ended):
+		return 0, c.refuse(tooMany, p)
 	}
 	return n, err
 }
@@ -104,32 +109,49 @@ func (c *conn) readHeader(p []byte) (n int, ended bool, err error) {
 	return n, ended, err
 }
 
-// tooLarge is what net/http answers.
-const tooLarge = "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: text/plain; charset=utf-8\r\n" +
-	"Connection: close\r\n\r\n431 Request Header Fields Too Large"
+// Answers to requests that net/http does not get to see. The first is net/http's own.
+const (
+	tooLarge = "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: text/plain; charset=utf-8\r\n" +
+		"Connection: close\r\n\r\n431 Request Header Fields Too Large"
+	tooMany = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n" +
+		"Retry-After: 1\r\nConnection: close\r\n\r\n503 Service Unavailable: too many large requests"
+)
 
-var errHeaderTooLarge = errors.New("the header is too large")
+var errRefused = errors.New("the request is refused: its header is too large")
 
-// refuse answers a request whose header is too large, and for a moment drops what else
-// comes: a connection that is closed with unread bytes is reset, and the client may miss
+// refuse answers a request in net/http's place. For a moment it discards what else the client
+// sends: a connection that is closed with unread bytes is reset, and the client may miss
 // the answer.
-func (c *conn) refuse(scratch []byte) error {
-	_, err := io.WriteString(c, tooLarge)
+func (c *conn) refuse(answer string, scratch []byte) error {
+	_, err := io.WriteString(c, answer)
 	c.refused = true
 	if err == nil && c.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(c.server.times.refusal)) == nil {
 		for err == nil {
 			_, err = c.Conn.Read(scratch)
 		}
 	}
-	return errHeaderTooLarge
+	return errRefused
 }
 
-// Write gives each write a deadline of its own. The kernel's buffers take an answer at
-// once, unless the client does not read.
+// writeSize is how many bytes a client must read in time ([times.unread] at the connection
+// limit, [times.write] below it) to keep its connection.
+const writeSize = 16 << 10
+
+// Write gives each part of an answer a deadline of its own. The kernel's buffers take all of
+// a small answer at once, whether or not the client reads it.
 func (c *conn) Write(p []byte) (n int, err error) {
 	if c.refused {
-		return 0, errHeaderTooLarge
+		return 0, errRefused
 	}
+	for err == nil && n < len(p) {
+		var written int
+		written, err = c.writePart(p[n:min(n+writeSize, len(p))])
+		n += written
+	}
+	return n, err
+}
+
+func (c *conn) writePart(p []byte) (n int, err error) {
 	now := time.Now()
 	c.update(func() { c.writing = now })
 	if err = c.Conn.SetWriteDeadline(now.Add(c.server.times.write)); err == nil {

@@ -107,20 +107,24 @@ func (s *Server) endIdle(elapsed time.Duration) (left int) {
 	return len(s.conns)
 }
 
-// endReading shuts the reading side of a connection, unless bytes wait there that net/http
-// has yet to read. Shut, not closed: bytes that come in between are read all the same,
-// where closing would reset the connection. The caller holds the server's lock.
+// endReading shuts the reading side of a connection, unless bytes have arrived that net/http
+// has yet to read. Bytes that arrive after the check are still read, where closing would
+// reset the connection. The caller holds the server's lock.
 func (c *conn) endReading() {
-	empty := false
-	err := control(c.Conn, func(fd int) error {
-		_, _, peekErr := unix.Recvfrom(fd, make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		empty = errors.Is(peekErr, unix.EAGAIN)
-		return nil
-	})
-	if tcp, ok := c.Conn.(*net.TCPConn); ok && err == nil && empty {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok && !c.hasArrived() {
 		c.state = ended
-		_ = tcp.CloseRead() // the client may have closed it meanwhile
+		_ = tcp.CloseRead() // it fails where the client has closed the connection
 	}
+}
+
+// hasArrived reports whether bytes wait in the kernel for net/http to read them.
+func (c *conn) hasArrived() bool {
+	waiting := 0
+	_ = control(c.Conn, func(fd int) (err error) { // none wait on a closed connection
+		waiting, err = unix.IoctlGetInt(fd, unix.SIOCINQ)
+		return err
+	})
+	return waiting > 0
 }
 
 // sleep waits, or until ctx ends.

@@ -91,6 +91,19 @@ func (a acceptor) Close() error {
 // Addr is the listener's.
 func (a acceptor) Addr() net.Addr { return a.listener.Addr() }
 
+// queued returns how many connections wait in the kernel's queue to be accepted.
+func (s *Server) queued() int {
+	waiting := 0
+	_ = control(s.listener, func(fd int) error { // none wait at a closed listener
+		info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
+		if err == nil {
+			waiting = int(info.Unacked) // of a listening socket, this is the queue's length
+		}
+		return err
+	})
+	return waiting
+}
+
 func (s *Server) acceptedAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -13,6 +13,10 @@ const (
 	// maxLarge is how many connections may have a larger one at a time. While it is read,
 	// a header takes several times its size.
 	maxLarge = 32
+
+	// minShare is the least time that a client has, whatever number of connections wait:
+	// ten times what one needs to send a request after connecting.
+	minShare = 10 * time.Millisecond
 )
 
 func (s *Server) full() bool { return len(s.conns) >= s.cfg.MaxConnections }
@@ -30,37 +34,57 @@ func (s *Server) admit(c *conn) bool {
 	return true
 }
 
-// evict ends the connection whose time to give way came first, if it has come. The caller
+// evict ends the connection that may be evicted first, if its time has come. The caller
 // holds the lock.
 func (s *Server) evict(now time.Time) bool {
-	var victim *conn
-	var first time.Time
-	for c := range s.conns {
-		if at, ok := s.givesWay(c); ok && (victim == nil || at.Before(first)) {
-			victim, first = c, at
+	pressure := s.pressure()
+	for {
+		var victim *conn
+		var first time.Time
+		for c := range s.conns {
+			if at, ok := s.evictable(c, pressure); ok && (victim == nil || at.Before(first)) {
+				victim, first = c, at
+			}
 		}
+		if victim == nil || now.Before(first) {
+			return false
+		}
+		if victim.state == reading || !victim.hasArrived() {
+			s.drop(victim)
+			return true
+		}
+		// The client has sent its request, and net/http has not read it yet: the machine
+		// is busy. Since the state changes, the connection gets more time only once.
+		victim.state, victim.since = reading, now
 	}
-	if victim == nil || now.Before(first) {
-		return false
-	}
-	s.drop(victim)
-	return true
 }
 
-// givesWay returns from when on another connection may have the place of c, if the server
-// waits for its client: for a request, or for the reading of an answer. The caller holds
-// the lock.
-func (s *Server) givesWay(c *conn) (at time.Time, ok bool) {
+// evictable returns from when on a connection may be evicted, if the server waits for its
+// client: for a request, or for the reading of an answer. The caller holds the lock.
+func (s *Server) evictable(c *conn, pressure int) (at time.Time, ok bool) {
 	switch {
 	case c.state == finished:
 		return time.Time{}, true
 	case !c.writing.IsZero():
-		return c.writing.Add(s.times.unread), true
+		return c.writing.Add(share(s.times.unread, pressure)), true
 	case c.state == serving:
 		return time.Time{}, false
 	default:
-		return c.since.Add(s.times.grace), true
+		return c.since.Add(share(s.times.grace, pressure)), true
 	}
+}
+
+// pressure is how often all places have to change hands before the last connection in the
+// kernel's queue gets one, at least 1.
+func (s *Server) pressure() int {
+	return 1 + s.queued()/s.cfg.MaxConnections
+}
+
+// share returns the part of a time limit that a connection gets while others wait. It falls
+// with the square of the pressure, so that the shares of all rounds add up to less than
+// twice the limit while the queue gets shorter.
+func share(limit time.Duration, pressure int) time.Duration {
+	return max(limit/time.Duration(pressure)/time.Duration(pressure), minShare)
 }
 
 // drop ends a connection and frees its place. The caller holds the lock.

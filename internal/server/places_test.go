@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -297,7 +298,7 @@ func TestLargeHeaders(t *testing.T) {
 	}
 	late := s.dial(t)
 	late.send(long)
-	late.wantAnswer(http.StatusRequestHeaderFieldsTooLarge)
+	late.wantAnswer(http.StatusServiceUnavailable)
 	late.wantClosed()
 	small := s.dial(t)
 	small.send(request)
@@ -332,3 +333,112 @@ type failing struct{ err error }
 func (f failing) Accept() (net.Conn, error) { return nil, f.err }
 func (f failing) Close() error              { return nil }
 func (f failing) Addr() net.Addr            { return &net.TCPAddr{} }
+
+// TestSlowReaderAtTheLimit: while others wait, a client keeps its connection as long as it
+// reads some of a large answer in time.
+func TestSlowReaderAtTheLimit(t *testing.T) {
+	const parts = 8
+	for _, test := range []struct {
+		name  string
+		pause time.Duration
+		whole bool
+	}{
+		{"reads in time", standardTimes.unread - minShare, true},
+		{"reads too slowly", standardTimes.unread + 2*lookAgain, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dial := startInMemory(t, Config{MaxConnections: 1, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					w.Write(make([]byte, parts*writeSize))
+				})})
+				slow := dial()
+				slow.send(request)
+				waiting := dial()
+				go waiting.Write([]byte(request))
+				var err error
+				for range parts {
+					time.Sleep(test.pause)
+					if _, err = io.ReadFull(slow, make([]byte, writeSize)); err != nil {
+						break
+					}
+				}
+				if whole := err == nil; whole != test.whole {
+					t.Errorf("the client got the whole answer: %t (%v), want %t", whole, err, test.whole)
+				}
+				slow.Close()
+				waiting.wantAnswer(200)
+			})
+		})
+	}
+}
+
+// TestSilentConnectionsShareTheWait: the more connections wait for a place, the less time
+// each has, so that hundreds that send nothing do not delay a client for long.
+func TestSilentConnectionsShareTheWait(t *testing.T) {
+	const most, silent = 4, 200
+	// With the whole time for each connection, the client would wait for 25 s. The shares
+	// add up to 1.3 s.
+	const maxWait = 5 * time.Second
+	s := start(t, ok, most)
+	for range silent {
+		s.dial(t)
+	}
+	began := time.Now()
+	c := s.dial(t)
+	c.send(request)
+	c.wantAnswer(200)
+	if took := time.Since(began); took > maxWait {
+		t.Errorf("the client waited %s, want %s at the most", took, maxWait)
+	}
+}
+
+func TestShare(t *testing.T) {
+	for _, test := range []struct {
+		pressure int
+		want     time.Duration
+	}{
+		{1, 500 * time.Millisecond},
+		{2, 125 * time.Millisecond},
+		{7, 500 * time.Millisecond / 49},
+		{8, minShare},
+		{5000, minShare},
+	} {
+		if got := share(500*time.Millisecond, test.pressure); got != test.want {
+			t.Errorf("share(500ms, %d) = %s, want %s", test.pressure, got, test.want)
+		}
+	}
+}
+
+// TestArrivedRequestIsNotEvicted: a client whose request has arrived in the kernel is not
+// the reason that the server waits. This protects the connection once for each request.
+func TestArrivedRequestIsNotEvicted(t *testing.T) {
+	listener, err := Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(listener, Config{Handler: http.HandlerFunc(ok), MaxConnections: 1}) // nothing reads
+	t.Cleanup(func() { s.Close(); listener.Close() })
+	client := s.dial(t)
+	inner, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &conn{Conn: inner, server: s}
+	if !s.admit(c) {
+		t.Fatal("the first connection got no place")
+	}
+	client.send("G")
+	waitFor(t, "the byte to arrive", c.hasArrived)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	late := c.since.Add(s.times.grace)
+	if s.evict(late) {
+		t.Error("a connection whose request has arrived was evicted")
+	}
+	if s.evict(late.Add(s.times.grace - 1)) {
+		t.Error("the connection was evicted before its time")
+	}
+	if !s.evict(late.Add(s.times.grace)) {
+		t.Error("the connection was protected twice")
+	}
+}

@@ -31,7 +31,7 @@ func (r *recorder) note(event string) {
 func (r *recorder) Read(p []byte) (int, error) {
 	n, err := r.Conn.Read(p)
 	if bytes.Contains(p[:n], []byte("fail")) {
-		return 0, errHeaderTooLarge
+		return 0, errRefused
 	}
 	if err == nil {
 		r.note("read")

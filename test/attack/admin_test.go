@@ -29,11 +29,22 @@ const (
 	adminDuration = 2 * time.Second
 )
 
-// TestAdminAttack: whoever reaches the admin port from another pod costs the proxy little,
-// and keeps no probe from its answer.
+// TestAdminAttack: an attacker in another pod can make the proxy take little memory through
+// the admin port, and cannot keep a probe from its answer.
 func TestAdminAttack(t *testing.T) {
-	const name = "header of 3,147 lines at the admin port"
 	node := newNode(t)
+	for _, test := range []struct {
+		name, kind  string
+		connections int
+	}{
+		{"header of 3,147 lines at the admin port", "lines", adminConnections},
+		{"connections to the admin port that send nothing", "silent", 1000},
+	} {
+		t.Run(test.name, func(t *testing.T) { attackAdmin(t, node, test.name, test.kind, test.connections) })
+	}
+}
+
+func attackAdmin(t *testing.T, node *node, name, kind string, connections int) {
 	growth, worst, failures, opened, peak, sockets := 0, 0.0, 0, 0, 0, 0
 	for range adminRounds {
 		t.Run("round", func(t *testing.T) {
@@ -42,7 +53,7 @@ func TestAdminAttack(t *testing.T) {
 			fillCache(t)
 			probe := node.start(t, "ask", adminAddress, "/livez")
 			before := group.anonymous(t)
-			attacker := node.start(t, "attack", "lines", adminAddress, fmt.Sprint(adminConnections))
+			attacker := node.start(t, "attack", kind, adminAddress, fmt.Sprint(connections))
 			stop := make(chan struct{})
 			time.AfterFunc(adminDuration, func() { close(stop) })
 			most := greatest(5*time.Millisecond, stop, func() int { return group.anonymous(t) })

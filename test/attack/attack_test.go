@@ -52,6 +52,7 @@ func TestAttacks(t *testing.T) {
 		name, kind string
 		prepare    func(*pod.Pod)
 	}{
+		{name: "connections that send nothing", kind: "silent"},
 		{name: "header of 3,147 lines, unfinished", kind: "lines"},
 		{name: "header line of 15 KiB, unfinished", kind: "line"},
 		{name: "1,000 query parameters, unfinished", kind: "params=/metadata/identity/oauth2/token"},

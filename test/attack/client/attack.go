@@ -43,6 +43,7 @@ func newAttack(kind, address string) (*attack, error) {
 	a := &attack{address: address}
 	kind, path, _ := strings.Cut(kind, "=")
 	switch kind {
+	case "silent": // nothing
 	case "lines": // 19,001 bytes of a header that does not end, in 3,147 lines
 		const lines = 3147
 		line := "GET " + padded("/", 19_001-6*lines-len("GET  HTTP/1.1\r\n")) + " HTTP/1.1\r\n"
