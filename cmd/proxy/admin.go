@@ -44,22 +44,27 @@ func newRouter(observed *observer, listening *atomic.Bool, log *zap.Logger) http
 	}, log)
 }
 
-// routerFor routes by exact path: chi does not clean or redirect paths. The method is
-// checked behind it, so that a path that is not served is 404 with any method.
+// routerFor routes by exact path: chi does not clean or redirect paths. Other methods than
+// GET and HEAD are refused with 405 at a path that is served, and with 404 at any other.
 func routerFor(endpoints map[string]http.Handler, log *zap.Logger) http.Handler {
 	router := chi.NewRouter()
 	router.NotFound(imds.NotFound)
-	router.MethodNotAllowed(imds.NotFound) // for methods that chi does not know
+	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		if endpoints[r.URL.Path] == nil { // chi asks for no path if it does not know the method
+			imds.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Allow", "GET, HEAD")
+		imds.MethodNotAllowed(w, r)
+	})
 	for path, endpoint := range endpoints {
 		message := "received " + path[1:] + " request"
-		router.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+		serve := func(w http.ResponseWriter, r *http.Request) {
 			log.Debug(message, zap.String("path", path))
-			if r.Method != http.MethodGet && r.Method != http.MethodHead {
-				imds.MethodNotAllowed(w, r)
-				return
-			}
 			endpoint.ServeHTTP(w, r)
-		})
+		}
+		router.Get(path, serve)
+		router.Head(path, serve)
 	}
 	return router
 }

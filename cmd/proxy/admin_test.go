@@ -143,9 +143,12 @@ func TestAdminServesNothingElse(t *testing.T) {
 			t.Errorf("%s: got %s, want 404", path, resp.Status)
 		}
 	}
-	for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS", "TRACE"} {
-		if w := ask(own, method, "/readyz"); w.Code != http.StatusMethodNotAllowed {
-			t.Errorf("%s: got %d, want 405", method, w.Code)
+	for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW"} {
+		if w := ask(own, method, "/readyz"); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET, HEAD" {
+			t.Errorf("%s: got %d and Allow %q, want 405 and GET, HEAD", method, w.Code, w.Header().Get("Allow"))
+		}
+		if w := ask(own, method, "/nothing"); w.Code != http.StatusNotFound {
+			t.Errorf("%s of a path that is not served: got %d, want 404", method, w.Code)
 		}
 	}
 	if w := ask(withoutProxying(own), "GET", "http://169.254.169.254/livez"); w.Code != http.StatusNotFound {
@@ -164,8 +167,8 @@ func TestRefusalsAreTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, test := range []struct{ method, path, code string }{
-		{"GET", "/", "not_found"}, {"POST", "/readyz/", "not_found"}, {"FOO", "/readyz", "not_found"},
-		{"POST", "/readyz", "method_not_allowed"}, {"DELETE", "/metrics", "method_not_allowed"},
+		{"GET", "/", "not_found"}, {"POST", "/readyz/", "not_found"}, {"FOO", "/nothing", "not_found"},
+		{"POST", "/readyz", "method_not_allowed"}, {"FOO", "/readyz", "method_not_allowed"}, {"DELETE", "/metrics", "method_not_allowed"},
 	} {
 		at, atAdmin := ask(tokens, test.method, test.path), ask(withoutProxying(own), test.method, test.path)
 		if at.Code != atAdmin.Code || at.Body.String() != atAdmin.Body.String() || at.Header().Get("Allow") != atAdmin.Header().Get("Allow") {

@@ -118,7 +118,7 @@ func writeError(w http.ResponseWriter, err error) (status int) {
 	if a.status == statusClientLeft {
 		return a.status
 	}
-	if a.status == http.StatusMethodNotAllowed {
+	if a.status == http.StatusMethodNotAllowed && w.Header().Get("Allow") == "" {
 		w.Header().Set("Allow", http.MethodGet)
 	}
 	if errors.Is(err, tokens.ErrOverloaded) {
