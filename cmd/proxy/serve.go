@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"sync/atomic"
 	"syscall"
@@ -22,6 +23,7 @@ import (
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/loglimit"
 	"imds-oidc-proxy/internal/server"
+	"imds-oidc-proxy/internal/sockets"
 	"imds-oidc-proxy/internal/tokens"
 )
 
@@ -56,7 +58,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	}
 	listener, err := server.Listen(ctx, fmt.Sprintf("127.0.0.1:%d", cfg.port))
 	if err != nil {
-		return portError(cfg.port, err)
+		return listenError(cfg.port, err)
 	}
 	log.Info("starting the proxy server",
 		zap.Uint16("port", cfg.port),
@@ -136,12 +138,21 @@ func checkFederatedToken(file string) error {
 	return nil
 }
 
-// portError says what to change where the kernel keeps a port for root.
-func portError(port uint16, err error) error {
-	if errors.Is(err, syscall.EACCES) {
-		return configErrorf("--proxy-port (PROXY_PORT) %d: %w: ports below 1024 take NET_BIND_SERVICE; choose one of 1024 or more, the same for proxy-init", port, err)
+// listenError says what to change where the proxy cannot listen at its port.
+func listenError(port uint16, err error) error {
+	err = fmt.Errorf("--proxy-port (PROXY_PORT) %d: %w", port, err)
+	switch {
+	case errors.Is(err, syscall.EACCES):
+		return configErrorf("%w: ports below 1024 require NET_BIND_SERVICE; choose a port of 1024 or above, and the same port for proxy-init", err)
+	case errors.Is(err, syscall.EADDRINUSE):
+		owners, ownersErr := sockets.Owners(port)
+		if ownersErr != nil || len(owners) == 0 {
+			return err // the other process has ended
+		}
+		return fmt.Errorf("%w: a process of UID %d listens there (the proxy's UID is %d); find the container that listens at port %d, or choose another port, the same for proxy-init", err, owners[0], os.Getuid(), port)
+	default:
+		return err
 	}
-	return fmt.Errorf("--proxy-port (PROXY_PORT) %d: %w", port, err)
 }
 
 // backgroundParts is what runs beside the server, from its start to its end.
