@@ -20,21 +20,21 @@ import (
 )
 
 const (
-	// adminConnections is enough for a kubelet's probes and a few scrapers, and
-	// bounds what the cluster's network can make the sidecar hold: some 2 MiB.
+	// adminConnections is enough for a kubelet's probes and a few scrapers. It bounds the
+	// memory that clients in the cluster's network can make the sidecar use to about 2 MiB.
 	adminConnections = 64
 
-	// adminDrainTimeout is for a scrape in flight when the proxy ends.
+	// adminDrainTimeout is how long a scrape may take to finish when the proxy stops.
 	adminDrainTimeout = time.Second
 )
 
-// newRouter returns what the proxy answers for itself, by exact path. It is the same at the
-// proxy's own port, for curl in the pod, and at --admin-address, for the kubelet and
-// Prometheus: none of the answers tells a secret, or changes anything, and no spelling of a
-// path leads to tokens or to forwarding.
+// newRouter returns the handler of the proxy's own endpoints. The token port serves them, for
+// curl in the pod, and so does --admin-address, for the kubelet and Prometheus. No answer
+// contains a secret, no request changes anything, and no spelling of a path leads to a token
+// or to forwarding.
 //
-// That goes for /debug/clients too: beside what /metrics has of callers, it tells how
-// often and when they asked, and what to upgrade to.
+// /debug/clients adds to the clients in /metrics how often and when they made requests, and
+// which version to upgrade to.
 func newRouter(observed *observer, listening *atomic.Bool, log *zap.Logger) http.Handler {
 	return routerFor(map[string]http.Handler{
 		"/readyz":        health.Handler("readyz", readyChecks(observed.exchanger, listening)),
@@ -69,9 +69,9 @@ func routerFor(endpoints map[string]http.Handler, log *zap.Logger) http.Handler 
 	return router
 }
 
-// readyChecks is what the proxy needs to be of use, as far as the pod can tell.
-// That Entra answers is not among it: an outage there must not take every pod out
-// of its service, since those with a token in hand go on.
+// readyChecks returns the readiness checks: what the proxy needs, as far as the pod can
+// tell. Whether Entra answers is not checked: an outage of Entra must not make every pod
+// unready, since cached tokens are still served.
 func readyChecks(exchanger *exchange.Exchanger, listening *atomic.Bool) []health.Check {
 	return []health.Check{
 		{Name: "listening", Run: func() error {
@@ -80,14 +80,14 @@ func readyChecks(exchanger *exchange.Exchanger, listening *atomic.Bool) []health
 			}
 			return nil
 		}},
-		// Resolved when the proxy started, which it would not have otherwise.
+		// The configuration was valid when the proxy started, or it would not have started.
 		{Name: "configuration"},
 		{Name: "federated-token", Run: exchanger.Ready},
 	}
 }
 
-// liveChecks is what only a restart mends. A cache whose lock is never released
-// does not answer, and the kubelet takes silence for a failure.
+// liveChecks returns the liveness checks, for faults that only a restart fixes. If the lock
+// of the token cache is never released, the check hangs, and the kubelet's probe times out.
 func liveChecks(service *tokens.Service) []health.Check {
 	return []health.Check{
 		{Name: "ping"},
@@ -96,8 +96,8 @@ func liveChecks(service *tokens.Service) []health.Check {
 }
 
 // newAdmin returns a server for the proxy's own endpoints on an address that the whole
-// cluster may reach: all that a stranger can hold of it is one place for one answer, and not
-// for long. A kubelet whose probes find no place restarts the sidecar.
+// cluster may reach. A connection serves one answer, so that no client can keep the kubelet's
+// probes from being answered: the kubelet would restart the sidecar.
 func newAdmin(ctx context.Context, address string, own http.Handler, log *zap.Logger) (*server.Server, error) {
 	listener, err := server.Listen(ctx, address)
 	if err != nil {
@@ -109,15 +109,15 @@ func newAdmin(ctx context.Context, address string, own http.Handler, log *zap.Lo
 
 func adminOn(listener net.Listener, own http.Handler, log *zap.Logger) *server.Server {
 	return server.New(listener, server.Config{
-		Handler: withoutProxying(own),
-		Log:     log,
-		// Requests one behind the other would have the time of each.
-		OneRequest:     true,
+		Handler:        withoutProxying(own),
+		Log:            log,
+		OneRequest:     true, // a client that pipelines requests could keep its connection for long
 		MaxConnections: adminConnections,
 	})
 }
 
-// withoutProxying refuses what asks for another server's page, as one asks a proxy.
+// withoutProxying answers 404 to a request with an absolute target, which asks for another
+// server's resource, as a client asks an HTTP proxy.
 func withoutProxying(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.IsAbs() {
@@ -128,19 +128,20 @@ func withoutProxying(next http.Handler) http.Handler {
 	})
 }
 
-// runAdmin serves until ctx ends: to the last, so that a proxy that drains can be watched.
+// runAdmin serves until ctx ends, which is after the token port is drained, so that the
+// drain can be observed.
 func runAdmin(ctx context.Context, admin *server.Server) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
 		timeout, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminDrainTimeout)
 		defer cancel()
-		_ = admin.Shutdown(timeout) // a scrape that takes longer is lost
+		_ = admin.Shutdown(timeout) // after the timeout a scrape is cut off
 	})
 	defer stop()
 	if err := admin.Serve(); err != nil {
 		return fmt.Errorf("serving --admin-address: %w", err)
 	}
-	<-stopped // Serve ends as soon as the shutdown begins
+	<-stopped // Serve returns as soon as the shutdown begins
 	return nil
 }

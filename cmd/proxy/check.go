@@ -17,12 +17,11 @@ import (
 	"imds-oidc-proxy/internal/flagenv"
 )
 
-// checkCommand is the one subcommand: proxy check.
+// checkCommand is the name of the only subcommand.
 const checkCommand = "check"
 
 const (
-	// checkTimeout bounds the whole check, whose longest step, the exchange, takes
-	// 21 s. A pod's exec session should not hang for longer than a person waits.
+	// checkTimeout bounds the whole check. Its longest step, the exchange, takes up to 21 s.
 	checkTimeout = time.Minute
 
 	defaultResource = "https://management.azure.com/"
@@ -31,7 +30,7 @@ const (
 	outputJSON = "json"
 )
 
-// checkConfig is the configuration of `proxy check`: the proxy's own, and more.
+// checkConfig is the configuration of `proxy check`: that of the proxy, and its own flags.
 type checkConfig struct {
 	proxy config
 
@@ -42,7 +41,7 @@ type checkConfig struct {
 	noRedirect bool
 }
 
-// check runs `proxy check`. Its exit code is that of the first step that failed.
+// check runs `proxy check` and returns the exit code of the first step that failed.
 func check(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	cfg, err := parseCheck(args, getenv, stdout)
 	switch {
@@ -66,8 +65,8 @@ func check(ctx context.Context, args []string, getenv func(string) string, stdou
 	return code
 }
 
-// parseCheck reads the flags. The proxy's own mean the same here, so that a check
-// can be given what the proxy was given.
+// parseCheck reads the flags. It accepts the proxy's flags with the same meaning, so that
+// the check can run with the proxy's command line.
 func parseCheck(args []string, getenv func(string) string, stdout io.Writer) (checkConfig, error) {
 	var cfg checkConfig
 	own := newCheckFlags(&cfg)
@@ -85,7 +84,7 @@ func parseCheck(args []string, getenv func(string) string, stdout io.Writer) (ch
 	}
 	for _, name := range []string{"probe", "version"} {
 		if flags.Changed(name) {
-			return cfg, configErrorf("--%s is for proxy alone: leave it out, or leave check out", name)
+			return cfg, configErrorf("--%s is not a flag of proxy check: remove it, or run proxy --%s", name, name)
 		}
 	}
 	cfg.proxy.readPodEnvironment(getenv)
@@ -99,21 +98,21 @@ func newCheckFlags(cfg *checkConfig) *pflag.FlagSet {
 	flags := pflag.NewFlagSet("proxy check", pflag.ContinueOnError)
 	flags.SortFlags = false
 	cfg.resource, cfg.output = defaultResource, outputText
-	flagenv.Var(flags, &cfg.resource, "resource", azure.ParseResource, "`resource` to ask a token for")
-	flagenv.Var(flags, &cfg.clientID, "client-id", flagenv.Optional(azure.ParseClientID), "the `identity` to ask a token for; empty means "+azure.EnvClientID)
+	flagenv.Var(flags, &cfg.resource, "resource", azure.ParseResource, "`resource` to request a token for")
+	flagenv.Var(flags, &cfg.clientID, "client-id", flagenv.Optional(azure.ParseClientID), "client `ID` to request a token for; default: "+azure.EnvClientID)
 	flagenv.Var(flags, &cfg.output, "output", flagenv.OneOf(outputText, outputJSON), "text or json")
-	flags.BoolVar(&cfg.askIMDS, "ask-imds", false, "also ask the real IMDS whether it answers, with a request that needs no identity")
-	flags.BoolVar(&cfg.noRedirect, "no-redirect", false, "this pod is meant to have no redirect: its absence is no fault; set where "+azure.EnvIMDSHost+" is")
+	flags.BoolVar(&cfg.askIMDS, "ask-imds", false, "also send the real IMDS a request that needs no identity, and report whether it answers")
+	flags.BoolVar(&cfg.noRedirect, "no-redirect", false, "this pod is not meant to have a redirect, so its absence is not a failure; default: true if "+azure.EnvIMDSHost+" is set")
 	return flags
 }
 
 const checkUsage = `Usage: proxy check [flags]
 
-proxy check tests each step from this pod's environment to a token, and prints what it
-found there and how to fix it. It makes one real token request, and prints no token.
+Test each step from this pod's environment to a token, and print what was found and how
+to fix it. The check requests one real token and never prints it.
 
-It takes the proxy's flags and environment variables (proxy --help), which should be those
-that the proxy runs with, and these:
+Run it with the flags and environment variables of the proxy (proxy --help). It also has
+these flags:
 
 %s
 Exit codes:
@@ -126,14 +125,14 @@ func (c *checkConfig) check() error {
 	if err := c.proxy.checkPrefetch(); err != nil {
 		return err
 	}
-	// The proxy answers no request for such a token: that it came would say nothing.
+	// The proxy refuses requests for this client ID, so a token for it would prove nothing.
 	if allowed := c.proxy.allowedClientIDs; c.clientID != "" && len(allowed) > 0 && !slices.Contains(allowed, c.clientID) {
-		return configErrorf("--client-id %q: must be among --allowed-client-ids (PROXY_ALLOWED_CLIENT_IDS), or the proxy answers no request for it", c.clientID)
+		return configErrorf("--client-id %q: must be one of --allowed-client-ids (PROXY_ALLOWED_CLIENT_IDS); the proxy refuses requests for any other client ID", c.clientID)
 	}
 	return nil
 }
 
-// diagnosis is the configuration as package diagnose takes it.
+// diagnosis returns the configuration of package diagnose.
 func (c *checkConfig) diagnosis() diagnose.Config {
 	return diagnose.Config{
 		Exchange:        c.proxy.exchangeConfig(),
@@ -146,14 +145,14 @@ func (c *checkConfig) diagnosis() diagnose.Config {
 	}
 }
 
-// checkExits are the exit codes of `proxy check`: that of the first step that failed.
+// checkExits are the exit codes of `proxy check`, one for each step that can fail.
 var checkExits = []exit{
 	{exitOK, "", "nothing failed"},
 	{exitFailure, "", "the check could not be carried out"},
-	{exitUsage, "", "a flag is wrong"},
-	{10, string(diagnose.Environment), "a variable is missing or wrong"},
-	{11, string(diagnose.FederatedToken), "unreadable, expired, or for another audience"},
-	{12, string(diagnose.Issuer), "its documents contradict the federated token"},
+	{exitUsage, "", "a flag is invalid"},
+	{10, string(diagnose.Environment), "an environment variable is missing or invalid"},
+	{11, string(diagnose.FederatedToken), "the federated token is unreadable, expired, or for another audience"},
+	{12, string(diagnose.Issuer), "the issuer's documents contradict the federated token"},
 	{13, string(diagnose.Authority), "Entra cannot be reached, or does not know the tenant"},
 	{14, string(diagnose.Exchange), "Entra refuses the token request"},
 	{15, string(diagnose.IMDS), "metadata requests of this pod do not reach the proxy"},
@@ -173,7 +172,8 @@ func checkExitCode(report diagnose.Report) int {
 	return exitFailure
 }
 
-// reportWriter writes a report: as text, a step at a time, or as JSON once it is complete.
+// reportWriter writes a report, either as text, one step at a time, or as JSON when the
+// report is complete.
 type reportWriter struct {
 	json bool
 	out  io.Writer

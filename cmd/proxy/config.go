@@ -23,8 +23,8 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// config is everything that the flags and the environment say, parsed and checked. What
-// only a look outside the process can tell, package exchange checks.
+// config holds the flags and environment variables, parsed and validated. Files are
+// validated when they are read, by package exchange.
 type config struct {
 	port         uint16
 	adminAddress string
@@ -50,13 +50,14 @@ type config struct {
 	binding            exchange.Binding
 	httpProxy          httpproxy.Config
 
-	// invalid says what is wrong with variables of the pod, by name. Their fields are empty.
+	// invalid holds the errors of the pod's environment variables, by name. The fields of
+	// these variables are empty.
 	invalid map[string]error
 }
 
 const (
-	// defaultProbeTimeout outlasts a slow start, and stays below the 30 s that a
-	// pod is commonly given to become ready or to end.
+	// defaultProbeTimeout is longer than a slow start, and shorter than 30 s, which is a
+	// common limit for a pod to become ready and the default one to stop.
 	defaultProbeTimeout = 25 * time.Second
 
 	allowedClientIDsFlag = "allowed-client-ids"
@@ -65,10 +66,10 @@ const (
 	passthroughOff = "off"
 )
 
-// errConfig marks an error that a change of flags or environment mends.
+// errConfig marks errors that are fixed by changing a flag or an environment variable.
 var errConfig = errors.New("configuration")
 
-// configError is an errConfig whose text is only its own.
+// configError is an errConfig without a text of its own.
 type configError struct{ error }
 
 func (configError) Is(target error) bool { return target == errConfig }
@@ -77,15 +78,15 @@ func configErrorf(format string, args ...any) error {
 	return configError{fmt.Errorf(format, args...)}
 }
 
-// variable names the environment variable of a flag: PROXY_LOG_LEVEL for --log-level,
+// variable returns the environment variable of a flag: PROXY_LOG_LEVEL for --log-level,
 // PROXY_PORT for --proxy-port.
 func variable(flag string) string {
 	return flagenv.Prefix("PROXY_", "probe")(strings.TrimPrefix(flag, "proxy-"))
 }
 
-// parseConfig reads the flags and their variables, then the identity that the pod's
-// environment names. The error names the flag or variable to change. Help goes to stdout,
-// and is pflag.ErrHelp.
+// parseConfig reads the flags and their environment variables, and then the environment
+// variables of workload identity. Errors name the flag or variable to change. For --help it
+// writes the help to stdout and returns pflag.ErrHelp.
 func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (config, error) {
 	var cfg config
 	flags := flagenv.New("proxy", variable)
@@ -101,7 +102,8 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 	return cfg, cfg.checkHandler()
 }
 
-// parse reads flags of which c's are a part. Its error is pflag.ErrHelp or an errConfig.
+// parse reads the flags in a set that includes those of c. It returns pflag.ErrHelp or an
+// errConfig.
 func (c *config) parse(flags *flagenv.Set, args []string, getenv func(string) string) error {
 	err := flags.Parse(args, getenv)
 	if err == nil {
@@ -113,7 +115,7 @@ func (c *config) parse(flags *flagenv.Set, args []string, getenv func(string) st
 	return configError{err}
 }
 
-// addFlags defines every flag. Its usage texts are what --help shows.
+// addFlags adds the flags of c to the set.
 func (c *config) addFlags(flags *pflag.FlagSet) {
 	c.port, c.imdsPassthrough, c.imdsAddress = azure.ProxyPort, passthroughOn, "http://"+azure.MetadataIP
 	flagenv.Var(flags, &c.port, "proxy-port", azure.ParsePort, "`port` to listen on, at 127.0.0.1")
@@ -166,12 +168,12 @@ A SIGTERM lets requests in flight finish; a second one ends the process at once,
 `
 
 func (c *config) checkFlags(flags *pflag.FlagSet) error {
-	// Read as no limit, an empty list would open what its author meant to close.
+	// An empty list must not mean that any client ID is allowed (fail closed).
 	if flags.Changed(allowedClientIDsFlag) && len(c.allowedClientIDs) == 0 {
-		return flagenv.Errorf(allowedClientIDsFlag, "is empty: name the client IDs that may be asked for, or leave it out to allow any")
+		return flagenv.Errorf(allowedClientIDsFlag, "is empty: list the client IDs to allow, or remove it to allow any")
 	}
 	if c.probeTimeout <= 0 {
-		return flagenv.Errorf("probe-timeout", "%q: must be more than zero, such as 10s", c.probeTimeout)
+		return flagenv.Errorf("probe-timeout", "%q: must be greater than zero, for example 10s", c.probeTimeout)
 	}
 	var err error
 	if c.identities, err = azure.Identities(c.identityList); err != nil {
@@ -198,7 +200,8 @@ func (c *config) readPodEnvironment(getenv func(string) string) {
 	}
 }
 
-// podVariable parses a variable of the pod that may be empty, and notes what is wrong with it.
+// podVariable parses an optional environment variable of the pod. It stores an error in
+// c.invalid.
 func podVariable[T any](c *config, getenv func(string) string, name string, parse func(string) (T, error)) T {
 	value, err := flagenv.Optional(parse)(getenv(name))
 	if err != nil {
@@ -229,20 +232,20 @@ func (c *config) checkPodEnvironment() error {
 	return c.checkPrefetch()
 }
 
-// checkHTTPProxy refuses what is not a proxy's URL: package httpproxy silently ignores one
-// that it cannot parse, and the assertion would go where it should not. The value stays out
-// of the error, since it may hold a password.
+// checkHTTPProxy refuses an HTTPS_PROXY that is not the URL of a proxy. Package httpproxy
+// ignores such a value, and the client assertion would not go through the proxy. The error
+// does not contain the value, which may contain a password.
 func (c *config) checkHTTPProxy() error {
 	value := c.httpProxy.HTTPSProxy
 	if value == "" {
 		return nil
 	}
 	if !strings.Contains(value, "://") {
-		value = "http://" + value // as package httpproxy reads it
+		value = "http://" + value // as package httpproxy does
 	}
 	u, err := url.Parse(value)
 	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
-		return configErrorf("HTTPS_PROXY must be the URL of a proxy, such as http://HOST:PORT; percent-encode special characters of a user or password")
+		return configErrorf("HTTPS_PROXY must be the URL of a proxy, for example http://<HOST>:<PORT>; percent-encode special characters in a user name or password")
 	}
 	if _, err := azure.ParsePort(cmp.Or(u.Port(), "80")); err != nil {
 		return configErrorf("HTTPS_PROXY: port %w", err)
@@ -255,12 +258,13 @@ func (c *config) checkPrefetch() error {
 		return configErrorf("--prefetch (PROXY_PREFETCH) lists %d resources: must be at most %d", len(c.prefetch), azure.MaxPrefetch)
 	}
 	if c.defaultClientID == "" && len(c.prefetch) > 0 {
-		return configErrorf("--prefetch requires %s: tokens are fetched ahead for that identity", azure.EnvClientID)
+		return configErrorf("--prefetch requires %s: the prefetched tokens are for that identity", azure.EnvClientID)
 	}
 	return nil
 }
 
-// exchangeConfig is the configuration of package exchange, for the proxy and for its check.
+// exchangeConfig returns the configuration of package exchange, for the proxy and for
+// `proxy check`.
 func (c *config) exchangeConfig() exchange.Config {
 	proxyFor := c.httpProxy.ProxyFunc()
 	return exchange.Config{
@@ -273,7 +277,7 @@ func (c *config) exchangeConfig() exchange.Config {
 	}
 }
 
-// prefetched are the requests for --prefetch.
+// prefetched returns the token requests of --prefetch.
 func (c *config) prefetched() []tokens.Request {
 	var requests []tokens.Request
 	for _, resource := range c.prefetch {
@@ -282,7 +286,7 @@ func (c *config) prefetched() []tokens.Request {
 	return requests
 }
 
-// configuredClientIDs are the client IDs that the configuration names.
+// configuredClientIDs returns all client IDs in the configuration.
 func (c *config) configuredClientIDs() []azure.ClientID {
 	ids := slices.Concat(c.allowedClientIDs, slices.Collect(maps.Values(c.identities)))
 	if c.defaultClientID != "" {
@@ -291,7 +295,7 @@ func (c *config) configuredClientIDs() []azure.ClientID {
 	return ids
 }
 
-// handlerConfig is the configuration of package imds.
+// handlerConfig returns the configuration of package imds.
 func (c *config) handlerConfig() imds.Config {
 	cfg := imds.Config{
 		TenantID:         c.tenantID,
@@ -307,7 +311,7 @@ func (c *config) handlerConfig() imds.Config {
 	return cfg
 }
 
-// checkHandler returns what package imds would refuse.
+// checkHandler returns an error if package imds would refuse the configuration.
 func (c *config) checkHandler() error {
 	if err := c.handlerConfig().Validate(); err != nil {
 		return configError{err}

@@ -1,9 +1,8 @@
-// Command proxy answers an application's managed-identity requests with Entra
-// tokens that it gets for the pod's federated token. It is the sidecar of the
-// pair; proxy-init, run before it, redirects the metadata address to it.
+// Command proxy is the sidecar: it answers an application's managed-identity requests with
+// Entra access tokens, which it gets in exchange for the pod's federated token. The init
+// container proxy-init redirects the metadata address to it.
 //
-// Flags and environment variables are read in config.go, and those of `proxy check` alone
-// in check.go.
+// config.go reads the flags and environment variables, check.go those of `proxy check` only.
 package main
 
 import (
@@ -21,26 +20,26 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// The exit codes that all commands have.
+// Exit codes that all commands have in common.
 const (
 	exitOK      = 0
 	exitFailure = 1
 	exitUsage   = 2
 )
 
-// exit is an exit code, as the help and the documentation list it. Exit codes are an
-// interface: never renumbered.
+// exit describes an exit code for the help and the documentation. Exit codes are an
+// interface and are never renumbered.
 type exit struct {
 	code int
-	name string // of the step of `proxy check` that failed; empty: it is for no step
+	name string // the step of `proxy check` that failed; empty if the code is for no step
 	help string
 }
 
 // exits are the exit codes of the proxy and of `proxy --probe`.
 var exits = []exit{
 	{exitOK, "", "done"},
-	{exitFailure, "", "it could not start or go on, or is not ready; standard error says why"},
-	{exitUsage, "", "a flag or an environment variable has to change"},
+	{exitFailure, "", "the proxy could not start, failed, or is not ready; standard error has the reason"},
+	{exitUsage, "", "a flag or an environment variable is invalid or missing"},
 }
 
 func exitHelp(table []exit) string {
@@ -55,24 +54,27 @@ func exitHelp(table []exit) string {
 	return b.String()
 }
 
-// lastWordTime is how long the process waits at its end for its last line to be written.
-// A pipe that nobody reads would block it for ever.
-const lastWordTime = 200 * time.Millisecond
+// lastLineTimeout is how long the process waits before it exits until its last line is
+// written. Without a timeout, a pipe that is full would block the process forever.
+const lastLineTimeout = 200 * time.Millisecond
 
 // version is set at build time: -ldflags "-X main.version=…".
 var version = "dev"
 
 func main() {
-	// The reader of the log may go away. Go's runtime would end the process at the next line.
+	// When the process that reads the log exits, the next write to standard error raises
+	// SIGPIPE, which ends a Go program by default.
 	signal.Ignore(syscall.SIGPIPE)
-	// net/http's clients log there what a server sends unasked, in the server's words.
+	// net/http's client logs unsolicited responses to the standard logger, with text that
+	// the server chose.
 	log.SetOutput(io.Discard)
 	os.Exit(run(untilSignal(), os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 
-// untilSignal returns a context that the first SIGTERM or SIGINT ends. A second one ends
-// the process at once, without waiting for the requests in flight. It has to be caught:
-// the kernel does not end process 1 of a container by a signal that it has no handler for.
+// untilSignal returns a context that the first SIGTERM or SIGINT cancels, which begins the
+// graceful shutdown. A second signal ends the process at once. The process must handle the
+// second signal itself: the kernel discards signals to process 1 of a container that have no
+// handler.
 func untilSignal() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
@@ -81,13 +83,13 @@ func untilSignal() context.Context {
 		<-signals
 		cancel()
 		again := <-signals
-		os.Exit(fail(os.Stderr, exitFailure, fmt.Errorf("ended at once, by a second signal (%s)", again)))
+		os.Exit(fail(os.Stderr, exitFailure, fmt.Errorf("stopped without waiting for requests in progress: received a second signal (%s)", again)))
 	}()
 	return ctx
 }
 
-// run runs the program until ctx ends, or until an error, which it reports as one line on
-// stderr.
+// run runs the program until ctx ends or an error occurs, and returns the exit code. It
+// reports an error as one line on stderr.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == checkCommand {
 		return check(ctx, args[1:], getenv, stdout, stderr)
@@ -115,16 +117,16 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return exitOK
 }
 
-// fail writes the error to stderr, if somebody reads it.
+// fail writes the error to stderr and returns code. It gives up after lastLineTimeout.
 func fail(stderr io.Writer, code int, err error) int {
-	said := make(chan struct{})
+	written := make(chan struct{})
 	go func() {
-		defer close(said)
+		defer close(written)
 		fmt.Fprintf(stderr, "proxy: %v\n", err)
 	}()
 	select {
-	case <-said:
-	case <-time.After(lastWordTime):
+	case <-written:
+	case <-time.After(lastLineTimeout):
 	}
 	return code
 }

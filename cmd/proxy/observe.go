@@ -16,10 +16,10 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// observer carries what the packages tell of themselves to those who count it. It
-// is the one place that knows both sides.
+// observer passes events of the packages imds and tokens to the metrics and the census.
+// Only observer knows both sides.
 type observer struct {
-	exchanger *exchange.Exchanger // for samples, as tokens; set before the first request
+	exchanger *exchange.Exchanger // read by sample, like tokens; both are set before the first request
 	tokens    *tokens.Service
 	limit     *loglimit.Limit
 	lines     *logging.Queue
@@ -60,16 +60,16 @@ func (o *observer) request(r *http.Request, e imds.Event) {
 	}
 }
 
-// fromCaller reports whether a token request is a client's own. One that is refused
-// whatever it asks needs an answer too before its sidecar may go. Probes have no
-// Metadata header, and forged requests are nobody's: what a browser was made to send,
-// or came through a proxy.
+// fromCaller reports whether a token request was made by a client that depends on the
+// sidecar. Requests that are refused count too. Two kinds do not count: probes, which have no
+// Metadata header, and forged requests (SSRF, DNS rebinding), which have X-Forwarded-For or a
+// foreign Host header.
 func fromCaller(r *http.Request, e imds.Event) bool {
 	switch e.Refusal {
 	case "no_metadata_header", "forwarded_for", "foreign_host":
 		return false
 	}
-	return len(r.Header["Metadata"]) > 0 // the method is refused before the header is looked at
+	return len(r.Header["Metadata"]) > 0 // a request with another method is refused before its header is checked
 }
 
 func result(e imds.Event) string {
@@ -85,7 +85,7 @@ func result(e imds.Event) string {
 	}
 }
 
-// exchanges is the observer as package tokens takes it.
+// exchanges returns the observer of package tokens.
 func (o *observer) exchanges() tokens.Observer {
 	return tokens.Observer{
 		Exchanged: func(took time.Duration, err *exchange.Error) {
@@ -105,8 +105,8 @@ func (o *observer) exchanges() tokens.Observer {
 	}
 }
 
-// sample looks at what only the moment of a scrape can tell. A federated token
-// that cannot be read has no age: readiness says why.
+// sample returns the values that are read at the time of a scrape. If the federated token
+// cannot be read, its times are zero, and /readyz reports why.
 func (o *observer) sample() metrics.Sample {
 	stats := o.tokens.Stats()
 	s := metrics.Sample{
@@ -123,7 +123,8 @@ func (o *observer) sample() metrics.Sample {
 	return s
 }
 
-// logCaller says once of each kind of client what would make it need no proxy.
+// logCaller logs a kind of client when it is first seen, with the SDK version that would
+// not need the proxy.
 func logCaller(log *zap.Logger, c census.Caller) {
 	fields := []zap.Field{zap.String("sdk", c.SDK), zap.String("workload_identity", string(c.WorkloadIdentity))}
 	if c.Version != "" {

@@ -15,25 +15,25 @@ import (
 )
 
 const (
-	// probeInterval is short beside a pod's start, so that the probe adds little
+	// probeInterval is short compared with the start of a pod, so that the probe adds little
 	// to it.
 	probeInterval = 100 * time.Millisecond
-	// probeAttemptTimeout ends one attempt at a proxy that accepts and does not answer.
+	// probeAttemptTimeout bounds one attempt, for a server that accepts and does not answer.
 	probeAttemptTimeout = 2 * time.Second
-	// maxAnswerHeader bounds an answer's header: what answers may not be a proxy.
+	// maxAnswerHeader bounds the header of an answer: the server may be another program.
 	maxAnswerHeader = 64 << 10
-	// probeReasonLimit bounds what is read of the reason in an answer.
+	// probeReasonLimit bounds how much of the body, the reason, is read.
 	probeReasonLimit = 1 << 10
 )
 
-// probe asks the proxy at port for /readyz until it is ready, or until timeout
-// is over. A refused connection is a proxy that does not listen yet: a reason to
-// ask again. The last answer, or who listens instead of the proxy, goes into the error.
+// probe requests /readyz at port until the proxy is ready or the timeout expires. It retries
+// after a refused connection, since the proxy may not listen yet. The error contains the last
+// answer, or the user that listens at the port instead of the proxy.
 func probe(ctx context.Context, port uint16, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 
-	// An HTTP proxy of the environment must not stand between the probe and its own pod.
+	// Proxy: nil, because HTTP_PROXY must not apply to a request within the pod.
 	client := &http.Client{Transport: &http.Transport{Proxy: nil, MaxResponseHeaderBytes: maxAnswerHeader}, Timeout: probeAttemptTimeout}
 	defer client.CloseIdleConnections()
 	url := fmt.Sprintf("http://127.0.0.1:%d/readyz", port)
@@ -46,13 +46,13 @@ func probe(ctx context.Context, port uint16, timeout time.Duration) error {
 		if err == nil {
 			return nil
 		}
-		if last == nil || ctx.Err() == nil { // an attempt cut short adds nothing
+		if last == nil || ctx.Err() == nil { // the error of a cancelled attempt gives no reason
 			last = err
 		}
 		select {
 		case <-ctx.Done():
 			if err := requireOwnUser(port); err != nil && !errors.Is(err, errNoListener) {
-				last = err // the reason, whatever was answered
+				last = err // this is the reason, whatever the answer was
 			}
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return fmt.Errorf("interrupted; last answer of %s: %w", url, last)
@@ -63,14 +63,14 @@ func probe(ctx context.Context, port uint16, timeout time.Duration) error {
 	}
 }
 
-// askOwnProxy believes an answer only where this user listens at the port both before the
-// request and after the answer: while the proxy is away, any container of the pod can bind
-// its port. What remains is a process that takes the port after the first look and returns
-// it to a new proxy before the second.
+// askOwnProxy accepts an answer only if this process's user owns the listening socket both
+// before the request and after the answer: while the proxy is down, any container of the pod
+// can bind its port. One race remains: a process that binds the port after the first check
+// and releases it to a new proxy before the second.
 //
-// It asks once more, first and without a look: the kernel walks the connections of the
-// whole node for its table, which takes some 30 ms of CPU time, and a proxy that is not
-// ready yet is asked often.
+// It makes one request before the first check, because the check is expensive (the kernel
+// walks the connections of the whole node, which takes about 30 ms of CPU time) and is
+// useless while the proxy is not ready.
 func askOwnProxy(ctx context.Context, client *http.Client, url string, port uint16) error {
 	if err := askReady(ctx, client, url); err != nil {
 		return err
@@ -78,7 +78,7 @@ func askOwnProxy(ctx context.Context, client *http.Client, url string, port uint
 	if err := requireOwnUser(port); err != nil {
 		return err
 	}
-	client.CloseIdleConnections() // a connection from before the look may be another process's
+	client.CloseIdleConnections() // the present connection may be to another process
 	if err := askReady(ctx, client, url); err != nil {
 		return err
 	}
@@ -87,12 +87,12 @@ func askOwnProxy(ctx context.Context, client *http.Client, url string, port uint
 
 var errNoListener = errors.New("no process listens there")
 
-// requireOwnUser returns an error unless this process's user, and no other, listens at the
-// port.
+// requireOwnUser returns an error unless the only user that listens at the port is this
+// process's user.
 func requireOwnUser(port uint16) error {
 	owners, err := sockets.Owners(port)
 	if err != nil {
-		return fmt.Errorf("cannot tell who listens: %w", err)
+		return fmt.Errorf("cannot read which user listens: %w", err)
 	}
 	if len(owners) == 0 {
 		return errNoListener
@@ -111,7 +111,7 @@ func askReady(ctx context.Context, client *http.Client, url string) error {
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return errors.Unwrap(err) // without the method and address, which the caller names
+		return errors.Unwrap(err) // without the method and URL, which the caller adds
 	}
 	defer resp.Body.Close()
 	reason, _ := io.ReadAll(io.LimitReader(resp.Body, probeReasonLimit))

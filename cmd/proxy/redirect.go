@@ -19,15 +19,15 @@ import (
 )
 
 const (
-	// askTimeout bounds one request to this machine or to the node.
+	// askTimeout bounds a request to this pod or this node.
 	askTimeout = 2 * time.Second
 
-	// loopbackTimeout bounds a request by the loopback device. Where there is no redirect
-	// it is never answered; where there is one, that takes a millisecond.
+	// loopbackTimeout bounds a request through the loopback device. With a redirect it is
+	// answered within a millisecond; without one it is never answered.
 	loopbackTimeout = time.Second
 )
 
-// metadata is how `proxy check` finds out who answers metadata requests.
+// metadata returns how `proxy check` finds out which server answers metadata requests.
 func (c *checkConfig) metadata() diagnose.Metadata {
 	m := diagnose.Metadata{
 		Port:       c.proxy.port,
@@ -50,8 +50,8 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 	return m
 }
 
-// exempt reports whether this process runs as the user whom the redirect exempts: the
-// proxy's own, which is 1501 or owns the socket that listens at its port.
+// exempt reports whether the redirect exempts this process: it runs as the proxy's user,
+// which is 1501 or the owner of the socket that listens at the proxy's port.
 func exempt(port uint16) bool {
 	if os.Getuid() == azure.ProxyID && os.Getgid() == azure.ProxyID {
 		return true
@@ -66,9 +66,8 @@ func askPlainly(ctx context.Context, location string) (diagnose.Responder, error
 	return request(ctx, &net.Dialer{}, location)
 }
 
-// request finds out which server of this pod or node answers at a location. It uses no
-// HTTP proxy of the environment, and follows no HTTP redirect. Of the body it keeps only
-// our own proxy's reason.
+// request returns which server answers at a URL. It ignores HTTP_PROXY and does not follow
+// HTTP redirects. It reads the body only if the proxy answers: the body then is the reason.
 func request(ctx context.Context, dialer *net.Dialer, location string) (diagnose.Responder, error) {
 	client := &http.Client{
 		Transport:     &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, MaxResponseHeaderBytes: maxAnswerHeader},
@@ -93,28 +92,27 @@ func request(ctx context.Context, dialer *net.Dialer, location string) (diagnose
 	return responder, nil
 }
 
-// checkExemption returns an error where this proxy would forward as a user whom the
-// redirect does not exempt: each forwarded request would come back to it.
+// checkExemption returns an error if the redirect does not exempt this process: requests
+// that it forwards to IMDS would be redirected back to it, in a loop.
 func checkExemption(ctx context.Context, address string) error {
 	if !redirectedHere(ctx, address) {
 		return nil
 	}
-	return configErrorf("the redirect does not exempt UID %d and GID %d, as which this proxy runs: what it forwards to IMDS would come back to it; "+
-		"set runAsUser and runAsGroup to the PROXY_UID and PROXY_GID of proxy-init (by default %d), or forward nothing (--imds-passthrough=off)",
+	return configErrorf("the redirect does not exempt UID %d and GID %d, which this proxy runs as, so requests forwarded to IMDS would loop: "+
+		"set runAsUser and runAsGroup to the PROXY_UID and PROXY_GID of proxy-init (default %d), or turn forwarding off with --imds-passthrough=off",
 		os.Getuid(), os.Getgid(), azure.ProxyID)
 }
 
-// redirectedHere reports whether a connection of this process to the address of
-// the real IMDS arrives at a proxy such as this one. It is false too where that is not
-// known, as on kernels before 5.7.
+// redirectedHere reports whether a connection of this process to the address of the real
+// IMDS arrives at this program. It returns false if that is unknown, as on kernels before 5.7.
 func redirectedHere(ctx context.Context, address string) bool {
 	responder, err := askByLoopback(ctx, address)
 	return err == nil && responder.Proxy
 }
 
-// askByLoopback asks the address for /readyz without a packet that could leave the
-// machine: the socket is bound to the loopback device, where a redirected
-// connection arrives and any other is lost.
+// askByLoopback requests /readyz at the address. No packet can leave the machine: the socket
+// is bound to the loopback device, which a redirected connection reaches, and which drops
+// the packets of any other.
 func askByLoopback(ctx context.Context, address string) (diagnose.Responder, error) {
 	ctx, cancel := context.WithTimeout(ctx, loopbackTimeout)
 	defer cancel()

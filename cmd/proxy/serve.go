@@ -27,11 +27,11 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// drainTimeout is how long requests in flight may take after SIGTERM: less than
-// the 30 s that Kubernetes gives a pod by default, more than any exchange takes.
+// drainTimeout is how long requests in progress may take after SIGTERM. It is shorter than a
+// pod's default termination grace period of 30 s, and longer than an exchange can take.
 const drainTimeout = 25 * time.Second
 
-// serve builds the proxy from its configuration and runs it until ctx ends.
+// serve creates the proxy and runs it until ctx ends.
 func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	lines := logging.NewQueue(stderr)
 	defer lines.Close()
@@ -76,61 +76,63 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	return proxy{server: tokenServer, listening: &listening, parts: parts, log: log}.run(ctx)
 }
 
-// mostConnections is how many clients may be connected. A thousand clients of one pod can
-// ask at the same time, and wait for exchanges; 32 wait for IMDS; the others are for clients
-// that are answered at once.
+// mostConnections is the maximum number of connections to the token port: 1,000 for clients
+// that wait for an exchange, 32 for clients that wait for IMDS, and the others for clients
+// that are answered at once, from the cache.
 const mostConnections = tokens.DefaultMaxWaiting + 32 + 56
 
-// otherFiles is how many files the proxy may have open beside its clients' connections:
-// 256 to Entra, those of the admin port, 16 to IMDS, and some of its own.
+// otherFiles is how many files the proxy may have open in addition to the connections of the
+// token port: 256 connections to Entra, those of the admin port, 16 connections to IMDS, and
+// 16 others.
 const otherFiles = 256 + adminConnections + 16 + 16
 
-// connectionMemory is what one connection may take, and otherMemory what the proxy takes
-// beside its connections, both with the garbage that Go lets accumulate: measured by
-// test/attack.
+// connectionMemory is how much memory a connection may use, and otherMemory how much the
+// proxy uses without connections, both including uncollected garbage. test/attack measures
+// them.
 const (
 	connectionMemory = 24 << 10
 	otherMemory      = 16 << 20
 )
 
-// leastConnections is how many clients may be connected where GOMEMLIMIT has no room for
-// them: with less, a probe and two clients would wait for each other.
+// leastConnections is the number of connections that are allowed however low GOMEMLIMIT is.
+// With fewer, a probe and two clients could block each other.
 const leastConnections = 64
 
-// maxConnections is how many clients may be connected, of a process that may have so many
-// files open and takes so much memory (GOMEMLIMIT). Beyond the files the kernel would let
-// nobody else in, and not know whom to send away: where there is no room for all, half is
-// the clients'.
+// maxConnections returns the connection limit for a process that may have this many files
+// open (RLIMIT_NOFILE) and use this much memory (GOMEMLIMIT). At the limit of open files
+// accept fails, and the server could not choose a connection to evict. If the limit on files
+// is too low for everything, the token port gets half of it.
 func maxConnections(files uint64, memory int64) int {
-	room := files / 2
+	limit := files / 2
 	if files > 2*otherFiles {
-		room = files - otherFiles
+		limit = files - otherFiles
 	}
-	room = min(room, max(uint64(max(memory-otherMemory, 0)/connectionMemory), leastConnections))
-	return int(min(max(room, 1), mostConnections))
+	limit = min(limit, max(uint64(max(memory-otherMemory, 0)/connectionMemory), leastConnections))
+	return int(min(max(limit, 1), mostConnections))
 }
 
-// cachedConnections is how many connections are left for other clients while callers wait
-// for exchanges.
+// cachedConnections is how many connections are left for other clients while the maximum
+// number of clients wait for exchanges.
 const cachedConnections = mostConnections - tokens.DefaultMaxWaiting
 
-// maxWaiting is how many callers may wait for an exchange, of so many connections.
+// maxWaiting returns how many clients may wait for an exchange at the same time, given the
+// connection limit.
 func maxWaiting(connections int) int {
 	return max(connections-cachedConnections, connections/2, 1)
 }
 
-// maxFiles is how many files this process may have open.
+// maxFiles returns how many files this process may have open (RLIMIT_NOFILE).
 func maxFiles() uint64 {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return math.MaxUint64 // it cannot fail; if it did, nobody would be worse off
+		return math.MaxUint64 // Linux never returns an error here
 	}
 	return limit.Cur
 }
 
-// checkFederatedToken refuses a token that cannot be read now: that is a manifest to
-// mend. One that cannot be read later is a passing fault, which readiness and the
-// requests report.
+// checkFederatedToken returns a configuration error if the federated token cannot be read
+// when the proxy starts: the manifest is wrong. A token that cannot be read later is a
+// temporary fault, which /readyz and the answers to requests report.
 func checkFederatedToken(file string) error {
 	if _, err := exchange.ReadFederatedToken(file); err != nil {
 		return configErrorf("%s: %w", azure.EnvFederatedTokenFile, err)
@@ -155,7 +157,7 @@ func listenError(port uint16, err error) error {
 	}
 }
 
-// backgroundParts is what runs beside the server, from its start to its end.
+// backgroundParts returns the functions that run as long as the server does.
 func backgroundParts(ctx context.Context, cfg config, observed *observer, own http.Handler, requestLog, log *zap.Logger) ([]func(context.Context) error, error) {
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error {
@@ -177,7 +179,8 @@ func backgroundParts(ctx context.Context, cfg config, observed *observer, own ht
 	return parts, nil
 }
 
-// newTokens makes what obtains tokens, and what keeps them.
+// newTokens returns the exchanger, which gets tokens from Entra, and the service that caches
+// them.
 func newTokens(cfg config, connections int, observer tokens.Observer, log *zap.Logger) (*exchange.Exchanger, *tokens.Service, error) {
 	log = log.With(zap.String("tenant_id", string(cfg.tenantID)))
 	exchanges := cfg.exchangeConfig()
@@ -210,16 +213,17 @@ func newHandler(cfg config, observed *observer, own http.Handler, log *zap.Logge
 	return handler, nil
 }
 
-// proxy is what runs, once all of it is made.
+// proxy is the running proxy.
 type proxy struct {
 	server    *server.Server
-	listening *atomic.Bool                  // for readiness
-	parts     []func(context.Context) error // run beside the server, which needs them
+	listening *atomic.Bool                  // read by the readiness check
+	parts     []func(context.Context) error // run as long as the server, which needs them
 	log       *zap.Logger
 }
 
-// run serves until ctx ends or a part fails. Then it stops accepting, lets the requests in
-// progress finish, and only after them ends the parts, which those requests need.
+// run serves until ctx ends or a part fails. Then it drains the server: it stops accepting
+// connections and waits for the requests in progress. It stops the parts last, because those
+// requests need them.
 func (p proxy) run(ctx context.Context) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
@@ -241,7 +245,7 @@ func (p proxy) run(ctx context.Context) error {
 		drainCtx, cancel := context.WithTimeout(background, drainTimeout)
 		defer cancel()
 		if err := p.server.Drain(drainCtx); err != nil {
-			return fmt.Errorf("requests were still in flight %s after the signal to end: %w", drainTimeout, err)
+			return fmt.Errorf("requests were still in progress %s after the signal to stop: %w", drainTimeout, err)
 		}
 		return nil
 	})

@@ -7,25 +7,26 @@ import (
 	"sync"
 )
 
-// maxCopies bounds how many answers of one endpoint are in memory at a time, some 10 KiB
-// each.
+// maxCopies bounds how many answers of one endpoint are in memory at the same time. An
+// answer has about 10 KiB.
 const maxCopies = 4
 
-// shared answers as another handler does. Requests that come while it makes an answer wait
-// for that answer: one that takes a second, because a file system hangs, takes a second for
-// all of them. While maxCopies of its answers are being written, to clients that do not
-// read, say, all further requests get the newest one of them.
+// shared bounds what concurrent requests for an endpoint cost. A request that arrives while
+// inner makes an answer waits and gets the same answer: if making it takes a second, because
+// a file system hangs, each of them waits for at most that second. While maxCopies answers
+// are being written, for example to clients that do not read, further requests get the
+// newest of these.
 type shared struct {
 	inner http.Handler
 
 	mu     sync.Mutex // guards what follows; never held while inner runs
-	copies int        // that are being made, or written to somebody
+	copies int        // answers that are being made or written
 	newest *copied
 }
 
-// copied is an answer in memory. It is a ResponseWriter while it is made.
+// copied is an answer in memory. It is the ResponseWriter of inner.
 type copied struct {
-	made    chan struct{} // closed when the answer is whole
+	made    chan struct{} // closed when the answer is complete
 	header  http.Header
 	status  int
 	body    bytes.Buffer
@@ -41,10 +42,10 @@ func (s *shared) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	<-answer.made
 	maps.Copy(w.Header(), answer.header)
 	w.WriteHeader(answer.status)
-	_, _ = w.Write(answer.body.Bytes()) // a client that has left wants no answer
+	_, _ = w.Write(answer.body.Bytes()) // it fails if the client has closed the connection
 }
 
-// take returns the answer for one more reader, and whether that reader has to make it.
+// take returns the answer for a request, and whether this request has to make it.
 func (s *shared) take() (answer *copied, isNew bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,7 +58,7 @@ func (s *shared) take() (answer *copied, isNew bool) {
 }
 
 func (s *shared) make(answer *copied, r *http.Request) {
-	defer close(answer.made) // also after a panic
+	defer close(answer.made) // even if inner panics
 	s.inner.ServeHTTP(answer, r)
 }
 
