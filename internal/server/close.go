@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CloseWrite ends the writing side. net/http calls it where it has given a client up and
-// waits until the client has read why.
+// CloseWrite shuts the writing side. net/http calls it after it has refused a request, and
+// then waits until the client has read the answer.
 func (c *conn) CloseWrite() error {
 	c.update(func() {
 		c.state = finished
@@ -24,8 +24,8 @@ func (c *conn) closeWriting() error {
 	return nil
 }
 
-// Close closes the connection once the client's kernel has taken the answer. Until then
-// the connection keeps its place, since the kernel keeps the bytes.
+// Close closes the connection when the client's kernel has received the answer. Until then
+// the connection counts against the limit, because this kernel holds the bytes.
 func (c *conn) Close() error {
 	var again, failed bool
 	c.update(func() {
@@ -49,14 +49,15 @@ const sentPollInterval = 20 * time.Millisecond
 func (c *conn) closeWhenSent() {
 	now := time.Now()
 	c.update(func() { c.writing = now })
-	_ = c.closeWriting() // it fails where the client has closed the connection
+	_ = c.closeWriting() // it fails if the client has closed the connection
 	for end := now.Add(c.server.times.write); c.unsent() && time.Now().Before(end); {
 		time.Sleep(sentPollInterval)
 	}
 	_ = c.closeNow(c.unsent())
 }
 
-// closeNow frees the place, and drops what the kernel has not sent if reset is true.
+// closeNow closes the connection, which no longer counts against the limit. If reset is true,
+// bytes that the kernel has not sent are discarded.
 func (c *conn) closeNow(reset bool) error {
 	c.update(func() { c.server.remove(c) })
 	if reset {
@@ -65,16 +66,16 @@ func (c *conn) closeNow(reset bool) error {
 	return c.Conn.Close()
 }
 
-// reset closes the connection and drops what the kernel has not sent.
+// reset closes the connection and discards bytes that the kernel has not sent.
 func (c *conn) reset() error {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // it fails where the connection is closed
+		_ = tcp.SetLinger(0) // it fails if the connection is closed
 	}
 	return c.Conn.Close()
 }
 
-// unsent reports whether the kernel holds bytes that it cannot send, since the client does
-// not read. It holds none of a closed connection.
+// unsent reports whether the kernel holds bytes that it cannot send because the client does
+// not read. For a closed connection it holds none.
 func (c *conn) unsent() bool {
 	unsent := 0
 	_ = control(c.Conn, func(fd int) (err error) {

@@ -11,69 +11,70 @@ import (
 )
 
 const (
-	// maxHeaderBytes is four times what clients send at the most: a resource, an ARM
-	// resource ID and claims of some hundred bytes.
+	// maxHeaderBytes is four times the size of the largest header that clients send, which
+	// has a resource, an ARM resource ID and claims of some hundred bytes.
 	maxHeaderBytes = 16 << 10
 
-	// maxHeaderLines includes the request line. Clients send fewer than 20, and proxies on
-	// the way add some. net/http makes 16 times as much memory of a header of many short
-	// lines as their bytes are.
+	// maxHeaderLines includes the request line. Clients send fewer than 20 lines, and HTTP
+	// proxies may add some. For a header of many short lines, net/http allocates 16 times the
+	// size of the header.
 	maxHeaderLines = 64
 )
 
-// state is what a connection is in the middle of.
+// state is the state of a connection.
 type state int
 
 const (
-	silent   state = iota // nothing has ever come
-	reading               // a part of a request has come, or a whole one behind another
-	serving               // net/http works on a request
-	idle                  // the last request is answered, and nothing has come since
-	ended                 // it was silent or idle when it was drained, and no more is read
-	finished              // the last answer is written, and nobody waits for anything more
+	silent   state = iota // no byte was received since the connection was accepted
+	reading               // a part of a request was received, or a pipelined request is waiting
+	serving               // the handler runs
+	idle                  // the last request is answered, and no byte was received since
+	ended                 // the drain has shut the reading side of a silent or idle connection
+	finished              // the last answer is written, and the connection is about to be closed
 )
 
-// place is what the server knows of one of its connections. Server.mu guards it.
+// place is the server's record of a connection. Server.mu guards it.
 type place struct {
 	state   state
-	since   time.Time // when the connection was accepted, or was idle first
-	writing time.Time // when the present write began; zero: there is none
+	since   time.Time // when the connection was accepted, or when it last became idle
+	writing time.Time // when the present write began; zero if there is none
 	failed  bool      // a write failed
 	large   bool      // the connection is in Server.large
 	closing bool      // net/http has closed the connection
 }
 
-// conn is a connection, from when it is accepted until the kernel has its last byte.
+// conn is a connection, from when it is accepted until the kernel has sent its last byte.
 //
-// It tells the server what it is in the middle of, from what net/http reads and writes and
-// from the ConnState that net/http reports; never from when net/http sets a deadline.
+// It keeps its place up to date from the bytes that net/http reads and writes, and from the
+// ConnState that net/http reports. When net/http sets deadlines does not matter.
 type conn struct {
 	net.Conn
 	server *Server
 
-	// net/http reads in one goroutine at a time, to which these belong. It does not write
-	// meanwhile, unless what it reads is the one byte ahead of the present request.
-	header  header // of the request that comes in
-	rest    []byte // what came behind the header that net/http was given
-	hasBody bool   // what comes now is no request
-	refused bool   // the answer is written, and net/http does not know
+	// Only the goroutine that reads uses these fields. net/http reads in one goroutine at a
+	// time. It does not write at the same time, except that it reads one byte ahead while the
+	// handler of a request without a body runs.
+	header  header // of the request that is being received
+	rest    []byte // received bytes that follow the header that was passed to net/http
+	hasBody bool   // the bytes that follow are a request's body
+	refused bool   // this package has answered the request in net/http's place
 
 	place // guarded by Server.mu
 }
 
-// update changes what the server knows of the connection.
+// update calls change with the server's lock held.
 func (c *conn) update(change func()) {
 	c.server.mu.Lock()
 	defer c.server.mu.Unlock()
 	change()
 }
 
-// Read returns no byte behind the end of one request's header, so that net/http knows no
-// more of the next request than this package does. It refuses a header that is too large
-// before net/http sees the bytes that are too many.
+// Read returns at most one request's header, and no byte of the next request, so that this
+// package always knows the state of the connection. It refuses a header that is too large
+// before net/http gets the excess bytes.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.hasBody {
-		// net/http reads a body after the answer, and nobody wants it.
+		// net/http reads a body only after the answer is written, to discard it.
 		c.update(func() { c.state = finished })
 		if len(c.rest) == 0 {
 			return c.Conn.Read(p)
@@ -161,11 +162,11 @@ func (c *conn) writePart(p []byte) (n int, err error) {
 	return n, err
 }
 
-// SetWriteDeadline does nothing: net/http takes back deadlines that it has not set.
+// SetWriteDeadline does nothing: net/http would clear the deadlines that Write sets.
 func (c *conn) SetWriteDeadline(time.Time) error { return nil }
 
-// received notes that a part of a request was read, or the last part. It returns false if
-// the request is large and there is no room for that.
+// received updates the state after a part of a request was read; last is true for the last
+// part. It returns false if the request is large and too many others are large.
 func (c *conn) received(last bool) bool {
 	c.server.mu.Lock()
 	defer c.server.mu.Unlock()
@@ -180,7 +181,7 @@ func (c *conn) received(last bool) bool {
 // setState is net/http's ConnState hook.
 func (c *conn) setState(to http.ConnState) {
 	switch to {
-	case http.StateActive: // net/http has the header of a request, or has given it up
+	case http.StateActive: // net/http has read the header of a request, or has failed to
 		c.header = header{}
 		c.update(func() { c.state = serving })
 	case http.StateIdle: // net/http has written the answer
@@ -194,17 +195,18 @@ func (c *conn) setState(to http.ConnState) {
 			c.server.shrink(c)
 		})
 		if next == reading {
-			runtime.Gosched() // pipelined requests queue behind those of other connections
+			runtime.Gosched() // a pipelined request is served after those of other connections
 		}
 	}
 }
 
-// header follows a request's header while it comes in: lines, up to an empty one. A line
-// ends as net/http has it, with a line feed that may follow a carriage return.
+// header finds the end of a request's header, which is an empty line, and counts its bytes
+// and lines. As for net/http, a line ends with a line feed, which a carriage return may
+// precede.
 type header struct {
 	bytes, lines int
-	line         lineState // of the line that has yet to end
-	begun        bool      // a line that is not empty has ended
+	line         lineState // of the present line
+	begun        bool      // at least one line that is not empty is complete
 }
 
 type lineState int
@@ -215,8 +217,8 @@ const (
 	lineText
 )
 
-// take follows the bytes that came next. It returns how many of them are the header's, and
-// whether that was its end.
+// take adds received bytes. It returns how many of them belong to the header, and whether the
+// header is complete.
 func (h *header) take(p []byte) (n int, ended bool) {
 	for n < len(p) && !ended {
 		rest := p[n:]
@@ -243,8 +245,8 @@ func (h *header) add(text []byte) {
 	}
 }
 
-// endLine reports whether the line that ends is the last one. Empty lines before the first
-// one are not: net/http lets some clients send them after a POST.
+// endLine reports whether the line that ends completes the header. Empty lines before the
+// request line do not: net/http accepts them, since some clients send them after a POST.
 func (h *header) endLine() bool {
 	text := h.line == lineText
 	h.line = lineEmpty

@@ -19,7 +19,7 @@ func TestHeaderEnd(t *testing.T) {
 		{"a carriage return too many is text", "GET / HTTP/1.1\r\n\r\r\nx: y\r\n\r\n", ""},
 		{"white space is text", "GET / HTTP/1.1\r\na: b\r\n \r\n\r\n", "\r\n"},
 	} {
-		for step := range len(test.header) { // however it comes
+		for step := range len(test.header) { // in parts of each size
 			var h header
 			text, at := test.header+test.behind, 0
 			for ended := false; !ended; {
@@ -37,7 +37,7 @@ func TestHeaderEnd(t *testing.T) {
 	}
 }
 
-// TestHeaderBounds: the largest header is taken, and the next larger one refused.
+// TestHeaderBounds: the largest allowed header is accepted, and the next larger one refused.
 func TestHeaderBounds(t *testing.T) {
 	s := start(t, ok, plenty)
 	start := "GET / HTTP/1.1\r\nHost: a\r\n"
@@ -68,7 +68,7 @@ func TestHeaderBounds(t *testing.T) {
 			}
 		})
 	}
-	// Each request of a connection is counted by itself.
+	// Each request of a connection is counted separately.
 	c := s.dial(t)
 	for range 3 {
 		c.send(lines(maxHeaderLines))
@@ -76,9 +76,9 @@ func TestHeaderBounds(t *testing.T) {
 	}
 }
 
-// TestRefusalIsTheLastWord: nothing is written behind the refusal of a header, whatever
-// net/http makes of the error that it gets.
-func TestRefusalIsTheLastWord(t *testing.T) {
+// TestNothingFollowsARefusal: nothing is written after the answer that refuses a header, even
+// though net/http answers the error that it gets.
+func TestNothingFollowsARefusal(t *testing.T) {
 	s := start(t, ok, plenty)
 	c := s.dial(t)
 	c.send("GET / HTTP/1.1\r\nX: " + strings.Repeat("a", maxHeaderBytes))
@@ -87,7 +87,7 @@ func TestRefusalIsTheLastWord(t *testing.T) {
 	}
 }
 
-// FuzzHeader: a header ends where it ends for net/http, if that takes it at all.
+// FuzzHeader: a header ends where net/http finds its end, if net/http accepts it.
 func FuzzHeader(f *testing.F) {
 	f.Add("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n")
 	f.Add("GET / HTTP/1.1\nHost: a\n b\n\t\n\nrest")

@@ -12,42 +12,42 @@ import (
 )
 
 const (
-	// settleTime is how long connections may go on after the drain has begun. A client that
-	// asks again within it is told to open a new connection, instead of finding this one
-	// closed under its request.
+	// settleTime is how long idle connections stay open after the drain has begun. A client
+	// that sends a request within this time gets an answer with "Connection: close", instead
+	// of a connection that is closed while it sends.
 	settleTime = 200 * time.Millisecond
 
-	// silentTime is how long a connection on which nothing has come may take to send
-	// something. Clients send their request within a millisecond of connecting, and within
-	// some hundred of them on a machine that is overloaded by their number.
+	// silentTime is how long the drain waits for the first byte of a connection. Clients send
+	// a request within a millisecond of connecting, and within a few hundred on an overloaded
+	// machine.
 	silentTime = 2 * time.Second
 
-	// drainPollInterval is between looks at what is left.
+	// drainPollInterval is how often the drain checks which connections are left.
 	drainPollInterval = 5 * time.Millisecond
 )
 
-// Drain stops the server without losing a request whose connection was made. It returns
-// when no request is in progress, or ctx ends.
+// Drain is the graceful shutdown: no request is lost whose connection was established. It
+// returns when no request is in progress, or ctx ends.
 //
-// Closing a listener resets the connections that the kernel has made and the process has
-// yet to accept: under load, dozens. So Drain first has the kernel refuse new connections,
-// and accepts those that wait. Answers end their connections from now on. Then it ends the
-// idle connections, and waits for the others. net/http's server is shut down when none is
-// left, since from then on it drops requests whose header it has not read to the end.
+// Closing a listener resets the connections in the kernel's accept queue, which are dozens
+// under load. So Drain first makes the kernel refuse new connections, and accepts those in
+// the queue. From then on each answer closes its connection. Next, Drain closes the idle
+// connections and waits for the others. It shuts down net/http's server only when no
+// connection is left, because that drops requests whose header is incomplete.
 func (s *Server) Drain(ctx context.Context) error {
 	s.mu.Lock()
 	s.draining = true
 	s.mu.Unlock()
 	if err := s.refuseNew(); err != nil { // as on an old kernel
-		s.cfg.Log.Warn("requests that are not accepted yet may be lost", zap.Error(err))
-		sleep(ctx, settleTime) // for the connections that are open
+		s.cfg.Log.Warn("connections that are not accepted yet may be reset", zap.Error(err))
+		sleep(ctx, settleTime) // for the open connections
 	} else {
 		s.waitForConns(ctx)
 	}
 	return s.Shutdown(ctx)
 }
 
-// waitForConns returns when no connection is left, or ctx ends.
+// waitForConns closes idle connections, and returns when no connection is left or ctx ends.
 func (s *Server) waitForConns(ctx context.Context) {
 	for began := time.Now(); ctx.Err() == nil; sleep(ctx, drainPollInterval) {
 		elapsed := time.Since(began)
@@ -60,17 +60,17 @@ func (s *Server) waitForConns(ctx context.Context) {
 	}
 }
 
-// refuseNew takes the listener off every network device: the kernel answers what would
-// begin a connection as on a closed port, and handshakes under way come to their end. It
-// takes no capability, since Linux 5.7.
+// refuseNew binds the listener to a network device that does not exist (SO_BINDTOIFINDEX).
+// The kernel then refuses new connections as on a closed port, and completes handshakes in
+// progress. Since Linux 5.7 this requires no capability.
 func (s *Server) refuseNew() error {
-	const noDevice = math.MaxInt32 // an index that no device has
+	const noDevice = math.MaxInt32 // no device has this index
 	return control(s.listener, func(fd int) error {
 		return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BINDTOIFINDEX, noDevice)
 	})
 }
 
-// hasWaiting reports whether a connection waits to be accepted.
+// hasWaiting reports whether the kernel's accept queue has a connection.
 func (s *Server) hasWaiting() bool {
 	waiting := false
 	err := control(s.listener, func(fd int) error {
@@ -79,23 +79,23 @@ func (s *Server) hasWaiting() bool {
 		waiting = n > 0 || errors.Is(err, unix.EINTR)
 		return nil
 	})
-	return err == nil && waiting // on a closed listener nothing waits
+	return err == nil && waiting // the queue of a closed listener is empty
 }
 
-// stopAccepting ends the wait for another connection, and reports whether all that were
-// accepted are in conns: one may have left the kernel's queue and be on its way there.
+// stopAccepting makes Accept return, and reports whether all accepted connections are in
+// conns: a connection that Accept has taken from the kernel's queue may not be there yet.
 func (s *Server) stopAccepting() bool {
 	if l, ok := s.listener.(*net.TCPListener); ok {
-		_ = l.SetDeadline(time.Unix(1, 0)) // it fails on a closed listener, which accepts nothing
+		_ = l.SetDeadline(time.Unix(1, 0)) // it fails on a closed listener, which needs no deadline
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.accepted
 }
 
-// endIdle ends the connections that have had their time since the drain began: idle ones at
-// once, silent ones after silentTime, and those with an unfinished request after the time
-// that a header may take. It returns how many connections are left.
+// endIdle ends idle connections at once, silent ones after silentTime, and those with an
+// incomplete header after the time limit of a header; elapsed is the time since the drain
+// began. It returns how many connections are left.
 func (s *Server) endIdle(elapsed time.Duration) (left int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,26 +108,26 @@ func (s *Server) endIdle(elapsed time.Duration) (left int) {
 }
 
 // endReading shuts the reading side of a connection, unless bytes have arrived that net/http
-// has yet to read. Bytes that arrive after the check are still read, where closing would
-// reset the connection. The caller holds the server's lock.
+// has yet to read. Bytes that arrive after this check are still read; closing the connection
+// would reset it instead. The caller holds the server's lock.
 func (c *conn) endReading() {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok && !c.hasArrived() {
 		c.state = ended
-		_ = tcp.CloseRead() // it fails where the client has closed the connection
+		_ = tcp.CloseRead() // it fails if the client has closed the connection
 	}
 }
 
 // hasArrived reports whether bytes wait in the kernel for net/http to read them.
 func (c *conn) hasArrived() bool {
 	waiting := 0
-	_ = control(c.Conn, func(fd int) (err error) { // none wait on a closed connection
+	_ = control(c.Conn, func(fd int) (err error) { // it fails on a closed connection, which has none
 		waiting, err = unix.IoctlGetInt(fd, unix.SIOCINQ)
 		return err
 	})
 	return waiting > 0
 }
 
-// sleep waits, or until ctx ends.
+// sleep waits until the pause is over or ctx ends.
 func sleep(ctx context.Context, pause time.Duration) {
 	select {
 	case <-ctx.Done():

@@ -7,13 +7,11 @@ import (
 	"net"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// TestSilentConnectionEnds: a connection that never says a byte, as of a client that probes
-// the port, does not hold the drain up for longer than it must.
-func TestSilentConnectionEnds(t *testing.T) {
+// TestDrainEndsSilentConnections: a connection on which no byte arrives, for example of a
+// client that probes the port, delays the drain by silentTime only.
+func TestDrainEndsSilentConnections(t *testing.T) {
 	s := start(t, ok, plenty)
 	s.dial(t)
 	waitFor(t, "the connection to be accepted", func() bool { return s.open() == 1 })
@@ -22,12 +20,12 @@ func TestSilentConnectionEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	if took := time.Since(began); took < silentTime || took >= standardTimes.header {
-		t.Errorf("the drain took %s, want %s and little more", took, silentTime)
+		t.Errorf("the drain took %s, want slightly more than %s", took, silentTime)
 	}
 }
 
-// TestDrainWaits: a request in progress is answered, and the answer ends its connection;
-// a connection that is made later is refused.
+// TestDrainWaits: a request in progress is answered, and the answer closes its connection.
+// New connections are refused.
 func TestDrainWaits(t *testing.T) {
 	h := newHanging()
 	s := start(t, h.serve, plenty)
@@ -43,7 +41,7 @@ func TestDrainWaits(t *testing.T) {
 	idle.wantClosed()
 	if conn, err := net.Dial("tcp", s.listener.Addr().String()); err == nil {
 		conn.Close()
-		t.Error("a new connection was made")
+		t.Error("a new connection was accepted")
 	}
 	close(h.release)
 	if ends := working.wantAnswer(200); !ends {
@@ -54,7 +52,7 @@ func TestDrainWaits(t *testing.T) {
 	}
 }
 
-// TestDrainIsBounded: it ends with its context, and says so.
+// TestDrainIsBounded: Drain returns when its context ends, with the context's error.
 func TestDrainIsBounded(t *testing.T) {
 	h := newHanging()
 	defer close(h.release)
@@ -68,8 +66,8 @@ func TestDrainIsBounded(t *testing.T) {
 	}
 }
 
-// TestEndIdle: what is ended is what is in the middle of nothing, and has no bytes in the
-// kernel.
+// TestEndIdle: a connection is ended only if it has no request in progress and no received
+// bytes in the kernel.
 func TestEndIdle(t *testing.T) {
 	inner, err := Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
@@ -87,12 +85,12 @@ func TestEndIdle(t *testing.T) {
 	}{
 		{"silent, early", silent, "", 0, silent},
 		{"silent, late", silent, "", silentTime, ended},
-		{"silent, with bytes on their way", silent, "x", silentTime, silent},
+		{"silent, with received bytes", silent, "x", silentTime, silent},
 		{"idle", idle, "", 0, ended},
-		{"idle, with bytes on their way", idle, "x", 0, idle},
+		{"idle, with received bytes", idle, "x", 0, idle},
 		{"reading, early", reading, "", standardTimes.header - 1, reading},
 		{"reading, late", reading, "", standardTimes.header, ended},
-		{"reading, late, with bytes on their way", reading, "x", standardTimes.header, reading},
+		{"reading, late, with received bytes", reading, "x", standardTimes.header, reading},
 		{"serving", serving, "", time.Hour, serving},
 		{"finished", finished, "", time.Hour, finished},
 	} {
@@ -106,7 +104,7 @@ func TestEndIdle(t *testing.T) {
 			c := accepted.(*conn)
 			client.send(test.sent)
 			if test.sent != "" {
-				waitFor(t, "a byte", func() bool { return hasByte(c.Conn) })
+				waitFor(t, "a byte", c.hasArrived)
 			}
 			c.state = test.state
 			if left := s.endIdle(test.elapsed); left != 1 {
@@ -126,14 +124,4 @@ func TestEndIdle(t *testing.T) {
 	if left := s.endIdle(time.Hour); left != 0 {
 		t.Errorf("%d connections left, want none", left)
 	}
-}
-
-// hasByte reports whether there is one to read, and leaves it there.
-func hasByte(c net.Conn) (has bool) {
-	_ = control(c, func(fd int) error {
-		_, _, err := unix.Recvfrom(fd, make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		has = !errors.Is(err, unix.EAGAIN)
-		return nil
-	})
-	return has
 }

@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	// receiveBuffer and sendBuffer bound what the kernel holds for one connection. They
-	// are inherited by what a listener accepts.
+	// receiveBuffer and sendBuffer bound how many bytes the kernel holds for a connection.
+	// Accepted sockets inherit them from the listener.
 	receiveBuffer = 4 << 10
 	sendBuffer    = 4 << 10
 )
 
-// Listen opens a TCP port for a [Server]. It is plain TCP: the kernel's own listener of
-// Multipath TCP, Go's default, is hidden from [Server.Drain].
+// Listen opens a TCP port for a [Server]. It does not use Multipath TCP, which is Go's
+// default: [Server.Drain] cannot control the kernel's internal listener of Multipath TCP.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var err error
@@ -34,7 +34,8 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	return config.Listen(ctx, "tcp", address)
 }
 
-// control runs do with the socket of a connection or a listener of the kernel's.
+// control calls do with the file descriptor of a connection or listener. It returns
+// ErrUnsupported if there is none, as in tests.
 func control(socket any, do func(fd int) error) error {
 	conn, ok := socket.(syscall.Conn)
 	if !ok {
@@ -51,18 +52,20 @@ func control(socket any, do func(fd int) error) error {
 	return doErr
 }
 
-// acceptor is the listener as net/http sees it: it returns connections that have a place.
+// acceptor is the listener that net/http uses. It keeps the number of connections below the
+// limit.
 type acceptor struct{ *Server }
 
-// lookAgain is how often a connection looks for a place while there is none.
-const lookAgain = 10 * time.Millisecond
+// evictInterval is how often Accept tries to evict a connection at the limit.
+const evictInterval = 10 * time.Millisecond
 
-// Accept waits for a connection, and then for a place. It is for one goroutine.
+// Accept waits for a connection, and then until it is admitted. Only one goroutine may call
+// it.
 func (a acceptor) Accept() (net.Conn, error) {
 	inner, err := a.listener.Accept()
-	if errors.Is(err, os.ErrDeadlineExceeded) { // by stopAccepting
+	if errors.Is(err, os.ErrDeadlineExceeded) { // stopAccepting has set the deadline
 		a.acceptedAll()
-		<-a.closed // so that net/http does not ask again
+		<-a.closed // net/http would call Accept again
 		return nil, net.ErrClosed
 	}
 	if err != nil {
@@ -72,7 +75,7 @@ func (a acceptor) Accept() (net.Conn, error) {
 	for !a.admit(c) {
 		select {
 		case <-a.freed:
-		case <-time.After(lookAgain):
+		case <-time.After(evictInterval):
 		case <-a.closed:
 			inner.Close()
 			return nil, net.ErrClosed
@@ -91,13 +94,13 @@ func (a acceptor) Close() error {
 // Addr is the listener's.
 func (a acceptor) Addr() net.Addr { return a.listener.Addr() }
 
-// queued returns how many connections wait in the kernel's queue to be accepted.
+// queued returns the length of the kernel's accept queue.
 func (s *Server) queued() int {
 	waiting := 0
-	_ = control(s.listener, func(fd int) error { // none wait at a closed listener
+	_ = control(s.listener, func(fd int) error { // it fails on a closed listener, which has none
 		info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
 		if err == nil {
-			waiting = int(info.Unacked) // of a listening socket, this is the queue's length
+			waiting = int(info.Unacked) // for a listening socket, this is the length of the queue
 		}
 		return err
 	})

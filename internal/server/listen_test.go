@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestBuffersAreInherited: the kernel gives what is accepted the listener's buffers, twice
-// what was asked for, and does not let them grow.
+// TestBuffersAreInherited: accepted sockets have the listener's buffer sizes, which are twice
+// the requested sizes, and do not grow.
 func TestBuffersAreInherited(t *testing.T) {
 	s := start(t, ok, plenty)
 	client := s.dial(t)
@@ -33,11 +33,11 @@ func TestBuffersAreInherited(t *testing.T) {
 	}
 }
 
-// TestListenFails: at an address that is taken.
+// TestListenFails: a second listener at the same address is an error.
 func TestListenFails(t *testing.T) {
 	s := start(t, ok, plenty)
 	if l, err := Listen(t.Context(), s.listener.Addr().String()); err == nil {
 		l.Close()
-		t.Error("two listen at one address")
+		t.Error("a second listener was opened at the same address")
 	}
 }

@@ -6,22 +6,23 @@ import (
 )
 
 const (
-	// smallHeader is how large a request's header may be that is not counted: net/http has
-	// a buffer of this size for every connection.
+	// smallHeader is the size up to which the number of headers is not limited: net/http has
+	// a buffer of this size for each connection.
 	smallHeader = 4 << 10
 
-	// maxLarge is how many connections may have a larger one at a time. While it is read,
-	// a header takes several times its size.
+	// maxLarge is how many connections may have a larger header at the same time. While
+	// net/http reads it, a header uses several times its size.
 	maxLarge = 32
 
-	// minShare is the least time that a client has, whatever number of connections wait:
-	// ten times what one needs to send a request after connecting.
+	// minShare is the minimum time that a client has, however many connections wait. It is
+	// ten times what a client needs to send a request after connecting.
 	minShare = 10 * time.Millisecond
 )
 
 func (s *Server) full() bool { return len(s.conns) >= s.cfg.MaxConnections }
 
-// admit gives a new connection a place, if there is one or one can be freed.
+// admit adds a new connection, if the number of connections is below the limit or one can be
+// evicted.
 func (s *Server) admit(c *conn) bool {
 	now := time.Now()
 	s.mu.Lock()
@@ -87,24 +88,26 @@ func share(limit time.Duration, pressure int) time.Duration {
 	return max(limit/time.Duration(pressure)/time.Duration(pressure), minShare)
 }
 
-// drop ends a connection and frees its place. The caller holds the lock.
+// drop resets a connection and removes it. The caller holds the lock.
 func (s *Server) drop(c *conn) {
 	s.remove(c)
-	_ = c.reset() // it fails where the client has closed the connection
+	_ = c.reset() // it fails if the client has closed the connection
 }
 
-// remove frees the place of a connection. The caller holds the lock.
+// remove removes a connection, which no longer counts against the limit. The caller holds
+// the lock.
 func (s *Server) remove(c *conn) {
 	s.shrink(c)
 	delete(s.conns, c)
 	select {
 	case s.freed <- struct{}{}:
-	default: // somebody is told already
+	default: // Accept has yet to receive the previous element
 	}
 }
 
-// grow counts a connection among those with a large request. Where there are too many, the
-// oldest unfinished request is dropped. The caller holds the lock.
+// grow adds a connection to those with a large request. If there are maxLarge already, it
+// drops the oldest unfinished request, or returns false if all are being served. The caller
+// holds the lock.
 func (s *Server) grow(c *conn) bool {
 	if len(s.large) >= maxLarge {
 		i := slices.IndexFunc(s.large, func(other *conn) bool { return other.state == reading })
@@ -118,7 +121,7 @@ func (s *Server) grow(c *conn) bool {
 	return true
 }
 
-// shrink takes a connection out of those with a large request. The caller holds the lock.
+// shrink removes a connection from those with a large request. The caller holds the lock.
 func (s *Server) shrink(c *conn) {
 	if c.large {
 		c.large = false

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestConnectionsOpenedAndLeft: ten thousand connections opened and left hold no more than
-// the limit, and an honest client is served at once.
-func TestConnectionsOpenedAndLeft(t *testing.T) {
+// TestAbandonedConnections: ten thousand connections that are opened and abandoned never
+// exceed the limit, and an honest client is served at once.
+func TestAbandonedConnections(t *testing.T) {
 	const most = 1024
 	const wanted, spare = 10_000, most + 500
 	var files syscall.Rlimit
@@ -36,7 +36,7 @@ func TestConnectionsOpenedAndLeft(t *testing.T) {
 	for i := range left {
 		left[i] = s.dial(t)
 		if i%3 == 0 {
-			left[i].send("GET /") // or as much of a request as keeps the server waiting
+			left[i].send("GET /") // an incomplete request
 		}
 	}
 	c := s.dial(t)
@@ -55,7 +55,7 @@ func TestConnectionsOpenedAndLeft(t *testing.T) {
 	t.Logf("%d connections opened, %d still open", count, open)
 }
 
-// closedByPeer looks, without waiting, whether the other end has closed.
+// closedByPeer reports, without waiting, whether the peer has closed the connection.
 func closedByPeer(t *testing.T, conn *net.TCPConn) (closed bool) {
 	t.Helper()
 	err := control(conn, func(fd int) error {
@@ -69,9 +69,9 @@ func closedByPeer(t *testing.T, conn *net.TCPConn) (closed bool) {
 	return closed
 }
 
-// TestRoomIsNotMadeOfRequests: connections with a request in progress are not closed to
-// make room.
-func TestRoomIsNotMadeOfRequests(t *testing.T) {
+// TestRequestsInProgressAreNotEvicted: at the limit, only connections without a request in
+// progress are evicted.
+func TestRequestsInProgressAreNotEvicted(t *testing.T) {
 	const most = 4
 	h := newHanging()
 	s := start(t, h.serve, most)
@@ -97,9 +97,9 @@ func TestRoomIsNotMadeOfRequests(t *testing.T) {
 	}
 }
 
-// TestConnectionsWaitTheirTurn: where every connection has a request in progress, the next
-// one waits.
-func TestConnectionsWaitTheirTurn(t *testing.T) {
+// TestNewConnectionsWait: if every connection has a request in progress, a new connection
+// waits.
+func TestNewConnectionsWait(t *testing.T) {
 	const most, clients = 2, 6
 	h := newHanging()
 	s := start(t, h.serve, most)
@@ -116,7 +116,7 @@ func TestConnectionsWaitTheirTurn(t *testing.T) {
 	wg.Wait()
 }
 
-// TestShutdownAtTheLimit: a shutdown ends the connection that waits for a place, and the
+// TestShutdownAtTheLimit: a shutdown closes a connection that waits to be admitted, and the
 // request in progress is answered.
 func TestShutdownAtTheLimit(t *testing.T) {
 	h := newHanging()
@@ -124,7 +124,7 @@ func TestShutdownAtTheLimit(t *testing.T) {
 	working := s.dial(t)
 	working.send(request)
 	h.wait(t)
-	waiting := s.dial(t) // Accept has it, and no place for it
+	waiting := s.dial(t) // Accept has it and cannot admit it
 	done := make(chan error, 1)
 	go func() { done <- s.Shutdown(context.Background()) }()
 	waiting.wantClosed()
@@ -135,8 +135,8 @@ func TestShutdownAtTheLimit(t *testing.T) {
 	}
 }
 
-// TestNoPlaceIsLost: a hundred clients, some of them rude, through few connections. Nothing
-// is counted twice, or for ever.
+// TestNoPlaceIsLost: after a hundred clients, half of which abandon their request, as many
+// connections are admitted as before. No connection is counted twice or forever.
 func TestNoPlaceIsLost(t *testing.T) {
 	const most = 3
 	h := newHanging()
@@ -156,7 +156,7 @@ func TestNoPlaceIsLost(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	// As many connections as there are places, each with a request in progress.
+	// Open as many connections as the limit allows, each with a request in progress.
 	for range most {
 		c := s.dial(t)
 		c.send(request)
@@ -166,8 +166,8 @@ func TestNoPlaceIsLost(t *testing.T) {
 	close(h.release)
 }
 
-// TestAnswersEndConnectionsAtTheLimit: while all places are taken, whoever asks again has
-// to queue again.
+// TestAnswersEndConnectionsAtTheLimit: at the limit, an answer closes its connection, so that
+// the client has to queue for its next request.
 func TestAnswersEndConnectionsAtTheLimit(t *testing.T) {
 	s := start(t, ok, 2)
 	first := s.dial(t)
@@ -183,7 +183,7 @@ func TestAnswersEndConnectionsAtTheLimit(t *testing.T) {
 	second.wantClosed()
 }
 
-// large is an answer that no kernel's buffers take.
+// large writes an answer that exceeds the kernel's buffers.
 func large(w http.ResponseWriter, _ *http.Request) {
 	b := make([]byte, 1<<20)
 	for range 64 {
@@ -193,9 +193,9 @@ func large(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// TestUnreadAnswersMakeRoom: a client that does not read its answer loses its place to the
-// next one, and so does one that pipelines requests and reads no answer.
-func TestUnreadAnswersMakeRoom(t *testing.T) {
+// TestUnreadAnswersAreEvicted: a new connection evicts that of a client that does not read a
+// large answer, and that of a client that pipelines requests and reads no answer.
+func TestUnreadAnswersAreEvicted(t *testing.T) {
 	for name, sent := range map[string]string{"one": "GET /large HTTP/1.1\r\nHost: a\r\n\r\n", "many": strings.Repeat(request, 10_000)} {
 		t.Run(name, func(t *testing.T) {
 			const most = 3
@@ -220,11 +220,11 @@ func TestUnreadAnswersMakeRoom(t *testing.T) {
 	}
 }
 
-// TestUnreadAnswerKeepsItsPlace: the kernel holds what a client has not read, also when the
-// connection is closed. Until then it counts.
-func TestUnreadAnswerKeepsItsPlace(t *testing.T) {
+// TestUnreadAnswerCounts: a connection that net/http has closed counts against the limit as
+// long as the kernel holds bytes that the client has not read.
+func TestUnreadAnswerCounts(t *testing.T) {
 	const most = 2
-	const size = 4 << 10 // too much for the client's kernel, not for ours
+	const size = 4 << 10 // more than the client's receive buffer takes, less than our send buffer
 	s := startWith(t, Config{OneRequest: true, MaxConnections: most, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Write(make([]byte, size))
 	})}, standardTimes)
@@ -257,8 +257,9 @@ func (s *Server) open() int {
 	return len(s.conns)
 }
 
-// TestBodiesMakeRoom: who promises a body that does not come keeps no other from its place.
-func TestBodiesMakeRoom(t *testing.T) {
+// TestMissingBodiesAreEvicted: a new connection evicts one whose request's body does not
+// arrive.
+func TestMissingBodiesAreEvicted(t *testing.T) {
 	const most = 2
 	s := start(t, ok, most)
 	for range most {
@@ -275,8 +276,8 @@ func TestBodiesMakeRoom(t *testing.T) {
 	}
 }
 
-// TestLargeHeaders: no more than a few requests may be large at a time. The oldest that is
-// unfinished goes first; where all are being served, the next one is refused.
+// TestLargeHeaders: the number of large requests is limited. The oldest incomplete one is
+// dropped for a new one; if all are being served, the new one is refused.
 func TestLargeHeaders(t *testing.T) {
 	h := newHanging()
 	s := start(t, h.serve, plenty)
@@ -307,7 +308,7 @@ func TestLargeHeaders(t *testing.T) {
 	for _, c := range append(served, small) {
 		c.wantAnswer(200)
 	}
-	waitFor(t, "the large requests to be forgotten", func() bool { return s.largeCount() == 0 })
+	waitFor(t, "the large requests to be removed", func() bool { return s.largeCount() == 0 })
 	again := s.dial(t)
 	again.send(long + "\r\n\r\n")
 	again.wantAnswer(200)
@@ -319,7 +320,7 @@ func (s *Server) largeCount() int {
 	return len(s.large)
 }
 
-// TestAcceptError: a listener that fails ends the server with its error.
+// TestAcceptError: Serve returns the error of a listener that fails.
 func TestAcceptError(t *testing.T) {
 	fault := errors.New("no more")
 	s := New(failing{fault}, Config{Handler: http.HandlerFunc(ok), MaxConnections: 1})
@@ -344,7 +345,7 @@ func TestSlowReaderAtTheLimit(t *testing.T) {
 		whole bool
 	}{
 		{"reads in time", standardTimes.unread - minShare, true},
-		{"reads too slowly", standardTimes.unread + 2*lookAgain, false},
+		{"reads too slowly", standardTimes.unread + 2*evictInterval, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -1,10 +1,10 @@
-// Package server is an HTTP server that stays up when its clients are hostile, and that
-// drains. It knows no protocol but HTTP/1.
+// Package server is an HTTP/1 server that hostile clients cannot make unavailable, with
+// graceful shutdown.
 //
-// It runs net/http's server, and bounds what clients can hold of it: the number of
-// connections, the size and the lines of a request's header, the time for each step, and
-// the kernel's buffers (see [Listen]). What a handler takes for an answer is the handler's
-// to bound.
+// It runs net/http's server, and bounds the resources that clients can use: the number of
+// connections, the size and the number of lines of a request's header, the time for each
+// step, and the kernel's buffers (see [Listen]). The handler has to bound what it uses for an
+// answer.
 //
 //	listener, err := server.Listen(ctx, "127.0.0.1:8000")
 //	…
@@ -15,10 +15,10 @@
 //
 // # Security considerations
 //
-// No client can keep the others from being answered. When all connections are taken, the
-// next one takes the place of the connection that has made the server wait for the longest:
-// for a request, or for the reading of an answer. An answer then ends its connection, so
-// that whoever asks again has to queue like everybody else.
+// No client can keep other clients from being answered (slowloris and similar attacks). At
+// the connection limit, a new connection evicts the connection that has made the server wait
+// the longest, for a request or for the client to read an answer. Also, each answer then
+// closes its connection, so that a client has to queue for its next request like all others.
 package server
 
 import (
@@ -36,54 +36,57 @@ import (
 
 // Config says what to serve.
 type Config struct {
-	// Handler answers requests. It must not read a request's body: a connection ends with
-	// the answer to a request that has one. Required.
+	// Handler answers requests. It must not read a request's body: the answer to a request
+	// with a body closes the connection. Required.
 	Handler http.Handler
 
 	// MaxConnections is how many connections may be open at the same time. Required.
 	MaxConnections int
 
-	// OneRequest makes each answer end its connection. False: connections are kept alive.
+	// OneRequest makes each answer close its connection. By default, connections are kept
+	// alive.
 	OneRequest bool
 
-	// Log gets a line for each panic of the handler and, at debug level, what net/http
-	// says about connections. Nil: no logging.
+	// Log gets a line for each panic of the handler and, at debug level, net/http's messages
+	// about connections. If it is nil, nothing is logged.
 	Log *zap.Logger
 }
 
-// times are the time limits of a connection. Only tests have others than standardTimes.
+// times are the time limits of a connection. Only tests use others than standardTimes.
 type times struct {
 	header, body, idle, write, grace, unread, refusal time.Duration
 }
 
 var standardTimes = times{
-	// A request comes over loopback in one packet, and so would a body, which nobody reads.
+	// header and body: a request arrives over loopback in one packet, with its body.
 	header: 5 * time.Second,
 	body:   5 * time.Second,
 
-	// Longer than clients keep idle connections (90 seconds in Go), so that it is the
-	// client that closes, and no request is lost to the race.
+	// idle is longer than clients keep idle connections (90 seconds in Go), so that the
+	// client closes the connection, and no request is lost in a race.
 	idle: 2 * time.Minute,
 
-	// The kernel's buffers take an answer at once, unless the client does not read. Each
-	// write has this time for itself: a request may wait for as long as its handler does.
+	// write is the time limit of each write, not of the whole answer, because a handler may
+	// take long. The kernel's buffers take a small answer at once, even if the client does
+	// not read.
 	write: 5 * time.Second,
 
-	// How long the server waits for a request before another connection may have the place.
-	// Clients send one within a millisecond of connecting, and within a few hundred on a
-	// machine that is overloaded by their number.
+	// grace is how long a connection may make the server wait for a request before a new
+	// connection may evict it. Clients send a request within a millisecond of connecting, and
+	// within a few hundred on an overloaded machine.
 	grace: 500 * time.Millisecond,
 
-	// The same for the reading of an answer that the kernel's buffers do not take. They take
-	// all but the largest.
+	// unread is the same for reading a part of an answer that the kernel's buffers do not
+	// take. They take all but the largest answers.
 	unread: 100 * time.Millisecond,
 
-	// How long a client that was refused while it was sending may take to read why. A
-	// connection that is closed with unread bytes is reset, and the answer may be lost.
+	// refusal is how long a client that is refused while it sends a request has to read the
+	// answer. A connection that is closed with unread bytes is reset, and the answer may be
+	// lost.
 	refusal: 500 * time.Millisecond,
 }
 
-// Server serves one listener. Its methods may be called from any goroutine.
+// Server serves one listener. It is safe for concurrent use.
 type Server struct {
 	cfg      Config
 	times    times
@@ -91,17 +94,17 @@ type Server struct {
 	listener net.Listener
 	closing  sync.Once
 	closed   chan struct{} // closed when the listener is
-	freed    chan struct{} // holds one element after a connection has ended
+	freed    chan struct{} // has an element after a connection was removed from conns
 
-	mu       sync.Mutex // guards what follows, and the state of each conn
+	mu       sync.Mutex // guards the fields below, and the place of each conn
 	conns    map[*conn]struct{}
-	large    []*conn // those with a large request, the oldest first
+	large    []*conn // connections with a large request, the oldest first
 	draining bool
-	accepted bool // no connection will be accepted any more: all are in conns
+	accepted bool // no more connections will be accepted, and all accepted ones are in conns
 }
 
-// New returns a server for the connections of listener. [Listen] makes one whose sockets
-// have bounded buffers, and that [Server.Drain] can stop without losing a connection.
+// New returns a server for the connections of a listener. Use a listener of [Listen]: its
+// sockets have bounded buffers, and [Server.Drain] can stop it without losing a connection.
 func New(listener net.Listener, cfg Config) *Server { return newServer(listener, cfg, standardTimes) }
 
 func newServer(listener net.Listener, cfg Config, t times) *Server {
@@ -122,11 +125,11 @@ func newServer(listener net.Listener, cfg Config, t times) *Server {
 		Handler:           http.HandlerFunc(s.serveHTTP),
 		ReadHeaderTimeout: t.header,
 		IdleTimeout:       t.idle,
-		// No ReadTimeout: it would cancel requests whose handler waits for long. No
-		// WriteTimeout: see conn.Write.
-		MaxHeaderBytes: maxHeaderBytes, // conn.Read refuses such a header first
+		// There is no ReadTimeout, which would cancel requests whose handler takes long, and
+		// no WriteTimeout: see conn.Write.
+		MaxHeaderBytes: maxHeaderBytes, // conn.Read refuses larger headers before net/http does
 		Protocols:      protocols,
-		// OPTIONS * is answered like any other request, by the handler.
+		// The handler answers OPTIONS * too.
 		DisableGeneralOptionsHandler: true,
 		ConnContext:                  func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		ConnState:                    func(c net.Conn, state http.ConnState) { c.(*conn).setState(state) },
@@ -135,8 +138,8 @@ func newServer(listener net.Listener, cfg Config, t times) *Server {
 	return s
 }
 
-// Serve accepts connections and serves them. It returns nil after [Server.Drain],
-// [Server.Shutdown] or [Server.Close], as soon as one of them has closed the listener.
+// Serve accepts connections and serves them. It returns nil as soon as [Server.Drain],
+// [Server.Shutdown] or [Server.Close] has closed the listener.
 func (s *Server) Serve() error {
 	if err := s.http.Serve(acceptor{s}); !errors.Is(err, http.ErrServerClosed) {
 		return err
@@ -145,13 +148,13 @@ func (s *Server) Serve() error {
 }
 
 // Shutdown closes the listener, and then waits until no request is in progress or ctx
-// ends. Connections that wait to be accepted are reset: see [Server.Drain].
+// ends. Connections in the kernel's accept queue are reset: see [Server.Drain].
 func (s *Server) Shutdown(ctx context.Context) error { return s.http.Shutdown(ctx) }
 
 // Close closes the listener and all connections at once.
 func (s *Server) Close() error { return s.http.Close() }
 
-// connKey is the key of a connection in the context of its requests.
+// connKey is the context key of a request's connection.
 type connKey struct{}
 
 // serveHTTP runs the handler for one request.
@@ -160,25 +163,25 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	// Not ContentLength: it is -1 for HTTP/2's preface, which has no body. Where there is none,
 	// net/http reads ahead while the handler runs.
 	if r.Body != http.NoBody {
-		// Nobody waits for a body that does not come, and what follows it is never taken
-		// for another request (smuggling). net/http reads a part of the body before it
-		// closes, within the deadline, lest the client miss the answer.
+		// The server does not wait for the body, and bytes that follow it are never parsed as
+		// another request (request smuggling). Before net/http closes the connection it reads
+		// a part of the body, until the deadline, so that the client gets the answer.
 		w.Header().Set("Connection", "close")
 		c.hasBody = true
-		_ = c.SetReadDeadline(time.Now().Add(s.times.body)) // fails where the connection has ended
+		_ = c.SetReadDeadline(time.Now().Add(s.times.body)) // fails if the connection is closed
 	}
 	s.cfg.Handler.ServeHTTP(&answer{ResponseWriter: w, conn: c}, r)
 }
 
-// answer is the ResponseWriter of a handler.
+// answer is the ResponseWriter of the handler.
 type answer struct {
 	http.ResponseWriter
 	conn  *conn
 	begun bool
 }
 
-// WriteHeader decides as late as it can whether the connection ends with this answer: a
-// request that waits may have come long before the drain.
+// WriteHeader decides whether this answer closes its connection. The decision is made as
+// late as possible: the request may have waited since long before the drain began.
 func (a *answer) WriteHeader(status int) {
 	a.begun = status >= http.StatusOK
 	if a.begun && a.conn.server.endsConnections() {
@@ -187,7 +190,7 @@ func (a *answer) WriteHeader(status int) {
 	a.ResponseWriter.WriteHeader(status)
 }
 
-// Write begins the answer where the handler has not.
+// Write writes the header first, if the handler has not.
 func (a *answer) Write(p []byte) (int, error) {
 	if !a.begun {
 		a.WriteHeader(http.StatusOK)
@@ -198,16 +201,16 @@ func (a *answer) Write(p []byte) (int, error) {
 // Unwrap is for [http.ResponseController].
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// endsConnections reports whether an answer that begins now ends its connection.
+// endsConnections reports whether an answer that begins now must close its connection.
 func (s *Server) endsConnections() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cfg.OneRequest || s.draining || s.full()
 }
 
-// errorLog takes the lines of net/http. Most are about connections that end early (Java
-// and .NET probe by connecting and closing), and are for debugging. Panics and failures to
-// accept are not.
+// errorLog logs net/http's messages. Most are about connections that clients close early
+// (Java and .NET probe by connecting and closing), and are logged at debug level. Panics and
+// failures to accept connections are not.
 type errorLog struct{ log *zap.Logger }
 
 // Write logs one line.

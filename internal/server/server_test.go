@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	// patience bounds every wait of these tests; none waits that long unless it fails.
+	// patience bounds each wait of these tests. Only a test that fails waits for so long.
 	patience = 20 * time.Second
 
-	// plenty is more connections than most tests open.
+	// plenty is a connection limit that most tests do not reach.
 	plenty = 1024
 
 	request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -66,7 +66,7 @@ func startOn(t testing.TB, listener net.Listener, cfg Config, times times) *Serv
 	return s
 }
 
-// client is a connection that fails its test rather than hang.
+// client is a connection with a deadline, so that a test fails instead of hanging.
 type client struct {
 	net.Conn
 	t testing.TB
@@ -95,7 +95,7 @@ func (c *client) send(text string) {
 	}
 }
 
-// wantAnswer reads one answer and returns whether the connection ends with it.
+// wantAnswer reads one answer, and returns whether it closes the connection.
 func (c *client) wantAnswer(status int) (ends bool) {
 	c.t.Helper()
 	resp, err := http.ReadResponse(c.r, nil)
@@ -109,8 +109,8 @@ func (c *client) wantAnswer(status int) (ends bool) {
 	return resp.Close
 }
 
-// wantClosed waits for the end of the connection. To part of a request the server may say
-// before that that it is bad.
+// wantClosed waits until the server closes the connection. Before that, it may answer an
+// incomplete request with 400.
 func (c *client) wantClosed() {
 	c.t.Helper()
 	rest, err := io.ReadAll(c.r)
@@ -132,7 +132,7 @@ func waitFor(t testing.TB, what string, condition func() bool) {
 	}
 }
 
-// hanging is a handler whose answers wait for release.
+// hanging is a handler that answers after release is closed.
 type hanging struct{ arrived, release chan struct{} }
 
 func newHanging() *hanging { return &hanging{make(chan struct{}, 100), make(chan struct{})} }
@@ -143,13 +143,13 @@ func (h *hanging) serve(w http.ResponseWriter, r *http.Request) {
 	ok(w, r)
 }
 
-// wait waits until a request hangs.
+// wait waits until the handler has a request.
 func (h *hanging) wait(t testing.TB) {
 	t.Helper()
 	select {
 	case <-h.arrived:
 	case <-time.After(patience):
-		t.Fatal("no request has come")
+		t.Fatal("no request has arrived")
 	}
 }
 
@@ -161,7 +161,7 @@ func TestSlowHeader(t *testing.T) {
 		slow.send("GET / HTTP/1.1\r\nMetadata: tr")
 		second.send(request)
 		second.wantAnswer(200)
-		second.send("GET /") // the second request of a connection is bounded too
+		second.send("GET /") // the time limit applies to the second request of a connection too
 		for _, c := range []*client{silent, slow, second} {
 			c.wantClosed()
 		}
@@ -171,7 +171,8 @@ func TestSlowHeader(t *testing.T) {
 	})
 }
 
-// TestSlowBody: a body that does not come delays neither the answer nor, for long, the end.
+// TestSlowBody: a body that does not arrive does not delay the answer, and delays the close of
+// the connection only for a limited time.
 func TestSlowBody(t *testing.T) {
 	for _, framing := range []string{"Content-Length: 100\r\n\r\nx", "Content-Length: 100000000\r\n\r\nx", "Transfer-Encoding: chunked\r\n\r\n5\r\nx"} {
 		synctest.Test(t, func(t *testing.T) {
@@ -192,8 +193,9 @@ func TestSlowBody(t *testing.T) {
 	}
 }
 
-// TestNothingBehindABody: what follows a body is no request (smuggling).
-func TestNothingBehindABody(t *testing.T) {
+// TestNoRequestAfterABody: bytes that follow a body are not parsed as a request (request
+// smuggling).
+func TestNoRequestAfterABody(t *testing.T) {
 	paths := make(chan string, 2)
 	s := start(t, func(w http.ResponseWriter, r *http.Request) { paths <- r.URL.Path; ok(w, r) }, plenty)
 	c := s.dial(t)
@@ -220,7 +222,7 @@ func TestIdle(t *testing.T) {
 	})
 }
 
-// TestSlowHandler: no limit of the server's ends a request whose handler takes long.
+// TestSlowHandler: no time limit of the server ends a request whose handler takes long.
 func TestSlowHandler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cancelled := errors.New("")
@@ -238,8 +240,8 @@ func TestSlowHandler(t *testing.T) {
 	})
 }
 
-// TestSlowReader: a client that does not read is let go, and each write has its time for
-// itself.
+// TestSlowReader: each write has its own time limit, after which the connection of a client
+// that does not read is closed.
 func TestSlowReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		written := make(chan error, 1)
@@ -261,12 +263,12 @@ func TestSlowReader(t *testing.T) {
 		}
 		<-written
 		if took := time.Since(began); took > 10*standardTimes.write {
-			t.Errorf("the client was let go after %s", took)
+			t.Errorf("the connection was closed after %s", took)
 		}
 	})
 }
 
-// TestOneRequest: each answer ends its connection, where the server is told so.
+// TestOneRequest: with Config.OneRequest, each answer closes its connection.
 func TestOneRequest(t *testing.T) {
 	s := startWith(t, Config{Handler: http.HandlerFunc(ok), MaxConnections: plenty, OneRequest: true}, standardTimes)
 	c := s.dial(t)
@@ -282,16 +284,16 @@ func observed(level zapcore.Level) (*zap.Logger, *observer.ObservedLogs) {
 	return zap.New(core), logs
 }
 
-// TestConnectionNoise: Java and .NET probe by connecting and closing. It is no error, and
-// neither is what else net/http has to say, but for a panic.
+// TestConnectionNoise: net/http's messages are logged at debug level, for example about
+// connections that are closed early, as Java and .NET do to probe. Panics are logged as errors.
 func TestConnectionNoise(t *testing.T) {
 	log, logs := observed(zap.DebugLevel)
 	cfg := Config{Log: log, MaxConnections: plenty, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/panic" {
-			panic("a fault of ours")
+			panic("for the test")
 		}
 		w.WriteHeader(200)
-		w.WriteHeader(200) // superfluous, and net/http says so
+		w.WriteHeader(200) // net/http logs that this call is superfluous
 	})}
 	s := startWith(t, cfg, standardTimes)
 	s.dial(t).Close()

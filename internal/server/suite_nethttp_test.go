@@ -13,9 +13,9 @@ import (
 	"imds-oidc-proxy/test/kit/local"
 )
 
-// What this package relies on net/http for, one test each.
+// Each test shows a behavior of net/http that this package relies on.
 
-// recorder is a connection that records what net/http does with it. A read of "fail" fails.
+// recorder is a connection that records net/http's calls. A read of the text "fail" fails.
 type recorder struct {
 	net.Conn
 	mu     sync.Mutex
@@ -84,8 +84,8 @@ func (l recording) Accept() (net.Conn, error) {
 	return r, nil
 }
 
-// bare serves h as [Server] does, but with net/http alone, and returns a client and what
-// net/http does with its connection.
+// bare serves h with the [http.Server] of [Server], but with plain connections. It returns a
+// client and the recorder of its connection.
 func bare(t *testing.T, h http.HandlerFunc) (*client, *recorder) {
 	listener := recording{local.NewPipes(), make(chan *recorder, 1)}
 	s := newServer(listener, Config{MaxConnections: plenty}, standardTimes).http
@@ -97,12 +97,12 @@ func bare(t *testing.T, h http.HandlerFunc) (*client, *recorder) {
 	return c, <-listener.conns
 }
 
-// wantEvents waits for the last event and compares them all, without read: how often
-// net/http reads depends on the client.
+// wantEvents waits for all events and compares them. It ignores reads, whose number depends
+// on the client.
 func wantEvents(t *testing.T, r *recorder, want ...string) {
 	t.Helper()
 	got := []string{}
-	waitFor(t, "net/http to do all of it", func() bool {
+	waitFor(t, "net/http's calls", func() bool {
 		got = slices.DeleteFunc(r.seen(), func(e string) bool { return e == "read" })
 		return len(got) >= len(want)
 	})
@@ -111,8 +111,8 @@ func wantEvents(t *testing.T, r *recorder, want ...string) {
 	}
 }
 
-// TestNetHTTPStates: a connection becomes active when the header of a request has come to
-// its end, and idle when the answer is written.
+// TestNetHTTPStates: a connection becomes active when the header of a request is complete,
+// and idle when the answer is written.
 func TestNetHTTPStates(t *testing.T) {
 	c, r := bare(t, ok)
 	c.send("GET / HTTP/1.1\r\n")
@@ -126,8 +126,8 @@ func TestNetHTTPStates(t *testing.T) {
 	wantEvents(t, r, "new", "active", "write", "write deadline", "idle", "active", "write", "write deadline", "close", "closed")
 }
 
-// TestNetHTTPStateOfABadRequest: a connection becomes active before the answer to a request
-// that is no request, and is closed.
+// TestNetHTTPStateOfABadRequest: a connection becomes active before a malformed request is
+// answered, and is closed afterwards.
 func TestNetHTTPStateOfABadRequest(t *testing.T) {
 	c, r := bare(t, ok)
 	go c.send("GET\r\n\r\n")
@@ -135,8 +135,8 @@ func TestNetHTTPStateOfABadRequest(t *testing.T) {
 	wantEvents(t, r, "new", "active", "write", "close", "closed")
 }
 
-// TestNetHTTPReadsOneByteAhead: while a request is served, net/http reads one byte of the
-// next one, and no more.
+// TestNetHTTPReadsOneByteAhead: while the handler runs, net/http reads one byte of the next
+// request, and no more.
 func TestNetHTTPReadsOneByteAhead(t *testing.T) {
 	sizes := make(chan int, 100)
 	h := newHanging()
@@ -163,8 +163,20 @@ func TestNetHTTPReadsOneByteAhead(t *testing.T) {
 	}
 }
 
-// sizing is a listener whose connections tell how much is asked of each read that returns
-// something.
+// TestNetHTTPPrefaceHasNoBody: HTTP/2's preface reaches the handler as a request without a
+// body, although its ContentLength is -1.
+func TestNetHTTPPrefaceHasNoBody(t *testing.T) {
+	got := make(chan *http.Request, 1)
+	c, _ := bare(t, func(w http.ResponseWriter, r *http.Request) { got <- r; ok(w, r) })
+	go c.send("PRI * HTTP/2.0\r\n\r\n")
+	c.wantAnswer(200)
+	if r := <-got; r.Body != http.NoBody || r.ContentLength != -1 {
+		t.Errorf("got a body %v of length %d, want none and -1", r.Body, r.ContentLength)
+	}
+}
+
+// sizing is a listener whose connections report the buffer size of each read that returns
+// bytes.
 type sizing struct {
 	*local.Pipes
 	sizes chan int
@@ -188,9 +200,8 @@ func (c sized) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestNetHTTPClosesAfterAReadError: where a read fails amid a header, net/http does not read
-// again and closes the connection. It may write something before, as here, where a line is
-// unfinished.
+// TestNetHTTPClosesAfterAReadError: after a read fails within a header, net/http does not
+// read again, and closes the connection. Before that it may write an answer, as it does here.
 func TestNetHTTPClosesAfterAReadError(t *testing.T) {
 	c, r := bare(t, ok)
 	c.send("GET / HTTP/1.1\r\nHost")
@@ -199,8 +210,8 @@ func TestNetHTTPClosesAfterAReadError(t *testing.T) {
 	wantEvents(t, r, "new", "active", "write", "close", "closed")
 }
 
-// TestNetHTTPReadsBodiesAfterTheAnswer: of a request whose answer ends the connection,
-// net/http reads the body when the answer is written.
+// TestNetHTTPReadsBodiesAfterTheAnswer: if the answer closes the connection, net/http reads
+// the request's body after the answer is written.
 func TestNetHTTPReadsBodiesAfterTheAnswer(t *testing.T) {
 	c, r := bare(t, endingOk)
 	c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n")
@@ -212,9 +223,9 @@ func TestNetHTTPReadsBodiesAfterTheAnswer(t *testing.T) {
 	}
 }
 
-// TestNetHTTPGivesLargeBodiesUp: net/http closes the writing side before it waits for the
-// sender of a body that it does not read to the end.
-func TestNetHTTPGivesLargeBodiesUp(t *testing.T) {
+// TestNetHTTPAfterALargeBody: net/http does not read a large body to its end. It shuts the
+// writing side, and closes the connection later.
+func TestNetHTTPAfterALargeBody(t *testing.T) {
 	c, r := bare(t, endingOk)
 	c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n")
 	c.wantAnswer(200)
