@@ -294,7 +294,7 @@ func (p programs) proxyFlag(args ...string) reader {
 		last := len(args) - 1
 		given := append(append([]string{}, args[:last]...), args[last]+"="+value)
 		if args[0] == "check" {
-			return unless(p.run(t, "", proxyVariables(), "proxy", append(given, "--probe")...), "--probe is for proxy alone")
+			return unless(p.run(t, "", proxyVariables(), "proxy", append(given, "--probe")...), "--probe is not a flag of proxy check")
 		}
 		return unless(p.run(t, "", proxyVariables("AZURE_CLIENT_ID="+idOne), "proxy", given...), noTokenFile)
 	}}
