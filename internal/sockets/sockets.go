@@ -20,10 +20,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
+	"syscall"
 )
 
 // The kernel's tables for this process's network namespace. There is none for IPv6
@@ -45,6 +48,12 @@ const maxTable = 32 << 20
 // sockets that are bound to different devices, as the proxy's is during its shutdown. The
 // result is sorted; it is empty where no process listens.
 func Owners(port uint16) ([]uint32, error) {
+	all, err := listeners(port)
+	return owners(all), err
+}
+
+// listeners returns the sockets of the network namespace that listen at the port.
+func listeners(port uint16) ([]listener, error) {
 	var all []listener
 	for _, table := range []string{tableIPv4, tableIPv6} {
 		found, err := readTable(table, port)
@@ -53,7 +62,48 @@ func Owners(port uint16) ([]uint32, error) {
 		}
 		all = append(all, found...)
 	}
-	return owners(all), nil
+	return all, nil
+}
+
+// Explain adds to an error of [net.Listen] which users listen at the port, if the error is
+// that the address is in use. It returns other errors as they are, also nil.
+func Explain(err error) error {
+	failed, ok := errors.AsType[*net.OpError](err)
+	if !ok || !errors.Is(err, syscall.EADDRINUSE) {
+		return err
+	}
+	at, ok := failed.Addr.(*net.TCPAddr)
+	if !ok {
+		return err
+	}
+	all, readErr := listeners(at.AddrPort().Port())
+	if readErr != nil {
+		return err // which has the reason
+	}
+	switch uids := conflicting(all, at.AddrPort().Addr()); len(uids) {
+	case 0: // a socket may be bound and not listen, or be gone by now
+		return fmt.Errorf("%w; no process listens there: a socket that does not listen holds the port, or has just released it", err)
+	case 1:
+		return fmt.Errorf("%w: a process of UID %d listens there", err, uids[0])
+	default:
+		return fmt.Errorf("%w: processes of the UIDs %s listen there", err, strings.Trim(fmt.Sprint(uids), "[]"))
+	}
+}
+
+// conflicting returns the owners of the sockets that keep a new socket from listening at
+// the address: those at the same address, and, as a wildcard address covers all others, those
+// at a wildcard address or, for a wildcard address, all.
+func conflicting(all []listener, addr netip.Addr) []uint32 {
+	addr = addr.Unmap()
+	wildcard := !addr.IsValid() || addr.IsUnspecified() // package net reports ":8000" without an address
+	var uids []uint32
+	for _, l := range all {
+		if other := l.addr.Unmap(); wildcard || other.IsUnspecified() || other == addr {
+			uids = append(uids, l.uid)
+		}
+	}
+	slices.Sort(uids)
+	return slices.Compact(uids)
 }
 
 // listener is a socket that listens at the port.

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -178,6 +181,63 @@ func TestOwnersOfRealSockets(t *testing.T) {
 				t.Errorf("closed: got UIDs %d, %v, want none", got, err)
 			}
 		})
+	}
+}
+
+// TestExplain: an error of a port that is in use names the user who listens there.
+func TestExplain(t *testing.T) {
+	port, _ := listenOn(t, "tcp4", "127.0.0.1:0")
+	listens := fmt.Sprintf(": a process of UID %d listens there", os.Getuid())
+	for _, address := range []string{"127.0.0.1", "", "0.0.0.0"} {
+		l, err := net.Listen("tcp4", net.JoinHostPort(address, strconv.Itoa(int(port))))
+		if err == nil {
+			l.Close()
+			t.Fatalf("%q: a second listener at port %d", address, port)
+		}
+		if got := Explain(err); got.Error() != err.Error()+listens || !errors.Is(got, syscall.EADDRINUSE) {
+			t.Errorf("%q: got %v", address, got)
+		}
+	}
+	_, other := net.Listen("tcp", "192.0.2.1:1") // an address of no device
+	for _, err := range []error{nil, other, syscall.EADDRINUSE} {
+		if got := Explain(err); got != err {
+			t.Errorf("got %v, want %v", got, err)
+		}
+	}
+}
+
+// TestExplainBound: the port is held by a socket that does not listen.
+func TestExplainBound(t *testing.T) {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", bound.(*syscall.SockaddrInet4).Port))
+	if got := Explain(err); got == nil || !strings.Contains(got.Error(), "address already in use; no process listens there") {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestConflicting(t *testing.T) {
+	loopback, any4, any6, other := netip.MustParseAddr("127.0.0.1"), netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.MustParseAddr("10.244.0.7")
+	all := []listener{{loopback, 1}, {other, 2}, {netip.MustParseAddr("::ffff:127.0.0.1"), 3}, {any6, 4}, {other, 2}}
+	for _, tt := range []struct {
+		addr netip.Addr
+		want []uint32
+	}{
+		{loopback, []uint32{1, 3, 4}}, {other, []uint32{2, 4}}, {any4, []uint32{1, 2, 3, 4}}, {any6, []uint32{1, 2, 3, 4}}, {netip.Addr{}, []uint32{1, 2, 3, 4}},
+	} {
+		if got := conflicting(all, tt.addr); !slices.Equal(got, tt.want) {
+			t.Errorf("%v: got UIDs %d, want %d", tt.addr, got, tt.want)
+		}
 	}
 }
 
