@@ -11,7 +11,7 @@ const (
 	addressPortReason = "must have a port between 1 and 65535"
 )
 
-// ParsePort parses a port in decimal, with leading zeros or without.
+// ParsePort parses a decimal port, with or without leading zeros.
 func ParsePort(s string) (uint16, error) {
 	port, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || port == 0 {
