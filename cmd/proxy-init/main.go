@@ -69,6 +69,10 @@ func act(ctx context.Context, o options, log *zap.Logger) error {
 	plan := netrules.NewPlan(o.config)
 	switch {
 	case o.check:
+		// First: reading who listens takes no capability, and reading the rules may.
+		if err := netrules.CheckPort(o.config); err != nil {
+			return err
+		}
 		if err := rules.Check(plan); err != nil {
 			return err
 		}
@@ -84,21 +88,27 @@ func act(ctx context.Context, o options, log *zap.Logger) error {
 	return install(ctx, o, rules, plan, log)
 }
 
-// install applies the plan and has it proven.
+// install applies the plan and proves it.
 func install(ctx context.Context, o options, rules *netrules.Ruleset, plan netrules.Plan, log *zap.Logger) error {
 	if err := rules.Apply(ctx, plan); err != nil {
 		return err
 	}
-	proof := netrules.Proof("rules (--verify=false)")
-	if o.verify {
-		var err error
-		// Only now: Apply has read the rules back, so that the connection stays here.
-		if proof, err = netrules.Prove(ctx, o.config); err != nil {
-			return err
-		}
+	proof, err := prove(ctx, o)
+	if err != nil {
+		return err
 	}
 	log.Info("redirect installed", append(describe(o, rules), zap.String("proven_by", string(proof)))...)
 	return nil
+}
+
+// prove is called after Apply has read the rules back, so that the connection that
+// proves them stays on this host. --verify=false skips the connection, and not the check of who listens at
+// the proxy's port, which is a security check.
+func prove(ctx context.Context, o options) (netrules.Proof, error) {
+	if o.verify {
+		return netrules.Prove(ctx, o.config)
+	}
+	return "rules (--verify=false)", netrules.CheckPort(o.config)
 }
 
 // describe is what the log says of the redirect.

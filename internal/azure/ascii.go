@@ -1,9 +1,10 @@
 package azure
 
-// Case is folded for ASCII letters only. Unicode's folding would let U+212A KELVIN SIGN
-// stand for k, and U+017F LONG S for s, in names that decide whose token is answered.
+// This package folds the case of ASCII letters only. Unicode's case folding would accept
+// U+212A KELVIN SIGN as k, and U+017F LONG S as s, in identifiers that decide which identity's
+// token is returned.
 
-// EqualFoldASCII reports whether a and b differ at most in the case of ASCII letters.
+// EqualFoldASCII reports whether a and b are equal, ignoring the case of ASCII letters.
 func EqualFoldASCII(a, b string) bool {
 	if len(a) != len(b) {
 		return false
@@ -16,8 +17,8 @@ func EqualFoldASCII(a, b string) bool {
 	return true
 }
 
-// lowerASCII returns s with its ASCII letters in lower case. It returns s itself where
-// there is nothing to change.
+// lowerASCII returns s with its ASCII letters in lower case. It does not allocate if s has
+// no upper-case letters.
 func lowerASCII(s string) string {
 	for i := range len(s) {
 		if lowerByte(s[i]) != s[i] {

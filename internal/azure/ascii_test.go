@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// Every ASCII letter is folded, and nothing else is, alone or within a text.
+// TestFoldsASCIIOnly checks that the case of every ASCII letter is folded, alone and within a
+// text, and that of no other character.
 func TestFoldsASCIIOnly(t *testing.T) {
 	for c := range 256 {
 		in := []byte{'x', byte(c), 'Y'}

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Tenant is an Entra tenant as it was spelled: a GUID or a domain.
+// Tenant is an Entra tenant as the user spelled it: a GUID or a domain.
 type Tenant string
 
 // AuthorityHost is the https URL of Entra in one cloud. It has no path and ends in a slash.
@@ -15,17 +15,17 @@ type AuthorityHost string
 // TokenProxy is the https URL of an identity binding's token proxy. It may have a path.
 type TokenProxy string
 
-// MetadataURL is where an instance metadata service is: http://HOST or http://HOST:PORT.
+// MetadataURL is the URL of an instance metadata service: http://HOST or http://HOST:PORT.
 type MetadataURL string
 
-// The clouds' authority hosts.
+// The authority hosts of Azure's clouds.
 const (
 	PublicAuthorityHost       AuthorityHost = "https://login.microsoftonline.com/"
 	USGovernmentAuthorityHost AuthorityHost = "https://login.microsoftonline.us/"
 	ChinaAuthorityHost        AuthorityHost = "https://login.chinacloudapi.cn/"
 )
 
-// maxDomain is what DNS allows.
+// maxDomain is the maximum length of a domain name in DNS.
 const maxDomain = 253
 
 const (
@@ -35,8 +35,8 @@ const (
 	cloudReason       = "must be AzurePublicCloud, AzureUSGovernmentCloud or AzureChinaCloud; for another cloud set the authority host"
 )
 
-// ParseTenant parses a GUID or a domain: labels that are not empty, and a dot. A tenant
-// becomes a part of a URL's path, which it cannot extend.
+// ParseTenant parses a GUID, or a domain of two or more labels. A tenant becomes one segment
+// of a URL's path; a valid one cannot add another segment.
 func ParseTenant(s string) (Tenant, error) {
 	if _, ok := ParseGUID(s); ok || len(s) <= maxDomain && isDomain(s) {
 		return Tenant(s), nil
@@ -62,7 +62,7 @@ func isDomain(s string) bool {
 	return true
 }
 
-// isLabel reports whether s is letters, digits and inner hyphens.
+// isLabel reports whether s consists of letters, digits and inner hyphens.
 func isLabel(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isLetter(c) && !isDigit(c) && (c != '-' || i == 0 || i == len(s)-1) {
@@ -72,8 +72,8 @@ func isLabel(s string) bool {
 	return s != ""
 }
 
-// ParseCloud returns the authority host of a cloud, by the names that
-// azure-workload-identity takes, in any case.
+// ParseCloud returns the authority host of a cloud. It accepts the names that
+// azure-workload-identity accepts, in upper or lower case.
 func ParseCloud(name string) (AuthorityHost, error) {
 	switch lowerASCII(name) {
 	case "azurepubliccloud", "azurecloud":
@@ -86,7 +86,7 @@ func ParseCloud(name string) (AuthorityHost, error) {
 	return "", Invalid(name, cloudReason)
 }
 
-// What is wrong with a URL, without the URL: it may hold a password.
+// The errors about URLs. They do not quote the URL, which may contain a password.
 var (
 	errURL      = &Error{secret: true, reason: "must be an https URL, such as https://login.example.test"}
 	errUser     = &Error{secret: true, reason: "must not contain a user or password"}
@@ -97,8 +97,8 @@ var (
 	errMetadata = &Error{secret: true, reason: "must be http://HOST or http://HOST:PORT"}
 )
 
-// ParseAuthorityHost parses the https URL of a host, with or without a slash at its end.
-// MSAL would take the first segment of a path for the tenant, so there must be none.
+// ParseAuthorityHost parses the https URL of a host, with or without a slash at its end. It
+// refuses a path: MSAL would use the first segment as the tenant.
 func ParseAuthorityHost(s string) (AuthorityHost, error) {
 	u, err := parseURL(s, "https")
 	if err != nil {
@@ -127,8 +127,8 @@ func ParseMetadataURL(s string) (MetadataURL, error) {
 	return MetadataURL("http://" + u.Host), nil
 }
 
-// parseURL parses the URL of a host. To a URL of https the pod's credential is sent:
-// another scheme would send it in the clear.
+// parseURL parses the URL of a host with the given scheme. The pod's credential is sent to
+// authority hosts and token proxies, which must use https: http would send it unencrypted.
 func parseURL(s, scheme string) (*url.URL, error) {
 	u, err := url.Parse(s)
 	switch {
@@ -151,8 +151,8 @@ func parseURL(s, scheme string) (*url.URL, error) {
 	return u, nil
 }
 
-// isHost reports whether s is an IP address or has the characters of a name in DNS.
-// [net/url] takes more.
+// isHost reports whether s is an IP address or has only the characters of a DNS name.
+// [net/url] accepts more.
 func isHost(s string) bool {
 	if _, err := netip.ParseAddr(s); err == nil {
 		return !strings.Contains(s, "%") // no zone

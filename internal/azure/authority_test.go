@@ -48,8 +48,8 @@ func TestParseCloud(t *testing.T) {
 	}
 }
 
-// wrongURLs are what neither an authority host nor a token proxy may be, with the reason.
-// None is quoted: the URL may hold a password.
+// wrongURLs are refused as authority hosts and as token proxies, for the given reason. No
+// error quotes them: a URL may contain a password.
 var wrongURLs = map[string]string{
 	"":                                   "must be an https URL, such as https://login.example.test",
 	"login.example.test":                 "must be an https URL, such as https://login.example.test",

@@ -1,7 +1,7 @@
-// Package azure holds Azure's identifiers: their names, their defaults, and one parser for
-// each. Every program parses what it is given once, with these parsers, where it reads
-// flags, variables, annotations and requests. Behind that border the types say that a value
-// is valid, and nothing checks it again.
+// Package azure has a type and one parser for each of Azure's identifiers, and constants for
+// names and defaults. Programs parse an identifier once, where they read flags, variables,
+// annotations and requests. A value of one of these types is valid, and no other package
+// checks it again.
 //
 //	id, err := azure.ParseClientID("6C0AC4E6-9B6D-4D2A-8D5A-6F1F3A1F9B10")
 //	host, err := azure.ParseAuthorityHost("https://login.microsoftonline.com")
@@ -10,12 +10,12 @@
 //
 // # Security considerations
 //
-// The parsers decide whose token is asked for, and where the pod's credential is sent.
-// They take ASCII only, and fold the case of ASCII letters only. What they accept holds no
-// white space, no control characters and no quotes, so it cannot add a second scope, extend
-// the path of a URL, or break out of a log line.
+// The parsed values decide which identity's token is requested, and where the pod's
+// credential is sent. The parsers accept ASCII only, and fold the case of ASCII letters only.
+// An accepted value has no white space, no control characters and no quotes, so it cannot
+// add a second scope, extend the path of a URL, or break out of a log line.
 //
-// An [Error] quotes the value that it refuses, shortened, except for URLs: a URL may hold a
+// An [Error] quotes the refused value, shortened, except for URLs: a URL may contain a
 // password.
 package azure
 
@@ -29,35 +29,35 @@ const (
 	EnvFederatedTokenFile = "AZURE_FEDERATED_TOKEN_FILE"
 	EnvAuthorityHost      = "AZURE_AUTHORITY_HOST"
 
-	// Those of identity bindings.
+	// The variables of identity bindings.
 	EnvTokenProxy = "AZURE_KUBERNETES_TOKEN_PROXY"
 	EnvSNIName    = "AZURE_KUBERNETES_SNI_NAME"
 	EnvCAFile     = "AZURE_KUBERNETES_CA_FILE"
 	EnvCAData     = "AZURE_KUBERNETES_CA_DATA"
 
-	// EnvIMDSHost tells some SDKs to ask for tokens there and not at the metadata address.
+	// EnvIMDSHost makes some SDKs request tokens from this URL instead of the metadata address.
 	EnvIMDSHost = "AZURE_POD_IDENTITY_AUTHORITY_HOST"
 )
 
 const (
-	// Audience is what Entra expects in a federated token. National clouds add a suffix.
+	// Audience is the audience that Entra expects in a federated token. National clouds add
+	// a suffix.
 	Audience = "api://AzureADTokenExchange"
 
 	// MetadataIP and MetadataPort are the address of the instance metadata service (IMDS).
 	MetadataIP   = "169.254.169.254"
 	MetadataPort = 80
 
-	// ProxyPort is the default port of the proxy, on 127.0.0.1, and ProxyID the default
-	// user and group of the proxy, which the redirect exempts. Both are those of
-	// azure-workload-identity.
+	// ProxyPort is the proxy's default port on 127.0.0.1. ProxyID is the default UID and GID
+	// of the proxy, which the redirect exempts. Both are the same in azure-workload-identity.
 	ProxyPort = 8000
 	ProxyID   = 1501
 )
 
-// Error says what is wrong with a value, and how to fix it.
+// Error describes what is wrong with a value, and how to fix it.
 type Error struct {
 	value  string
-	secret bool // value may hold a password
+	secret bool // there is no value: it may contain a password
 	reason string
 }
 
@@ -65,14 +65,14 @@ type Error struct {
 // "must be true or false".
 func Invalid(value, reason string) error { return &Error{value: value, reason: reason} }
 
-// Secret returns an [*Error] that does not quote the value, which may hold a secret.
+// Secret returns an [*Error] that does not quote the value, which may contain a secret.
 func Secret(reason string) error { return &Error{secret: true, reason: reason} }
 
-// maxQuoted bounds how much of a value an error repeats.
+// maxQuoted is how many bytes of a value an error repeats.
 const maxQuoted = 100
 
-// Error returns one line, such as `"70000": must be between 1 and 65535`. The name of what
-// holds the value goes before it.
+// Error returns one line, such as `"70000": must be between 1 and 65535`. The caller puts the
+// name of the flag, variable or annotation before it.
 func (e *Error) Error() string {
 	switch {
 	case e.secret:

@@ -15,8 +15,8 @@ const (
 	resourceID = "/subscriptions/s/resourcegroups/rg/providers/Microsoft.ManagedIdentity/userAssignedIdentities/id1"
 )
 
-// check compares what a parser makes of a text. The wanted value is nil where the parser has
-// to refuse the text, with a reason that is the end of its error.
+// check compares the value that a parser returns for a text. If reason is not empty, the
+// parser must refuse the text, with an error that ends in reason.
 func check[T comparable](t *testing.T, parse func(string) (T, error), in string, want T, reason string) {
 	t.Helper()
 	got, err := parse(in)
@@ -31,12 +31,12 @@ func check[T comparable](t *testing.T, parse func(string) (T, error), in string,
 	}
 }
 
-// around are the bytes just inside and just outside the ranges that parsers know, and some
-// that mean something to others: each is accepted in the right places and in no other.
+// around are the bytes just inside and just outside the ranges of the parsers, and some with a
+// meaning elsewhere. A parser must accept each byte only where the byte is valid.
 const around = "\x00\t\n !\"#$%&'()*+,-./09:;<=>?@AFGZ[\\]^_`afgz{|}~\x7f\x80\xff"
 
-// checkBytes puts each byte in the place of "^" in a text, and compares with those that the
-// parser has to accept there.
+// checkBytes replaces "^" in a text by each byte, and compares the bytes that the parser
+// accepts there with those that it must accept.
 func checkBytes[T any](t *testing.T, parse func(string) (T, error), text, accepted string) {
 	t.Helper()
 	for _, c := range []byte(around) {
@@ -60,7 +60,8 @@ func TestErrorIsShort(t *testing.T) {
 	}
 }
 
-// FuzzHTTPS: what a parser reads in a URL is what net/http will read in it.
+// FuzzHTTPS checks that the parsers and net/url, which net/http uses, agree on the parts of an
+// accepted URL.
 func FuzzHTTPS(f *testing.F) {
 	for _, s := range []string{"https://login.example.test", "https://[::1]:443/a%2fb", "HTTPS://a:0443/", "https://a@b", "https://a?b#c"} {
 		f.Add(s)

@@ -3,11 +3,11 @@ package azure
 import "strings"
 
 // ClientID is the application (client) ID of an identity: a GUID in lower case. Only
-// [ParseClientID] and [ParseIdentity] make one of a text that is not constant.
+// [ParseClientID] and [ParseIdentity] convert a text that is not a constant.
 type ClientID string
 
-// Selector names a managed identity in another way than by its client ID: by its object ID
-// (a GUID) or by its ARM resource ID, in lower case.
+// Selector identifies a managed identity other than by its client ID: by its object ID (a
+// GUID) or by its ARM resource ID, in lower case.
 type Selector string
 
 const (
@@ -45,7 +45,7 @@ func ParseResourceID(s string) (Selector, error) {
 	return Selector(id), nil
 }
 
-// Identity is what a request by a selector gets: the token of a client ID.
+// Identity maps a selector to the client ID whose token a request with that selector gets.
 type Identity struct {
 	Selector Selector
 	ClientID ClientID
@@ -68,7 +68,8 @@ func ParseIdentity(s string) (Identity, error) {
 	return Identity{Selector(selector), clientID}, err
 }
 
-// Identities returns client IDs by selector. It refuses a selector that has two.
+// Identities returns the client ID of each selector. It refuses a selector with two client
+// IDs.
 func Identities(list []Identity) (map[Selector]ClientID, error) {
 	bySelector := make(map[Selector]ClientID, len(list))
 	for _, i := range list {
@@ -80,8 +81,8 @@ func Identities(list []Identity) (map[Selector]ClientID, error) {
 	return bySelector, nil
 }
 
-// ParseGUID returns a GUID in lower case. It takes the form with dashes only, which is what
-// Azure prints and clients send.
+// ParseGUID returns a GUID in lower case. It accepts only the form with dashes, which Azure
+// prints and clients send.
 func ParseGUID(s string) (string, bool) {
 	const form = "00000000-0000-0000-0000-000000000000"
 	if len(s) != len(form) {
@@ -95,8 +96,8 @@ func ParseGUID(s string) (string, bool) {
 	return lowerASCII(s), true
 }
 
-// maxResourceID bounds a resource ID: Azure allows a subscription's GUID, a resource group
-// of 90 characters and an identity of 128, about 370 in all.
+// maxResourceID is the maximum length of a resource ID. Azure allows a subscription's GUID, a
+// resource group of 90 characters and an identity of 128, about 370 in all.
 const maxResourceID = 512
 
 func parseARM(s string) (string, bool) {
@@ -118,7 +119,7 @@ func parseARM(s string) (string, bool) {
 	return lower, true
 }
 
-// isVisible reports whether s is one or more visible ASCII characters, and none that
+// isVisible reports whether s is one or more visible ASCII characters without a comma, which
 // separates the items of a list.
 func isVisible(s string) bool {
 	for i := range len(s) {

@@ -46,7 +46,7 @@ func TestParseResourceID(t *testing.T) {
 		strings.Replace(resourceID, "/s/", "//", 1), strings.Replace(resourceID, "id1", "", 1), strings.Replace(resourceID, "/rg", "/", 1),
 		strings.Replace(resourceID, "providers", "provider", 1), strings.Replace(resourceID, "Managed", "Unmanaged", 1),
 		"/subscriptions/s/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/n",
-		// Unicode's folding would make an s and a k of these.
+		// Unicode's case folding would accept these as s and k.
 		strings.Replace(resourceID, "s", "\u017f", 1), strings.Replace(resourceID, "id1", "\u212a", 1),
 	} {
 		check(t, azure.ParseResourceID, in, "", reason)

@@ -2,16 +2,17 @@ package azure
 
 import "strings"
 
-// MaxPrefetch bounds how many resources a proxy prefetches tokens for: it holds as many.
+// MaxPrefetch is the maximum number of resources that a proxy prefetches tokens for, which is
+// how many tokens its cache holds.
 const MaxPrefetch = 1024
 
-// Resource is what a token is for, as the caller spells it: a GUID (with or without
-// /.default) or an absolute URI. Its case and its trailing slash decide the audience of the
-// token, so they stay.
+// Resource is the resource that a token is for, as the caller spelled it: a GUID (with or
+// without /.default) or an absolute URI. Its case and its trailing slash are kept, because
+// they decide the audience of the token.
 type Resource string
 
-// maxResource is far above any resource in use (under 200 bytes), and keeps what a caller
-// can put into cache keys, logs and Entra's scope small.
+// maxResource is far above the length of any resource in use (under 200 bytes). It bounds what
+// a caller can put into cache keys, logs and Entra's scope.
 const maxResource = 1024
 
 const (
@@ -19,8 +20,8 @@ const (
 	longResourceReason = "must be at most 1024 bytes long"
 )
 
-// ParseResource parses a resource: a GUID, or an absolute URI in the characters that RFC
-// 3986 gives URIs.
+// ParseResource parses a resource: a GUID, or an absolute URI of the characters that RFC 3986
+// allows.
 func ParseResource(s string) (Resource, error) {
 	if len(s) > maxResource {
 		return "", Invalid(s, longResourceReason)
@@ -35,8 +36,8 @@ func ParseResource(s string) (Resource, error) {
 	return Resource(s), nil
 }
 
-// isScheme reports whether s is RFC 3986's scheme: a letter, then letters, digits, '+', '-'
-// and '.'.
+// isScheme reports whether s is a scheme as in RFC 3986: a letter, then letters, digits, '+',
+// '-' and '.'.
 func isScheme(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isLetter(c) && (i == 0 || !isDigit(c) && strings.IndexByte("+-.", c) < 0) {
@@ -46,8 +47,8 @@ func isScheme(s string) bool {
 	return s != ""
 }
 
-// isURI reports whether s is of RFC 3986's unreserved and reserved characters and of percent
-// escapes. It refuses '#': a fragment has no meaning in a resource or in an authority.
+// isURI reports whether s consists of RFC 3986's unreserved and reserved characters and of
+// percent escapes. It refuses '#': a fragment has no meaning in a resource or in an authority.
 func isURI(s string) bool {
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {

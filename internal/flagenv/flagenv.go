@@ -1,20 +1,22 @@
-// Package flagenv reads a program's flags, and for each flag that is not given its
-// environment variable. Every program reads its settings with it, so that the same text
-// means the same in all of them, and errors have one form.
+// Package flagenv defines and parses the flags of a program, and reads the environment
+// variable of each flag that is not given. All programs use it, so that the same text means
+// the same in all of them, and errors have one form.
 //
 //	flags := flagenv.New("proxy", flagenv.Prefix("PROXY_", "probe"))
+//	flags.Group("Ports")
 //	flagenv.Var(flags.FlagSet, &port, "proxy-port", azure.ParsePort, "port to listen on")
 //	err := flags.Parse(args, getenv) // --proxy-port (PROXY_PORT) "0": must be between 1 and 65535
 //
-// A flag wins over its variable, which wins over the default. A variable that is empty
-// counts as not set. So does a variable that Kubernetes makes for a Service: a Service of
-// the name proxy gives PROXY_PORT=tcp://10.0.0.7:80 to the pods of its namespace.
+// A flag takes precedence over its variable, and the variable over the default. An empty
+// variable counts as not set. So does a variable that Kubernetes sets for a Service: a
+// Service named proxy adds PROXY_PORT=tcp://10.0.0.7:80 to the pods of its namespace.
 package flagenv
 
 import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -22,19 +24,30 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// Set is the flags of one program.
+// Set is the set of flags of one program.
 type Set struct {
 	*pflag.FlagSet
 
-	// Arguments allows arguments that are not flags. False: they are refused.
+	// Arguments allows arguments that are not flags. False: Parse returns an error for them.
 	Arguments bool
+
+	// Commands are words that the program accepts as its first argument, before Parse is
+	// called. Parse only suggests them for a misspelled one. Nil: there are none.
+	Commands []string
 
 	program  string
 	variable func(flag string) string
+	groups   []group
 }
 
-// New returns a set without flags. The function variable names the environment variable of
-// a flag; it returns "" for flags that have none. Nil: no flag has one.
+// group is a title for the flags from an index on, in the order of their definition.
+type group struct {
+	title string
+	first int
+}
+
+// New returns an empty set. The function variable returns the name of a flag's environment
+// variable, or "" for a flag without one. Nil: no flag has a variable.
 func New(program string, variable func(flag string) string) *Set {
 	flags := pflag.NewFlagSet(program, pflag.ContinueOnError)
 	flags.SortFlags = false
@@ -42,23 +55,21 @@ func New(program string, variable func(flag string) string) *Set {
 	return &Set{FlagSet: flags, program: program, variable: variable}
 }
 
-// Prefix names variables after their flags, behind a prefix such as PROXY_. The flags
-// named in flagOnly have no variable, and neither have --version and --help: they choose
-// what one run does, and a variable would choose it for every program of a pod.
+// Prefix returns a function that names each variable after its flag: --log-level with the
+// prefix PROXY_ has PROXY_LOG_LEVEL. The flags in flagOnly have no variable, and neither have
+// --version and --help: they choose what one run does, and a variable would choose it for
+// every program in a pod.
 func Prefix(prefix string, flagOnly ...string) func(flag string) string {
-	none := map[string]bool{"version": true, "help": true}
-	for _, flag := range flagOnly {
-		none[flag] = true
-	}
+	none := append([]string{"version", "help"}, flagOnly...)
 	return func(flag string) string {
-		if none[flag] {
+		if slices.Contains(none, flag) {
 			return ""
 		}
 		return prefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 	}
 }
 
-// Variable returns the environment variable of a flag. Empty: it has none.
+// Variable returns the environment variable of a flag, or "" if it has none.
 func (s *Set) Variable(flag string) string {
 	if s.variable == nil {
 		return ""
@@ -66,23 +77,100 @@ func (s *Set) Variable(flag string) string {
 	return s.variable(flag)
 }
 
-// Parse reads the arguments, then the environment. The error is [pflag.ErrHelp], or one line
+// Group starts a group of flags: [Set.VisitGroups] lists the flags that are defined after
+// this call, until the next one, under the title. A title that was used before continues
+// that group.
+func (s *Set) Group(title string) {
+	defined := 0
+	s.VisitAll(func(*pflag.Flag) { defined++ })
+	s.groups = append(s.groups, group{title, defined})
+}
+
+// VisitGroups calls fn for each group with its flags, in the order in which the groups were
+// started. Flags before the first group are in a group named Flags.
+func (s *Set) VisitGroups(fn func(title string, flags *pflag.FlagSet)) {
+	groups := append([]group{{title: "Flags"}}, s.groups...)
+	var titles []string
+	flags := map[string]*pflag.FlagSet{}
+	index, current := 0, 0
+	s.VisitAll(func(f *pflag.Flag) {
+		for current+1 < len(groups) && groups[current+1].first <= index {
+			current++
+		}
+		title := groups[current].title
+		if flags[title] == nil {
+			titles = append(titles, title)
+			flags[title] = pflag.NewFlagSet("", pflag.ContinueOnError)
+			flags[title].SortFlags = false
+		}
+		flags[title].AddFlag(f)
+		index++
+	})
+	for _, title := range titles {
+		fn(title, flags[title])
+	}
+}
+
+// Usages returns the flags for the text of --help: for each group its title, and one line for
+// each flag.
+func (s *Set) Usages() string {
+	var b strings.Builder
+	s.VisitGroups(func(title string, flags *pflag.FlagSet) {
+		if usages := flags.FlagUsages(); usages != "" { // there may be hidden flags only
+			b.WriteString("\n" + title + ":\n" + usages)
+		}
+	})
+	return b.String()
+}
+
+// Parse parses the arguments, then the environment. The error is [pflag.ErrHelp], or one line
 // that names the flag.
 func (s *Set) Parse(args []string, getenv func(string) string) error {
 	if err := s.FlagSet.Parse(args); err != nil {
-		invalid, ok := errors.AsType[*pflag.InvalidValueError](err)
-		switch {
-		case ok:
-			return s.invalid(invalid.GetFlag(), invalid.GetValue(), invalid.Unwrap())
-		case errors.Is(err, pflag.ErrHelp):
-			return err
-		}
-		return fmt.Errorf("%w (see %s --help)", err, s.program)
+		return s.explain(err)
 	}
 	if s.NArg() > 0 && !s.Arguments {
-		return fmt.Errorf("unexpected argument %q: %s takes flags only (see %[2]s --help)", s.Arg(0), s.program)
+		return s.unexpected(s.Arg(0))
 	}
 	return s.readEnvironment(getenv)
+}
+
+// explain returns an error of pflag in the form of this package.
+func (s *Set) explain(err error) error {
+	if errors.Is(err, pflag.ErrHelp) {
+		return err
+	}
+	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		return s.invalid(invalid.GetFlag(), invalid.GetValue(), invalid.Unwrap())
+	}
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		if near := Nearest(unknown.GetSpecifiedName(), s.names()...); near != "" {
+			return fmt.Errorf("%w (did you mean --%s?)", err, near)
+		}
+	}
+	return fmt.Errorf("%w (see %s --help)", err, s.program)
+}
+
+// unexpected returns the error for an argument that is not a flag.
+func (s *Set) unexpected(argument string) error {
+	if near := Nearest(argument, s.Commands...); near != "" {
+		return UnknownCommand(argument, s.Commands...)
+	}
+	if near := Nearest(argument, s.names()...); near != "" {
+		return fmt.Errorf("unexpected argument %q: did you mean --%s?", argument, near)
+	}
+	return fmt.Errorf("unexpected argument %q: %s takes flags only (see %[2]s --help)", argument, s.program)
+}
+
+// names returns the names of the flags that --help lists.
+func (s *Set) names() []string {
+	var names []string
+	s.VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
+	return names
 }
 
 func (s *Set) readEnvironment(getenv func(string) string) error {
@@ -96,7 +184,7 @@ func (s *Set) readEnvironment(getenv func(string) string) error {
 		if value == "" || isServiceLink(value) {
 			return
 		}
-		if f.Value.Type() == "string" { // other types refuse several lines, or allow them
+		if f.Value.Type() == "string" { // the parsers of other types refuse line breaks, or accept them
 			value = strings.TrimRight(value, "\r\n")
 			if strings.ContainsAny(value, "\r\n") {
 				err = s.invalid(f, value, azure.Invalid(value, "must be one line"))
@@ -110,12 +198,14 @@ func (s *Set) readEnvironment(getenv func(string) string) error {
 	return err
 }
 
+// isServiceLink reports whether Kubernetes made the value for a Service.
 func isServiceLink(value string) bool {
 	scheme, _, found := strings.Cut(value, "://")
 	return found && (scheme == "tcp" || scheme == "udp" || scheme == "sctp")
 }
 
-// invalid says what is wrong with a flag's value. Pflag's own texts name a function of Go.
+// invalid returns the error for the value of a flag. It replaces pflag's own texts for
+// booleans and durations, which name a function of Go.
 func (s *Set) invalid(f *pflag.Flag, value string, cause error) error {
 	switch f.Value.Type() {
 	case "bool":
@@ -127,62 +217,4 @@ func (s *Set) invalid(f *pflag.Flag, value string, cause error) error {
 		cause = azure.Invalid(value, cause.Error())
 	}
 	return s.Named(&Error{Flags: []string{f.Name}, Reason: cause.Error()})
-}
-
-// Error says what is wrong with one flag, or with several together.
-type Error struct {
-	// Flags are their names, without dashes.
-	Flags []string
-
-	// Reason follows the names: "is required", or a quoted value and what it must be.
-	Reason string
-
-	name func(flag string) string // nil: the name alone
-}
-
-// Errorf returns an [*Error] about one flag.
-func Errorf(flag, format string, args ...any) error {
-	return &Error{Flags: []string{flag}, Reason: fmt.Sprintf(format, args...)}
-}
-
-// Required returns an [*Error] that says of all missing flags that they are required. The
-// hint follows, such as ", for example 1.2.3.4". Nil: no flag is missing.
-func Required(missing []string, hint string) error {
-	switch len(missing) {
-	case 0:
-		return nil
-	case 1:
-		return &Error{Flags: missing, Reason: "is required" + hint}
-	}
-	return &Error{Flags: missing, Reason: "are required" + hint}
-}
-
-// Error returns one line, such as `--proxy-port (PROXY_PORT) "0": must be between 1 and 65535`.
-func (e *Error) Error() string {
-	names := make([]string, len(e.Flags))
-	for i, flag := range e.Flags {
-		names[i] = "--" + flag
-		if e.name != nil {
-			names[i] = e.name(flag)
-		}
-	}
-	return strings.Join(names, " and ") + " " + e.Reason
-}
-
-// Named adds the environment variables to the flags of an [*Error]. It returns other errors
-// as they are.
-func (s *Set) Named(err error) error {
-	e, ok := errors.AsType[*Error](err)
-	if !ok {
-		return err
-	}
-	return &Error{e.Flags, e.Reason, s.bothNames}
-}
-
-// bothNames returns a flag with its variable: --proxy-port (PROXY_PORT).
-func (s *Set) bothNames(flag string) string {
-	if variable := s.Variable(flag); variable != "" {
-		return "--" + flag + " (" + variable + ")"
-	}
-	return "--" + flag
 }

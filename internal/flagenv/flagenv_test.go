@@ -14,7 +14,7 @@ import (
 	"imds-oidc-proxy/internal/flagenv"
 )
 
-// settings are those of a program of this test.
+// settings are the settings of the program in these tests.
 type settings struct {
 	port    uint16
 	tenant  azure.Tenant
@@ -37,6 +37,9 @@ func newSet(s *settings) *flagenv.Set {
 	set.BoolVar(&s.verbose, "verbose", false, "more")
 	set.BoolVar(&s.probe, "probe", false, "probe")
 	set.StringVar(&s.text, "text", "", "any text")
+	set.Bool("hidden", false, "an old name")
+	set.Lookup("hidden").Hidden = true
+	set.Commands = []string{"check"}
 	return set
 }
 
@@ -83,7 +86,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseErrors: the flag and its variable, the value, and what it must be.
+// TestParseErrors checks that an error names the flag, its variable, the value, and what the
+// value must be.
 func TestParseErrors(t *testing.T) {
 	for _, test := range []struct {
 		env  map[string]string
@@ -105,7 +109,12 @@ func TestParseErrors(t *testing.T) {
 		{map[string]string{"PROG_TEXT": "a\nb"}, nil, `--text (PROG_TEXT) "a\nb": must be one line`},
 		{nil, []string{"--port"}, "flag needs an argument: --port (see prog --help)"},
 		{nil, []string{"--frobnicate"}, "unknown flag: --frobnicate (see prog --help)"},
+		{nil, []string{"--prot=1"}, "unknown flag: --prot (did you mean --port?)"},
+		{nil, []string{"--hidde"}, "unknown flag: --hidde (see prog --help)"},
 		{nil, []string{"run"}, `unexpected argument "run": prog takes flags only (see prog --help)`},
+		{nil, []string{"prob"}, `unexpected argument "prob": did you mean --probe?`},
+		{nil, []string{"probe"}, `unexpected argument "probe": did you mean --probe?`},
+		{nil, []string{"chek"}, `unknown command "chek": did you mean "check"?`},
 	} {
 		if _, err := parse(test.env, test.args...); err == nil || err.Error() != test.want {
 			t.Errorf("%v %q: got %v, want %s", test.env, test.args, err, test.want)
@@ -117,44 +126,51 @@ func TestHelp(t *testing.T) {
 	var s settings
 	var out strings.Builder
 	set := newSet(&s)
-	set.Usage = func() { io.WriteString(&out, set.FlagUsages()) }
+	set.Usage = func() { io.WriteString(&out, set.Usages()) }
 	if err := set.Parse([]string{"--help"}, nil); !errors.Is(err, pflag.ErrHelp) {
 		t.Errorf("got %v", err)
 	}
 	for _, want := range []string{
-		"--port port port to listen on (default 8000)", "--tenant-id tenant tenant", "--ids IDs client IDs",
+		"Flags: --port port port to listen on (default 8000)", "--tenant-id tenant tenant", "--ids IDs client IDs",
 		"--mode value on, off or auto (default on)",
 	} {
 		if !strings.Contains(strings.Join(strings.Fields(out.String()), " "), want) {
 			t.Errorf("no %q in:\n%s", want, &out)
 		}
 	}
-}
-
-// TestNamed: errors about flags get the names of the program that reads them.
-func TestNamed(t *testing.T) {
-	var s settings
-	set := newSet(&s)
-	other := errors.New("other")
-	for _, test := range []struct {
-		err         error
-		plain, want string
-	}{
-		{flagenv.Errorf("wait", "%q: must be more than zero", "0s"), `--wait "0s": must be more than zero`, `--wait (PROG_WAIT) "0s": must be more than zero`},
-		{flagenv.Required([]string{"mode"}, ", for example on"), "--mode is required, for example on", "--mode (PROG_MODE) is required, for example on"},
-		{flagenv.Required([]string{"mode", "probe"}, ""), "--mode and --probe are required", "--mode (PROG_MODE) and --probe are required"},
-		{other, "other", "other"},
-	} {
-		if got := set.Named(test.err); test.err.Error() != test.plain || got.Error() != test.want {
-			t.Errorf("got %q, %q, want %q, %q", test.err, got, test.plain, test.want)
-		}
-	}
-	if err := set.Named(flagenv.Required(nil, "")); err != nil {
-		t.Errorf("nothing is missing: got %v", err)
+	if strings.Contains(out.String(), "hidden") {
+		t.Errorf("a hidden flag in:\n%s", &out)
 	}
 }
 
-// TestArguments: a program that takes arguments, and has no variables.
+// TestGroups checks the order of groups and flags, a group that is continued, and a group
+// without flags.
+func TestGroups(t *testing.T) {
+	set := flagenv.New("prog", nil)
+	set.Bool("a", false, "")
+	set.Group("Required")
+	set.Bool("b", false, "")
+	set.Group("Empty")
+	set.Group("More")
+	set.Bool("d", false, "")
+	set.Bool("c", false, "")
+	set.Group("Required")
+	set.Bool("e", false, "")
+	var got []string
+	set.VisitGroups(func(title string, flags *pflag.FlagSet) {
+		flags.VisitAll(func(f *pflag.Flag) { title += " " + f.Name })
+		got = append(got, title)
+	})
+	if want := []string{"Flags a", "Required b e", "More d c"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	usages := strings.ReplaceAll(set.Usages(), "[=true|false]", "")
+	if want := "\nFlags:\n      --a   \n\nRequired:\n      --b   \n      --e   \n\nMore:\n      --d   \n      --c   \n"; usages != want {
+		t.Errorf("got %q, want %q", usages, want)
+	}
+}
+
+// TestArguments checks a program that accepts arguments and has no variables.
 func TestArguments(t *testing.T) {
 	set := flagenv.New("prog", nil)
 	set.Arguments = true

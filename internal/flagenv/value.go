@@ -11,17 +11,17 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// Var defines a flag whose text parse reads. The default is what target holds.
+// Var defines a flag whose value is parsed by parse. The default is the value of target.
 func Var[T any](flags *pflag.FlagSet, target *T, name string, parse func(string) (T, error), usage string) {
-	text := "" // --help shows no default then
+	text := "" // --help shows no default for it
 	if !reflect.ValueOf(target).Elem().IsZero() {
 		text = fmt.Sprint(*target)
 	}
 	flags.Var(&value[T]{target, text, parse}, name, usage)
 }
 
-// List defines a flag that takes a list, separated by commas. Given again, it adds to the
-// list.
+// List defines a flag for a list whose items are separated by commas. A flag that is given
+// again appends to the list.
 func List[T any](flags *pflag.FlagSet, target *[]T, name string, parse func(string) (T, error), usage string) {
 	Var(flags, target, name, func(s string) ([]T, error) {
 		items, err := ParseList(s, parse)
@@ -29,7 +29,7 @@ func List[T any](flags *pflag.FlagSet, target *[]T, name string, parse func(stri
 	}, usage)
 }
 
-// value is a [pflag.Value] of any type that a function parses.
+// value is a [pflag.Value] of any type, parsed by a function.
 type value[T any] struct {
 	target *T
 	text   string
@@ -49,11 +49,12 @@ func (v *value[T]) Set(s string) error {
 // String implements pflag.Value.
 func (v *value[T]) String() string { return v.text }
 
-// Type is what --help calls a value whose usage names none in backquotes.
+// Type returns the word that --help shows for the value where the usage has no word in
+// backquotes.
 func (v *value[T]) Type() string { return "value" }
 
-// ParseList parses each item of a list that commas separate. White space around an item does
-// not count. An empty text is an empty list.
+// ParseList parses each item of a list whose items are separated by commas. It ignores white
+// space around an item. An empty text is an empty list.
 func ParseList[T any](s string, parse func(string) (T, error)) ([]T, error) {
 	if s == "" {
 		return nil, nil
@@ -73,7 +74,7 @@ func ParseList[T any](s string, parse func(string) (T, error)) ([]T, error) {
 	return items, nil
 }
 
-// Optional returns a parser that takes an empty text for the zero value.
+// Optional returns a parser that parses an empty text as the zero value.
 func Optional[T any](parse func(string) (T, error)) func(string) (T, error) {
 	return func(s string) (T, error) {
 		if s == "" {
@@ -84,10 +85,9 @@ func Optional[T any](parse func(string) (T, error)) func(string) (T, error) {
 	}
 }
 
-// OneOf returns a parser that takes these values only.
+// OneOf returns a parser that accepts only these values.
 func OneOf(values ...string) func(string) (string, error) {
-	last := len(values) - 1
-	reason := "must be " + strings.Join(values[:last], ", ") + " or " + values[last]
+	reason := "must be " + alternatives(values)
 	return func(s string) (string, error) {
 		if !slices.Contains(values, s) {
 			return "", azure.Invalid(s, reason)

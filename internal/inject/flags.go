@@ -1,10 +1,8 @@
 package inject
 
 import (
-	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+	kjson "sigs.k8s.io/json"
 
 	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/flagenv"
@@ -30,7 +29,7 @@ func (c *Config) AddFlags(flags *pflag.FlagSet) {
 	optional(flags, &c.AuthorityHost, "authority-host", azure.ParseAuthorityHost, "`URL` of Entra, in place of that of --cloud")
 	flags.StringVar(&c.Audience, "audience", c.Audience, "audience of the projected token")
 	optional(flags, &c.LogLevel, "proxy-log-level", parseLogLevel, "log `level` of injected proxies; empty means their default")
-	optional(flags, &c.ProxyResources, "proxy-resources", parseResources, "requests and limits of injected proxies, in `JSON`; empty means those of deploy/components")
+	optional(flags, &c.ProxyResources, "proxy-resources", parseResources, "requests and limits of injected proxies, in `JSON`, not YAML; empty means those of deploy/components")
 	optional(flags, &c.ProxyInitResources, "proxy-init-resources", parseResources, "the same `JSON` for the init container")
 	c.TokenEndpoint.addFlags(flags)
 }
@@ -99,23 +98,25 @@ func parseLabels(s string) (*metav1.LabelSelector, error) {
 	return selector, nil
 }
 
-// parseResources reads what a container asks for, strictly: a limit that is misspelt would
-// be none.
+// parseResources parses the resources of a container, as the API server parses a manifest
+// with strict field validation: it refuses unknown fields, fields in the wrong case and
+// fields given twice. A misspelt limit would otherwise be no limit.
 func parseResources(s string) (*corev1.ResourceRequirements, error) {
-	r := new(corev1.ResourceRequirements)
-	decoder := json.NewDecoder(strings.NewReader(s))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(r); err != nil {
-		return nil, azure.Invalid(s, `must be JSON with requests and limits, such as {"limits": {"memory": "128Mi"}}: `+oneLine(err))
+	if !strings.HasPrefix(strings.TrimSpace(s), "{") { // null would be no limits either
+		return nil, azure.Invalid(s, resourcesReason)
 	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, azure.Invalid(s, "must be one JSON object, with nothing after it")
+	r := new(corev1.ResourceRequirements)
+	strict, err := kjson.UnmarshalStrict([]byte(s), r)
+	if err := errors.Join(append(strict, err)...); err != nil {
+		return nil, azure.Invalid(s, resourcesReason+": "+oneLine(err))
 	}
 	if wrong := wrongResources(r); wrong != "" {
 		return nil, azure.Invalid(s, wrong)
 	}
 	return r, nil
 }
+
+const resourcesReason = `must be JSON with requests and limits, such as {"limits": {"memory": "128Mi"}}`
 
 // oneLine keeps the error of a parser within one line.
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

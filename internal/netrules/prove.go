@@ -90,9 +90,18 @@ func Prove(ctx context.Context, c Config) (Proof, error) {
 	return ProvenByConnection, nil
 }
 
-// usedByProxy reports whether the proxy's user listens at the proxy's port already. It
-// fails where another user does: a container that runs before the proxy, or while it is
-// away, can bind the port and answer in its place.
+// CheckPort returns an *[Error] of [PortTaken] where a process of another user than the
+// proxy's listens at the proxy's port: a container that runs before the proxy, or while the
+// proxy is down, can bind the port and answer metadata requests in its place. It returns nil
+// where the proxy's user listens there, or no process does. It does not change the rules and
+// makes no connection.
+func CheckPort(c Config) error {
+	_, err := usedByProxy(c)
+	return err
+}
+
+// usedByProxy reports whether the proxy's user listens at the proxy's port. Its error is
+// that of [CheckPort].
 func usedByProxy(c Config) (bool, error) {
 	owners, err := sockets.Owners(c.ProxyPort)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"imds-oidc-proxy/test/kit/local"
 )
@@ -102,6 +103,31 @@ func TestProveWithoutConnection(t *testing.T) {
 				t.Errorf("got %q, %v, want %q, kind %d", got, err, tt.want, tt.wantKind)
 			}
 		})
+	}
+}
+
+// TestCheckPort checks the owner of the port only: it makes no connection.
+func TestCheckPort(t *testing.T) {
+	stranger, inUse := listen(t)
+	uid := uint32(os.Geteuid())
+	for name, tt := range map[string]struct {
+		config Config
+		want   Kind // 0: no error
+	}{
+		"free":         {Config{ProxyPort: freePort(t), UID: uid + 1}, 0},
+		"the proxy's":  {Config{ProxyPort: inUse.Port(), UID: uid}, 0},
+		"another user": {Config{ProxyPort: inUse.Port(), UID: uid + 1}, PortTaken},
+		"sealed":       {Config{ProxyPort: inUse.Port(), UID: uid + 1, Sealed: true}, PortTaken},
+	} {
+		if err := CheckPort(tt.config); kindOf(err) != tt.want || (err == nil) != (tt.want == 0) {
+			t.Errorf("%s: got %v, want kind %d", name, err, tt.want)
+		}
+	}
+	if err := stranger.(*net.TCPListener).SetDeadline(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if conn, err := stranger.Accept(); err == nil {
+		t.Errorf("a connection from %v was made", conn.RemoteAddr())
 	}
 }
 

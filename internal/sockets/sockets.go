@@ -1,14 +1,15 @@
-// Package sockets reports which user listens at a port of the loopback address, as
-// the kernel's table of TCP sockets says (/proc/net/tcp, proc_net_tcp(5)).
+// Package sockets reports which user listens at a TCP port, from the kernel's tables of
+// sockets: /proc/net/tcp and /proc/net/tcp6 (proc_net_tcp(5)).
 //
 // # Security considerations
 //
-// Any process of a pod can bind a free port and answer in the proxy's place; whatever
-// such a process sends can be copied. The owner of a socket is set by the kernel when
-// the socket is made, and reading it takes no privilege. It tells the proxy from a
-// process of any other user. It does not tell the proxy from a process that has the
-// proxy's UID, or that is root with CAP_SETUID or CAP_CHOWN and can get a socket with
-// that owner. The answer holds for the moment of reading.
+// Any process of a pod can bind a free port and answer in place of the proxy. Nothing in an
+// answer identifies the proxy, because another process can send the same bytes. The kernel
+// sets the owner of a socket when the socket is created, and reading the owner needs no
+// privilege. The owner distinguishes the proxy from the processes of other users. It does not
+// distinguish the proxy from a process with the proxy's UID, or from a root process with
+// CAP_SETUID or CAP_CHOWN, which can create a socket with that owner. The result is valid only
+// at the moment of reading.
 package sockets
 
 import (
@@ -20,31 +21,40 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
+	"syscall"
 )
 
-// The kernel's tables for this process's network namespace. There is none for IPv6
-// where the kernel has no IPv6.
+// The kernel's tables for the network namespace of this process. The one for IPv6 does not
+// exist if the kernel has no IPv6.
 const (
 	tableIPv4 = "/proc/net/tcp"
 	tableIPv6 = "/proc/net/tcp6"
 )
 
-// maxTable bounds what is read of one table. A line has some 150 bytes (some 180 for
-// IPv6), so this is more than 150,000 sockets, which no pod with a limit on open files
-// or memory has. A larger table is an error, so that a listener cannot hide behind it.
+// maxTable is the maximum size of a table in bytes. A line has about 150 bytes (about 180 for
+// IPv6), so this is more than 150,000 sockets, which no pod with a limit on open files or
+// memory has. A larger table is an error, so that a listener cannot hide after the limit.
 const maxTable = 32 << 20
 
-// Owners returns the users (UIDs) whose processes may accept connections to
-// 127.0.0.1:port: the owners of the sockets that listen at that address, in its form for
-// IPv6 sockets (::ffff:127.0.0.1) too, or, where there is none, at a wildcard address. That
-// is the order in which the kernel chooses. There is rarely more than one user: it takes
-// sockets that are bound to different devices, as the proxy's is during its shutdown. The
-// result is sorted; it is empty where no process listens.
+// Owners returns the UIDs of the users whose processes may accept connections to
+// 127.0.0.1:port. These are the owners of the sockets that listen at 127.0.0.1 or at
+// ::ffff:127.0.0.1, its form for IPv6 sockets; if there are none, the owners of those that
+// listen at a wildcard address. The kernel chooses in the same order. Two users are possible
+// only if their sockets are bound to different devices, as the proxy's socket is during
+// graceful shutdown. The result is sorted. It is empty if no process listens.
 func Owners(port uint16) ([]uint32, error) {
+	all, err := listeners(port)
+	return owners(all), err
+}
+
+// listeners returns the sockets of the network namespace that listen at the port.
+func listeners(port uint16) ([]listener, error) {
 	var all []listener
 	for _, table := range []string{tableIPv4, tableIPv6} {
 		found, err := readTable(table, port)
@@ -53,7 +63,48 @@ func Owners(port uint16) ([]uint32, error) {
 		}
 		all = append(all, found...)
 	}
-	return owners(all), nil
+	return all, nil
+}
+
+// Explain adds the users that listen at the port to an error of [net.Listen] that says that
+// the address is in use. It returns all other errors, and nil, unchanged.
+func Explain(err error) error {
+	failed, ok := errors.AsType[*net.OpError](err)
+	if !ok || !errors.Is(err, syscall.EADDRINUSE) {
+		return err
+	}
+	at, ok := failed.Addr.(*net.TCPAddr)
+	if !ok {
+		return err
+	}
+	all, readErr := listeners(at.AddrPort().Port())
+	if readErr != nil {
+		return err // the original error matters more
+	}
+	switch uids := conflicting(all, at.AddrPort().Addr()); len(uids) {
+	case 0: // for example, the socket is bound and does not listen, or was closed meanwhile
+		return fmt.Errorf("%w: by a socket that does not listen, or that was closed just now", err)
+	case 1:
+		return fmt.Errorf("%w: a process of UID %d listens there", err, uids[0])
+	default:
+		return fmt.Errorf("%w: processes of the UIDs %s listen there", err, strings.Trim(fmt.Sprint(uids), "[]"))
+	}
+}
+
+// conflicting returns the owners of the sockets that prevent a new socket from listening at
+// addr: those at the same address and those at a wildcard address. If addr is a wildcard
+// address, all sockets conflict.
+func conflicting(all []listener, addr netip.Addr) []uint32 {
+	addr = addr.Unmap()
+	wildcard := !addr.IsValid() || addr.IsUnspecified() // for ":8000", package net has no address
+	var uids []uint32
+	for _, l := range all {
+		if other := l.addr.Unmap(); wildcard || other.IsUnspecified() || other == addr {
+			uids = append(uids, l.uid)
+		}
+	}
+	slices.Sort(uids)
+	return slices.Compact(uids)
 }
 
 // listener is a socket that listens at the port.
@@ -93,12 +144,12 @@ func readTable(path string, port uint16) ([]listener, error) {
 	return found, nil
 }
 
-// parseTable returns the sockets that listen at the port. A line that is not as the
-// kernel writes it is an error: a table that cannot be understood proves nothing.
+// parseTable returns the sockets that listen at the port. A malformed line is an error,
+// because a table that cannot be parsed does not show who listens.
 func parseTable(table io.Reader, port uint16) ([]listener, error) {
 	bounded := &io.LimitedReader{R: table, N: maxTable}
 	lines := bufio.NewScanner(bounded)
-	lines.Scan() // the names of the columns
+	lines.Scan() // the header
 	var found []listener
 	for n := 2; lines.Scan(); n++ {
 		l, listens, err := parseLine(lines.Bytes(), port)
@@ -115,7 +166,7 @@ func parseTable(table io.Reader, port uint16) ([]listener, error) {
 	return found, lines.Err()
 }
 
-// The columns that are read, and the state of a socket that listens.
+// The columns that parseLine uses, and the state of a listening socket.
 const (
 	columnLocal = 1
 	columnState = 3
@@ -125,8 +176,8 @@ const (
 
 var errMalformed = errors.New("malformed")
 
-// parseLine returns what the line says; listens is false for a socket in another state
-// or at another port.
+// parseLine parses one line of a table. The result listens is false for a socket in another
+// state or at another port.
 func parseLine(line []byte, port uint16) (l listener, listens bool, err error) {
 	fields := bytes.Fields(line)
 	if len(fields) <= columnUID {
@@ -151,8 +202,8 @@ func parseLine(line []byte, port uint16) (l listener, listens bool, err error) {
 	return l, uint16(at) == port, nil
 }
 
-// parseAddress reads an address as the kernel writes it: words of 32 bits, each in
-// hexadecimal and in the machine's byte order.
+// parseAddress parses an address in the kernel's format: words of 32 bits, each in hexadecimal
+// and in the byte order of the machine.
 func parseAddress(text []byte) (netip.Addr, error) {
 	raw := make([]byte, hex.DecodedLen(len(text)))
 	if _, err := hex.Decode(raw, text); err != nil || len(raw)%4 != 0 {

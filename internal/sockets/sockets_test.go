@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,7 +26,7 @@ const (
 	rest    = " 00000000:00000000 00:00000000 00000000 "
 )
 
-// table4 and table6 make a table of lines with a local address, a state and a UID.
+// table4 and table6 return a table. Each line is a local address, a state and a UID.
 func table4(sockets ...[3]string) string {
 	return table(header, "00000000:0000", sockets)
 }
@@ -61,7 +64,7 @@ func TestOwners(t *testing.T) {
 	)
 	for name, tt := range map[string]struct {
 		four, six string
-		want      []uint32 // nil: nobody
+		want      []uint32 // nil: no process listens
 		wantErr   string
 	}{
 		"loopback":              {four: table4([3]string{loopback, "0A", "1501"}), want: []uint32{1501}},
@@ -120,7 +123,7 @@ func ownersIn(port uint16, tables ...string) ([]uint32, error) {
 	return owners(all), nil
 }
 
-// endless repeats one line, and counts the bytes that were read.
+// endless is a reader that repeats one line and counts the bytes that were read.
 type endless struct {
 	line []byte
 	read int
@@ -135,7 +138,7 @@ func (e *endless) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// TestTableIsBounded reads a table without an end, of valid lines and of others.
+// TestTableIsBounded reads an endless table of listening sockets and one of other sockets.
 func TestTableIsBounded(t *testing.T) {
 	for _, line := range []string{
 		strings.TrimPrefix(table4([3]string{"0100007F:0050", "0A", "0"}), header),
@@ -149,8 +152,8 @@ func TestTableIsBounded(t *testing.T) {
 	}
 }
 
-// TestTableBreaksOff: an error while reading is one of the result.
-func TestTableBreaksOff(t *testing.T) {
+// TestReadError checks that an error while reading the table is returned.
+func TestReadError(t *testing.T) {
 	broken := errors.New("broken")
 	table := io.MultiReader(strings.NewReader(table4([3]string{"0100007F:1F40", "0A", "1501"})), iotest.ErrReader(broken))
 	if _, err := parseTable(table, 8000); !errors.Is(err, broken) {
@@ -158,8 +161,8 @@ func TestTableBreaksOff(t *testing.T) {
 	}
 }
 
-// TestOwnersOfRealSockets: whatever address the socket listens at, the kernel names this
-// process's user, and nobody once the socket is closed.
+// TestOwnersOfRealSockets checks that Owners returns the user of this process for a socket at
+// each kind of address, and no user after the socket is closed.
 func TestOwnersOfRealSockets(t *testing.T) {
 	for name, listen := range map[string]func(*testing.T) (port uint16, closeSocket func()){
 		"127.0.0.1":        func(t *testing.T) (uint16, func()) { return listenOn(t, "tcp4", "127.0.0.1:0") },
@@ -181,6 +184,63 @@ func TestOwnersOfRealSockets(t *testing.T) {
 	}
 }
 
+// TestExplain checks that the error for a port in use names the user that listens there.
+func TestExplain(t *testing.T) {
+	port, _ := listenOn(t, "tcp4", "127.0.0.1:0")
+	listens := fmt.Sprintf(": a process of UID %d listens there", os.Getuid())
+	for _, address := range []string{"127.0.0.1", "", "0.0.0.0"} {
+		l, err := net.Listen("tcp4", net.JoinHostPort(address, strconv.Itoa(int(port))))
+		if err == nil {
+			l.Close()
+			t.Fatalf("%q: a second listener at port %d", address, port)
+		}
+		if got := Explain(err); got.Error() != err.Error()+listens || !errors.Is(got, syscall.EADDRINUSE) {
+			t.Errorf("%q: got %v", address, got)
+		}
+	}
+	_, other := net.Listen("tcp", "192.0.2.1:1") // an address of no device
+	for _, err := range []error{nil, other, syscall.EADDRINUSE} {
+		if got := Explain(err); got != err {
+			t.Errorf("got %v, want %v", got, err)
+		}
+	}
+}
+
+// TestExplainBound checks the error for a port that a socket holds without listening.
+func TestExplainBound(t *testing.T) {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", bound.(*syscall.SockaddrInet4).Port))
+	if got := Explain(err); got == nil || !strings.HasSuffix(got.Error(), "address already in use: by a socket that does not listen, or that was closed just now") {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestConflicting(t *testing.T) {
+	loopback, any4, any6, other := netip.MustParseAddr("127.0.0.1"), netip.IPv4Unspecified(), netip.IPv6Unspecified(), netip.MustParseAddr("10.244.0.7")
+	all := []listener{{loopback, 1}, {other, 2}, {netip.MustParseAddr("::ffff:127.0.0.1"), 3}, {any6, 4}, {other, 2}}
+	for _, tt := range []struct {
+		addr netip.Addr
+		want []uint32
+	}{
+		{loopback, []uint32{1, 3, 4}}, {other, []uint32{2, 4}}, {any4, []uint32{1, 2, 3, 4}}, {any6, []uint32{1, 2, 3, 4}}, {netip.Addr{}, []uint32{1, 2, 3, 4}},
+	} {
+		if got := conflicting(all, tt.addr); !slices.Equal(got, tt.want) {
+			t.Errorf("%v: got UIDs %d, want %d", tt.addr, got, tt.want)
+		}
+	}
+}
+
 func listenOn(t *testing.T, network, address string) (port uint16, closeSocket func()) {
 	t.Helper()
 	l, err := net.Listen(network, address)
@@ -191,8 +251,8 @@ func listenOn(t *testing.T, network, address string) (port uint16, closeSocket f
 	return l.Addr().(*net.TCPAddr).AddrPort().Port(), func() { l.Close() }
 }
 
-// listenMapped makes the system calls itself: package net would take an IPv4 socket for
-// such an address.
+// listenMapped listens at ::ffff:127.0.0.1 with an IPv6 socket. It uses system calls, because
+// package net would use an IPv4 socket for this address.
 func listenMapped(t *testing.T) (port uint16, closeSocket func()) {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -212,8 +272,8 @@ func listenMapped(t *testing.T) (port uint16, closeSocket func()) {
 	return uint16(bound.(*syscall.SockaddrInet6).Port), func() { f.Close() }
 }
 
-// FuzzParseTable: no table makes the parser panic, or report a socket that the table does
-// not have.
+// FuzzParseTable checks that no table makes the parser panic or report more sockets than the
+// table has.
 func FuzzParseTable(f *testing.F) {
 	f.Add([]byte(table4([3]string{"0100007F:1F40", "0A", "1501"})))
 	f.Add([]byte(table6([3]string{"0000000000000000FFFF00000100007F:1F40", "0A", "1000"})))

@@ -59,8 +59,10 @@ func TestImposterAtThePort(t *testing.T) {
 	if err := p.StartProxy(ctx); err != nil { // which probes
 		t.Fatal(err)
 	}
-	if out, err := p.RunProxyInit(ctx); err != nil {
-		t.Errorf("proxy-init beside the proxy: %v: %s", err, out)
+	for _, args := range [][]string{nil, {"--verify=false"}} { // --check: TestRedirectCheck
+		if out, err := p.RunProxyInit(ctx, args...); err != nil {
+			t.Errorf("proxy-init %q beside the proxy: %v: %s", args, err, out)
+		}
 	}
 	if got := runCheck(t, ctx, p, pod.ProxyUID).text("imds", "127.0.0.1:8000"); got != "ok: this proxy, ready" {
 		t.Errorf("proxy check: got %q", got)
@@ -87,9 +89,11 @@ func wantImposterRefused(t *testing.T, ctx context.Context, p *pod.Pod, uid int)
 	wantProbeRefused(t, ctx, p, uid)
 
 	listens := listensThere(uid)
-	out, err := p.RunProxyInit(ctx)
-	if code := exitCode(t, err); code != 12 || !strings.Contains(out, listens) {
-		t.Errorf("proxy-init: exit code %d, want 12 and %q: %s", code, listens, out)
+	for _, args := range [][]string{nil, {"--check"}, {"--verify=false"}} {
+		out, err := p.RunProxyInit(ctx, args...)
+		if code := exitCode(t, err); code != 12 || !strings.Contains(out, listens) {
+			t.Errorf("proxy-init %q: exit code %d, want 12 and %q: %s", args, code, listens, out)
+		}
 	}
 
 	report := runCheck(t, ctx, p, pod.ProxyUID)

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ const (
 	kindTokenProxy = "token proxy"
 	kindCloud      = "cloud"
 	kindPort       = "port"
+	kindAddress    = "address"
 )
 
 // Parts of the inputs.
@@ -44,6 +46,7 @@ const (
 	notURL      = "must be an https URL, such as https://login.example.test"
 	notPort     = "must be between 1 and 65535"
 	notURLPort  = "must have a port between 1 and 65535"
+	notAddress  = "must be HOST:PORT or :PORT, such as :8001"
 )
 
 // identifiers are inputs that every program that reads the kind accepts (no reason), or
@@ -126,7 +129,17 @@ var identifiers = []struct{ kind, value, reason string }{
 	{kindAuthority, "https://login.example.test/adfs", "must not contain a path: the tenant is set separately"},
 	{kindAuthority, "https://login.example.test//", "must not contain a path: the tenant is set separately"},
 
+	{kindAuthority, "https://[1:2:3:4:5:6:7:8]", ""},
+	{kindAuthority, "https://[1:2:3:4:5:6:7::]", ""},
+	{kindAuthority, "https://[::2:3:4:5:6:7:8]", ""},
+	{kindAuthority, "https://[1::3:4:5:6:7:8]", ""},
+	{kindAuthority, "https://[2001:DB8::]:8443", ""},
+	{kindAuthority, "https://[::]", ""},
+	{kindAuthority, "https://[::ffff:192.0.2.1]", ""},
+	{kindAuthority, "https://[1:2:3:4:5:6:192.0.2.255]", ""},
+
 	{kindTokenProxy, "https://binding.example.test", ""},
+	{kindTokenProxy, "https://[2001:db8::1]:8443/a", ""},
 	{kindTokenProxy, "https://binding.example.test:8443/a%2fb/@;=", ""},
 	{kindTokenProxy, "https://binding.example.test/a%2", notURL},
 	{kindTokenProxy, "https://binding.example.test/a b", notURL},
@@ -149,6 +162,16 @@ var identifiers = []struct{ kind, value, reason string }{
 	{kindPort, " 8000", notPort},
 	{kindPort, "0x1f40", notPort},
 	{kindPort, "http", notPort},
+
+	{kindAddress, ":1", ""},
+	{kindAddress, "127.0.0.1:65535", ""},
+	{kindAddress, "[::1]:8001", ""},
+	{kindAddress, "8001", notAddress},
+	{kindAddress, "::1:8001", notAddress},
+	{kindAddress, ":0", notURLPort},
+	{kindAddress, "127.0.0.1:0", notURLPort},
+	{kindAddress, ":65536", notURLPort},
+	{kindAddress, ":http", notURLPort},
 }
 
 // urls are refused as authority hosts and as token proxies.
@@ -160,6 +183,24 @@ var urls = []struct{ value, reason string }{
 	{"https://a!b", notURL},
 	{"https://ü.example.test", notURL},
 	{"https://login.example.test:x", notURL},
+	{"https://[]", notURL},
+	{"https://[::1", notURL},
+	{"https://[:]", notURL},
+	{"https://[:::::]", notURL},
+	{"https://[1:2:3:4:5:6:7]", notURL},
+	{"https://[1:2:3:4:5:6:7:8:9]", notURL},
+	{"https://[1:2:3:4:5:6:7::8]", notURL}, // :: stands for one group at least
+	{"https://[1::2::3]", notURL},
+	{"https://[:1:2:3:4:5:6:7]", notURL},
+	{"https://[00001::]", notURL},
+	{"https://[::g]", notURL},
+	{"https://[1.2.3.4]", notURL},
+	{"https://[::256.0.2.1]", notURL},
+	{"https://[::192.0.2.01]", notURL},
+	{"https://[::192.0.2]", notURL},
+	{"https://[::192.0.2.1:1]", notURL},
+	{"https://[1:2:3:4:5:6:7:192.0.2.1]", notURL},
+	{"https://[fe80::1%25eth0]", notURL},
 	{"https://user@login.example.test", "must not contain a user or password"},
 	{"https://user:c4n4ry@login.example.test", "must not contain a user or password"},
 	{"https://login.example.test?", "must not contain a query (?)"},
@@ -197,6 +238,8 @@ func (p programs) readers() map[string][]reader {
 			p.migrateFlag("--token-endpoint-proxy", binding...), p.chart("tokenEndpoint", "proxy")},
 		kindCloud: {p.webhook("--cloud"), p.migrateFlag("--cloud"), p.chart("cloud")},
 		kindPort:  {p.proxyEnv("PROXY_PORT"), p.proxyFlag("--proxy-port"), p.initEnv("PROXY_PORT"), p.annotation("azure.workload.identity/proxy-sidecar-port")},
+		kindAddress: {p.proxyEnv("PROXY_ADMIN_ADDRESS"), p.proxyFlag("--admin-address"),
+			p.webhook("--address"), p.webhook("--health-address"), p.webhook("--metrics-address")},
 	}
 }
 
@@ -369,38 +412,49 @@ func manifestOf(t *testing.T, kind string, annotations map[string]string) string
 // schemaRefuses stands for the message of a JSON schema, which names no reason.
 const schemaRefuses = "the schema refuses the value"
 
-// chart reads a value by the chart's schema: by the words that the schemas of identifiers
-// use. Helm itself is asked in test/deploy/chart.
+// chart checks a value against the chart's schema. It knows only the keywords that the
+// schemas of identifiers use. test/deploy/chart runs Helm itself.
 func (p programs) chart(path ...string) reader {
 	return reader{"chart, " + strings.Join(path, "."), func(t *testing.T, value string) string {
 		schema := p.schema
 		for _, name := range path {
 			schema = schema["properties"].(map[string]any)[name].(map[string]any)
 		}
-		for word, want := range schema {
-			ok := false
-			switch word {
-			case "type":
-				ok = want == "string"
-			case "description":
-				ok = true
-			case "pattern":
-				ok = regexp.MustCompile(want.(string)).MatchString(value)
-			case "maxLength":
-				ok = len(value) <= int(want.(float64))
-			case "enum":
-				for _, one := range want.([]any) {
-					ok = ok || one == value
-				}
-			default:
-				t.Errorf("%s: this test does not know %q", strings.Join(path, "."), word)
-			}
-			if !ok {
-				return schemaRefuses
-			}
+		if !p.conforms(t, schema, value) {
+			return schemaRefuses
 		}
 		return ""
 	}}
+}
+
+func (p programs) conforms(t *testing.T, schema map[string]any, value string) bool {
+	t.Helper()
+	for keyword, want := range schema {
+		ok := false
+		switch keyword {
+		case "type":
+			ok = want == "string"
+		case "description":
+			ok = true
+		case "pattern":
+			ok = regexp.MustCompile(want.(string)).MatchString(value)
+		case "maxLength":
+			ok = len(value) <= int(want.(float64))
+		case "enum":
+			ok = slices.Contains(want.([]any), any(value))
+		case "allOf":
+			ok = !slices.ContainsFunc(want.([]any), func(part any) bool { return !p.conforms(t, part.(map[string]any), value) })
+		case "$ref":
+			name := strings.TrimPrefix(want.(string), "#/definitions/")
+			ok = p.conforms(t, p.schema["definitions"].(map[string]any)[name].(map[string]any), value)
+		default:
+			t.Errorf("this test does not know the keyword %q", keyword)
+		}
+		if !ok {
+			return false
+		}
+	}
+	return true
 }
 
 func readSchema(t *testing.T) map[string]any {

@@ -119,6 +119,7 @@ func TestTaken(t *testing.T) {
 	for _, set := range []string{
 		"--set=drain=0s", "--set=drain=20s", "--set=drain=1500ms", "--set=drain=2.5s",
 		"--set=tenantID=tenant.example.test", "--set=authorityHost=https://login.example.test", "--set=authorityHost=https://login.example.test:65535/",
+		"--set=authorityHost=https://[2001:db8::1]:8443",
 		"--set=cloud=AzureCloud",
 		"--set=proxy.resources.limits.cpu=1", "--set=proxy.resources.limits.memory=0.1Gi", "--set=proxy.resources.requests.ephemeral-storage=1e6",
 		"--set-string=proxy.resources.requests.cpu=5m", "--set=resources.claims[0].name=gpu",
@@ -152,7 +153,9 @@ func TestRefused(t *testing.T) {
 		{"--set=authorityHost=https://login.example.test:65536", "authorityHost"},
 		{"--set=authorityHost=https://login.example.test/?", "authorityHost"},
 		{"--set=authorityHost=https://login.example.test#", "authorityHost"},
+		{"--set=authorityHost=https://[:::::]", "authorityHost"},
 		{bound + ",tokenEndpoint.proxy=https://binding.example.test:99999", "tokenEndpoint/proxy"},
+		{bound + ",tokenEndpoint.proxy=https://[:::::]", "tokenEndpoint/proxy"},
 		{"--set=tenantID=a..b.com", "tenantID"},
 		{"--set=replicas=0", "replicas"},
 		{"--set=tokenEndpoint.annotationSuffix=binding", "tokenEndpoint/"},
