@@ -102,6 +102,7 @@ func (o *observer) exchanges() tokens.Observer {
 			}
 			o.metrics.Refresh(metrics.Success)
 		},
+		Limited: func(limit tokens.Limit) { o.metrics.LimitedRequest(string(limit)) },
 	}
 }
 

@@ -379,6 +379,18 @@ func TestRefreshesAreCounted(t *testing.T) {
 		`imds_oidc_proxy_refreshes_total{result="error"} 1`)
 }
 
+// TestLimitedRequestsAreCounted: the metric has each limit of package tokens from the start.
+func TestLimitedRequestsAreCounted(t *testing.T) {
+	observed, _ := newTestObserver(t, newTestIssuer(t), time.Hour)
+	scrape := func() string { return ask(observed.metrics, "GET", "/metrics").Body.String() }
+	for _, limit := range []tokens.Limit{tokens.ErrExchangeRate, tokens.ErrRunningExchanges, tokens.ErrOverloaded} {
+		line := fmt.Sprintf("imds_oidc_proxy_limited_requests_total{limit=%q} ", string(limit))
+		wantLines(t, scrape(), line+"0")
+		observed.exchanges().Limited(limit)
+		wantLines(t, scrape(), line+"1")
+	}
+}
+
 // TestFederatedTokenIsSampled: its beginning and its end, as they stand in it.
 func TestFederatedTokenIsSampled(t *testing.T) {
 	idp := newTestIssuer(t)

@@ -3,6 +3,8 @@ package exchange
 import (
 	"fmt"
 	"strings"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // hint names the advice that goes with a code; advise fills it in.
@@ -122,23 +124,23 @@ func (h hint) advise(clientID, resource string, token FederatedToken) string {
 	case hintClock:
 		return "compare the node's and the cluster's clocks, and see that the kubelet renews the token file"
 	case hintClientID:
-		return fmt.Sprintf("check AZURE_CLIENT_ID, the client_id asked for, and AZURE_TENANT_ID: az ad sp show --id '%s'", clientID)
+		return fmt.Sprintf("check %s, the client_id asked for, and %s: az ad sp show --id '%s'", azure.EnvClientID, azure.EnvTenantID, clientID)
 	case hintResource:
 		return fmt.Sprintf("check how the application spells its resource: '%s'", resource)
 	case hintTenant:
-		return "check AZURE_TENANT_ID, and AZURE_AUTHORITY_HOST for the cloud that it is in"
+		return "check " + azure.EnvTenantID + ", and " + azure.EnvAuthorityHost + " for the cloud that it is in"
 	case hintAccess:
 		return fmt.Sprintf("see why in Entra's service principal sign-in log, by the trace ID: az ad sp show --id '%s'", clientID)
 	case hintForeignToken:
-		return "AZURE_FEDERATED_TOKEN_FILE must name a service-account token of the cluster"
+		return azure.EnvFederatedTokenFile + " must name a service-account token of the cluster"
 	case hintServicePrincipal:
 		return fmt.Sprintf("az ad sp create --id '%s'; one that was just created takes a few minutes", clientID)
 	case hintAuthority:
-		return "check AZURE_AUTHORITY_HOST, for the cloud that the tenant is in, and who answers there"
+		return "check " + azure.EnvAuthorityHost + ", for the cloud that the tenant is in, and who answers there"
 	case hintBindingCA:
-		return "AZURE_KUBERNETES_CA_FILE or _CA_DATA has to hold the authority of the token proxy's certificate; --ca-file counts only where neither is set"
+		return azure.EnvCAFile + " or " + azure.EnvCAData + " has to hold the authority of the token proxy's certificate; --ca-file counts only where neither is set"
 	case hintBindingName:
-		return "AZURE_KUBERNETES_SNI_NAME, or without it the host of AZURE_KUBERNETES_TOKEN_PROXY, has to be a name in the token proxy's certificate"
+		return azure.EnvSNIName + ", or without it the host of " + azure.EnvTokenProxy + ", has to be a name in the token proxy's certificate"
 	case hintProxyCredentials:
 		return "put the HTTP proxy's credentials into HTTPS_PROXY (http://USER:PASSWORD@HOST:PORT), or go past it: NO_PROXY=HOST"
 	case hintProxyRules:

@@ -83,11 +83,11 @@ func (b *bindingTransport) untrusted(caFault string) *routeFault {
 	case caFault != "":
 		fault.detail = refused + "among those last read: " + bounded(caFault)
 	case b.cfg.Binding.CAFile != "":
-		fault.detail = refused + "in AZURE_KUBERNETES_CA_FILE"
+		fault.detail = refused + "in " + azure.EnvCAFile
 	case b.cfg.Binding.CAData != "":
-		fault.detail = refused + "in AZURE_KUBERNETES_CA_DATA"
+		fault.detail = refused + "in " + azure.EnvCAData
 	default:
-		fault.detail = refused + "trusted here, and neither AZURE_KUBERNETES_CA_FILE nor AZURE_KUBERNETES_CA_DATA names one"
+		fault.detail = refused + "trusted here, and neither " + azure.EnvCAFile + " nor " + azure.EnvCAData + " names one"
 	}
 	return fault
 }

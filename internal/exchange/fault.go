@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	msal "github.com/AzureAD/microsoft-authentication-library-for-go/apps/errors"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // FaultKind says what kept an answer from coming, or from being used. A refusal of
@@ -69,7 +71,7 @@ var faults = [...]struct {
 	{FaultTimeout, true, is[error], "PEER did not answer in timeWAY"},
 
 	{FaultNotJSON, false, is[msal.InvalidJsonErr], "PEER's answer is not the JSON that it should be"},
-	{FaultMisfit, false, is[*misfit], "PEER's discovery document does not fit AZURE_AUTHORITY_HOST: its issuer is of another host, or parts of it are missing"},
+	{FaultMisfit, false, is[*misfit], "PEER's discovery document does not fit " + azure.EnvAuthorityHost + ": its issuer is of another host, or parts of it are missing"},
 	{FaultHTTPProxy, false, failedTo("proxyconnect"), "the HTTP proxy (HTTPS_PROXY) cannot be reached"},
 	{FaultDNS, false, is[*net.DNSError], "the name of PEER's host cannot be resolved"},
 	{FaultAuthority, false, is[x509.UnknownAuthorityError], "PEER's certificate is of an authority that is not trusted here (--ca-file adds one)"},

@@ -68,8 +68,8 @@ const NoSource = "none"
 type Metrics struct {
 	cfg Config
 
-	tokenRequests, refused, forwarded *counter
-	exchangeErrors, refreshes         *counter
+	tokenRequests, refused, limited, forwarded *counter
+	exchangeErrors, refreshes                  *counter
 
 	requests  map[string]*histogram // by handler; the map does not change after New
 	exchanges *histogram
@@ -104,6 +104,8 @@ func New(cfg Config) *Metrics {
 			values{Success, "cache"}, values{Success, "entra"}, values{Refused, NoSource}, values{Failed, NoSource}, values{ClientLeft, NoSource}),
 		refused: newCounter("refused_requests_total", "Requests refused for what they say, of any endpoint, by reason.",
 			[]string{"reason"}),
+		limited: newCounter("limited_requests_total", "Requests for a token answered with 429 because of a limit of the proxy, by limit.",
+			[]string{"limit"}, values{"exchange_rate"}, values{"running_exchanges"}, values{"waiting_callers"}),
 		forwarded: newCounter("forwarded_requests_total", "Requests for instance metadata, by what became of forwarding them.",
 			[]string{"result"}, values{Success}, values{Refused}, values{Failed}, values{ClientLeft}),
 		exchangeErrors: newCounter("exchange_errors_total", "Exchanges with Entra that failed, each try by itself, by AADSTS number or else by kind.",
@@ -132,6 +134,9 @@ func (m *Metrics) TokenRequest(result, source string) {
 
 // RefusedRequest counts a refused request, by the reason.
 func (m *Metrics) RefusedRequest(reason string) { m.refused.add(values{reason}) }
+
+// LimitedRequest counts a request for a token that a limit of the proxy refused.
+func (m *Metrics) LimitedRequest(limit string) { m.limited.add(values{limit}) }
 
 // ForwardedRequest counts a request for instance metadata.
 func (m *Metrics) ForwardedRequest(result string) { m.forwarded.add(values{result}) }

@@ -50,6 +50,7 @@ func filled() *metrics.Metrics {
 	m.Request("token", -time.Second)
 	m.Request("elsewhere", time.Minute)
 	m.RefusedRequest("no_metadata_header")
+	m.LimitedRequest("exchange_rate")
 	m.ForwardedRequest(metrics.Success)
 	m.Exchange(70*time.Millisecond, "")
 	m.Exchange(time.Minute, "700016")

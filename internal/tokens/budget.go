@@ -21,16 +21,18 @@ const (
 	budgetRate  = 5
 	budgetBurst = 50
 
-	// reservedTries of a budget's burst, and one in reservedShare of its places, are kept
-	// for each class above the lowest.
+	// reservedTries of a budget's burst, and one in reservedShare of its places (at least
+	// one), are reserved for each class above the lowest.
 	reservedTries = 5
 	reservedShare = 8
 
-	// reservedPlaces of maxRunning are for refreshes, and as many for the budgets.
+	// Of the maxRunning places for running exchanges, reservedPlaces are reserved for
+	// refreshes, and as many for the budgets, in equal shares. All of them share the rest.
 	reservedPlaces = 64
+	sharedPlaces   = maxRunning - 2*reservedPlaces
 
-	// minPlaces and maxPlaces bound the running exchanges of one budget.
-	minPlaces, maxPlaces = 8, 64
+	// maxPlaces bounds the running exchanges of one budget.
+	maxPlaces = 64
 
 	// limitPause is the Retry-After of requests that a limit of this package refuses.
 	limitPause = time.Second
@@ -59,21 +61,39 @@ const (
 	unknown                // any other key
 )
 
-// budget bounds the exchanges of a configured identity, or of all other client IDs.
+// budget bounds the exchanges of a configured identity, of all other client IDs, or of
+// refreshes and prefetched keys.
 type budget struct {
-	of      string // for errors
-	tries   *rate.Limiter
-	running int
+	of       string        // for errors
+	tries    *rate.Limiter // nil: unlimited, for refreshes and prefetched keys
+	reserved int           // places that no other budget can take; at least 1
+	running  int
 }
 
-func newBudget(of string) *budget {
-	return &budget{of: of, tries: rate.NewLimiter(budgetRate, budgetBurst)}
+func newBudget(of string, reserved int) *budget {
+	return &budget{of: of, tries: rate.NewLimiter(budgetRate, budgetBurst), reserved: reserved}
 }
 
-// spend takes a try for a key of class c, if there is one. What is reserved for the classes
-// above is refilled first, so they have priority.
+// newBudgets sets the budgets of the configured identities, of all other client IDs and of
+// refreshes. Each has a reserved place at least: with more than 63 identities these are more
+// than reservedPlaces, and admit limits their sum.
+func (m *memory) newBudgets(identities []azure.ClientID) {
+	m.budgets = make(map[azure.ClientID]*budget, len(identities))
+	for _, id := range identities {
+		m.budgets[id] = newBudget("new resources of this client ID", 0)
+	}
+	reserved := max(reservedPlaces/(len(m.budgets)+1), 1)
+	for _, b := range m.budgets {
+		b.reserved = reserved
+	}
+	m.others = newBudget("client IDs that are not configured", reserved)
+	m.refreshes = &budget{of: "refreshes and prefetched resources", reserved: reservedPlaces}
+}
+
+// spend takes a try for a key of class c, if there is one. The tries reserved for the
+// classes above are refilled first, so they have priority.
 func (b *budget) spend(c class, now time.Time) bool {
-	return b.tries.TokensAt(now) >= float64(1+reservedTries*c) && b.tries.AllowN(now, 1)
+	return b.tries == nil || b.tries.TokensAt(now) >= float64(1+reservedTries*c) && b.tries.AllowN(now, 1)
 }
 
 // budgetOf returns the budget of a client ID.
@@ -95,28 +115,39 @@ func (m *memory) classOf(k key, now time.Time) class {
 	return unknown
 }
 
-// places is how many exchanges of one budget may run. The more identities are configured,
-// the fewer each has: a client that uses up one budget leaves the places of the others.
-func (m *memory) places() int {
-	return min(max((maxRunning-reservedPlaces)/(len(m.budgets)+1), minPlaces), maxPlaces)
+// places returns how many exchanges of b may run for keys of class c: those reserved for b,
+// and more while shared places are free.
+func (m *memory) places(b *budget, c class) int {
+	most := max(b.reserved, b.running+sharedPlaces-m.shared)
+	if b == m.refreshes {
+		return most
+	}
+	most = min(most, maxPlaces)
+	return max(most-max(most/reservedShare, 1)*int(c), 1)
 }
 
-// admit returns an error unless a run may begin now. b is nil for a refresh and for a
-// prefetched key; else the run spends its first try.
-func (m *memory) admit(b *budget, c class, now time.Time) *exchange.Error {
-	mine := m.budgeted // running exchanges of this kind
-	if b == nil {
-		mine = len(m.running) - m.budgeted
+// take counts a run of b. Beyond the places reserved for b it takes a shared one.
+func (m *memory) take(b *budget) {
+	if b.running++; b.running > b.reserved {
+		m.shared++
 	}
+}
+
+// release takes back take.
+func (m *memory) release(b *budget) {
+	if b.running > b.reserved {
+		m.shared--
+	}
+	b.running--
+}
+
+// admit returns an error unless a run may begin now, which then has spent its first try.
+func (m *memory) admit(b *budget, c class, now time.Time) *exchange.Error {
 	switch {
-	case len(m.running) >= maxRunning, mine >= maxRunning-reservedPlaces:
-		return limited("too many exchanges are running")
-	case b == nil:
-		return nil
-	case b.running >= m.places()-m.places()/reservedShare*int(c):
-		return limited("too many exchanges are running for " + b.of)
+	case len(m.running) >= maxRunning, b.running >= m.places(b, c):
+		return limited(ErrRunningExchanges, "too many exchanges are running for "+b.of)
 	case !b.spend(c, now):
-		return limited("over the budget of exchanges for " + b.of)
+		return limited(ErrExchangeRate, "over the budget of exchanges for "+b.of)
 	}
 	return nil
 }
@@ -128,8 +159,8 @@ func (m *memory) noteRefused(k key, now time.Time) {
 	}
 }
 
-func limited(detail string) *exchange.Error {
-	return &exchange.Error{Kind: exchange.Throttled, RetryAfter: limitPause, Detail: detail}
+func limited(limit Limit, detail string) *exchange.Error {
+	return &exchange.Error{Kind: exchange.Throttled, RetryAfter: limitPause, Detail: detail, Cause: limit}
 }
 
 // marks remembers when keys were marked, in a table of fixed size by their hash. A newer

@@ -2,6 +2,8 @@ package tokens
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,7 +13,7 @@ import (
 
 func TestClassesOfABudget(t *testing.T) {
 	now := time.Now()
-	b := newBudget("a test")
+	b := newBudget("a test", 1)
 	spend := func(c class) (n int) {
 		for n <= budgetBurst && b.spend(c, now) { // a limit that does not hold must end the test
 			n++
@@ -63,77 +65,123 @@ func TestClassOfAKey(t *testing.T) {
 	m.noteRefused(k, now.Add(returnWithin+time.Millisecond)) // and then anew
 	check(returnWithin+time.Millisecond+returnAfter, returning)
 	m = newMemory(Config{})
-	m.learn(m.begin(k, nil, known, now), exchange.Grant{Token: exchange.Token{ExpiresOn: now.Add(time.Hour)}}, nil, now, 0)
+	m.learn(m.begin(k, m.refreshes, known, now), exchange.Grant{Token: exchange.Token{ExpiresOn: now.Add(time.Hour)}}, nil, now, 0)
 	check(24*time.Hour, known)
 	m.noteRefused(k, now)
 	check(0, known)
 	check(returnAfter, returning)
 }
 
-// The more identities there are, the fewer places each has; what is reserved is for the
-// classes above.
-func TestPlacesOfABudget(t *testing.T) {
+// manyIdentities returns a memory of n configured identities, and all of its budgets but
+// that of refreshes.
+func manyIdentities(n int) (*memory, []*budget) {
+	var cfg Config
+	for i := range n {
+		cfg.Identities = append(cfg.Identities, azure.ClientID(fmt.Sprint(i)))
+	}
+	m := newMemory(cfg)
+	return m, append(slices.Collect(maps.Values(m.budgets)), m.others)
+}
+
+// fill begins runs of b for keys of class c until a limit refuses one, at most n. It returns
+// how many it has begun. Their tries cost nothing.
+func (m *memory) fill(b *budget, c class, n int) (begun int) {
+	tries := b.tries
+	b.tries = nil
+	defer func() { b.tries = tries }()
 	now := time.Now()
-	for _, c := range []struct {
-		identities   int
-		unknown, all int
-	}{{0, 48, 64}, {1, 48, 64}, {2, 48, 64}, {3, 36, 48}, {11, 12, 16}, {23, 6, 8}, {24, 6, 8}, {100, 6, 8}} {
-		var cfg Config
-		for i := range c.identities {
-			cfg.Identities = append(cfg.Identities, azure.ClientID(fmt.Sprint(i)))
-		}
-		m := newMemory(cfg)
-		n := 0
-		fill := func(class class) int {
-			for ; n <= maxRunning && m.admit(m.others, class, now) == nil; n++ {
-				m.begin(testKey(idA, n), m.others, class, now)
-				m.others.tries = newBudget("").tries // places are what is tested
+	for begun < n && m.admit(b, c, now) == nil {
+		m.begin(testKey(idA, len(m.running)), b, c, now)
+		begun++
+	}
+	return begun
+}
+
+// A budget may use shared places while the other budgets do not, however many identities
+// are configured. Some are reserved for the classes above.
+func TestPlacesOfABudget(t *testing.T) {
+	for _, identities := range []int{0, 1, 2, 30, 63, 64, 300} {
+		m, budgets := manyIdentities(identities)
+		for _, want := range []struct {
+			class class
+			n     int
+		}{{unknown, maxPlaces * 3 / 4}, {known, maxPlaces / 8}, {returning, maxPlaces / 8}} {
+			if got := m.fill(budgets[0], want.class, maxRunning); got != want.n {
+				t.Errorf("%d identities: %d runs of class %d, want %d", identities, got, want.class, want.n)
 			}
-			return n
-		}
-		if got := fill(unknown); got != c.unknown {
-			t.Errorf("%d identities: %d places for unknown keys, want %d", c.identities, got, c.unknown)
-		}
-		if got, want := fill(known), c.unknown+(c.all-c.unknown)/2; got != want {
-			t.Errorf("%d identities: %d places for known keys, want %d", c.identities, got, want)
-		}
-		if got := fill(returning); got != c.all {
-			t.Errorf("%d identities: %d places, want %d", c.identities, got, c.all)
 		}
 	}
 }
 
-// Refreshes leave places to the budgets, the budgets to refreshes, and all of them together
-// take no more than there are.
-func TestReservedPlaces(t *testing.T) {
+// With 30 identities, one of them gets as many new resources at once as its budget of tries
+// allows.
+func TestManyIdentitiesLeavePlacesToOne(t *testing.T) {
 	now := time.Now()
-	m := newMemory(Config{})
-	n := 0
-	fill := func(budgets int) (begun int) {
-		for ; ; n++ {
-			var b *budget
-			if budgets > 0 {
-				b = newBudget("")
-			}
-			if begun > maxRunning || m.admit(b, returning, now) != nil {
-				return begun
-			}
-			m.begin(testKey(idA, n), b, known, now)
-			begun++
+	m, _ := manyIdentities(30)
+	for i := range budgetBurst - 2*reservedTries {
+		if d := m.decide(testKey("7", i), false, now); d.action != wait {
+			t.Errorf("new resource %d: got action %d, error %v", i+1, d.action, d.err)
 		}
 	}
-	if got := fill(1); got != maxRunning-reservedPlaces {
-		t.Errorf("%d exchanges of budgets, want %d", got, maxRunning-reservedPlaces)
+}
+
+// Whatever the other budgets and the refreshes use, a budget has its reserved places, and
+// the refreshes have theirs.
+func TestReservedPlaces(t *testing.T) {
+	for _, identities := range []int{0, 1, 2, 3, 11, 30, 63} {
+		for _, step := range []int{1, maxRunning} { // in turn, or one budget after the other
+			m, budgets := manyIdentities(identities)
+			victim, others := budgets[0], budgets[1:]
+			check := func(name string, b *budget, c class, want int) {
+				t.Helper()
+				if got := m.fill(b, c, maxRunning); got != want {
+					t.Errorf("%d identities, step %d: %d runs of %s, want %d", identities, step, got, name, want)
+				}
+			}
+			for range maxRunning {
+				for _, b := range others {
+					m.fill(b, returning, step)
+				}
+			}
+			wantOthers := min(len(others)*maxPlaces, sharedPlaces+len(others)*victim.reserved)
+			if got := len(m.running); got != wantOthers {
+				t.Errorf("%d identities, step %d: %d runs of the other budgets, want %d", identities, step, got, wantOthers)
+			}
+			check("refreshes", m.refreshes, known, reservedPlaces+sharedPlaces-m.sharedBy(others))
+			check("an unknown key of the idle budget", victim, unknown, max(victim.reserved-2*max(victim.reserved/reservedShare, 1), 1))
+			check("the idle budget", victim, returning, victim.reserved-victim.running)
+			if len(m.running) > maxRunning || m.shared != sharedPlaces {
+				t.Errorf("%d identities: %d runs, %d of them in shared places", identities, len(m.running), m.shared)
+			}
+		}
 	}
-	if got := fill(0); got != reservedPlaces {
-		t.Errorf("then %d refreshes, want %d", got, reservedPlaces)
+}
+
+// sharedBy returns the shared places in use by budgets.
+func (m *memory) sharedBy(budgets []*budget) (n int) {
+	for _, b := range budgets {
+		n += max(b.running-b.reserved, 0)
 	}
-	m = newMemory(Config{})
-	if got := fill(0); got != maxRunning-reservedPlaces {
-		t.Errorf("%d refreshes, want %d", got, maxRunning-reservedPlaces)
+	return n
+}
+
+// No more than maxRunning exchanges run, however many identities are configured, and all
+// places are free after them.
+func TestRunningExchangesAreBounded(t *testing.T) {
+	m, budgets := manyIdentities(300)
+	for range maxRunning {
+		for _, b := range append(budgets, m.refreshes) {
+			m.fill(b, returning, 1)
+		}
 	}
-	if got := fill(1); got != reservedPlaces {
-		t.Errorf("then %d exchanges of budgets, want %d", got, reservedPlaces)
+	if got := len(m.running); got != maxRunning {
+		t.Errorf("%d runs, want %d", got, maxRunning)
+	}
+	for _, r := range m.running {
+		m.remove(r)
+	}
+	if got := m.fill(budgets[0], returning, maxRunning); m.shared != maxPlaces-1 || got != maxPlaces {
+		t.Errorf("after them: %d runs of a budget, %d of them in shared places", got, m.shared)
 	}
 }
 

@@ -56,12 +56,12 @@ func (m *memory) decide(k key, fresh bool, now time.Time) decision {
 		return d
 	}
 	worthWaiting := (fresh || h.stale.come(now)) && !m.troubled(k, now)
-	var b *budget // nil: a refresh
+	b := m.refreshes
 	if !due {
 		b = m.budgetOf(k.clientID)
 	}
 	var err *exchange.Error
-	if d.run, d.start, err = m.join(k, b, m.classOf(k, now), now); err != nil || !worthWaiting {
+	if d.run, d.start, err = m.join(k, b, now); err != nil || !worthWaiting {
 		return d
 	}
 	if d.waiter = m.enter(d.run); d.waiter != nil {
@@ -73,13 +73,12 @@ func (m *memory) decide(k key, fresh bool, now time.Time) decision {
 
 // decideWithout is decide for a key without a valid token.
 func (m *memory) decideWithout(k key, now time.Time) decision {
-	var b *budget
-	c := m.classOf(k, now)
-	if _, standing := m.prefetch[k]; !standing {
-		b = m.budgetOf(k.clientID)
+	b := m.budgetOf(k.clientID)
+	if _, standing := m.prefetch[k]; standing {
+		b = m.refreshes
 	}
 	d := decision{action: wait}
-	if d.run, d.start, d.err = m.join(k, b, c, now); d.err != nil {
+	if d.run, d.start, d.err = m.join(k, b, now); d.err != nil {
 		d.action = refuse
 		return d
 	}
@@ -90,12 +89,13 @@ func (m *memory) decideWithout(k key, now time.Time) decision {
 }
 
 // join returns the run for k on behalf of a caller: the one under way, or a new one if
-// Entra may be asked now. b is the budget that a new run draws on, nil for none.
-func (m *memory) join(k key, b *budget, c class, now time.Time) (r *run, start bool, err *exchange.Error) {
+// Entra may be asked now, which draws on b.
+func (m *memory) join(k key, b *budget, now time.Time) (r *run, start bool, err *exchange.Error) {
 	if r = m.running[k]; r == nil {
 		if resting := m.resting(k, now); resting != nil {
 			return nil, false, resting.at(now)
 		}
+		c := m.classOf(k, now)
 		if err := m.admit(b, c, now); err != nil {
 			m.noteRefused(k, now)
 			return nil, false, err
@@ -118,17 +118,14 @@ func (m *memory) begin(k key, b *budget, c class, now time.Time) *run {
 		r.tries = 1 // the next exchange is the next try
 	}
 	m.running[k] = r
-	if b != nil {
-		b.running++
-		m.budgeted++
-	}
+	m.take(b)
 	return r
 }
 
 // mayRetry reports whether a run that failed may try again: Entra has not throttled it
 // since it began, and its budget allows another try.
 func (m *memory) mayRetry(r *run, now time.Time) bool {
-	return m.throttling(r.key, now) == nil && (r.budget == nil || r.budget.spend(r.class, now))
+	return m.throttling(r.key, now) == nil && r.budget.spend(r.class, now)
 }
 
 const (

@@ -38,10 +38,10 @@ func (s situation) memory(now time.Time) *memory {
 		m.throttled(k, &exchange.Error{Kind: exchange.Throttled}, now, 0.5)
 	}
 	if s.running {
-		m.begin(k, nil, known, now)
+		m.begin(k, m.refreshes, known, now)
 	}
 	if s.full {
-		m.enter(m.begin(testKey(idB, 0), nil, known, now))
+		m.enter(m.begin(testKey(idB, 0), m.refreshes, known, now))
 	}
 	for n := 0; s.spent && n < budgetBurst && m.budgets[idA].spend(unknown, now); n++ {
 	}

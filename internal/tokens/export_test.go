@@ -22,6 +22,7 @@ const (
 	BudgetBurst     = budgetBurst
 	LimitPause      = limitPause
 	ReservedPlaces  = reservedPlaces
+	ReservedTries   = reservedTries
 	MaxPlaces       = maxPlaces
 	MaxTokenBytes   = maxTokenBytes
 )

@@ -54,12 +54,13 @@ type memory struct {
 	throttles      *simplelru.LRU[azure.ClientID, *failure] // of configured identities, and of the tenant
 	otherThrottles *simplelru.LRU[azure.ClientID, *failure]
 
-	running  map[key]*run
-	budgets  map[azure.ClientID]*budget       // of configured identities
-	others   *budget                          // of all other client IDs
-	budgeted int                              // of running: those that draw on a budget
-	refused  marks                            // keys that a limit refused
-	known    *simplelru.LRU[uint64, struct{}] // hashes of keys that had a token
+	running   map[key]*run
+	budgets   map[azure.ClientID]*budget       // of configured identities
+	others    *budget                          // of all other client IDs
+	refreshes *budget                          // of refreshes and prefetched keys
+	shared    int                              // sharedPlaces in use
+	refused   marks                            // keys that a limit refused
+	known     *simplelru.LRU[uint64, struct{}] // hashes of keys that had a token
 
 	waiting, maxWaiting int // callers
 
@@ -74,8 +75,6 @@ func newMemory(cfg Config) *memory {
 		throttles:      newLRU[azure.ClientID, *failure](len(cfg.Identities) + 1),
 		otherThrottles: newLRU[azure.ClientID, *failure](maxThrottles),
 		running:        make(map[key]*run),
-		budgets:        make(map[azure.ClientID]*budget, len(cfg.Identities)),
-		others:         newBudget("client IDs that are not configured"),
 		refused:        newMarks(refusedSlots),
 		known:          newLRU[uint64, struct{}](maxKnown),
 		maxWaiting:     cmp.Or(cfg.MaxWaiting, DefaultMaxWaiting),
@@ -84,9 +83,7 @@ func newMemory(cfg Config) *memory {
 	for _, r := range cfg.Prefetch {
 		m.prefetch[keyOf(r)] = time.Time{}
 	}
-	for _, id := range cfg.Identities {
-		m.budgets[id] = newBudget("new resources of this client ID")
-	}
+	m.newBudgets(cfg.Identities)
 	return m
 }
 
@@ -108,10 +105,7 @@ func (m *memory) remove(r *run) {
 		return
 	}
 	delete(m.running, r.key)
-	if r.budget != nil {
-		r.budget.running--
-		m.budgeted--
-	}
+	m.release(r.budget)
 }
 
 // valid returns the token held for k unless it has ended.
@@ -216,10 +210,10 @@ func (m *memory) beginAt(k key, due, now time.Time) (r *run, again time.Time) {
 		return nil, never // its end wakes the schedule
 	case now.Before(due):
 		return nil, due
-	case m.admit(nil, known, now) != nil:
+	case m.admit(m.refreshes, known, now) != nil:
 		return nil, now.Add(limitPause)
 	}
-	return m.begin(k, nil, known, now), never
+	return m.begin(k, m.refreshes, known, now), never
 }
 
 // stats looks at the cache. It costs microseconds, also when the cache is full.

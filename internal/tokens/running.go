@@ -47,7 +47,7 @@ type run struct {
 	token exchange.Token
 	err   *exchange.Error
 
-	budget *budget // nil: it draws on none
+	budget *budget
 	class  class
 
 	// Service.mu guards what follows.
@@ -101,9 +101,7 @@ func (m *memory) leave(r *run, w waiter) {
 }
 
 func overloaded() *exchange.Error {
-	e := limited(ErrOverloaded.Error())
-	e.Cause = ErrOverloaded
-	return e
+	return limited(ErrOverloaded, "too many callers are waiting for tokens")
 }
 
 // start starts the goroutine of a run. Its context is not that of a caller: one that

@@ -130,7 +130,9 @@ func overloaded(errs []error) (n int) {
 func TestCallersThatWaitAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
-		s := fakeService(t, f)
+		cfg, seen := watched(f)
+		cfg.Observer.Exchanged = nil
+		s := newService(t, cfg)
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
 		f.latency = 6 * time.Second
 		slow := tokens.Request{ClientID: clientID, Resource: "https://slow.example.test"}
@@ -147,6 +149,9 @@ func TestCallersThatWaitAreBounded(t *testing.T) {
 		all := errs()
 		if got := overloaded(all); got != 1 || len(all) != tokens.DefaultMaxWaiting {
 			t.Errorf("%d of %d callers lost their place, want 1", got, len(all))
+		}
+		if got := seen.all(); len(got) != 10+1 {
+			t.Errorf("%d callers are counted as refused, want 10 and the one that lost its place", len(got))
 		}
 		// All places are free again.
 		again := crowd(t, s, tokens.Request{ClientID: clientID, Resource: "https://slower.example.test"}, tokens.DefaultMaxWaiting)

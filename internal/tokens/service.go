@@ -139,6 +139,7 @@ func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
 	case serve:
 		return Result{Token: d.token, Source: SourceCache}, nil
 	case refuse:
+		s.observer.refused(d.err)
 		return Result{}, d.err
 	}
 	return s.wait(ctx, d)
@@ -169,6 +170,7 @@ func (s *Service) wait(ctx context.Context, d decision) (Result, error) {
 	if d.backup {
 		return Result{Token: d.token, Source: SourceCache}, nil
 	}
+	s.observer.refused(err)
 	return Result{}, err
 }
 

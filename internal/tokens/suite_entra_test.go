@@ -12,10 +12,10 @@ import (
 )
 
 // TestInventedClientIDsWithMSAL has 400 clients invent client IDs for a few seconds, with
-// real connections to a stand-in for Entra that takes 3 s for each answer: an identity's new
+// real connections to a stand-in for Entra that takes a second for each answer: an identity's new
 // resource takes one exchange's time, and Entra gets no more than the budget.
 func TestInventedClientIDsWithMSAL(t *testing.T) {
-	const latency = 3 * time.Second
+	const latency = time.Second
 	const subject = "system:serviceaccount:shop:cart"
 	idp, err := entra.Start(entra.Config{})
 	if err != nil {
@@ -50,7 +50,7 @@ func TestInventedClientIDsWithMSAL(t *testing.T) {
 	idp.FailAlways(entra.FaultSlow(latency).On(entra.TokenEndpoint))
 
 	began := time.Now()
-	stop := attack(t, s, 100*time.Millisecond, inventedClientID)
+	stop := attack(t, s, fast, inventedClientID)
 	for idp.InFlight() < tokens.BudgetBurst/2 && t.Context().Err() == nil { // until the attack is under way
 		time.Sleep(time.Millisecond)
 	}

@@ -15,7 +15,14 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-const workers = 400
+const (
+	workers = 400
+
+	// fast and slowly are pauses of a worker, for 4,000 and 1,000 requests a second. The
+	// higher rate is for tests in which the number of refused keys matters.
+	fast   = 100 * time.Millisecond
+	slowly = 400 * time.Millisecond
+)
 
 // invented is the prefix of the resources that attackers ask for.
 const invented = "https://invented-"
@@ -92,7 +99,7 @@ func TestInventedKeysStarveNobody(t *testing.T) {
 					time.Sleep(30*time.Minute - 30*time.Second) // due half a minute later
 					before := f.total()
 
-					stop := attack(t, s, 100*time.Millisecond, c.next)
+					stop := attack(t, s, slowly, c.next)
 					began := time.Now()
 					time.Sleep(20 * time.Second) // the budget is used up
 					wantAnswer(t, s, held, tokens.SourceCache, 1, 0)
@@ -145,8 +152,8 @@ func TestInventedResourcesLeaveTheIdentityItsNewOnes(t *testing.T) {
 				c.answer(f)
 				s := newService(t, tokens.Config{Exchanger: f, Identities: []azure.ClientID{clientID, otherClientID}})
 				began := time.Now()
-				stop := attack(t, s, 100*time.Millisecond, inventedResource)
-				time.Sleep(30 * time.Second)
+				stop := attack(t, s, fast, inventedResource)
+				time.Sleep(tokens.ExchangeTimeout + 2*time.Second) // the first exchanges have ended
 				tries := 0
 				for _, wait := range append(c.retries, 0) {
 					_, err := ask(t, s, tokens.Request{Resource: "https://honest.vault.example.test"})
@@ -195,7 +202,7 @@ func TestKeyThatHadATokenIsNotRefused(t *testing.T) {
 		s := fakeService(t, f)
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, f.latency)
 		time.Sleep(2 * time.Hour)
-		stop := attack(t, s, 100*time.Millisecond, inventedResource)
+		stop := attack(t, s, slowly, inventedResource)
 		time.Sleep(30 * time.Second)
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 2, f.latency)
 		stop()
@@ -272,7 +279,7 @@ func TestPrefetchWaitsForNoBudget(t *testing.T) {
 		f := &fakeEntra{latency: time.Second}
 		cfg := tokens.Config{Exchanger: f, Prefetch: prefetch("https://a.example.test", "https://b.example.test")}
 		s := newService(t, cfg)
-		stop := attack(t, s, 100*time.Millisecond, inventedResource)
+		stop := attack(t, s, slowly, inventedResource)
 		time.Sleep(30 * time.Second)
 		wantAnswer(t, s, cfg.Prefetch[0], tokens.SourceEntra, 1, f.latency) // by its caller
 		stopRun := run(t, s)

@@ -68,9 +68,22 @@ type Exchanger interface {
 // that callers with a cached token find one.
 const DefaultMaxWaiting = 1000
 
-// ErrOverloaded is in the tree of the error of a caller that may not wait, because
-// [Config.MaxWaiting] others do.
-var ErrOverloaded = errors.New("too many callers are waiting for tokens")
+// Limit names a limit of this package, in metrics. The error of a request that the limit
+// refuses wraps it.
+type Limit string
+
+// The limits that refuse requests.
+const (
+	// ErrExchangeRate: the budget of exchanges of the client ID is used up.
+	ErrExchangeRate Limit = "exchange_rate"
+	// ErrRunningExchanges: too many exchanges are running.
+	ErrRunningExchanges Limit = "running_exchanges"
+	// ErrOverloaded: [Config.MaxWaiting] other callers are waiting.
+	ErrOverloaded Limit = "waiting_callers"
+)
+
+// Error implements error.
+func (l Limit) Error() string { return "over the limit " + string(l) }
 
 // Config says how to keep tokens.
 type Config struct {
@@ -107,6 +120,9 @@ type Observer struct {
 	// Refreshed gets the failure of an exchange, with all its tries, for a token that
 	// was still valid. Nil: it succeeded.
 	Refreshed func(err *exchange.Error)
+
+	// Limited gets the limit that refused a request.
+	Limited func(Limit)
 }
 
 func (o Observer) exchanged(took time.Duration, err *exchange.Error) {
@@ -118,6 +134,12 @@ func (o Observer) exchanged(took time.Duration, err *exchange.Error) {
 func (o Observer) refreshed(err *exchange.Error) {
 	if o.Refreshed != nil {
 		o.Refreshed(err)
+	}
+}
+
+func (o Observer) refused(err *exchange.Error) {
+	if limit, ok := errors.AsType[Limit](err); ok && o.Limited != nil {
+		o.Limited(limit)
 	}
 }
 

@@ -45,6 +45,7 @@ func watched(f *fakeEntra) (tokens.Config, *record) {
 			seen.add("exchange ", label, " ", took)
 		},
 		Refreshed: func(err *exchange.Error) { seen.add("refresh ", err == nil) },
+		Limited:   func(limit tokens.Limit) { seen.add("limited ", string(limit)) },
 	}
 	return cfg, seen
 }
@@ -106,6 +107,53 @@ func TestObserverIsToldNothingOfWhatWasDropped(t *testing.T) {
 			t.Errorf("got %q, want nothing", got)
 		}
 	})
+}
+
+// TestObserverCountsLimitedRequests: each limit is reported, for refused requests only.
+func TestObserverCountsLimitedRequests(t *testing.T) {
+	for _, c := range []struct {
+		limit   tokens.Limit
+		exhaust func(t *testing.T, f *fakeEntra, s *tokens.Service) // before the request that is refused
+	}{
+		{tokens.ErrExchangeRate, func(t *testing.T, _ *fakeEntra, s *tokens.Service) {
+			for i := range tokens.BudgetBurst - 2*tokens.ReservedTries {
+				ask(t, s, numbered("", i))
+			}
+		}},
+		{tokens.ErrRunningExchanges, func(t *testing.T, f *fakeEntra, s *tokens.Service) {
+			f.hangs(true)
+			for i := range tokens.MaxPlaces * 3 / 4 {
+				go s.Token(t.Context(), numbered("", i))
+				time.Sleep(time.Second / tokens.BudgetRate)
+			}
+		}},
+		{tokens.ErrOverloaded, func(t *testing.T, f *fakeEntra, s *tokens.Service) {
+			f.hangs(true)
+			for range tokens.DefaultMaxWaiting {
+				go s.Token(t.Context(), numbered("", 999))
+			}
+		}},
+	} {
+		t.Run(string(c.limit), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeEntra{}
+				cfg, seen := watched(f)
+				cfg.Observer.Exchanged = nil
+				s := newService(t, cfg)
+				c.exhaust(t, f, s)
+				synctest.Wait()
+				if got := seen.all(); len(got) != 0 {
+					t.Errorf("before a request is refused: got %q", got)
+				}
+				_, err := ask(t, s, numbered("", 999))
+				wantKind(t, err, exchange.Throttled)
+				if got, want := seen.all(), []string{"limited " + string(c.limit)}; !slices.Equal(got, want) {
+					t.Errorf("got %q, want %q", got, want)
+				}
+				time.Sleep(tokens.ExchangeTimeout)
+			})
+		})
+	}
 }
 
 func TestStats(t *testing.T) {
