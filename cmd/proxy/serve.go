@@ -49,7 +49,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	}
 	var listening atomic.Bool
 	own := newRouter(observed, &listening, requestLog)
-	handler, err := newHandler(cfg, observed, own, requestLog)
+	handler, err := newHandler(cfg, connections, observed, own, requestLog)
 	if err != nil {
 		return err
 	}
@@ -203,8 +203,9 @@ func newTokens(cfg config, connections int, observer tokens.Observer, log *zap.L
 	return exchanger, service, nil
 }
 
-func newHandler(cfg config, observed *observer, own http.Handler, log *zap.Logger) (*imds.Handler, error) {
+func newHandler(cfg config, connections int, observed *observer, own http.Handler, log *zap.Logger) (*imds.Handler, error) {
 	answers := cfg.handlerConfig()
+	answers.MaxConnections = connections
 	answers.Tokens, answers.Fallback, answers.Observe, answers.Log = observed.tokens, own, observed.request, log
 	handler, err := imds.New(answers)
 	if err != nil {

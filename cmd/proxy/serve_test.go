@@ -15,6 +15,8 @@ import (
 
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
+	"imds-oidc-proxy/internal/logging"
+	"imds-oidc-proxy/internal/loglimit"
 	"imds-oidc-proxy/internal/server"
 	"imds-oidc-proxy/internal/tokens"
 )
@@ -138,5 +140,36 @@ func TestCallersThatWaitLeaveConnections(t *testing.T) {
 		if got := maxWaiting(connections); got != want {
 			t.Errorf("%d connections: %d callers may wait, want %d", connections, got, want)
 		}
+	}
+}
+
+// TestForwardingLeavesConnections: with few connections, fewer requests than usual are
+// forwarded or wait. Of 16 connections that is a quarter, and the next request is refused.
+func TestForwardingLeavesConnections(t *testing.T) {
+	release := make(chan struct{})
+	machine := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer machine.Close()
+	defer close(release)
+	cfg, err := parseConfig([]string{"--imds-address=" + machine.URL}, podEnvironment(nil), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	observed := newObserver(loglimit.New(nil), new(logging.Queue), zap.NewNop())
+	h, err := newHandler(cfg, 16, observed, http.NotFoundHandler(), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	statuses := make(chan int, 5)
+	for range cap(statuses) {
+		go func() {
+			r := httptest.NewRequest(http.MethodGet, "http://169.254.169.254/metadata/instance", nil)
+			r.Header.Set("Metadata", "true")
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			statuses <- w.Code
+		}()
+	}
+	if got := <-statuses; got != http.StatusTooManyRequests {
+		t.Errorf("got %d first, want 429 for the fifth request", got)
 	}
 }

@@ -96,7 +96,7 @@ func TestEnvironmentTwins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.drain != 7*time.Second || cfg.logging.Level.String() != "debug" || cfg.showVersion || cfg.inject.TenantID != "tenant.example.test" || cfg.address != ":9443" {
+	if cfg.drain != 7*time.Second || cfg.logging.Level != "debug" || cfg.showVersion || cfg.inject.TenantID != "tenant.example.test" || cfg.address != ":9443" {
 		t.Errorf("got %+v", cfg)
 	}
 }

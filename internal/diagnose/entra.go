@@ -47,7 +47,7 @@ func (w *walk) unreached(e *exchange.Error) []Finding {
 		// The error says by itself what to fix.
 	case tokenProxy:
 		f.Text += ", by way of " + w.authorityName()
-		f.Remedy = "check AZURE_KUBERNETES_TOKEN_PROXY, _SNI_NAME, and _CA_FILE or _CA_DATA, and whether the pod may reach it"
+		f.Remedy = fmt.Sprintf("check %s, %s, and %s or %s, and whether the pod may reach it", azure.EnvTokenProxy, azure.EnvSNIName, azure.EnvCAFile, azure.EnvCAData)
 		if w.proxyInForce() != "" {
 			f.Remedy += ", by way of HTTPS_PROXY; NO_PROXY excludes it"
 		}
@@ -72,7 +72,7 @@ func (w *walk) connectionRemedy(kind exchange.FaultKind) string {
 	case exchange.FaultAuthority:
 		return "name the authority that signed it: --ca-file=FILE (PROXY_CA_FILE); a firewall that inspects TLS has one of its own"
 	case exchange.FaultHostname:
-		return "check AZURE_AUTHORITY_HOST: the server there has the certificate of another host"
+		return "check " + azure.EnvAuthorityHost + ": the server there has the certificate of another host"
 	case exchange.FaultExpired:
 		return "compare this node's clock, " + w.cfg.Now().UTC().Format(time.RFC3339) + ", with the certificate's dates"
 	}
@@ -81,9 +81,9 @@ func (w *walk) connectionRemedy(kind exchange.FaultKind) string {
 	}
 	switch kind {
 	case exchange.FaultNotTLS:
-		return "check the port in AZURE_AUTHORITY_HOST: the server there does not speak TLS"
+		return "check the port in " + azure.EnvAuthorityHost + ": the server there does not speak TLS"
 	case exchange.FaultDNS:
-		return "check AZURE_AUTHORITY_HOST, and the pod's DNS: nslookup " + w.authorityName()
+		return "check " + azure.EnvAuthorityHost + ", and the pod's DNS: nslookup " + w.authorityName()
 	}
 	return "let the pod out to " + w.authorityName() + " (NetworkPolicy, firewall), or set HTTPS_PROXY"
 }

@@ -151,13 +151,13 @@ func (m Metadata) noRedirect(running bool) Finding {
 	f := Finding{Status: Note, Item: "redirect", Text: "there is none"}
 	switch {
 	case m.NoRedirect:
-		f.Text += ", as intended; applications need AZURE_POD_IDENTITY_AUTHORITY_HOST"
+		f.Text += ", as intended; applications need " + azure.EnvIMDSHost
 	case !running:
 		f.Text += ", nor a proxy: metadata requests of this pod go to the node"
 		f.Remedy = "run proxy-init, then the proxy"
 	default:
 		f.Status, f.Text = Fail, "there is none: metadata requests of this pod go to the node, past the proxy"
-		f.Remedy = "run proxy-init before the proxy; where none is intended, set AZURE_POD_IDENTITY_AUTHORITY_HOST for the applications, and --no-redirect here"
+		f.Remedy = "run proxy-init before the proxy; where none is intended, set " + azure.EnvIMDSHost + " for the applications, and --no-redirect here"
 	}
 	return f
 }

@@ -144,7 +144,7 @@ func (w *walk) tokenIssuer(token exchange.FederatedToken) Finding {
 	switch {
 	case token.Issuer == "":
 		f.Status, f.Text = Fail, "the token names no issuer"
-		f.Remedy = "AZURE_FEDERATED_TOKEN_FILE must name a service-account token of the cluster"
+		f.Remedy = azure.EnvFederatedTokenFile + " must name a service-account token of the cluster"
 	case !strings.HasPrefix(token.Issuer, "https://"):
 		f.Status, f.Text = Fail, token.Issuer+" is not https: Entra cannot read its keys"
 		f.Remedy = "give the API server an https --service-account-issuer that the internet can reach"
@@ -157,7 +157,7 @@ func subject(token exchange.FederatedToken) Finding {
 	if !strings.HasPrefix(token.Subject, subjectPrefix) {
 		f.Status = Note
 		f.Text = fmt.Sprintf("%q is not a Kubernetes service account", token.Subject)
-		f.Remedy = "make AZURE_FEDERATED_TOKEN_FILE name a service-account token of the cluster"
+		f.Remedy = "make " + azure.EnvFederatedTokenFile + " name a service-account token of the cluster"
 	}
 	return f
 }

@@ -9,68 +9,85 @@ import (
 	"net/textproto"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"imds-oidc-proxy/internal/azure"
 )
 
-// forwardLimits bounds forwarded requests. A zero field is its default.
+// forwardLimits has other bounds for tests. A zero field is the default.
 type forwardLimits struct {
-	timeout       time.Duration // from waiting for a free place to the last byte of the answer
-	maxBytes      int64         // of an answer's body
-	maxConcurrent int           // requests forwarded at the same time
+	timeout  time.Duration
+	maxBytes int64
+	slots    int
 }
 
 const (
-	// forwardTimeout: IMDS is on the same host and answers within milliseconds,
-	// and within a second when it is throttling.
+	// forwardTimeout bounds the time from the wait for a slot until IMDS's answer is read,
+	// and then the time until the client has read it. IMDS is on the same host and answers
+	// within milliseconds, and within a second when it is throttling.
 	forwardTimeout = 5 * time.Second
 
-	// forwardDialTimeout is short: outside Azure packets to the address vanish,
-	// and programs wait for us in order to find out that they are not on Azure.
+	// forwardDialTimeout is short: outside Azure packets to the address get no reply, and
+	// programs wait for the proxy in order to find out that they are not on Azure.
 	forwardDialTimeout = time.Second
 
-	// forwardMaxBytes is ten times the largest answer known: user data of 64 KiB
-	// in base64, within the document of an instance.
-	forwardMaxBytes = 1 << 20
+	// forwardMaxBytes bounds the body of an answer. It is five times the largest known
+	// answer: user data of 64 KiB in base64, within the document of an instance.
+	forwardMaxBytes = 512 << 10
 
-	// forwardMaxHeaderBytes bounds what IMDS, or what stands in its place, can
-	// make us hold beside the body.
-	forwardMaxHeaderBytes = 16 << 10
+	// forwardMaxHeaderBytes bounds the header of an answer. IMDS sends a few hundred bytes.
+	forwardMaxHeaderBytes = 4 << 10
 
-	// forwardMaxConcurrent is above what IMDS serves (5 requests a second, 5 at a
-	// time). It also bounds the memory for answers, and a loop that the Via header
-	// does not show.
-	forwardMaxConcurrent = 16
+	// forwardMaxSlots is more than IMDS serves: 5 requests a second, 5 at a time. The
+	// slots also end a loop that the Via header does not show.
+	forwardMaxSlots = 16
 
-	// forwardMaxWaiting is how many more may wait for one of those, each with a
-	// connection that others may need.
-	forwardMaxWaiting = 16
+	// forwardConnections is how many client connections there must be for each slot. As
+	// many requests as there are slots may wait for one, so that forwarded requests take
+	// a quarter of all connections at most.
+	forwardConnections = 8
 
-	// forwardIdleTimeout lets go of the connection between a program's polls.
+	// forwardUnreadTime is how long a client may leave its answer unread while other
+	// requests wait for its slot. The kernel's buffers take most answers at once, even if
+	// the client does not read.
+	forwardUnreadTime = 100 * time.Millisecond
+
+	// forwardBuffer is what an answer goes through on its way from memory to the client.
+	forwardBuffer = 1 << 10
+
+	// forwardIdleTimeout closes the connection to IMDS between a program's polls.
 	forwardIdleTimeout = 30 * time.Second
 )
 
-// forwarder asks the real IMDS what the proxy has no answer to.
+// forwarder sends requests to the real IMDS.
+//
+// A request holds a slot from before it is sent until its answer is written, because the
+// answer is in memory until then: 16 slots with 512 KiB each are 8 MiB of a container's
+// 64 MiB. If the client does not read, the rest of the answer is dropped as soon as
+// another request waits for the slot (see [forwarder.dropUnread]), so that clients that do
+// not read cannot block forwarding. The connection of such a client then holds
+// forwardBuffer and the header, until package server closes it.
 type forwarder struct {
 	base      string // scheme and host
 	transport *http.Transport
 	timeout   time.Duration
 	maxBytes  int64
-	places    chan struct{} // as many as may be in use at once
-	entered   chan struct{} // as many as may have a place or wait for one
+	slots     chan struct{} // has an element for each request that holds a slot
+	admitted  chan struct{} // has an element for each request that holds a slot or waits for one
 }
 
-// newForwarder returns nil where forwarding is off.
-func newForwarder(imds azure.MetadataURL, limits forwardLimits) *forwarder {
+// newForwarder returns nil if forwarding is off. A server with connections has that many at
+// the most; zero means no limit.
+func newForwarder(imds azure.MetadataURL, connections int, limits forwardLimits) *forwarder {
 	if imds == "" {
 		return nil
 	}
-	places := cmp.Or(limits.maxConcurrent, forwardMaxConcurrent)
+	slots := cmp.Or(limits.slots, forwardSlots(connections))
 	return &forwarder{
 		base: string(imds),
 		transport: &http.Transport{
-			Proxy:                  nil, // a proxy must never see what is meant for IMDS
+			Proxy:                  nil, // an HTTP proxy must never see requests for IMDS
 			DialContext:            (&net.Dialer{Timeout: forwardDialTimeout}).DialContext,
 			DisableCompression:     true,
 			IdleConnTimeout:        forwardIdleTimeout,
@@ -78,54 +95,113 @@ func newForwarder(imds azure.MetadataURL, limits forwardLimits) *forwarder {
 		},
 		timeout:  cmp.Or(limits.timeout, forwardTimeout),
 		maxBytes: cmp.Or(limits.maxBytes, forwardMaxBytes),
-		places:   make(chan struct{}, places),
-		entered:  make(chan struct{}, places+forwardMaxWaiting),
+		slots:    make(chan struct{}, slots),
+		admitted: make(chan struct{}, 2*slots),
 	}
 }
 
-// forward answers with what the real IMDS says.
+func forwardSlots(connections int) int {
+	if connections == 0 {
+		return forwardMaxSlots
+	}
+	return min(max(connections/forwardConnections, 1), forwardMaxSlots)
+}
+
+// forward answers with the real IMDS's answer.
 func (h *Handler) forward(w http.ResponseWriter, r *http.Request, o *outcome) error {
-	if h.forwarder == nil {
-		return errForwardingOff
-	}
-	if err := requireGet(r); err != nil {
-		return err
-	}
-	if err := requireMetadata(r); err != nil {
-		return err
-	}
-	// Before X-Forwarded-For, which a mesh may have added on the way round.
-	if cameFromUs(r.Header) {
-		return refused(errForwardingLoop, "exempt the proxy's UID and GID from the redirect (proxy-init), or turn forwarding off (--imds-passthrough=off)")
-	}
-	if err := refuseForeign(r); err != nil {
-		return err
-	}
-	params, err := appendParams(nil, r.URL.RawQuery)
+	params, err := h.readForwarded(r)
 	if err != nil {
 		return err
 	}
-	// To net/http a client that has closed its half of the connection, as nc -N does, is
-	// gone. It waits for no place, and for its answer like all others.
+	// net/http ends the request's context also for a client that has only closed its half
+	// of the connection, as nc -N does, and that still reads. Such a client does not wait
+	// for a slot, but if there is one, it gets its answer.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.forwarder.timeout)
 	defer cancel()
-	if !h.forwarder.takePlace(ctx, r.Context().Done()) {
+	if !h.forwarder.acquire(ctx, r.Context().Done()) {
 		return errForwardingBusy
 	}
-	defer h.forwarder.leavePlace() // once the answer is written: until then it takes memory
+	release := sync.OnceFunc(h.forwarder.release)
+	defer release()
 	reply, err := h.forwarder.get(ctx, o.path, params, r.Header)
 	if err != nil {
 		return err
 	}
 	o.status = reply.status
+	writing, written := context.WithTimeout(context.WithoutCancel(ctx), h.forwarder.timeout)
+	defer written()
+	go h.forwarder.dropUnread(writing, reply, release)
 	return reply.writeTo(w)
 }
 
-// reply is an answer of the real IMDS, whole and within bounds.
-type reply struct {
-	status int
-	header http.Header
-	body   []byte
+// readForwarded validates a request to be forwarded and returns its query.
+func (h *Handler) readForwarded(r *http.Request) ([]param, error) {
+	if h.forwarder == nil {
+		return nil, errForwardingOff
+	}
+	if err := requireGet(r); err != nil {
+		return nil, err
+	}
+	if err := requireMetadata(r); err != nil {
+		return nil, err
+	}
+	// This check comes before that of X-Forwarded-For, which a service mesh in the loop may
+	// have added.
+	if cameFromUs(r.Header) {
+		return nil, refused(errForwardingLoop, "exempt the proxy's UID and GID from the redirect (proxy-init), or turn forwarding off (--imds-passthrough=off)")
+	}
+	if err := refuseForeign(r); err != nil {
+		return nil, err
+	}
+	return appendParams(nil, r.URL.RawQuery)
+}
+
+// acquire waits for a slot until ctx or client is done. It returns false if it got none, at
+// once if too many others wait.
+func (f *forwarder) acquire(ctx context.Context, client <-chan struct{}) bool {
+	select {
+	case f.admitted <- struct{}{}:
+	default:
+		return false
+	}
+	select { // a free slot comes before a client that seems to be gone
+	case f.slots <- struct{}{}:
+		return true
+	default:
+	}
+	select {
+	case f.slots <- struct{}{}:
+		return true
+	case <-ctx.Done():
+	case <-client:
+	}
+	<-f.admitted
+	return false
+}
+
+func (f *forwarder) release() {
+	<-f.slots
+	<-f.admitted
+}
+
+// dropUnread drops what the client has not read of an answer, and releases the slot: when
+// another request waits for a slot and the client has had forwardUnreadTime, or when
+// writing is done, because of its deadline or because the answer is written.
+func (f *forwarder) dropUnread(writing context.Context, p *reply, release func()) {
+	defer release()
+	defer p.drop()
+	ticker := time.NewTicker(forwardUnreadTime)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-writing.Done():
+			return
+		case <-ticker.C:
+			if len(f.admitted) > cap(f.slots) {
+				return
+			}
+		}
+	}
 }
 
 // get asks the real IMDS. The request is made anew from the canonical path, the
@@ -150,34 +226,6 @@ func (f *forwarder) get(ctx context.Context, path string, params []param, header
 	return f.read(resp)
 }
 
-// takePlace waits for a place among those that ask IMDS at the same time, until the
-// client is done. It does not wait behind too many others.
-func (f *forwarder) takePlace(ctx context.Context, client <-chan struct{}) bool {
-	select {
-	case f.entered <- struct{}{}:
-	default:
-		return false
-	}
-	select {
-	case f.places <- struct{}{}:
-		return true
-	default:
-	}
-	select {
-	case f.places <- struct{}{}:
-		return true
-	case <-ctx.Done():
-	case <-client:
-	}
-	<-f.entered
-	return false
-}
-
-func (f *forwarder) leavePlace() {
-	<-f.places
-	<-f.entered
-}
-
 func (f *forwarder) read(resp *http.Response) (*reply, error) {
 	// A redirect would send the caller to wherever it points.
 	if resp.StatusCode < 200 || resp.StatusCode >= 300 && resp.StatusCode < 400 {
@@ -192,18 +240,54 @@ func (f *forwarder) read(resp *http.Response) (*reply, error) {
 	}
 	header := resp.Header
 	removeHopByHop(header)
-	return &reply{status: resp.StatusCode, header: header, body: body}, nil
+	return &reply{status: resp.StatusCode, header: header, length: len(body), unsent: body}, nil
+}
+
+// reply is an answer of the real IMDS. Its whole body was read, within the bounds.
+type reply struct {
+	status int
+	header http.Header
+	length int // of the body
+
+	mu      sync.Mutex // guards the fields below
+	unsent  []byte     // part of the body that is not written yet
+	dropped bool
+}
+
+// Read copies from the body instead of returning a part of it: while a write blocks, drop
+// can free the body.
+func (p *reply) Read(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.dropped {
+		return 0, io.ErrUnexpectedEOF
+	}
+	if len(p.unsent) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, p.unsent)
+	p.unsent = p.unsent[n:]
+	return n, nil
+}
+
+// drop frees what is not written of the body.
+func (p *reply) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropped = len(p.unsent) > 0
+	p.unsent = nil
 }
 
 func (p *reply) writeTo(w http.ResponseWriter) error {
 	header := w.Header()
 	for name, values := range p.header {
-		header[name] = values // Server too: it tells that IMDS itself has answered
+		header[name] = values // also Server, which shows that IMDS itself has answered
 	}
 	header.Add("Via", via)
-	header.Set("Content-Length", strconv.Itoa(len(p.body)))
+	header.Set("Content-Length", strconv.Itoa(p.length))
 	w.WriteHeader(p.status)
-	if _, err := w.Write(p.body); err != nil {
+	onlyWriter := struct{ io.Writer }{w} // a ReadFrom of w would use a larger buffer
+	if _, err := io.CopyBuffer(onlyWriter, p, make([]byte, forwardBuffer)); err != nil {
 		return refused(errClientLeft, "the answer could not be written")
 	}
 	return nil

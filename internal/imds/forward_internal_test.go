@@ -1,13 +1,96 @@
 package imds
 
-import "testing"
+import (
+	"context"
+	"io"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
 
 // A proxy environment is for the world outside, and IMDS is not there. (That the
 // environment goes unread cannot be shown from outside the package: net/http does
 // not use it for loopback addresses, and reads it once in the life of a process.)
 func TestForwarderHasNoProxy(t *testing.T) {
-	f := newForwarder("http://192.0.2.1", forwardLimits{})
+	f := newForwarder("http://192.0.2.1", 0, forwardLimits{})
 	if f.transport.Proxy != nil {
 		t.Error("the transport asks for a proxy")
 	}
+}
+
+// TestForwardSlots: requests that are forwarded and requests that wait take a quarter of the
+// connections at most. With the least number of connections that the proxy has, 64, that is
+// 8 and 8.
+func TestForwardSlots(t *testing.T) {
+	for connections, want := range map[int]int{0: 16, 1: 1, 15: 1, 16: 2, 64: 8, 127: 15, 128: 16, 1112: 16} {
+		f := newForwarder("http://192.0.2.1", connections, forwardLimits{})
+		if cap(f.slots) != want || cap(f.admitted) != 2*want {
+			t.Errorf("%d connections: got %d slots and %d requests in all, want %d and %d",
+				connections, cap(f.slots), cap(f.admitted), want, 2*want)
+		}
+	}
+}
+
+// TestDropUnread: an answer that its client does not read stays in memory until another
+// request waits for its slot, and for forwardUnreadTime at the least.
+func TestDropUnread(t *testing.T) {
+	for begins, want := range map[time.Duration]time.Duration{
+		time.Millisecond:               forwardUnreadTime,
+		time.Second + time.Millisecond: time.Second + forwardUnreadTime,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f, p, began := unreadReply(t)
+			time.Sleep(begins)
+			if dropped(p) {
+				t.Errorf("dropped after %s, though no other request waits", begins)
+			}
+			if !f.acquire(t.Context(), nil) {
+				t.Error("the waiting request got no slot")
+			}
+			if got := time.Since(began); got != want || !dropped(p) {
+				t.Errorf("the slot was free after %s, want %s; dropped: %t", got, want, dropped(p))
+			}
+			if n, err := p.Read(make([]byte, 10)); err != io.ErrUnexpectedEOF {
+				t.Errorf("read %d bytes, %v, of a dropped answer", n, err)
+			}
+		})
+	}
+}
+
+// TestUnreadAnswerHasDeadline: an answer is dropped at its deadline also if no other request
+// waits.
+func TestUnreadAnswerHasDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, p, _ := unreadReply(t)
+		time.Sleep(forwardTimeout - 1)
+		synctest.Wait()
+		if dropped(p) {
+			t.Error("dropped before the deadline")
+		}
+		time.Sleep(1)
+		synctest.Wait()
+		if !dropped(p) || len(f.slots) > 0 || len(f.admitted) > 0 {
+			t.Errorf("dropped: %t, with %d slots taken", dropped(p), len(f.slots))
+		}
+	})
+}
+
+// unreadReply returns an answer that holds the only slot and that nobody reads.
+func unreadReply(t *testing.T) (f *forwarder, p *reply, began time.Time) {
+	f = newForwarder("http://192.0.2.1", 0, forwardLimits{slots: 1})
+	if !f.acquire(t.Context(), nil) {
+		t.Fatal("no slot")
+	}
+	writing, written := context.WithTimeout(t.Context(), f.timeout)
+	t.Cleanup(written)
+	p = &reply{unsent: []byte("unread")}
+	go f.dropUnread(writing, p, sync.OnceFunc(f.release))
+	return f, p, time.Now()
+}
+
+func dropped(p *reply) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dropped
 }

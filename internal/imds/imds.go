@@ -74,6 +74,10 @@ type Config struct {
 	// forwarded. Empty: they are not forwarded.
 	Passthrough azure.MetadataURL
 
+	// MaxConnections is how many clients may be connected to the server. Forwarded
+	// requests take a quarter of them at the most. Zero: there is no limit.
+	MaxConnections int
+
 	// Fallback answers requests for all paths but the metadata service's. Where a path
 	// is not served it answers as [NotFound] does, and a wrong method as
 	// [MethodNotAllowed]. Nil: NotFound.
@@ -142,7 +146,7 @@ func New(cfg Config) (*Handler, error) {
 	h := &Handler{
 		tokens:        cfg.Tokens,
 		identities:    ids,
-		forwarder:     newForwarder(cfg.Passthrough, cfg.forwardLimits),
+		forwarder:     newForwarder(cfg.Passthrough, cfg.MaxConnections, cfg.forwardLimits),
 		log:           cfg.Log,
 		fallback:      cfg.Fallback,
 		observe:       cfg.Observe,

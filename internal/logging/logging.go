@@ -16,83 +16,55 @@ package logging
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"time"
 
 	"github.com/spf13/pflag"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/flagenv"
 )
 
-// Config holds the level and the format of the log. The zero value is info and json.
+// Config holds the level and the format of the log.
 type Config struct {
-	Level  Level
-	Format Format
+	// Level is the lowest level that is logged, by its name in levels. Empty: info.
+	Level string
+
+	// Format is json or console. Empty: json.
+	Format string
+}
+
+const formatConsole = "console"
+
+// levels lists the levels that azure-workload-identity's webhook passes to its proxy, and
+// the empty name. The levels trace and all mean debug, because this module logs nothing
+// below debug.
+var levels = map[string]zapcore.Level{
+	"error":   zapcore.ErrorLevel,
+	"warn":    zapcore.WarnLevel,
+	"warning": zapcore.WarnLevel,
+	"info":    zapcore.InfoLevel,
+	"":        zapcore.InfoLevel,
+	"debug":   zapcore.DebugLevel,
+	"trace":   zapcore.DebugLevel,
+	"all":     zapcore.DebugLevel,
 }
 
 // AddFlags defines --log-level and --log-format.
 func (c *Config) AddFlags(flags *pflag.FlagSet) {
-	flags.Var(&c.Level, "log-level", "`level`: error, warn, info, debug, trace or all")
-	flags.Var(&c.Format, "log-format", "`format`: json or console")
+	c.Level, c.Format = "info", "json"
+	flagenv.Var(flags, &c.Level, "log-level", parseLevel, "`level`: error, warn, info, debug, trace or all")
+	flagenv.Var(flags, &c.Format, "log-format", flagenv.OneOf("json", formatConsole), "`format`: json or console")
 }
 
-// Level is the lowest level that is logged. The zero value is info. It is a pflag.Value.
-type Level struct{ level zapcore.Level }
-
-// Set accepts the levels that azure-workload-identity's webhook passes to its proxy, and
-// an empty name, which means info. The levels trace and all mean debug, because this
-// module logs nothing below debug.
-func (l *Level) Set(name string) error {
-	switch name {
-	case "", "info":
-		l.level = zapcore.InfoLevel
-	case "debug", "trace", "all":
-		l.level = zapcore.DebugLevel
-	case "warn", "warning":
-		l.level = zapcore.WarnLevel
-	case "error":
-		l.level = zapcore.ErrorLevel
-	default:
-		return errors.New("must be error, warn, info, debug, trace or all")
+func parseLevel(name string) (string, error) {
+	if _, known := levels[name]; !known {
+		return "", azure.Invalid(name, "must be error, warn, info, debug, trace or all")
 	}
-	return nil
+	return name, nil
 }
-
-// String returns the level's name as log lines have it.
-func (l *Level) String() string { return l.level.String() }
-
-// Type returns the name of the type for pflag.
-func (*Level) Type() string { return "level" }
-
-// Format is the format of a log line. The zero value is json. It is a pflag.Value.
-type Format struct{ console bool }
-
-// The names of the formats.
-const (
-	formatJSON    = "json"
-	formatConsole = "console"
-)
-
-// Set accepts json and console.
-func (f *Format) Set(name string) error {
-	if name != formatJSON && name != formatConsole {
-		return errors.New("must be json or console")
-	}
-	f.console = name == formatConsole
-	return nil
-}
-
-// String returns the format's name.
-func (f *Format) String() string {
-	if f.console {
-		return formatConsole
-	}
-	return formatJSON
-}
-
-// Type returns the name of the type for pflag.
-func (*Format) Type() string { return "format" }
 
 // New returns a logger that writes one line for each entry to w. Lines of concurrent
 // requests never mix. Times are in RFC 3339 with nanoseconds, durations in Go's format.
@@ -103,16 +75,17 @@ func New(w io.Writer, cfg Config) *zap.Logger {
 	encoding.EncodeTime = zapcore.RFC3339NanoTimeEncoder
 	encoding.EncodeDuration = zapcore.StringDurationEncoder
 	encoder := zapcore.NewJSONEncoder(encoding)
-	if cfg.Format.console {
+	if cfg.Format == formatConsole {
 		encoder = zapcore.NewConsoleEncoder(encoding)
 	}
-	if q, ok := w.(*Queue); ok && cfg.Level.level.Enabled(droppedLevel) {
+	level := levels[cfg.Level]
+	if q, ok := w.(*Queue); ok && level.Enabled(droppedLevel) {
 		q.setReport(func(lines uint64) []byte { return dropped(encoder, lines) })
 	}
 	// zap's own errors go to w too. By default zap would write them to standard error and
 	// wait for it.
 	errorOutput := zapcore.Lock(zapcore.AddSync(struct{ io.Writer }{w}))
-	return zap.New(zapcore.NewCore(encoder, locked(w), cfg.Level.level), zap.ErrorOutput(errorOutput))
+	return zap.New(zapcore.NewCore(encoder, locked(w), level), zap.ErrorOutput(errorOutput))
 }
 
 // locked returns w with a lock around each write. A Queue has its own lock.

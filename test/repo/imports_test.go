@@ -33,7 +33,7 @@ var allowed = map[string][]string{
 	"internal/health":   {},
 	"internal/metrics":  {},
 	"internal/census":   {},
-	"internal/logging":  {},
+	"internal/logging":  {"internal/flagenv"},
 	"internal/loglimit": {},
 	"internal/inject":   {"internal/flagenv"},
 	"internal/manifest": {},
