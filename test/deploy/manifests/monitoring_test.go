@@ -19,8 +19,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// promtool runs Prometheus' own tool, from the system or from where `make test` has
-// unpacked it.
+// promtool runs Prometheus' promtool: the one of the system, or the one that `make test`
+// has unpacked.
 func promtool(t *testing.T, dir string, args ...string) {
 	t.Helper()
 	path, err := exec.LookPath("promtool")
@@ -54,28 +54,52 @@ func monitoring(t *testing.T) (rules *monitoringv1.PrometheusRule, monitor *moni
 	return rules, monitor, dashboard
 }
 
-// TestAlerts: the rules are valid, and fire when they should and only then.
+// TestAlerts: the rules are valid, and each alert fires when it should and only then.
 func TestAlerts(t *testing.T) {
 	rules, _, _ := monitoring(t)
 	dir := t.TempDir()
 	writeYAML(t, filepath.Join(dir, "rules.yaml"), rules.Spec)
-	tests, err := os.ReadFile("testdata/alerts.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "alerts.yaml"), tests, 0o644); err != nil {
-		t.Fatal(err)
+	writeYAML(t, filepath.Join(dir, "removal-rules.yaml"), monitoringv1.PrometheusRuleSpec{Groups: []monitoringv1.RuleGroup{removal(t, rules)}})
+	tests := ""
+	for _, file := range []string{"alerts.yaml", "removal.yaml"} {
+		tests += copyTestdata(t, dir, file)
 	}
 	promtool(t, dir, "check", "rules", "rules.yaml")
-	promtool(t, dir, "test", "rules", "alerts.yaml")
+	promtool(t, dir, "test", "rules", "alerts.yaml", "removal.yaml")
 
 	for _, group := range rules.Spec.Groups {
 		for _, rule := range group.Rules {
-			if rule.Alert != "" && !strings.Contains(string(tests), "alertname: "+rule.Alert+"\n") {
-				t.Errorf("%s has no test in testdata/alerts.yaml", rule.Alert)
+			if rule.Alert != "" && !strings.Contains(tests, "alertname: "+rule.Alert+"\n") {
+				t.Errorf("%s has no test in testdata", rule.Alert)
 			}
 		}
 	}
+}
+
+// removal returns the group whose only rule says that a sidecar is no longer needed.
+func removal(t *testing.T, rules *monitoringv1.PrometheusRule) monitoringv1.RuleGroup {
+	t.Helper()
+	const position = 2 // in the patch that prometheusrule.yaml and docs/metrics.md suggest
+	if len(rules.Spec.Groups) > position {
+		if group := rules.Spec.Groups[position]; group.Name == "imds-oidc-proxy.removal" && len(group.Rules) == 1 {
+			return group
+		}
+	}
+	t.Fatalf("the group imds-oidc-proxy.removal, of one rule, must be at position %d", position)
+	return monitoringv1.RuleGroup{}
+}
+
+// copyTestdata copies a file to dir and returns its text.
+func copyTestdata(t *testing.T, dir, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, file), text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 func writeYAML(t *testing.T, file string, value any) {
@@ -89,7 +113,7 @@ func writeYAML(t *testing.T, file string, value any) {
 	}
 }
 
-// TestMonitorFindsTheSidecar: label and port are the ones that the component gives.
+// TestMonitorFindsTheSidecar: label and port of the PodMonitor are those of the component.
 func TestMonitorFindsTheSidecar(t *testing.T) {
 	_, monitor, _ := monitoring(t)
 	v := load(t, "deployment")
@@ -104,8 +128,8 @@ func TestMonitorFindsTheSidecar(t *testing.T) {
 	}
 }
 
-// TestNetworkPolicy: the sample selects the pods with a sidecar, and lets somebody
-// chosen to the admin port and nobody else.
+// TestNetworkPolicy: the sample selects the pods with a sidecar, and allows only selected
+// pods to connect to the admin port.
 func TestNetworkPolicy(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(deployDir, "monitoring", "networkpolicy.yaml"))
 	if err != nil {
@@ -124,7 +148,7 @@ func TestNetworkPolicy(t *testing.T) {
 	reached := false
 	for _, rule := range sample.Spec.Ingress {
 		if len(rule.Ports) == 0 {
-			t.Error("a rule for every port lets everybody to the admin address")
+			t.Error("a rule for all ports allows every pod to connect to the admin address")
 		}
 		for _, port := range rule.Ports {
 			if port.Port.String() != admin.Name && port.Port.IntVal != admin.ContainerPort {
@@ -141,18 +165,18 @@ func TestNetworkPolicy(t *testing.T) {
 	}
 }
 
-// panel is what the test reads of Grafana's format.
+// panel is the part of Grafana's format that the test reads.
 type panel struct {
 	ID      int
 	Title   string
 	GridPos struct{ X, Y, W, H int }
 	Targets []struct{ Expr, RefID string }
-	// Interval is the least step. Below the interval of the scrapes, Grafana's own
-	// $__rate_interval holds one sample, and a rate of it is nothing.
+	// Interval is the minimum step. With a step below the scrape interval, Grafana's
+	// $__rate_interval would contain one sample, which has no rate.
 	Interval string
 }
 
-// TestDashboard: valid JSON, valid PromQL, and a place of its own for each panel.
+// TestDashboard: the dashboard is valid JSON with valid PromQL, and no panels overlap.
 func TestDashboard(t *testing.T) {
 	_, _, text := monitoring(t)
 	var dashboard struct {
@@ -163,7 +187,7 @@ func TestDashboard(t *testing.T) {
 		t.Fatal(err)
 	}
 	if dashboard.UID == "" || dashboard.Title == "" || len(dashboard.Panels) == 0 {
-		t.Error("a dashboard without name or panels")
+		t.Error("the dashboard has no name or no panels")
 	}
 	var rules []map[string]string
 	taken := map[[2]int]string{}
@@ -174,7 +198,7 @@ func TestDashboard(t *testing.T) {
 		for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
 			for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
 				if other := taken[[2]int{x, y}]; other != "" || x >= 24 {
-					t.Fatalf("panel %q lies over %q or the edge", p.Title, other)
+					t.Fatalf("panel %q overlaps %q or the edge", p.Title, other)
 				}
 				taken[[2]int{x, y}] = p.Title
 			}
@@ -196,8 +220,8 @@ func inPrometheus(expr string) string {
 	return strings.NewReplacer("$__rate_interval", "5m", "$namespace", ".*", "$pod", ".*").Replace(expr)
 }
 
-// TestMetricsExist: alerts and dashboard use only metrics that the proxy has, with
-// values of labels that it gives, and leave no metric out.
+// TestMetricsExist: alerts and dashboard use only metrics and label values that the proxy
+// has, and every metric is used.
 func TestMetricsExist(t *testing.T) {
 	rules, _, dashboard := monitoring(t)
 	alerts, err := yaml.Marshal(rules.Spec)
@@ -225,12 +249,9 @@ func TestMetricsExist(t *testing.T) {
 			t.Errorf("imds_oidc_proxy_%s: neither an alert nor the dashboard uses it", name)
 		}
 	}
-	tests, err := os.ReadFile("testdata/alerts.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	tests := copyTestdata(t, t.TempDir(), "alerts.yaml")
 	found := 0
-	for _, use := range labelUses(text + string(tests)) {
+	for _, use := range labelUses(text + tests) {
 		found++
 		if !slices.ContainsFunc(strings.Split(page, "\n"), use.in) {
 			t.Errorf("imds_oidc_proxy_%s is used with %s=%q, and the proxy has no such series", use.metric, use.label, use.value)
@@ -241,8 +262,7 @@ func TestMetricsExist(t *testing.T) {
 	}
 }
 
-// labelUse is a value of a label that a rule, a panel or a test of a rule asks of a
-// metric.
+// labelUse is a label value that a rule, a panel or a test of a rule selects.
 type labelUse struct{ metric, label, value string }
 
 // in reports whether a line of a scrape is of such a series.
@@ -250,8 +270,8 @@ func (u labelUse) in(line string) bool {
 	return strings.HasPrefix(line, "imds_oidc_proxy_"+u.metric+"{") && strings.Contains(line, u.label+`="`+u.value+`"`)
 }
 
-// The labels whose values are short lists that the proxy knows from its start, or
-// that the scrape's requests have made. Others are codes, versions and names.
+// The labels whose values are constants that are in every scrape, or that the requests of
+// scrape cause. The values of other labels are codes, versions and names.
 var (
 	selector     = regexp.MustCompile(`imds_oidc_proxy_([a-z_]+)\{([^}]*)\}`)
 	labelMatcher = regexp.MustCompile(`\b(result|source|handler|reason)(?:=~|!~|!=|=)"([a-z_|]+)"`)
