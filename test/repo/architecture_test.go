@@ -1,0 +1,52 @@
+package repo
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestArchitecture: the tables of docs/architecture.md list every package of the import map,
+// and files that exist. A cached token passes through at most 11 files.
+func TestArchitecture(t *testing.T) {
+	page := read(t, "docs/architecture.md")
+	packages := firstColumn(section(t, page, "## Packages"), `(?:cmd|internal)/[a-z-]+`)
+	slices.Sort(packages)
+	if want := slices.Sorted(maps.Keys(allowed)); !slices.Equal(packages, want) {
+		t.Errorf("the packages of docs/architecture.md are %q, want those of the import map: %q", packages, want)
+	}
+
+	way := firstColumn(section(t, page, "## The way of a token request, file by file"), `internal/\S+\.go`)
+	if len(way) == 0 || len(way) > 11 {
+		t.Errorf("the way of a token request has %d files, want 1 to 11", len(way))
+	}
+	for _, file := range way {
+		if _, err := os.Stat(filepath.Join(repository, file)); err != nil {
+			t.Errorf("docs/architecture.md: %v", err)
+		}
+	}
+}
+
+// section returns the text from a heading to the next one of the same level.
+func section(t *testing.T, page, heading string) string {
+	t.Helper()
+	_, text, found := strings.Cut(page, "\n"+heading+"\n")
+	if !found {
+		t.Fatalf("no heading %q", heading)
+	}
+	text, _, _ = strings.Cut(text, "\n## ")
+	return text
+}
+
+// firstColumn returns the cells of the first columns of tables that match a pattern.
+func firstColumn(text, pattern string) []string {
+	var cells []string
+	for _, row := range regexp.MustCompile(`(?m)^\| `+"`?("+pattern+")`?"+` \|`).FindAllStringSubmatch(text, -1) {
+		cells = append(cells, row[1])
+	}
+	return cells
+}
