@@ -326,7 +326,7 @@ func TestCheckAsksForWhatTheProxyAnswers(t *testing.T) {
 		{"", defaultResource, nil, ""},
 		{other, "api://orders.example.test/.default", nil, ""},
 		{checkClientID, defaultResource, []string{allowed}, ""},
-		{other, defaultResource, []string{allowed}, `--client-id "` + other + `": must be among --allowed-client-ids`},
+		{other, defaultResource, []string{allowed}, `--client-id "` + other + `": must be one of --allowed-client-ids`},
 		{"foo", defaultResource, nil, `--client-id "foo": must be a GUID`},
 		{"foo\n" + strings.Repeat("x", 10_000), defaultResource, nil, "--client-id "},
 		{"", "vault", nil, `--resource "vault"`},
