@@ -97,7 +97,7 @@ func TestReady(t *testing.T) {
 
 	writeToken(t, idp, path, entra.Claims{Subject: "s", Expiry: time.Now().Add(-time.Minute)})
 	w := ask(h, "GET", "/readyz?verbose")
-	if w.Code != 503 || !strings.Contains(w.Body.String(), "[-]federated-token failed: AZURE_FEDERATED_TOKEN_FILE: has expired") ||
+	if w.Code != 503 || !strings.Contains(w.Body.String(), "[-]federated-token failed: AZURE_FEDERATED_TOKEN_FILE: expired") ||
 		!strings.HasSuffix(w.Body.String(), "readyz check failed\n") {
 		t.Errorf("expired token: got %d %s, want 503 and the failed check", w.Code, w.Body)
 	}
