@@ -29,8 +29,8 @@ import (
 	"imds-oidc-proxy/test/kit/local"
 )
 
-// newTestObserver is one whose federated token is at the path returned,
-// and whose Entra is a closed port of this machine.
+// newTestObserver returns an observer and the path of its federated token. The authority is a
+// closed port of this machine.
 func newTestObserver(t *testing.T, idp *entra.Server, life time.Duration) (*observer, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "token")
@@ -75,7 +75,8 @@ func ask(h http.Handler, method, target string) *httptest.ResponseRecorder {
 	return w
 }
 
-// TestReady: ready is what the pod itself can tell, and says which check failed.
+// TestReady: /readyz succeeds if the proxy listens and its federated token is usable, and
+// otherwise names the check that failed. It checks only what the pod itself can know.
 func TestReady(t *testing.T) {
 	idp := newTestIssuer(t)
 	observed, path := newTestObserver(t, idp, time.Hour)
@@ -83,37 +84,37 @@ func TestReady(t *testing.T) {
 	h := newRouter(observed, &listening, zap.NewNop())
 
 	if w := ask(h, "GET", "/readyz?verbose"); w.Code != 503 || !strings.HasPrefix(w.Body.String(), "[-]listening failed: ") {
-		t.Errorf("before the port is open: got %d %s", w.Code, w.Body)
+		t.Errorf("before the port is open: got %d %s, want 503 and the failed check", w.Code, w.Body)
 	}
 	listening.Store(true)
 	if w := ask(h, "GET", "/readyz"); w.Code != 200 || w.Body.String() != "ok" {
-		t.Errorf("got %d %s", w.Code, w.Body)
+		t.Errorf("ready: got %d %s, want 200 ok", w.Code, w.Body)
 	}
 	want := "[+]listening ok\n[+]configuration ok\n[+]federated-token ok\nreadyz check passed\n"
 	if w := ask(h, "GET", "/readyz?verbose"); w.Code != 200 || w.Body.String() != want {
-		t.Errorf("got %d %s, want %s", w.Code, w.Body, want)
+		t.Errorf("ready, verbose: got %d %s, want 200 %s", w.Code, w.Body, want)
 	}
 
 	writeToken(t, idp, path, entra.Claims{Subject: "s", Expiry: time.Now().Add(-time.Minute)})
 	w := ask(h, "GET", "/readyz?verbose")
-	if w.Code != 503 || !strings.Contains(w.Body.String(), "[-]federated-token failed: AZURE_FEDERATED_TOKEN_FILE: has expired") ||
+	if w.Code != 503 || !strings.Contains(w.Body.String(), "[-]federated-token failed: AZURE_FEDERATED_TOKEN_FILE: expired") ||
 		!strings.HasSuffix(w.Body.String(), "readyz check failed\n") {
-		t.Errorf("expired: got %d %s", w.Code, w.Body)
+		t.Errorf("expired token: got %d %s, want 503 and the failed check", w.Code, w.Body)
 	}
 	os.Remove(path)
 	if w := ask(h, "GET", "/readyz"); w.Code != 503 || !strings.Contains(w.Body.String(), "federated-token: ") || !strings.Contains(w.Body.String(), "does not exist") {
-		t.Errorf("missing: got %d %s", w.Code, w.Body)
+		t.Errorf("missing token: got %d %s, want 503 and the failed check", w.Code, w.Body)
 	}
-	// A restart would not bring the token back.
+	// A restart would not restore the token, so the proxy stays live.
 	want = "[+]ping ok\n[+]token-cache ok\nlivez check passed\n"
 	if w := ask(h, "GET", "/livez?verbose"); w.Code != 200 || w.Body.String() != want {
-		t.Errorf("livez: got %d %s, want %s", w.Code, w.Body, want)
+		t.Errorf("livez without a token: got %d %s, want 200 %s", w.Code, w.Body, want)
 	}
 }
 
-// TestAdminServesNothingElse: no spelling of a path leads from the pod's address to
-// tokens or to the real IMDS.
-func TestAdminServesNothingElse(t *testing.T) {
+// TestAdminServesOnlyOwnEndpoints: other pods can reach the admin port, so no spelling of a path
+// may lead from there to the token endpoint or to the real IMDS.
+func TestAdminServesOnlyOwnEndpoints(t *testing.T) {
 	observed, _ := newTestObserver(t, newTestIssuer(t), time.Hour)
 	var listening atomic.Bool
 	own := newRouter(observed, &listening, zap.NewNop())
@@ -131,7 +132,7 @@ func TestAdminServesNothingElse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.URL.Opaque = path + query // sent as it is
+		r.URL.Opaque = path + query // sent without escaping or cleaning
 		r.Header.Set("Metadata", "true")
 		resp, err := http.DefaultTransport.RoundTrip(r)
 		if err != nil {
@@ -148,17 +149,17 @@ func TestAdminServesNothingElse(t *testing.T) {
 			t.Errorf("%s: got %d and Allow %q, want 405 and GET, HEAD", method, w.Code, w.Header().Get("Allow"))
 		}
 		if w := ask(own, method, "/nothing"); w.Code != http.StatusNotFound {
-			t.Errorf("%s of a path that is not served: got %d, want 404", method, w.Code)
+			t.Errorf("%s of an unknown path: got %d, want 404", method, w.Code)
 		}
 	}
 	if w := ask(withoutProxying(own), "GET", "http://169.254.169.254/livez"); w.Code != http.StatusNotFound {
-		t.Errorf("an absolute target: got %d, want 404", w.Code)
+		t.Errorf("absolute request target: got %d, want 404", w.Code)
 	}
 }
 
-// TestRefusalsAreTheSame: at either port what is not served is refused in the same words,
-// which are IMDS's.
-func TestRefusalsAreTheSame(t *testing.T) {
+// TestSameErrorsOnBothPorts: an unknown path and a wrong method get the same answer on the token
+// port and on the admin port, with IMDS's error codes.
+func TestSameErrorsOnBothPorts(t *testing.T) {
 	var listening atomic.Bool
 	observed, _ := newTestObserver(t, newTestIssuer(t), time.Hour)
 	own := newRouter(observed, &listening, zap.NewNop())
@@ -170,17 +171,18 @@ func TestRefusalsAreTheSame(t *testing.T) {
 		{"GET", "/", "not_found"}, {"POST", "/readyz/", "not_found"}, {"FOO", "/nothing", "not_found"},
 		{"POST", "/readyz", "method_not_allowed"}, {"FOO", "/readyz", "method_not_allowed"}, {"DELETE", "/metrics", "method_not_allowed"},
 	} {
-		at, atAdmin := ask(tokens, test.method, test.path), ask(withoutProxying(own), test.method, test.path)
-		if at.Code != atAdmin.Code || at.Body.String() != atAdmin.Body.String() || at.Header().Get("Allow") != atAdmin.Header().Get("Allow") {
-			t.Errorf("%s %s: got %d %s, and at the admin port %d %s", test.method, test.path, at.Code, at.Body, atAdmin.Code, atAdmin.Body)
+		onToken, onAdmin := ask(tokens, test.method, test.path), ask(withoutProxying(own), test.method, test.path)
+		if onToken.Code != onAdmin.Code || onToken.Body.String() != onAdmin.Body.String() || onToken.Header().Get("Allow") != onAdmin.Header().Get("Allow") {
+			t.Errorf("%s %s: got %d %s on the token port and %d %s on the admin port, want the same", test.method, test.path, onToken.Code, onToken.Body, onAdmin.Code, onAdmin.Body)
 		}
-		if !strings.Contains(at.Body.String(), `"error":"`+test.code+`"`) {
-			t.Errorf("%s %s: got %s, want %s", test.method, test.path, at.Body, test.code)
+		if !strings.Contains(onToken.Body.String(), `"error":"`+test.code+`"`) {
+			t.Errorf("%s %s: got %s, want the error code %s", test.method, test.path, onToken.Body, test.code)
 		}
 	}
 }
 
-// TestOwnEndpointsAreLoggedAtDebug: probes come every few seconds.
+// TestOwnEndpointsAreLoggedAtDebug: probes arrive every few seconds, which is too often for log
+// lines at info.
 func TestOwnEndpointsAreLoggedAtDebug(t *testing.T) {
 	core, logs := zapobserver.New(zap.DebugLevel)
 	ask(routerFor(map[string]http.Handler{"/readyz": http.NotFoundHandler()}, zap.New(core)), "GET", "/readyz")
@@ -190,7 +192,7 @@ func TestOwnEndpointsAreLoggedAtDebug(t *testing.T) {
 	}
 }
 
-// startAdmin serves the paths until the test ends.
+// startAdmin serves the endpoints as the admin server does, until the test ends.
 func startAdmin(t *testing.T, endpoints map[string]http.Handler) *local.Pipes {
 	listener := local.NewPipes()
 	admin := adminOn(listener, routerFor(endpoints, zap.NewNop()), zap.NewNop())
@@ -199,18 +201,18 @@ func startAdmin(t *testing.T, endpoints map[string]http.Handler) *local.Pipes {
 	return listener
 }
 
-// adminWriteTime is how long an answer may take at the most.
+// adminWriteTime is the write timeout of the server for one answer.
 const adminWriteTime = 5 * time.Second
 
 const adminRequest = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
 
-// TestAdminKeepsAPlaceForProbes: whoever holds all places, by answers that are not
-// read or by asking again and again, holds none for longer than one answer may take.
-// A kubelet that gets no answer restarts the sidecar.
-func TestAdminKeepsAPlaceForProbes(t *testing.T) {
+// TestAdminAnswersProbesUnderAttack: clients that occupy all connections of the admin port, by
+// not reading answers or by pipelining requests, delay a probe at most by the write timeout of
+// one answer. The kubelet restarts a sidecar that does not answer.
+func TestAdminAnswersProbesUnderAttack(t *testing.T) {
 	for name, hold := range map[string]func(net.Conn){
-		"never reads": func(conn net.Conn) { io.WriteString(conn, strings.Repeat(adminRequest, 100)) },
-		"reads slowly and asks again": func(conn net.Conn) {
+		"clients never read": func(conn net.Conn) { io.WriteString(conn, strings.Repeat(adminRequest, 100)) },
+		"clients pipeline requests and read slowly": func(conn net.Conn) {
 			go io.WriteString(conn, strings.Repeat(adminRequest, 100))
 			for r := bufio.NewReader(conn); ; {
 				time.Sleep(adminWriteTime * 4 / 5)
@@ -225,7 +227,7 @@ func TestAdminKeepsAPlaceForProbes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var holding sync.WaitGroup
-				t.Cleanup(holding.Wait) // when the connections are closed
+				t.Cleanup(holding.Wait) // they return once their connections are closed
 				ok := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 				listener := startAdmin(t, map[string]http.Handler{"/metrics": ok, "/livez": ok})
 				for range adminConnections {
@@ -238,40 +240,41 @@ func TestAdminKeepsAPlaceForProbes(t *testing.T) {
 				go io.WriteString(probe, "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
 				resp, err := http.ReadResponse(bufio.NewReader(probe), nil)
 				if err != nil || resp.StatusCode != http.StatusOK {
-					t.Fatalf("the probe: got %v, %v", resp, err)
+					t.Fatalf("probe: got %v, %v, want 200", resp, err)
 				}
 				if took := time.Since(began); took > adminWriteTime {
-					t.Errorf("the probe took %s, want %s at the most", took, adminWriteTime)
+					t.Errorf("the probe was answered after %s, want at most %s", took, adminWriteTime)
 				}
 			})
 		})
 	}
 }
 
-// TestAdminConnectionsAreBounded: one too many waits until another is done.
+// TestAdminConnectionsAreBounded: a connection above the limit waits until another one has been
+// served.
 func TestAdminConnectionsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var served atomic.Int32
-		goOn := make(chan struct{})
+		release := make(chan struct{})
 		listener := startAdmin(t, map[string]http.Handler{"/metrics": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 			served.Add(1)
-			<-goOn
+			<-release
 		})})
 		for range adminConnections {
 			io.WriteString(listener.Dial(t), adminRequest)
 		}
-		late := listener.Dial(t)
-		go io.WriteString(late, adminRequest)
+		excess := listener.Dial(t)
+		go io.WriteString(excess, adminRequest)
 		synctest.Wait()
 		if got := served.Load(); got != adminConnections {
-			t.Errorf("got %d requests at a time, want %d", got, adminConnections)
+			t.Errorf("got %d concurrent requests, want %d", got, adminConnections)
 		}
-		close(goOn)
-		if _, err := late.Read(make([]byte, 1)); err != nil && !errors.Is(err, io.EOF) {
-			t.Errorf("the late one: %v", err)
+		close(release)
+		if _, err := excess.Read(make([]byte, 1)); err != nil && !errors.Is(err, io.EOF) {
+			t.Errorf("connection above the limit: %v", err)
 		}
 		if got := served.Load(); got != adminConnections+1 {
-			t.Errorf("got %d requests in the end, want %d", got, adminConnections+1)
+			t.Errorf("got %d requests in total, want %d", got, adminConnections+1)
 		}
 	})
 }

@@ -19,22 +19,23 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// cached answers as a filled cache does.
+// cached is a source of tokens that always returns the same token, as from a cache.
 type cached struct{ result tokens.Result }
 
 func (c cached) Token(context.Context, tokens.Request) (tokens.Result, error) {
 	return c.result, nil
 }
 
-// nowhere is a response that costs nothing.
-type nowhere struct{ header http.Header }
+// discarded is a ResponseWriter that discards the body, so that the benchmark measures only the
+// handler.
+type discarded struct{ header http.Header }
 
-func (w *nowhere) Header() http.Header         { return w.header }
-func (w *nowhere) Write(b []byte) (int, error) { return len(b), nil }
-func (w *nowhere) WriteHeader(int)             {}
+func (w *discarded) Header() http.Header         { return w.header }
+func (w *discarded) Write(b []byte) (int, error) { return len(b), nil }
+func (w *discarded) WriteHeader(int)             {}
 
-// BenchmarkCachedAnswer is a cached token as main serves it, with and without what
-// looks on: the metrics, the census and the limit on the log.
+// BenchmarkCachedAnswer answers requests with a cached token through main's handler, with and
+// without metrics, census and the rate limit of log lines.
 func BenchmarkCachedAnswer(b *testing.B) {
 	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
 	log := zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel))
@@ -64,7 +65,7 @@ func BenchmarkCachedAnswer(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			w := &nowhere{header: http.Header{}}
+			w := &discarded{header: http.Header{}}
 			b.ReportAllocs()
 			for b.Loop() {
 				h.ServeHTTP(w, r)

@@ -77,7 +77,7 @@ func parseCheck(args []string, getenv func(string) string, stdout io.Writer) (ch
 		return variable(flag)
 	})
 	flags.AddFlagSet(own)
-	cfg.proxy.addFlags(flags.FlagSet)
+	cfg.proxy.addFlags(flags)
 	flags.Usage = func() { fmt.Fprintf(stdout, checkUsage, own.FlagUsages(), exitHelp(checkExits)) }
 	if err := cfg.proxy.parse(flags, args, getenv); err != nil {
 		return cfg, err

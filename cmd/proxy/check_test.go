@@ -32,8 +32,8 @@ const (
 	checkClientID = "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10"
 )
 
-// checkedPod is a pod for `proxy check`: a stand-in for Entra and the issuer, a
-// federated token, a proxy, and what stands in for the metadata address.
+// checkedPod is the environment of `proxy check` in a pod: a stand-in for Entra and the issuer,
+// a federated token, a proxy, and a stand-in for the metadata address.
 type checkedPod struct {
 	t           *testing.T
 	idp         *entra.Server
@@ -42,8 +42,9 @@ type checkedPod struct {
 	proxyPort   string
 }
 
-// newCheckedPod is in good health; a scenario spoils one thing. Its check is that of
-// the proxy's own container: the same user, nobody's redirect, and no programs.
+// newCheckedPod returns a pod without faults; each scenario adds one. The check runs as in the
+// proxy's own container: as the proxy's user, to which no redirect applies, and without other
+// programs.
 func newCheckedPod(t *testing.T, keys *entra.Keys) *checkedPod {
 	t.Helper()
 	idp, err := entra.Start(entra.Config{Keys: keys})
@@ -73,8 +74,9 @@ func newCheckedPod(t *testing.T, keys *entra.Keys) *checkedPod {
 	return p
 }
 
-// silentAddress stands in for the metadata address as the proxy's own user finds it,
-// for whom there is no redirect: nobody answers a connection that cannot leave.
+// silentAddress returns an address that never answers. It stands in for the metadata address as
+// the proxy's own user sees it: no redirect applies, and the check's connection, which is bound
+// to the loopback device, cannot leave the pod.
 func silentAddress(t *testing.T) string {
 	t.Helper()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -85,7 +87,8 @@ func silentAddress(t *testing.T) string {
 	return silent.Addr().String()
 }
 
-// project writes a federated token; its subject is the good one unless c names one.
+// project writes a federated token with these claims. An empty subject means the subject that
+// the application trusts.
 func (p *checkedPod) project(c entra.Claims) {
 	p.t.Helper()
 	if c.Subject == "" {
@@ -113,8 +116,8 @@ func (p *checkedPod) startProxy() {
 	}
 }
 
-// startProxyUnready runs the real proxy until the test ends, and waits until it
-// listens.
+// startProxyUnready runs the real proxy until the test ends, and waits until it listens, which
+// it also does with a fault that keeps it from being ready.
 func (p *checkedPod) startProxyUnready() {
 	p.t.Helper()
 	cfg, err := parseConfig(nil, p.getenv, os.Stdout)
@@ -149,25 +152,25 @@ func (p *checkedPod) startProxyUnready() {
 	})
 }
 
-// longAgo is when a token was issued that has expired.
+// longAgo returns the time at which a token was issued that has expired since.
 func longAgo() time.Time { return time.Now().Add(-3 * time.Hour) }
 
-// check runs `proxy check` and returns what it printed, and its exit status.
+// check runs `proxy check` and returns its standard output and its exit status.
 func (p *checkedPod) check(args ...string) (string, int) {
 	p.t.Helper()
 	var stdout, stderr bytes.Buffer
 	code := run(p.t.Context(), append(append([]string{"check"}, p.args...), args...), p.getenv, &stdout, &stderr)
 	if stderr.Len() > 0 {
-		p.t.Errorf("standard error holds %q, want nothing", &stderr)
+		p.t.Errorf("standard error: got %q, want nothing", &stderr)
 	}
 	return stdout.String(), code
 }
 
-// checkScenarios are the faults, each with the step that says so.
+// checkScenarios lists the faults, each with the exit status of the step that must find it.
 var checkScenarios = []struct {
 	name  string
 	want  int
-	spoil func(*checkedPod)
+	fault func(*checkedPod)
 }{
 	{"good", exitOK, func(*checkedPod) {}},
 	{"missing-tenant", 10, func(p *checkedPod) { delete(p.environment, "AZURE_TENANT_ID") }},
@@ -206,17 +209,17 @@ var checkScenarios = []struct {
 	}},
 }
 
-// TestCheckTranscripts: each fault is found at its step, and the report is, but for
-// ports, times and identifiers, the one in testdata and in the docs. Run with -update
-// to write both.
+// TestCheckTranscripts: each fault is found by its step, and the report equals the one in
+// testdata and in the docs, except for ports, times and identifiers. Run with -update to write
+// both.
 func TestCheckTranscripts(t *testing.T) {
 	keys := entra.NewKeys()
 	for _, scenario := range checkScenarios {
 		t.Run(scenario.name, func(t *testing.T) {
-			t.Parallel() // Entra's refusals are tried again, which takes seconds
+			t.Parallel() // retries after errors of Entra take seconds
 			p := newCheckedPod(t, keys)
 			p.startProxy()
-			scenario.spoil(p)
+			scenario.fault(p)
 			out, code := p.check()
 			if code != scenario.want {
 				t.Errorf("got exit status %d, want %d", code, scenario.want)
@@ -227,15 +230,15 @@ func TestCheckTranscripts(t *testing.T) {
 	}
 }
 
-// checkNoToken looks for the first letters that every JSON web token has.
+// checkNoToken looks for the first letters of a token: every JSON Web Token has the same.
 func checkNoToken(t *testing.T, out string) {
 	t.Helper()
 	if strings.Contains(out, "eyJ") {
-		t.Errorf("the report holds a token:\n%s", out)
+		t.Errorf("the report contains a token:\n%s", out)
 	}
 }
 
-// golden compares a transcript with the one that is kept.
+// golden compares a transcript with the one in testdata, or writes it there with -update.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", "check", name+".txt")
@@ -250,11 +253,11 @@ func golden(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("got:\n%s\nwant %s (go test -update writes it):\n%s", got, path, want)
+		t.Errorf("got:\n%s\nwant %s (to write it: go test -update):\n%s", got, path, want)
 	}
 }
 
-// What differs from run to run, in the order of replacement.
+// Patterns for text that differs between runs, in the order of replacement.
 var (
 	volatileTime     = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`)
 	volatileLife     = regexp.MustCompile(`, (in )?\d+[hms][0-9.hms]*( ago)?`)
@@ -264,7 +267,7 @@ var (
 	volatileUser     = regexp.MustCompile(`UID \d+, GID \d+`)
 )
 
-// normalize replaces what differs from run to run by what a cluster would have.
+// normalize replaces text that differs between runs with the values of an example cluster.
 func (p *checkedPod) normalize(out string) string {
 	authority := strings.TrimSuffix(strings.TrimPrefix(p.idp.AuthorityHost(), "https://"), "/")
 	out = strings.NewReplacer(
@@ -282,7 +285,7 @@ func (p *checkedPod) normalize(out string) string {
 	return volatileUser.ReplaceAllString(out, "UID 1501, GID 1501")
 }
 
-// TestCheckJSON: the same findings, for machines.
+// TestCheckJSON: with --output=json the report has the same findings as JSON.
 func TestCheckJSON(t *testing.T) {
 	p := newCheckedPod(t, nil)
 	p.startProxy()
@@ -298,21 +301,22 @@ func TestCheckJSON(t *testing.T) {
 		t.Fatalf("%v:\n%s", err, out)
 	}
 	if code != 14 || got.ExitStatus != 14 || got.FirstFailed != "exchange" || got.Version != version || len(got.Steps) != 6 {
-		t.Errorf("exit status %d, got %+v", code, got)
+		t.Errorf("got exit status %d and %+v, want 14 and the exchange as first failed of six steps", code, got)
 	}
 	failed := got.Steps[4].Findings[0]
 	if failed.AADSTS != 700016 || failed.TraceID == "" || failed.CorrelationID == "" || failed.Remedy == "" {
-		t.Errorf("got %+v", failed)
+		t.Errorf("got the finding %+v, want AADSTS700016 with trace ID, correlation ID and remedy", failed)
 	}
 	checkNoToken(t, out)
 }
 
-// TestCheckAsksForWhatTheProxyAnswers: what the handler refuses is a wrong flag, named,
-// and not a way to a token that no application gets.
-func TestCheckAsksForWhatTheProxyAnswers(t *testing.T) {
+// TestCheckRefusesWhatTheProxyRefuses: if the proxy's handler refuses a client ID or a resource,
+// `proxy check` refuses the flag and names it. Otherwise the check would get a token that no
+// application can get.
+func TestCheckRefusesWhatTheProxyRefuses(t *testing.T) {
 	const other = "77777777-7777-4777-8777-777777777777"
 	allowed := "--allowed-client-ids=" + strings.ToUpper(checkClientID)
-	// A check that goes on, where it should not, asks nobody but this machine.
+	// If the check runs despite a wrong flag, it connects only to this machine.
 	environment := podEnvironment(map[string]string{
 		"AZURE_AUTHORITY_HOST":   "https://127.0.0.1:1",
 		"PROXY_IMDS_ADDRESS":     "http://" + silentAddress(t),
@@ -321,12 +325,12 @@ func TestCheckAsksForWhatTheProxyAnswers(t *testing.T) {
 	for _, test := range []struct {
 		clientID, resource string
 		args               []string
-		wrong              string // empty: nothing
+		wantError          string // empty: the flags are valid
 	}{
 		{"", defaultResource, nil, ""},
 		{other, "api://orders.example.test/.default", nil, ""},
 		{checkClientID, defaultResource, []string{allowed}, ""},
-		{other, defaultResource, []string{allowed}, `--client-id "` + other + `": must be among --allowed-client-ids`},
+		{other, defaultResource, []string{allowed}, `--client-id "` + other + `": must be one of --allowed-client-ids`},
 		{"foo", defaultResource, nil, `--client-id "foo": must be a GUID`},
 		{"foo\n" + strings.Repeat("x", 10_000), defaultResource, nil, "--client-id "},
 		{"", "vault", nil, `--resource "vault"`},
@@ -339,36 +343,36 @@ func TestCheckAsksForWhatTheProxyAnswers(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = parseCheck(args[1:], environment, io.Discard)
-		if got := proxyAnswers(t, cfg, test.clientID, test.resource); got != (test.wrong == "") || got != (err == nil) {
-			t.Errorf("%.200q: the proxy answers: %t; the check says %v", args, got, err)
+		if got := proxyAnswers(t, cfg, test.clientID, test.resource); got != (test.wantError == "") || got != (err == nil) {
+			t.Errorf("%.200q: answered by the proxy: %t; error of the check: %v; want a valid request: %t", args, got, err, test.wantError == "")
 		}
-		if test.wrong == "" {
+		if test.wantError == "" {
 			continue
 		}
 		var stdout, stderr bytes.Buffer
 		code := run(t.Context(), args, environment, &stdout, &stderr)
-		if line := stderr.String(); code != exitUsage || !strings.HasPrefix(line, "proxy: "+test.wrong) || strings.Count(line, "\n") != 1 || len(line) > 1000 {
-			t.Errorf("%.200q: got exit status %d, %q", args, code, line)
+		if line := stderr.String(); code != exitUsage || !strings.HasPrefix(line, "proxy: "+test.wantError) || strings.Count(line, "\n") != 1 || len(line) > 1000 {
+			t.Errorf("%.200q: got exit status %d, %q; want %d and one line that begins with %q", args, code, line, exitUsage, "proxy: "+test.wantError)
 		}
 		if stdout.Len() > 0 {
-			t.Errorf("%.200q: a report:\n%s", args, &stdout)
+			t.Errorf("%.200q: got a report, want none:\n%s", args, &stdout)
 		}
 	}
 }
 
-// anyToken has a token for everybody.
+// anyToken returns a token for every request.
 type anyToken struct{}
 
 func (anyToken) Token(context.Context, tokens.Request) (tokens.Result, error) {
 	return tokens.Result{Token: exchange.Token{AccessToken: "a-token", NotBefore: time.Now(), ExpiresOn: time.Now().Add(time.Hour)}}, nil
 }
 
-// proxyAnswers asks the proxy's own handler whether such a request gets a token.
+// proxyAnswers reports whether the proxy's handler answers such a request with a token.
 func proxyAnswers(t *testing.T, cfg config, clientID, resource string) bool {
 	t.Helper()
-	answers := cfg.handlerConfig()
-	answers.Tokens = anyToken{}
-	handler, err := imds.New(answers)
+	handlerConfig := cfg.handlerConfig()
+	handlerConfig.Tokens = anyToken{}
+	handler, err := imds.New(handlerConfig)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -384,7 +388,8 @@ func proxyAnswers(t *testing.T, cfg config, clientID, resource string) bool {
 	return w.Code == http.StatusOK
 }
 
-// TestCheckInterrupted: a check that was ended says so, and not that Entra is down.
+// TestCheckInterrupted: an interrupted check reports the interruption, and not that Entra is
+// down.
 func TestCheckInterrupted(t *testing.T) {
 	p := newCheckedPod(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -392,6 +397,6 @@ func TestCheckInterrupted(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	code := run(ctx, []string{"check"}, p.getenv, &stdout, &stderr)
 	if code != exitFailure || stderr.String() != "proxy: interrupted\n" {
-		t.Errorf("got exit status %d, %q", code, &stderr)
+		t.Errorf("got exit status %d, %q; want %d, interrupted", code, &stderr, exitFailure)
 	}
 }

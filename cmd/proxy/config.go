@@ -90,8 +90,9 @@ func variable(flag string) string {
 func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (config, error) {
 	var cfg config
 	flags := flagenv.New("proxy", variable)
-	cfg.addFlags(flags.FlagSet)
-	flags.Usage = func() { fmt.Fprintf(stdout, usageHead, flags.FlagUsages(), exitHelp(exits)) }
+	flags.Commands = []string{checkCommand}
+	cfg.addFlags(flags)
+	flags.Usage = func() { fmt.Fprintf(stdout, usageHead, flags.Usages(), exitHelp(exits)) }
 	if err := cfg.parse(flags, args, getenv); err != nil || cfg.showVersion || cfg.probe {
 		return cfg, err
 	}
@@ -116,55 +117,59 @@ func (c *config) parse(flags *flagenv.Set, args []string, getenv func(string) st
 }
 
 // addFlags adds the flags of c to the set.
-func (c *config) addFlags(flags *pflag.FlagSet) {
+func (c *config) addFlags(flags *flagenv.Set) {
 	c.port, c.imdsPassthrough, c.imdsAddress = azure.ProxyPort, passthroughOn, "http://"+azure.MetadataIP
-	flagenv.Var(flags, &c.port, "proxy-port", azure.ParsePort, "`port` to listen on, at 127.0.0.1")
-	flagenv.Var(flags, &c.adminAddress, "admin-address", flagenv.Optional(azure.ParseAddress),
-		"`address` (HOST:PORT or :PORT) at which the kubelet and Prometheus find /readyz, /livez, /metrics and /debug/clients, never tokens; empty means nowhere")
-	c.log.AddFlags(flags)
-	flags.BoolVar(&c.logAll, "log-all-requests", false,
-		"a line for every request, however many come: a client in a loop can then fill the disk")
-	flags.BoolVar(&c.probe, "probe", false, "ask the proxy at --proxy-port whether it is ready, and exit 0 when it is")
-	flags.DurationVar(&c.probeTimeout, "probe-timeout", defaultProbeTimeout, "how long --probe keeps asking")
-	flagenv.List(flags, &c.identityList, "identity", azure.ParseIdentity,
-		"`SELECTOR=CLIENT_ID`: requests by this object ID or ARM resource ID get this client ID's token; repeatable")
-	flagenv.List(flags, &c.allowedClientIDs, allowedClientIDsFlag, azure.ParseClientID,
-		"client `IDs` that may be asked for; not given means any")
+	flags.Group("Ports")
+	flagenv.Var(flags.FlagSet, &c.port, "proxy-port", azure.ParsePort, "`port` of the token endpoint, on 127.0.0.1")
+	flagenv.Var(flags.FlagSet, &c.adminAddress, "admin-address", flagenv.Optional(azure.ParseAddress),
+		"`address` (HOST:PORT or :PORT) that serves /readyz, /livez, /metrics and /debug/clients to the kubelet and Prometheus, and never tokens; empty means none")
+	flags.Group("Token requests")
+	flagenv.List(flags.FlagSet, &c.identityList, "identity", azure.ParseIdentity,
+		"`SELECTOR=CLIENT_ID`: answer requests for this object ID or ARM resource ID with a token of this client ID; repeatable")
+	flagenv.List(flags.FlagSet, &c.allowedClientIDs, allowedClientIDsFlag, azure.ParseClientID,
+		"client `IDs` that requests may name; the default allows any")
+	flagenv.List(flags.FlagSet, &c.prefetch, "prefetch", azure.ParseResource,
+		"`resource` whose token, for "+azure.EnvClientID+", is fetched before the first request; repeatable")
 	flags.BoolVar(&c.strictAPIVersion, "strict-api-version", false, "refuse token requests without api-version, as IMDS does")
-	flagenv.Var(flags, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughOn, passthroughOff),
-		"on or off: forward instance metadata, never identity, to the real IMDS")
-	flagenv.Var(flags, &c.imdsAddress, "imds-address", azure.ParseMetadataURL, "`URL` of the real IMDS; for tests")
-	flagenv.List(flags, &c.prefetch, "prefetch", azure.ParseResource,
-		"`resource` to have a token ready for, as "+azure.EnvClientID+", before it is asked for; repeatable")
-	flags.StringVar(&c.caFile, "ca-file", "", "PEM `file` of certificate authorities to trust for Entra beside the system's")
+	flags.StringVar(&c.caFile, "ca-file", "", "PEM `file` of certificate authorities to trust for Entra in addition to the system's")
+	flags.Group("Instance metadata")
+	flagenv.Var(flags.FlagSet, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughOn, passthroughOff),
+		"on or off: whether to forward requests for instance metadata to the real IMDS; requests for identities are never forwarded")
+	flagenv.Var(flags.FlagSet, &c.imdsAddress, "imds-address", azure.ParseMetadataURL, "`URL` of the real IMDS; for tests")
+	flags.Group("Logging")
+	c.log.AddFlags(flags.FlagSet)
+	flags.BoolVar(&c.logAll, "log-all-requests", false,
+		"log a line for every request, without a rate limit; a client in a loop can then fill the disk")
+	flags.Group("Probe")
+	flags.BoolVar(&c.probe, "probe", false, "wait until the proxy at --proxy-port is ready, and exit with 0")
+	flags.DurationVar(&c.probeTimeout, "probe-timeout", defaultProbeTimeout, "how long --probe waits")
+	flags.Group("Other")
 	flags.BoolVar(&c.showVersion, "version", false, "print the version and exit")
 }
 
 const usageHead = `Usage: proxy [flags]
        proxy check [flags]
 
-proxy answers managed-identity requests (IMDS) with Entra tokens for the pod's
-federated token. See the README for the whole picture.
+Answer managed-identity requests (IMDS) with Entra access tokens, in exchange for the pod's
+federated token. proxy check tests each step to a token: see proxy check --help.
 
-Flags. Each but --probe and --version has an environment variable (--log-level has
-PROXY_LOG_LEVEL, --proxy-port has PROXY_PORT). Commas separate the items of a list:
-
+Each flag except --probe and --version has an environment variable: --log-level has
+PROXY_LOG_LEVEL, --proxy-port has PROXY_PORT. Separate the items of a list with commas.
 %s
-Environment, as azure-workload-identity's webhook injects it:
+Environment variables, as azure-workload-identity's webhook sets them:
 
-  AZURE_TENANT_ID             (required) the tenant to ask for tokens
+  AZURE_TENANT_ID             (required) the tenant to request tokens from
   AZURE_FEDERATED_TOKEN_FILE  (required) the projected service-account token
   AZURE_CLIENT_ID             the identity of requests that name none
   AZURE_AUTHORITY_HOST        the Entra endpoint; default https://login.microsoftonline.com/
   AZURE_KUBERNETES_TOKEN_PROXY, _SNI_NAME, _CA_FILE, _CA_DATA   identity bindings
-  HTTPS_PROXY, NO_PROXY       for the way to Entra only
+  HTTPS_PROXY, NO_PROXY       for connections to Entra only
   AZURE_POD_IDENTITY_AUTHORITY_HOST   for proxy check: this pod has no redirect
-
-proxy check tests each step to a token and says what is wrong: proxy check --help.
 
 Exit codes:
 %s
-A SIGTERM lets requests in flight finish; a second one ends the process at once, with 1.
+On SIGTERM, the proxy stops accepting connections and finishes the requests in progress. A
+second SIGTERM ends the process at once, with exit code 1.
 `
 
 func (c *config) checkFlags(flags *pflag.FlagSet) error {

@@ -17,7 +17,7 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// podEnvironment is what the webhook injects, and more.
+// podEnvironment returns the variables that the webhook injects, and more.
 func podEnvironment(more map[string]string) func(string) string {
 	environment := map[string]string{
 		"AZURE_TENANT_ID":            "11111111-2222-4333-8444-555555555555",
@@ -36,13 +36,13 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if cfg.port != 8000 || cfg.log != (logging.Config{Level: "info", Format: "json"}) || cfg.imdsPassthrough != "on" || cfg.imdsAddress != "http://169.254.169.254" {
-		t.Errorf("got %+v", cfg)
+		t.Errorf("got %+v, want the documented defaults", cfg)
 	}
 }
 
-// TestEnvironmentTwins: a flag wins over its variable, which wins over the default;
-// a variable that is empty is not there.
-func TestEnvironmentTwins(t *testing.T) {
+// TestEnvironmentVariables: a flag takes precedence over its environment variable, and the
+// variable over the default. An empty variable counts as not set.
+func TestEnvironmentVariables(t *testing.T) {
 	for _, test := range []struct {
 		name        string
 		args        []string
@@ -51,8 +51,9 @@ func TestEnvironmentTwins(t *testing.T) {
 	}{
 		{"variable", nil, map[string]string{"PROXY_PORT": "8001"}, func(c config) bool { return c.port == 8001 }},
 		{"flag over variable", []string{"--proxy-port=8002"}, map[string]string{"PROXY_PORT": "8001"}, func(c config) bool { return c.port == 8002 }},
-		{"the link to a Service called proxy", nil, map[string]string{"PROXY_PORT": "sctp://10.0.0.7:80"}, func(c config) bool { return c.port == 8000 }},
-		{"a port as proxy-init reads it", []string{"--proxy-port=010000"}, nil, func(c config) bool { return c.port == 10000 }},
+		{"variable of a Service named proxy is ignored", nil, map[string]string{"PROXY_PORT": "sctp://10.0.0.7:80"}, func(c config) bool { return c.port == 8000 }},
+		// proxy-init reads the port in the same way.
+		{"port with leading zero", []string{"--proxy-port=010000"}, nil, func(c config) bool { return c.port == 10000 }},
 		{"empty variable", nil, map[string]string{"PROXY_PORT": ""}, func(c config) bool { return c.port == 8000 }},
 		{"list", nil, map[string]string{"PROXY_PREFETCH": "https://a.example.test,https://b.example.test"},
 			func(c config) bool { return len(c.prefetch) == 2 && c.prefetch[1] == "https://b.example.test" }},
@@ -60,10 +61,10 @@ func TestEnvironmentTwins(t *testing.T) {
 			func(c config) bool { return len(c.prefetch) == 2 }},
 		{"boolean", nil, map[string]string{"PROXY_STRICT_API_VERSION": "true"}, func(c config) bool { return c.strictAPIVersion }},
 		{"duration", nil, map[string]string{"PROXY_PROBE_TIMEOUT": "3s"}, func(c config) bool { return c.probeTimeout == 3*time.Second }},
-		// A pod-wide variable must not turn every proxy into a probe.
-		{"never by variable", nil, map[string]string{"PROXY_PROBE": "true", "PROXY_VERSION": "true"},
+		// A variable that is set in the whole pod must not turn every proxy into a probe.
+		{"flags without a variable", nil, map[string]string{"PROXY_PROBE": "true", "PROXY_VERSION": "true"},
 			func(c config) bool { return !c.probe && !c.showVersion }},
-		{"proxies for Entra", nil, map[string]string{"https_proxy": "http://proxy.example.test:3128", "NO_PROXY": "login.example.test"},
+		{"HTTP proxy for Entra", nil, map[string]string{"https_proxy": "http://proxy.example.test:3128", "NO_PROXY": "login.example.test"},
 			func(c config) bool {
 				return c.httpProxy.HTTPSProxy == "http://proxy.example.test:3128" && c.httpProxy.NoProxy == "login.example.test"
 			}},
@@ -80,8 +81,9 @@ func TestEnvironmentTwins(t *testing.T) {
 	}
 }
 
-// TestListOfSeveralLines: a YAML block would otherwise lose all but its first line.
-func TestListOfSeveralLines(t *testing.T) {
+// TestMultilineListIsRefused: otherwise all lines of a YAML block but the first would be lost.
+// A line break at the end is accepted.
+func TestMultilineListIsRefused(t *testing.T) {
 	const one, two = "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10", "77777777-7777-4777-8777-777777777777"
 	environment := podEnvironment(map[string]string{"PROXY_ALLOWED_CLIENT_IDS": one + "\n" + two + "\n"})
 	if _, err := parseConfig(nil, environment, io.Discard); err == nil || !strings.Contains(err.Error(), "--allowed-client-ids (PROXY_ALLOWED_CLIENT_IDS) ") {
@@ -89,24 +91,24 @@ func TestListOfSeveralLines(t *testing.T) {
 	}
 	environment = podEnvironment(map[string]string{"PROXY_ALLOWED_CLIENT_IDS": one + "," + two + "\n"})
 	if cfg, err := parseConfig(nil, environment, io.Discard); err != nil || len(cfg.allowedClientIDs) != 2 || cfg.allowedClientIDs[1] != two {
-		t.Errorf("one line: got %q, %v", cfg.allowedClientIDs, err)
+		t.Errorf("one line: got %q, %v, want both client IDs", cfg.allowedClientIDs, err)
 	}
 }
 
-// TestProbeNeedsNoIdentity: the postStart hook runs with whatever environment its
-// container has.
+// TestProbeNeedsNoIdentity: --probe and --version work without any environment variable. A
+// postStart hook has only the environment of its container.
 func TestProbeNeedsNoIdentity(t *testing.T) {
 	none := func(string) string { return "" }
 	for _, args := range [][]string{{"--probe"}, {"--version"}} {
 		if _, err := parseConfig(args, none, io.Discard); err != nil {
-			t.Errorf("%q: %v", args, err)
+			t.Errorf("%q: got error %v, want none", args, err)
 		}
 	}
 }
 
-// TestPrefetchIsWhatARequestMayAskFor: a token that no request could get would be
-// fetched for ever.
-func TestPrefetchIsWhatARequestMayAskFor(t *testing.T) {
+// TestPrefetchResource: --prefetch accepts only a resource that a token request may have.
+// Otherwise the proxy would refresh a token forever that no client can get.
+func TestPrefetchResource(t *testing.T) {
 	for resource, ok := range map[string]bool{
 		"https://vault.azure.net":              true,
 		"api://6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a": true,
@@ -118,26 +120,27 @@ func TestPrefetchIsWhatARequestMayAskFor(t *testing.T) {
 	} {
 		_, err := parseConfig([]string{"--prefetch=https://a.example.test", "--prefetch=" + resource}, podEnvironment(nil), io.Discard)
 		if (err == nil) != ok || err != nil && (!errors.Is(err, errConfig) || !strings.Contains(err.Error(), "--prefetch (PROXY_PREFETCH)")) {
-			t.Errorf("--prefetch=%s: got %v, want an error: %t", resource, err, !ok)
+			t.Errorf("--prefetch=%s: got error %v, want one that names the flag: %t", resource, err, !ok)
 		}
 	}
 }
 
-// TestAllowedClientIDsGivenEmpty: a template that fills in nothing must not open all.
-func TestAllowedClientIDsGivenEmpty(t *testing.T) {
+// TestEmptyAllowedClientIDsAreRefused: a template that leaves the value empty must not allow every
+// client ID.
+func TestEmptyAllowedClientIDsAreRefused(t *testing.T) {
 	given := []string{"--allowed-client-ids="}
 	_, err := parseConfig(given, podEnvironment(nil), io.Discard)
 	_, checkErr := parseCheck(given, podEnvironment(nil), io.Discard)
 	for command, err := range map[string]error{"proxy": err, "proxy check": checkErr} {
 		if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), "--allowed-client-ids (PROXY_ALLOWED_CLIENT_IDS) is empty") {
-			t.Errorf("%s: got %v", command, err)
+			t.Errorf("%s: got %v, want an error that says that the flag is empty", command, err)
 		}
 	}
 }
 
-// TestHTTPProxyThatIsNone: package httpproxy would go past it without a word, and with
-// it the assertion. Its password is not repeated.
-func TestHTTPProxyThatIsNone(t *testing.T) {
+// TestInvalidHTTPProxyIsRefused: package httpproxy ignores an invalid HTTPS_PROXY silently, and the
+// client assertion would bypass the configured proxy. The error does not contain the password.
+func TestInvalidHTTPProxyIsRefused(t *testing.T) {
 	for value, ok := range map[string]bool{
 		"http://proxy.example.test:3128":                  true,
 		"proxy.example.test:3128":                         true,
@@ -155,14 +158,15 @@ func TestHTTPProxyThatIsNone(t *testing.T) {
 		_, checkErr := parseCheck(nil, environment, io.Discard)
 		for command, err := range map[string]error{"proxy": err, "proxy check": checkErr} {
 			if (err == nil) != ok || err != nil && (!strings.Contains(err.Error(), "HTTPS_PROXY") || strings.Contains(err.Error(), "c4n4ry")) {
-				t.Errorf("%s, HTTPS_PROXY=%s: got %v, want an error: %t", command, value, err, !ok)
+				t.Errorf("%s, HTTPS_PROXY=%s: got error %v, want one that names the variable, without the password: %t", command, value, err, !ok)
 			}
 		}
 	}
 }
 
-// TestEverythingReachesTheExchange: a setting that is parsed and goes nowhere.
-func TestEverythingReachesTheExchange(t *testing.T) {
+// TestExchangeConfig: every setting of the exchange reaches it. A setting that is parsed but not
+// passed on would have no effect, without an error.
+func TestExchangeConfig(t *testing.T) {
 	const clientID = "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10"
 	cfg, err := parseConfig([]string{"--prefetch=https://vault.azure.net", "--ca-file=/ca.pem"}, podEnvironment(map[string]string{
 		"AZURE_CLIENT_ID":              clientID,
@@ -171,16 +175,16 @@ func TestEverythingReachesTheExchange(t *testing.T) {
 		"AZURE_KUBERNETES_SNI_NAME":    "name.example.test",
 		"AZURE_KUBERNETES_CA_FILE":     "/binding.pem",
 		"HTTPS_PROXY":                  "http://proxy.example.test:3128",
-		"NO_PROXY":                     "spared.example.test",
+		"NO_PROXY":                     "direct.example.test",
 	}), io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got := cfg.exchangeConfig()
-	for host, want := range map[string]string{"login.example.test": "http://proxy.example.test:3128", "spared.example.test": ""} {
+	for host, want := range map[string]string{"login.example.test": "http://proxy.example.test:3128", "direct.example.test": ""} {
 		via, err := got.Proxy(&http.Request{URL: &url.URL{Scheme: "https", Host: host}})
 		if err != nil || via == nil && want != "" || via != nil && via.String() != want {
-			t.Errorf("%s: goes by %v, %v, want %q", host, via, err, want)
+			t.Errorf("HTTP proxy for %s: got %v, %v, want %q", host, via, err, want)
 		}
 	}
 	got.Proxy = nil
@@ -200,7 +204,8 @@ func TestEverythingReachesTheExchange(t *testing.T) {
 	}
 }
 
-// TestConfiguredClientIDs: each client ID of the configuration has a budget of exchanges.
+// TestConfiguredClientIDs: every client ID of the configuration is found, because each has a budget
+// of exchanges of its own.
 func TestConfiguredClientIDs(t *testing.T) {
 	const byDefault, mapped, allowed = "11111111-0000-4000-8000-000000000001", "11111111-0000-4000-8000-000000000002", "11111111-0000-4000-8000-000000000003"
 	cfg, err := parseConfig([]string{
@@ -215,13 +220,13 @@ func TestConfiguredClientIDs(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := new(config).configuredClientIDs(); len(got) != 0 {
-		t.Errorf("of an empty configuration: got %q", got)
+		t.Errorf("empty configuration: got %q, want none", got)
 	}
 }
 
-// TestFlagsAreJudgedFirst: before anything outside the process is looked at, and by the
-// check as by the proxy.
-func TestFlagsAreJudgedFirst(t *testing.T) {
+// TestFlagsAreValidatedFirst: the proxy and `proxy check` both report an invalid flag before they
+// look at anything outside the process, such as the missing token file here.
+func TestFlagsAreValidatedFirst(t *testing.T) {
 	for _, test := range []struct {
 		args []string
 		want string

@@ -12,21 +12,21 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// The pages with transcripts: the reports of `proxy check`, and what clients are told.
+// The pages with transcripts: the reports of `proxy check`, and the answers that clients get.
 const (
 	checkPage   = "../../docs/check.md"
 	answersPage = "../../docs/answers.md"
 )
 
-// documentedChecks are the reports that the docs show: good health, and a fault of
-// each step that has one. TestCheckTranscripts holds more.
+// documentedChecks lists the reports that the docs show: one without a fault, and one fault for
+// each step that can have one. TestCheckTranscripts tests more.
 var documentedChecks = []string{"good", "expired-token", "issuer-key", "entra-down", "issuer-slash", "another-redirect"}
 
-// transcriptBlock is a place in the docs for something that a test wrote.
+// transcriptBlock matches a block of the docs whose content a test writes.
 var transcriptBlock = regexp.MustCompile("(?s)<!-- transcript: ([a-z0-9-]+) -->\n```console\n(.*?)```\n")
 
-// checkDocs compares each block of a page with what it should hold, or writes it there,
-// and reports what has no block.
+// checkDocs compares each block of a page with the wanted content, or writes it there with
+// -update. It reports content without a block and a block without content.
 func checkDocs(t *testing.T, page string, want map[string]string) {
 	t.Helper()
 	content, err := os.ReadFile(page)
@@ -39,11 +39,11 @@ func checkDocs(t *testing.T, page string, want map[string]string) {
 		name, got := parts[1], parts[2]
 		seen[name] = true
 		if _, ok := want[name]; !ok {
-			t.Errorf("%s has a block %q that nothing writes", page, name)
+			t.Errorf("%s has a block %q that no test writes", page, name)
 			return block
 		}
 		if got != want[name] && !*update {
-			t.Errorf("%s: block %q: got\n%s\nwant (go test -update writes it)\n%s", page, name, got, want[name])
+			t.Errorf("%s: block %q: got\n%s\nwant (to write it: go test -update)\n%s", page, name, got, want[name])
 		}
 		return fmt.Sprintf("<!-- transcript: %s -->\n```console\n%s```\n", name, want[name])
 	})
@@ -59,8 +59,8 @@ func checkDocs(t *testing.T, page string, want map[string]string) {
 	}
 }
 
-// TestDocumentedChecks: the transcripts in the docs are those that TestCheckTranscripts
-// holds true.
+// TestDocumentedChecks: the transcripts in the docs are those of testdata, which
+// TestCheckTranscripts compares with real reports.
 func TestDocumentedChecks(t *testing.T) {
 	want := make(map[string]string)
 	for _, name := range documentedChecks {
@@ -73,17 +73,17 @@ func TestDocumentedChecks(t *testing.T) {
 	checkDocs(t, checkPage, want)
 }
 
-// documentedCurls are the requests that the docs show, each for one answer.
+// documentedCurls lists the requests that the docs show, one for each kind of answer.
 var documentedCurls = []struct {
 	name  string
-	spoil func(*checkedPod)
+	fault func(*checkedPod) // nil: none
 	curl  string
 }{
 	{"no-metadata-header", nil, `curl -sS 'http://localhost:8000/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net'`},
 	{"forwarded-for", nil, metadataCurl + ` -H 'X-Forwarded-For: 10.0.0.1' ` + tokenTarget("resource=https://vault.azure.net")},
 	{"foreign-host", nil, metadataCurl + ` -H 'Host: metadata.example.test' ` + tokenTarget("resource=https://vault.azure.net")},
 	{"no-resource", nil, metadataCurl + " 'http://localhost:8000/metadata/identity/oauth2/token?api-version=2018-02-01'"},
-	{"given-twice", nil, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net&resource=https://vault.azure.net")},
+	{"duplicate-parameter", nil, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net&resource=https://vault.azure.net")},
 	{"api-version", nil, metadataCurl + " 'http://localhost:8000/metadata/identity/oauth2/token?api-version=2000-01-01&resource=https://vault.azure.net'"},
 	{"malformed-resource", nil, metadataCurl + " " + tokenTarget("resource=vault%20of%20mine")},
 	{"two-selectors", nil, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net&client_id="+checkClientID+"&object_id="+otherObjectID)},
@@ -92,12 +92,12 @@ var documentedCurls = []struct {
 		delete(p.environment, "AZURE_CLIENT_ID")
 		p.environment["PROXY_IDENTITY"] = "a1a1a1a1-0000-4000-8000-000000000001=" + checkClientID + ",a1a1a1a1-0000-4000-8000-000000000002=" + otherObjectID
 	}, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
-	{"wrong-verb", nil, metadataCurl + " -X POST " + tokenTarget("resource=https://vault.azure.net")},
+	{"wrong-method", nil, metadataCurl + " -X POST " + tokenTarget("resource=https://vault.azure.net")},
 	{"wrong-path", nil, metadataCurl + " 'http://localhost:8000/metadata/identity/oauth2/tokens'"},
 	{"passthrough-off", nil, metadataCurl + " 'http://localhost:8000/metadata/instance?api-version=2021-02-01'"},
 	{"unknown-client", func(p *checkedPod) { p.idp.RemoveApplication(checkClientID) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"unknown-resource", nil, metadataCurl + " " + tokenTarget("resource=https://orders.example.test")},
-	{"may-not", func(p *checkedPod) { p.idp.FailAlways(entra.FaultAADSTS(7000112)) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+	{"disabled-client", func(p *checkedPod) { p.idp.FailAlways(entra.FaultAADSTS(7000112)) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"unknown-tenant", func(p *checkedPod) { p.environment["AZURE_TENANT_ID"] = "99999999-8888-4777-8666-555555555555" }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"federation", func(p *checkedPod) { p.project(entra.Claims{Subject: "system:serviceaccount:shop:default"}) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"expired-token", func(p *checkedPod) { p.project(entra.Claims{IssuedAt: longAgo()}) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
@@ -114,18 +114,17 @@ func tokenTarget(query string) string {
 	return "'http://localhost:8000/metadata/identity/oauth2/token?api-version=2018-02-01&" + query + "'"
 }
 
-// TestDocumentedCurls: each answer that the docs show is the one that curl gets from
-// the real proxy.
+// TestDocumentedCurls: each answer in the docs is the one that curl gets from the real proxy.
 func TestDocumentedCurls(t *testing.T) {
 	keys := entra.NewKeys()
 	answers := make([]string, len(documentedCurls))
 	t.Run("curl", func(t *testing.T) {
 		for i, example := range documentedCurls {
 			t.Run(example.name, func(t *testing.T) {
-				t.Parallel() // some take the seconds of an exchange's tries
+				t.Parallel() // retries of an exchange take seconds
 				p := newCheckedPod(t, keys)
-				if example.spoil != nil {
-					example.spoil(p)
+				if example.fault != nil {
+					example.fault(p)
 				}
 				p.startProxyUnready()
 				answers[i] = p.curl(example.curl)
@@ -139,8 +138,8 @@ func TestDocumentedCurls(t *testing.T) {
 	checkDocs(t, answersPage, want)
 }
 
-// curl runs a documented command line with the proxy's port in place of 8000, and
-// returns the answer and its status.
+// curl runs a documented command line, with the proxy's port instead of 8000, and returns the
+// answer and its status.
 func (p *checkedPod) curl(line string) string {
 	p.t.Helper()
 	line = strings.ReplaceAll(line, "http://localhost:8000/", "http://127.0.0.1:"+p.proxyPort+"/") + ` --noproxy '*' -w ' (%{http_code})\n'`
@@ -151,7 +150,7 @@ func (p *checkedPod) curl(line string) string {
 	return string(out)
 }
 
-// TestDocumentedExitCodes: the page about the check lists each exit code as the help does.
+// TestDocumentedExitCodes: docs/check.md lists each exit code with the text that --help has.
 func TestDocumentedExitCodes(t *testing.T) {
 	page, err := os.ReadFile(checkPage)
 	if err != nil {

@@ -28,8 +28,8 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{Dir: "testdata", Setup: setup})
 }
 
-// setup gives each script a pod's environment, whose Entra is a closed port of this
-// machine, and free ports for the proxy.
+// setup gives each script the environment of a pod, and free ports for the proxy. The authority is
+// a closed port of this machine.
 func setup(env *testscript.Env) error {
 	idp, err := entra.New(entra.Config{})
 	if err != nil {
@@ -61,9 +61,9 @@ func freePort() (string, error) {
 	return strconv.Itoa(port), err
 }
 
-// startUnread runs the real program with a standard error that is full already, and
-// that nobody reads.
-func startUnread(t *testing.T, p *pod) *exec.Cmd {
+// startWithFullLog runs the real program. Its standard error is a pipe that is already full and
+// that no process reads.
+func startWithFullLog(t *testing.T, p *pod) *exec.Cmd {
 	t.Helper()
 	read, write, err := os.Pipe()
 	if err != nil {
@@ -71,10 +71,10 @@ func startUnread(t *testing.T, p *pod) *exec.Cmd {
 	}
 	t.Cleanup(func() { read.Close(); write.Close() })
 	fill(t, write)
-	return startLogging(t, p, write)
+	return startProcessWithLog(t, p, write)
 }
 
-// fill writes to a pipe until the kernel takes no more of it.
+// fill writes to a pipe until it is full.
 func fill(t *testing.T, pipe *os.File) {
 	t.Helper()
 	raw, err := pipe.SyscallConn()
@@ -86,69 +86,69 @@ func fill(t *testing.T, pipe *os.File) {
 		for line := make([]byte, 4096); full == nil; {
 			_, full = unix.Write(int(fd), line)
 		}
-		return true // do not wait for room
+		return true // do not wait until the pipe can be written to again
 	})
 	if err != nil || !errors.Is(full, unix.EAGAIN) {
 		t.Fatalf("filling the pipe: %v, %v", err, full)
 	}
 }
 
-// TestNobodyReadsTheLog: with standard error full, and more lines than the queue
-// holds, clients get their tokens, and one signal ends the proxy.
-func TestNobodyReadsTheLog(t *testing.T) {
+// TestLogPipeIsFull: if standard error is full and there are more log lines than the queue can
+// hold, clients still get tokens, and one signal ends the proxy.
+func TestLogPipeIsFull(t *testing.T) {
 	p := newPod(t)
 	p.environment["PROXY_LOG_ALL_REQUESTS"] = "true"
-	proxy := startUnread(t, p)
-	const requests = 700 // with a line of some 600 bytes for each
+	proxy := startWithFullLog(t, p)
+	const requests = 700 // each logs a line of about 600 bytes
 	for i := range requests {
 		path := fmt.Sprintf("/%0200d", i)
 		if status, body := fetch(t, p.port, path, http.Header{"Metadata": {"true"}}); status != http.StatusNotFound {
-			t.Fatalf("got %d %s", status, body)
+			t.Fatalf("got %d %s, want 404", status, body)
 		}
 	}
 	if status, body := fetch(t, p.port, tokenQuery+testResource, http.Header{"Metadata": {"true"}}); status != http.StatusOK {
-		t.Fatalf("got %d %s", status, body)
+		t.Fatalf("got %d %s, want 200", status, body)
 	}
 	_, metrics := fetch(t, p.admin, "/metrics", nil)
-	leftOut := regexp.MustCompile(`(?m)^imds_oidc_proxy_log_lines_left_out_total (\d+)$`).FindStringSubmatch(metrics)
-	if leftOut == nil || leftOut[1] == "0" {
-		t.Errorf("got %v, want lines left out", leftOut)
+	dropped := regexp.MustCompile(`(?m)^imds_oidc_proxy_log_lines_left_out_total (\d+)$`).FindStringSubmatch(metrics)
+	if dropped == nil || dropped[1] == "0" {
+		t.Errorf("imds_oidc_proxy_log_lines_left_out_total: got %v, want more than 0", dropped)
 	}
-	endProxy(t, proxy)
+	stopProxy(t, proxy)
 }
 
-// TestTheLogsReaderGoes: the proxy goes on without it.
-func TestTheLogsReaderGoes(t *testing.T) {
+// TestLogReaderExits: the proxy continues to serve tokens after the reader of its log has exited.
+func TestLogReaderExits(t *testing.T) {
 	p := newPod(t)
 	read, write, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer write.Close()
-	proxy := startLogging(t, p, write)
+	proxy := startProcessWithLog(t, p, write)
 	read.Close()
-	for range 3 { // with a line for each
+	for range 3 { // each logs a line
 		if status, body := fetch(t, p.port, tokenQuery+testResource, http.Header{"Metadata": {"true"}}); status != http.StatusOK {
-			t.Fatalf("got %d %s", status, body)
+			t.Fatalf("got %d %s, want 200", status, body)
 		}
 	}
-	endProxy(t, proxy)
+	stopProxy(t, proxy)
 }
 
-// TestSecondSignalNeedsNoReader: it ends the process although its last word is not
-// heard.
-func TestSecondSignalNeedsNoReader(t *testing.T) {
+// TestSecondSignalWithFullLog: a second signal ends the process even if its last log line cannot
+// be written.
+func TestSecondSignalWithFullLog(t *testing.T) {
 	p := newPod(t)
-	proxy := startUnread(t, p)
-	askSlowly(t, p)
+	proxy := startWithFullLog(t, p)
+	startSlowRequest(t, p)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = proxy.Wait() // the exit code says it
+		_ = proxy.Wait() // the exit code is checked below
 	}()
-	// Two that come at the same moment are one to the kernel.
-	waitFor(t, "the end", func() bool {
-		_ = proxy.Process.Signal(syscall.SIGTERM) // it may have ended
+	// The kernel merges signals that are sent at the same moment, so send them repeatedly.
+	waitFor(t, "the process to end", func() bool {
+		_ = proxy.Process.Signal(syscall.SIGTERM) // an error means that it has ended
 		select {
 		case <-ended:
 			return true

@@ -33,11 +33,11 @@ const (
 	testResource = "https://vault.example.test"
 	tokenQuery   = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource="
 
-	// readyTimeout is for a start on a machine that is busy with other tests.
+	// readyTimeout is long enough for a start on a machine that is busy with other tests.
 	readyTimeout = 30 * time.Second
 )
 
-// pod is what a proxy needs around it: an Entra that knows its identity, a
+// pod is the environment that a proxy needs: a stand-in for Entra that knows its identity, a
 // federated token, and free ports.
 type pod struct {
 	idp         *entra.Server
@@ -84,7 +84,7 @@ func newPod(t *testing.T) *pod {
 	return p
 }
 
-// syncBuffer is a log that is written and read at the same time.
+// syncBuffer is a buffer for a log that is read while the proxy writes to it.
 type syncBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -121,7 +121,7 @@ func startPod(t *testing.T, p *pod) (log *syncBuffer, stop func()) {
 	stop = sync.OnceFunc(func() {
 		end()
 		if code := <-ended; code != exitOK {
-			t.Errorf("exit code %d:\n%s", code, log)
+			t.Errorf("got exit code %d, want %d:\n%s", code, exitOK, log)
 		}
 	})
 	t.Cleanup(stop)
@@ -143,7 +143,7 @@ func (p *pod) waitReady(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatalf("port %s was not ready within %s: %v", port, readyTimeout, err)
 			}
-			time.Sleep(10 * time.Millisecond) // between looks at the condition
+			time.Sleep(10 * time.Millisecond) // between polls
 		}
 	}
 }
@@ -167,15 +167,15 @@ func fetch(t *testing.T, port, target string, header http.Header) (int, string) 
 	return resp.StatusCode, string(body)
 }
 
-// TestSeenFromOutside asks a running proxy in several ways, and finds each of them
-// in its metrics, its census and its log, at both ports; and no secret in any.
-func TestSeenFromOutside(t *testing.T) {
+// TestMetricsCensusAndLog sends several kinds of requests to a running proxy. Each appears in the
+// metrics and the census, at both ports, and in the log; none of these contains a secret.
+func TestMetricsCensusAndLog(t *testing.T) {
 	for _, format := range []string{"json", "console"} {
-		t.Run(format, func(t *testing.T) { testSeenFromOutside(t, format) })
+		t.Run(format, func(t *testing.T) { testMetricsCensusAndLog(t, format) })
 	}
 }
 
-func testSeenFromOutside(t *testing.T, format string) {
+func testMetricsCensusAndLog(t *testing.T, format string) {
 	const canary = "canary-7c1f"
 	p := newPod(t)
 	p.environment["PROXY_LOG_FORMAT"] = format
@@ -193,7 +193,7 @@ func testSeenFromOutside(t *testing.T, format string) {
 	for range 2 {
 		status, body := fetch(t, p.port, tokenQuery+testResource, old)
 		if status != 200 {
-			t.Fatalf("got %d %s\n%s", status, body, log)
+			t.Fatalf("got %d %s, want 200\n%s", status, body, log)
 		}
 		_, token, _ := strings.Cut(body, `"access_token":"`)
 		token, _, _ = strings.Cut(token, `"`)
@@ -226,12 +226,12 @@ func testSeenFromOutside(t *testing.T, format string) {
 			`imds_oidc_proxy_callers{sdk="curl",version="",workload_identity="unknown"} 1`)
 		for _, name := range []string{"soonest_token_expiry_seconds", "federated_token_age_seconds", "federated_token_expiry_seconds", `build_info{version="dev"`} {
 			if !strings.Contains(metrics, "\nimds_oidc_proxy_"+name) {
-				t.Errorf("%s is missing", name)
+				t.Errorf("metric %s is missing", name)
 			}
 		}
 		_, clients := fetch(t, port, "/debug/clients", nil)
 		if !strings.Contains(clients, `"upgrade": "azidentity (Go) 1.3.0 or later"`) {
-			t.Errorf("got %s", clients)
+			t.Errorf("/debug/clients: got %s, want the upgrade for azidentity", clients)
 		}
 		_, ready := fetch(t, port, "/readyz?verbose", nil)
 		checkNoSecret(t, secrets, metrics+clients+ready)
@@ -240,14 +240,14 @@ func testSeenFromOutside(t *testing.T, format string) {
 	for text, want := range map[string]int{
 		"new caller":                     2,
 		"successfully acquired token":    3,
-		old["X-Ms-Client-Request-Id"][0]: 4, // not of who was turned away before a token was asked for
+		old["X-Ms-Client-Request-Id"][0]: 4, // a line for each request to the token port with this ID
 	} {
 		if got := strings.Count(log.String(), text); got != want {
 			t.Errorf("got %d lines with %q, want %d:\n%s", got, text, want, log)
 		}
 	}
 	if got := strings.HasPrefix(log.String(), "{"); got != (format == "json") {
-		t.Errorf("got %s, want %s", log, format)
+		t.Errorf("got this log, want the format %s:\n%s", format, log)
 	}
 }
 
@@ -255,7 +255,7 @@ func wantLines(t *testing.T, text string, lines ...string) {
 	t.Helper()
 	for _, line := range lines {
 		if !strings.Contains(text, "\n"+line+"\n") {
-			t.Errorf("missing: %s", line)
+			t.Errorf("missing line: %s", line)
 		}
 	}
 }
@@ -264,35 +264,35 @@ func checkNoSecret(t *testing.T, secrets []string, text string) {
 	t.Helper()
 	for _, secret := range secrets {
 		if secret == "" || strings.Contains(text, secret) {
-			t.Errorf("a secret stands in:\n%s", text)
+			t.Errorf("found a secret in:\n%s", text)
 		}
 	}
 }
 
-// infoLog returns a logger of what a proxy logs unless told otherwise, and its lines.
+// infoLog returns a logger at the default level, info, and the lines that it has logged.
 func infoLog() (*zap.Logger, *logobserver.ObservedLogs) {
 	core, lines := logobserver.New(zap.InfoLevel)
 	return zap.New(core), lines
 }
 
-// TestWhoIsRefused: a client that asks for a token and is refused is in the census, or
-// it would look as if nobody asked; what is no client's is not. And the alert about
-// refusals sends nobody to a log that does not have them.
-func TestWhoIsRefused(t *testing.T) {
+// TestRefusedRequestsInCensus: a client whose token request is refused is in the census, because
+// it still depends on the proxy. A request that no IMDS client would send is not. The alert about
+// refusals refers to the log only for refusals that are logged at the default level.
+func TestRefusedRequestsInCensus(t *testing.T) {
 	rule, err := os.ReadFile("../../deploy/monitoring/prometheusrule.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	match := regexp.MustCompile(`if match "([^"]+)" \$labels.reason`).FindSubmatch(rule)
 	if match == nil {
-		t.Fatal("no alert tells refusals apart that are logged at debug")
+		t.Fatal("found no alert that distinguishes the refusals that are logged at debug")
 	}
 	debugOnly := regexp.MustCompile(string(match[1]))
 	const token = tokenQuery + testResource
 	for _, test := range []struct {
 		method, target, header string
 		reason                 string
-		counted                bool
+		inCensus               bool
 	}{
 		{"GET", token, "Metadata: true", "", true},
 		{"GET", token + "&api-version=1", "Metadata: true", "duplicate_param", true},
@@ -329,20 +329,20 @@ func TestWhoIsRefused(t *testing.T) {
 		}
 		h.ServeHTTP(httptest.NewRecorder(), r)
 		if got != test.reason {
-			t.Errorf("%s: refused for %q, want %q", text, got, test.reason)
+			t.Errorf("%s: got the refusal reason %q, want %q", text, got, test.reason)
 		}
-		if counted := len(observed.census.Entries()) == 1; counted != test.counted {
-			t.Errorf("%s: in the census: %t, want %t", text, counted, test.counted)
+		if inCensus := len(observed.census.Entries()) == 1; inCensus != test.inCensus {
+			t.Errorf("%s: in the census: got %t, want %t", text, inCensus, test.inCensus)
 		}
 		if logged := lines.Len() > 0; test.reason != "" && logged == debugOnly.MatchString(test.reason) {
-			t.Errorf("%s: logged at info: %t, and the alert says otherwise", test.reason, logged)
+			t.Errorf("%s: logged at info: %t, but the text of the alert says the opposite", test.reason, logged)
 		}
 	}
 }
 
-// TestLoopIsLimited: a client in a loop gets its tokens, and a part of its lines; the
-// rest is in the metric, and in the log's own line about it.
-func TestLoopIsLimited(t *testing.T) {
+// TestRepeatedLinesAreLimited: a client that requests tokens in a loop gets all of them, but only
+// part of its log lines is written. The metric and a line of the log count the dropped ones.
+func TestRepeatedLinesAreLimited(t *testing.T) {
 	p := newPod(t)
 	delete(p.environment, "PROXY_LOG_LEVEL")
 	log, stop := startPod(t, p)
@@ -350,24 +350,24 @@ func TestLoopIsLimited(t *testing.T) {
 	began := time.Now()
 	for range requests {
 		if status, body := fetch(t, p.port, tokenQuery+testResource, http.Header{"Metadata": {"true"}}); status != 200 {
-			t.Fatalf("got %d %s", status, body)
+			t.Fatalf("got %d %s, want 200", status, body)
 		}
 	}
 	_, metrics := fetch(t, p.admin, "/metrics", nil)
 	stop()
-	most := 200 + 5*(int(time.Since(began).Seconds())+1) // docs/metrics.md, The log
+	maxLines := 200 + 5*(int(time.Since(began).Seconds())+1) // docs/metrics.md, The log
 	got := strings.Count(log.String(), "successfully acquired token")
-	if got < 200 || got > most {
-		t.Errorf("got %d lines about tokens, want 200 to %d", got, most)
+	if got < 200 || got > maxLines {
+		t.Errorf("got %d lines about tokens, want 200 to %d", got, maxLines)
 	}
-	leftOut := requests - got
-	wantLines(t, metrics, fmt.Sprintf("imds_oidc_proxy_log_lines_left_out_total %d", leftOut))
-	if leftOut == 0 || !strings.Contains(log.String(), fmt.Sprintf(`"lines":%d`, leftOut)) {
-		t.Errorf("no line tells of %d lines left out:\n%s", leftOut, log)
+	dropped := requests - got
+	wantLines(t, metrics, fmt.Sprintf("imds_oidc_proxy_log_lines_left_out_total %d", dropped))
+	if dropped == 0 || !strings.Contains(log.String(), fmt.Sprintf(`"lines":%d`, dropped)) {
+		t.Errorf("got no line that reports %d dropped lines:\n%s", dropped, log)
 	}
 }
 
-// TestRefreshesAreCounted: by how they ended.
+// TestRefreshesAreCounted: the metric counts refreshes by result.
 func TestRefreshesAreCounted(t *testing.T) {
 	observed, _ := newTestObserver(t, newTestIssuer(t), time.Hour)
 	exchanges := observed.exchanges()
@@ -379,7 +379,8 @@ func TestRefreshesAreCounted(t *testing.T) {
 		`imds_oidc_proxy_refreshes_total{result="error"} 1`)
 }
 
-// TestLimitedRequestsAreCounted: the metric has each limit of package tokens from the start.
+// TestLimitedRequestsAreCounted: the metric counts refusals by limit, and has a series for each
+// limit of package tokens from the start.
 func TestLimitedRequestsAreCounted(t *testing.T) {
 	observed, _ := newTestObserver(t, newTestIssuer(t), time.Hour)
 	scrape := func() string { return ask(observed.metrics, "GET", "/metrics").Body.String() }
@@ -391,7 +392,7 @@ func TestLimitedRequestsAreCounted(t *testing.T) {
 	}
 }
 
-// TestFederatedTokenIsSampled: its beginning and its end, as they stand in it.
+// TestFederatedTokenIsSampled: the sample has the issue time and the expiry of the federated token.
 func TestFederatedTokenIsSampled(t *testing.T) {
 	idp := newTestIssuer(t)
 	observed, path := newTestObserver(t, idp, time.Hour)
@@ -403,6 +404,6 @@ func TestFederatedTokenIsSampled(t *testing.T) {
 	}
 	os.Remove(path)
 	if s := observed.sample(); !s.FederatedTokenIssued.IsZero() || !s.FederatedTokenExpiry.IsZero() {
-		t.Errorf("without a token: got %s to %s, want none", s.FederatedTokenIssued, s.FederatedTokenExpiry)
+		t.Errorf("without a token: got %s to %s, want zero times", s.FederatedTokenIssued, s.FederatedTokenExpiry)
 	}
 }

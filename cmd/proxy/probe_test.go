@@ -12,18 +12,18 @@ import (
 	"testing"
 )
 
-// TestProbeLooksTwice: an answer is not believed where nobody listens any more before the
-// request, or after the answer. That the listener's user counts, test/e2e shows with
-// processes of two users.
-func TestProbeLooksTwice(t *testing.T) {
+// TestProbeChecksListenerTwice: the probe accepts an answer only if the port has a listener both
+// before the request and after the answer. test/e2e tests that the listener must belong to the
+// proxy's user, with processes of two users.
+func TestProbeChecksListenerTwice(t *testing.T) {
 	for name, test := range map[string]struct {
-		answers int // after so many the listener closes
+		answers int // the listener is closed before the last of these
 		want    error
 	}{
-		"stays":           {3, nil},
-		"goes after two":  {2, errNoListener},
-		"goes after one":  {1, errNoListener},
-		"never was there": {0, syscall.ECONNREFUSED},
+		"listener stays open":      {3, nil},
+		"closed after two answers": {2, errNoListener},
+		"closed after one answer":  {1, errNoListener},
+		"no listener":              {0, syscall.ECONNREFUSED},
 	} {
 		t.Run(name, func(t *testing.T) {
 			listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -34,7 +34,7 @@ func TestProbeLooksTwice(t *testing.T) {
 			if test.answers == 0 {
 				listener.Close()
 			}
-			go answer(listener, test.answers)
+			go serveAnswers(listener, test.answers)
 			port := uint16(listener.Addr().(*net.TCPAddr).Port)
 			err = askOwnProxy(t.Context(), &http.Client{}, fmt.Sprintf("http://127.0.0.1:%d/readyz", port), port)
 			if !errors.Is(err, test.want) {
@@ -44,8 +44,8 @@ func TestProbeLooksTwice(t *testing.T) {
 	}
 }
 
-// answer gives so many answers, and closes the listener before the last.
-func answer(listener net.Listener, answers int) {
+// serveAnswers answers this many requests, and closes the listener before the last answer.
+func serveAnswers(listener net.Listener, answers int) {
 	for ; answers > 0; answers-- {
 		conn, err := listener.Accept()
 		if err != nil {
@@ -58,16 +58,16 @@ func answer(listener net.Listener, answers int) {
 		if answers == 1 {
 			listener.Close()
 		}
-		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") // the probe notices
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") // if this fails, the probe reports it
 	}
 }
 
-// TestProbeEndsWithItsContext: an interrupted probe says so, and what it saw last.
-func TestProbeEndsWithItsContext(t *testing.T) {
+// TestProbeInterrupted: an interrupted probe reports the interruption and the last answer.
+func TestProbeInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	err := probe(ctx, 1, probeAttemptTimeout)
 	if err == nil || !strings.HasPrefix(err.Error(), "interrupted; last answer of http://127.0.0.1:1/readyz: ") {
-		t.Errorf("got %v", err)
+		t.Errorf("got %v, want an error that says interrupted, with the last answer", err)
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestOwnerIsExempt: the user who listens at the port, whichever that is.
+// TestOwnerIsExempt: the redirect exempts the user that listens at the proxy's port, whatever its UID.
 func TestOwnerIsExempt(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -13,6 +13,6 @@ func TestOwnerIsExempt(t *testing.T) {
 	}
 	defer listener.Close()
 	if !exempt(uint16(listener.Addr().(*net.TCPAddr).Port)) {
-		t.Error("the owner of a real listener is not found")
+		t.Error("exempt: got false for the owner of a listening socket, want true")
 	}
 }

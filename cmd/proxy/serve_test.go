@@ -21,14 +21,14 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// TestSettingsOfTokenRequests: the flags that limit who gets a token, and for whom,
-// reach the handler.
-func TestSettingsOfTokenRequests(t *testing.T) {
+// TestTokenRequestFlags: the flags that decide which token requests are answered, and with which
+// identity, reach the handler.
+func TestTokenRequestFlags(t *testing.T) {
 	const (
-		object   = "66666666-6666-4666-8666-666666666666"
-		mapped   = "77777777-7777-4777-8777-777777777777"
-		stranger = "55555555-5555-4555-8555-555555555555"
-		byOwn    = "api-version=2018-02-01&resource=https://vault.azure.net"
+		object        = "66666666-6666-4666-8666-666666666666"
+		mapped        = "77777777-7777-4777-8777-777777777777"
+		otherClientID = "55555555-5555-4555-8555-555555555555"
+		validQuery    = "api-version=2018-02-01&resource=https://vault.azure.net"
 	)
 	token := exchange.Token{AccessToken: "t", NotBefore: time.Now(), ExpiresOn: time.Now().Add(time.Hour)}
 	for _, test := range []struct {
@@ -37,11 +37,11 @@ func TestSettingsOfTokenRequests(t *testing.T) {
 		status      int
 	}{
 		{"no api-version", "resource=https://vault.azure.net", nil, 200},
-		{"no api-version, strictly", "resource=https://vault.azure.net", []string{"--strict-api-version"}, 400},
-		{"any client ID", byOwn + "&client_id=" + stranger, nil, 200},
-		{"not an allowed client ID", byOwn + "&client_id=" + stranger, []string{"--allowed-client-ids=6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10"}, 400},
-		{"object ID", byOwn + "&object_id=" + object, []string{"--identity=" + object + "=" + mapped}, 200},
-		{"unknown object ID", byOwn + "&object_id=" + object, nil, 400},
+		{"no api-version with --strict-api-version", "resource=https://vault.azure.net", []string{"--strict-api-version"}, 400},
+		{"any client ID", validQuery + "&client_id=" + otherClientID, nil, 200},
+		{"client ID that is not allowed", validQuery + "&client_id=" + otherClientID, []string{"--allowed-client-ids=6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10"}, 400},
+		{"configured object ID", validQuery + "&object_id=" + object, []string{"--identity=" + object + "=" + mapped}, 200},
+		{"unknown object ID", validQuery + "&object_id=" + object, nil, 400},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			args := append([]string{"--imds-passthrough=off"}, test.args...)
@@ -49,9 +49,9 @@ func TestSettingsOfTokenRequests(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			answers := cfg.handlerConfig()
-			answers.Tokens = cached{tokens.Result{Source: tokens.SourceCache, Token: token}}
-			h, err := imds.New(answers)
+			handlerConfig := cfg.handlerConfig()
+			handlerConfig.Tokens = cached{tokens.Result{Source: tokens.SourceCache, Token: token}}
+			h, err := imds.New(handlerConfig)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,8 +66,8 @@ func TestSettingsOfTokenRequests(t *testing.T) {
 	}
 }
 
-// TestFailedPartEndsReadiness: a proxy that ends because a part of it failed says so
-// while it finishes what is in flight, as one does that was told to end.
+// TestFailedPartEndsReadiness: if a part of the proxy fails, the proxy stops being ready while it
+// drains the requests in flight, as it does after SIGTERM.
 func TestFailedPartEndsReadiness(t *testing.T) {
 	listener, err := server.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
@@ -80,7 +80,7 @@ func TestFailedPartEndsReadiness(t *testing.T) {
 		close(inFlight)
 		for deadline := time.Now().Add(readyTimeout); listening.Load(); time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
-				http.Error(w, "still said to be listening", http.StatusInternalServerError)
+				http.Error(w, "still ready", http.StatusInternalServerError)
 				return
 			}
 		}
@@ -97,16 +97,17 @@ func TestFailedPartEndsReadiness(t *testing.T) {
 	}
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		t.Errorf("the request in flight got %s", resp.Status)
+		t.Errorf("request in flight: got %s, want 200", resp.Status)
 	}
 	if err := <-ended; !errors.Is(err, fault) {
-		t.Errorf("it ended with %v, want %v", err, fault)
+		t.Errorf("run: got %v, want %v", err, fault)
 	}
 }
 
-// TestConnectionsLeaveRoomForFiles: where every file that may be open was a client's, the
-// kernel would let nobody in, and quiet clients would keep their places.
-func TestConnectionsLeaveRoomForFiles(t *testing.T) {
+// TestConnectionLimitByFiles: the limit leaves file descriptors for other uses. If client
+// connections could use all of them, the kernel would accept no new connection, and idle
+// clients would keep their connections.
+func TestConnectionLimitByFiles(t *testing.T) {
 	for files, want := range map[uint64]int{
 		1 << 20: mostConnections, math.MaxUint64: mostConnections,
 		mostConnections + otherFiles: mostConnections, mostConnections: mostConnections - otherFiles,
@@ -118,9 +119,9 @@ func TestConnectionsLeaveRoomForFiles(t *testing.T) {
 	}
 }
 
-// TestConnectionsLeaveRoomForMemory: with the memory that injection gives by default all
-// connections fit, and with less fewer.
-func TestConnectionsLeaveRoomForMemory(t *testing.T) {
+// TestConnectionLimitByMemory: the memory that injection gives by default is enough for all
+// connections; with less memory the limit is lower.
+func TestConnectionLimitByMemory(t *testing.T) {
 	for memory, want := range map[int64]int{
 		math.MaxInt64: mostConnections, 48 << 20: mostConnections, 24 << 20: 341,
 		otherMemory + (leastConnections+1)*connectionMemory: leastConnections + 1,
@@ -132,25 +133,26 @@ func TestConnectionsLeaveRoomForMemory(t *testing.T) {
 	}
 }
 
-// TestCallersThatWaitLeaveConnections: for clients whose token is cached.
-func TestCallersThatWaitLeaveConnections(t *testing.T) {
+// TestWaitingLimit: clients that wait for an exchange leave connections for clients whose token is
+// cached.
+func TestWaitingLimit(t *testing.T) {
 	for connections, want := range map[int]int{
 		mostConnections: tokens.DefaultMaxWaiting, 300: 300 - cachedConnections, 100: 50, 40: 20, 2: 1, 1: 1,
 	} {
 		if got := maxWaiting(connections); got != want {
-			t.Errorf("%d connections: %d callers may wait, want %d", connections, got, want)
+			t.Errorf("%d connections: got %d waiting clients, want %d", connections, got, want)
 		}
 	}
 }
 
-// TestForwardingLeavesConnections: with few connections, fewer requests than usual are
-// forwarded or wait. Of 16 connections that is a quarter, and the next request is refused.
-func TestForwardingLeavesConnections(t *testing.T) {
+// TestForwardingLimit: with few connections, fewer requests are forwarded or wait to be. With 16
+// connections the limit is a quarter of them, so the fifth request is refused.
+func TestForwardingLimit(t *testing.T) {
 	release := make(chan struct{})
-	machine := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
-	defer machine.Close()
+	node := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer node.Close()
 	defer close(release)
-	cfg, err := parseConfig([]string{"--imds-address=" + machine.URL}, podEnvironment(nil), io.Discard)
+	cfg, err := parseConfig([]string{"--imds-address=" + node.URL}, podEnvironment(nil), io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,6 +172,6 @@ func TestForwardingLeavesConnections(t *testing.T) {
 		}()
 	}
 	if got := <-statuses; got != http.StatusTooManyRequests {
-		t.Errorf("got %d first, want 429 for the fifth request", got)
+		t.Errorf("first answer: got %d, want 429 for the fifth request", got)
 	}
 }

@@ -8,19 +8,19 @@ import (
 	"testing/synctest"
 )
 
-// heldAnswer is an answer whose client reads nothing until read is closed.
-type heldAnswer struct {
+// blockedWriter is a ResponseWriter whose client does not read until read is closed.
+type blockedWriter struct {
 	*httptest.ResponseRecorder
 	read chan struct{}
 }
 
-func (w *heldAnswer) Write(p []byte) (int, error) {
+func (w *blockedWriter) Write(p []byte) (int, error) {
 	<-w.read
 	return w.ResponseRecorder.Write(p)
 }
 
-// TestSharedAnswers: a few answers are in memory at a time, however many clients do not
-// read; each client gets a whole one, and it is new where nobody holds the others.
+// TestSharedAnswers: at most maxCopies answers are in memory, however many clients do not read.
+// Each client gets a complete answer, and a new one if fewer copies are in memory.
 func TestSharedAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		made := 0
@@ -40,11 +40,11 @@ func TestSharedAnswers(t *testing.T) {
 		answers := make([]*httptest.ResponseRecorder, 3*maxCopies)
 		for i := range answers {
 			answers[i] = httptest.NewRecorder()
-			go h.ServeHTTP(&heldAnswer{answers[i], read}, httptest.NewRequest("GET", "/metrics", nil))
+			go h.ServeHTTP(&blockedWriter{answers[i], read}, httptest.NewRequest("GET", "/metrics", nil))
 			synctest.Wait()
 		}
 		if made != maxCopies {
-			t.Errorf("%d answers were made for clients that do not read, want %d", made, maxCopies)
+			t.Errorf("clients that do not read: got %d answers made, want %d", made, maxCopies)
 		}
 		close(read)
 		synctest.Wait()
@@ -60,8 +60,9 @@ func TestSharedAnswers(t *testing.T) {
 	})
 }
 
-// TestSharedAnswerInTheMaking: an answer that takes long is made once for all that wait.
-func TestSharedAnswerInTheMaking(t *testing.T) {
+// TestConcurrentRequestsShareAnswer: requests that arrive while an answer is being made wait for
+// that answer, so that it is made once for all of them.
+func TestConcurrentRequestsShareAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		made, done := 0, make(chan struct{})
 		h := &shared{inner: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -79,11 +80,11 @@ func TestSharedAnswerInTheMaking(t *testing.T) {
 		synctest.Wait()
 		for _, w := range answers {
 			if w.Body.String() != "whole" {
-				t.Errorf("got %q, want the whole answer", w.Body)
+				t.Errorf("got %q, want the complete answer", w.Body)
 			}
 		}
 		if made != 1 {
-			t.Errorf("the answer was made %d times, want once", made)
+			t.Errorf("got %d answers made, want 1", made)
 		}
 	})
 }

@@ -20,28 +20,28 @@ import (
 
 const (
 	loadClients = 200
-	// loadTimeout ends a client that got neither an answer nor an end.
+	// loadTimeout bounds how long a client waits for an answer or for the end of its connection.
 	loadTimeout = 30 * time.Second
 )
 
-// startProcess runs the real program as a process of its own, without the
-// environment of this one.
+// startProcess runs the real program as a separate process, with only the environment of the
+// pod.
 func startProcess(t *testing.T, p *pod) *exec.Cmd {
 	t.Helper()
 	p.environment["PROXY_LOG_LEVEL"] = "warn"
 	var log syncBuffer
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("its log:\n%s", log.String())
+			t.Logf("log of the proxy:\n%s", log.String())
 		}
 	})
-	return startLogging(t, p, &log)
+	return startProcessWithLog(t, p, &log)
 }
 
-// startLogging is startProcess with a standard error of the test's own.
-func startLogging(t *testing.T, p *pod, stderr io.Writer) *exec.Cmd {
+// startProcessWithLog is startProcess with this standard error.
+func startProcessWithLog(t *testing.T, p *pod, stderr io.Writer) *exec.Cmd {
 	t.Helper()
-	binary, err := os.Executable() // which is the proxy where it is called that: see TestMain
+	binary, err := os.Executable() // which runs main if its name is proxy: see TestMain
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,29 +61,29 @@ func startLogging(t *testing.T, p *pod, stderr io.Writer) *exec.Cmd {
 	return cmd
 }
 
-// quickExit spares each process the second for which the race detector's runtime would
-// wait at its end.
+// quickExit removes the delay of one second with which a process exits that was built with the
+// race detector.
 const quickExit = "GORACE=atexit_sleep_ms=0"
 
-// asSidecar has a program run as the sidecar does: as UID 1501, without a capability
-// in the network namespace. A plain user has none either.
+// asSidecar makes a program run as the sidecar does: as UID 1501, without capabilities in the
+// network namespace. If the test does not run as root, the program has none anyway.
 func asSidecar() *syscall.SysProcAttr {
 	if os.Getuid() != 0 {
 		return nil
 	}
-	sidecar := []syscall.SysProcIDMap{{ContainerID: 1501, HostID: 0, Size: 1}} // owner of the test's files still
+	sidecar := []syscall.SysProcIDMap{{ContainerID: 1501, HostID: 0, Size: 1}} // it still owns the test's files
 	return &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: sidecar, GidMappings: sidecar}
 }
 
-// load is what became of the requests of all clients.
+// load counts the results of the requests of all clients.
 type load struct {
 	answered, lost atomic.Int64
 
-	mu   sync.Mutex
-	loss error // the first
+	mu        sync.Mutex
+	firstLoss error
 }
 
-// note counts a request that was sent on a connection that was made.
+// note counts a request that was sent on an established connection.
 func (l *load) note(err error) {
 	if err == nil {
 		l.answered.Add(1)
@@ -92,13 +92,13 @@ func (l *load) note(err error) {
 	l.lost.Add(1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.loss == nil {
-		l.loss = err
+	if l.firstLoss == nil {
+		l.firstLoss = err
 	}
 }
 
-// client asks without a pause until the port is closed: over a connection of its
-// own for each request, or over one for as long as the proxy keeps it.
+// client sends requests without a pause until the port is closed: each on a new connection, or
+// on one connection for as long as the proxy keeps it open.
 func (l *load) client(address, connection string) {
 	for {
 		conn, err := net.DialTimeout("tcp", address, loadTimeout)
@@ -110,17 +110,17 @@ func (l *load) client(address, connection string) {
 			return
 		}
 		r := bufio.NewReader(conn)
-		for again := true; again; {
-			again, err = askOnce(conn, r, connection)
+		for reusable := true; reusable; {
+			reusable, err = askOnce(conn, r, connection)
 			l.note(err)
 		}
 		conn.Close()
 	}
 }
 
-// askOnce sends a request, reads the whole answer, and reports whether the
-// connection may be used again.
-func askOnce(conn net.Conn, r *bufio.Reader, connection string) (again bool, err error) {
+// askOnce sends a request, reads the complete answer, and reports whether the connection can be
+// used for another request.
+func askOnce(conn net.Conn, r *bufio.Reader, connection string) (reusable bool, err error) {
 	conn.SetDeadline(time.Now().Add(loadTimeout))
 	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\nConnection: %s\r\n\r\n",
 		tokenQuery+testResource, connection); err != nil {
@@ -140,10 +140,9 @@ func askOnce(conn net.Conn, r *bufio.Reader, connection string) (again bool, err
 	return !resp.Close, nil
 }
 
-// TestNothingIsLostAtTheEnd: 200 clients that ask without a pause, and a SIGTERM
-// amid them. Each request on a connection that was made gets its answer, and who
-// comes later is refused.
-func TestNothingIsLostAtTheEnd(t *testing.T) {
+// TestGracefulShutdownLosesNothing: SIGTERM arrives while 200 clients send requests without a pause.
+// Each request on an established connection is answered, and later connections are refused.
+func TestGracefulShutdownLosesNothing(t *testing.T) {
 	for _, connection := range []string{"close", "keep-alive"} {
 		t.Run(connection, func(t *testing.T) {
 			p := newPod(t)
@@ -153,19 +152,19 @@ func TestNothingIsLostAtTheEnd(t *testing.T) {
 			for range loadClients {
 				group.Go(func() { all.client("127.0.0.1:"+p.port, connection) })
 			}
-			waitFor(t, "the load to be under way", func() bool { return all.answered.Load() > 10*loadClients })
-			endProxy(t, proxy)
+			waitFor(t, "the first answers", func() bool { return all.answered.Load() > 10*loadClients })
+			stopProxy(t, proxy)
 			group.Wait()
 			if lost := all.lost.Load(); lost > 0 {
-				t.Errorf("%d requests got no answer and %d did; the first: %v", lost, all.answered.Load(), all.loss)
+				t.Errorf("got %d requests without an answer and %d answered, want none without; the first error: %v", lost, all.answered.Load(), all.firstLoss)
 			}
 		})
 	}
 }
 
-// TestRequestsInFlightAreFinished: 200 clients wait for one exchange when the
-// SIGTERM comes, and all get its token. Those that would use their connection again are
-// told not to.
+// TestRequestsInFlightAreFinished: 200 clients wait for one exchange when SIGTERM arrives, and all
+// get its token. The answers on keep-alive connections say Connection: close, so that no client
+// loses another request on them.
 func TestRequestsInFlightAreFinished(t *testing.T) {
 	for _, connection := range []string{"close", "keep-alive"} {
 		t.Run(connection, func(t *testing.T) {
@@ -177,11 +176,11 @@ func TestRequestsInFlightAreFinished(t *testing.T) {
 			for range loadClients {
 				group.Go(func() { all.client("127.0.0.1:"+p.port, connection) })
 			}
-			waitFor(t, "the exchange to be under way", func() bool { return p.idp.InFlight() > 0 })
-			endProxy(t, proxy)
+			waitFor(t, "the exchange to begin", func() bool { return p.idp.InFlight() > 0 })
+			stopProxy(t, proxy)
 			group.Wait()
 			if answered, lost := all.answered.Load(), all.lost.Load(); answered == 0 || lost > 0 {
-				t.Errorf("%d answered, %d lost; the first: %v", answered, lost, all.loss)
+				t.Errorf("got %d requests answered and %d lost, want all answered; the first error: %v", answered, lost, all.firstLoss)
 			}
 			if got := p.idp.Counts().Token; got != 1 {
 				t.Errorf("got %d exchanges, want 1", got)
@@ -190,8 +189,9 @@ func TestRequestsInFlightAreFinished(t *testing.T) {
 	}
 }
 
-// TestLateRequestIsAnswered: one whose connection was made before the signal, and is
-// said after it. A silent connection beside it ends too.
+// TestLateRequestIsAnswered: a request is answered if its connection was made before the signal,
+// even if the request is sent after it. Another connection that never sends a request does not
+// prevent the shutdown.
 func TestLateRequestIsAnswered(t *testing.T) {
 	p := newPod(t)
 	proxy := startProcess(t, p)
@@ -201,23 +201,23 @@ func TestLateRequestIsAnswered(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := askOnce(late, r, "keep-alive"); err != nil {
-		t.Errorf("the late request: %v", err)
+		t.Errorf("request after the signal: got error %v, want an answer", err)
 	}
-	waitForEnd(t, proxy)
+	waitForExit(t, proxy)
 }
 
-// TestHalfARequestIsWaitedFor: the signal comes amid the header of a request, the first
-// of its connection or a later one, also one that came in one piece with the one before.
-// It is answered, when it has come.
-func TestHalfARequestIsWaitedFor(t *testing.T) {
+// TestIncompleteRequestIsAnswered: SIGTERM arrives when the proxy has received half of a request
+// header. The proxy waits for the rest and answers the request, whether it is the first of its
+// connection or a later one, and even if the half arrived in one segment with the previous request.
+func TestIncompleteRequestIsAnswered(t *testing.T) {
 	const half = "GET " + tokenQuery
 	for name, test := range map[string]struct {
-		before string // has come, and its answer is read
-		now    string
+		before string // sent first; the test then reads one answer
+		now    string // sent immediately before the signal
 	}{
-		"the first":     {"", half},
-		"a later one":   {wholeRequest, half},
-		"in the buffer": {wholeRequest + half, ""},
+		"first request":                   {"", half},
+		"later request":                   {completeRequest, half},
+		"half sent with previous request": {completeRequest + half, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPod(t)
@@ -239,20 +239,21 @@ func TestHalfARequestIsWaitedFor(t *testing.T) {
 			if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
-			// The end of a quiet connection is when the proxy would drop this one.
+			// When the proxy closes the idle connection, it would also close this one if it
+			// took it for idle.
 			if _, err := otherReader.ReadByte(); !errors.Is(err, io.EOF) {
-				t.Fatalf("the quiet connection: %v, want its end", err)
+				t.Fatalf("idle connection: got %v, want EOF", err)
 			}
 			if _, err := fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n", testResource); err != nil {
 				t.Fatal(err)
 			}
 			wantToken(t, r)
-			waitForEnd(t, proxy)
+			waitForExit(t, proxy)
 		})
 	}
 }
 
-const wholeRequest = "GET " + tokenQuery + testResource + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"
+const completeRequest = "GET " + tokenQuery + testResource + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"
 
 func wantToken(t *testing.T, r *bufio.Reader) {
 	t.Helper()
@@ -277,26 +278,26 @@ func dial(t *testing.T, port string) (net.Conn, *bufio.Reader) {
 	return conn, bufio.NewReader(conn)
 }
 
-// askSlowly has a request in flight that takes longer than a test would wait.
-func askSlowly(t *testing.T, p *pod) {
+// startSlowRequest sends a request that stays in flight longer than the test waits.
+func startSlowRequest(t *testing.T, p *pod) {
 	t.Helper()
 	p.idp.FailAlways(entra.FaultSlow(20 * time.Second))
 	conn, _ := dial(t, p.port)
-	if _, err := io.WriteString(conn, wholeRequest); err != nil {
+	if _, err := io.WriteString(conn, completeRequest); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the exchange to be under way", func() bool { return p.idp.InFlight() > 0 })
+	waitFor(t, "the exchange to begin", func() bool { return p.idp.InFlight() > 0 })
 }
 
-// TestSecondSignalEndsAtOnce: with a request in flight.
-func TestSecondSignalEndsAtOnce(t *testing.T) {
+// TestSecondSignalEndsImmediately: a second SIGTERM ends the proxy although a request is in flight.
+func TestSecondSignalEndsImmediately(t *testing.T) {
 	p := newPod(t)
 	proxy := startProcess(t, p)
-	askSlowly(t, p)
+	startSlowRequest(t, p)
 	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the end to begin", func() bool {
+	waitFor(t, "the shutdown to begin", func() bool {
 		resp, err := http.Get("http://127.0.0.1:" + p.admin + "/readyz")
 		if err != nil {
 			return false
@@ -307,26 +308,27 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	_ = proxy.Wait() // the exit code says it
+	_ = proxy.Wait() // the exit code is checked below
 	if code := proxy.ProcessState.ExitCode(); code != exitFailure {
 		t.Errorf("got exit code %d, want %d", code, exitFailure)
 	}
 }
 
-func endProxy(t *testing.T, proxy *exec.Cmd) {
+func stopProxy(t *testing.T, proxy *exec.Cmd) {
 	t.Helper()
 	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	waitForEnd(t, proxy)
+	waitForExit(t, proxy)
 }
 
-// waitForEnd kills a proxy that takes longer than Kubernetes would give it.
-func waitForEnd(t *testing.T, proxy *exec.Cmd) {
+// waitForExit waits until the proxy exits, and kills it after 30 s, Kubernetes' default termination
+// grace period.
+func waitForExit(t *testing.T, proxy *exec.Cmd) {
 	t.Helper()
 	defer time.AfterFunc(30*time.Second, func() { proxy.Process.Kill() }).Stop()
 	if err := proxy.Wait(); err != nil {
-		t.Errorf("the proxy ended with %v", err)
+		t.Errorf("the proxy exited with %v, want status 0", err)
 	}
 }
 

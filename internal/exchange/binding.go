@@ -16,18 +16,18 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// bindingTransport sends requests to an identity binding's proxy in place of
-// Entra, each with its own path appended to the proxy's.
+// bindingTransport sends requests to the proxy of an identity binding instead of to Entra. It
+// appends the path of each request to the path of the proxy's URL.
 type bindingTransport struct {
 	cfg   Config
 	proxy *url.URL
 
 	caFile *sharedFile[[]byte] // nil: no CAFile
 
-	// mu guards what follows. It is never held over a file.
+	// mu guards the fields below. It is never held while a file is read.
 	mu      sync.Mutex
-	pem     []byte // from which current was made; nil: no CAFile
-	caFault string // why CAFile could not be used when it was read last; empty: it could
+	pem     []byte // content of CAFile that current uses; nil: no CAFile
+	caFault string // error of the last read of CAFile; empty: none
 	current *http.Transport
 }
 
@@ -37,7 +37,7 @@ func newBindingTransport(cfg Config) (http.RoundTripper, error) {
 		return nil, fmt.Errorf("%s: %w", azure.EnvTokenProxy, err)
 	}
 	if proxy.Path == "" {
-		proxy.Path = "/" // JoinPath drops the leading slash of what it appends to ""
+		proxy.Path = "/" // JoinPath removes the leading slash of a path that it appends to ""
 	}
 	b := &bindingTransport{cfg: cfg, proxy: proxy}
 	switch {
@@ -74,27 +74,27 @@ func (b *bindingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	return resp, err
 }
 
-// untrusted is the error for a token proxy's certificate of another authority. It names the
-// authorities that are trusted.
+// untrusted returns the error for a token proxy's certificate that is signed by an unknown
+// authority. It says which authorities are trusted.
 func (b *bindingTransport) untrusted(caFault string) *routeFault {
-	const refused = "the token proxy's certificate is of an authority that is not "
+	const refused = "the token proxy's certificate is signed by an unknown authority: "
 	fault := &routeFault{kind: FaultAuthority, retry: RetrySoon, hint: hintBindingCA}
 	switch {
 	case caFault != "":
-		fault.detail = refused + "among those last read: " + bounded(caFault)
+		fault.detail = refused + "the trusted certificates are outdated: " + bounded(caFault)
 	case b.cfg.Binding.CAFile != "":
-		fault.detail = refused + "in " + azure.EnvCAFile
+		fault.detail = refused + "it is not in " + azure.EnvCAFile
 	case b.cfg.Binding.CAData != "":
-		fault.detail = refused + "in " + azure.EnvCAData
+		fault.detail = refused + "it is not in " + azure.EnvCAData
 	default:
-		fault.detail = refused + "trusted here, and neither " + azure.EnvCAFile + " nor " + azure.EnvCAData + " names one"
+		fault.detail = refused + "neither " + azure.EnvCAFile + " nor " + azure.EnvCAData + " is set"
 	}
 	return fault
 }
 
-// transport returns the transport for the CA file as it is now, why the file cannot be used,
-// and whether that has changed. While the file cannot be used, as in the middle of a
-// rotation, the roots that were read before stay in use.
+// transport reads the CA file and returns the transport that uses it, the error of the read,
+// and whether that error has changed. While the file cannot be used, for example in the middle
+// of a rotation, the transport uses the roots that were read before.
 func (b *bindingTransport) transport(ctx context.Context) (current *http.Transport, caFault string, changed bool) {
 	if b.caFile != nil {
 		if err := b.readCAFile(ctx); err != nil {
@@ -108,14 +108,14 @@ func (b *bindingTransport) transport(ctx context.Context) (current *http.Transpo
 	return b.current, caFault, changed
 }
 
-// logCAFile logs that the CA file cannot be used, or that it can again. Without the line, a
-// rotation that failed would be noticed only when the old roots expire.
+// logCAFile logs that the CA file cannot be used, or can be used again. Without this line, a
+// failed rotation would be noticed only when the old roots expire.
 func (b *bindingTransport) logCAFile(caFault string) {
 	if caFault == "" {
-		b.cfg.Log.Info("the identity binding's certificate authorities are read again")
+		b.cfg.Log.Info("the CA file of the identity binding can be read again")
 		return
 	}
-	b.cfg.Log.Warn("the identity binding's certificate authorities cannot be read; those read before stay",
+	b.cfg.Log.Warn("cannot read the CA file of the identity binding, using the previous certificates",
 		zap.String("error", bounded(caFault)), zap.String("hint", hintBindingCA.advise("", "", FederatedToken{})))
 }
 
@@ -144,12 +144,12 @@ func (b *bindingTransport) readCAFile(ctx context.Context) error {
 	return nil
 }
 
-// trust makes the certificates in pem the only roots. Connections made with the old ones are
-// not used again. b.mu is held, except in newBindingTransport.
+// trust makes the certificates in pem the only roots. Connections that were made with the old
+// roots are not reused. b.mu is held, except in newBindingTransport.
 func (b *bindingTransport) trust(pem []byte, variable string) error {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return fmt.Errorf("%s holds no PEM certificate", variable)
+		return fmt.Errorf("%s contains no PEM certificate", variable)
 	}
 	if b.current != nil {
 		b.current.CloseIdleConnections()
@@ -158,6 +158,7 @@ func (b *bindingTransport) trust(pem []byte, variable string) error {
 	return nil
 }
 
+// trustAsEntra verifies the token proxy with the roots that are trusted for Entra.
 func (b *bindingTransport) trustAsEntra() error {
 	transport, err := newEntraTransport(b.cfg)
 	if err != nil {

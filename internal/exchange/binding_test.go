@@ -16,9 +16,8 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// bindingPod has the stand-in behind what a cluster's identity binding is: a
-// proxy under another name and CA, and with a path of its own. Entra's own name
-// leads nowhere.
+// bindingPod returns a pod with an identity binding: a token proxy with its own name, CA and
+// path in front of the fake Entra. Entra itself cannot be reached.
 func bindingPod(t *testing.T, path, sni string) *pod {
 	t.Helper()
 	idp, err := entra.New(entra.Config{Host: "login.example.test", ServerNames: []string{sni}})
@@ -27,7 +26,7 @@ func bindingPod(t *testing.T, path, sni string) *pod {
 	}
 	front := httptest.NewUnstartedServer(http.StripPrefix(path, idp.Handler()))
 	front.TLS = idp.ServerTLSConfig()
-	front.Config.ErrorLog = log.New(io.Discard, "", 0) // of refused handshakes
+	front.Config.ErrorLog = log.New(io.Discard, "", 0) // discards errors of handshakes
 	front.StartTLS()
 	t.Cleanup(front.Close)
 	p := newPod(t, idp)
@@ -36,7 +35,7 @@ func bindingPod(t *testing.T, path, sni string) *pod {
 	return p
 }
 
-func TestBindingKeepsThePathAndAsksForTheName(t *testing.T) {
+func TestBindingPathAndServerName(t *testing.T) {
 	const sni = "tenant.binding.example.test"
 	for _, path := range []string{"", "/some/prefix"} {
 		p := bindingPod(t, path, sni)
@@ -54,7 +53,7 @@ func TestBindingKeepsThePathAndAsksForTheName(t *testing.T) {
 	}
 }
 
-// The proxy's roots are exclusive: what is trusted for Entra is not for it.
+// The token proxy has its own roots: certificates that are trusted for Entra are not trusted for it.
 func TestBindingTrustsItsOwnRootsOnly(t *testing.T) {
 	p := bindingPod(t, "", "localhost")
 	stranger := startPod(t, entra.Config{})
@@ -63,16 +62,16 @@ func TestBindingTrustsItsOwnRootsOnly(t *testing.T) {
 	err := p.service(t).exchange(t.Context(), clientID, resource)
 	wantKind(t, err, exchange.Unavailable)
 	if got := p.idp.Counts(); got != (entra.Counts{}) {
-		t.Errorf("requests went through: %+v", got)
+		t.Errorf("requests were sent: %+v", got)
 	}
 
-	p.cfg.Binding.CAData = "" // now it is verified like Entra
+	p.cfg.Binding.CAData = "" // verified like Entra
 	if _, err := p.get(t, p.service(t)); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestBindingFollowsItsCAFile(t *testing.T) {
+func TestBindingRereadsItsCAFile(t *testing.T) {
 	p := bindingPod(t, "", "localhost")
 	stranger := startPod(t, entra.Config{})
 	p.cfg.Binding.CAFile = filepath.Join(t.TempDir(), "ca.crt")
@@ -85,7 +84,7 @@ func TestBindingFollowsItsCAFile(t *testing.T) {
 	}{
 		{"another authority", other, false},
 		{"the right one", good, true},
-		{"empty, in mid-rotation", "", true},
+		{"empty during a rotation", "", true},
 		{"half written", good[:len(good)/2], true},
 		{"both", other + good, true},
 		{"another again", other, false},
@@ -95,29 +94,29 @@ func TestBindingFollowsItsCAFile(t *testing.T) {
 		write(t, p.cfg.Binding.CAFile, c.content)
 		err := s.exchange(t.Context(), clientID, resource)
 		if (err == nil) != c.works {
-			t.Errorf("%s: got error %v, want one: %t", c.name, err, !c.works)
+			t.Errorf("%s: got error %v, want an error: %t", c.name, err, !c.works)
 		}
 	}
 	if err := os.Remove(p.cfg.Binding.CAFile); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.exchange(t.Context(), clientID, resource); err != nil {
-		t.Errorf("file gone: %v", err)
+		t.Errorf("the file is removed: %v", err)
 	}
 }
 
-// A rotation that goes wrong is logged when it is found out, once, and again when it
-// is mended; the roots read before go on meanwhile.
-func TestBindingSaysThatItsCAFileCannotBeUsed(t *testing.T) {
-	const broken, mended = "the identity binding's certificate authorities cannot be read; those read before stay",
-		"the identity binding's certificate authorities are read again"
+// A failed rotation is logged once, and once again when it is fixed. Meanwhile the previous roots
+// are used.
+func TestBindingLogsThatItsCAFileCannotBeUsed(t *testing.T) {
+	const broken, fixed = "cannot read the CA file of the identity binding, using the previous certificates",
+		"the CA file of the identity binding can be read again"
 	p := bindingPod(t, "", "localhost")
 	p.cfg.Binding.CAFile = filepath.Join(t.TempDir(), "ca.crt")
 	write(t, p.cfg.Binding.CAFile, string(p.idp.CAPEM()))
 	s := p.service(t)
 	for i, c := range []struct {
 		content       string
-		broken, again int
+		broken, fixed int
 	}{
 		{string(p.idp.CAPEM()), 0, 0},
 		{"", 1, 0},
@@ -131,18 +130,19 @@ func TestBindingSaysThatItsCAFileCannotBeUsed(t *testing.T) {
 				t.Errorf("step %d: %v", i, err)
 			}
 		}
-		if b, m := len(p.lines(t, broken)), len(p.lines(t, mended)); b != c.broken || m != c.again {
-			t.Errorf("step %d: %d lines of warning and %d of relief, want %d and %d: %s", i, b, m, c.broken, c.again, p.log.String())
+		if b, f := len(p.lines(t, broken)), len(p.lines(t, fixed)); b != c.broken || f != c.fixed {
+			t.Errorf("step %d: %d warnings and %d lines about the fix, want %d and %d: %s", i, b, f, c.broken, c.fixed, p.log.String())
 		}
 	}
 	if line := p.lines(t, broken)[0]; line["level"] != "warn" || !strings.Contains(fmt.Sprint(line["hint"]), "AZURE_KUBERNETES_CA_FILE") ||
 		!strings.Contains(fmt.Sprint(line["error"]), "no PEM certificate") {
-		t.Errorf("the line says %v", line)
+		t.Errorf("got log line %v", line)
 	}
 }
 
-// Which authorities count for the token proxy is another question than for Entra.
-func TestUntrustedTokenProxyIsToldApart(t *testing.T) {
+// If the token proxy is not trusted, error and hint name the setting of its authorities, not that
+// of Entra's.
+func TestUntrustedTokenProxy(t *testing.T) {
 	stranger := startPod(t, entra.Config{})
 	other := string(stranger.idp.CAPEM())
 	for name, c := range map[string]struct {
@@ -165,8 +165,8 @@ func TestUntrustedTokenProxyIsToldApart(t *testing.T) {
 	}
 }
 
-// Faults of the way to the token proxy are not blamed on Entra, and say what counts.
-func TestFaultsOfTheTokenProxyNameIt(t *testing.T) {
+// Errors of requests to the token proxy name the token proxy, not Entra.
+func TestFaultsOfTheTokenProxy(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*exchange.Binding)
 		detail string
@@ -175,7 +175,7 @@ func TestFaultsOfTheTokenProxyNameIt(t *testing.T) {
 		"a name that its certificate does not have": {
 			func(b *exchange.Binding) { b.SNIName = "typo.binding.example.test" },
 			"the token proxy's certificate is for another host", "AZURE_KUBERNETES_SNI_NAME"},
-		"nobody listens": {
+		"nothing listens": {
 			func(b *exchange.Binding) { b.TokenProxy = "https://127.0.0.1:1" },
 			"the connection to the token proxy was refused", ""},
 	} {
@@ -188,14 +188,14 @@ func TestFaultsOfTheTokenProxyNameIt(t *testing.T) {
 				t.Errorf("got detail %q, want %q", e.Detail, c.detail)
 			}
 			if c.hint != "" && !strings.Contains(p.service(t).Discover(t.Context()).(*exchange.Error).Hint, c.hint) {
-				t.Errorf("no hint at %s", c.hint)
+				t.Errorf("the hint does not mention %s", c.hint)
 			}
 		})
 	}
 }
 
-// Without authorities of its own the token proxy is verified as Entra is, by its name.
-func TestBindingAsksForTheNameWithoutItsOwnRoots(t *testing.T) {
+// Without its own authorities, the token proxy is verified with those of Entra, and by SNIName.
+func TestBindingWithoutItsOwnRoots(t *testing.T) {
 	const sni = "tenant.binding.example.test"
 	p := bindingPod(t, "", sni)
 	p.cfg.CAFile = caFile(t, p.idp)
@@ -207,21 +207,22 @@ func TestBindingAsksForTheNameWithoutItsOwnRoots(t *testing.T) {
 	}
 }
 
-// A rotation that went wrong, noticed late: the old roots no longer do.
-func TestUntrustedTokenProxySaysThatTheCAFileIsBroken(t *testing.T) {
+// If the old roots no longer verify the token proxy and the CA file cannot be used, the error says
+// both.
+func TestUntrustedTokenProxyWithUnusableCAFile(t *testing.T) {
 	p := bindingPod(t, "", "localhost")
 	stranger := startPod(t, entra.Config{})
 	p.cfg.Binding.CAFile = caFile(t, stranger.idp)
 	s := p.service(t)
 	write(t, p.cfg.Binding.CAFile, "")
 	err := s.exchange(t.Context(), clientID, resource)
-	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "AZURE_KUBERNETES_CA_FILE holds no PEM certificate") {
+	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "AZURE_KUBERNETES_CA_FILE contains no PEM certificate") {
 		t.Errorf("detail %q", e.Detail)
 	}
 }
 
-// As azidentity has it, HTTPS_PROXY is for the token proxy too.
-func TestBindingGoesThroughTheHTTPProxy(t *testing.T) {
+// As in azidentity, HTTPS_PROXY applies to the token proxy too.
+func TestHTTPProxyIsUsedForTheTokenProxy(t *testing.T) {
 	p := bindingPod(t, "/path", "localhost")
 	p.cfg.Binding.CAData = string(p.idp.CAPEM())
 	host := strings.TrimSuffix(strings.TrimPrefix(string(p.cfg.Binding.TokenProxy), "https://"), "/path")

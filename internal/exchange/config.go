@@ -12,58 +12,61 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// Config says which tenant an Exchanger asks, and how it reaches Entra.
+// Config configures an Exchanger: its tenant, and how it reaches Entra.
 type Config struct {
 	// TenantID is the Entra tenant. Required.
 	TenantID azure.Tenant
 
-	// FederatedTokenFile is the path of the projected service-account token. It
-	// is read again for each exchange. Required.
+	// FederatedTokenFile is the path of the projected service-account token, which is
+	// read for each exchange. Required.
 	FederatedTokenFile string
 
-	// AuthorityHost is Entra in the cloud of the tenant. Empty: that of the public cloud.
+	// AuthorityHost is Entra's host in the cloud of the tenant. Empty: the one of the
+	// public cloud.
 	AuthorityHost azure.AuthorityHost
 
-	// CAFile names a PEM file of certificate authorities to trust beside the
-	// system's. Empty: the system's alone (which SSL_CERT_FILE can replace).
+	// CAFile is the path of a PEM file of certificate authorities to trust in addition to
+	// the system's. Empty: only the system's (which SSL_CERT_FILE can replace).
 	CAFile string
 
-	// Binding routes exchanges through an identity binding's proxy. Zero: none.
+	// Binding sends exchanges to the proxy of an identity binding. Zero: there is none.
 	Binding Binding
 
-	// Log gets a line when Binding's CA file becomes unreadable, or readable again.
-	// Nil: nothing is logged.
+	// Log logs when the CA file of Binding becomes unreadable, or readable again. Nil:
+	// nothing is logged.
 	Log *zap.Logger
 
-	// Proxy chooses the HTTP proxy for a request to Entra, or to Binding's token
-	// proxy, as in [net/http.Transport]. Nil: none; this package reads no environment.
+	// Proxy returns the HTTP proxy for a request to Entra, or to the token proxy of
+	// Binding, as in [net/http.Transport]. Nil: no HTTP proxy; this package reads no
+	// environment variables.
 	Proxy func(*http.Request) (*url.URL, error)
 
-	// Dial opens the connection to Entra. Nil: a [net.Dialer] does.
+	// Dial opens the connection to Entra. Nil: that of a [net.Dialer].
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
-// Binding is an AKS identity binding: a proxy in the cluster that takes the
-// token requests that would otherwise go to Entra. Zero: there is none.
+// Binding is an AKS identity binding: a proxy in the cluster to which token requests are sent
+// instead of to Entra. Zero: there is none.
 type Binding struct {
-	// TokenProxy is the https URL of the proxy (AZURE_KUBERNETES_TOKEN_PROXY).
-	// Its path is put before that of each request.
+	// TokenProxy is the https URL of the proxy (AZURE_KUBERNETES_TOKEN_PROXY). The path
+	// of each request is appended to its path.
 	TokenProxy azure.TokenProxy
 
-	// SNIName is the server name to ask the proxy for, and to verify
-	// (AZURE_KUBERNETES_SNI_NAME). Empty: TokenProxy's host.
+	// SNIName is the TLS server name of the proxy (AZURE_KUBERNETES_SNI_NAME), which its
+	// certificate must have. Empty: the host of TokenProxy.
 	SNIName string
 
-	// CAFile names the PEM file of the only authorities trusted for the proxy
-	// (AZURE_KUBERNETES_CA_FILE). It may change at any time.
+	// CAFile is the path of a PEM file of certificate authorities: no others are trusted
+	// for the proxy (AZURE_KUBERNETES_CA_FILE). Its content may change at any time.
 	CAFile string
 
-	// CAData holds them itself, in PEM (AZURE_KUBERNETES_CA_DATA). With neither,
-	// the proxy is verified like Entra.
+	// CAData is PEM content in place of CAFile (AZURE_KUBERNETES_CA_DATA). If both are
+	// empty, the proxy is verified like Entra.
 	CAData string
 }
 
-// withDefaults returns c with its zero fields filled in, or says what to change.
+// withDefaults returns c with defaults for its zero fields, or an error that says what to
+// change.
 func (c Config) withDefaults() (Config, error) {
 	if c.AuthorityHost == "" {
 		c.AuthorityHost = azure.PublicAuthorityHost
@@ -95,7 +98,7 @@ func (b Binding) check() error {
 		return nil
 	}
 	if b.TokenProxy == "" {
-		return errors.New(azure.EnvTokenProxy + " is required with " + azure.EnvSNIName + ", _CA_FILE or _CA_DATA")
+		return errors.New(azure.EnvTokenProxy + " is required with " + azure.EnvSNIName + ", " + azure.EnvCAFile + " or " + azure.EnvCAData)
 	}
 	if b.CAFile != "" && b.CAData != "" {
 		return errors.New(azure.EnvCAFile + " and " + azure.EnvCAData + " must not both be set")

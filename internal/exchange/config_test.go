@@ -9,13 +9,13 @@ import (
 	"imds-oidc-proxy/internal/exchange"
 )
 
-// Each error names the flag or variable that has to change, and quotes no secret.
-func TestNewRefusesBadConfigurations(t *testing.T) {
+// Each error names the flag or environment variable to change, and quotes no secret.
+func TestNewRefusesInvalidConfigurations(t *testing.T) {
 	notPEM := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(notPEM, []byte(secret), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	proxied := func(b exchange.Binding) func(*exchange.Config) {
+	bound := func(b exchange.Binding) func(*exchange.Config) {
 		return func(c *exchange.Config) { c.Binding = b }
 	}
 	const proxy = "https://binding.example.test"
@@ -28,13 +28,13 @@ func TestNewRefusesBadConfigurations(t *testing.T) {
 		{"no token file", func(c *exchange.Config) { c.FederatedTokenFile = "" }, "AZURE_FEDERATED_TOKEN_FILE"},
 		{"CA file missing", func(c *exchange.Config) { c.CAFile = notPEM + "x" }, "--ca-file"},
 		{"CA file without a certificate", func(c *exchange.Config) { c.CAFile = notPEM }, "--ca-file"},
-		{"SNI without a proxy", proxied(exchange.Binding{SNIName: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},
-		{"CA file without a proxy", proxied(exchange.Binding{CAFile: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},
-		{"CA data without a proxy", proxied(exchange.Binding{CAData: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},
-		{"two CAs", proxied(exchange.Binding{TokenProxy: proxy, CAFile: "x", CAData: "y"}), "AZURE_KUBERNETES_CA_FILE and AZURE_KUBERNETES_CA_DATA"},
-		{"CA file of the proxy missing", proxied(exchange.Binding{TokenProxy: proxy, CAFile: notPEM + "x"}), "AZURE_KUBERNETES_CA_FILE"},
-		{"CA file of the proxy without a certificate", proxied(exchange.Binding{TokenProxy: proxy, CAFile: notPEM}), "AZURE_KUBERNETES_CA_FILE"},
-		{"CA data without a certificate", proxied(exchange.Binding{TokenProxy: proxy, CAData: secret}), "AZURE_KUBERNETES_CA_DATA"},
+		{"SNI without a proxy", bound(exchange.Binding{SNIName: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},
+		{"CA file without a proxy", bound(exchange.Binding{CAFile: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},
+		{"CA data without a proxy", bound(exchange.Binding{CAData: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},
+		{"two CAs", bound(exchange.Binding{TokenProxy: proxy, CAFile: "x", CAData: "y"}), "AZURE_KUBERNETES_CA_FILE and AZURE_KUBERNETES_CA_DATA"},
+		{"CA file of the proxy missing", bound(exchange.Binding{TokenProxy: proxy, CAFile: notPEM + "x"}), "AZURE_KUBERNETES_CA_FILE"},
+		{"CA file of the proxy without a certificate", bound(exchange.Binding{TokenProxy: proxy, CAFile: notPEM}), "AZURE_KUBERNETES_CA_FILE"},
+		{"CA data without a certificate", bound(exchange.Binding{TokenProxy: proxy, CAData: secret}), "AZURE_KUBERNETES_CA_DATA"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg := exchange.Config{TenantID: "example.test", FederatedTokenFile: "/token"}

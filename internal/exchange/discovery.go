@@ -12,36 +12,34 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// discoveryLife is how long the tenant's OpenID configuration is taken from
-// memory. It says where the token endpoint is, and hardly ever changes.
+// discoveryLife is how long the tenant's OpenID configuration is cached. It contains the
+// address of the token endpoint, and rarely changes.
 const discoveryLife = 24 * time.Hour
 
-// doubtfulLife takes the place of discoveryLife while exchanges fail and Entra has
-// answered none yet. It is not zero: each try at an Entra that throttles, or is down, would
-// cost two requests.
+// doubtfulLife replaces discoveryLife while exchanges fail and Entra has answered none yet. It
+// is not zero: otherwise each try would cost two requests while Entra throttles or is down.
 const doubtfulLife = 30 * time.Second
 
-// discovery answers MSAL's requests for the tenant's OpenID configuration from memory once
-// it was fetched. All exchanges are for the same tenant, so they share the document, and
-// one fetch serves all that wait for it. A document that has led to Entra is still used when
-// it is old, while it is fetched again in the background: no exchange waits for that, or
-// fails because of it.
+// discovery caches the tenant's OpenID configuration, and answers MSAL's requests for it. All
+// exchanges are for the same tenant, so they share the document, and exchanges that wait for
+// it share one fetch. A document with which an exchange reached Entra is still used when it is
+// old, while it is fetched again in the background: no exchange waits for that fetch, or fails
+// because of it.
 //
-// Each MSAL client remembers the configuration too, but here a client lives for one exchange
-// (see Exchanger).
+// An MSAL client caches the configuration too, but only for one exchange (see Exchanger).
 type discovery struct {
 	next  http.RoundTripper
 	group singleflight.Group
 
-	mu      sync.Mutex
-	known   *document // nil: none
+	mu      sync.Mutex // guards the fields below
+	known   *document  // nil: none
 	fetched time.Time
-	proven  bool               // known led to Entra
-	doubted bool               // an exchange failed before any proved known
-	abandon context.CancelFunc // ends the latest fetch; nil: there was none
+	proven  bool               // Entra answered an exchange that used known
+	doubted bool               // an exchange with known failed, and none was answered
+	abandon context.CancelFunc // cancels the latest fetch; nil: there was none
 }
 
-// document is an answer as it was received.
+// document is an HTTP response as it was received.
 type document struct {
 	status int
 	header http.Header
@@ -49,11 +47,11 @@ type document struct {
 }
 
 func (d *discovery) RoundTrip(req *http.Request) (*http.Response, error) {
-	// The OpenID configuration is all that MSAL gets with instance discovery off.
+	// Without instance discovery, MSAL's only GET requests are for the OpenID configuration.
 	if req.Method != http.MethodGet {
 		return d.next.RoundTrip(req)
 	}
-	doc, old := d.remembered()
+	doc, old := d.cached()
 	if old {
 		d.begin(req)
 	}
@@ -69,18 +67,18 @@ func (d *discovery) RoundTrip(req *http.Request) (*http.Response, error) {
 	return doc.response(req), nil
 }
 
-// usedDocument is a context key. Its value is a **document, in which RoundTrip notes the
-// document that it gave an exchange.
+// usedDocument is a context key. Its value is a **document, in which RoundTrip stores the
+// document that it returned to an exchange.
 type usedDocument struct{}
 
-// noteDocument returns a context for one exchange, and a pointer that is set to the document
-// that the exchange gets.
+// noteDocument returns a context for one exchange, and a pointer to the document that the
+// exchange used.
 func noteDocument(ctx context.Context) (context.Context, **document) {
 	used := new(*document)
 	return context.WithValue(ctx, usedDocument{}, used), used
 }
 
-// CloseIdleConnections also ends a fetch, which may have no caller left.
+// CloseIdleConnections also cancels a fetch, which may have no caller left.
 func (d *discovery) CloseIdleConnections() {
 	d.mu.Lock()
 	if d.abandon != nil {
@@ -90,9 +88,9 @@ func (d *discovery) CloseIdleConnections() {
 	closeIdle(d.next)
 }
 
-// remembered returns the document to use, nil for none. old says that it has to be fetched
-// again in the background; if that fails, remembered says so again after doubtfulLife.
-func (d *discovery) remembered() (doc *document, old bool) {
+// cached returns the document to use, nil for none. old says that it must be fetched again in
+// the background. If that fails, cached says so again after doubtfulLife.
+func (d *discovery) cached() (doc *document, old bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	life := discoveryLife
@@ -111,8 +109,8 @@ func (d *discovery) remembered() (doc *document, old bool) {
 	return d.known, true
 }
 
-// fetchShared runs one fetch for all callers. The fetch outlives the caller that began it:
-// a caller that leaves does not fail the others.
+// fetchShared runs one fetch for all callers. The fetch continues when the caller that began it
+// leaves, so that it does not fail for the others.
 func (d *discovery) fetchShared(req *http.Request) (*document, error) {
 	fetched := d.begin(req)
 	select {
@@ -126,7 +124,7 @@ func (d *discovery) fetchShared(req *http.Request) (*document, error) {
 	}
 }
 
-// begin starts a fetch, or joins the one that runs.
+// begin starts a fetch, or joins the running one.
 func (d *discovery) begin(req *http.Request) <-chan singleflight.Result {
 	return d.group.DoChan(req.URL.String(), func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), discoverTimeout)
@@ -149,7 +147,7 @@ func (d *discovery) fetch(req *http.Request) (*document, error) {
 		return nil, err
 	}
 	doc := &document{status: resp.StatusCode, header: resp.Header, body: body}
-	if doc.good() {
+	if doc.valid() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.known, d.fetched, d.proven, d.doubted = doc, time.Now(), false, false
@@ -157,10 +155,10 @@ func (d *discovery) fetch(req *http.Request) (*document, error) {
 	return doc, nil
 }
 
-// judge notes whether Entra answered an exchange that used a document, as its token or its
-// error code shows. Until Entra has answered one, a failure may be the document's fault: it
-// may be wrong in ways that only MSAL detects, so it is soon fetched again. The result says
-// nothing about a document that has taken its place meanwhile.
+// judge notes whether Entra answered an exchange that used a document: it did if the result is
+// a token or has an error code of Entra. Until then, a failure may be caused by the document,
+// which may be wrong in ways that only MSAL detects, so it is soon fetched again. A result for
+// a document that was replaced meanwhile is ignored.
 func (d *discovery) judge(used *document, answered bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -179,12 +177,12 @@ type OpenIDConfiguration struct {
 	TokenEndpoint         string `json:"token_endpoint"`
 }
 
-// bounded returns a copy for errors, which are remembered: others wrote its texts.
+// bounded returns a copy for errors, which stay in memory. A server chose its texts.
 func (c OpenIDConfiguration) bounded() *OpenIDConfiguration {
 	return &OpenIDConfiguration{bounded(c.Issuer), bounded(c.AuthorizationEndpoint), bounded(c.TokenEndpoint)}
 }
 
-// configuration is empty where the body is not a JSON object.
+// configuration parses the body. It returns the zero value if the body is not a JSON object.
 func (d *document) configuration() (c OpenIDConfiguration) {
 	if json.Unmarshal(d.body, &c) != nil {
 		return OpenIDConfiguration{}
@@ -192,22 +190,20 @@ func (d *document) configuration() (c OpenIDConfiguration) {
 	return c
 }
 
-// good reports whether the document is worth remembering: a captive portal, too,
-// answers 200.
-func (d *document) good() bool {
+// valid reports whether the document may be cached: a captive portal answers 200, too.
+func (d *document) valid() bool {
 	c := d.configuration()
 	return d.status == http.StatusOK && c.Issuer != "" && c.AuthorizationEndpoint != "" && c.TokenEndpoint != ""
 }
 
-// misfit is MSAL's error for a discovery document that was read and does not fit the
-// authority.
+// misfit is MSAL's error for a valid discovery document that does not match the authority host.
 type misfit struct {
 	OpenIDConfiguration
 	err error
 }
 
 func (m *misfit) Error() string {
-	return "the discovery document does not fit the authority: " + m.err.Error()
+	return "the discovery document does not match the authority host: " + m.err.Error()
 }
 
 func (m *misfit) Unwrap() error { return m.err }

@@ -11,9 +11,9 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// The OpenID configuration of yesterday will do: nobody waits for a new one, and
-// nobody fails where there is none to be had.
-func TestOldDiscoveryIsUsedWhileItIsFetchedAnew(t *testing.T) {
+// An OpenID configuration that is older than a day is still used: no exchange waits for a new
+// one, or fails because it cannot be fetched.
+func TestOldDiscoveryIsUsedWhileItIsFetchedAgain(t *testing.T) {
 	for name, f := range map[string]entra.Fault{
 		"503":  entra.FaultStatus(503, ""),
 		"hang": entra.FaultHang(),
@@ -29,7 +29,7 @@ func TestOldDiscoveryIsUsedWhileItIsFetchedAnew(t *testing.T) {
 				}
 				p.idp.FailAlways(f.On(entra.TenantDiscovery))
 				time.Sleep(25 * time.Hour)
-				for n := 1; n <= 5; n++ { // within the half minute before it is tried again
+				for n := 1; n <= 5; n++ { // within half a minute, before the fetch is retried
 					if err := p.token.Renew(); err != nil {
 						t.Fatal(err)
 					}
@@ -43,7 +43,7 @@ func TestOldDiscoveryIsUsedWhileItIsFetchedAnew(t *testing.T) {
 					t.Errorf("%d discovery requests, want 2", got)
 				}
 				time.Sleep(tryTimeout)
-				synctest.Wait() // a fetch that hangs has ended, not merely come to its end
+				synctest.Wait() // a fetch that hangs has timed out and returned
 				p.idp.Heal()
 				time.Sleep(30 * time.Second)
 				for range 5 {
@@ -53,15 +53,15 @@ func TestOldDiscoveryIsUsedWhileItIsFetchedAnew(t *testing.T) {
 					synctest.Wait()
 				}
 				if got := p.idp.Counts().TenantDiscovery; got != 3 {
-					t.Errorf("once it can be had: %d discovery requests, want 3", got)
+					t.Errorf("after the fault: %d discovery requests, want 3", got)
 				}
 			})
 		})
 	}
 }
 
-// What the old document proves, it does not prove of the one that came meanwhile: that
-// one may be wrong, and is then soon fetched anew.
+// A successful exchange with the old document says nothing about a document that was fetched
+// meanwhile. If the new one is wrong, it is soon fetched again.
 func TestNewDiscoveryIsNotProvenByTheOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubblePod(t, entra.Config{TokenLifetime: time.Hour})
@@ -78,11 +78,11 @@ func TestNewDiscoveryIsNotProvenByTheOld(t *testing.T) {
 			answer["token_endpoint"] = "https://moved.example.test/token"
 		}).On(entra.TenantDiscovery))
 		if err := s.exchange(t.Context(), clientID, resource); err != nil {
-			t.Fatalf("by the old document: %v", err)
+			t.Fatalf("with the old document: %v", err)
 		}
 		synctest.Wait()
 		if err := s.exchange(t.Context(), clientID, resource); err == nil {
-			t.Fatal("an exchange got through by a document that leads nowhere")
+			t.Fatal("an exchange succeeded with a document that names a wrong token endpoint")
 		}
 		time.Sleep(30 * time.Second)
 		if err := s.exchange(t.Context(), clientID, resource); err != nil {
@@ -91,9 +91,9 @@ func TestNewDiscoveryIsNotProvenByTheOld(t *testing.T) {
 	})
 }
 
-// A document that can be read and is another authority's, or nobody's, is told apart from
-// one that cannot be had, by the proxy as by its check, and not quoted.
-func TestDocumentThatDoesNotFitIsToldApart(t *testing.T) {
+// A valid document of another authority, or one without the required fields, has its own kind of
+// fault and hint, for exchanges as for Discover. It is not quoted.
+func TestDocumentOfAnotherAuthority(t *testing.T) {
 	for name, c := range map[string]struct {
 		fault  entra.Fault
 		misfit bool

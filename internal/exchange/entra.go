@@ -19,35 +19,35 @@ import (
 )
 
 const (
-	// noRegion keeps MSAL from reading MSAL_FORCE_REGION, which may tell it to
-	// ask the node's real metadata service for a region.
+	// noRegion makes MSAL ignore MSAL_FORCE_REGION, which may make it ask the node's real
+	// metadata service for a region.
 	noRegion = "DisableMsalForceRegion"
 
-	// maxLife bounds the life of a token that is believed. Entra's longest is
-	// 28 hours; more than a month is a broken answer.
+	// maxLife bounds the lifetime of a token. The longest of Entra is 28 hours; a response
+	// with more than a month is broken.
 	maxLife = 31 * 24 * time.Hour
 
-	// maxRetryAfter bounds the Retry-After of Entra, or of a proxy in front of it.
-	// Entra asks for seconds to a few minutes; a mistake must not stop a pod for a day.
+	// maxRetryAfter bounds the Retry-After of Entra, or of a proxy in front of it. Entra
+	// sends seconds to a few minutes; a wrong value must not stop a pod for a day.
 	maxRetryAfter = 10 * time.Minute
 )
 
-// unusable says why a token from Entra must not be returned. It is empty for a good one.
+// unusable says why a token from Entra must not be returned. It is empty for a usable token.
 func unusable(result confidential.AuthResult, began time.Time) string {
 	if life := result.ExpiresOn.Sub(began); life < MinLife || life > maxLife {
 		return "entra's token has no usable expiry"
 	}
-	// RFC 6750, section 2.1. Applications put the token into a header as it is.
+	// RFC 6750, section 2.1. Applications put the token into a header without escaping.
 	if strings.ContainsFunc(result.AccessToken, func(r rune) bool {
 		return r <= ' ' || r > '~' || strings.ContainsRune(`"'\,;<>`, r)
 	}) {
-		return "entra's token holds characters that no token has"
+		return "entra's token contains invalid characters"
 	}
 	return ""
 }
 
-// scope is the v2 scope for a v1 resource. A resource that ends in a slash keeps
-// it: Entra copies what precedes /.default into the token's audience.
+// scope returns the v2 scope for a v1 resource. It keeps a slash at the end of the resource:
+// Entra copies what precedes /.default into the token's audience.
 func scope(resource azure.Resource) string {
 	const all = "/.default"
 	if strings.HasSuffix(string(resource), all) {
@@ -56,11 +56,11 @@ func scope(resource azure.Resource) string {
 	return string(resource) + all
 }
 
-// classify turns what MSAL returns into an Error. MSAL's own texts quote bodies
-// and its errors carry the request with the assertion in it: of both, only a
-// status and validated identifiers pass.
-func classify(ctx context.Context, err error, peer, way string) *Error {
-	// An answer counts, even if its body came so slowly that the time is over.
+// classify converts an error of MSAL into an Error. MSAL's error texts quote bodies, and its
+// errors contain the request with the assertion: only a status and validated identifiers are
+// taken from them.
+func classify(ctx context.Context, err error, peer, via string) *Error {
+	// A response is evaluated even if ctx ended while its body was read.
 	if call, ok := errors.AsType[msal.CallErr](err); ok && call.Resp != nil {
 		return refusal(call.Resp)
 	}
@@ -68,7 +68,7 @@ func classify(ctx context.Context, err error, peer, way string) *Error {
 		return &Error{Kind: Unavailable, Detail: fault.detail, Fault: &Fault{Kind: fault.kind, Text: fault.detail}, Retry: fault.retry, hint: fault.hint}
 	}
 	late := ctx.Err() != nil || timedOut(err)
-	fault := faultOf(err, late, peer, way)
+	fault := faultOf(err, late, peer, via)
 	e := &Error{Kind: Unavailable, Detail: fault.Text, Fault: &fault, Retry: RetrySoon}
 	if late {
 		e.Kind = DeadlineExceeded
@@ -79,7 +79,7 @@ func classify(ctx context.Context, err error, peer, way string) *Error {
 	return e
 }
 
-// refusalBody has the members of an error body that are read.
+// refusalBody has the fields of an error response that are used.
 type refusalBody struct {
 	Error         string `json:"error"`
 	Description   string `json:"error_description"`
@@ -88,12 +88,12 @@ type refusalBody struct {
 	CorrelationID string `json:"correlation_id"`
 }
 
-// leadingCode is the beginning of Entra's descriptions. A number further on may be part of
-// something that the description quotes.
+// leadingCode matches the beginning of Entra's error descriptions. A number further on may be
+// part of a quoted text.
 var leadingCode = regexp.MustCompile(`^AADSTS([0-9]{5,8})\b`)
 
-// codes returns the AADSTS numbers of a refusal. Private clouds, and proxies in front of
-// Entra, omit error_codes.
+// codes returns the AADSTS numbers of an error response. Private clouds, and proxies in front
+// of Entra, omit error_codes.
 func (b refusalBody) codes() []int {
 	if len(b.ErrorCodes) > 0 && b.ErrorCodes[0] > 0 {
 		return b.ErrorCodes
@@ -106,10 +106,10 @@ func (b refusalBody) codes() []int {
 	return nil
 }
 
-// refusal classifies an answer that is not a 200.
+// refusal classifies a response whose status is not 200.
 func refusal(resp *http.Response) *Error {
 	var body refusalBody
-	// A body that is not Entra's JSON leaves body empty: the status decides.
+	// If the body is not JSON, body stays empty and the status decides.
 	_ = json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&body)
 	e := &Error{TraceID: guid(body.TraceID), CorrelationID: guid(body.CorrelationID)}
 	codes := body.codes()
@@ -119,13 +119,13 @@ func refusal(resp *http.Response) *Error {
 	r, known := rulingOn(codes)
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests:
-		e.Kind, e.Detail = Throttled, "entra asks for fewer requests"
+		e.Kind, e.Detail = Throttled, "entra throttles requests (status 429)"
 	case known && !(resp.StatusCode >= 500 && r.kind.Permanent()):
 		e.Kind, e.Code, e.Retry, e.hint, e.Detail = r.kind, r.code, r.retry, r.hint, r.detail
 	case resp.StatusCode >= 500:
-		e.Kind, e.Retry, e.Detail = Unavailable, RetrySoon, fmt.Sprintf("entra answers with status %d", resp.StatusCode)
+		e.Kind, e.Retry, e.Detail = Unavailable, RetrySoon, fmt.Sprintf("entra answered with status %d", resp.StatusCode)
 	default:
-		e.Kind, e.Detail = byOAuthError(body.Error), fmt.Sprintf("entra refuses with status %d", resp.StatusCode)
+		e.Kind, e.Detail = byOAuthError(body.Error), fmt.Sprintf("entra refused the request with status %d", resp.StatusCode)
 	}
 	if !e.Kind.Permanent() {
 		e.RetryAfter = retryAfter(resp.Header, time.Now())
@@ -133,9 +133,9 @@ func refusal(resp *http.Response) *Error {
 	return e
 }
 
-// byOAuthError is for AADSTS codes that this version does not know. It is permanent only if
-// the OAuth error says so clearly: unauthorized_client, for example, is also the error for
-// an application that was just created and has not reached all of Entra yet.
+// byOAuthError returns the kind of an OAuth error whose AADSTS code is unknown. The kind is
+// permanent only if the OAuth error is clear: unauthorized_client, for example, is also the
+// error for a new application that has not been replicated to all of Entra yet.
 func byOAuthError(code string) Kind {
 	switch code {
 	case "invalid_resource", "invalid_target":
@@ -148,8 +148,8 @@ func byOAuthError(code string) Kind {
 	return Unavailable
 }
 
-// retryAfter reads Retry-After (RFC 9110, section 10.2.3): seconds, or a date, which counts
-// from the answer's own date because the clocks may differ.
+// retryAfter parses Retry-After (RFC 9110, section 10.2.3): seconds, or a date, which is
+// compared with the date of the response because the clocks may differ.
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	value := strings.TrimSpace(h.Get("Retry-After"))
 	// For a number that is out of range, ParseInt returns the nearest one.
@@ -166,8 +166,8 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	return min(max(at.Sub(now), 0), maxRetryAfter)
 }
 
-// guid returns s if it is a GUID, and the empty string otherwise: a hostile answer could
-// hold anything in its place.
+// guid returns s if it is a GUID, and the empty string otherwise: a malicious response could
+// contain anything in its place.
 func guid(s string) string {
 	if _, ok := azure.ParseGUID(s); !ok {
 		return ""

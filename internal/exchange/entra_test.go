@@ -34,9 +34,9 @@ func TestTokenOverTLS(t *testing.T) {
 	}
 }
 
-// Nothing of MSAL's answers in place of Entra, nor for a resource that differs in
-// case alone; discovery is done once, for all client IDs.
-func TestExchangeIsExactlyOneTokenRequest(t *testing.T) {
+// Each exchange sends one token request: MSAL's cache does not answer, not even for a resource
+// that differs only in case. Discovery is done once, for all client IDs.
+func TestExchangeIsOneTokenRequest(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	p.idp.AddResource(strings.ToUpper(resource))
 	s := p.service(t)
@@ -57,7 +57,7 @@ func TestExchangeIsExactlyOneTokenRequest(t *testing.T) {
 	}
 }
 
-func TestScopeOfAResourceThatIsOneAlready(t *testing.T) {
+func TestResourceThatIsAScope(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	if err := p.service(t).exchange(t.Context(), clientID, resource+"/.default"); err != nil {
 		t.Fatal(err)
@@ -67,7 +67,7 @@ func TestScopeOfAResourceThatIsOneAlready(t *testing.T) {
 	}
 }
 
-func TestRefreshInIsPassedOn(t *testing.T) {
+func TestRefreshOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubblePod(t, entra.Config{TokenLifetime: 24 * time.Hour, RefreshIn: 6 * time.Hour})
 		got, err := p.service(t).Exchange(t.Context(), clientID, resource)
@@ -77,7 +77,7 @@ func TestRefreshInIsPassedOn(t *testing.T) {
 	})
 }
 
-func TestWarmUpDoesAllButTheTokenRequest(t *testing.T) {
+func TestRunConnectsAndDiscovers(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	var dials atomic.Int32
 	p.cfg.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -87,9 +87,9 @@ func TestWarmUpDoesAllButTheTokenRequest(t *testing.T) {
 	s := p.service(t)
 	stop := run(t, s)
 	defer stop()
-	waitFor(t, "warm-up", func() bool { return strings.Contains(p.log.String(), "connected to entra") })
+	waitFor(t, "connection", func() bool { return strings.Contains(p.log.String(), "connected to entra") })
 	if got, want := p.idp.Counts(), (entra.Counts{TenantDiscovery: 1}); got != want {
-		t.Errorf("after the warm-up: %+v, want %+v", got, want)
+		t.Errorf("after Run has connected: %+v, want %+v", got, want)
 	}
 	if _, err := p.get(t, s); err != nil {
 		t.Fatal(err)
@@ -98,13 +98,12 @@ func TestWarmUpDoesAllButTheTokenRequest(t *testing.T) {
 		t.Errorf("after the first request: %+v", got)
 	}
 	if got := dials.Load(); got != 1 {
-		t.Errorf("%d connections, want 1: the first request has the warm one", got)
+		t.Errorf("%d connections, want 1: the first request reuses it", got)
 	}
 }
 
-// An Entra that throttles or is down from the start is not asked for discovery with
-// each try.
-func TestOutageAtTheStartCostsLittleDiscovery(t *testing.T) {
+// If Entra throttles or is down from the start, not every try fetches the discovery document.
+func TestOutageAtTheStartCostsFewDiscoveryRequests(t *testing.T) {
 	for _, status := range []int{429, 503} {
 		synctest.Test(t, func(t *testing.T) {
 			p := bubblePod(t, entra.Config{})
@@ -116,14 +115,14 @@ func TestOutageAtTheStartCostsLittleDiscovery(t *testing.T) {
 				}
 			}
 			if got := p.idp.Counts(); got.Token < 5 || got.TenantDiscovery > 4 {
-				t.Errorf("status %d for two minutes: %+v, want 4 requests for discovery at most", status, got)
+				t.Errorf("status %d for two minutes: %+v, want at most 4 discovery requests", status, got)
 			}
 		})
 	}
 }
 
-// Discovery is shared: who began it may leave.
-func TestDiscoveryOutlivesWhoBeganIt(t *testing.T) {
+// A shared fetch of the discovery document continues when the caller that began it leaves.
+func TestDiscoveryContinuesWithoutItsCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubblePod(t, entra.Config{})
 		p.idp.FailAlways(entra.FaultHang().On(entra.TenantDiscovery))
@@ -150,8 +149,7 @@ func TestDiscoveryOutlivesWhoBeganIt(t *testing.T) {
 	})
 }
 
-// A hanging Entra holds up neither the end of Run nor, as TestMain checks, leaves
-// anything running.
+// If Entra hangs, Run still ends, and no goroutine is left (TestMain checks that).
 func TestRunEndsWhileEntraHangs(t *testing.T) {
 	for _, where := range []entra.Endpoint{entra.TenantDiscovery, entra.TokenEndpoint} {
 		p := startPod(t, entra.Config{})
@@ -164,7 +162,7 @@ func TestRunEndsWhileEntraHangs(t *testing.T) {
 		})
 		began := time.Now()
 		stop()
-		if took := time.Since(began); took >= tryTimeout { // as Entra would be waited for
+		if took := time.Since(began); took >= tryTimeout { // the time of a try
 			t.Errorf("%s hangs: Run took %s to end", where, took)
 		}
 		if got := p.lines(t, "token exchange failed"); len(got) != 0 {

@@ -8,37 +8,38 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Kind says what a failure means to the caller: whether asking again can help,
-// and whose configuration has to change. Package imds maps each to a status.
+// Kind says what a failure means to the caller: whether a retry can help, and what
+// configuration must change. Package imds maps each kind to a status.
 type Kind int
 
-// The kinds of failure. kinds names each and says which are permanent.
+// The kinds of failure. The table kinds has their names, and says which are permanent.
 const (
 	// UnknownIdentity: the tenant has no application with this client ID.
 	UnknownIdentity Kind = iota + 1
 	// InvalidResource: the tenant does not know the resource.
 	InvalidResource
-	// InvalidScope: the resource cannot be made into a scope that Entra takes.
+	// InvalidScope: Entra does not accept the scope made of the resource.
 	InvalidScope
 	// UnauthorizedClient: Entra knows the application and refuses it.
 	UnauthorizedClient
-	// InvalidTenant: the tenant, or the authority host, is not one Entra knows.
+	// InvalidTenant: Entra does not know the tenant.
 	InvalidTenant
-	// FederationMismatch: no federated credential matches the federated token.
-	// It may be a fault, or a credential whose propagation takes minutes.
+	// FederationMismatch: no federated credential matches the federated token. Either
+	// the configuration is wrong, or a new credential has not been replicated yet, which
+	// takes minutes.
 	FederationMismatch
 	// FederatedTokenUnusable: the federated token is missing, unreadable or expired.
 	FederatedTokenUnusable
-	// Throttled: Entra, or a limit of the proxy, asks for fewer requests.
+	// Throttled: Entra throttles requests, or a limit of the proxy refuses them.
 	Throttled
-	// Unavailable: Entra cannot be reached, or answers with a fault of its own.
+	// Unavailable: Entra cannot be reached, or has an internal error.
 	Unavailable
-	// DeadlineExceeded: the answer did not come within the time allowed.
+	// DeadlineExceeded: the response did not arrive in time.
 	DeadlineExceeded
 )
 
 // kinds has the name of each kind in logs and metrics, and whether a failure of the
-// kind stays the same until a person changes the configuration.
+// kind lasts until a person changes the configuration.
 var kinds = [...]struct {
 	name      string
 	permanent bool
@@ -57,7 +58,7 @@ var kinds = [...]struct {
 
 func (k Kind) known() bool { return k >= UnknownIdentity && int(k) < len(kinds) }
 
-// Permanent reports whether asking again is pointless until a person acts.
+// Permanent reports whether retries fail until a person changes the configuration.
 func (k Kind) Permanent() bool { return k.known() && kinds[k].permanent }
 
 // String returns the name of the kind in logs and metrics.
@@ -68,64 +69,62 @@ func (k Kind) String() string {
 	return kinds[k].name
 }
 
-// Retry says whether another try may succeed where one has failed. When it is made,
-// and how often, is up to the caller.
+// Retry says whether a retry may succeed. The caller decides when and how often to retry.
 type Retry int
 
 const (
-	// RetryNever: the same request fails the same way, or Entra asked for fewer
-	// requests.
+	// RetryNever: the same request would fail again, or Entra throttles requests.
 	RetryNever Retry = iota
-	// RetrySoon: a few times, after jittered pauses.
+	// RetrySoon: retry a few times, after pauses with jitter.
 	RetrySoon
-	// RetryReread: once. Each try reads the federated token file again.
+	// RetryReread: retry once, since each try reads the federated token file again.
 	RetryReread
 )
 
-// Error is a failed exchange. Its text is safe to log: it holds no token, no
-// assertion, and nothing that Entra sent but codes and identifiers.
+// Error is a failed exchange. Its text is safe to log: it contains no token, no assertion, and
+// of Entra's response only codes and identifiers.
 type Error struct {
 	// Kind says what the failure means to the caller.
 	Kind Kind
 
-	// Code is Entra's AADSTS number, such as 700016. Zero: Entra gave none.
+	// Code is Entra's AADSTS number, such as 700016. Zero: there is none.
 	Code int
 
-	// RetryAfter is how long to wait before asking again. Zero: not said.
+	// RetryAfter is how long to wait before a retry. Zero: unknown.
 	RetryAfter time.Duration
 
-	// Retry says whether another try may succeed.
+	// Retry says whether a retry may succeed.
 	Retry Retry
 
-	// Detail is one lower-case clause for the log: what was wrong.
+	// Detail is one lower-case clause for the log that says what was wrong.
 	Detail string
 
-	// Fault is what kept Entra's answer from coming, or from being used. Nil: Entra
-	// answered, or was not asked.
+	// Fault says why there was no response of Entra, or none that can be used. Nil: Entra
+	// responded, or no request was sent.
 	Fault *Fault
 
-	// TraceID and CorrelationID find the attempt in Entra's own logs. They are
-	// GUIDs. Empty: Entra gave none.
+	// TraceID and CorrelationID identify the request in Entra's logs. They are GUIDs.
+	// Empty: the response has none.
 	TraceID       string
 	CorrelationID string
 
-	// Hint is for the log: the command or the setting that fixes it. It may hold
-	// claims of the federated token. Empty: nothing in particular fixes it.
+	// Hint is for the log: the command or the setting that fixes the failure. It may
+	// contain claims of the federated token. Empty: there is no particular fix.
 	Hint string
 
-	// Cause is what Unwrap returns: the error of the caller's context.
-	// Never an error of MSAL or of net/http: their texts quote what was sent.
+	// Cause is what Unwrap returns: the error of the caller's context, or a sentinel of
+	// package tokens. It is never an error of MSAL or of net/http, whose texts quote the
+	// request.
 	Cause error
 
-	// hint is the advice that Hint is made of.
+	// hint is the advice from which Hint is made.
 	hint hint
 
-	// federated has the claims of the federated token that was used, for the log.
-	// Nil: none was read.
+	// federated has the claims of the federated token, for the log. Nil: none was read.
 	federated *FederatedToken
 }
 
-// Error says what was wrong, in one line.
+// Error returns Detail and the AADSTS code.
 func (e *Error) Error() string {
 	if e.Code == 0 {
 		return e.Detail
@@ -136,9 +135,9 @@ func (e *Error) Error() string {
 // Unwrap returns Cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// Label names the failure in metrics: Entra's AADSTS number if this package knows it,
-// "other" if it does not, and the kind if Entra gave none. So there are a few dozen
-// names, whatever an answer holds.
+// Label returns the name of the failure in metrics: the AADSTS number if this package knows it,
+// "other" if it does not, and the kind if there is no AADSTS number. So there are a few dozen
+// names, whatever a response contains.
 func (e *Error) Label() string {
 	if e.Code == 0 {
 		return e.Kind.String()
@@ -149,8 +148,8 @@ func (e *Error) Label() string {
 	return strconv.Itoa(e.Code)
 }
 
-// MarshalLogObject implements [zapcore.ObjectMarshaler]: it writes what the log says
-// of a failure. Most of it is not sent to clients.
+// MarshalLogObject implements [zapcore.ObjectMarshaler]. Most of these fields are not sent to
+// clients.
 func (e *Error) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	enc.AddString("error", e.Detail)
 	enc.AddString("kind", e.Kind.String())

@@ -12,7 +12,7 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// lines are the log lines with the message.
+// lines returns the log lines with the message.
 func (p *pod) lines(t *testing.T, message string) []map[string]any {
 	t.Helper()
 	var out []map[string]any
@@ -28,7 +28,7 @@ func (p *pod) lines(t *testing.T, message string) []map[string]any {
 	return out
 }
 
-func TestFailureIsLoggedWithWhatMendsIt(t *testing.T) {
+func TestFailureIsLoggedWithItsFix(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubblePod(t, entra.Config{})
 		p.idp.AddApplication(entra.Application{ClientID: clientID}) // without a credential
@@ -75,8 +75,8 @@ func TestFailureIsLoggedWithWhatMendsIt(t *testing.T) {
 	})
 }
 
-// A subject is chosen by whoever may make service accounts elsewhere; the hint is
-// pasted into an operator's shell.
+// Claims are chosen by people who may create service accounts. An operator pastes the hint into a
+// shell.
 func TestHintIsSafeToPaste(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubblePod(t, entra.Config{})
@@ -99,9 +99,9 @@ func TestHintIsSafeToPaste(t *testing.T) {
 	})
 }
 
-// An issuer is the word of whoever wrote the token: at the place of a URL, curl would
-// read an option.
-func TestHintGivesNoCommandForWhatIsNoURL(t *testing.T) {
+// The issuer is chosen by the author of the token. curl takes one that begins with a dash for an
+// option.
+func TestHintHasNoCommandForAnInvalidURL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubblePod(t, entra.Config{})
 		p.idp.FailAlways(entra.FaultAADSTS(50166))
@@ -117,8 +117,7 @@ func TestHintGivesNoCommandForWhatIsNoURL(t *testing.T) {
 	})
 }
 
-// TestLabelsAreBounded: whatever number an answer of Entra holds, it makes no new
-// name.
+// TestLabelsAreBounded: unknown codes in responses make no new labels.
 func TestLabelsAreBounded(t *testing.T) {
 	for _, test := range []struct {
 		err  exchange.Error
@@ -141,7 +140,7 @@ func TestKindsHaveNames(t *testing.T) {
 		known := !strings.HasPrefix(kind.String(), "kind(")
 		want := kind >= exchange.UnknownIdentity && kind <= exchange.DeadlineExceeded
 		if known != want {
-			t.Errorf("kind %d is called %s", int(kind), kind)
+			t.Errorf("kind %d has the name %s", int(kind), kind)
 		}
 		if want := known && kind <= exchange.InvalidTenant; kind.Permanent() != want {
 			t.Errorf("%s: permanent %t, want %t", kind, kind.Permanent(), want)

@@ -1,24 +1,23 @@
-// Package exchange trades the pod's federated token for an Entra access token, once
-// for each call.
+// Package exchange exchanges the pod's federated token for an Entra access token.
 //
 // The federated token is the service-account token that the kubelet projects into the
-// pod (audience api://AzureADTokenExchange). Entra takes it as a client assertion
+// pod (audience api://AzureADTokenExchange). Entra accepts it as a client assertion
 // (RFC 7523) and answers with an access token for one client ID and one resource. MSAL
-// makes that call; this package has the way to Entra around it: the token file, the
-// connection, the tenant's OpenID configuration, and what Entra's errors mean.
+// makes that request. This package does the rest: it reads the token file, connects to
+// Entra, gets the tenant's OpenID configuration, and interprets Entra's errors.
 //
 //	exchanger, err := exchange.New(exchange.Config{TenantID: …, FederatedTokenFile: …})
 //	defer exchanger.Close()
 //	grant, err := exchanger.Exchange(ctx, clientID, resource)
 //
-// It keeps no access token, and never tries again by itself: an [*Error] says whether
-// another try may succeed, and package tokens decides when to make it.
+// The package does not cache access tokens and does not retry: an [*Error] says whether a
+// retry may succeed, and package tokens decides when to make it.
 //
 // # Security considerations
 //
-// No error and no log line of this package holds an access token, a federated token,
-// or a body that Entra sent: MSAL quotes such bodies in its errors, so nothing that
-// MSAL says is passed on unfiltered.
+// No error and no log line of this package contains an access token, a federated token,
+// or a response body. MSAL's errors quote such bodies, so their texts are never passed
+// on.
 package exchange
 
 import (
@@ -35,29 +34,29 @@ import (
 )
 
 const (
-	// discoverTimeout bounds discovery, with the connection that it takes. The
-	// resolver alone takes 5 s to get over one lost packet.
+	// discoverTimeout bounds discovery, including the connection. The resolver alone
+	// takes 5 s to recover from one lost packet.
 	discoverTimeout = 8 * time.Second
 
-	// MinLife is the least time that a token has left when it is of use: clients
-	// count whole seconds, some crash on none, and their answer is yet to be written.
+	// MinLife is the least remaining lifetime of a token that is returned: clients
+	// count whole seconds, some crash on zero, and writing the answer takes time.
 	MinLife = 2 * time.Second
 
-	// unknownClient stands in for a client ID where none is sent.
+	// unknownClient is the client ID for MSAL when no token request is sent.
 	unknownClient = "00000000-0000-0000-0000-000000000000"
 )
 
-// Token is an Entra access token with its life.
+// Token is an Entra access token with its lifetime.
 type Token struct {
-	// AccessToken is the bearer token itself: a secret, which is why it has no
-	// JSON: loggers encode by reflection.
+	// AccessToken is the bearer token, a secret. It is excluded from JSON because
+	// loggers encode values by reflection.
 	AccessToken string `json:"-"`
 
 	// NotBefore is when the exchange that obtained the token began.
 	NotBefore time.Time
 
-	// ExpiresOn is when Entra says that the token ends, by the wall clock. It has no
-	// monotonic reading, since the monotonic clock stands still while a machine sleeps.
+	// ExpiresOn is when the token expires, by the wall clock. It has no monotonic
+	// reading, since the monotonic clock stops while a machine sleeps.
 	ExpiresOn time.Time
 }
 
@@ -70,28 +69,28 @@ func (t Token) Format(f fmt.State, _ rune) {
 type Grant struct {
 	Token Token
 
-	// RefreshOn is when Entra asks for the token to be replaced. Zero: not said.
+	// RefreshOn is when Entra asks for a refresh of the token (refresh_in). Zero: Entra
+	// does not say.
 	RefreshOn time.Time
 }
 
 // Exchanger makes exchanges for one tenant. It is safe for concurrent use.
 //
-// It makes an MSAL client for each exchange. MSAL's clients have a token cache of
-// their own, which would answer in place of Entra, and which tells resources apart
-// without regard to case; a client's first call finds it empty. What is costly to lose
-// with the client, the discovery document and the connection, is kept by the HTTP
-// client.
+// It makes an MSAL client for each exchange. An MSAL client has its own token cache, which
+// would answer instead of Entra and ignores the case of resources. The cache of a new client
+// is empty. The HTTP client, which all MSAL clients share, keeps what is expensive: the
+// discovery document and the connection.
 type Exchanger struct {
 	authority string
-	peer      string                    // who answers, for errors
-	way       func(failed error) string // how a request got there, for errors
+	peer      string                    // the server that answers, for errors
+	via       func(failed error) string // the HTTP proxy in between, for errors
 	tokenFile *sharedFile[FederatedToken]
 	discovery *discovery
 	http      *http.Client // on top of discovery
 }
 
-// New returns an Exchanger for cfg, or an error that names the flag or variable to
-// change. It reads the files of certificates; it opens no connection and starts no
+// New returns an Exchanger for cfg, or an error that names the flag or environment variable
+// to change. It reads the files of certificates, but opens no connection and starts no
 // goroutine.
 func New(cfg Config) (*Exchanger, error) {
 	cfg, err := cfg.withDefaults()
@@ -105,20 +104,21 @@ func New(cfg Config) (*Exchanger, error) {
 	return newExchanger(cfg, transport), nil
 }
 
-// newExchanger takes a whole configuration, and what carries requests to Entra.
+// newExchanger returns an Exchanger for a complete configuration and a transport to Entra.
 func newExchanger(cfg Config, transport http.RoundTripper) *Exchanger {
 	discovery := &discovery{next: &guard{next: transport}}
 	return &Exchanger{
 		authority: string(cfg.AuthorityHost) + string(cfg.TenantID),
 		peer:      cfg.peer(),
-		way:       cfg.way,
+		via:       cfg.via,
 		tokenFile: newTokenFile(cfg.FederatedTokenFile),
 		discovery: discovery,
 		http:      &http.Client{Transport: discovery, CheckRedirect: noRedirect},
 	}
 }
 
-// Exchange makes one token request, for as long as ctx lets it. Its error is an [*Error].
+// Exchange makes one token request. It returns when ctx ends at the latest. Its error is an
+// [*Error].
 func (e *Exchanger) Exchange(ctx context.Context, clientID azure.ClientID, resource azure.Resource) (Grant, error) {
 	token, err := e.tokenFile.read(ctx)
 	if err == nil {
@@ -139,7 +139,7 @@ func (e *Exchanger) request(ctx context.Context, clientID azure.ClientID, resour
 	began := time.Now()
 	result, used, err := e.acquire(ctx, clientID, scope(resource), func() (string, error) { return *token.raw, nil })
 	if err != nil {
-		failed := classify(ctx, err, e.peer, e.way(err))
+		failed := classify(ctx, err, e.peer, e.via(err))
 		e.discovery.judge(used, failed.Code != 0)
 		return Grant{}, failed
 	}
@@ -153,7 +153,7 @@ func (e *Exchanger) request(ctx context.Context, clientID azure.ClientID, resour
 	}, nil
 }
 
-// advised fills in Hint, and the claims that the log shows.
+// advised sets Hint, and the claims for the log.
 func (e *Error) advised(clientID azure.ClientID, resource azure.Resource, token FederatedToken) *Error {
 	e.Hint = e.hint.advise(string(clientID), string(resource), token)
 	if token.raw != nil {
@@ -162,13 +162,13 @@ func (e *Error) advised(clientID azure.ClientID, resource azure.Resource, token 
 	return e
 }
 
-// errDiscovered stops MSAL where it asks for the assertion: discovery is done by then,
+// errDiscovered stops MSAL when it asks for the assertion: by then, discovery has succeeded
 // and the connection is open.
-var errDiscovered = errors.New("only discovery was wanted")
+var errDiscovered = errors.New("stopped after discovery")
 
 // Discover does what an exchange does before its token request: it connects to Entra,
 // verifies its certificate and reads the tenant's OpenID configuration, within 8
-// seconds. The next exchange is faster for it. Its error is an [*Error].
+// seconds. This makes the next exchange faster. Its error is an [*Error].
 func (e *Exchanger) Discover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, discoverTimeout)
 	defer cancel()
@@ -176,24 +176,25 @@ func (e *Exchanger) Discover(ctx context.Context) error {
 	if errors.Is(err, errDiscovered) {
 		return nil
 	}
-	return classify(ctx, err, e.peer, e.way(err)).advised("", "", FederatedToken{})
+	return classify(ctx, err, e.peer, e.via(err)).advised("", "", FederatedToken{})
 }
 
-// Close closes the idle connections, and ends a discovery that nobody waits for.
+// Close closes the idle connections, and cancels a discovery in the background.
 func (e *Exchanger) Close() { e.http.CloseIdleConnections() }
 
-// acquire also returns the discovery document that MSAL was given; nil: there was none.
+// acquire requests a token by MSAL. It also returns the discovery document that MSAL got, nil
+// if it got none.
 func (e *Exchanger) acquire(ctx context.Context, clientID azure.ClientID, scope string, assertion func() (string, error)) (confidential.AuthResult, *document, error) {
 	ctx, used := noteDocument(ctx)
 	fits := false
 	credential := confidential.NewCredFromAssertionCallback(
 		func(context.Context, confidential.AssertionRequestOptions) (string, error) {
-			fits = true // MSAL judges the document before it asks for the assertion
+			fits = true // MSAL validates the document before it asks for the assertion
 			return assertion()
 		})
 	client, err := confidential.New(e.authority, string(clientID), credential,
 		confidential.WithHTTPClient(e.http),
-		// Instance discovery would ask the public cloud about private authorities.
+		// Instance discovery would ask the public cloud about private authority hosts.
 		confidential.WithInstanceDiscovery(false),
 		confidential.WithAzureRegion(noRegion))
 	if err != nil {

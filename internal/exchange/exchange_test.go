@@ -13,8 +13,7 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// TestKeyID: the key that signed a token is known by its header, and a header that is
-// none is no error.
+// TestKeyID: KeyID is the kid in the header, and empty if the header cannot be parsed.
 func TestKeyID(t *testing.T) {
 	for header, want := range map[string]string{
 		`eyJhbGciOiJSUzI1NiIsImtpZCI6ImEta2V5In0`: "a-key", // {"alg":"RS256","kid":"a-key"}
@@ -36,7 +35,7 @@ func TestKeyID(t *testing.T) {
 	}
 }
 
-// TestDiscover: it connects, and asks for no token.
+// TestDiscover: Discover connects and requests no token.
 func TestDiscover(t *testing.T) {
 	idp, err := entra.Start(entra.Config{})
 	if err != nil {
@@ -76,8 +75,7 @@ func TestDiscover(t *testing.T) {
 	}
 }
 
-// TestNewHTTPClient: it trusts the CA file, follows no redirect, and speaks https
-// only.
+// TestNewHTTPClient: the client trusts the CA file, follows no redirects, and refuses http.
 func TestNewHTTPClient(t *testing.T) {
 	idp, err := entra.Start(entra.Config{})
 	if err != nil {
@@ -101,13 +99,13 @@ func TestNewHTTPClient(t *testing.T) {
 	}
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusFound || idp.Counts().IssuerKeys != 0 {
-		t.Errorf("got status %d and %d requests where it pointed, want 302 and none", resp.StatusCode, idp.Counts().IssuerKeys)
+		t.Errorf("got status %d and %d requests to the target of the redirect, want 302 and none", resp.StatusCode, idp.Counts().IssuerKeys)
 	}
 
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
 	if resp, err := client.Get(plain.URL); err == nil {
 		resp.Body.Close()
-		t.Error("a plain http address was asked")
+		t.Error("a request to an http address succeeded")
 	}
 }

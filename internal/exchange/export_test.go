@@ -2,13 +2,13 @@ package exchange
 
 import "net/http"
 
-// What the tests outside of the package need to know of the inside.
+// Constants for the tests of package exchange_test.
 const (
 	MaxBody       = maxBody
 	MaxRetryAfter = maxRetryAfter
 )
 
-// NewWithTransport is New with rt carrying the requests to Entra, with no connection.
+// NewWithTransport is New with rt as the transport to Entra.
 func NewWithTransport(cfg Config, rt http.RoundTripper) (*Exchanger, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {

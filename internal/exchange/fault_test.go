@@ -23,8 +23,7 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// TestFaultOf: each error that a request can end with has its kind, and a text that holds
-// none of the error's own words.
+// TestFaultOf: each error of a request has its kind, and a text that does not quote the error.
 func TestFaultOf(t *testing.T) {
 	dial := func(err error) error { return &net.OpError{Op: "dial", Net: "tcp", Err: err} }
 	proxyConnect := func(err error) error { return &net.OpError{Op: "proxyconnect", Net: "tcp", Err: err} }
@@ -34,25 +33,25 @@ func TestFaultOf(t *testing.T) {
 		want exchange.FaultKind
 		text string
 	}{
-		"HTTP proxy, late":   {proxyConnect(os.ErrDeadlineExceeded), exchange.FaultHTTPProxy, "did not answer in time"},
-		"HTTP proxy":         {proxyConnect(dial(syscall.ECONNREFUSED)), exchange.FaultHTTPProxy, "cannot be reached"},
-		"name, late":         {dial(&net.DNSError{Err: secret, Name: secret, IsTimeout: true}), exchange.FaultDNS, "was not resolved in time"},
-		"name":               {dial(&net.DNSError{Err: secret, Name: secret, IsNotFound: true}), exchange.FaultDNS, "cannot be resolved"},
-		"connection, late":   {dial(os.ErrDeadlineExceeded), exchange.FaultTimeout, "not accepted in time"},
-		"answer, late":       {context.DeadlineExceeded, exchange.FaultTimeout, "the issuer did not answer in time"},
-		"refused":            {dial(os.NewSyscallError("connect", syscall.ECONNREFUSED)), exchange.FaultRefused, "was refused"},
-		"reset":              {&net.OpError{Op: "read", Err: syscall.ECONNRESET}, exchange.FaultBroken, "broke"},
-		"closed":             {io.EOF, exchange.FaultBroken, "broke"},
-		"closed in the body": {io.ErrUnexpectedEOF, exchange.FaultBroken, "broke"},
-		"authority":          {unverified(x509.UnknownAuthorityError{}), exchange.FaultAuthority, "not trusted"},
-		"host name":          {unverified(x509.HostnameError{Certificate: &x509.Certificate{}, Host: secret}), exchange.FaultHostname, "for another host"},
-		"expired":            {unverified(x509.CertificateInvalidError{Reason: x509.Expired, Detail: secret}), exchange.FaultExpired, "not valid"},
-		"invalid":            {unverified(x509.CertificateInvalidError{Reason: x509.NameMismatch, Detail: secret}), exchange.FaultCertificate, "not valid"},
-		"not verified":       {unverified(errors.New(secret)), exchange.FaultCertificate, "not valid"},
-		"no TLS":             {tls.RecordHeaderError{Msg: secret}, exchange.FaultNotTLS, "does not speak TLS"},
-		"plain HTTP":         {http.ErrSchemeMismatch, exchange.FaultNotTLS, "does not speak TLS"},
-		"no route":           {dial(syscall.ENETUNREACH), exchange.FaultUnknown, "could not be reached"},
-		"anything else":      {errors.New(secret), exchange.FaultUnknown, "could not be reached"},
+		"HTTP proxy, timeout": {proxyConnect(os.ErrDeadlineExceeded), exchange.FaultHTTPProxy, "did not answer in time"},
+		"HTTP proxy":          {proxyConnect(dial(syscall.ECONNREFUSED)), exchange.FaultHTTPProxy, "cannot be reached"},
+		"name, timeout":       {dial(&net.DNSError{Err: secret, Name: secret, IsTimeout: true}), exchange.FaultDNS, "was not resolved in time"},
+		"name":                {dial(&net.DNSError{Err: secret, Name: secret, IsNotFound: true}), exchange.FaultDNS, "cannot be resolved"},
+		"connection, timeout": {dial(os.ErrDeadlineExceeded), exchange.FaultTimeout, "not accepted in time"},
+		"response, timeout":   {context.DeadlineExceeded, exchange.FaultTimeout, "the issuer did not answer in time"},
+		"refused":             {dial(os.NewSyscallError("connect", syscall.ECONNREFUSED)), exchange.FaultRefused, "was refused"},
+		"reset":               {&net.OpError{Op: "read", Err: syscall.ECONNRESET}, exchange.FaultBroken, "broke"},
+		"closed":              {io.EOF, exchange.FaultBroken, "broke"},
+		"closed in the body":  {io.ErrUnexpectedEOF, exchange.FaultBroken, "broke"},
+		"authority":           {unverified(x509.UnknownAuthorityError{}), exchange.FaultAuthority, "unknown authority"},
+		"host name":           {unverified(x509.HostnameError{Certificate: &x509.Certificate{}, Host: secret}), exchange.FaultHostname, "for another host"},
+		"expired":             {unverified(x509.CertificateInvalidError{Reason: x509.Expired, Detail: secret}), exchange.FaultExpired, "not valid"},
+		"invalid":             {unverified(x509.CertificateInvalidError{Reason: x509.NameMismatch, Detail: secret}), exchange.FaultCertificate, "not valid"},
+		"not verified":        {unverified(errors.New(secret)), exchange.FaultCertificate, "not valid"},
+		"no TLS":              {tls.RecordHeaderError{Msg: secret}, exchange.FaultNotTLS, "does not speak TLS"},
+		"plain HTTP":          {http.ErrSchemeMismatch, exchange.FaultNotTLS, "does not speak TLS"},
+		"no route":            {dial(syscall.ENETUNREACH), exchange.FaultUnknown, "could not be reached"},
+		"anything else":       {errors.New(secret), exchange.FaultUnknown, "could not be reached"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			wrapped := fmt.Errorf("wrapped: %w", &url.Error{Op: "Get", URL: "https://" + secret, Err: test.err})
@@ -60,16 +59,16 @@ func TestFaultOf(t *testing.T) {
 			if got.Kind != test.want || !strings.Contains(got.Text, test.text) {
 				t.Errorf("got kind %d, %q, want %d and %q", got.Kind, got.Text, test.want, test.text)
 			}
-			if strings.Contains(got.Text, secret) || strings.Contains(got.Text, "PEER") || strings.Contains(got.Text, "WAY") {
+			if strings.Contains(got.Text, secret) || strings.Contains(got.Text, "PEER") || strings.Contains(got.Text, "VIA") {
 				t.Errorf("got text %q", got.Text)
 			}
 		})
 	}
 }
 
-// TestFaultsOfRealAnswers: what MSAL, net/http and crypto/tls make of an Entra that is not
-// one keeps its kind, and the certificate or the document that was not accepted.
-func TestFaultsOfRealAnswers(t *testing.T) {
+// TestFaultsOfRealResponses: the errors of MSAL, net/http and crypto/tls for a server that is not
+// Entra have their kind, and the certificate or the document that was not accepted.
+func TestFaultsOfRealResponses(t *testing.T) {
 	idp, err := entra.Start(entra.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +101,7 @@ func TestFaultsOfRealAnswers(t *testing.T) {
 				TenantID: azure.Tenant(idp.TenantID()), AuthorityHost: azure.AuthorityHost(test.host), CAFile: test.ca,
 				FederatedTokenFile: filepath.Join(t.TempDir(), "missing"),
 				Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-					if address == "login.example.test:443" { // a name that the certificate does not have
+					if address == "login.example.test:443" { // a name that is not in the certificate
 						address = strings.Trim(strings.TrimPrefix(idp.AuthorityHost(), "https://"), "/")
 					}
 					return new(net.Dialer).DialContext(ctx, network, address)
@@ -118,7 +117,7 @@ func TestFaultsOfRealAnswers(t *testing.T) {
 			}
 			wantCertificate := test.want == exchange.FaultAuthority || test.want == exchange.FaultHostname
 			if c := failed.Fault.Certificate; (c != nil) != wantCertificate || c != nil && c.NotAfter.Before(time.Now()) {
-				t.Errorf("got certificate %v, want one: %t", c, wantCertificate)
+				t.Errorf("got certificate %v, want a certificate: %t", c, wantCertificate)
 			}
 			if d := failed.Fault.Document; (d != nil) != (test.want == exchange.FaultMisfit) || d != nil && d.Issuer != "https://sts.example.test/" {
 				t.Errorf("got document %+v", d)

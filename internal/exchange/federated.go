@@ -20,8 +20,8 @@ import (
 // kubelet writes about 1.5 KiB.
 const maxFederatedToken = 64 << 10
 
-// FederatedToken is a service-account token as the kubelet projected it. Its
-// claims are not verified here: they are for diagnosis, Entra verifies them.
+// FederatedToken is a service-account token that the kubelet projected. Its claims are for
+// diagnosis: Entra verifies them, this package does not.
 //
 // Printing, logging or encoding it never shows the token itself.
 type FederatedToken struct {
@@ -35,17 +35,17 @@ type FederatedToken struct {
 	IssuedAt time.Time
 	// ExpiresOn is the exp claim.
 	ExpiresOn time.Time
-	// KeyID is the header's kid: which of the issuer's keys signed the token.
-	// Empty: the header names none.
+	// KeyID is the kid in the header: the issuer's key that signed the token. Empty: the
+	// header has no kid.
 	KeyID string
 
-	// raw is the token. It is a pointer because printing by reflection stops there.
+	// raw is the token. It is a pointer, because printing by reflection does not follow
+	// pointers in structs.
 	raw *string
 }
 
-// ReadFederatedToken reads the federated token at path. Each reason why the file is unusable
-// has its own error. A token that has expired is returned without one: see
-// [FederatedToken.Expired].
+// ReadFederatedToken reads the federated token at path. Its error says why the file is
+// unusable. An expired token is no error: see [FederatedToken.Expired].
 func ReadFederatedToken(path string) (FederatedToken, error) {
 	content, err := readSwapped(path, maxFederatedToken)
 	if err != nil {
@@ -58,7 +58,7 @@ func ReadFederatedToken(path string) (FederatedToken, error) {
 	return token, nil
 }
 
-// claims are those that Entra compares with the federated credential.
+// claims are the claims that Entra compares with the federated credential, and the times.
 type claims struct {
 	Issuer    string   `json:"iss"`
 	Subject   string   `json:"sub"`
@@ -79,13 +79,13 @@ func (a *audience) UnmarshalJSON(b []byte) error {
 	return json.Unmarshal(b, (*[]string)(a))
 }
 
-// parseFederatedToken parses a token. Its errors do not quote it: the file may be a wrong
-// one, such as a private key.
+// parseFederatedToken parses a token. Its errors do not quote the content: the file may be the
+// wrong one, such as a private key.
 func parseFederatedToken(raw string) (FederatedToken, error) {
 	if raw == "" {
 		return FederatedToken{}, errors.New("is empty")
 	}
-	notJWT := errors.New("does not hold a JSON web token")
+	notJWT := errors.New("does not contain a JSON web token")
 	parts := strings.Split(raw, ".")
 	if len(parts) != 3 {
 		return FederatedToken{}, notJWT
@@ -99,7 +99,7 @@ func parseFederatedToken(raw string) (FederatedToken, error) {
 		return FederatedToken{}, notJWT
 	}
 	if c.Expiry <= 0 || c.Expiry > math.MaxInt32*2 {
-		return FederatedToken{}, errors.New("holds a JSON web token without a usable exp claim")
+		return FederatedToken{}, errors.New("contains a JSON web token without a usable exp claim")
 	}
 	var issued time.Time
 	if c.IssuedAt > 0 && c.IssuedAt <= c.Expiry {
@@ -116,8 +116,8 @@ func parseFederatedToken(raw string) (FederatedToken, error) {
 	}, nil
 }
 
-// keyID returns the key ID in a token's header, or nothing if the header cannot be read: then
-// Entra refuses the token, not this package.
+// keyID returns the key ID in a token's header, empty if the header cannot be parsed. Such a
+// token is left for Entra to refuse.
 func keyID(header string) string {
 	decoded, err := base64.RawURLEncoding.DecodeString(header)
 	if err != nil {
@@ -132,28 +132,27 @@ func keyID(header string) string {
 	return h.KeyID
 }
 
-// Expired reports whether the token has ended at the given time.
+// Expired reports whether the token expired at the given time.
 func (t FederatedToken) Expired(now time.Time) bool { return !now.Before(t.ExpiresOn) }
 
 // usable returns an error if Entra would refuse the token because it has expired.
 func (t FederatedToken) usable(now time.Time) error {
 	if t.Expired(now) {
-		return fmt.Errorf("has expired at %s: the kubelet has not renewed it", t.ExpiresOn.UTC().Format(time.RFC3339))
+		return fmt.Errorf("expired at %s: the kubelet has not renewed it", t.ExpiresOn.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
 
-// FederatedToken reads the federated token file as it is now, within a second. A read
-// that hangs in a file system is shared by all callers: it is one goroutine, however
-// many come. A token that has expired is returned.
+// FederatedToken reads the federated token file, within a second. If a read hangs in a file
+// system, all callers share it, so that only one goroutine hangs. An expired token is no error.
 func (e *Exchanger) FederatedToken() (FederatedToken, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
 	defer cancel()
 	return e.tokenFile.read(ctx)
 }
 
-// Ready returns why exchanges cannot work as far as this pod can tell: the federated
-// token is unreadable or has expired. It sends nothing to Entra.
+// Ready returns an error if exchanges cannot work because the federated token is unreadable or
+// has expired. It sends nothing to Entra.
 func (e *Exchanger) Ready() error {
 	token, err := e.FederatedToken()
 	if err == nil {
@@ -165,8 +164,8 @@ func (e *Exchanger) Ready() error {
 	return nil
 }
 
-// boundedClaims returns the claims that the log shows, shortened, without the token. Package
-// tokens remembers failures, and these must not hold a copy of the file.
+// boundedClaims returns the claims for the log, shortened and without the token. Package tokens
+// keeps failures in memory, which must not contain the token.
 func (t FederatedToken) boundedClaims() *FederatedToken {
 	return &FederatedToken{
 		Issuer:    bounded(t.Issuer),

@@ -22,7 +22,7 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// jwt is an unsigned token with the claims; its signature is the canary.
+// jwt returns an unsigned token with the claims. Its signature is secret, to detect leaks.
 func jwt(claims string) string {
 	encode := base64.RawURLEncoding.EncodeToString
 	return encode([]byte(`{"alg":"RS256"}`)) + "." + encode([]byte(claims)) + "." + secret
@@ -60,8 +60,8 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-// Each way to be unusable has words of its own, which hold nothing of the file.
-func TestFederatedTokenFilesThatAreUnusable(t *testing.T) {
+// Each reason why a file is unusable has its own error, which does not quote the file.
+func TestUnusableFederatedTokenFiles(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name, content string) string {
 		path := filepath.Join(dir, name)
@@ -84,10 +84,10 @@ func TestFederatedTokenFilesThatAreUnusable(t *testing.T) {
 		{"empty", file("empty", ""), "is empty"},
 		{"blank", file("blank", " \n\t\n"), "is empty"},
 		{"oversized", file("oversized", jwt(goodClaims)+strings.Repeat("x", 64<<10)), "is larger than"},
-		{"a key", file("key", "-----BEGIN PRIVATE KEY-----\n"+secret), "does not hold a JSON web token"},
-		{"not base64", file("base64", "a.!"+secret+"!.c"), "does not hold a JSON web token"},
-		{"not JSON", file("json", jwt(secret)), "does not hold a JSON web token"},
-		{"JSON of another kind", file("list", jwt(`["`+secret+`"]`)), "does not hold a JSON web token"},
+		{"a key", file("key", "-----BEGIN PRIVATE KEY-----\n"+secret), "does not contain a JSON web token"},
+		{"not base64", file("base64", "a.!"+secret+"!.c"), "does not contain a JSON web token"},
+		{"not JSON", file("json", jwt(secret)), "does not contain a JSON web token"},
+		{"JSON of another kind", file("list", jwt(`["`+secret+`"]`)), "does not contain a JSON web token"},
 		{"no exp", file("exp", jwt(`{"iss":"`+secret+`"}`)), "without a usable exp"},
 		{"negative exp", file("negative", jwt(`{"exp":-1}`)), "without a usable exp"},
 		{"exp past all calendars", file("huge", jwt(`{"exp":1e300}`)), "without a usable exp"},
@@ -121,20 +121,20 @@ func TestFederatedTokenIsNeverShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	type nested struct{ inner exchange.FederatedToken }
-	said := log.String() + string(encoded)
+	output := log.String() + string(encoded)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
-		said += fmt.Sprintf(verb, token) + fmt.Sprintf(verb, &token) + fmt.Sprintf(verb, nested{token}) + fmt.Sprintf(verb, []any{token})
+		output += fmt.Sprintf(verb, token) + fmt.Sprintf(verb, &token) + fmt.Sprintf(verb, nested{token}) + fmt.Sprintf(verb, []any{token})
 	}
 	hex := fmt.Sprintf("%x", secret)
-	if strings.Contains(said, secret) || strings.Contains(said, hex) {
-		t.Errorf("the token's signature appears in %s", said)
+	if strings.Contains(output, secret) || strings.Contains(output, hex) {
+		t.Errorf("the token's signature appears in %s", output)
 	}
 	if !strings.Contains(log.String(), subject) {
-		t.Errorf("the log does not hold the subject: %s", log.String())
+		t.Errorf("the log does not contain the subject: %s", log.String())
 	}
 }
 
-// What a cluster's users put into claims can neither break a log line nor fill it.
+// Claims, which users of the cluster choose, cannot break a log line or make it too long.
 func TestClaimsAreQuotedSafely(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "token")
 	claims, err := json.Marshal(map[string]any{
@@ -153,7 +153,7 @@ func TestClaimsAreQuotedSafely(t *testing.T) {
 	}
 }
 
-func TestFederatedTokenExpiryToTheNanosecond(t *testing.T) {
+func TestFederatedTokenExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "token")
 		expiry := time.Now().Add(time.Hour).Truncate(time.Second)
@@ -168,29 +168,29 @@ func TestFederatedTokenExpiryToTheNanosecond(t *testing.T) {
 		}
 		time.Sleep(time.Nanosecond)
 		err = s.Ready()
-		if err == nil || !strings.Contains(err.Error(), "AZURE_FEDERATED_TOKEN_FILE") || !strings.Contains(err.Error(), "has expired at") {
+		if err == nil || !strings.Contains(err.Error(), "AZURE_FEDERATED_TOKEN_FILE") || !strings.Contains(err.Error(), "expired at") {
 			t.Errorf("at expiry: got %v", err)
 		}
 	})
 }
 
-func TestUnusableFederatedTokenAsksEntraNothing(t *testing.T) {
+func TestUnusableFederatedTokenIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubblePod(t, entra.Config{})
 		s := p.service(t)
 		for _, c := range []struct{ content, want string }{
 			{"", "is empty"},
-			{secret, "does not hold a JSON web token"},
-			{p.idp.SignFederatedToken(entra.Claims{Subject: subject, Expiry: time.Now()}), "has expired at"},
+			{secret, "does not contain a JSON web token"},
+			{p.idp.SignFederatedToken(entra.Claims{Subject: subject, Expiry: time.Now()}), "expired at"},
 		} {
 			if err := p.token.Write(c.content); err != nil {
 				t.Fatal(err)
 			}
 			_, err := p.get(t, s)
 			e := wantKind(t, err, exchange.FederatedTokenUnusable)
-			whole := "federated token file " + p.token.Path() + " " + c.want // the log line has no other subject
+			whole := "federated token file " + p.token.Path() + " " + c.want // in the log, the text has no other context
 			if !strings.HasPrefix(e.Detail, whole) || strings.Contains(e.Detail, secret) {
-				t.Errorf("got detail %q, want one that begins %q", e.Detail, whole)
+				t.Errorf("got detail %q, want prefix %q", e.Detail, whole)
 			}
 			if err := s.Ready(); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Ready: got %v, want %q", err, c.want)
@@ -198,19 +198,19 @@ func TestUnusableFederatedTokenAsksEntraNothing(t *testing.T) {
 			time.Sleep(4 * time.Minute)
 		}
 		if got := p.idp.Counts(); got != (entra.Counts{}) {
-			t.Errorf("Entra was asked: %+v", got)
+			t.Errorf("requests to Entra: %+v", got)
 		}
 		if err := p.token.Renew(); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := p.get(t, s); err != nil {
-			t.Errorf("with a good token again: %v", err)
+			t.Errorf("with a valid token again: %v", err)
 		}
 	})
 }
 
-// The kubelet swaps the file while it is read, again and again.
-func TestFederatedTokenIsReadWholeAcrossSwaps(t *testing.T) {
+// Reads succeed while the kubelet replaces the file.
+func TestFederatedTokenIsReadWhileItIsReplaced(t *testing.T) {
 	idp, err := entra.New(entra.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -243,8 +243,8 @@ func TestFederatedTokenIsReadWholeAcrossSwaps(t *testing.T) {
 	}
 }
 
-// The second try may be the first to find the federated token stale.
-func TestFederatedTokenIsReadAgainOnALaterTry(t *testing.T) {
+// The federated token is reread too if a later try is the first that Entra refuses because of it.
+func TestFederatedTokenIsRereadAfterALaterTry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubblePod(t, entra.Config{})
 		p.idp.FailNext(1, entra.FaultStatus(503, ""))
@@ -258,7 +258,7 @@ func TestFederatedTokenIsReadAgainOnALaterTry(t *testing.T) {
 	})
 }
 
-func TestFederatedTokenIsReadForEachExchangeAndAgainWhenRefused(t *testing.T) {
+func TestFederatedTokenIsRereadAfterARefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubblePod(t, entra.Config{})
 		s := p.service(t)
@@ -267,7 +267,7 @@ func TestFederatedTokenIsReadForEachExchangeAndAgainWhenRefused(t *testing.T) {
 			if len(p.idp.Exchanges()) > 1 {
 				return nil
 			}
-			if err := p.token.Renew(); err != nil { // the kubelet is a moment late
+			if err := p.token.Renew(); err != nil { // the kubelet renews the token just now
 				t.Error(err)
 			}
 			return &stale

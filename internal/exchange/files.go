@@ -13,21 +13,21 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// maxOpens is how often a file that does not exist is opened: it is not swapped more often
-// within microseconds.
+// maxOpens bounds the attempts to open a file that does not exist. The kubelet does not replace
+// it more often within microseconds.
 const maxOpens = 5
 
-// readyTimeout bounds the reading of the federated token for readiness and metrics: the
-// kubelet waits for a second, and the file is in memory.
+// readyTimeout bounds reading the federated token for readiness and metrics: the kubelet's
+// probe waits for a second, and the file is on a tmpfs.
 const readyTimeout = time.Second
 
-// caFileTimeout bounds the reading of an identity binding's CA file, which is in memory too.
-// After it the roots that were read before are used.
+// caFileTimeout bounds reading the CA file of an identity binding, which is on a tmpfs too.
+// After it, the roots that were read before are used.
 const caFileTimeout = time.Second
 
 // sharedFile reads a file once for all callers that want it at the same time. A read may hang
-// in a file system: its callers leave when their time is over, and later callers join it. So
-// one goroutine hangs, however many callers come.
+// in a file system: then its callers leave when their context ends, and later callers join
+// it, so that only one goroutine hangs.
 type sharedFile[T any] struct {
 	what  string // for errors, before the path
 	path  string
@@ -40,7 +40,7 @@ func newTokenFile(path string) *sharedFile[FederatedToken] {
 }
 
 // errReadTooSlow continues a sentence that names the file.
-var errReadTooSlow = errors.New("cannot be read in time: its file system does not answer")
+var errReadTooSlow = errors.New("cannot be read in time: its file system does not respond")
 
 func (f *sharedFile[T]) read(ctx context.Context) (T, error) {
 	read := f.group.DoChan("", func() (any, error) { return f.load(f.path) })
@@ -53,7 +53,8 @@ func (f *sharedFile[T]) read(ctx context.Context) (T, error) {
 	}
 }
 
-// about begins the sentence that err continues. Nil stays nil.
+// about puts the name of the file before err, which continues the sentence. It returns nil for
+// nil.
 func (f *sharedFile[T]) about(err error) error {
 	if err == nil {
 		return nil
@@ -61,9 +62,9 @@ func (f *sharedFile[T]) about(err error) error {
 	return fmt.Errorf("%s%s %w", f.what, f.path, err)
 }
 
-// readSwapped reads a file that the kubelet swaps by a symlink. The kubelet removes the old
-// version at once, possibly between the lookup of the symlink and the opening of its target:
-// then it opens the new version.
+// readSwapped reads a file that the kubelet replaces by changing a symlink. The kubelet removes
+// the old version immediately, possibly after the symlink was resolved and before its target
+// is opened: then readSwapped opens the new version.
 func readSwapped(path string, limit int64) (content []byte, err error) {
 	for range maxOpens {
 		if content, err = readBounded(path, limit); !errors.Is(err, fs.ErrNotExist) {
@@ -73,9 +74,10 @@ func readSwapped(path string, limit int64) (content []byte, err error) {
 	return content, err
 }
 
-// readBounded reads a regular file. Other files may have no end, or wait for a writer.
+// readBounded reads a regular file of at most limit bytes. Other files may be endless, or block
+// until there is a writer.
 func readBounded(path string, limit int64) ([]byte, error) {
-	// O_NONBLOCK: opening a FIFO would otherwise wait for its writer.
+	// Without O_NONBLOCK, opening a FIFO waits for its writer.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, openError(err)
@@ -114,7 +116,7 @@ func openError(err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return &fileError{"does not exist", err}
 	case errors.Is(err, fs.ErrPermission):
-		return &fileError{fmt.Sprintf("may not be read by UID %d", os.Getuid()), err}
+		return &fileError{fmt.Sprintf("is not readable by UID %d", os.Getuid()), err}
 	}
 	return fmt.Errorf("cannot be read: %w", err)
 }

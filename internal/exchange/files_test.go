@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// What a file system that hangs does cannot be had from a real one in a test.
+// Tests cannot use a real file system that hangs, so these replace the function that reads.
 
-func TestTokenFileThatHangsIsReadByOne(t *testing.T) {
+func TestOneGoroutineReadsATokenFileThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := make(chan struct{})
 		var reads atomic.Int32
@@ -54,14 +54,14 @@ func TestTokenFileThatHangsIsReadByOne(t *testing.T) {
 		close(stuck)
 		synctest.Wait()
 		if token, err := file.read(t.Context()); err != nil || token.Subject != "late" {
-			t.Errorf("once it answers: %v, %v", token, err)
+			t.Errorf("when the read has ended: %v, %v", token, err)
 		}
 	})
 }
 
-// An identity binding's CA file that hangs costs each request a second: the roots that
-// were read before do, and nothing else waits for it.
-func TestCAFileThatHangsKeepsTheRootsBefore(t *testing.T) {
+// If reading the CA file of an identity binding hangs, each request waits for a second and uses
+// the roots that were read before. Nothing else waits for the file.
+func TestCAFileThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := make(chan struct{})
 		defer close(stuck)
@@ -73,7 +73,7 @@ func TestCAFileThatHangsKeepsTheRootsBefore(t *testing.T) {
 		began := time.Now()
 		current, caFault, changed := b.transport(t.Context())
 		if current != before || !changed || !strings.Contains(caFault, "/ca.crt cannot be read in time") {
-			t.Errorf("got %p, %q, %t, want the transport before, and why", current, caFault, changed)
+			t.Errorf("got %p, %q, %t, want the previous transport, and the error", current, caFault, changed)
 		}
 		if took := time.Since(began); took != caFileTimeout {
 			t.Errorf("after %s, want %s", took, caFileTimeout)
@@ -82,14 +82,14 @@ func TestCAFileThatHangsKeepsTheRootsBefore(t *testing.T) {
 		synctest.Wait()
 		b.CloseIdleConnections()
 		if took := time.Since(began); took != caFileTimeout {
-			t.Errorf("closing waited for the file")
+			t.Error("CloseIdleConnections waited for the file")
 		}
 		time.Sleep(caFileTimeout)
 	})
 }
 
-// A FIFO has a reader wait for its writer, for ever.
-func TestCertificatesAreOfRegularFiles(t *testing.T) {
+// Reading a FIFO blocks until there is a writer.
+func TestCertificateFilesMustBeRegular(t *testing.T) {
 	fifo := filepath.Join(t.TempDir(), "ca.pem")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)

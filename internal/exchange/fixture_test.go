@@ -26,18 +26,18 @@ const (
 	resource = "https://vault.azure.net"
 	subject  = "system:serviceaccount:shop:cart"
 
-	// Of package tokens: how often and how long an exchange is tried.
+	// Limits of package tokens.
 	maxTries        = 3
 	tryTimeout      = 8 * time.Second
 	exchangeTimeout = 20 * time.Second
 )
 
-// pod is a stand-in for Entra, and what a pod that federates with it has.
+// pod is a fake Entra, and the configuration of a pod that federates with it.
 type pod struct {
 	idp       *entra.Server
 	token     *entra.ProjectedToken
 	cfg       exchange.Config
-	transport http.RoundTripper // nil: connections
+	transport http.RoundTripper // nil: connect by TCP
 	prefetch  []tokens.Request
 	log       syncBuffer
 }
@@ -48,13 +48,13 @@ type service struct {
 	*tokens.Service
 }
 
-// exchange makes one exchange, past the cache.
+// exchange makes one exchange without the cache.
 func (s *service) exchange(ctx context.Context, clientID azure.ClientID, resource azure.Resource) error {
 	_, err := s.Exchange(ctx, clientID, resource)
 	return err
 }
 
-// startPod has a stand-in on a loopback listener, with TLS.
+// startPod returns a pod with a fake Entra that listens on loopback, with TLS.
 func startPod(t *testing.T, cfg entra.Config) *pod {
 	t.Helper()
 	idp, err := entra.Start(cfg)
@@ -72,8 +72,8 @@ func startPod(t *testing.T, cfg entra.Config) *pod {
 	return p
 }
 
-// dialLoopback keeps a test that goes wrong, or code that does, from asking real
-// servers anything.
+// dialLoopback connects to loopback addresses only, so that a faulty test, or faulty code, cannot
+// send requests to real servers.
 func dialLoopback(ctx context.Context, network, address string) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -106,7 +106,7 @@ func newPod(t *testing.T, idp *entra.Server) *pod {
 	return p
 }
 
-// bubblePod has a stand-in without a network, for synctest bubbles.
+// bubblePod returns a pod whose fake Entra has no network connections, for synctest bubbles.
 func bubblePod(t *testing.T, cfg entra.Config) *pod {
 	t.Helper()
 	idp, err := entra.New(cfg)
@@ -118,7 +118,7 @@ func bubblePod(t *testing.T, cfg entra.Config) *pod {
 	return p
 }
 
-// newLogger logs everything, as the proxy would with --log-level=all.
+// newLogger returns a logger of all levels.
 func newLogger(to *syncBuffer) *zap.Logger {
 	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), to, zap.DebugLevel))
 }
@@ -159,14 +159,14 @@ func (p *pod) service(t *testing.T) *service {
 		t.Fatal(err)
 	}
 	t.Cleanup(exchanger.Close)
-	kept, err := tokens.New(tokens.Config{Exchanger: exchanger, Prefetch: p.prefetch, Log: p.cfg.Log})
+	cache, err := tokens.New(tokens.Config{Exchanger: exchanger, Prefetch: p.prefetch, Log: p.cfg.Log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &service{exchanger, kept}
+	return &service{exchanger, cache}
 }
 
-// run runs s until the test's end, and checks that it then ends.
+// run runs s until stop is called, which waits until Run has ended.
 func run(t *testing.T, s *service) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -194,7 +194,7 @@ func wantKind(t *testing.T, err error, want exchange.Kind) *exchange.Error {
 	return e
 }
 
-// get asks for the default token and checks that it is a good one, for that.
+// get requests the default token and checks that it is valid and the right one.
 func (p *pod) get(t *testing.T, s *service) (tokens.Result, error) {
 	t.Helper()
 	got, err := s.Token(t.Context(), tokens.Request{ClientID: clientID, Resource: resource})
@@ -208,25 +208,25 @@ func (p *pod) get(t *testing.T, s *service) (tokens.Result, error) {
 	if token.ClientID != clientID || token.Resource != resource {
 		t.Errorf("the token is for %s and %s", token.ClientID, token.Resource)
 	}
-	// Entra counts from its answer, MSAL from when that has arrived.
+	// expires_in counts from Entra's response, for MSAL from its arrival.
 	if want := token.ExpiresOn; got.Token.ExpiresOn.Sub(want).Abs() > tryTimeout {
 		t.Errorf("ExpiresOn: got %s, the token's exp is %s", got.Token.ExpiresOn, want)
 	}
 	return got, nil
 }
 
-// waitFor polls: what it waits for is done by other goroutines, on real sockets.
+// waitFor polls until done, which depends on other goroutines and real connections.
 func waitFor(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	const patience = 30 * time.Second
-	for deadline := time.Now().Add(patience); !done(); time.Sleep(time.Millisecond) {
+	const timeout = 30 * time.Second
+	for deadline := time.Now().Add(timeout); !done(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("no %s within %s", what, patience)
+			t.Fatalf("no %s within %s", what, timeout)
 		}
 	}
 }
 
-// authority is the URL of a server of this test, with or without a slash at its end.
+// authority returns the authority host for a URL with or without a slash at its end.
 func authority(url string) azure.AuthorityHost {
 	return azure.AuthorityHost(strings.TrimSuffix(url, "/") + "/")
 }

@@ -2,14 +2,14 @@ package exchange
 
 import "strings"
 
-// Bounds on foreign text in log lines: claims, resources, answers.
+// Bounds on untrusted text in log lines: claims, resources, responses.
 const (
 	maxQuoted      = 256
 	maxQuotedItems = 4
 )
 
-// bounded returns s for a log line: at most maxQuoted bytes of printable ASCII,
-// so that it can neither break lines nor drive a terminal.
+// bounded returns s for a log line: at most maxQuoted bytes of printable ASCII, so that it can
+// contain neither line breaks nor escape sequences for a terminal.
 func bounded(s string) string {
 	cut := len(s) > maxQuoted
 	if cut {
@@ -35,9 +35,9 @@ func boundedAll(all []string) []string {
 	return out
 }
 
-// shellSafe returns s for use between single quotes in a command that a person may paste into
-// a shell. It replaces characters that could end the quotes, or escape in the JSON that some
-// commands take. No real issuer or subject has them.
+// shellSafe returns s for use between single quotes in a command that a person may paste into a
+// shell. It replaces the characters that could end the quotes, or are special in the JSON that
+// some commands take. No real issuer or subject contains them.
 func shellSafe(s string) string {
 	return strings.Map(func(r rune) rune {
 		if strings.ContainsRune("'\"\\`$", r) {

@@ -12,7 +12,7 @@ var update = flag.Bool("update", false, "write the table of AADSTS codes to the 
 
 const troubleshooting = "../../docs/troubleshooting.md"
 
-// sections are where docs/troubleshooting.md says what to do about a hint.
+// sections has the section of docs/troubleshooting.md for each hint.
 var sections = map[hint]string{
 	hintNone:         "wait",
 	hintCredential:   "[the federated credential](#the-federated-credential-does-not-match)",
@@ -31,8 +31,8 @@ var sections = map[hint]string{
 	hintProxyRules:       "[the way to Entra](#entra-cannot-be-reached)",
 }
 
-// TestCodesAreDocumented: the table in the docs is that of rulings, and each section
-// that it points to is there. Run with -update to write it.
+// TestCodesAreDocumented: the table in the docs equals the table rulings, and each section that
+// it links to exists. The flag -update writes the table.
 func TestCodesAreDocumented(t *testing.T) {
 	content, err := os.ReadFile(troubleshooting)
 	if err != nil {
@@ -42,7 +42,7 @@ func TestCodesAreDocumented(t *testing.T) {
 	before, rest, ok := strings.Cut(string(content), begin)
 	got, after, closed := strings.Cut(rest, end)
 	if !ok || !closed {
-		t.Fatalf("%s has no place for the table", troubleshooting)
+		t.Fatalf("%s has no markers for the table", troubleshooting)
 	}
 	want := codeTable()
 	if *update {
@@ -56,17 +56,17 @@ func TestCodesAreDocumented(t *testing.T) {
 		_, anchor, linked := strings.Cut(strings.TrimSuffix(section, ")"), "#")
 		heading := strings.ReplaceAll(anchor, "-", " ")
 		if linked && !strings.Contains(strings.ToLower(string(content)), "\n### "+heading+"\n") {
-			t.Errorf("hint %d points to a section %q that is not there", h, heading)
+			t.Errorf("hint %d links to the section %q, which does not exist", h, heading)
 		}
 	}
 }
 
 func codeTable() string {
 	var b strings.Builder
-	b.WriteString("| code | what it means | kind | tried again | mend |\n|---|---|---|---|---|\n")
+	b.WriteString("| code | meaning | kind | retried | fix |\n|---|---|---|---|---|\n")
 	for _, r := range rulings {
-		again := map[Retry]string{RetryNever: "no", RetrySoon: "yes", RetryReread: "once, with the token read again"}[r.retry]
-		fmt.Fprintf(&b, "| AADSTS%d | %s | `%s` | %s | %s |\n", r.code, r.detail, r.kind, again, sections[r.hint])
+		retried := map[Retry]string{RetryNever: "no", RetrySoon: "yes", RetryReread: "once, after rereading the token"}[r.retry]
+		fmt.Fprintf(&b, "| AADSTS%d | %s | `%s` | %s | %s |\n", r.code, r.detail, r.kind, retried, sections[r.hint])
 	}
 	return b.String()
 }

@@ -13,31 +13,29 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// secret stands in whatever Entra sends that is none of a caller's or a log
-// reader's business.
+// secret is in all data that must not reach callers or the log.
 const secret = "c4n4ry-eyJhbGciOiJSUzI1NiJ9"
 
-// fault is something that Entra may do, and what becomes of a caller without a
-// cached token.
+// fault is a fault of Entra, and the result of a request without a cached token.
 type fault struct {
 	name  string
 	fault entra.Fault
 	want  exchange.Kind // zero: a token
-	posts int           // token requests that a first call costs
+	posts int           // token requests of a first request
 }
 
 func faults() []fault {
-	again := maxTries
+	const retried = maxTries
 	huge := strings.Repeat("x", exchange.MaxBody+1)
 	return []fault{
 		{"none", entra.FaultSlow(0), 0, 1},
 		{"slow", entra.FaultSlow(time.Second), 0, 1},
-		{"70021 no federated credential", entra.FaultAADSTS(70021), exchange.FederationMismatch, again},
-		{"70025 none at all", entra.FaultAADSTSAs(401, "invalid_client", 70025, secret), exchange.FederationMismatch, again},
-		{"700211 issuer", entra.FaultAADSTS(700211), exchange.FederationMismatch, again},
-		{"700212 audience", entra.FaultAADSTS(700212), exchange.FederationMismatch, again},
-		{"700213 subject", entra.FaultAADSTS(700213), exchange.FederationMismatch, again},
-		{"90061 issuer unreachable", entra.FaultAADSTSAs(400, "invalid_request", 90061, secret), exchange.FederationMismatch, again},
+		{"70021 no federated credential", entra.FaultAADSTS(70021), exchange.FederationMismatch, retried},
+		{"70025 no credential at all", entra.FaultAADSTSAs(401, "invalid_client", 70025, secret), exchange.FederationMismatch, retried},
+		{"700211 issuer", entra.FaultAADSTS(700211), exchange.FederationMismatch, retried},
+		{"700212 audience", entra.FaultAADSTS(700212), exchange.FederationMismatch, retried},
+		{"700213 subject", entra.FaultAADSTS(700213), exchange.FederationMismatch, retried},
+		{"90061 issuer unreachable", entra.FaultAADSTSAs(400, "invalid_request", 90061, secret), exchange.FederationMismatch, retried},
 		{"700024 time range", entra.FaultAADSTS(700024), exchange.FederatedTokenUnusable, 2},
 		{"700027 signature", entra.FaultAADSTS(700027), exchange.FederatedTokenUnusable, 2},
 		{"700016 application", entra.FaultAADSTS(700016), exchange.UnknownIdentity, 1},
@@ -45,43 +43,44 @@ func faults() []fault {
 		{"70011 scope", entra.FaultAADSTS(70011), exchange.InvalidScope, 1},
 		{"90002 tenant", entra.FaultAADSTS(90002), exchange.InvalidTenant, 1},
 		{"7000112 disabled", entra.FaultAADSTSAs(401, "invalid_client", 7000112, secret), exchange.UnauthorizedClient, 1},
-		{"7000229 service principal", entra.FaultAADSTSAs(400, "unauthorized_client", 7000229, secret), exchange.Unavailable, again},
+		{"7000229 service principal", entra.FaultAADSTSAs(400, "unauthorized_client", 7000229, secret), exchange.Unavailable, retried},
 		{"unknown code, plain error", entra.FaultAADSTSAs(400, "invalid_scope", 99999999, secret), exchange.InvalidScope, 1},
 		{"unknown code, unauthorized", entra.FaultAADSTSAs(400, "unauthorized_client", 99999999, secret), exchange.Unavailable, 1},
-		{"a code in words alone", entra.FaultStatus(400, `{"error":"invalid_request","error_description":"AADSTS700016: `+secret+`"}`), exchange.UnknownIdentity, 1},
+		{"a code in the description only", entra.FaultStatus(400, `{"error":"invalid_request","error_description":"AADSTS700016: `+secret+`"}`), exchange.UnknownIdentity, 1},
 		{"a code that is quoted", entra.FaultStatus(400, `{"error":"invalid_request","error_description":"not AADSTS700016"}`), exchange.Unavailable, 1},
-		{"codes that are none", entra.FaultStatus(400, `{"error_codes":["700016"],"error_description":"AADSTS70011: x"}`), exchange.InvalidScope, 1},
+		{"invalid codes", entra.FaultStatus(400, `{"error_codes":["700016"],"error_description":"AADSTS70011: x"}`), exchange.InvalidScope, 1},
 		{"unknown code, unclear error", entra.FaultAADSTSAs(400, "invalid_client", 99999999, secret), exchange.Unavailable, 1},
-		{"permanent code with a 5xx", entra.FaultAADSTSAs(503, "server_error", 700016, secret), exchange.Unavailable, again},
+		{"permanent code with a 5xx", entra.FaultAADSTSAs(503, "server_error", 700016, secret), exchange.Unavailable, retried},
 		{"429", entra.FaultThrottle(0), exchange.Throttled, 1},
 		{"429 with Retry-After", entra.FaultThrottle(7 * time.Second), exchange.Throttled, 1},
 		{"429 until a date", entra.FaultThrottleUntil(time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)), exchange.Throttled, 1},
-		{"500", entra.FaultStatus(500, secret), exchange.Unavailable, again},
-		{"503 without a body", entra.FaultStatus(503, ""), exchange.Unavailable, again},
-		{"403 in HTML", entra.FaultHTML(403), exchange.Unavailable, 1},
-		{"HTML with a 200", entra.FaultHTML(200), exchange.Unavailable, again},
-		{"malformed JSON", entra.FaultMalformedJSON(secret), exchange.Unavailable, again},
+		{"500", entra.FaultStatus(500, secret), exchange.Unavailable, retried},
+		{"503 without a body", entra.FaultStatus(503, ""), exchange.Unavailable, retried},
+		{"403 with HTML", entra.FaultHTML(403), exchange.Unavailable, 1},
+		{"HTML with a 200", entra.FaultHTML(200), exchange.Unavailable, retried},
+		{"malformed JSON", entra.FaultMalformedJSON(secret), exchange.Unavailable, retried},
 		{"redirect", entra.FaultRedirect(307, "https://"+secret+".example.test/"), exchange.Unavailable, 1},
-		{"hang", entra.FaultHang(), exchange.DeadlineExceeded, again},
-		{"reset", entra.FaultReset(), exchange.Unavailable, again},
-		{"truncated", entra.FaultTruncated(), exchange.Unavailable, again},
-		{"a huge body", entra.FaultStatus(200, huge), exchange.Unavailable, again},
+		{"hang", entra.FaultHang(), exchange.DeadlineExceeded, retried},
+		{"reset", entra.FaultReset(), exchange.Unavailable, retried},
+		{"truncated", entra.FaultTruncated(), exchange.Unavailable, retried},
+		{"a huge body", entra.FaultStatus(200, huge), exchange.Unavailable, retried},
 		{"a huge error", entra.FaultStatus(400, huge), exchange.Unavailable, 1},
 		{"429 with a huge body", entra.FaultStatus(429, huge), exchange.Throttled, 1},
-		{"no access_token", entra.FaultWithout("access_token"), exchange.Unavailable, again},
-		{"no expires_in", entra.FaultWithout("expires_in", "expires_on"), exchange.Unavailable, again},
+		{"no access_token", entra.FaultWithout("access_token"), exchange.Unavailable, retried},
+		{"no expires_in", entra.FaultWithout("expires_in", "expires_on"), exchange.Unavailable, retried},
 		{"expires at once", edited("expires_in", 0), exchange.Unavailable, 1},
 		{"expires in a second", edited("expires_in", 1), exchange.Unavailable, 1},
-		{"expired before", edited("expires_in", -3600), exchange.Unavailable, 1},
-		{"lives for years", edited("expires_in", 10*365*24*3600), exchange.Unavailable, 1},
-		{"lives past all calendars", edited("expires_in", 1<<40), exchange.Unavailable, 1},
-		{"expiry in words", edited("expires_in", secret), exchange.Unavailable, again},
+		{"expired", edited("expires_in", -3600), exchange.Unavailable, 1},
+		{"valid for years", edited("expires_in", 10*365*24*3600), exchange.Unavailable, 1},
+		{"expiry out of range", edited("expires_in", 1<<40), exchange.Unavailable, 1},
+		{"expiry is no number", edited("expires_in", secret), exchange.Unavailable, retried},
 		{"a token with a line break", edited("access_token", secret+"\r\nX-Injected: 1"), exchange.Unavailable, 1},
 		{"a token with a quote", edited("access_token", secret+`"`), exchange.Unavailable, 1},
-		{"an error with a 200", edited("error", "invalid_grant "+secret), exchange.Unavailable, again},
+		{"an error with a 200", edited("error", "invalid_grant "+secret), exchange.Unavailable, retried},
 	}
 }
 
+// edited changes a field of the token response.
 func edited(member string, value any) entra.Fault {
 	return entra.FaultEdit(member, func(answer map[string]any) {
 		delete(answer, "expires_on")
@@ -89,8 +88,8 @@ func edited(member string, value any) entra.Fault {
 	})
 }
 
-// eachFault runs test for each fault with a new service, in one bubble with one
-// stand-in, whose keys take half a second to make.
+// eachFault runs test for each fault with a new service, in one bubble. The faults share one fake
+// Entra, because generating its keys takes half a second.
 func eachFault(t *testing.T, all []fault, test func(*testing.T, *pod, *service, fault)) {
 	synctest.Test(t, func(t *testing.T) {
 		p := bubblePod(t, entra.Config{TokenLifetime: time.Hour})
@@ -108,7 +107,7 @@ func eachFault(t *testing.T, all []fault, test func(*testing.T, *pod, *service, 
 	})
 }
 
-func TestEveryFaultWithAColdCache(t *testing.T) {
+func TestFaultsWithoutACachedToken(t *testing.T) {
 	eachFault(t, faults(), func(t *testing.T, p *pod, s *service, c fault) {
 		p.idp.FailAlways(c.fault)
 		got, err := p.getInTime(t, s)
@@ -122,11 +121,11 @@ func TestEveryFaultWithAColdCache(t *testing.T) {
 			t.Errorf("%d token requests, want %d", got, c.posts)
 		}
 		checkNoSecret(t, p, got, err)
-		p.checkMends(t, s)
+		p.checkRecovery(t, s)
 	})
 }
 
-func TestEveryFaultWithAWarmCache(t *testing.T) {
+func TestFaultsWithACachedToken(t *testing.T) {
 	eachFault(t, faults(), func(t *testing.T, p *pod, s *service, c fault) {
 		stop := run(t, s)
 		defer stop()
@@ -139,33 +138,33 @@ func TestEveryFaultWithAWarmCache(t *testing.T) {
 			began := time.Now()
 			got, err := p.get(t, s)
 			if err != nil || time.Since(began) > 0 {
-				t.Fatalf("a valid token in the cache: answer after %s, error %v", time.Since(began), err)
+				t.Fatalf("with a cached token: answered after %s, error %v", time.Since(began), err)
 			}
 			checkNoSecret(t, p, got, err)
 		}
 		if got := p.idp.Counts().Token; got < 2 {
-			t.Errorf("%d token requests: the fault was never met", got)
+			t.Errorf("%d token requests: the fault did not occur", got)
 		}
 	})
 }
 
 func TestFaultsOfDiscovery(t *testing.T) {
-	again := maxTries
+	const retried = maxTries
 	eachFault(t, []fault{
 		{"unknown tenant", entra.FaultAADSTS(90002), exchange.InvalidTenant, 1},
 		{"tenant of another cloud", entra.FaultAADSTSAs(400, "invalid_request", 90038, secret), exchange.InvalidTenant, 1},
 		{"429 with Retry-After", entra.FaultThrottle(7 * time.Second), exchange.Throttled, 1},
-		{"503", entra.FaultStatus(503, secret), exchange.Unavailable, again},
-		{"HTML with a 200", entra.FaultHTML(200), exchange.Unavailable, again},
-		{"malformed JSON", entra.FaultMalformedJSON(secret), exchange.Unavailable, again},
+		{"503", entra.FaultStatus(503, secret), exchange.Unavailable, retried},
+		{"HTML with a 200", entra.FaultHTML(200), exchange.Unavailable, retried},
+		{"malformed JSON", entra.FaultMalformedJSON(secret), exchange.Unavailable, retried},
 		{"redirect", entra.FaultRedirect(302, "https://"+secret+".example.test/"), exchange.Unavailable, 1},
-		{"hang", entra.FaultHang(), exchange.DeadlineExceeded, again},
-		{"reset", entra.FaultReset(), exchange.Unavailable, again},
-		{"truncated", entra.FaultTruncated(), exchange.Unavailable, again},
-		{"a huge body", entra.FaultStatus(200, strings.Repeat("x", exchange.MaxBody+1)), exchange.Unavailable, again},
-		{"no endpoints", entra.FaultStatus(200, `{"issuer":"https://login.example.test/"}`), exchange.Unavailable, again},
+		{"hang", entra.FaultHang(), exchange.DeadlineExceeded, retried},
+		{"reset", entra.FaultReset(), exchange.Unavailable, retried},
+		{"truncated", entra.FaultTruncated(), exchange.Unavailable, retried},
+		{"a huge body", entra.FaultStatus(200, strings.Repeat("x", exchange.MaxBody+1)), exchange.Unavailable, retried},
+		{"no endpoints", entra.FaultStatus(200, `{"issuer":"https://login.example.test/"}`), exchange.Unavailable, retried},
 		{"a foreign issuer", discovered("https://"+secret+".example.test/", "https://login.example.test/token"), exchange.Unavailable, 1},
-		{"a token endpoint in the clear", discovered("https://login.example.test/", "http://login.example.test/token"), exchange.Unavailable, 1},
+		{"a token endpoint with http", discovered("https://login.example.test/", "http://login.example.test/token"), exchange.Unavailable, 1},
 	}, func(t *testing.T, p *pod, s *service, c fault) {
 		p.idp.FailAlways(c.fault.On(entra.TenantDiscovery))
 		got, err := p.getInTime(t, s)
@@ -177,11 +176,11 @@ func TestFaultsOfDiscovery(t *testing.T) {
 			t.Errorf("%d discovery requests, want %d", got, c.posts)
 		}
 		checkNoSecret(t, p, got, err)
-		p.checkMends(t, s)
+		p.checkRecovery(t, s)
 	})
 }
 
-// discovered is a whole OpenID configuration, for which Entra is trusted.
+// discovered is a complete OpenID configuration with the issuer and the token endpoint.
 func discovered(issuer, tokenEndpoint string) entra.Fault {
 	return entra.FaultStatus(200, fmt.Sprintf(
 		`{"issuer":%q,"authorization_endpoint":"https://login.example.test/authorize","token_endpoint":%q}`, issuer, tokenEndpoint))
@@ -197,33 +196,32 @@ func (p *pod) getInTime(t *testing.T, s *service) (tokens.Result, error) {
 	return got, err
 }
 
-// checkMends heals Entra and checks that the next request works, after the
-// longest time that a failure is remembered.
-func (p *pod) checkMends(t *testing.T, s *service) {
+// checkRecovery ends the fault and checks that a request succeeds after the longest backoff.
+func (p *pod) checkRecovery(t *testing.T, s *service) {
 	t.Helper()
 	p.idp.Heal()
 	time.Sleep(exchange.MaxRetryAfter * 3 / 2)
 	if _, err := p.get(t, s); err != nil {
-		t.Errorf("after it was mended: %v", err)
+		t.Errorf("after the fault: %v", err)
 	}
 }
 
-// checkNoSecret searches every form that an answer and the log may take for the
-// secrets of the pod and for the canary in Entra's answers.
+// checkNoSecret checks that the log, the result and the error, in every format, contain neither
+// secret nor the tokens of the pod.
 func checkNoSecret(t *testing.T, p *pod, result tokens.Result, err error) {
 	t.Helper()
-	synctest.Wait() // the log is written behind the callers' backs
+	synctest.Wait() // the log is written after callers are answered
 	token := p.token.Token()
-	said := p.log.String() + fmt.Sprintf("%v %+v %s %#v", result, result, result, result)
+	output := p.log.String() + fmt.Sprintf("%v %+v %s %#v", result, result, result, result)
 	encoded, _ := json.Marshal(result)
-	said += string(encoded)
+	output += string(encoded)
 	if err != nil {
-		said += fmt.Sprintf("%v %+v %#v %q %d", err, err, err, err, err)
+		output += fmt.Sprintf("%v %+v %#v %q %d", err, err, err, err, err)
 	}
 	parts := strings.Split(token, ".")
 	for _, hidden := range []string{secret, token, parts[1], parts[2], result.Token.AccessToken} {
-		if hidden != "" && strings.Contains(said, hidden) {
-			t.Errorf("%.20s... appears in: %s", hidden, said)
+		if hidden != "" && strings.Contains(output, hidden) {
+			t.Errorf("%.20s... appears in: %s", hidden, output)
 		}
 	}
 }

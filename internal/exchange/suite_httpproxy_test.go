@@ -17,8 +17,8 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// connectProxy is an HTTP proxy that tunnels whatever it is asked to, to one
-// place.
+// connectProxy returns an HTTP proxy that opens every tunnel to the address to, and the CONNECT
+// requests that it got.
 func connectProxy(t *testing.T, to string) (proxy *url.URL, asked func() []string) {
 	t.Helper()
 	var hosts syncBuffer
@@ -62,12 +62,13 @@ func TestHTTPProxyIsUsedForEntra(t *testing.T) {
 	proxy.Host = "127.0.0.1:1" // nothing listens there
 	err := p.service(t).exchange(t.Context(), clientID, resource)
 	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "HTTPS_PROXY") {
-		t.Errorf("without the proxy, the detail is %q", e.Detail)
+		t.Errorf("proxy not reachable: detail %q", e.Detail)
 	}
 }
 
-// An HTTP proxy that gives no answer to CONNECT leaves errors that look like Entra's.
-func TestMuteHTTPProxyIsNamed(t *testing.T) {
+// If an HTTP proxy does not answer CONNECT, the error looks like one of Entra: its text must name
+// the proxy.
+func TestSilentHTTPProxyIsNamed(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -80,36 +81,36 @@ func TestMuteHTTPProxyIsNamed(t *testing.T) {
 		kind    exchange.Kind
 		want    string
 	}{
-		"hangs":                    {silent.Addr().String(), 100 * time.Millisecond, exchange.DeadlineExceeded, "entra did not answer in time"},
-		"hangs up":                 {saying(t, ""), time.Minute, exchange.Unavailable, "the connection to entra broke"},
-		"talks nonsense":           {saying(t, secret+"\r\n\r\n"), time.Minute, exchange.Unavailable, "entra could not be reached, or its answer could not be used"},
-		"has a tunnel to nonsense": {saying(t, "HTTP/1.1 200 OK\r\n\r\n", secret), time.Minute, exchange.Unavailable, "entra's address does not speak TLS"},
+		"hangs":                 {silent.Addr().String(), 100 * time.Millisecond, exchange.DeadlineExceeded, "entra did not answer in time"},
+		"closes the connection": {sending(t, ""), time.Minute, exchange.Unavailable, "the connection to entra broke"},
+		"sends garbage":         {sending(t, secret+"\r\n\r\n"), time.Minute, exchange.Unavailable, "entra could not be reached, or its response could not be used"},
+		"tunnel sends garbage":  {sending(t, "HTTP/1.1 200 OK\r\n\r\n", secret), time.Minute, exchange.Unavailable, "entra does not speak TLS"},
 	} {
 		p.cfg.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: c.proxy})
 		ctx, cancel := context.WithTimeout(t.Context(), c.timeout)
 		err := p.service(t).exchange(ctx, clientID, resource)
 		cancel()
-		if e := wantKind(t, err, c.kind); e.Detail != c.want+" (by way of HTTPS_PROXY)" {
+		if e := wantKind(t, err, c.kind); e.Detail != c.want+" (via HTTPS_PROXY)" {
 			t.Errorf("%s: detail %q", name, e.Detail)
 		}
 	}
 }
 
-// NO_PROXY decides by the host that is asked: with an identity binding, the token
-// proxy's.
-func TestHTTPProxyIsNamedWhereItIsInForce(t *testing.T) {
-	mute := saying(t, "")
+// NO_PROXY is compared with the host of the request: with an identity binding, that is the host
+// of the token proxy.
+func TestHTTPProxyIsNamedOnlyIfUsed(t *testing.T) {
+	mute := sending(t, "")
 	p := startPod(t, entra.Config{})
 	p.cfg.AuthorityHost = authority("https://" + mute)
 	for name, c := range map[string]struct {
 		binding exchange.Binding
-		via     string // the only host that is asked through the HTTP proxy
+		via     string // the only host that is reached through the HTTP proxy
 		named   bool
 	}{
-		"Entra, through it":           {exchange.Binding{}, mute, true},
-		"Entra, past it":              {exchange.Binding{}, "other.example.test", false},
-		"the token proxy, through it": {exchange.Binding{TokenProxy: "https://binding.example.test"}, "binding.example.test", true},
-		"the token proxy, past it":    {exchange.Binding{TokenProxy: azure.TokenProxy("https://" + saying(t, ""))}, mute, false},
+		"Entra, through the HTTP proxy":           {exchange.Binding{}, mute, true},
+		"Entra, without it":                       {exchange.Binding{}, "other.example.test", false},
+		"the token proxy, through the HTTP proxy": {exchange.Binding{TokenProxy: "https://binding.example.test"}, "binding.example.test", true},
+		"the token proxy, without it":             {exchange.Binding{TokenProxy: azure.TokenProxy("https://" + sending(t, ""))}, mute, false},
 	} {
 		p.cfg.Binding = c.binding
 		p.cfg.Proxy = func(r *http.Request) (*url.URL, error) {
@@ -125,8 +126,8 @@ func TestHTTPProxyIsNamedWhereItIsInForce(t *testing.T) {
 	}
 }
 
-// A proxy that answers CONNECT with a refusal is mended at the proxy.
-func TestRefusalOfTheHTTPProxyIsToldApart(t *testing.T) {
+// If an HTTP proxy refuses CONNECT, error and hint are about the proxy.
+func TestRefusalOfTheHTTPProxy(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	var status, connects atomic.Int32
 	refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -148,7 +149,7 @@ func TestRefusalOfTheHTTPProxyIsToldApart(t *testing.T) {
 		tries  int32
 	}{
 		{407, "credentials", "USER:PASSWORD@", 1},
-		{403, "does not let requests to entra through", "CONNECT", 1},
+		{403, "blocks requests to entra", "CONNECT", 1},
 		{502, "status 502", "CONNECT", maxTries},
 	} {
 		status.Store(c.status)
@@ -164,10 +165,10 @@ func TestRefusalOfTheHTTPProxyIsToldApart(t *testing.T) {
 		}
 		waitFor(t, "log line", func() bool { return len(p.lines(t, "token exchange failed")) == 1 })
 		if line := p.log.String(); !strings.Contains(line, c.detail) || !strings.Contains(line, c.hint) || strings.Contains(line, secret) {
-			t.Errorf("%d: the log says %s", c.status, line)
+			t.Errorf("%d: got log line %s", c.status, line)
 		}
 		if err := p.service(t).Discover(t.Context()); wantKind(t, err, exchange.Unavailable).Hint != e.Hint {
-			t.Errorf("%d: Discover says %v", c.status, err)
+			t.Errorf("%d: got error %v of Discover", c.status, err)
 		}
 	}
 }

@@ -16,9 +16,9 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// childVar has this test binary make one exchange, with the configuration that
-// the variable holds, in place of its tests: the system's roots, which
-// SSL_CERT_FILE replaces, are read once in the life of a process.
+// childVar is an environment variable. If it is set, the test binary runs no tests but makes one
+// exchange with the configuration in the variable. A process reads the system's roots, which
+// SSL_CERT_FILE replaces, only once.
 const childVar = "EXCHANGE_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// childConfig is the part of a configuration that can be handed to a process.
+// childConfig is the part of a configuration that is passed to the child process.
 type childConfig struct {
 	TenantID           azure.Tenant
 	AuthorityHost      azure.AuthorityHost
@@ -59,7 +59,7 @@ func oneExchange(encoded string) string {
 	return "token"
 }
 
-// withSystemRoots makes an exchange in a process whose system trusts idp.
+// withSystemRoots makes an exchange in a child process whose system roots contain the CA of idp.
 func (p *pod) withSystemRoots(t *testing.T, idp *entra.Server) string {
 	t.Helper()
 	encoded, err := json.Marshal(childConfig{
@@ -80,20 +80,20 @@ func (p *pod) withSystemRoots(t *testing.T, idp *entra.Server) string {
 	return strings.TrimSpace(string(out))
 }
 
-func TestSystemRootsAreThoseOfTheEnvironment(t *testing.T) {
+func TestSSLCertFileReplacesTheSystemRoots(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	if got := p.withSystemRoots(t, p.idp); got != "token" {
 		t.Errorf("with SSL_CERT_FILE: got %q, want a token", got)
 	}
 }
 
-func TestBindingDoesNotTrustTheSystemsRoots(t *testing.T) {
+func TestBindingDoesNotTrustTheSystemRoots(t *testing.T) {
 	p := bindingPod(t, "", "localhost")
 	if got := p.withSystemRoots(t, p.idp); got != "token" {
-		t.Errorf("without roots of its own: got %q, want a token", got)
+		t.Errorf("without its own roots: got %q, want a token", got)
 	}
 	p.cfg.Binding.CAData = string(startPod(t, entra.Config{}).idp.CAPEM())
 	if got := p.withSystemRoots(t, p.idp); !strings.Contains(got, "not in AZURE_KUBERNETES_CA_DATA") {
-		t.Errorf("with roots of its own: got %q, want a refusal", got)
+		t.Errorf("with its own roots: got %q, want a refusal", got)
 	}
 }

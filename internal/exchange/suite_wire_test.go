@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// What is read of hostile bytes is tested from the inside: its results are not
-// all visible from without.
+// The parsers of untrusted bytes have internal tests, since not all of their results are visible
+// outside of the package.
 
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2031, 5, 6, 7, 8, 9, 0, time.UTC)
@@ -64,26 +64,26 @@ func TestGUID(t *testing.T) {
 	}
 }
 
-// Each AADSTS code stands once, has words, and advice that can be filled in.
+// Each AADSTS code is in the table once, with a detail and a hint that has a text.
 func TestRulings(t *testing.T) {
 	seen := make(map[int]bool)
 	for _, r := range rulings {
 		if seen[r.code] {
-			t.Errorf("%d stands twice", r.code)
+			t.Errorf("%d is in the table twice", r.code)
 		}
 		seen[r.code] = true
 		if r.detail == "" || r.detail != strings.ToLower(r.detail[:1])+r.detail[1:] {
 			t.Errorf("%d: detail %q", r.code, r.detail)
 		}
 		if r.kind.Permanent() && (r.retry != RetryNever || r.hint == hintNone) {
-			t.Errorf("%d is permanent: it is not to be retried, and wants a hint", r.code)
+			t.Errorf("%d is permanent: it must have RetryNever and a hint", r.code)
 		}
 		if r.hint != hintNone && r.hint.advise("id", "resource", FederatedToken{}) == "" {
-			t.Errorf("%d: the hint says nothing", r.code)
+			t.Errorf("%d: the hint has no text", r.code)
 		}
 	}
 	if r, ok := rulingOn([]int{1, 2, 700016}); !ok || r.kind != UnknownIdentity {
-		t.Errorf("a known code behind unknown ones: got %v, %t", r, ok)
+		t.Errorf("a known code after unknown ones: got %v, %t", r, ok)
 	}
 }
 
@@ -142,7 +142,7 @@ func FuzzFederatedToken(f *testing.F) {
 			t.Errorf("described as %q", got)
 		}
 		if token.raw == nil || *token.raw != raw {
-			t.Error("the token is not what was read")
+			t.Error("raw is not the token that was parsed")
 		}
 		advice := hintCredential.advise(token.Subject, token.Issuer, token)
 		if strings.Count(advice, "'") != 10 || strings.ContainsAny(advice, "\n`$\\") {

@@ -16,31 +16,31 @@ import (
 )
 
 const (
-	// dialTimeout bounds a TCP connection. A second address, or the resolver's
-	// second try after its own 5 s, still fits into discoverTimeout.
+	// dialTimeout bounds connecting by TCP. A second address, or a retry of the resolver
+	// after its timeout of 5 s, is still possible within discoverTimeout.
 	dialTimeout = 6 * time.Second
 
-	// idleTimeout keeps a warm connection for the token request that follows
-	// discovery, and for a burst of them. Azure's load balancers drop idle flows
-	// after 4 minutes, so it ends well before.
+	// idleTimeout keeps the connection of discovery open for the token request that
+	// follows, and for a burst of token requests. It is well below the 4 minutes after
+	// which Azure's load balancers drop idle connections.
 	idleTimeout = 2 * time.Minute
 
-	// maxIdleConns is for that burst; the next exchange is half an hour away.
+	// maxIdleConns is for such a burst. The next exchange is half an hour later.
 	maxIdleConns = 4
 
-	// maxBody bounds what is read of an answer, unpacked. A token with many
-	// groups is some 30 KiB.
+	// maxBody bounds the body of a response, after decompression. A token with many groups
+	// is some 30 KiB.
 	maxBody = 256 << 10
 
-	// maxHeader bounds an answer's header.
+	// maxHeader bounds the header of a response.
 	maxHeader = 64 << 10
 
-	// maxCAFile bounds a file of certificates; all of Debian's are 220 KiB.
+	// maxCAFile bounds a file of certificates. All certificates of Debian are 220 KiB.
 	maxCAFile = 2 << 20
 )
 
 var (
-	errBodyTooLarge = errors.New("the answer is too large")
+	errBodyTooLarge = errors.New("the response is too large")
 	errNotHTTPS     = errors.New("the address is not https")
 )
 
@@ -64,14 +64,14 @@ func newEntraTransport(cfg Config) (*http.Transport, error) {
 		return nil, fmt.Errorf("--ca-file: the system's certificates: %w", err)
 	}
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("--ca-file: %s holds no PEM certificate", cfg.CAFile)
+		return nil, fmt.Errorf("--ca-file: %s contains no PEM certificate", cfg.CAFile)
 	}
 	return baseTransport(cfg, &tls.Config{RootCAs: roots}), nil
 }
 
-// NewHTTPClient returns a client that reaches hosts as exchanges reach Entra: with cfg's
-// certificate authorities, HTTP proxy and dialer, over https only, with bounded answers, and
-// following no redirect. It is for diagnosis. It ignores Binding, which is for token requests
+// NewHTTPClient returns a client for diagnosis, which connects as exchanges connect to Entra:
+// with the certificate authorities, the HTTP proxy and the dialer of cfg, by https only. It
+// bounds responses and follows no redirects. It ignores Binding, which is for token requests
 // only.
 func NewHTTPClient(cfg Config) (*http.Client, error) {
 	if cfg.Dial == nil {
@@ -84,9 +84,9 @@ func NewHTTPClient(cfg Config) (*http.Client, error) {
 	return &http.Client{Transport: &guard{next: transport}, CheckRedirect: noRedirect}, nil
 }
 
-// baseTransport speaks HTTP/1.1 only: net/http turns HTTP/2 off if DialContext is set. A few
-// exchanges an hour gain nothing from sharing a connection. A connection that hangs fails one
-// request; with HTTP/2 it would fail all that share it.
+// baseTransport returns a transport for HTTP/1.1 only: net/http disables HTTP/2 if DialContext
+// is set. A few exchanges an hour gain nothing from sharing a connection. With HTTP/2, a
+// connection that hangs would fail all requests that share it, not only one.
 func baseTransport(cfg Config, config *tls.Config) *http.Transport {
 	config.MinVersion = tls.VersionTLS12
 	return &http.Transport{
@@ -101,12 +101,12 @@ func baseTransport(cfg Config, config *tls.Config) *http.Transport {
 	}
 }
 
-// noRedirect is for http.Client.CheckRedirect. A redirect would carry the assertion to
-// another server; without following it, it is an answer that is not a 200.
+// noRedirect is for http.Client.CheckRedirect. Following a redirect would send the assertion to
+// another server. A redirect that is not followed is a response with an error status.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// guard is around every request. It refuses addresses that are not https, which a discovery
-// document could contain, and bounds the answers.
+// guard checks every request. It refuses addresses that are not https, which a discovery
+// document could contain, and bounds the body of responses.
 type guard struct{ next http.RoundTripper }
 
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -119,14 +119,14 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp.Body = &boundedBody{ReadCloser: resp.Body, left: maxBody}
 	if resp.StatusCode != http.StatusOK {
-		resp.Body = settled(resp.Body)
+		resp.Body = buffered(resp.Body)
 	}
 	return resp, nil
 }
 
-// settled reads the body of a refusal as far as possible. A body that breaks off, or is too
-// large, must not hide status and header, which hold Retry-After.
-func settled(body io.ReadCloser) io.ReadCloser {
+// buffered reads the body of an error response as far as possible. A body that is truncated or
+// too large must not hide the status and the header, which contains Retry-After.
+func buffered(body io.ReadCloser) io.ReadCloser {
 	defer body.Close()
 	content, _ := io.ReadAll(body)
 	return io.NopCloser(bytes.NewReader(content))
@@ -134,15 +134,15 @@ func settled(body io.ReadCloser) io.ReadCloser {
 
 func (g *guard) CloseIdleConnections() { closeIdle(g.next) }
 
-// closeIdle closes the idle connections of the transport beneath a wrapper.
+// closeIdle closes the idle connections of a transport that is wrapped.
 func closeIdle(rt http.RoundTripper) {
 	if c, ok := rt.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()
 	}
 }
 
-// boundedBody fails past its bound. If it ended there, half an answer could pass for a whole
-// one.
+// boundedBody returns an error beyond its bound. If it returned io.EOF there, a part of a
+// response could pass for the whole.
 type boundedBody struct {
 	io.ReadCloser
 	left int
@@ -163,7 +163,7 @@ func (b *boundedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readCertificates reads a PEM file. It may be one that the kubelet swaps.
+// readCertificates reads a PEM file, which may be one that the kubelet replaces.
 func readCertificates(path string) ([]byte, error) {
 	content, err := readSwapped(path, maxCAFile)
 	if err != nil {
@@ -172,8 +172,8 @@ func readCertificates(path string) ([]byte, error) {
 	return content, nil
 }
 
-// routeFault says why a request did not reach its destination. Its text is this package's
-// own, so it is safe to log.
+// routeFault says why a request did not reach its destination. Its text is a constant of this
+// package, and so safe to log.
 type routeFault struct {
 	kind   FaultKind
 	detail string
@@ -183,38 +183,38 @@ type routeFault struct {
 
 func (f *routeFault) Error() string { return f.detail }
 
-// proxyRefusal is for http.Transport.OnProxyConnectResponse. An HTTP proxy that refuses has
-// another remedy than one that cannot be reached, or than Entra. The error does not quote
-// the proxy's answer.
+// proxyRefusal is for http.Transport.OnProxyConnectResponse. It returns an error if the HTTP
+// proxy refuses, which has another fix than a proxy that cannot be reached, or an error of
+// Entra. The error does not quote the proxy's response.
 func proxyRefusal(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 	switch status := answer.StatusCode; status {
 	case http.StatusOK:
 		return nil
 	case http.StatusProxyAuthRequired:
-		return &routeFault{FaultHTTPProxy, "the HTTP proxy (HTTPS_PROXY) wants credentials, or other ones (status 407)", RetryNever, hintProxyCredentials}
+		return &routeFault{FaultHTTPProxy, "the HTTP proxy (HTTPS_PROXY) requires valid credentials (status 407)", RetryNever, hintProxyCredentials}
 	case http.StatusForbidden:
-		return &routeFault{FaultHTTPProxy, "the HTTP proxy (HTTPS_PROXY) does not let requests to entra through (status 403)", RetryNever, hintProxyRules}
+		return &routeFault{FaultHTTPProxy, "the HTTP proxy (HTTPS_PROXY) blocks requests to entra (status 403)", RetryNever, hintProxyRules}
 	default:
-		return &routeFault{FaultHTTPProxy, fmt.Sprintf("the HTTP proxy (HTTPS_PROXY) makes no connection to entra (status %d)", status), RetrySoon, hintProxyRules}
+		return &routeFault{FaultHTTPProxy, fmt.Sprintf("the HTTP proxy (HTTPS_PROXY) did not connect to entra (status %d)", status), RetrySoon, hintProxyRules}
 	}
 }
 
-// way says that the request that failed went through an HTTP proxy; it is empty if there is
-// none. If a proxy hangs, hangs up or sends garbage before its tunnel is open, the error looks
-// like one of the server at the tunnel's end.
-func (c Config) way(failed error) string {
+// via returns a note that the failed request went through an HTTP proxy, empty if it did not.
+// If an HTTP proxy hangs, closes the connection or sends garbage before its tunnel is open, the
+// error looks like an error of the server behind it.
+func (c Config) via(failed error) string {
 	asked, ok := errors.AsType[*url.Error](failed)
 	if !ok {
 		return ""
 	}
-	if via, err := c.ProxyFor(cmp.Or(string(c.Binding.TokenProxy), asked.URL)); err != nil || via == nil {
+	if proxy, err := c.ProxyFor(cmp.Or(string(c.Binding.TokenProxy), asked.URL)); err != nil || proxy == nil {
 		return ""
 	}
-	return " (by way of HTTPS_PROXY)"
+	return " (via HTTPS_PROXY)"
 }
 
-// ProxyFor returns the HTTP proxy on the way to target. Nil: there is none, or target is not
-// a URL.
+// ProxyFor returns the HTTP proxy for requests to target. It is nil if there is none, or if
+// target is not a URL.
 func (c Config) ProxyFor(target string) (*url.URL, error) {
 	if c.Proxy == nil {
 		return nil, nil

@@ -43,8 +43,8 @@ func TestAuthorityHostWithAndWithoutASlash(t *testing.T) {
 	}
 }
 
-// A private authority is asked about itself, and nobody else is.
-func TestPrivateAuthorityDialsNowhereElse(t *testing.T) {
+// With a private authority host, requests are sent to this host only.
+func TestPrivateAuthorityHost(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	want := strings.TrimSuffix(strings.TrimPrefix(p.idp.AuthorityHost(), "https://"), "/")
 	var elsewhere atomic.Int32
@@ -65,7 +65,7 @@ func TestPrivateAuthorityDialsNowhereElse(t *testing.T) {
 	}
 }
 
-// recorder notes the hosts that requests are for.
+// recorder counts requests by host.
 type recorder struct {
 	next  http.RoundTripper
 	hosts map[string]int
@@ -76,9 +76,9 @@ func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	return r.next.RoundTrip(req)
 }
 
-// MSAL reads this variable by itself; with another value it would even ask the
-// node's metadata service for the region.
-func TestRegionOfTheEnvironmentIsIgnored(t *testing.T) {
+// MSAL reads MSAL_FORCE_REGION itself. With some values it would ask the node's metadata service
+// for the region.
+func TestForcedRegionIsIgnored(t *testing.T) {
 	t.Setenv("MSAL_FORCE_REGION", "westus")
 	idp, err := entra.New(entra.Config{})
 	if err != nil {
@@ -96,15 +96,15 @@ func TestRegionOfTheEnvironmentIsIgnored(t *testing.T) {
 	}
 }
 
-func TestUntrustedCertificateIsToldApart(t *testing.T) {
+func TestErrorOfAnUntrustedCertificate(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	p.cfg.CAFile = ""
 	err := p.service(t).exchange(t.Context(), clientID, resource)
 	if e := wantKind(t, err, exchange.Unavailable); !strings.Contains(e.Detail, "--ca-file") {
-		t.Errorf("the detail names no remedy: %s", e.Detail)
+		t.Errorf("the detail does not say what to do: %s", e.Detail)
 	}
 	if got := p.idp.Counts(); got != (entra.Counts{}) {
-		t.Errorf("requests went through: %+v", got)
+		t.Errorf("requests were sent: %+v", got)
 	}
 }
 
@@ -122,11 +122,11 @@ func TestOldTLSIsRefused(t *testing.T) {
 	err := p.service(t).exchange(t.Context(), clientID, resource)
 	wantKind(t, err, exchange.Unavailable)
 	if got := p.idp.Counts(); got != (entra.Counts{}) {
-		t.Errorf("requests went through: %+v", got)
+		t.Errorf("requests were sent: %+v", got)
 	}
 }
 
-func TestRefusedConnectionIsToldApart(t *testing.T) {
+func TestErrorOfARefusedConnection(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	p.cfg.AuthorityHost = "https://127.0.0.1:1/"
 	err := p.service(t).exchange(t.Context(), clientID, resource)
@@ -135,17 +135,17 @@ func TestRefusedConnectionIsToldApart(t *testing.T) {
 	}
 }
 
-// An https address at a port that speaks plain HTTP, or something else. net/http has an
-// error of its own for the first.
-func TestPortWithoutTLSIsToldApart(t *testing.T) {
+// An https URL whose port speaks plain HTTP, for which net/http has its own error, or another
+// protocol.
+func TestErrorOfAPortWithoutTLS(t *testing.T) {
 	for name, address := range map[string]string{
 		"HTTP":           plainHTTP(t),
-		"something else": saying(t, "220 mail.example.test ESMTP "+secret+"\r\n"),
+		"something else": sending(t, "220 mail.example.test ESMTP "+secret+"\r\n"),
 	} {
 		p := startPod(t, entra.Config{})
 		p.cfg.AuthorityHost = authority("https://" + address)
 		err := p.service(t).exchange(t.Context(), clientID, resource)
-		if e := wantKind(t, err, exchange.Unavailable); e.Detail != "entra's address does not speak TLS" {
+		if e := wantKind(t, err, exchange.Unavailable); e.Detail != "entra does not speak TLS" {
 			t.Errorf("%s: detail %q", name, e.Detail)
 		}
 	}
@@ -158,9 +158,9 @@ func plainHTTP(t *testing.T) string {
 	return server.Listener.Addr().String()
 }
 
-// saying is a server that hears what each connection says and answers with the next of
-// its words, whatever that was; after the last it hangs up.
-func saying(t *testing.T, words ...string) (address string) {
+// sending returns the address of a server that answers each read of a connection with the next of
+// the messages, and closes the connection after the last.
+func sending(t *testing.T, messages ...string) (address string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -168,18 +168,18 @@ func saying(t *testing.T, words ...string) (address string) {
 	}
 	t.Cleanup(func() { listener.Close() })
 	go serveEach(listener, func(conn net.Conn) {
-		for _, word := range words {
+		for _, message := range messages {
 			if _, err := conn.Read(make([]byte, 4<<10)); err != nil {
 				return
 			}
-			_, _ = io.WriteString(conn, word)
+			_, _ = io.WriteString(conn, message)
 		}
 	})
 	return listener.Addr().String()
 }
 
-// serveEach has answer deal with each connection, which is closed after, until the
-// listener is.
+// serveEach calls answer for each connection, and closes it afterwards, until the listener is
+// closed.
 func serveEach(listener net.Listener, answer func(net.Conn)) {
 	for {
 		conn, err := listener.Accept()
@@ -193,7 +193,7 @@ func serveEach(listener net.Listener, answer func(net.Conn)) {
 	}
 }
 
-func TestTimeoutsAreToldApart(t *testing.T) {
+func TestErrorsOfTimeouts(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	for _, c := range []struct {
 		cause error
@@ -218,7 +218,7 @@ func TestTimeoutsAreToldApart(t *testing.T) {
 	}
 }
 
-// A redirect would carry the assertion elsewhere.
+// Following a redirect would send the assertion to another server.
 func TestRedirectIsNotFollowed(t *testing.T) {
 	var visits atomic.Int32
 	elsewhere := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { visits.Add(1) }))
@@ -243,7 +243,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	}
 }
 
-// brokenThrottle answers token requests with a 429 whose body is of no use.
+// brokenThrottle answers token requests with a 429 whose body is unusable.
 type brokenThrottle struct {
 	next http.RoundTripper
 	body io.Reader
@@ -257,12 +257,12 @@ func (b brokenThrottle) RoundTrip(r *http.Request) (*http.Response, error) {
 		Header: http.Header{"Retry-After": {"7"}}, Body: io.NopCloser(b.body)}, nil
 }
 
-func TestThrottleCountsWhateverItsBody(t *testing.T) {
+func TestThrottleWithAnUnusableBody(t *testing.T) {
 	for name, body := range map[string]io.Reader{
-		"breaks off": io.MultiReader(strings.NewReader(`{"error":"`), iotest.ErrReader(io.ErrUnexpectedEOF)),
-		"reset":      iotest.ErrReader(&net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}),
-		"oversized":  io.LimitReader(endless{}, 10*exchange.MaxBody),
-		"endless":    endless{},
+		"truncated": io.MultiReader(strings.NewReader(`{"error":"`), iotest.ErrReader(io.ErrUnexpectedEOF)),
+		"reset":     iotest.ErrReader(&net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}),
+		"oversized": io.LimitReader(endless{}, 10*exchange.MaxBody),
+		"endless":   endless{},
 	} {
 		idp, err := entra.New(entra.Config{})
 		if err != nil {
@@ -286,7 +286,7 @@ func (endless) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// caFile writes the CA of a stand-in, for --ca-file.
+// caFile writes the CA of a fake Entra to a file.
 func caFile(t *testing.T, idp *entra.Server) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "ca.pem")
@@ -296,7 +296,7 @@ func caFile(t *testing.T, idp *entra.Server) string {
 	return path
 }
 
-// A header without end is not read without end.
+// An endless header is not read to its end.
 func TestHeaderIsBounded(t *testing.T) {
 	p := startPod(t, entra.Config{})
 	listener, err := tls.Listen("tcp", "127.0.0.1:0", p.idp.ServerTLSConfig())
@@ -321,8 +321,8 @@ func TestHeaderIsBounded(t *testing.T) {
 	p.cfg.AuthorityHost = authority("https://" + listener.Addr().String())
 	err = p.service(t).exchange(t.Context(), clientID, resource)
 	wantKind(t, err, exchange.Unavailable)
-	// Our bound and what the kernel holds; net/http's own bound is 10 MiB.
+	// The bound plus socket buffers. The default bound of net/http is 10 MiB.
 	if got := sent.Load(); got > 9<<20 {
-		t.Errorf("%d bytes of header were taken", got)
+		t.Errorf("%d bytes of the header were read", got)
 	}
 }

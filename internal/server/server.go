@@ -125,7 +125,7 @@ func newServer(listener net.Listener, cfg Config, t times) *Server {
 		Handler:           http.HandlerFunc(s.serveHTTP),
 		ReadHeaderTimeout: t.header,
 		IdleTimeout:       t.idle,
-		// There is no ReadTimeout, which would cancel requests whose handler takes long, and
+		// There is no ReadTimeout, because header and body have time limits of their own, and
 		// no WriteTimeout: see conn.Write.
 		MaxHeaderBytes: maxHeaderBytes, // conn.Read refuses larger headers before net/http does
 		Protocols:      protocols,

@@ -15,7 +15,7 @@ func TestClassesOfABudget(t *testing.T) {
 	now := time.Now()
 	b := newBudget("a test", 1)
 	spend := func(c class) (n int) {
-		for n <= budgetBurst && b.spend(c, now) { // a limit that does not hold must end the test
+		for n <= budgetBurst && b.spend(c, now) { // the bound ends the loop if the limit is broken
 			n++
 		}
 		return n
@@ -28,7 +28,7 @@ func TestClassesOfABudget(t *testing.T) {
 			t.Errorf("class %d: %d tries, want %d", want.class, got, want.n)
 		}
 	}
-	now = now.Add(time.Second) // one second's tries are for who has priority
+	now = now.Add(time.Second) // the tries of a second go to the class with priority
 	for _, want := range []struct {
 		class class
 		n     int
@@ -60,9 +60,9 @@ func TestClassOfAKey(t *testing.T) {
 	check(returnAfter, returning)
 	check(returnWithin, returning)
 	check(returnWithin+time.Millisecond, unknown)
-	m.noteRefused(k, now.Add(returnWithin)) // it counts from the first time
+	m.noteRefused(k, now.Add(returnWithin)) // the first refusal counts
 	check(returnWithin, returning)
-	m.noteRefused(k, now.Add(returnWithin+time.Millisecond)) // and then anew
+	m.noteRefused(k, now.Add(returnWithin+time.Millisecond)) // and after a minute the next one
 	check(returnWithin+time.Millisecond+returnAfter, returning)
 	m = newMemory(Config{})
 	m.learn(m.begin(k, m.refreshes, known, now), exchange.Grant{Token: exchange.Token{ExpiresOn: now.Add(time.Hour)}}, nil, now, 0)
@@ -72,7 +72,7 @@ func TestClassOfAKey(t *testing.T) {
 	check(returnAfter, returning)
 }
 
-// manyIdentities returns a memory of n configured identities, and all of its budgets but
+// manyIdentities returns a memory with n configured identities, and all its budgets except
 // that of refreshes.
 func manyIdentities(n int) (*memory, []*budget) {
 	var cfg Config
@@ -83,8 +83,8 @@ func manyIdentities(n int) (*memory, []*budget) {
 	return m, append(slices.Collect(maps.Values(m.budgets)), m.others)
 }
 
-// fill begins runs of b for keys of class c until a limit refuses one, at most n. It returns
-// how many it has begun. Their tries cost nothing.
+// fill begins at most n runs of b for keys of class c until a limit refuses one, and returns
+// their number. The rate limit of b is off meanwhile.
 func (m *memory) fill(b *budget, c class, n int) (begun int) {
 	tries := b.tries
 	b.tries = nil
@@ -97,8 +97,8 @@ func (m *memory) fill(b *budget, c class, n int) (begun int) {
 	return begun
 }
 
-// A budget may use shared places while the other budgets do not, however many identities
-// are configured. Some are reserved for the classes above.
+// TestPlacesOfABudget: a budget may use the shared places that the other budgets leave free,
+// however many identities are configured. Some of its places are reserved for higher classes.
 func TestPlacesOfABudget(t *testing.T) {
 	for _, identities := range []int{0, 1, 2, 30, 63, 64, 300} {
 		m, budgets := manyIdentities(identities)
@@ -113,8 +113,8 @@ func TestPlacesOfABudget(t *testing.T) {
 	}
 }
 
-// With 30 identities, one of them gets as many new resources at once as its budget of tries
-// allows.
+// TestManyIdentitiesLeavePlacesToOne: with 30 identities, one of them gets as many new
+// resources at once as its tries allow.
 func TestManyIdentitiesLeavePlacesToOne(t *testing.T) {
 	now := time.Now()
 	m, _ := manyIdentities(30)
@@ -125,11 +125,11 @@ func TestManyIdentitiesLeavePlacesToOne(t *testing.T) {
 	}
 }
 
-// Whatever the other budgets and the refreshes use, a budget has its reserved places, and
-// the refreshes have theirs.
+// TestReservedPlaces: whatever the other budgets use, an idle budget and the refreshes have
+// their reserved places.
 func TestReservedPlaces(t *testing.T) {
 	for _, identities := range []int{0, 1, 2, 3, 11, 30, 63} {
-		for _, step := range []int{1, maxRunning} { // in turn, or one budget after the other
+		for _, step := range []int{1, maxRunning} { // alternating, or one budget after the other
 			m, budgets := manyIdentities(identities)
 			victim, others := budgets[0], budgets[1:]
 			check := func(name string, b *budget, c class, want int) {
@@ -165,8 +165,8 @@ func (m *memory) sharedBy(budgets []*budget) (n int) {
 	return n
 }
 
-// No more than maxRunning exchanges run, however many identities are configured, and all
-// places are free after them.
+// TestRunningExchangesAreBounded: at most maxRunning exchanges run, however many identities
+// are configured. All places are free again when they have ended.
 func TestRunningExchangesAreBounded(t *testing.T) {
 	m, budgets := manyIdentities(300)
 	for range maxRunning {
@@ -181,7 +181,7 @@ func TestRunningExchangesAreBounded(t *testing.T) {
 		m.remove(r)
 	}
 	if got := m.fill(budgets[0], returning, maxRunning); m.shared != maxPlaces-1 || got != maxPlaces {
-		t.Errorf("after them: %d runs of a budget, %d of them in shared places", got, m.shared)
+		t.Errorf("afterwards: %d runs of a budget, %d of them in shared places", got, m.shared)
 	}
 }
 
@@ -190,7 +190,7 @@ func TestMarks(t *testing.T) {
 	m := newMarks(1 << 10)
 	a, b := testKey(idA, 1), testKey(idB, 1)
 	if _, ok := m.age(a, start); ok {
-		t.Error("marked from the start")
+		t.Error("a key is marked at the start")
 	}
 	m.set(a, start)
 	for _, after := range []time.Duration{0, time.Millisecond, time.Hour, 40 * 24 * time.Hour} {
@@ -207,7 +207,7 @@ func TestMarks(t *testing.T) {
 	}
 }
 
-// A table of one slot remembers the newest key, and takes it for no other.
+// A table with one slot remembers the newest key only, and confuses it with no other key.
 func TestMarksAreBounded(t *testing.T) {
 	now := time.Now()
 	m := newMarks(1)
@@ -224,9 +224,9 @@ func TestMarksAreBounded(t *testing.T) {
 	}
 }
 
-// While 5,000 other keys a second are refused, most are remembered for the second until
-// their client comes back.
-func TestMarksOutlastAFlood(t *testing.T) {
+// While 5,000 other keys a second are refused, most keys are remembered for the second after
+// which their client retries.
+func TestMarksSurviveAFlood(t *testing.T) {
 	now := time.Now()
 	const tries, flood = 100, 5000
 	survived := 0
@@ -240,7 +240,7 @@ func TestMarksOutlastAFlood(t *testing.T) {
 			survived++
 		}
 	}
-	if survived < tries*8/10 { // expected are 93
-		t.Errorf("%d of %d marks survive %d others", survived, tries, flood)
+	if survived < tries*8/10 { // 93 are expected
+		t.Errorf("%d of %d marks survived %d others", survived, tries, flood)
 	}
 }

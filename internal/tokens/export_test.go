@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// What the tests outside of the package need to know of the inside.
+// Constants for the tests of package tokens_test.
 const (
 	TryTimeout      = tryTimeout
 	ExchangeTimeout = exchangeTimeout
-	Patience        = patience
+	RefreshWait     = refreshWait
 	RecordTime      = recordTime
 	StaleMargin     = staleMargin
 	FreshInterval   = freshInterval
@@ -27,18 +27,18 @@ const (
 	MaxTokenBytes   = maxTokenBytes
 )
 
-// FixChance replaces chance by a number in [0, 1).
-func (s *Service) FixChance(x float64) { s.random = func() float64 { return x } }
+// FixJitter replaces the random number of the jitter by x, in [0, 1).
+func (s *Service) FixJitter(x float64) { s.random = func() float64 { return x } }
 
-// SetClockBack is as if the wall clock had been set back by d: all that was noted with
-// it lies that much later. It is for synctest bubbles.
+// SetClockBack simulates that the wall clock was set back by d: it moves all stored wall-clock
+// times into the future by d. It is for synctest bubbles.
 func (s *Service) SetClockBack(d time.Duration) {
 	synctest.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, h := range s.memory.held.Values() {
+	for _, h := range s.memory.cache.Values() {
 		h.token.ExpiresOn = h.token.ExpiresOn.Add(d)
-		for _, m := range []*moment{&h.forcible, &h.due, &h.stale, &h.end} {
+		for _, m := range []*moment{&h.forceable, &h.due, &h.stale, &h.end} {
 			m.wall = m.wall.Add(d)
 		}
 	}

@@ -9,25 +9,26 @@ import (
 	"imds-oidc-proxy/internal/exchange"
 )
 
-// failureLife is how long after its backoff a failure still counts as the one before the
-// next. After that it says nothing about the present.
+// failureLife is how long after its backoff a failure is remembered. A failure within this time
+// continues the streak; a later one starts a new streak.
 const failureLife = 10 * time.Minute
 
-// backoff is how long a failure is remembered: first, doubled for each further
+// backoff is an exponential backoff: first after the first failure, doubled for each further
 // one in a row, up to most.
 type backoff struct{ first, most time.Duration }
 
-// While callers wait for a token, the backoff is short: it only has to protect Entra
-// from a crowd that retries.
+// While callers wait for a token, the backoff is short: it only has to protect Entra from many
+// callers that retry.
 var (
-	// Faults pass in seconds. MSAL for Go, and for Java until 1.8.3, tries three
-	// times within some seconds, whatever it is told, and then gives up.
+	// Faults pass in seconds. MSAL for Go, and MSAL for Java until 1.8.3, retry three
+	// times within some seconds, whatever Retry-After says, and then give up.
 	faultBackoff = backoff{first: 500 * time.Millisecond, most: 30 * time.Second}
-	// A throttle without a Retry-After.
+	// throttleBackoff is for a 429 without a Retry-After.
 	throttleBackoff = backoff{first: 5 * time.Second, most: time.Minute}
-	// Permanent failures end when a person acts, who then waits this long.
+	// Permanent failures end when a person fixes the configuration. Requests fail for
+	// this long after the fix.
 	permanentBackoff = backoff{first: 10 * time.Second, most: 2 * time.Minute}
-	// With a valid token nobody waits, and the backoff can be longer.
+	// With a valid token no caller waits, and the backoff can be longer.
 	refreshBackoff = backoff{first: 15 * time.Second, most: 5 * time.Minute}
 )
 
@@ -42,7 +43,7 @@ const tenantThrottled = 90055
 // failure is what is remembered of the failures in a row of a key, or of the throttles in
 // a row of a client ID.
 type failure struct {
-	err    *exchange.Error
+	err    *exchange.Error // the last one
 	streak int
 
 	// until is when the next exchange may begin.
@@ -53,15 +54,15 @@ type failure struct {
 }
 
 // failing returns the failures in a row of k, nil for none.
-func (m *memory) failing(k key, now time.Time) *failure { return remembered(m.failures, k, now) }
+func (m *memory) failing(k key, now time.Time) *failure { return recent(m.failures, k, now) }
 
-// throttle returns the throttle of a client ID or, for wholeTenant, of all of them; nil
-// for none.
+// throttle returns the throttle of a client ID or, for wholeTenant, of the tenant; nil for
+// none. It may be over.
 func (m *memory) throttle(clientID azure.ClientID, now time.Time) *failure {
-	return remembered(m.throttlesWith(clientID), clientID, now)
+	return recent(m.throttlesWith(clientID), clientID, now)
 }
 
-// throttlesWith returns the memory that a throttle of the client ID, or of the tenant, is in.
+// throttlesWith returns the LRU map that holds the throttle of the client ID, or of the tenant.
 func (m *memory) throttlesWith(clientID azure.ClientID) *simplelru.LRU[azure.ClientID, *failure] {
 	if clientID == wholeTenant || m.budgets[clientID] != nil {
 		return m.throttles
@@ -69,20 +70,21 @@ func (m *memory) throttlesWith(clientID azure.ClientID) *simplelru.LRU[azure.Cli
 	return m.otherThrottles
 }
 
-// wholeTenant stands for all client IDs in the memory of throttles.
+// wholeTenant stands for all client IDs in the throttles.
 const wholeTenant = ""
 
-func remembered[K comparable](memory *simplelru.LRU[K, *failure], k K, now time.Time) *failure {
-	f, _ := memory.Get(k)
+// recent returns the failure of k, nil if its backoff ended failureLife ago.
+func recent[K comparable](failures *simplelru.LRU[K, *failure], k K, now time.Time) *failure {
+	f, _ := failures.Get(k)
 	if f == nil || now.Sub(f.until) >= failureLife {
 		return nil
 	}
 	return f
 }
 
-// resting returns the failure because of which k must not be exchanged now: its own, or
+// backedOff returns the failure because of which k must not be exchanged now: its own, or
 // else a throttle of its client ID or of the tenant. Nil: there is none.
-func (m *memory) resting(k key, now time.Time) *failure {
+func (m *memory) backedOff(k key, now time.Time) *failure {
 	if f := m.failing(k, now); f != nil && now.Before(f.until) {
 		return f
 	}
@@ -100,13 +102,14 @@ func (m *memory) throttling(k key, now time.Time) *failure {
 	return nil
 }
 
-// troubled reports whether the last exchange of k failed, or k must not be exchanged now.
-func (m *memory) troubled(k key, now time.Time) bool {
+// failingOrThrottled reports whether the last exchange of k failed, or k must not be exchanged
+// now because of a throttle.
+func (m *memory) failingOrThrottled(k key, now time.Time) bool {
 	return m.failing(k, now) != nil || m.throttling(k, now) != nil
 }
 
-// restsUntil is when k may be exchanged again. A time in the past: now.
-func (m *memory) restsUntil(k key, now time.Time) time.Time {
+// backoffUntil returns when k may be exchanged again. A time in the past means now.
+func (m *memory) backoffUntil(k key, now time.Time) time.Time {
 	var until time.Time
 	for _, f := range [...]*failure{m.failing(k, now), m.throttle(k.clientID, now), m.throttle(wholeTenant, now)} {
 		if f != nil {
@@ -116,10 +119,11 @@ func (m *memory) restsUntil(k key, now time.Time) time.Time {
 	return until
 }
 
-// throttled remembers, for all keys of the client ID, that Entra throttles it, and returns
+// noteThrottle remembers, for all keys of the client ID, that Entra throttles it, and returns
 // until when: Entra throttles by client ID, not by resource. The answers to a burst of
-// exchanges count as one throttle: the streak grows only after a backoff did not help.
-func (m *memory) throttled(k key, err *exchange.Error, now time.Time, chance float64) time.Time {
+// exchanges count as one throttle: the streak grows only if Entra throttles again after the
+// backoff.
+func (m *memory) noteThrottle(k key, err *exchange.Error, now time.Time, jitter float64) time.Time {
 	clientID := k.clientID
 	if err.Code == tenantThrottled {
 		clientID = wholeTenant
@@ -131,14 +135,14 @@ func (m *memory) throttled(k key, err *exchange.Error, now time.Time, chance flo
 			next.streak++
 		}
 	}
-	next.until = later(next.until, now.Add(rest(err, next.streak, false, chance)))
+	next.until = later(next.until, now.Add(backoffAfter(err, next.streak, false, jitter)))
 	m.throttlesWith(clientID).Add(clientID, next)
 	return next.until
 }
 
-// unthrottled forgets that the client ID of k was throttled, if the time of that is over:
-// an answer before then may be to an earlier request.
-func (m *memory) unthrottled(k key, now time.Time) {
+// forgetThrottle removes the throttle of the client ID of k, and of the tenant, if its backoff
+// is over. A success before then may answer a request from before the throttle.
+func (m *memory) forgetThrottle(k key, now time.Time) {
 	for _, clientID := range [...]azure.ClientID{k.clientID, wholeTenant} {
 		if f := m.throttle(clientID, now); f != nil && !now.Before(f.until) {
 			m.throttlesWith(clientID).Remove(clientID)
@@ -146,7 +150,7 @@ func (m *memory) unthrottled(k key, now time.Time) {
 	}
 }
 
-// at returns the error for a caller that finds the failure remembered.
+// at returns the error for a caller that is refused because of the failure.
 func (f *failure) at(now time.Time) *exchange.Error {
 	if f.err.Kind.Permanent() {
 		return f.err
@@ -156,10 +160,10 @@ func (f *failure) at(now time.Time) *exchange.Error {
 	return &e
 }
 
-// rest is how long to ask Entra nothing after a failure. chance is in [0, 1).
-func rest(err *exchange.Error, streak int, haveToken bool, chance float64) time.Duration {
+// backoffAfter returns how long no exchange may begin after a failure. jitter is in [0, 1).
+func backoffAfter(err *exchange.Error, streak int, haveToken bool, jitter float64) time.Duration {
 	if err.RetryAfter > 0 {
-		return restAsAsked(err.RetryAfter, streak, chance)
+		return retryAfterWithJitter(err.RetryAfter, streak, jitter)
 	}
 	b := faultBackoff
 	switch {
@@ -173,15 +177,16 @@ func rest(err *exchange.Error, streak int, haveToken bool, chance float64) time.
 		b = throttleBackoff
 	}
 	wait := b.after(streak)
-	return wait/2 + time.Duration(float64(wait)*chance)
+	return wait/2 + time.Duration(float64(wait)*jitter)
 }
 
-// restAsAsked is what Entra asks for, and jitter of up to half as long again: a fleet that
-// gets "10 seconds" must not come back all at once. The jitter doubles for each throttle in
-// a row. It is small at first, because SDKs that wait as long as Entra said have few tries.
-func restAsAsked(asked time.Duration, streak int, chance float64) time.Duration {
+// retryAfterWithJitter returns what Entra asks for plus a jitter of up to half as long: a
+// fleet that gets a Retry-After of 10 seconds must not retry at the same time. The jitter
+// doubles for each throttle in a row. It is small at first, because SDKs that wait as long as
+// Retry-After says retry only a few times.
+func retryAfterWithJitter(asked time.Duration, streak int, jitter float64) time.Duration {
 	window := backoff{first: asked / 2, most: max(asked/2, throttleBackoff.most)}
-	return asked + time.Duration(float64(window.after(streak))*chance)
+	return asked + time.Duration(float64(window.after(streak))*jitter)
 }
 
 func (b backoff) after(streak int) time.Duration {

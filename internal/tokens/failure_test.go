@@ -11,7 +11,8 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-func TestOutageCostsEntraOneCallForACrowd(t *testing.T) {
+// During an outage, many callers that retry share the exchanges of one backoff.
+func TestCallersShareRetriesDuringAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: 100 * time.Millisecond}
 		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
@@ -27,52 +28,52 @@ func TestOutageCostsEntraOneCallForACrowd(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		// At 0, 1, 2, 4 and 8 s, with the spread in the middle.
+		// At 0, 1, 2, 4 and 8 s, with the jitter in the middle.
 		if got := f.count(resource); got != 5 {
 			t.Errorf("5,000 requests in ten seconds cost %d exchanges, want 5", got)
 		}
 	})
 }
 
-// A fleet that failed at once must not come back at once: neither the tries of one
-// exchange nor the rests between them are in step.
-func TestRetriesAreSpread(t *testing.T) {
+// A fleet that failed at the same time must not retry at the same time: the pauses between the
+// tries of one exchange have jitter, and so has the backoff between exchanges.
+func TestRetriesHaveJitter(t *testing.T) {
 	for _, retryAfter := range seconds(0, 10) {
-		var comeback [2][]time.Duration
-		for i, spread := range []float64{0, 0.999} {
+		var pauses [2][]time.Duration
+		for i, jitter := range []float64{0, 0.999} {
 			synctest.Test(t, func(t *testing.T) {
 				f := &fakeEntra{}
 				f.failWith(&exchange.Error{Kind: exchange.Unavailable, RetryAfter: retryAfter, Detail: "down", Retry: exchange.RetrySoon})
 				s := fakeService(t, f)
-				s.FixChance(spread)
+				s.FixJitter(jitter)
 				_, err := ask(t, s, tokens.Request{})
-				comeback[i] = append(comeback[i], wantKind(t, err, exchange.Unavailable).RetryAfter)
+				pauses[i] = append(pauses[i], wantKind(t, err, exchange.Unavailable).RetryAfter)
 				calls := f.all()[resource]
 				for n := range calls[1:] {
-					comeback[i] = append(comeback[i], calls[n+1].Sub(calls[n]))
+					pauses[i] = append(pauses[i], calls[n+1].Sub(calls[n]))
 				}
 			})
 		}
-		for n, early := range comeback[0] {
-			if late := comeback[1][n]; late < early*14/10 {
-				t.Errorf("Retry-After %s: pause %d is between %s and %s, want it spread wider", retryAfter, n, early, late)
+		for n, early := range pauses[0] {
+			if late := pauses[1][n]; late < early*14/10 {
+				t.Errorf("Retry-After %s: pause %d is between %s and %s, want more jitter", retryAfter, n, early, late)
 			}
 		}
 	}
 }
 
-func TestFailureIsRememberedToTheNanosecond(t *testing.T) {
+func TestBackoff(t *testing.T) {
 	for _, c := range []struct {
-		name  string
-		err   *exchange.Error
-		rests []time.Duration // with the spread in the middle
+		name     string
+		err      *exchange.Error
+		backoffs []time.Duration // with the jitter in the middle
 	}{
 		{"fault", &exchange.Error{Kind: exchange.Unavailable}, seconds(0.5, 1, 2, 4, 8, 16, 30, 30)},
 		{"throttle", &exchange.Error{Kind: exchange.Throttled}, seconds(5, 10, 20, 40, 60, 60)},
 		{"permanent", &exchange.Error{Kind: exchange.UnknownIdentity}, seconds(10, 20, 40, 80, 120, 120)},
 		{"no federated token", &exchange.Error{Kind: exchange.FederatedTokenUnusable}, seconds(1, 1, 1, 1, 1, 1)},
 		{"a federated token that Entra refuses", &exchange.Error{Kind: exchange.FederatedTokenUnusable, Code: 700024}, seconds(0.5, 1, 2)},
-		// As Entra asks, and half of a window of half of that, which doubles.
+		// What Entra asks for, plus half of a jitter of half as long, which doubles.
 		{"Retry-After", &exchange.Error{Kind: exchange.Throttled, RetryAfter: 10 * time.Second}, seconds(12.5, 15, 20, 30, 40, 40)},
 		{"Retry-After of a second", &exchange.Error{Kind: exchange.Throttled, RetryAfter: time.Second}, seconds(1.25, 1.5, 2)},
 	} {
@@ -81,22 +82,22 @@ func TestFailureIsRememberedToTheNanosecond(t *testing.T) {
 				f := &fakeEntra{}
 				f.failWith(c.err)
 				s := fakeService(t, f)
-				for i, rest := range c.rests {
+				for i, backoff := range c.backoffs {
 					_, err := ask(t, s, tokens.Request{})
 					e := wantKind(t, err, c.err.Kind)
 					if e.Kind.Permanent() && e.RetryAfter != 0 {
-						t.Error("a permanent failure says when to come back")
+						t.Error("a permanent failure has a Retry-After")
 					}
-					if !e.Kind.Permanent() && e.RetryAfter != rest {
-						t.Errorf("failure %d: Retry-After %s, want %s", i+1, e.RetryAfter, rest)
+					if !e.Kind.Permanent() && e.RetryAfter != backoff {
+						t.Errorf("failure %d: Retry-After %s, want %s", i+1, e.RetryAfter, backoff)
 					}
-					time.Sleep(rest - 1)
+					time.Sleep(backoff - 1)
 					_, err = ask(t, s, tokens.Request{})
 					if e := wantKind(t, err, c.err.Kind); !e.Kind.Permanent() && e.RetryAfter != 1 {
 						t.Errorf("1 ns before the end: Retry-After %s", e.RetryAfter)
 					}
 					if got := f.count(resource); got != i+1 {
-						t.Fatalf("1 ns before the end of rest %d: %d exchanges", i+1, got)
+						t.Fatalf("1 ns before the end of backoff %d: %d exchanges", i+1, got)
 					}
 					time.Sleep(time.Nanosecond)
 				}
@@ -113,7 +114,7 @@ func seconds(n ...float64) []time.Duration {
 	return out
 }
 
-func TestFailuresOfLongAgoDoNotAddUp(t *testing.T) {
+func TestBackoffStartsAgainAfterFailureLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
@@ -128,7 +129,7 @@ func TestFailuresOfLongAgoDoNotAddUp(t *testing.T) {
 	})
 }
 
-func TestSuccessEndsTheMemoryOfFailures(t *testing.T) {
+func TestSuccessResetsTheBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
@@ -138,14 +139,14 @@ func TestSuccessEndsTheMemoryOfFailures(t *testing.T) {
 		f.failWith(nil)
 		time.Sleep(time.Second)
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 2, 0)
-		// While failures are remembered, nobody waits for a fresher token.
+		// While a failure is remembered, no caller waits for a new token.
 		time.Sleep(tokens.FreshInterval)
 		wantAnswer(t, s, tokens.Request{Fresh: true}, tokens.SourceEntra, 3, 0)
 	})
 }
 
-// With the token, the reason for leaving Entra alone ends.
-func TestRestEndsWithTheToken(t *testing.T) {
+// The long backoff of a failed refresh ends when the token ends.
+func TestRefreshBackoffEndsWithTheToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
@@ -165,7 +166,7 @@ func TestRestEndsWithTheToken(t *testing.T) {
 	})
 }
 
-func TestFaultsThatPassAreNotSeen(t *testing.T) {
+func TestTransientFailureIsRetried(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		f.fault = func(c call) *exchange.Error {
@@ -175,7 +176,7 @@ func TestFaultsThatPassAreNotSeen(t *testing.T) {
 			return nil
 		}
 		s := fakeService(t, f)
-		// Pauses of 0.5 s and 1.5 s, with the spread in the middle.
+		// Pauses of 0.5 s and 1.5 s, with the jitter in the middle.
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, tokens.MaxTries, 2*time.Second)
 	})
 }
@@ -190,7 +191,7 @@ func TestTriesAreBounded(t *testing.T) {
 		if got := f.count(resource); got != tokens.MaxTries {
 			t.Errorf("%d tries, want %d", got, tokens.MaxTries)
 		}
-		// While it keeps failing, the callers' own retries are the tries.
+		// While the key keeps failing, each exchange has one try: callers retry themselves.
 		time.Sleep(time.Minute)
 		_, err = ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.FederationMismatch)
@@ -200,7 +201,7 @@ func TestTriesAreBounded(t *testing.T) {
 	})
 }
 
-func TestRetryAfterOfAFaultIsObeyedAtOnce(t *testing.T) {
+func TestRetryAfterOfAFaultIsObeyed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		f.failWith(&exchange.Error{Kind: exchange.Unavailable, RetryAfter: 3 * time.Second, Detail: "503", Retry: exchange.RetrySoon})
@@ -213,7 +214,7 @@ func TestRetryAfterOfAFaultIsObeyedAtOnce(t *testing.T) {
 	})
 }
 
-func TestEveryWaitHasADeadline(t *testing.T) {
+func TestExchangeTimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		f.hangs(true)
@@ -231,13 +232,13 @@ func TestEveryWaitHasADeadline(t *testing.T) {
 		_, err = ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.DeadlineExceeded)
 		if got := time.Since(began); got != 0 {
-			t.Errorf("the failure was not remembered: answered after %s", got)
+			t.Errorf("the failure is not remembered: answered after %s", got)
 		}
 	})
 }
 
-// Not even an exchange that ignores its deadline has a caller wait for ever.
-func TestCallerDoesNotRelyOnTheExchangeToEnd(t *testing.T) {
+// A caller's wait ends even if the exchange ignores its timeout.
+func TestWaitTimesOutIfTheExchangeHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := make(chan struct{})
 		s := newService(t, tokens.Config{Exchanger: exchangeFunc(func() (exchange.Grant, error) {

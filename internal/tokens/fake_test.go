@@ -17,20 +17,20 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeEntra answers exchanges in the time it is told, each with a token that says
-// what it is for. In a synctest bubble its latency costs nothing.
+// fakeEntra answers exchanges after its latency, each with a token that names its client ID
+// and resource. In a synctest bubble the latency takes no real time.
 type fakeEntra struct {
 	life      time.Duration // zero: an hour
-	refreshIn time.Duration // zero: not said
+	refreshIn time.Duration // zero: none
 	latency   time.Duration
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	fault func(call) *exchange.Error
 	hang  func(call) bool
-	calls map[azure.Resource][]time.Time // when each resource was asked for
+	calls map[azure.Resource][]time.Time // times of the exchanges of each resource
 }
 
-// exchangeFunc makes the exchanges of tests that need no more.
+// exchangeFunc is an Exchanger that calls the function.
 type exchangeFunc func() (exchange.Grant, error)
 
 func (f exchangeFunc) Exchange(context.Context, azure.ClientID, azure.Resource) (exchange.Grant, error) {
@@ -38,7 +38,7 @@ func (f exchangeFunc) Exchange(context.Context, azure.ClientID, azure.Resource) 
 }
 func (f exchangeFunc) Discover(context.Context) error { return nil }
 
-// call is one request that the fake sees.
+// call is one exchange.
 type call struct {
 	clientID azure.ClientID
 	resource azure.Resource
@@ -99,7 +99,7 @@ func tokenFor(clientID azure.ClientID, resource azure.Resource, n int) string {
 	return fmt.Sprintf("%s|%s|%d", clientID, resource, n)
 }
 
-// failWith has every call from now on fail with a fault like e; nil heals.
+// failWith makes all calls from now on fail with a copy of e. Nil: they succeed.
 func (f *fakeEntra) failWith(e *exchange.Error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -134,7 +134,7 @@ const (
 	resource = "https://vault.azure.net"
 )
 
-// fakeService leaves nothing to chance: every jitter is in the middle.
+// fakeService returns a service whose jitter is always in the middle.
 func fakeService(t *testing.T, f *fakeEntra) *tokens.Service {
 	t.Helper()
 	return newService(t, tokens.Config{Exchanger: f})
@@ -146,11 +146,11 @@ func newService(t *testing.T, cfg tokens.Config) *tokens.Service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.FixChance(0.5)
+	s.FixJitter(0.5)
 	return s
 }
 
-// prefetch lists what to prefetch for the default client ID.
+// prefetch returns the requests to prefetch resources for the default client ID.
 func prefetch(resources ...azure.Resource) []tokens.Request {
 	var out []tokens.Request
 	for _, r := range resources {
@@ -159,7 +159,7 @@ func prefetch(resources ...azure.Resource) []tokens.Request {
 	return out
 }
 
-// run runs s until the test's end, and checks that it then ends.
+// run runs s until stop is called, which waits until Run has ended.
 func run(t *testing.T, s *tokens.Service) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -174,7 +174,8 @@ func run(t *testing.T, s *tokens.Service) (stop func()) {
 	}
 }
 
-// ask requests the default token and checks that it is what it should be for.
+// ask makes the request, by default for clientID and resource, and checks that the token is for
+// these.
 func ask(t *testing.T, s *tokens.Service, r tokens.Request) (tokens.Result, error) {
 	t.Helper()
 	if r.ClientID == "" {
@@ -194,6 +195,6 @@ func checkFor(t *testing.T, token exchange.Token, r tokens.Request) {
 	t.Helper()
 	prefix := string(r.ClientID) + "|" + string(r.Resource) + "|"
 	if len(token.AccessToken) <= len(prefix) || token.AccessToken[:len(prefix)] != prefix {
-		t.Errorf("asked for %s and %s, got the token %s", r.ClientID, r.Resource, token.AccessToken)
+		t.Errorf("asked for a token of %s for %s, got %s", r.ClientID, r.Resource, token.AccessToken)
 	}
 }

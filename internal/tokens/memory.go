@@ -12,29 +12,29 @@ import (
 )
 
 const (
-	// maxFailures bounds the keys whose failures are remembered. They have a memory of
-	// their own: asking for nonsense evicts no token.
+	// maxFailures bounds the keys whose failures are remembered. They are in a map of
+	// their own, so that requests for unknown resources evict no token.
 	maxFailures = 1024
 
-	// maxThrottles bounds the client IDs that are not configured and are remembered as
-	// throttled by Entra. Configured ones have a memory of their own, which no invented
-	// client ID can fill.
+	// maxThrottles bounds the throttles of client IDs that are not configured. Those of
+	// configured client IDs are in a map of their own, so that no invented client ID evicts
+	// them.
 	maxThrottles = 64
 
 	// maxRunning bounds the exchanges that run at once. Each has a connection of
 	// some 60 KiB, and a sidecar has little memory.
 	maxRunning = 256
 
-	// idleLook is how often the schedule looks when nothing is planned.
-	idleLook = time.Hour
+	// maxIdle is how often the schedule checks for due exchanges when none is planned.
+	maxIdle = time.Hour
 
-	// Failures are logged at this rate over all keys: an application that makes
-	// up resources must not fill the node's disk.
-	reportsPerSecond = 1
-	reportBurst      = 30
+	// warningsPerSecond and warningBurst bound the warnings about failures of all keys: an
+	// application that invents resources must not fill the node's disk.
+	warningsPerSecond = 1
+	warningBurst      = 30
 )
 
-// key is what a token is for. The resource stays as it was spelled: its case and
+// key is what a token is for. The resource is as the caller spelled it: its case and
 // its trailing slash decide the audience of the token.
 type key struct {
 	clientID azure.ClientID
@@ -43,12 +43,13 @@ type key struct {
 
 func keyOf(r Request) key { return key{r.ClientID, r.Resource} }
 
-// memory is what is known of each key, and decides what to do with requests for it. It
-// has no lock, starts no goroutine, and reads no clock: the time is an argument.
+// memory holds the tokens, failures and running exchanges of all keys, and decides what to do
+// with requests. It has no lock, starts no goroutine and reads no clock: the time is an
+// argument.
 type memory struct {
-	prefetch map[key]time.Time // keys to have ready, and when each may be exchanged again
-	held     *simplelru.LRU[key, *holding]
-	bytes    int // of held, without prefetched tokens
+	prefetch map[key]time.Time // prefetched keys, and when each may be exchanged again
+	cache    *simplelru.LRU[key, *entry]
+	bytes    int // of cache, without prefetched tokens
 
 	failures       *simplelru.LRU[key, *failure]
 	throttles      *simplelru.LRU[azure.ClientID, *failure] // of configured identities, and of the tenant
@@ -64,13 +65,13 @@ type memory struct {
 
 	waiting, maxWaiting int // callers
 
-	lines *rate.Limiter // of failures logged
+	warnings *rate.Limiter
 }
 
 func newMemory(cfg Config) *memory {
 	m := &memory{
 		prefetch:       make(map[key]time.Time, len(cfg.Prefetch)),
-		held:           newLRU[key, *holding](maxTokens + 1), // keep evicts
+		cache:          newLRU[key, *entry](maxTokens + 1), // keep evicts
 		failures:       newLRU[key, *failure](maxFailures),
 		throttles:      newLRU[azure.ClientID, *failure](len(cfg.Identities) + 1),
 		otherThrottles: newLRU[azure.ClientID, *failure](maxThrottles),
@@ -78,7 +79,7 @@ func newMemory(cfg Config) *memory {
 		refused:        newMarks(refusedSlots),
 		known:          newLRU[uint64, struct{}](maxKnown),
 		maxWaiting:     cmp.Or(cfg.MaxWaiting, DefaultMaxWaiting),
-		lines:          rate.NewLimiter(reportsPerSecond, reportBurst),
+		warnings:       rate.NewLimiter(warningsPerSecond, warningBurst),
 	}
 	for _, r := range cfg.Prefetch {
 		m.prefetch[keyOf(r)] = time.Time{}
@@ -87,14 +88,13 @@ func newMemory(cfg Config) *memory {
 	return m
 }
 
-// newLRU returns a map of at most size entries; the one used least recently makes room.
+// newLRU returns a map of at most size entries, which evicts the least recently used one.
 func newLRU[K comparable, V any](size int) *simplelru.LRU[K, V] {
-	lru, _ := simplelru.NewLRU[K, V](size, nil) // it fails for sizes below 1 only
+	lru, _ := simplelru.NewLRU[K, V](size, nil) // it fails only for sizes below 1
 	return lru
 }
 
-// drop forgets a run: its outcome does not count, and a caller that comes now gets a run
-// of its own.
+// drop removes a run whose outcome will be ignored. A caller that comes now gets a new run.
 func (m *memory) drop(r *run) {
 	r.dropped = true
 	m.remove(r)
@@ -108,70 +108,70 @@ func (m *memory) remove(r *run) {
 	m.release(r.budget)
 }
 
-// valid returns the token held for k unless it has ended.
-func (m *memory) valid(k key, now time.Time) *holding {
-	h, _ := m.held.Peek(k)
-	if h == nil || h.end.come(now) {
+// valid returns the cached token of k, nil if it has ended or there is none.
+func (m *memory) valid(k key, now time.Time) *entry {
+	e, _ := m.cache.Peek(k)
+	if e == nil || e.end.reached(now) {
 		return nil
 	}
-	return h
+	return e
 }
 
-// learn takes in the outcome of a run: a grant, or an error. It returns the error as
-// callers get it, and what to log; nil: nothing. chance is in [0, 1).
-func (m *memory) learn(r *run, g exchange.Grant, err *exchange.Error, now time.Time, chance float64) (*exchange.Error, *report) {
+// learn records the outcome of a run: a grant, or an error. It returns the error for callers,
+// and what to log; nil: nothing. jitter is in [0, 1).
+func (m *memory) learn(r *run, g exchange.Grant, err *exchange.Error, now time.Time, jitter float64) (*exchange.Error, *report) {
 	m.remove(r)
 	m.waiting -= len(r.waiters) // all get the outcome
 	clear(r.waiters)
 	switch {
 	case err == nil:
-		return nil, m.succeeded(r, g, now, chance)
+		return nil, m.succeeded(r, g, now, jitter)
 	case r.dropped:
 		return err, nil // it was canceled, which says nothing about Entra
 	}
-	note := m.failed(r.key, err, now, chance)
+	note := m.failed(r.key, err, now, jitter)
 	return note.failed.at(now), note
 }
 
-// succeeded keeps the token.
-func (m *memory) succeeded(r *run, g exchange.Grant, now time.Time, chance float64) *report {
+// succeeded adds the token to the cache, and forgets the failures of the key.
+func (m *memory) succeeded(r *run, g exchange.Grant, now time.Time, jitter float64) *report {
 	k := r.key
 	past := m.failing(k, now)
 	m.failures.Remove(k)
-	m.unthrottled(k, now)
-	h := newHolding(g, now, r.asked, chance)
-	m.keep(k, h)
+	m.forgetThrottle(k, now)
+	e := newEntry(g, now, r.asked, jitter)
+	m.keep(k, e)
 	m.known.Add(m.refused.hash(k), struct{}{})
-	if _, standing := m.prefetch[k]; standing {
+	if _, prefetched := m.prefetch[k]; prefetched {
 		m.prefetch[k] = now.Add(freshInterval)
 	}
-	return &report{expiresOn: h.token.ExpiresOn, refreshOn: h.due.wall, past: past}
+	return &report{expiresOn: e.token.ExpiresOn, refreshOn: e.due.wall, past: past}
 }
 
-// failed remembers the failure.
-func (m *memory) failed(k key, err *exchange.Error, now time.Time, chance float64) *report {
+// failed remembers the failure, and when the next exchange may begin.
+func (m *memory) failed(k key, err *exchange.Error, now time.Time, jitter float64) *report {
 	past := m.failing(k, now)
-	h := m.valid(k, now)
+	e := m.valid(k, now)
 	next := &failure{err: err, streak: 1}
 	if past != nil {
 		next.streak = past.streak + 1
 	}
-	next.until = now.Add(rest(err, next.streak, h != nil, chance))
-	if h != nil && err.RetryAfter == 0 {
-		// Without the token callers wait, and may cause a try.
-		next.until = earlier(next.until, h.end.next(now))
+	next.until = now.Add(backoffAfter(err, next.streak, e != nil, jitter))
+	if e != nil && err.RetryAfter == 0 {
+		// Once the token has ended, callers wait: the longer backoff of a refresh ends too.
+		next.until = earlier(next.until, e.end.next(now))
 	}
 	if err.Kind == exchange.Throttled {
-		next.until = later(next.until, m.throttled(k, err, now, chance))
+		next.until = later(next.until, m.noteThrottle(k, err, now, jitter))
 	}
 	m.failures.Add(k, next)
 	return m.reportOf(next, past, now)
 }
 
-// due begins the runs whose time has come, and lets go of tokens that have ended. It
+// due begins the runs that are due, and removes tokens that have ended from the cache. It
 // returns those runs, for the caller to start, and how long nothing else is due.
 func (m *memory) due(now time.Time) (begun []*run, pause time.Duration) {
-	next := now.Add(idleLook)
+	next := now.Add(maxIdle)
 	at := func(k key, due time.Time) {
 		r, again := m.beginAt(k, due, now)
 		if r != nil {
@@ -179,32 +179,32 @@ func (m *memory) due(now time.Time) (begun []*run, pause time.Duration) {
 		}
 		next = earlier(next, again)
 	}
-	for _, k := range m.held.Keys() {
-		h, _ := m.held.Peek(k)
-		if h.end.come(now) {
+	for _, k := range m.cache.Keys() {
+		e, _ := m.cache.Peek(k)
+		if e.end.reached(now) {
 			m.forget(k)
 			continue
 		}
-		next = earlier(next, h.end.next(now))
-		if _, standing := m.prefetch[k]; h.used || standing {
-			at(k, later(h.due.next(now), h.forcible.next(now)))
-		} else if !h.due.come(now) {
-			next = earlier(next, h.due.next(now))
+		next = earlier(next, e.end.next(now))
+		if _, prefetched := m.prefetch[k]; e.used || prefetched {
+			at(k, later(e.due.next(now), e.forceable.next(now)))
+		} else if !e.due.reached(now) {
+			next = earlier(next, e.due.next(now))
 		}
 	}
 	for k, due := range m.prefetch {
-		if !m.held.Contains(k) {
+		if !m.cache.Contains(k) {
 			at(k, due)
 		}
 	}
 	return begun, next.Sub(now)
 }
 
-// beginAt begins the run for k if it is due and may begin; else it returns nil and when
-// to look again.
+// beginAt begins the run for k if it is due and may begin. Otherwise it returns nil and when
+// to check again.
 func (m *memory) beginAt(k key, due, now time.Time) (r *run, again time.Time) {
-	never := now.Add(idleLook)
-	due = later(due, m.restsUntil(k, now))
+	never := now.Add(maxIdle)
+	due = later(due, m.backoffUntil(k, now))
 	switch {
 	case m.running[k] != nil:
 		return nil, never // its end wakes the schedule
@@ -216,11 +216,11 @@ func (m *memory) beginAt(k key, due, now time.Time) (r *run, again time.Time) {
 	return m.begin(k, m.refreshes, known, now), never
 }
 
-// stats looks at the cache. It costs microseconds, also when the cache is full.
+// stats returns Stats. It takes microseconds, even when the cache is full.
 func (m *memory) stats() Stats {
-	stats := Stats{Entries: m.held.Len()}
-	for _, h := range m.held.Values() {
-		if end := h.token.ExpiresOn; stats.SoonestExpiry.IsZero() || end.Before(stats.SoonestExpiry) {
+	stats := Stats{Entries: m.cache.Len()}
+	for _, e := range m.cache.Values() {
+		if end := e.token.ExpiresOn; stats.SoonestExpiry.IsZero() || end.Before(stats.SoonestExpiry) {
 			stats.SoonestExpiry = end
 		}
 	}

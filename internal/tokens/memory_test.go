@@ -8,13 +8,13 @@ import (
 	"imds-oidc-proxy/internal/exchange"
 )
 
-func TestRestStaysWithinBounds(t *testing.T) {
+func TestBackoffIsBounded(t *testing.T) {
 	for _, kind := range []exchange.Kind{exchange.UnknownIdentity, exchange.FederationMismatch, exchange.Throttled, exchange.Unavailable, exchange.DeadlineExceeded} {
 		for _, asked := range []time.Duration{0, time.Second, 10 * time.Minute} {
 			for streak := 1; streak < 100; streak++ {
-				for _, spread := range []float64{0, 0.999} {
+				for _, jitter := range []float64{0, 0.999} {
 					for _, have := range []bool{false, true} {
-						got := rest(&exchange.Error{Kind: kind, RetryAfter: asked}, streak, have, spread)
+						got := backoffAfter(&exchange.Error{Kind: kind, RetryAfter: asked}, streak, have, jitter)
 						if got < asked || got <= 0 || got > 2*max(asked, refreshBackoff.most) {
 							t.Fatalf("%s, asked %s, streak %d: %s", kind, asked, streak, got)
 						}
@@ -25,7 +25,7 @@ func TestRestStaysWithinBounds(t *testing.T) {
 	}
 }
 
-// What is counted of running exchanges is right whatever becomes of them.
+// The counts of running exchanges are right, whether these succeed, fail or are dropped.
 func TestRunsAreCounted(t *testing.T) {
 	now := time.Now()
 	m := newMemory(Config{Identities: []azure.ClientID{idA}})
@@ -45,7 +45,7 @@ func TestRunsAreCounted(t *testing.T) {
 	check(2, 1, 1)
 	again := m.decide(runs[0].key, false, now).run
 	check(3, 2, 1)
-	m.learn(runs[0], exchange.Grant{}, &exchange.Error{Kind: exchange.Unavailable}, now, 0) // dropped before
+	m.learn(runs[0], exchange.Grant{}, &exchange.Error{Kind: exchange.Unavailable}, now, 0) // dropped earlier
 	check(3, 2, 1)
 	m.learn(again, exchange.Grant{}, &exchange.Error{Kind: exchange.Unavailable}, now, 0)
 	m.learn(runs[1], exchange.Grant{Token: exchange.Token{ExpiresOn: now.Add(time.Hour)}}, nil, now, 0)

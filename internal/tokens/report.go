@@ -7,38 +7,39 @@ import (
 )
 
 const (
-	// repeatInterval is how often a failure that repeats itself is logged again at
-	// warning level. In between it is a debug line.
+	// repeatInterval is how often a repeated failure is logged at warning level. In
+	// between it is logged at debug level.
 	repeatInterval = 10 * time.Minute
 
-	// maxLogged bounds a resource in a log line.
+	// maxLogged bounds the bytes of a resource in a log line.
 	maxLogged = 256
 )
 
-// report is the log line about the end of a run. It is made under Service.mu and written
-// after it.
+// report is the log line about the end of a run. It is made while Service.mu is held, and
+// written afterwards.
 type report struct {
 	expiresOn, refreshOn time.Time // of the new token
 
 	failed *failure // nil: the run succeeded
 	past   *failure // the failures in a row before it; nil: none
 
-	// quiet says that the line is a repetition, or one of too many.
-	quiet bool
+	// debug says that the line is a repetition, or over the limit on warnings, and is
+	// logged at debug level.
+	debug bool
 }
 
-// reportOf decides how loud a failure is.
+// reportOf decides at which level a failure is logged.
 func (m *memory) reportOf(now, past *failure, at time.Time) *report {
 	repeated := past != nil && past.err.Kind == now.err.Kind && past.err.Code == now.err.Code &&
 		past.err.Detail == now.err.Detail && at.Sub(past.reported) < repeatInterval
 	switch {
 	case repeated:
 		now.reported = past.reported
-	case m.lines.AllowN(at, 1):
+	case m.warnings.AllowN(at, 1):
 		now.reported = at
 		return &report{failed: now, past: past}
 	}
-	return &report{failed: now, past: past, quiet: true}
+	return &report{failed: now, past: past, debug: true}
 }
 
 func (r *report) log(log *zap.Logger, k key, took time.Duration) {
@@ -66,7 +67,7 @@ func (r *report) logFailure(log *zap.Logger, fields []zap.Field) {
 		zap.Int("failures", r.failed.streak),
 		zap.String("next_try", r.failed.until.UTC().Format(time.RFC3339)),
 		zap.Inline(r.failed.err))
-	if r.quiet {
+	if r.debug {
 		log.Debug("token exchange failed again", fields...)
 		return
 	}

@@ -16,13 +16,13 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// logged returns a logger that takes every level, and what it takes.
+// logged returns a logger of all levels, and its lines.
 func logged() (*zap.Logger, *observer.ObservedLogs) {
 	core, lines := observer.New(zap.DebugLevel)
 	return zap.New(core), lines
 }
 
-func TestFailuresThatRepeatDoNotFloodTheLog(t *testing.T) {
+func TestRepeatedFailuresAreLoggedRarely(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		log, lines := logged()
@@ -38,19 +38,19 @@ func TestFailuresThatRepeatDoNotFloodTheLog(t *testing.T) {
 			wantKind(t, err, exchange.Unavailable)
 			time.Sleep(5 * time.Second)
 		}
-		loud, quiet := count("token exchange failed"), count("token exchange failed again")
-		if loud < 5 || loud > 7 {
-			t.Errorf("%d warnings in an hour, want about one each %s", loud, tokens.RepeatInterval)
+		warnings, debugs := count("token exchange failed"), count("token exchange failed again")
+		if warnings < 5 || warnings > 7 {
+			t.Errorf("%d warnings in an hour, want about one each %s", warnings, tokens.RepeatInterval)
 		}
-		if quiet < 50 {
-			t.Errorf("%d debug lines, want one for each further exchange", quiet)
+		if debugs < 50 {
+			t.Errorf("%d debug lines, want one for each further exchange", debugs)
 		}
 		f.failWith(&exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016, Detail: "unknown"})
 		time.Sleep(time.Minute)
 		_, err := ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.UnknownIdentity)
-		if got := count("token exchange failed"); got != loud+1 {
-			t.Errorf("another failure: %d warnings, want %d", got, loud+1)
+		if got := count("token exchange failed"); got != warnings+1 {
+			t.Errorf("a different failure: %d warnings, want %d", got, warnings+1)
 		}
 		f.failWith(nil)
 		time.Sleep(4 * time.Minute)
@@ -58,12 +58,12 @@ func TestFailuresThatRepeatDoNotFloodTheLog(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := count("token exchange works again"); got != 1 {
-			t.Errorf("%d lines about the end of it, want 1", got)
+			t.Errorf("%d lines about the recovery, want 1", got)
 		}
 	})
 }
 
-func TestFailuresOfManyKeysDoNotFloodTheLog(t *testing.T) {
+func TestWarningsOfManyKeysAreRateLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		f.failWith(&exchange.Error{Kind: exchange.InvalidResource, Detail: "unknown"})
@@ -72,7 +72,7 @@ func TestFailuresOfManyKeysDoNotFloodTheLog(t *testing.T) {
 		for i := range 10_000 {
 			_, err := ask(t, s, tokens.Request{Resource: azure.Resource(fmt.Sprintf("https://%d.example.test/%s", i, strings.Repeat("x", 1000)))})
 			if e, ok := errors.AsType[*exchange.Error](err); !ok || e.Kind != exchange.InvalidResource && e.Kind != exchange.Throttled {
-				t.Fatalf("got %v", err) // most are over the budget
+				t.Fatalf("got %v", err) // Throttled: most are over the budget
 			}
 			time.Sleep(time.Millisecond)
 		}

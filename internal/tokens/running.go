@@ -11,31 +11,33 @@ import (
 )
 
 const (
-	// tryTimeout bounds one try: discovery, TLS and the token request. The
-	// resolver alone takes 5 s to get over one lost packet.
+	// tryTimeout bounds one try: discovery, TLS and the token request. The resolver
+	// alone takes 5 s to recover from one lost packet.
 	tryTimeout = 8 * time.Second
 
-	// exchangeTimeout bounds an exchange with all its tries, and so what a caller
-	// waits. SDKs give a metadata request up to 30 s.
+	// exchangeTimeout bounds an exchange with all its tries, and so how long a caller
+	// waits. The timeout of SDKs for a metadata request is up to 30 s.
 	exchangeTimeout = 20 * time.Second
 
-	// recordTime is for an exchange to be recorded once its time is over. A caller's
-	// own wait ends after it even if that does not happen.
+	// recordTime is the time for recording an exchange that has timed out. After it a
+	// caller stops waiting, even if the exchange ignores its timeout.
 	recordTime = time.Second
 
-	// maxTries is how often a key that has not failed before is tried in one
-	// exchange. Federation that flaps is over by the next try more often than not.
+	// maxTries bounds the tries of one exchange for a key that has not failed before. A
+	// federation mismatch that comes and goes has usually passed by the next try.
 	maxTries = 3
 
-	// firstPause is before the second try; each further one is three times that.
-	firstPause = 500 * time.Millisecond
+	// firstRetryDelay is the pause before the second try. Each further pause is three
+	// times as long. All have jitter.
+	firstRetryDelay = 500 * time.Millisecond
 )
 
-// run is a running exchange. All who want its key wait for it; none of them owns it.
+// run is a running exchange. All callers that want the token of its key wait for it (as with
+// singleflight). It continues when they leave.
 type run struct {
 	key   key
 	began time.Time
-	tries int // at most
+	tries int // maximum
 
 	// refresh says that the key had a valid token when the run began.
 	refresh bool
@@ -50,19 +52,19 @@ type run struct {
 	budget *budget
 	class  class
 
-	// Service.mu guards what follows.
+	// Service.mu guards the fields below.
 
 	waiters map[waiter]struct{}
-	asked   bool // a caller wants the token; false: only the schedule does
-	dropped bool // by drain: the outcome says nothing about Entra
+	asked   bool // a caller wants the token, not only the schedule
+	dropped bool // canceled by drain: the outcome says nothing about Entra
 }
 
-// waiter is a caller that waits for a run. It is closed when another takes its place.
+// waiter is a caller that waits for a run. It is closed when another caller takes its place.
 type waiter chan struct{}
 
-// enter returns a waiter for r, or nil if no more callers may wait. When all places are
-// taken, the run with the most waiters gives one up, if it has more than r: so a crowd that
-// wants one token cannot keep out the callers that want another.
+// enter returns a waiter for r, or nil if no more callers may wait. At the limit, the run with
+// the most waiters loses one, if it has more than r: so many callers that want one token
+// cannot keep out the callers that want another.
 func (m *memory) enter(r *run) waiter {
 	if m.waiting >= m.maxWaiting && !m.displace(len(r.waiters)+1) {
 		return nil
@@ -73,26 +75,26 @@ func (m *memory) enter(r *run) waiter {
 	return w
 }
 
-// displace removes a waiter of the run with the most, if that has more than n.
+// displace removes a waiter of the run with the most waiters, if it has more than n.
 func (m *memory) displace(n int) bool {
-	var crowd *run
+	var most *run
 	for _, r := range m.running {
 		if len(r.waiters) > n {
-			crowd, n = r, len(r.waiters)
+			most, n = r, len(r.waiters)
 		}
 	}
-	if crowd == nil {
+	if most == nil {
 		return false
 	}
-	for w := range crowd.waiters {
-		m.leave(crowd, w)
+	for w := range most.waiters {
+		m.leave(most, w)
 		close(w)
 		break
 	}
 	return true
 }
 
-// leave removes a waiter that may have been displaced, or whose run may have ended.
+// leave removes a waiter. It does nothing if the waiter was displaced or the run has ended.
 func (m *memory) leave(r *run, w waiter) {
 	if _, waits := r.waiters[w]; waits {
 		delete(r.waiters, w)
@@ -104,8 +106,8 @@ func overloaded() *exchange.Error {
 	return limited(ErrOverloaded, "too many callers are waiting for tokens")
 }
 
-// start starts the goroutine of a run. Its context is not that of a caller: one that
-// leaves does not end the run. Service.mu is held.
+// start starts the goroutine of a run. Its context is not that of a caller, so the run
+// continues when a caller leaves. Service.mu is held.
 func (s *Service) start(r *run) {
 	ctx, cancel := context.WithTimeout(context.Background(), exchangeTimeout)
 	r.cancel, r.done, r.ended = cancel, make(chan struct{}), make(chan struct{})
@@ -125,17 +127,17 @@ func (s *Service) finish(r *run) {
 	close(r.ended)
 }
 
-// attempt tries until it has a grant, an error that another try does not fix, or no
-// time.
+// attempt makes tries until it has a grant or an error that a retry cannot fix, or until
+// ctx ends or no more tries are allowed.
 func (s *Service) attempt(ctx context.Context, r *run) (exchange.Grant, *exchange.Error) {
-	pause, reread := firstPause, false
+	pause, reread := firstRetryDelay, false
 	for n := 1; ; n++ {
 		g, err := s.try(ctx, r.key)
-		if err == nil || !again(err, n, r.tries, reread) {
+		if err == nil || !retryable(err, n, r.tries, reread) {
 			return g, err
 		}
 		reread = reread || err.Retry == exchange.RetryReread
-		// Half to one and a half: a fleet must not retry in step.
+		// A jitter of half the pause more or less: a fleet must not retry at the same time.
 		if !sleep(ctx, pause/2+time.Duration(float64(pause)*s.random())) || !s.mayRetry(r) {
 			return g, err
 		}
@@ -143,12 +145,12 @@ func (s *Service) attempt(ctx context.Context, r *run) (exchange.Grant, *exchang
 	}
 }
 
-// again reports whether a further try may fix what the nth could not. reread says that
-// one was made before because of the federated token.
-func again(err *exchange.Error, n, tries int, reread bool) bool {
+// retryable reports whether another try may succeed after the nth has failed with err. reread
+// says that the federated token was already reread for a retry.
+func retryable(err *exchange.Error, n, tries int, reread bool) bool {
 	switch err.Retry {
 	case exchange.RetrySoon:
-		// A Retry-After is longer than any pause between tries.
+		// A Retry-After is longer than the pauses between tries.
 		return n < tries && err.RetryAfter == 0
 	case exchange.RetryReread:
 		return !reread
@@ -156,6 +158,8 @@ func again(err *exchange.Error, n, tries int, reread bool) bool {
 	return false
 }
 
+// try makes one try, within tryTimeout. whole is the context of the exchange with all its
+// tries.
 func (s *Service) try(whole context.Context, k key) (exchange.Grant, *exchange.Error) {
 	ctx, cancel := context.WithTimeout(whole, tryTimeout)
 	defer cancel()
@@ -165,7 +169,7 @@ func (s *Service) try(whole context.Context, k key) (exchange.Grant, *exchange.E
 	if err != nil {
 		g, failed = exchange.Grant{}, asError(err)
 	}
-	if failed == nil || !errors.Is(whole.Err(), context.Canceled) { // dropped: it says nothing about Entra
+	if failed == nil || !errors.Is(whole.Err(), context.Canceled) { // else drain canceled it, which says nothing about Entra
 		s.observer.exchanged(time.Since(began), failed)
 	}
 	return g, failed
@@ -196,8 +200,8 @@ func sleep(ctx context.Context, pause time.Duration) bool {
 	}
 }
 
-// record has the outcome of a run remembered, and answers those who wait. Then it calls
-// the observer and the log: one that is slow delays no caller.
+// record stores the outcome of a run and answers its callers. It calls the observer and the
+// log afterwards, so that a slow log delays no caller.
 func (s *Service) record(r *run, g exchange.Grant, err *exchange.Error) {
 	now := time.Now()
 	s.mu.Lock()
@@ -215,9 +219,9 @@ func (s *Service) record(r *run, g exchange.Grant, err *exchange.Error) {
 	note.log(s.log, r.key, now.Sub(r.began))
 }
 
-// drain waits for the exchanges that callers wait for, and drops the others. It waits no
-// longer than any may take: one that hangs all the same, such as in a file system, must
-// not keep the process.
+// drain waits for the exchanges that callers wait for, and cancels the others. It waits no
+// longer than an exchange may take: an exchange that ignores its timeout, for example in a
+// hung file system, must not keep the process from exiting.
 func (s *Service) drain() {
 	s.mu.Lock()
 	for _, r := range s.memory.running {
@@ -235,7 +239,7 @@ func (s *Service) drain() {
 		select {
 		case <-r.ended:
 		case <-limit.C:
-			s.log.Warn("an exchange does not end, and is left behind")
+			s.log.Warn("a token exchange has not ended within its timeout, exiting without it")
 			return
 		}
 	}

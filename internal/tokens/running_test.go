@@ -15,7 +15,7 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// slowLog takes a line whenever somebody reads the channel.
+// slowLog blocks each line until the test receives it.
 type slowLog struct {
 	zapcore.Core
 	taken chan zapcore.Entry
@@ -31,9 +31,9 @@ func (l slowLog) Write(e zapcore.Entry, _ []zapcore.Field) error {
 	return nil
 }
 
-// A log that takes no line (a full pipe, a disk that hangs) keeps nobody from an answer;
-// the end of the service waits for the line.
-func TestSlowLogHoldsNobodyUp(t *testing.T) {
+// A log that blocks (a full pipe, a disk that hangs) delays no answer. Run waits for the line
+// before it ends.
+func TestSlowLogDelaysNoAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
@@ -69,8 +69,8 @@ func TestSlowLogHoldsNobodyUp(t *testing.T) {
 	})
 }
 
-// An exchange that hangs in spite of its deadline does not keep the process.
-func TestRunEndsWithoutAnExchangeThatDoesNot(t *testing.T) {
+// An exchange that ignores its timeout does not keep Run from ending.
+func TestRunEndsIfAnExchangeHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck := make(chan struct{})
 		cfg := tokens.Config{Exchanger: exchangeFunc(func() (exchange.Grant, error) {
@@ -90,8 +90,8 @@ func TestRunEndsWithoutAnExchangeThatDoesNot(t *testing.T) {
 	})
 }
 
-// crowd has n callers wait for a resource, and returns their errors when they are over.
-func crowd(t *testing.T, s *tokens.Service, r tokens.Request, n int) (errs func() []error) {
+// callers starts n callers that wait for r. errs waits for them and returns their errors.
+func callers(t *testing.T, s *tokens.Service, r tokens.Request, n int) (errs func() []error) {
 	t.Helper()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -125,9 +125,9 @@ func overloaded(errs []error) (n int) {
 	return n
 }
 
-// The one caller more than may wait is refused at once, while one with a cached token is
-// answered, and one that wants another token takes the place of one of the crowd.
-func TestCallersThatWaitAreBounded(t *testing.T) {
+// At the limit on waiting callers, a further caller is refused at once, a caller with a cached
+// token is answered, and a caller that wants another token displaces one.
+func TestWaitingCallersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		cfg, seen := watched(f)
@@ -136,7 +136,7 @@ func TestCallersThatWaitAreBounded(t *testing.T) {
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
 		f.latency = 6 * time.Second
 		slow := tokens.Request{ClientID: clientID, Resource: "https://slow.example.test"}
-		errs := crowd(t, s, slow, tokens.DefaultMaxWaiting)
+		errs := callers(t, s, slow, tokens.DefaultMaxWaiting)
 		for range 10 {
 			began := time.Now()
 			_, err := s.Token(t.Context(), slow)
@@ -148,37 +148,38 @@ func TestCallersThatWaitAreBounded(t *testing.T) {
 		wantAnswer(t, s, tokens.Request{Resource: "https://other.example.test"}, tokens.SourceEntra, 1, f.latency)
 		all := errs()
 		if got := overloaded(all); got != 1 || len(all) != tokens.DefaultMaxWaiting {
-			t.Errorf("%d of %d callers lost their place, want 1", got, len(all))
+			t.Errorf("%d of %d callers were displaced, want 1", got, len(all))
 		}
 		if got := seen.all(); len(got) != 10+1 {
-			t.Errorf("%d callers are counted as refused, want 10 and the one that lost its place", len(got))
+			t.Errorf("%d callers are counted as refused, want 10 and the displaced one", len(got))
 		}
 		// All places are free again.
-		again := crowd(t, s, tokens.Request{ClientID: clientID, Resource: "https://slower.example.test"}, tokens.DefaultMaxWaiting)
+		again := callers(t, s, tokens.Request{ClientID: clientID, Resource: "https://slower.example.test"}, tokens.DefaultMaxWaiting)
 		if got := overloaded(again()); got != 0 {
-			t.Errorf("the next crowd: %d of %d callers were refused", got, tokens.DefaultMaxWaiting)
+			t.Errorf("the next callers: %d of %d were refused", got, tokens.DefaultMaxWaiting)
 		}
 	})
 }
 
-// Two crowds share the places, and neither keeps out the other.
-func TestCrowdsShareThePlacesOfCallers(t *testing.T) {
+// Callers of two resources share the limit: neither group keeps out the other.
+func TestWaitingCallersShareTheLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: time.Second}
 		const places = 10
 		s := newService(t, tokens.Config{Exchanger: f, MaxWaiting: places})
-		first := crowd(t, s, numbered("", 1), places)
-		second := crowd(t, s, numbered("", 2), places)
+		first := callers(t, s, numbered("", 1), places)
+		second := callers(t, s, numbered("", 2), places)
 		if got := overloaded(first()); got != places/2 {
-			t.Errorf("the first crowd: %d of %d callers were refused, want half", got, places)
+			t.Errorf("the first resource: %d of %d callers were refused, want half", got, places)
 		}
 		if got := overloaded(second()); got != places/2 {
-			t.Errorf("the second crowd: %d of %d callers were refused, want half", got, places)
+			t.Errorf("the second resource: %d of %d callers were refused, want half", got, places)
 		}
 	})
 }
 
-// Callers that leave, and callers with a token to fall back on, need no place for long.
+// A caller with a fallback that finds no place gets the cached token, and places are free again
+// after their callers have left.
 func TestPlacesOfCallersThatLeaveAreFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
@@ -186,12 +187,12 @@ func TestPlacesOfCallersThatLeaveAreFree(t *testing.T) {
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
 		f.hangs(true)
 		time.Sleep(time.Hour - tokens.StaleMargin)
-		errs := crowd(t, s, tokens.Request{ClientID: clientID, Resource: resource}, 1)
-		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0) // no place: not for a better token
+		errs := callers(t, s, tokens.Request{ClientID: clientID, Resource: resource}, 1)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0) // no place to wait for a new token
 		if err := errs()[0]; err != nil {
-			t.Errorf("with a token to fall back on: %v", err)
+			t.Errorf("with a fallback: %v", err)
 		}
-		errs = crowd(t, s, numbered("", 1), 1)
+		errs = callers(t, s, numbered("", 1), 1)
 		_, err := s.Token(t.Context(), numbered("", 1))
 		wantOverloaded(t, err)
 		errs()
@@ -199,12 +200,13 @@ func TestPlacesOfCallersThatLeaveAreFree(t *testing.T) {
 	})
 }
 
-// A request that may not wait still has its token exchanged: the next one finds it.
+// The exchange for a caller that may not wait runs all the same: its next request finds the
+// token.
 func TestRefusedCallerFindsItsTokenLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: time.Second}
 		s := newService(t, tokens.Config{Exchanger: f, MaxWaiting: 1})
-		errs := crowd(t, s, numbered("", 1), 1)
+		errs := callers(t, s, numbered("", 1), 1)
 		_, err := s.Token(t.Context(), numbered("", 2))
 		wantOverloaded(t, err)
 		errs()

@@ -20,22 +20,24 @@ type Service struct {
 	exchanger Exchanger
 	random    func() float64 // in [0, 1); safe for concurrent use
 
-	wake chan struct{} // buffered: the schedule has something new to look at
+	wake chan struct{} // wakes the schedule; buffered
 
-	// mu guards what follows. It is never held over a file, a network or a log.
+	// mu guards the fields below. It is never held during file or network access, or while
+	// logging.
 	mu     sync.Mutex
 	memory *memory
 
-	// unfinished holds each run whose goroutine has not returned. One whose outcome is
-	// known but not logged yet, or that was dropped, is not in memory.running any more.
+	// unfinished holds every run whose goroutine has not returned. A run whose outcome is
+	// recorded but not logged yet, or that was dropped, is in unfinished but no longer in
+	// memory.running.
 	unfinished map[*run]struct{}
-	running    bool // Run is
+	running    bool // Run is running
 }
 
 // New returns a Service for cfg, or an error that names the flag to change.
 func New(cfg Config) (*Service, error) {
 	if cfg.Exchanger == nil {
-		return nil, errors.New("no exchanger")
+		return nil, errors.New("tokens.Config: Exchanger is required")
 	}
 	if len(cfg.Prefetch) > maxTokens {
 		return nil, fmt.Errorf("--prefetch lists %d resources: must be at most %d", len(cfg.Prefetch), maxTokens)
@@ -54,9 +56,9 @@ func New(cfg Config) (*Service, error) {
 	}, nil
 }
 
-// Run connects to Entra, prefetches, and refreshes the tokens in use ahead of time. It
-// returns when ctx ends: exchanges that a caller waits for end first, within
-// [exchangeTimeout], the others are dropped.
+// Run connects to Entra, prefetches tokens, and refreshes the tokens in use before they
+// expire. When ctx ends, it cancels the exchanges that no caller waits for, and returns after
+// the others have ended, within [exchangeTimeout].
 func (s *Service) Run(ctx context.Context) error {
 	s.mu.Lock()
 	if s.running {
@@ -74,12 +76,12 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// connect has discovery done and a connection open before the first request.
+// connect does discovery and opens a connection before the first request.
 func (s *Service) connect(ctx context.Context) {
 	began := time.Now()
 	err := s.exchanger.Discover(ctx)
 	if ctx.Err() != nil {
-		return // stopped, which says nothing about Entra
+		return // Run was stopped, which says nothing about Entra
 	}
 	if err != nil {
 		s.log.Warn("entra cannot be reached yet", zap.Inline(asError(err)))
@@ -88,7 +90,7 @@ func (s *Service) connect(ctx context.Context) {
 	s.log.Debug("connected to entra", zap.Duration("duration", time.Since(began)))
 }
 
-// schedule refreshes tokens ahead of time until ctx ends.
+// schedule prefetches and refreshes tokens until ctx ends.
 func (s *Service) schedule(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -103,7 +105,7 @@ func (s *Service) schedule(ctx context.Context) {
 	}
 }
 
-// startDue starts the exchanges that are due, and returns how long nothing else is.
+// startDue starts the exchanges that are due, and returns how long nothing else is due.
 func (s *Service) startDue() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,7 +116,7 @@ func (s *Service) startDue() time.Duration {
 	return pause
 }
 
-// wakeUp makes the schedule look again. It never blocks.
+// wakeUp makes the schedule check for due exchanges. It never blocks.
 func (s *Service) wakeUp() {
 	select {
 	case s.wake <- struct{}{}:
@@ -122,10 +124,9 @@ func (s *Service) wakeUp() {
 	}
 }
 
-// Token returns an access token for exactly the client ID and resource of the
-// request. A cached one is returned at once; else the caller waits for the
-// exchange of its own key, until that ends (within [exchangeTimeout]) or ctx
-// does. Its error is an [*exchange.Error].
+// Token returns an access token for exactly the client ID and resource of the request. It
+// returns a cached token at once. Otherwise it waits for the exchange of its own key, until
+// that ends (within [exchangeTimeout]) or ctx ends. Its error is an [*exchange.Error].
 func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
 	k := keyOf(r)
 	now := time.Now()
@@ -145,15 +146,15 @@ func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
 	return s.wait(ctx, d)
 }
 
-// wait waits for the run, for the caller to leave or to lose its place to another, or,
-// with a backup, until patience ends.
+// wait waits until the run ends, the caller leaves, another caller takes its place, or the
+// run has taken refreshWait and there is a fallback.
 func (s *Service) wait(ctx context.Context, d decision) (Result, error) {
 	defer s.leave(d.run, d.waiter)
 	limit := exchangeTimeout + recordTime
-	if d.backup {
-		limit = patience
+	if d.fallback {
+		limit = refreshWait
 	}
-	enough, cancel := context.WithDeadline(ctx, d.run.began.Add(limit))
+	bounded, cancel := context.WithDeadline(ctx, d.run.began.Add(limit))
 	defer cancel()
 	var err *exchange.Error
 	select {
@@ -164,10 +165,10 @@ func (s *Service) wait(ctx context.Context, d decision) (Result, error) {
 		err = d.run.err
 	case <-d.waiter:
 		err = overloaded()
-	case <-enough.Done():
+	case <-bounded.Done():
 		err = outOfTime(ctx)
 	}
-	if d.backup {
+	if d.fallback {
 		return Result{Token: d.token, Source: SourceCache}, nil
 	}
 	s.observer.refused(err)
@@ -180,17 +181,17 @@ func (s *Service) leave(r *run, w waiter) {
 	s.memory.leave(r, w)
 }
 
-// outOfTime is the error of a caller whose wait ended before the exchange did: by its
-// context, or by the bound on all waits.
+// outOfTime returns the error of a caller that stopped waiting before the exchange ended:
+// because its context ended, or because of the limit on all waits.
 func outOfTime(caller context.Context) *exchange.Error {
 	e := &exchange.Error{Kind: exchange.DeadlineExceeded, Detail: "the exchange took too long", Cause: context.DeadlineExceeded}
 	if err := caller.Err(); err != nil {
-		e.Detail, e.Cause = "the caller left before the exchange was over", err
+		e.Detail, e.Cause = "the caller left before the exchange ended", err
 	}
 	return e
 }
 
-// Stats looks at the cache.
+// Stats returns what the cache holds.
 func (s *Service) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()

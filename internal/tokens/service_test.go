@@ -15,7 +15,8 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// wantAnswer asks and compares where the nth token came from and how long it took.
+// wantAnswer makes a request and checks that it gets the nth token of its resource, from
+// source, after took.
 func wantAnswer(t *testing.T, s *tokens.Service, r tokens.Request, source tokens.Source, n int, took time.Duration) {
 	t.Helper()
 	began := time.Now()
@@ -43,14 +44,14 @@ func wantKind(t *testing.T, err error, want exchange.Kind) *exchange.Error {
 	return e
 }
 
-func TestCacheAnswersUntilDueThenIsReplacedBehindTheCaller(t *testing.T) {
+func TestTokenIsRefreshedInTheBackground(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: 300 * time.Millisecond}
 		s := fakeService(t, f)
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, f.latency)
 		got, _ := ask(t, s, tokens.Request{})
 
-		// Half of an hour, with the spread in the middle.
+		// Half of an hour, with the jitter in the middle.
 		due := got.Token.ExpiresOn.Add(-30 * time.Minute)
 		time.Sleep(time.Until(due) - 1)
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
@@ -69,13 +70,13 @@ func TestCacheAnswersUntilDueThenIsReplacedBehindTheCaller(t *testing.T) {
 	})
 }
 
-func TestTokenWithLittleLifeLeftIsNotHandedOut(t *testing.T) {
+func TestStaleTokenIsNotReturned(t *testing.T) {
 	for _, c := range []struct {
 		name         string
 		life, margin time.Duration
 	}{
 		{"an hour: the margin", time.Hour, tokens.StaleMargin},
-		{"ten minutes: a quarter of the life", 10 * time.Minute, 150 * time.Second},
+		{"ten minutes: a quarter of the lifetime", 10 * time.Minute, 150 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -103,7 +104,7 @@ func TestTokenWithLittleLifeLeftIsNotHandedOut(t *testing.T) {
 	}
 }
 
-func TestStaleTokenIsHandedOutWhileEntraHangs(t *testing.T) {
+func TestStaleTokenIsReturnedWhileEntraHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
@@ -113,8 +114,8 @@ func TestStaleTokenIsHandedOutWhileEntraHangs(t *testing.T) {
 		}
 		f.hangs(true)
 		time.Sleep(time.Until(got.Token.ExpiresOn.Add(-tokens.StaleMargin)))
-		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, tokens.Patience)
-		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0) // patience is the flight's, not each caller's
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, tokens.RefreshWait)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0) // the wait counts from the start of the exchange
 		time.Sleep(tokens.ExchangeTimeout)
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0) // the failure is remembered
 
@@ -125,7 +126,7 @@ func TestStaleTokenIsHandedOutWhileEntraHangs(t *testing.T) {
 		_, err = ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.DeadlineExceeded)
 		if got := time.Since(began); got > tokens.ExchangeTimeout {
-			t.Errorf("without a token: an answer after %s, want within %s", got, tokens.ExchangeTimeout)
+			t.Errorf("without a token: answered after %s, want within %s", got, tokens.ExchangeTimeout)
 		}
 		time.Sleep(tokens.ExchangeTimeout)
 	})
@@ -167,19 +168,19 @@ func TestNoRequestWaitsForAnotherKey(t *testing.T) {
 	})
 }
 
-func TestCallerThatLeavesDoesNotFailTheOthers(t *testing.T) {
+func TestCallerThatLeavesDoesNotCancelTheExchange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: time.Second}
 		s := fakeService(t, f)
-		impatient, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			began := time.Now()
-			_, err := s.Token(impatient, tokens.Request{ClientID: clientID, Resource: resource})
+			_, err := s.Token(ctx, tokens.Request{ClientID: clientID, Resource: resource})
 			wantKind(t, err, exchange.DeadlineExceeded)
 			if !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("the error of a caller that left does not wrap its context's: %v", err)
+				t.Errorf("the error of a caller that left does not wrap the error of its context: %v", err)
 			}
 			if got := time.Since(began); got != 100*time.Millisecond {
 				t.Errorf("left after %s, want 100ms", got)
@@ -194,7 +195,7 @@ func TestCallerThatLeavesDoesNotFailTheOthers(t *testing.T) {
 	})
 }
 
-func TestFreshRequestsGoToEntraAtALimitedRate(t *testing.T) {
+func TestFreshRequestsAreRateLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: 300 * time.Millisecond}
 		s := fakeService(t, f)
@@ -211,12 +212,12 @@ func TestFreshRequestsGoToEntraAtALimitedRate(t *testing.T) {
 
 		f.hangs(true)
 		time.Sleep(tokens.FreshInterval)
-		wantAnswer(t, s, fresh, tokens.SourceCache, 2, tokens.Patience)
+		wantAnswer(t, s, fresh, tokens.SourceCache, 2, tokens.RefreshWait)
 		time.Sleep(tokens.ExchangeTimeout)
 	})
 }
 
-func TestKeysAreKeptApart(t *testing.T) {
+func TestKeysHaveTheirOwnTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
@@ -228,13 +229,13 @@ func TestKeysAreKeptApart(t *testing.T) {
 			{ClientID: other},
 		} {
 			if got, err := ask(t, s, r); err != nil || got.Source != tokens.SourceEntra {
-				t.Errorf("%+v: got source %s, error %v; want a token of its own", r, got.Source, err)
+				t.Errorf("%+v: got source %s, error %v; want a token from Entra", r, got.Source, err)
 			}
 		}
 	})
 }
 
-func TestNewRefusesToPrefetchMoreThanItHolds(t *testing.T) {
+func TestNewLimitsPrefetch(t *testing.T) {
 	list := make([]azure.Resource, tokens.MaxTokens+1)
 	for _, c := range []struct {
 		resources []azure.Resource

@@ -14,8 +14,8 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// A thousand callers on fifty keys, with faults that come and go: each gets the
-// token it asked for or a true error, in time.
+// TestCallersUnderRotatingFaults makes 20,000 requests for fifty keys, while Entra fails in
+// different ways: each caller gets the token that it asked for or an *exchange.Error, in time.
 func TestCallersUnderRotatingFaults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{life: 10 * time.Minute, latency: 50 * time.Millisecond}
@@ -44,7 +44,7 @@ func TestCallersUnderRotatingFaults(t *testing.T) {
 			wg.Go(func() {
 				random := rand.New(rand.NewPCG(uint64(caller), 0))
 				for range 20 {
-					ok := hostileCall(t, s, random)
+					ok := randomCall(t, s, random)
 					mu.Lock()
 					if answers++; !ok {
 						failures++
@@ -57,15 +57,15 @@ func TestCallersUnderRotatingFaults(t *testing.T) {
 		wg.Wait()
 		stop()
 		if failures == 0 || failures == answers {
-			t.Errorf("%d failures in %d answers: the faults were not what they should be", failures, answers)
+			t.Errorf("%d failures in %d answers, want some and not all", failures, answers)
 		}
 		t.Logf("%d answers, %d of them failures", answers, failures)
 	})
 }
 
-// hostileCall makes one call, which may leave early, and reports whether it got a
+// randomCall makes one request, whose caller may leave early, and reports whether it got a
 // token.
-func hostileCall(t *testing.T, s *tokens.Service, random *rand.Rand) bool {
+func randomCall(t *testing.T, s *tokens.Service, random *rand.Rand) bool {
 	ctx, deadline := t.Context(), tokens.ExchangeTimeout
 	if random.IntN(4) == 0 {
 		deadline = time.Duration(random.IntN(3000)) * time.Millisecond
@@ -82,7 +82,7 @@ func hostileCall(t *testing.T, s *tokens.Service, random *rand.Rand) bool {
 	began := time.Now()
 	got, err := s.Token(ctx, r)
 	if took := time.Since(began); took > deadline {
-		t.Errorf("answered after %s, allowed were %s", took, deadline)
+		t.Errorf("answered after %s, want at most %s", took, deadline)
 	}
 	if err != nil {
 		if _, ok := errors.AsType[*exchange.Error](err); !ok {
@@ -92,7 +92,7 @@ func hostileCall(t *testing.T, s *tokens.Service, random *rand.Rand) bool {
 	}
 	checkFor(t, got.Token, r)
 	if !time.Now().Before(got.Token.ExpiresOn) {
-		t.Errorf("got a token that ended at %s", got.Token.ExpiresOn)
+		t.Errorf("got a token that expired at %s", got.Token.ExpiresOn)
 	}
 	return true
 }

@@ -9,9 +9,8 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// A clock on the wall that is set back keeps no token alive, and nobody from
-// forcing an exchange.
-func TestClockThatIsSetBack(t *testing.T) {
+// After the wall clock is set back, tokens end no later, and callers can still force exchanges.
+func TestWallClockIsSetBack(t *testing.T) {
 	for _, scheduled := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			f := &fakeEntra{}
@@ -36,8 +35,9 @@ func TestClockThatIsSetBack(t *testing.T) {
 	}
 }
 
-// What remains of a token is what Entra said, also by a clock that was set back.
-func TestClockThatIsSetBackOverstatesNoLife(t *testing.T) {
+// After the wall clock is set back, the remaining lifetime by that clock is no longer than Entra
+// granted.
+func TestWallClockSetBackExtendsNoLifetime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
@@ -45,17 +45,17 @@ func TestClockThatIsSetBackOverstatesNoLife(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		honest := got.Token.ExpiresOn
+		granted := got.Token.ExpiresOn
 		time.Sleep(10 * time.Minute)
-		if got, _ := ask(t, s, tokens.Request{}); !got.Token.ExpiresOn.Equal(honest) {
-			t.Errorf("clocks in step: ExpiresOn moved by %s", got.Token.ExpiresOn.Sub(honest))
+		if got, _ := ask(t, s, tokens.Request{}); !got.Token.ExpiresOn.Equal(granted) {
+			t.Errorf("before the clock is set back: ExpiresOn moved by %s", got.Token.ExpiresOn.Sub(granted))
 		}
 		s.SetClockBack(3 * time.Hour)
-		for _, r := range []tokens.Request{{}, {Fresh: true}} { // from the cache, and where Entra fails
+		for _, r := range []tokens.Request{{}, {Fresh: true}} { // from the cache, and after a failed exchange
 			f.failWith(&exchange.Error{Kind: exchange.Unavailable, Detail: "down"})
 			got, err := ask(t, s, r)
-			if err != nil || got.Token.ExpiresOn.After(honest) {
-				t.Errorf("%+v: %s remain, want at most %s (error %v)", r, time.Until(got.Token.ExpiresOn), time.Until(honest), err)
+			if err != nil || got.Token.ExpiresOn.After(granted) {
+				t.Errorf("%+v: %s remain, want at most %s (error %v)", r, time.Until(got.Token.ExpiresOn), time.Until(granted), err)
 			}
 		}
 	})

@@ -23,19 +23,19 @@ type fleet struct {
 	span            time.Duration
 	window          time.Duration // over which exchanges a second are averaged
 
-	// Entra: how many exchanges a second it takes before it throttles.
+	// perSecond is how many exchanges a second Entra answers before it throttles.
 	perSecond  int
 	retryAfter time.Duration
 }
 
-// throttlingEntra takes so many exchanges a second from the whole fleet, and
-// answers the others with 429.
+// throttlingEntra answers perSecond exchanges of the whole fleet a second, and the others with
+// 429.
 type throttlingEntra struct {
 	fleet
 	began time.Time
 
 	mu        sync.Mutex
-	answered  []int32 // exchanges answered well, by second
+	answered  []int32 // successful exchanges, by second
 	throttled int
 	second    int
 	taken     int
@@ -76,7 +76,7 @@ func TestFleet(t *testing.T) {
 	for _, f := range []fleet{
 		{name: "managed identities: 24 h, refresh_in 12 h", life: 24 * time.Hour, refreshIn: 12 * time.Hour,
 			span: 48 * time.Hour, askEvery: 4 * time.Hour, window: 30 * time.Minute},
-		// Less time: it has more lives of a token than the other by then.
+		// A shorter span, which is still more token lifetimes.
 		{name: "application registrations: 1 h", life: time.Hour,
 			span: 6 * time.Hour, askEvery: 20 * time.Minute, window: 5 * time.Minute},
 	} {
@@ -117,10 +117,10 @@ func newFleetService(t *testing.T, e *throttlingEntra) *tokens.Service {
 	return s
 }
 
-// tally is what the sidecars count.
+// tally holds the counts of all sidecars.
 type tally struct {
 	mu     sync.Mutex
-	held   int           // sidecars that hold a token
+	held   int           // sidecars that have a token
 	last   time.Duration // when the last of them got it
 	waited int           // requests, after the first, that had to wait for Entra
 }
@@ -138,7 +138,7 @@ func (a *tally) waits(n int) {
 	a.waited += n
 }
 
-// firstToken asks as an SDK does, again after what Retry-After says.
+// firstToken requests a token as an SDK does, and retries after Retry-After.
 func (f fleet) firstToken(ctx context.Context, s *tokens.Service) bool {
 	for ctx.Err() == nil {
 		_, err := s.Token(ctx, tokens.Request{ClientID: clientID, Resource: resource})
@@ -157,7 +157,7 @@ func (f fleet) firstToken(ctx context.Context, s *tokens.Service) bool {
 	return false
 }
 
-// application asks until ctx ends, and returns how often it had to wait for Entra.
+// application requests tokens until ctx ends, and returns how often it had to wait for Entra.
 func (f fleet) application(ctx context.Context, s *tokens.Service) (waited int) {
 	tick := time.NewTicker(f.askEvery)
 	defer tick.Stop()
@@ -189,7 +189,7 @@ func (f fleet) report(t *testing.T, e *throttlingEntra, all *tally) {
 	first, later := perWindow[:time.Hour/f.window], perWindow[time.Hour/f.window:]
 	mean, peak := average(later), slices.Max(later)
 	t.Logf("%s\n%s", f.name, histogram(perWindow, f.window))
-	t.Logf("%d hold a token, the last after %s; %d throttled answers; the first %s: %.1f exchanges/s",
+	t.Logf("%d have a token, the last after %s; %d throttled answers; the first %s: %.1f exchanges/s",
 		all.held, all.last.Round(time.Second), e.throttled, f.window, first[0])
 	t.Logf("after the first hour: mean %.2f exchanges/s, peak %.2f (over %s), peak/mean %.2f; requests that had to wait for Entra: %d",
 		mean, peak, f.window, peak/mean, all.waited)
@@ -197,7 +197,7 @@ func (f fleet) report(t *testing.T, e *throttlingEntra, all *tally) {
 		t.Errorf("peak %.2f exchanges/s is %.2f times the mean, want less than 3", peak, peak/mean)
 	}
 	if all.held != f.sidecars || all.last > 10*time.Minute {
-		t.Errorf("%d of %d hold a token after %s, want all within 10 minutes", all.held, f.sidecars, all.last)
+		t.Errorf("%d of %d have a token after %s, want all within 10 minutes", all.held, f.sidecars, all.last)
 	}
 	if all.waited > 0 {
 		t.Errorf("%d requests had to wait for Entra after the first, want none", all.waited)
@@ -212,7 +212,7 @@ func average(x []float64) float64 {
 	return sum / float64(len(x))
 }
 
-// histogram is one line for each two hours: the mean and the peak of them.
+// histogram returns one line for each two hours, with their mean and peak.
 func histogram(perWindow []float64, window time.Duration) string {
 	const span = 2 * time.Hour
 	var out []byte

@@ -13,7 +13,7 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-func TestCacheIsBoundedAndFailuresEvictNoToken(t *testing.T) {
+func TestFailuresEvictNoToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
@@ -25,7 +25,7 @@ func TestCacheIsBoundedAndFailuresEvictNoToken(t *testing.T) {
 			time.Sleep(time.Second / tokens.BudgetRate)
 		}
 		if got := s.Stats().Entries; got != tokens.MaxTokens {
-			t.Errorf("holds %d tokens, want %d", got, tokens.MaxTokens)
+			t.Errorf("%d tokens cached, want %d", got, tokens.MaxTokens)
 		}
 		f.failWith(&exchange.Error{Kind: exchange.InvalidResource, Detail: "unknown"})
 		for i := range 2 * tokens.MaxTokens {
@@ -44,7 +44,7 @@ func numbered(prefix string, i int) tokens.Request {
 	return tokens.Request{ClientID: clientID, Resource: azure.Resource(fmt.Sprintf("https://%s%d.example.test", prefix, i))}
 }
 
-func TestTooManyExchangesAtOnceAreRefusedAtOnce(t *testing.T) {
+func TestRunningExchangesOfAnIdentityAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
@@ -63,13 +63,14 @@ func TestTooManyExchangesAtOnceAreRefusedAtOnce(t *testing.T) {
 		synctest.Wait()
 		f.hangs(false)
 		if _, err := ask(t, s, numbered("more", 0)); err != nil {
-			t.Errorf("once there is room: %v", err)
+			t.Errorf("after the exchanges have ended: %v", err)
 		}
 	})
 }
 
-// With no place for an exchange, a held token is returned, and the schedule waits.
-func TestNoPlaceForExchangesCostsNoHeldToken(t *testing.T) {
+// When too many refreshes are running for another one, the cached token is returned and the
+// refresh begins later. A new resource still gets its token.
+func TestRefreshWaitsForAPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		const each = 30
@@ -95,13 +96,13 @@ func TestNoPlaceForExchangesCostsNoHeldToken(t *testing.T) {
 		wantAnswer(t, s, tokens.Request{Fresh: true}, tokens.SourceCache, 1, 0)
 		synctest.Wait()
 		if got := f.count(resource); got != 1 {
-			t.Errorf("%d exchanges of the token that is due, want 1: there is no place for another", got)
+			t.Errorf("%d exchanges of the token that is due, want 1: too many are running", got)
 		}
 		wantAnswer(t, s, tokens.Request{ClientID: cfg.Identities[0], Resource: fresh}, tokens.SourceEntra, 1, 0)
 		time.Sleep(tokens.ExchangeTimeout)
 		synctest.Wait()
 		if got := f.count(resource); got != 2 {
-			t.Errorf("%d exchanges once there was a place, want 2", got)
+			t.Errorf("%d exchanges after the others have ended, want 2", got)
 		}
 	})
 }
@@ -115,8 +116,9 @@ func manyIDs(n int) []azure.ClientID {
 	return ids
 }
 
-// What a caller asks with is cut out of its request, which is not kept with it.
-func TestCacheKeepsNoRequestAlive(t *testing.T) {
+// Client ID and resource may be substrings of a large request. The cache must not keep that in
+// memory.
+func TestCacheKeepsNoRequestInMemory(t *testing.T) {
 	const requests, size = 100, 1 << 20
 	for name, cut := range map[string]func(string) tokens.Request{
 		"client ID": func(s string) tokens.Request { return tokens.Request{ClientID: azure.ClientID(s), Resource: resource} },
@@ -138,13 +140,13 @@ func TestCacheKeepsNoRequestAlive(t *testing.T) {
 		runtime.GC()
 		runtime.ReadMemStats(&after)
 		if got := int64(after.HeapAlloc) - int64(before.HeapAlloc); got > requests*size/4 {
-			t.Errorf("%s: %d bytes are kept for %d requests", name, got, requests)
+			t.Errorf("%s: %d bytes are in use after %d requests", name, got, requests)
 		}
 		runtime.KeepAlive(s)
 	}
 }
 
-func TestHitAllocatesNothing(t *testing.T) {
+func TestCacheHitAllocatesNothing(t *testing.T) {
 	s := fakeService(t, &fakeEntra{})
 	r := tokens.Request{ClientID: clientID, Resource: resource}
 	ctx := t.Context()
@@ -156,7 +158,7 @@ func TestHitAllocatesNothing(t *testing.T) {
 	}
 }
 
-func BenchmarkHit(b *testing.B) {
+func BenchmarkCacheHit(b *testing.B) {
 	for _, keys := range []int{1, 10, 100, 1000} {
 		b.Run(fmt.Sprintf("keys=%d", keys), func(b *testing.B) {
 			const each = 30 // within the budget of an identity

@@ -12,18 +12,18 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-func TestTokenInUseIsReplacedWithoutAnyoneWaiting(t *testing.T) {
+func TestTokenInUseIsRefreshedInTheBackground(t *testing.T) {
 	for _, c := range []struct {
 		name            string
 		life, refreshIn time.Duration
-		// every is the time between exchanges, with the spread in the middle.
+		// every is the time between exchanges, with the jitter in the middle.
 		every time.Duration
 	}{
-		{"half of the life", time.Hour, 0, 30 * time.Minute},
+		{"half of the lifetime", time.Hour, 0, 30 * time.Minute},
 		{"refresh_in", 24 * time.Hour, 6 * time.Hour, 6 * time.Hour},
-		{"refresh_in past the life", time.Hour, 2 * time.Hour, 30 * time.Minute},
+		{"refresh_in after the expiry", time.Hour, 2 * time.Hour, 30 * time.Minute},
 		{"refresh_in of a second", 24 * time.Hour, time.Second, 5 * time.Minute},
-		{"refresh_in of a second, short life", 4 * time.Minute, time.Second, 2 * time.Minute},
+		{"refresh_in of a second, short lifetime", 4 * time.Minute, time.Second, 2 * time.Minute},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -49,14 +49,13 @@ func TestTokenInUseIsReplacedWithoutAnyoneWaiting(t *testing.T) {
 	}
 }
 
-// A day in the life of a token of an hour that is asked for every minute, while
-// Entra takes a second for each answer and is away for an hour at noon... of
-// which no caller notices anything but the token's age.
-func TestADay(t *testing.T) {
+// For a day, a caller requests a token every minute. Entra takes a second for each answer, and
+// is down for an hour at noon. No request fails or waits.
+func TestOutageOfAnHourIsNotNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{life: 3 * time.Hour, latency: time.Second}
 		s := newService(t, tokens.Config{Exchanger: f})
-		s.FixChance(0.3)
+		s.FixJitter(0.3)
 		defer run(t, s)()
 		if _, err := ask(t, s, tokens.Request{}); err != nil {
 			t.Fatal(err)
@@ -76,20 +75,20 @@ func TestADay(t *testing.T) {
 			}
 			time.Sleep(time.Until(began.Add(time.Duration(minute+1) * time.Minute)))
 		}
-		// 24 h at one each 1.3 h or so, and a few tries at noon.
+		// One exchange each 1.3 h or so, and a few tries at noon.
 		if got := f.count(resource); got < 16 || got > 40 {
 			t.Errorf("%d exchanges in a day, want about 20", got)
 		}
 	})
 }
 
-func TestTokenNobodyAsksForIsLetGo(t *testing.T) {
+func TestUnusedTokenIsNotRefreshed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
 		defer run(t, s)()
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
-		time.Sleep(30*time.Minute + 1) // the request above counts as use: replaced once
+		time.Sleep(30*time.Minute + 1) // the request above counts as use: refreshed once
 		synctest.Wait()
 		if got := f.count(resource); got != 2 {
 			t.Errorf("after the first refresh: %d exchanges, want 2", got)
@@ -100,27 +99,27 @@ func TestTokenNobodyAsksForIsLetGo(t *testing.T) {
 			t.Errorf("a day later: %d exchanges, want 2", got)
 		}
 		if got := s.Stats().Entries; got != 0 {
-			t.Errorf("a day later: %d tokens in memory, want 0", got)
+			t.Errorf("a day later: %d tokens cached, want 0", got)
 		}
 	})
 }
 
-func TestIdleTokenIsReplacedWhenAskedForAgain(t *testing.T) {
+func TestRequestRefreshesADueToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
 		defer run(t, s)()
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
-		time.Sleep(80 * time.Minute) // replaced at 30, idle at 60, ends at 90
+		time.Sleep(80 * time.Minute) // refreshed at 30, due at 60, ends at 90
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 2, 0)
 		synctest.Wait()
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 3, 0)
 	})
 }
 
-// Who finds the token due has asked, though the answer comes from the cache: the token
-// that takes its place is in use.
-func TestTokenAskedForWhenDueIsReplacedAgain(t *testing.T) {
+// A request that is answered from the cache and starts a refresh counts as use of the new
+// token.
+func TestRequestForADueTokenCountsAsUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := fakeService(t, &fakeEntra{latency: 300 * time.Millisecond})
 		defer run(t, s)()
@@ -133,26 +132,26 @@ func TestTokenAskedForWhenDueIsReplacedAgain(t *testing.T) {
 	})
 }
 
-func TestTokenAskedForWhileReplacedIsInUse(t *testing.T) {
+func TestRequestDuringARefreshCountsAsUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: 5 * time.Second}
 		s := fakeService(t, f)
 		defer run(t, s)()
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 5*time.Second)
-		time.Sleep(30*time.Minute + time.Second) // its replacement is under way
+		time.Sleep(30*time.Minute + time.Second) // its refresh is running
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 		time.Sleep(31 * time.Minute)
 		synctest.Wait()
 		if got := f.count(resource); got != 3 {
-			t.Errorf("%d exchanges, want 3: the second token was asked for while it came", got)
+			t.Errorf("%d exchanges, want 3: the request during the refresh counts as use", got)
 		}
 	})
 }
 
-func TestRefreshThatFailsIsTriedAgainLessAndLessOften(t *testing.T) {
+func TestFailedRefreshBacksOff(t *testing.T) {
 	for name, failure := range map[string]*exchange.Error{
 		"Entra is down": &exchange.Error{Kind: exchange.Unavailable, Detail: "down", Retry: exchange.RetrySoon},
-		// A thousand keys would else open the file a thousand times a second.
+		// Otherwise a thousand keys would open the file a thousand times a second.
 		"the federated token cannot be read": {Kind: exchange.FederatedTokenUnusable, Detail: "does not exist"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -165,7 +164,7 @@ func TestRefreshThatFailsIsTriedAgainLessAndLessOften(t *testing.T) {
 				time.Sleep(15 * time.Hour)
 				wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 				calls := f.all()[resource][1:]
-				// 15 s, 30 s, 1, 2, 4 and then 5 minutes: 3 hours have room for about 40.
+				// Backoffs of 15 s, 30 s, 1, 2, 4 and then 5 minutes: about 40 in 3 hours.
 				if len(calls) < 35 || len(calls) > 45 {
 					t.Errorf("%d tries in an outage of 3 hours, want about 40", len(calls))
 				}
@@ -173,14 +172,14 @@ func TestRefreshThatFailsIsTriedAgainLessAndLessOften(t *testing.T) {
 				time.Sleep(10 * time.Minute)
 				got, err := ask(t, s, tokens.Request{})
 				if err != nil || got.Token.NotBefore.Before(time.Now().Add(-10*time.Minute)) {
-					t.Errorf("10 minutes after the outage: a token of %s, error %v", got.Token.NotBefore, err)
+					t.Errorf("10 minutes after the outage: a token obtained at %s, error %v", got.Token.NotBefore, err)
 				}
 			})
 		})
 	}
 }
 
-func TestPrefetchedTokensAreReadyAndStayReady(t *testing.T) {
+func TestPrefetchedTokensAreRefreshedWithoutRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: 300 * time.Millisecond}
 		cfg := tokens.Config{Exchanger: f}
@@ -199,13 +198,13 @@ func TestPrefetchedTokensAreReadyAndStayReady(t *testing.T) {
 			}
 			got, err := ask(t, s, r)
 			if err != nil || got.Source != tokens.SourceCache {
-				t.Errorf("after three idle days, %s: source %s, error %v", r.Resource, got.Source, err)
+				t.Errorf("after three days without requests, %s: source %s, error %v", r.Resource, got.Source, err)
 			}
 		}
 	})
 }
 
-func TestScheduleLeavesExchangesUnderWayAlone(t *testing.T) {
+func TestScheduleStartsNoSecondExchangeOfAKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const slow = "https://slow.example.test"
 		f := &fakeEntra{}
@@ -215,7 +214,7 @@ func TestScheduleLeavesExchangesUnderWayAlone(t *testing.T) {
 		s := newService(t, cfg)
 		defer run(t, s)()
 		synctest.Wait()
-		for i := range 10 { // each has the schedule look again
+		for i := range 10 { // each wakes the schedule
 			wantAnswer(t, s, tokens.Request{Resource: azure.Resource(fmt.Sprintf("https://%d.example.test", i))}, tokens.SourceEntra, 1, 0)
 			synctest.Wait()
 		}
@@ -225,7 +224,7 @@ func TestScheduleLeavesExchangesUnderWayAlone(t *testing.T) {
 	})
 }
 
-func TestPrefetchIsTriedUntilItWorks(t *testing.T) {
+func TestPrefetchIsRetriedUntilItSucceeds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		f.failWith(&exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016, Detail: "unknown"})
@@ -234,23 +233,23 @@ func TestPrefetchIsTriedUntilItWorks(t *testing.T) {
 		s := newService(t, cfg)
 		defer run(t, s)()
 		time.Sleep(time.Hour)
-		// 10, 20, 40, 80 s and then every two minutes.
+		// Backoffs of 10, 20, 40, 80 s and then two minutes.
 		if got := f.count(resource); got < 25 || got > 40 {
 			t.Errorf("%d tries in an hour, want about 30", got)
 		}
 		f.failWith(nil)
 		time.Sleep(3 * time.Minute)
 		if got, err := ask(t, s, tokens.Request{}); err != nil || got.Source != tokens.SourceCache {
-			t.Errorf("3 minutes after it was mended: source %s, error %v", got.Source, err)
+			t.Errorf("3 minutes after it was fixed: source %s, error %v", got.Source, err)
 		}
 	})
 }
 
-func TestRunEndsWithExchangesUnderWay(t *testing.T) {
+func TestRunWaitsForExchangesWithCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: 3 * time.Second}
 		cfg := tokens.Config{Exchanger: f}
-		cfg.Prefetch = prefetch("https://nobody-waits.example.test")
+		cfg.Prefetch = prefetch("https://no-caller.example.test")
 		s := newService(t, cfg)
 		stop := run(t, s)
 		synctest.Wait()
@@ -263,13 +262,13 @@ func TestRunEndsWithExchangesUnderWay(t *testing.T) {
 			t.Errorf("Run took %s to end, want 3s: as long as the exchange that a caller waits for", got)
 		}
 		wg.Wait()
-		// The service answers without Run, too.
+		// The service answers after Run has ended, too.
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 		wantAnswer(t, s, tokens.Request{Resource: "https://late.example.test"}, tokens.SourceEntra, 1, 3*time.Second)
 	})
 }
 
-func TestRunEndsAtOnceWhereNobodyWaits(t *testing.T) {
+func TestRunCancelsExchangesWithoutCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		f.hangs(true)
@@ -284,11 +283,11 @@ func TestRunEndsAtOnceWhereNobodyWaits(t *testing.T) {
 			t.Errorf("Run took %s to end", got)
 		}
 		f.hangs(false)
-		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 2, 0) // not the one that was dropped
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 2, 0) // not from the dropped exchange
 	})
 }
 
-func TestRunTwiceAtOnceIsAnError(t *testing.T) {
+func TestRunIsNotConcurrent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := fakeService(t, &fakeEntra{})
 		defer run(t, s)()
@@ -299,9 +298,8 @@ func TestRunTwiceAtOnceIsAnError(t *testing.T) {
 	})
 }
 
-// An Entra that grants a second of life is not asked each second by a sidecar that
-// nobody asks.
-func TestPrefetchOfShortLivesHasAFloor(t *testing.T) {
+// If Entra grants tokens with a lifetime of a second, prefetch does not ask for one each second.
+func TestPrefetchOfShortLivedTokensIsRateLimited(t *testing.T) {
 	for _, life := range []time.Duration{time.Second, 10 * time.Second, 40 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			f := &fakeEntra{life: life}

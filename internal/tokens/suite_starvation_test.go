@@ -27,9 +27,9 @@ const (
 // invented is the prefix of the resources that attackers ask for.
 const invented = "https://invented-"
 
-// attack asks on and on, with as many workers, until stopped. A worker pauses for a moment
-// between its requests, since time in a bubble stands still otherwise. next returns the nth
-// request of all.
+// attack makes requests in all workers until stopped. A worker pauses between its requests,
+// since otherwise the time of a bubble does not advance. next returns the nth request of all
+// workers.
 func attack(t *testing.T, s *tokens.Service, pause time.Duration, next func(n int64) tokens.Request) (stop func() (requests int64)) {
 	t.Helper()
 	var n atomic.Int64
@@ -66,22 +66,25 @@ func isInvented(c call) bool {
 	return strings.HasPrefix(string(c.resource), invented) || strings.HasPrefix(string(c.clientID), "dddd")
 }
 
-// within is the most tries that a budget allows in a time.
-func within(d time.Duration) int { return tokens.BudgetBurst + int(d.Seconds()*tokens.BudgetRate) + 1 }
+// budgetFor returns the most tries that a budget allows within d.
+func budgetFor(d time.Duration) int {
+	return tokens.BudgetBurst + int(d.Seconds()*tokens.BudgetRate) + 1
+}
 
-// An identity whose client IDs others invent, and one whose resources they invent: both
-// have a token that is due in the middle of the attack, and want another one.
-func TestInventedKeysStarveNobody(t *testing.T) {
+// TestInventedKeysDoNotStarveOthers: while others invent client IDs, or resources of another
+// identity, an identity gets cached tokens, a new token and a refresh on time, and the invented
+// keys cost no more exchanges than their budget allows.
+func TestInventedKeysDoNotStarveOthers(t *testing.T) {
 	const latency = 3 * time.Second
 	for _, c := range []struct {
 		name   string
 		next   func(n int64) tokens.Request
-		victim azure.ClientID // whose new resources are not refused
+		victim azure.ClientID // its new resources are not refused
 	}{
 		{"client IDs", inventedClientID, clientID},
 		{"resources of another identity", inventedResource, otherClientID},
 	} {
-		for name, slow := range map[string]time.Duration{"as slow as all": latency, "slower": time.Hour} {
+		for name, slow := range map[string]time.Duration{"same latency": latency, "exchanges hang": time.Hour} {
 			t.Run(c.name+", "+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					f := &fakeEntra{latency: latency}
@@ -94,21 +97,21 @@ func TestInventedKeysStarveNobody(t *testing.T) {
 					f.hang = func(k call) bool { return slow > latency && isInvented(k) }
 					s := newService(t, tokens.Config{Exchanger: f, Identities: []azure.ClientID{clientID, otherClientID}})
 					defer run(t, s)()
-					held := tokens.Request{ClientID: c.victim, Resource: "https://held.example.test"}
-					wantAnswer(t, s, held, tokens.SourceEntra, 1, latency)
+					cached := tokens.Request{ClientID: c.victim, Resource: "https://cached.example.test"}
+					wantAnswer(t, s, cached, tokens.SourceEntra, 1, latency)
 					time.Sleep(30*time.Minute - 30*time.Second) // due half a minute later
 					before := f.total()
 
 					stop := attack(t, s, slowly, c.next)
 					began := time.Now()
 					time.Sleep(20 * time.Second) // the budget is used up
-					wantAnswer(t, s, held, tokens.SourceCache, 1, 0)
+					wantAnswer(t, s, cached, tokens.SourceCache, 1, 0)
 					wantAnswer(t, s, tokens.Request{ClientID: c.victim, Resource: "https://new.example.test"}, tokens.SourceEntra, 1, latency)
 					time.Sleep(time.Until(began.Add(30*time.Second + latency + time.Millisecond)))
-					wantAnswer(t, s, held, tokens.SourceCache, 2, 0) // refreshed on time
+					wantAnswer(t, s, cached, tokens.SourceCache, 2, 0) // refreshed on time
 					requests := stop()
 					took := time.Since(began)
-					if got, most := f.total()-before-2, within(took); got > most || got < most/4 {
+					if got, most := f.total()-before-2, budgetFor(took); got > most || got < most/4 {
 						t.Errorf("%d requests cost %d exchanges in %s, want at most %d", requests, got, took, most)
 					}
 				})
@@ -117,10 +120,10 @@ func TestInventedKeysStarveNobody(t *testing.T) {
 	}
 }
 
-// A new resource of the identity whose resources are invented gets its token at one of its
-// client's own retries, whatever the client's schedule is, and what Entra does with the
-// invented ones.
-func TestInventedResourcesLeaveTheIdentityItsNewOnes(t *testing.T) {
+// TestInventedResourcesDoNotStarveTheIdentity: while others invent resources of an identity, a
+// new resource of the same identity gets its token at one of its client's retries, for every
+// retry schedule of clients and every answer of Entra.
+func TestInventedResourcesDoNotStarveTheIdentity(t *testing.T) {
 	for name, c := range map[string]struct {
 		retries []time.Duration
 		answer  func(*fakeEntra)
@@ -137,7 +140,7 @@ func TestInventedResourcesLeaveTheIdentityItsNewOnes(t *testing.T) {
 		"slow retries, Entra hangs": {seconds(2, 4, 8, 10), func(f *fakeEntra) {
 			f.hang = isInvented
 		}},
-		"Entra has faults that are tried again": {seconds(1, 2, 4), func(f *fakeEntra) {
+		"Entra has faults that are retried": {seconds(1, 2, 4), func(f *fakeEntra) {
 			f.fault = func(k call) *exchange.Error {
 				if isInvented(k) {
 					return &exchange.Error{Kind: exchange.Unavailable, Detail: "503", Retry: exchange.RetrySoon}
@@ -164,11 +167,11 @@ func TestInventedResourcesLeaveTheIdentityItsNewOnes(t *testing.T) {
 					time.Sleep(wait)
 				}
 				if tries < 2 || tries > len(c.retries) {
-					t.Errorf("a token at request %d, want one at a retry, with another one to spare", tries)
+					t.Errorf("a token at request %d, want one at a retry before the last", tries)
 				}
 				requests := stop()
 				took := time.Since(began)
-				if got, most := f.total(), within(took); got > most {
+				if got, most := f.total(), budgetFor(took); got > most {
 					t.Errorf("%d requests cost %d exchanges in %s, want at most %d", requests, got, took, most)
 				}
 				t.Logf("%.0f invented resources a second: a token at request %d", float64(requests)/took.Seconds(), tries)
@@ -177,9 +180,9 @@ func TestInventedResourcesLeaveTheIdentityItsNewOnes(t *testing.T) {
 	}
 }
 
-// A client that comes back with many invented resources competes with the others of that
-// identity. It costs Entra no more, and other identities nothing.
-func TestInventedResourcesThatComeBackStayWithinTheBudget(t *testing.T) {
+// A client that also retries its invented resources competes with the other clients of that
+// identity. It does not exceed the budget, and other identities are not affected.
+func TestRetriedInventedResourcesStayWithinTheBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: time.Second}
 		s := newService(t, tokens.Config{Exchanger: f, Identities: []azure.ClientID{clientID, otherClientID}})
@@ -189,13 +192,13 @@ func TestInventedResourcesThatComeBackStayWithinTheBudget(t *testing.T) {
 		wantAnswer(t, s, tokens.Request{ClientID: otherClientID}, tokens.SourceEntra, 1, f.latency)
 		stop()
 		took := time.Since(began)
-		if got, most := f.total()-1, within(took); got > most || got < most-tokens.BudgetBurst {
+		if got, most := f.total()-1, budgetFor(took); got > most || got < most-tokens.BudgetBurst {
 			t.Errorf("%d exchanges in %s, want about %d and no more", got, took, most)
 		}
 	})
 }
 
-// A key that had a token once has priority over those that never had one.
+// A key that had a token has priority over keys that never had one.
 func TestKeyThatHadATokenIsNotRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: time.Second}
@@ -221,20 +224,20 @@ func TestTriesDrawOnTheBudget(t *testing.T) {
 			wg.Go(func() { _, _ = s.Token(t.Context(), inventedResource(n)) })
 		}
 		wg.Wait()
-		if got, most := f.total(), within(time.Since(began)); got > most || got < tokens.BudgetBurst/2 {
+		if got, most := f.total(), budgetFor(time.Since(began)); got > most || got < tokens.BudgetBurst/2 {
 			t.Errorf("%d tries in %s, want at most %d", got, time.Since(began), most)
 		}
 	})
 }
 
-// Whoever may force the exchange of a token can force those of many: that draws on the
-// budget too. Over it, the cached token is returned.
+// Forced exchanges of tokens that are not due draw on the budget too. Over the budget, the
+// cached token is returned.
 func TestForcedExchangesDrawOnTheBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{life: 24 * time.Hour}
 		s := fakeService(t, f)
-		const held = 200
-		for i := range held {
+		const cached = 200
+		for i := range cached {
 			if _, err := ask(t, s, numbered("", i)); err != nil {
 				t.Fatal(err)
 			}
@@ -243,7 +246,7 @@ func TestForcedExchangesDrawOnTheBudget(t *testing.T) {
 		time.Sleep(time.Minute)
 		before, began := f.total(), time.Now()
 		for time.Since(began) < time.Minute {
-			for i := range held {
+			for i := range cached {
 				r := numbered("", i)
 				r.Fresh = true
 				if _, err := ask(t, s, r); err != nil {
@@ -252,13 +255,13 @@ func TestForcedExchangesDrawOnTheBudget(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if got, most := f.total()-before, within(time.Minute); got > most || got < most/2 {
+		if got, most := f.total()-before, budgetFor(time.Minute); got > most || got < most/2 {
 			t.Errorf("%d exchanges forced in a minute, want at most %d", got, most)
 		}
 	})
 }
 
-// What is answered from the memory of failures costs no budget.
+// A request that is refused because of a remembered failure costs no budget.
 func TestRememberedFailureCostsNoBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
@@ -273,15 +276,15 @@ func TestRememberedFailureCostsNoBudget(t *testing.T) {
 	})
 }
 
-// Prefetched keys wait for no budget, whoever begins their exchange.
-func TestPrefetchWaitsForNoBudget(t *testing.T) {
+// Prefetched keys have no rate limit, whether a caller or the schedule begins the exchange.
+func TestPrefetchIsNotRateLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: time.Second}
 		cfg := tokens.Config{Exchanger: f, Prefetch: prefetch("https://a.example.test", "https://b.example.test")}
 		s := newService(t, cfg)
 		stop := attack(t, s, slowly, inventedResource)
 		time.Sleep(30 * time.Second)
-		wantAnswer(t, s, cfg.Prefetch[0], tokens.SourceEntra, 1, f.latency) // by its caller
+		wantAnswer(t, s, cfg.Prefetch[0], tokens.SourceEntra, 1, f.latency) // for a caller
 		stopRun := run(t, s)
 		time.Sleep(f.latency)
 		synctest.Wait()
@@ -291,7 +294,7 @@ func TestPrefetchWaitsForNoBudget(t *testing.T) {
 	})
 }
 
-// Invented client IDs that Entra throttles make no throttle of a configured one forgotten.
+// Throttles of invented client IDs do not evict the throttle of a configured one.
 func TestThrottleOfAnIdentityIsNotEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
@@ -308,7 +311,7 @@ func TestThrottleOfAnIdentityIsNotEvicted(t *testing.T) {
 			t.Errorf("%d exchanges, want 201", got)
 		}
 		f.failWith(nil)
-		for n := range int64(50) { // the latest of them are remembered too
+		for n := range int64(50) { // the latest throttles of invented client IDs are remembered too
 			r := inventedClientID(199 - n)
 			r.Resource = "https://other.example.test"
 			_, err := s.Token(t.Context(), r)
@@ -316,7 +319,7 @@ func TestThrottleOfAnIdentityIsNotEvicted(t *testing.T) {
 		}
 		_, err = ask(t, s, tokens.Request{Resource: "https://other.example.test"})
 		if e := wantKind(t, err, exchange.Throttled); errors.Is(e, tokens.ErrOverloaded) || e.RetryAfter < time.Minute {
-			t.Errorf("got %v, Retry-After %s, want Entra's", e, e.RetryAfter)
+			t.Errorf("got %v, Retry-After %s, want that of Entra", e, e.RetryAfter)
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 
 const otherClientID = "aaaaaaaa-0000-4000-8000-000000000002"
 
-// total is what Entra was asked for, whatever the resource.
+// total returns the number of exchanges for all resources.
 func (f *fakeEntra) total() int {
 	n := 0
 	for _, calls := range f.all() {
@@ -26,12 +26,13 @@ func throttle(after time.Duration) *exchange.Error {
 	return &exchange.Error{Kind: exchange.Throttled, RetryAfter: after, Detail: "throttled"}
 }
 
-func key50(i int) tokens.Request {
+func request(i int) tokens.Request {
 	return tokens.Request{Resource: azure.Resource(fmt.Sprintf("https://%d.example.test", i))}
 }
 
-// Entra throttles client IDs, not resources: what it said to one key holds for all.
-func TestThrottleQuietsTheWholeClientID(t *testing.T) {
+// Entra throttles client IDs, not resources: a throttle of one key backs off all keys of its
+// client ID.
+func TestThrottleBacksOffTheWholeClientID(t *testing.T) {
 	for name, asked := range map[string]time.Duration{"with Retry-After": 10 * time.Second, "without": 0} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -41,7 +42,7 @@ func TestThrottleQuietsTheWholeClientID(t *testing.T) {
 				f.failWith(throttle(asked))
 				before := f.total()
 				for i := range 50 {
-					_, err := ask(t, s, key50(i))
+					_, err := ask(t, s, request(i))
 					if e := wantKind(t, err, exchange.Throttled); e.RetryAfter <= asked {
 						t.Errorf("key %d: Retry-After %s, want more than %s", i, e.RetryAfter, asked)
 					}
@@ -59,36 +60,36 @@ func TestThrottleQuietsTheWholeClientID(t *testing.T) {
 	}
 }
 
-func TestThrottleOfAClientIDEndsToTheNanosecond(t *testing.T) {
+func TestThrottleEndsAfterItsBackoff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
 		f.failWith(throttle(10 * time.Second))
-		_, err := ask(t, s, key50(0))
+		_, err := ask(t, s, request(0))
 		wantKind(t, err, exchange.Throttled)
 		f.failWith(nil)
 		time.Sleep(12500*time.Millisecond - 1)
-		_, err = ask(t, s, key50(1))
+		_, err = ask(t, s, request(1))
 		if e := wantKind(t, err, exchange.Throttled); e.RetryAfter != 1 {
 			t.Errorf("1 ns before the end: Retry-After %s", e.RetryAfter)
 		}
 		time.Sleep(time.Nanosecond)
 		for i := range 30 {
-			if _, err := ask(t, s, key50(i)); err != nil {
+			if _, err := ask(t, s, request(i)); err != nil {
 				t.Errorf("key %d: %v", i, err)
 			}
 		}
 	})
 }
 
-// Keys that take turns do not each begin anew with the shortest rest.
-func TestThrottleGrowsOverKeys(t *testing.T) {
+// The backoff of a throttled client ID grows, even if each throttle is for another key.
+func TestThrottleBackoffGrowsOverKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
 		f.failWith(throttle(0))
 		for i, want := range seconds(5, 10, 20, 40, 60, 60) {
-			_, err := ask(t, s, key50(i))
+			_, err := ask(t, s, request(i))
 			if e := wantKind(t, err, exchange.Throttled); e.RetryAfter != want {
 				t.Errorf("key %d: Retry-After %s, want %s", i, e.RetryAfter, want)
 			}
@@ -97,8 +98,8 @@ func TestThrottleGrowsOverKeys(t *testing.T) {
 	})
 }
 
-// Exchanges that were under way together are one throttle, not fifty in a row; and
-// those that were to be tried again are not.
+// Exchanges that run at the same time count as one throttle, not as fifty in a row. A failed
+// exchange whose client ID is throttled meanwhile is not retried.
 func TestThrottleOfABurstCountsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: 100 * time.Millisecond}
@@ -112,26 +113,26 @@ func TestThrottleOfABurstCountsOnce(t *testing.T) {
 		answers := make(chan error, 50)
 		for i := range 50 {
 			go func() {
-				_, err := s.Token(t.Context(), tokens.Request{ClientID: clientID, Resource: key50(i).Resource})
+				_, err := s.Token(t.Context(), tokens.Request{ClientID: clientID, Resource: request(i).Resource})
 				answers <- err
 			}()
 		}
 		for range 50 {
 			if <-answers == nil {
-				t.Error("a token from an Entra that throttles")
+				t.Error("got a token while Entra throttles")
 			}
 		}
 		if got := f.count("https://0.example.test"); got != 1 {
-			t.Errorf("%d tries of a key whose client ID is throttled meanwhile, want 1", got)
+			t.Errorf("%d tries of a key whose client ID was throttled, want 1", got)
 		}
-		_, err := ask(t, s, key50(100))
+		_, err := ask(t, s, request(100))
 		if e := wantKind(t, err, exchange.Throttled); e.RetryAfter > 5*time.Second {
 			t.Errorf("Retry-After %s, want at most 5s", e.RetryAfter)
 		}
 	})
 }
 
-// Failures of other keys, however many, make no throttle forgotten.
+// Failures of other keys do not evict a throttle.
 func TestThrottleIsNotEvicted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
@@ -141,7 +142,7 @@ func TestThrottleIsNotEvicted(t *testing.T) {
 		wantKind(t, err, exchange.Throttled)
 		f.failWith(&exchange.Error{Kind: exchange.InvalidResource, Detail: "unknown"})
 		for i := range 2 * tokens.MaxTokens {
-			_, err := ask(t, s, tokens.Request{ClientID: otherClientID, Resource: key50(i).Resource})
+			_, err := ask(t, s, tokens.Request{ClientID: otherClientID, Resource: request(i).Resource})
 			wantKind(t, err, exchange.InvalidResource)
 			time.Sleep(time.Second / tokens.BudgetRate)
 		}
@@ -151,27 +152,27 @@ func TestThrottleIsNotEvicted(t *testing.T) {
 	})
 }
 
-// A throttle that is over, and was answered since, does not make the next one longer.
-func TestThrottleThatIsOverIsForgotten(t *testing.T) {
+// A success after a throttle resets its backoff.
+func TestSuccessResetsTheThrottle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
 		for i := range 3 {
 			f.failWith(throttle(0))
-			_, err := ask(t, s, key50(2*i))
+			_, err := ask(t, s, request(2*i))
 			if e := wantKind(t, err, exchange.Throttled); e.RetryAfter != 5*time.Second {
 				t.Errorf("throttle %d: Retry-After %s, want 5s", i+1, e.RetryAfter)
 			}
 			time.Sleep(5 * time.Second)
 			f.failWith(nil)
-			if _, err := ask(t, s, key50(2*i+1)); err != nil {
+			if _, err := ask(t, s, request(2*i+1)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	})
 }
 
-// What Entra asks for holds also past the end of the token that there was.
+// Retry-After is obeyed even when the cached token ends before it.
 func TestThrottleOutlastsTheToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{life: 8 * time.Minute}
@@ -182,7 +183,7 @@ func TestThrottleOutlastsTheToken(t *testing.T) {
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 		synctest.Wait()
 		f.failWith(nil)
-		time.Sleep(2 * time.Minute) // the token is over, the quiet is not
+		time.Sleep(2 * time.Minute) // the token has ended, the backoff has not
 		_, err := ask(t, s, tokens.Request{})
 		wantKind(t, err, exchange.Throttled)
 		if got := f.count(resource); got != 2 {
@@ -191,13 +192,13 @@ func TestThrottleOutlastsTheToken(t *testing.T) {
 	})
 }
 
-func TestThrottledRefreshHoldsTheOthersBack(t *testing.T) {
+func TestThrottledRefreshDelaysOtherRefreshes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
 		defer run(t, s)()
 		for i := range 50 {
-			if _, err := ask(t, s, key50(i)); err != nil {
+			if _, err := ask(t, s, request(i)); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Second)
@@ -211,15 +212,15 @@ func TestThrottledRefreshHoldsTheOthersBack(t *testing.T) {
 		f.failWith(nil)
 		time.Sleep(3 * time.Minute)
 		for i := range 50 {
-			wantAnswer(t, s, key50(i), tokens.SourceCache, f.count(key50(i).Resource), 0)
+			wantAnswer(t, s, request(i), tokens.SourceCache, f.count(request(i).Resource), 0)
 		}
 		if got := f.total(); got != 101 {
-			t.Errorf("%d exchanges once it was over, want 101", got)
+			t.Errorf("%d exchanges after the throttle, want 101", got)
 		}
 	})
 }
 
-func TestThrottleOfTheTenantQuietsEveryClientID(t *testing.T) {
+func TestThrottleOfTheTenantBacksOffEveryClientID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
@@ -234,21 +235,21 @@ func TestThrottleOfTheTenantQuietsEveryClientID(t *testing.T) {
 		f.failWith(nil)
 		time.Sleep(5 * time.Second)
 		if _, err := ask(t, s, tokens.Request{ClientID: otherClientID}); err != nil {
-			t.Errorf("once it is over: %v", err)
+			t.Errorf("after the throttle: %v", err)
 		}
 	})
 }
 
-// Whoever has a valid token gets that while its client ID is throttled, also where a
-// fresher one was asked for or is wanted.
-func TestThrottleServesWhatThereIs(t *testing.T) {
+// While a client ID is throttled, callers get the cached token, even if it is stale or they ask
+// for a fresh one.
+func TestCachedTokenIsServedWhileThrottled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		s := fakeService(t, f)
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
 		time.Sleep(time.Hour - tokens.StaleMargin)
 		f.failWith(throttle(time.Minute))
-		_, err := ask(t, s, key50(0))
+		_, err := ask(t, s, request(0))
 		wantKind(t, err, exchange.Throttled)
 		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 		wantAnswer(t, s, tokens.Request{Fresh: true}, tokens.SourceCache, 1, 0)

@@ -1,16 +1,24 @@
-// Package tokens keeps Entra access tokens: it answers requests from memory, has the
-// missing ones exchanged, and refreshes those in use ahead of time.
+// Package tokens caches Entra access tokens: it answers requests from its cache, makes one
+// exchange at a time for each missing token, and refreshes the tokens in use before they
+// expire.
 //
 //	tokens, err := tokens.New(tokens.Config{Exchanger: exchanger})
-//	go tokens.Run(ctx) // prefetches, and refreshes in the background
+//	go tokens.Run(ctx) // prefetches and refreshes in the background
 //	result, err := tokens.Token(ctx, tokens.Request{ClientID: …, Resource: …})
 //
-// A [Service] owns the lock, the goroutines of the running exchanges and the clock. What
-// to do with a request, and what follows from the outcome of an exchange, a memory
-// decides that has none of these.
+// A [Service] owns the lock, the clock and the goroutines of the running exchanges. It asks a
+// memory, which has none of these, what to do with a request, and what follows from the
+// outcome of an exchange.
 //
-// It makes no exchange itself (package exchange does), does not speak HTTP to the pod's
-// applications (package imds does), and never writes a token to disk.
+// The package makes no exchange itself (package exchange does), does not speak HTTP to the
+// pod's applications (package imds does), and never writes a token to disk.
+//
+// # Security considerations
+//
+// Every container of the pod can request tokens for any client ID and resource. Budgets limit
+// what such requests cost Entra, and keep one client from starving another. The number and the
+// size of cached tokens, remembered failures, running exchanges and waiting callers are
+// bounded.
 package tokens
 
 import (
@@ -33,15 +41,15 @@ type Request struct {
 	// Resource + "/.default".
 	Resource azure.Resource
 
-	// Fresh says that a cached token will not do: the caller's was refused, or
-	// it asked to bypass the cache. Such requests are rate-limited.
+	// Fresh asks for a token that is not cached, because a resource refused the cached
+	// one, or the caller wants to bypass the cache. Such requests are rate-limited.
 	Fresh bool
 }
 
 // Source says where a token came from.
 type Source string
 
-// The two sources, as they stand in logs and metrics.
+// The sources, as logs and metrics name them.
 const (
 	SourceCache Source = "cache"
 	SourceEntra Source = "entra"
@@ -64,8 +72,8 @@ type Exchanger interface {
 	Discover(ctx context.Context) error
 }
 
-// DefaultMaxWaiting is a little less than the connections that the proxy accepts (1,088), so
-// that callers with a cached token find one.
+// DefaultMaxWaiting is less than the number of connections that the proxy accepts (1,088), so
+// that connections are left for callers with a cached token.
 const DefaultMaxWaiting = 1000
 
 // Limit names a limit of this package, in metrics. The error of a request that the limit
@@ -85,43 +93,42 @@ const (
 // Error implements error.
 func (l Limit) Error() string { return "over the limit " + string(l) }
 
-// Config says how to keep tokens.
+// Config configures a Service.
 type Config struct {
 	// Exchanger makes the exchanges. Required.
 	Exchanger Exchanger
 
-	// Prefetch lists the tokens to have ready before they are asked for, for as long
-	// as the service runs. Empty: none.
+	// Prefetch lists the tokens to obtain at the start and to refresh for as long as the
+	// service runs, whether or not a caller asks for them. Empty: none.
 	Prefetch []Request
 
-	// Identities lists the configured client IDs. Each has a budget of its own for the
-	// exchanges of keys (client ID and resource) that have no token; all other client IDs
-	// share one.
+	// Identities lists the configured client IDs. Each has its own budget for exchanges of
+	// keys (client ID and resource) that have no token; all other client IDs share one.
 	Identities []azure.ClientID
 
-	// MaxWaiting bounds the callers that wait for exchanges at once. The next one is
-	// refused with [ErrOverloaded], or takes the place of another. Zero:
-	// DefaultMaxWaiting.
+	// MaxWaiting bounds the callers that wait for exchanges at once. A further caller is
+	// refused with [ErrOverloaded], or takes the place of another. Zero: DefaultMaxWaiting.
 	MaxWaiting int
 
-	// Log gets the outcome of exchanges. Nil: nothing is logged.
+	// Log logs the outcome of exchanges. Nil: nothing is logged.
 	Log *zap.Logger
 
-	// Observer counts exchanges, for metrics. Zero: nothing is counted.
+	// Observer is called for metrics. Zero: nothing is counted.
 	Observer Observer
 }
 
-// Observer counts exchanges. Its functions must not block; nil: not called.
+// Observer has functions to call for metrics. They must not block. Those that are nil are not
+// called.
 type Observer struct {
-	// Exchanged gets the duration of one try at an exchange, and its failure. Nil: it
-	// succeeded.
+	// Exchanged is called after each try of an exchange, with its duration and its error.
+	// A nil error means success.
 	Exchanged func(took time.Duration, err *exchange.Error)
 
-	// Refreshed gets the failure of an exchange, with all its tries, for a token that
-	// was still valid. Nil: it succeeded.
+	// Refreshed is called after each exchange, with all its tries, for a key whose token
+	// was still valid. A nil error means success.
 	Refreshed func(err *exchange.Error)
 
-	// Limited gets the limit that refused a request.
+	// Limited is called for each request that a limit refuses.
 	Limited func(Limit)
 }
 
@@ -143,10 +150,10 @@ func (o Observer) refused(err *exchange.Error) {
 	}
 }
 
-// Stats is what the cache holds now.
+// Stats says what the cache holds.
 type Stats struct {
-	// Entries counts the tokens held.
+	// Entries is the number of cached tokens.
 	Entries int
-	// SoonestExpiry is when the first of them ends. Zero: there is none.
+	// SoonestExpiry is when the first of them expires. Zero: there is none.
 	SoonestExpiry time.Time
 }

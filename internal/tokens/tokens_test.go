@@ -14,7 +14,7 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// record is what an observer was told, in order.
+// record holds the calls of an observer, in order.
 type record struct {
 	mu   sync.Mutex // guards seen
 	seen []string
@@ -32,7 +32,7 @@ func (r *record) all() []string {
 	return slices.Clone(r.seen)
 }
 
-// watched has what the observer is told written down.
+// watched returns a configuration whose observer writes its calls into the record.
 func watched(f *fakeEntra) (tokens.Config, *record) {
 	seen := new(record)
 	cfg := tokens.Config{Exchanger: f}
@@ -50,8 +50,8 @@ func watched(f *fakeEntra) (tokens.Config, *record) {
 	return cfg, seen
 }
 
-// TestObserver: each try is told by itself, also those that another try mends; and
-// each replacement of a token that was still valid.
+// TestObserver: the observer gets each try, also one that is retried with success, and each
+// refresh.
 func TestObserver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: 300 * time.Millisecond, fault: func(c call) *exchange.Error {
@@ -65,9 +65,9 @@ func TestObserver(t *testing.T) {
 		}}
 		cfg, seen := watched(f)
 		s := newService(t, cfg)
-		ask(t, s, tokens.Request{}) // fails once, and is mended
+		ask(t, s, tokens.Request{}) // fails once, and is retried with success
 		ask(t, s, tokens.Request{}) // from the cache
-		for range 2 {               // replaced, and then not
+		for range 2 {               // a refresh that succeeds, and one that fails
 			time.Sleep(30 * time.Minute)
 			ask(t, s, tokens.Request{})
 			time.Sleep(time.Second)
@@ -84,9 +84,9 @@ func TestObserver(t *testing.T) {
 	})
 }
 
-// TestObserverIsToldNothingOfWhatWasDropped: an exchange that the end of the proxy
-// cuts short says nothing about Entra.
-func TestObserverIsToldNothingOfWhatWasDropped(t *testing.T) {
+// TestDroppedExchangeIsNotObserved: an exchange that is canceled at the end of the proxy says
+// nothing about Entra.
+func TestDroppedExchangeIsNotObserved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{}
 		f.hangs(true)
@@ -109,7 +109,7 @@ func TestObserverIsToldNothingOfWhatWasDropped(t *testing.T) {
 	})
 }
 
-// TestObserverCountsLimitedRequests: each limit is reported, for refused requests only.
+// TestObserverCountsLimitedRequests: the observer gets the limit of each refused request.
 func TestObserverCountsLimitedRequests(t *testing.T) {
 	for _, c := range []struct {
 		limit   tokens.Limit
@@ -169,7 +169,7 @@ func TestStats(t *testing.T) {
 		}
 		got := s.Stats()
 		if got.Entries != 2 || !got.SoonestExpiry.Equal(soonest) {
-			t.Errorf("got %+v, want 2 entries, the first until %s", got, soonest)
+			t.Errorf("got %+v, want 2 entries, the first expires at %s", got, soonest)
 		}
 	})
 }

@@ -20,17 +20,18 @@ const (
 	adminPort    = 8001
 	adminAddress = "10.244.0.7:8001"
 
-	// maxAdminGrowth is how much anonymous memory an attack on the admin port may cost.
+	// maxAdminGrowth is by how many bytes an attack on the admin port may increase anonymous
+	// memory.
 	maxAdminGrowth = 6 * mebibyte
 
-	// adminRounds is how often the attack is made, each time on a new proxy: the worst
-	// counts.
+	// adminRounds is how many times the attack is made, each time on a new proxy. The worst
+	// result counts.
 	adminRounds   = 5
 	adminDuration = 2 * time.Second
 )
 
-// TestAdminAttack: an attacker in another pod can make the proxy take little memory through
-// the admin port, and cannot keep a probe from its answer.
+// TestAdminAttack: an attack from another pod on the admin port increases the proxy's anonymous
+// memory by at most maxAdminGrowth, and a probe is answered within maxWait.
 func TestAdminAttack(t *testing.T) {
 	node := newNode(t)
 	for _, test := range []struct {
@@ -56,7 +57,7 @@ func attackAdmin(t *testing.T, node *node, name, kind string, connections int) {
 			attacker := node.start(t, "attack", kind, adminAddress, fmt.Sprint(connections))
 			stop := make(chan struct{})
 			time.AfterFunc(adminDuration, func() { close(stop) })
-			most := greatest(5*time.Millisecond, stop, func() int { return group.anonymous(t) })
+			most := maximum(5*time.Millisecond, stop, func() int { return group.anonymous(t) })
 			sockets = max(sockets, group.sockets(t, adminPort))
 			var waited map[string]waits
 			probe.end(t, &waited)
@@ -69,17 +70,17 @@ func attackAdmin(t *testing.T, node *node, name, kind string, connections int) {
 		})
 	}
 	if growth > maxAdminGrowth {
-		t.Errorf("the attack cost %.1f MiB of anonymous memory, want %d MiB at the most", float64(growth)/mebibyte, maxAdminGrowth/mebibyte)
+		t.Errorf("the attack increased anonymous memory by %.1f MiB, want at most %d MiB", float64(growth)/mebibyte, maxAdminGrowth/mebibyte)
 	}
 	if slowest := time.Duration(worst * float64(time.Millisecond)); slowest > maxWait {
-		t.Errorf("a probe waited %s, want %s at the most", slowest, maxWait)
+		t.Errorf("a probe waited %s, want at most %s", slowest, maxWait)
 	}
 	addRow(name, fmt.Sprintf("%.1f MiB, anonymous +%.1f MiB", float64(peak)/mebibyte, float64(growth)/mebibyte),
 		fmt.Sprintf("%.1f MiB", float64(sockets)/mebibyte), fmt.Sprintf("%.0f ms", worst), failures, opened)
 }
 
-// node is another network namespace, one hop away from the pod's, as other pods and the
-// kubelet are.
+// node is another network namespace, which has a direct link to that of the pod. An attacker in
+// another pod and the kubelet connect from such a namespace.
 type node struct{ namespace string }
 
 const nodeSetup = `link add eth0 type veth peer name node0 netns %d
@@ -94,7 +95,7 @@ link set node0 up
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	holder := exec.Command("cat") // until its standard input ends
+	holder := exec.Command("cat") // it runs until its standard input is closed
 	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	stdin, err := holder.StdinPipe()
 	if err != nil {
@@ -113,19 +114,19 @@ func newNode(t *testing.T) *node {
 		t.Fatal(err)
 	}
 	if there, err := os.Readlink(n.namespace); err != nil || there == here {
-		t.Fatalf("the other network namespace is %q (%v), and this one %q: want two", there, err, here)
+		t.Fatalf("the other network namespace is %q (%v) and this one %q, want two different ones", there, err, here)
 	}
 	mustRun(t, fmt.Sprintf(nodeSetup, holder.Process.Pid), "ip", "-batch", "-")
 	mustRun(t, peerSetup, n.inside("ip", "-batch", "-")...)
 	return n
 }
 
-// inside is a command line that runs in the namespace.
+// inside returns the command line that runs these arguments in the namespace.
 func (n *node) inside(args ...string) []string {
 	return append([]string{"nsenter", "--net=" + n.namespace, "--"}, args...)
 }
 
-// start is [start] in the namespace.
+// start is like the function start, in the namespace.
 func (n *node) start(t *testing.T, args ...string) *client {
 	t.Helper()
 	return startClient(t, n.inside(slices.Concat(asUser(pod.ApplicationUID), []string{program("client")}, args)...))

@@ -1,11 +1,11 @@
-// Package attack shows what one hostile container of the pod can do to the others: the
-// real proxy, in a memory cgroup as large as injection makes it, behind the real redirect.
-// Attacker and polite client both run as the application's user, without capabilities.
+// Package attack measures what one hostile container of a pod can do to the others. The real
+// proxy runs behind the real redirect, in a memory cgroup with the limit that injection sets. The
+// attacker and a well-behaved client both run as the application's user, without capabilities.
 //
-// The programs are built without the race detector, which takes several times the memory.
-// Making namespaces and cgroups takes root.
+// The programs are built without the race detector, which needs several times the memory. The
+// tests need root, to create namespaces and cgroups.
 //
-// The table at the end is what `make attack` prints.
+// `make attack` prints the results as a table.
 package attack
 
 import (
@@ -19,8 +19,9 @@ import (
 	"imds-oidc-proxy/test/kit/netns"
 )
 
-// binariesVar tells the process inside the namespace where the one outside, which
-// can reach a module proxy, has built the binaries.
+// binariesVar is the environment variable with the directory of the binaries. The process outside
+// the namespace builds them, because only it can reach a module proxy, and the process inside uses
+// them.
 const binariesVar = "ATTACK_BINARIES"
 
 func TestMain(m *testing.M) {
@@ -30,15 +31,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// tests are those of this package, run inside the namespace.
+// tests runs the tests of this package, inside the namespace.
 type tests struct{ m *testing.M }
 
-// waitingBuckets is how many closed connections the namespace keeps in TIME_WAIT. With the
-// kernel's own number, one attack would leave the next without free ports.
-const waitingBuckets = "1000"
+// timeWaitBuckets is how many closed connections the namespace keeps in TIME_WAIT. With the
+// kernel's default, one attack could use up the local ports that the next one needs.
+const timeWaitBuckets = "1000"
 
 func (t tests) Run() int {
-	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_max_tw_buckets", []byte(waitingBuckets), 0); err != nil {
+	if err := os.WriteFile("/proc/sys/net/ipv4/tcp_max_tw_buckets", []byte(timeWaitBuckets), 0); err != nil {
 		fmt.Fprintf(os.Stderr, "attack: %v\n", err)
 		return 1
 	}
@@ -50,7 +51,7 @@ func (t tests) Run() int {
 func buildBinaries(dir string) error {
 	for name, source := range map[string]string{"proxy": "../../cmd/proxy", "proxy-init": "../../cmd/proxy-init", "client": "./client"} {
 		cmd := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, name), source)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as the images have it
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as for the images
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
 		}
@@ -58,5 +59,5 @@ func buildBinaries(dir string) error {
 	return nil
 }
 
-// program is the path of one that was built.
+// program returns the path of a binary that buildBinaries has built.
 func program(name string) string { return filepath.Join(os.Getenv(binariesVar), name) }

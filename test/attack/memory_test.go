@@ -15,31 +15,33 @@ import (
 
 const mebibyte = 1 << 20
 
-// cgroup is a memory cgroup, of either version of the kernel's interface.
+// cgroup is a memory cgroup of version 1 or 2. Besides its directory it has the names that the files
+// and their fields have in that version.
 type cgroup struct {
-	dir                              string
-	limitFile, peakFile, anonymousOf string
-	socketsOf                        string // empty: the kernel does not count them here
-	killsOf                          string
+	dir                 string
+	limitFile, peakFile string
+	anonymousField      string // of memory.stat
+	socketsField        string // of memory.stat; empty in version 1, which does not count sockets
+	killsFile           string
 }
 
-// newCgroup makes a cgroup that may use so many bytes. It is removed when the test ends,
-// after the processes in it.
+// newCgroup creates a cgroup with a memory limit in bytes. It is removed when the test ends and
+// its processes have exited.
 func newCgroup(t *testing.T, limit int) *cgroup {
 	t.Helper()
 	c := &cgroup{"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.max_usage_in_bytes", "rss", "", "memory.oom_control"}
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 		c = &cgroup{"/sys/fs/cgroup", "memory.max", "memory.peak", "anon", "sock", "memory.events"}
-		// It is on already where systemd or a container runtime runs.
+		// An error is ignored: systemd or a container runtime may have enabled the controller.
 		_ = os.WriteFile(c.dir+"/cgroup.subtree_control", []byte("+memory"), 0)
 	}
 	dir, err := os.MkdirTemp(c.dir, "imds-oidc-proxy-attack-")
 	if err != nil {
-		t.Fatalf("these tests need a memory cgroup: %v", err)
+		t.Fatalf("cannot create a memory cgroup, which these tests need: %v", err)
 	}
 	c.dir = dir
 	t.Cleanup(func() {
-		// The kernel takes a moment to let go of processes that have ended.
+		// The kernel removes exited processes from the cgroup with a short delay.
 		waitFor(t, "the cgroup to be empty", func() bool {
 			err := os.Remove(dir)
 			return err == nil || errors.Is(err, fs.ErrNotExist)
@@ -51,7 +53,7 @@ func newCgroup(t *testing.T, limit int) *cgroup {
 	return c
 }
 
-// enter is a command that enters the cgroup and runs another one as a user.
+// enter returns a command that enters the cgroup and then runs another one as a user.
 func (c *cgroup) enter(uid int) []string {
 	return append([]string{"sh", "-c", `echo 0 >"$0/cgroup.procs" && exec "$@"`, c.dir}, asUser(uid)...)
 }
@@ -65,7 +67,7 @@ func (c *cgroup) read(t *testing.T, file string) string {
 	return string(text)
 }
 
-// peak is the most that the cgroup has used, in bytes.
+// peak returns the maximum memory usage of the cgroup so far, in bytes.
 func (c *cgroup) peak(t *testing.T) int {
 	t.Helper()
 	n, err := strconv.Atoi(strings.TrimSpace(c.read(t, c.peakFile)))
@@ -75,7 +77,8 @@ func (c *cgroup) peak(t *testing.T) int {
 	return n
 }
 
-// field is a number of a file of lines of a name and a number; 0 if it is not there.
+// field returns a number from a file whose lines have a name and a number each, or 0 if the name is
+// missing.
 func (c *cgroup) field(t *testing.T, file, name string) int {
 	t.Helper()
 	for line := range strings.Lines(c.read(t, file)) {
@@ -90,19 +93,19 @@ func (c *cgroup) field(t *testing.T, file, name string) int {
 	return 0
 }
 
-// anonymous is the present anonymous memory, in bytes.
-func (c *cgroup) anonymous(t *testing.T) int { return c.field(t, "memory.stat", c.anonymousOf) }
+// anonymous returns the current anonymous memory, in bytes.
+func (c *cgroup) anonymous(t *testing.T) int { return c.field(t, "memory.stat", c.anonymousField) }
 
-// kills is how many processes the kernel has killed for want of memory.
-func (c *cgroup) kills(t *testing.T) int { return c.field(t, c.killsOf, "oom_kill") }
+// kills returns how many processes the kernel has killed because of the memory limit.
+func (c *cgroup) kills(t *testing.T) int { return c.field(t, c.killsFile, "oom_kill") }
 
-// sockets is the memory of the sockets of a local port, in bytes, those of connections
-// included that the proxy has closed and the kernel has not: on version 2 the cgroup counts
-// it, on version 1 nobody does.
+// sockets returns the memory of the sockets of a local port, in bytes. This includes connections
+// that the proxy has closed and the kernel still keeps. A cgroup of version 2 counts this memory,
+// for all its ports; in version 1 it is read with ss.
 func (c *cgroup) sockets(t *testing.T, port int) int {
 	t.Helper()
-	if c.socketsOf != "" {
-		return c.field(t, "memory.stat", c.socketsOf)
+	if c.socketsField != "" {
+		return c.field(t, "memory.stat", c.socketsField)
 	}
 	out, err := exec.Command("ss", "-tanmH", "sport", "=", fmt.Sprintf(":%d", port)).Output()
 	if err != nil {
@@ -115,8 +118,8 @@ func (c *cgroup) sockets(t *testing.T, port int) int {
 	return sum
 }
 
-// socketMemory reads what ss says of one socket's memory, skmem:(r0,rb131072,t0,…): what
-// is received and not read (r), queued to be sent (w), and set aside for either (f).
+// socketMemory returns the memory of one socket from the output of ss, skmem:(r0,rb131072,t0,…): the
+// sum of what is received and not read (r), queued to be sent (w), and reserved for either (f).
 func socketMemory(field string) int {
 	list, ok := strings.CutPrefix(field, "skmem:(")
 	if !ok {
@@ -131,15 +134,15 @@ func socketMemory(field string) int {
 	return sum
 }
 
-// greatest calls measure at an interval until stop is closed, and returns the most.
-func greatest(interval time.Duration, stop <-chan struct{}, measure func() int) int {
-	most := measure()
+// maximum calls measure at an interval until stop is closed, and returns the greatest value.
+func maximum(interval time.Duration, stop <-chan struct{}, measure func() int) int {
+	greatest := measure()
 	for {
 		select {
 		case <-stop:
-			return max(most, measure())
+			return max(greatest, measure())
 		case <-time.After(interval):
-			most = max(most, measure())
+			greatest = max(greatest, measure())
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"text/tabwriter"
 )
 
-// table is what the tests have measured, in the order in which they ran.
+// table has the measurements of the tests, in the order in which they ran.
 var table struct {
 	mu   sync.Mutex
 	rows []string
@@ -31,7 +31,7 @@ func printTable(w io.Writer) {
 		return
 	}
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(out, "attack\tpeak\tsockets\tslowest answer\ttries again\tconnections")
+	fmt.Fprintln(out, "attack\tpeak\tsockets\tslowest answer\tfailed attempts\tconnections")
 	for _, row := range table.rows {
 		fmt.Fprintln(out, row)
 	}

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestDecisionRecords: every record has the form that docs/adr/README.md asks for, and a row
-// with its status in the table there.
+// TestDecisionRecords: every record has the form that docs/adr/README.md requires, and a row with
+// its status in the index there.
 func TestDecisionRecords(t *testing.T) {
 	index := read(t, "docs/adr/README.md")
 	records := files(t, "docs/adr/[0-9]*.md")
@@ -35,7 +35,7 @@ func TestDecisionRecords(t *testing.T) {
 	}
 }
 
-// TestDecisionNumbers: a number of a record in code or documentation is that of a record.
+// TestDecisionNumbers: every record that code or documentation refers to by number exists.
 func TestDecisionNumbers(t *testing.T) {
 	number := regexp.MustCompile(`(?:ADR |docs/adr/)(\d{4})`)
 	checked := 0
@@ -51,6 +51,6 @@ func TestDecisionNumbers(t *testing.T) {
 		}
 	}
 	if checked == 0 {
-		t.Error("found no number: the pattern does not match")
+		t.Error("found no references to records: the pattern does not match")
 	}
 }

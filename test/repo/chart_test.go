@@ -11,8 +11,8 @@ import (
 
 const chartDir = repository + "/charts/imds-oidc-proxy"
 
-// TestChartValues: the table in the chart's README is the comments of values.yaml,
-// and every value has one.
+// TestChartValues: the table in the chart's README has the comments of values.yaml, and every
+// value has a comment.
 func TestChartValues(t *testing.T) {
 	text, err := os.ReadFile(chartDir + "/values.yaml")
 	if err != nil {
@@ -28,8 +28,8 @@ func TestChartValues(t *testing.T) {
 	checkGenerated(t, chartDir+"/README.md", map[string]string{"values": b.String()})
 }
 
-// writeValues writes a row for each leaf. A mapping with a comment above each of its
-// own keys is a branch; one whose keys have none is a value as a whole.
+// writeValues writes a row for each value. A mapping whose keys have comments is a branch, and
+// gets a row for each key; a mapping without comments is a single value.
 func writeValues(t *testing.T, b *strings.Builder, path string, mapping *yaml.Node) {
 	t.Helper()
 	for i := 0; i < len(mapping.Content); i += 2 {
@@ -39,7 +39,7 @@ func writeValues(t *testing.T, b *strings.Builder, path string, mapping *yaml.No
 			writeValues(t, b, name, value)
 			continue
 		}
-		// The file's own comment stands before that of the first value.
+		// For the first value, HeadComment begins with the comment of the file.
 		comment := key.HeadComment[strings.LastIndex(key.HeadComment, "\n\n")+1:]
 		meaning := strings.TrimSpace(strings.NewReplacer("\n# ", " ", "# ", "").Replace(comment))
 		if meaning == "" {
@@ -61,7 +61,7 @@ func isBranch(value *yaml.Node) bool {
 	return false
 }
 
-// flow is a value on one line.
+// flow returns a value as YAML on one line.
 func flow(t *testing.T, value *yaml.Node) string {
 	t.Helper()
 	setFlow(value)

@@ -1,5 +1,5 @@
 // Package repo keeps the repository consistent: packages import only what the import map
-// allows, the documentation matches the programs, and its links lead somewhere.
+// allows, the documentation matches the programs, and its links are valid.
 package repo
 
 import (
@@ -22,7 +22,7 @@ const repository = "../.."
 
 var update = flag.Bool("update", false, "write the generated parts into docs/")
 
-// binaries builds both commands and returns the directory that holds them.
+// binaries builds proxy and proxy-init and returns the directory that holds them.
 func binaries(t *testing.T) string {
 	t.Helper()
 	watchSources(t)
@@ -60,23 +60,23 @@ func help(t *testing.T, dir, command string, args ...string) string {
 }
 
 // option is one line of a list of flags.
-type option struct{ name, value, fallback, meaning string }
+type option struct{ name, value, defaultText, meaning string }
 
 var (
 	// flagLine is any line of a help text that describes a flag.
 	flagLine = regexp.MustCompile(`(?m)^ +(?:-., )?--.*$`)
-	// optionLine is such a line in parts. pflag writes [=true|false] after a flag that
-	// takes no value, and [=VALUE] after one that may go without; neither is for the table.
+	// optionLine splits such a line. pflag writes [=true|false] after a flag that takes no
+	// value, and [=VALUE] after a flag whose value is optional; the table omits both.
 	optionLine   = regexp.MustCompile(`^ +(?:-., )?--([^ =[]+)(?: ([^ ].*?))?(?:\[=.*?\])? {3,}(.+)$`)
 	defaultValue = regexp.MustCompile(`^(.*) \(default "?(.*?)"?\)$`)
-	// twinLine is a variable and its flag, as proxy-init lists them.
-	twinLine = regexp.MustCompile(`(?m)^  ([A-Z_]+) +--([a-z-]+)$`)
-	// variableLine is a variable and what it is for, as proxy lists them.
+	// flagOfVariable matches a variable and its flag, as proxy-init lists them.
+	flagOfVariable = regexp.MustCompile(`(?m)^  ([A-Z_]+) +--([a-z-]+)$`)
+	// variableLine matches a variable and its meaning, as proxy lists them.
 	variableLine = regexp.MustCompile(`(?m)^  ((?:[A-Z_]{3,}(?:, )?)+) {2,}(.+)$`)
 )
 
-// options reads the flags of a help text. It fails on a flag that it cannot read, so
-// that no flag is missing from the documentation.
+// options reads the flags of a help text. It fails for a flag that it cannot read, so that no
+// flag is missing from the documentation.
 func options(t *testing.T, help string) []option {
 	t.Helper()
 	var found []option
@@ -87,44 +87,47 @@ func options(t *testing.T, help string) []option {
 		}
 		o := option{name: m[1], value: m[2], meaning: m[3]}
 		if d := defaultValue.FindStringSubmatch(o.meaning); d != nil {
-			o.meaning, o.fallback = d[1], d[2]
+			o.meaning, o.defaultText = d[1], d[2]
 		}
 		found = append(found, o)
 	}
 	return found
 }
 
-// proxyTwin is the rule that the proxy's help states; these flags choose what one
-// run does, and have none.
-func proxyTwin(name string) string {
+// proxyVariable returns the environment variable of a flag of the proxy, by the rule that its help
+// states. The flags probe and version have none, because they choose what one run does.
+func proxyVariable(name string) string {
 	if name == "probe" || name == "version" {
 		return ""
 	}
 	return "PROXY_" + strings.TrimPrefix(strings.ToUpper(strings.ReplaceAll(name, "-", "_")), "PROXY_")
 }
 
-func initTwins(help string) func(string) string {
-	twins := map[string]string{}
-	for _, m := range twinLine.FindAllStringSubmatch(help, -1) {
-		twins[m[2]] = m[1]
+// initVariables returns a function that returns the environment variable of a flag of proxy-init,
+// as its help lists it.
+func initVariables(help string) func(string) string {
+	variables := map[string]string{}
+	for _, m := range flagOfVariable.FindAllStringSubmatch(help, -1) {
+		variables[m[2]] = m[1]
 	}
-	return func(name string) string { return twins[name] }
+	return func(name string) string { return variables[name] }
 }
 
-// table is a list of flags in Markdown. A nil twin leaves out the variables.
-func table(flags []option, twin func(string) string) string {
+// table returns the flags as a Markdown table. The function variable returns the environment
+// variable of a flag; nil: the table has no column for it.
+func table(flags []option, variable func(string) string) string {
 	var b strings.Builder
 	b.WriteString("| flag | variable | default | meaning |\n|---|---|---|---|\n")
-	if twin == nil {
+	if variable == nil {
 		b.Reset()
 		b.WriteString("| flag | default | meaning |\n|---|---|---|\n")
 	}
 	for _, o := range flags {
 		fmt.Fprintf(&b, "| %s |", code(strings.TrimSpace("--"+o.name+" "+o.value)))
-		if twin != nil {
-			fmt.Fprintf(&b, " %s |", code(twin(o.name)))
+		if variable != nil {
+			fmt.Fprintf(&b, " %s |", code(variable(o.name)))
 		}
-		fmt.Fprintf(&b, " %s | %s |\n", code(o.fallback), strings.ReplaceAll(o.meaning, "|", `\|`))
+		fmt.Fprintf(&b, " %s | %s |\n", code(o.defaultText), strings.ReplaceAll(o.meaning, "|", `\|`))
 	}
 	return b.String()
 }
@@ -145,35 +148,36 @@ func variables(help string) string {
 	return b.String()
 }
 
-// from is a help text from a line on, as a block.
+// from returns the part of a help text that begins with start, as a Markdown code block.
 func from(t *testing.T, help, start string) string {
 	t.Helper()
 	_, rest, found := strings.Cut(help, start)
 	if !found {
-		t.Fatalf("no %q in\n%s", start, help)
+		t.Fatalf("the help text has no %q:\n%s", start, help)
 	}
 	return "```\n" + strings.TrimSpace(start+rest) + "\n```\n"
 }
 
-// generated are the parts of docs/configuration.md by the name in their marker.
+// generated returns the generated parts of docs/configuration.md by the name in their marker.
 func generated(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	proxy, check, proxyInit := help(t, dir, "proxy"), help(t, dir, "proxy", "check"), help(t, dir, "proxy-init")
 	return map[string]string{
-		"proxy flags":           table(options(t, proxy), proxyTwin),
+		"proxy flags":           table(options(t, proxy), proxyVariable),
 		"proxy variables":       variables(proxy),
 		"proxy exit codes":      from(t, proxy, "Exit codes:"),
 		"check flags":           table(options(t, check), nil),
 		"check exit codes":      from(t, check, "Exit codes:"),
-		"proxy-init flags":      table(options(t, proxyInit), initTwins(proxyInit)),
+		"proxy-init flags":      table(options(t, proxyInit), initVariables(proxyInit)),
 		"proxy-init exit codes": from(t, proxyInit, "Exit codes:"),
 	}
 }
 
-var part = regexp.MustCompile(`(?s)(<!-- generated: ([a-z -]+) -->\n).*?(<!-- end -->)`)
+// generatedPart matches a part of a page between its markers.
+var generatedPart = regexp.MustCompile(`(?s)(<!-- generated: ([a-z -]+) -->\n).*?(<!-- end -->)`)
 
-// TestOptions: each flag of a flag set is found in the help text that pflag writes for
-// it, whatever its type. A new version of pflag may write them differently.
+// TestOptions: options finds the flags of every type in the help text that pflag writes. A new
+// version of pflag may write them differently.
 func TestOptions(t *testing.T) {
 	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
 	fs.Bool("bool", false, "off")
@@ -204,19 +208,21 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// TestConfiguration: docs/configuration.md lists the flags and variables that the programs have.
 func TestConfiguration(t *testing.T) {
 	dir := binaries(t)
 	t.Run("generated", func(t *testing.T) { testGenerated(t, dir) })
-	t.Run("variables", func(t *testing.T) { testTwins(t, dir) })
+	t.Run("variables", func(t *testing.T) { testVariables(t, dir) })
 }
 
-// testGenerated fails when docs/configuration.md differs from the programs' help;
-// `make docs` rewrites it.
+// testGenerated fails if docs/configuration.md differs from the help of the programs. `make docs`
+// rewrites it.
 func testGenerated(t *testing.T, dir string) {
 	checkGenerated(t, repository+"/docs/configuration.md", generated(t, dir))
 }
 
-// checkGenerated puts the parts between their markers, or fails where they differ.
+// checkGenerated fails if a file does not have these parts between their markers. With -update it
+// writes them there.
 func checkGenerated(t *testing.T, file string, parts map[string]string) {
 	t.Helper()
 	old, err := os.ReadFile(file)
@@ -224,17 +230,17 @@ func checkGenerated(t *testing.T, file string, parts map[string]string) {
 		t.Fatal(err)
 	}
 	seen := map[string]bool{}
-	fresh := part.ReplaceAllStringFunc(string(old), func(s string) string {
-		m := part.FindStringSubmatch(s)
+	fresh := generatedPart.ReplaceAllStringFunc(string(old), func(s string) string {
+		m := generatedPart.FindStringSubmatch(s)
 		seen[m[2]] = true
 		return m[1] + "\n" + parts[m[2]] + "\n" + m[3]
 	})
 	for name, text := range parts {
 		if !seen[name] {
-			t.Errorf("no <!-- generated: %s --> in %s", name, file)
+			t.Errorf("%s has no marker <!-- generated: %s -->", file, name)
 		}
 		if strings.Count(text, "\n") < 3 {
-			t.Errorf("%s: nothing was found in the help text: %q", name, text)
+			t.Errorf("%s: found nothing in the help text: %q", name, text)
 		}
 	}
 	if fresh == string(old) {
@@ -248,15 +254,15 @@ func checkGenerated(t *testing.T, file string, parts map[string]string) {
 	}
 }
 
-// testTwins: the variables that the rule gives are those that the proxy reads. A
-// value that cannot be right has to be complained about, by the variable's name.
-func testTwins(t *testing.T, dir string) {
+// testVariables: the proxy reads the variables that [proxyVariable] returns. It must refuse an
+// invalid value with an error that names the variable or its flag.
+func testVariables(t *testing.T, dir string) {
 	for _, name := range []string{"proxy-port", "admin-address", "log-level", "log-format", "probe-timeout", "strict-api-version", "imds-passthrough"} {
 		cmd := exec.Command(filepath.Join(dir, "proxy"), "--version")
-		cmd.Env = []string{proxyTwin(name) + "=?"}
+		cmd.Env = []string{proxyVariable(name) + "=?"}
 		out, err := cmd.CombinedOutput()
-		if err == nil || !strings.Contains(string(out), name) && !strings.Contains(string(out), proxyTwin(name)) {
-			t.Errorf("%s=?: %v, want a complaint about it: %s", proxyTwin(name), err, out)
+		if err == nil || !strings.Contains(string(out), name) && !strings.Contains(string(out), proxyVariable(name)) {
+			t.Errorf("%s=?: got %v, want an error that names the variable: %s", proxyVariable(name), err, out)
 		}
 	}
 }

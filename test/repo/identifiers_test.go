@@ -36,7 +36,7 @@ const (
 	armStart = "/subscriptions/33333333-0000-4000-8000-000000000001/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/"
 )
 
-// Reasons, as all programs say them.
+// Reasons for refusing a value. All programs use the same text.
 const (
 	notClientID = "must be a GUID: the application (client) ID, not a name or a resource ID"
 	notSelector = "must be an object ID (a GUID) or the ARM resource ID of a user-assigned identity, before =CLIENT_ID"
@@ -49,8 +49,8 @@ const (
 	notAddress  = "must be HOST:PORT or :PORT, such as :8001"
 )
 
-// identifiers are inputs that every program that reads the kind accepts (no reason), or
-// refuses for the same reason.
+// identifiers lists values. Every program that reads this kind of identifier accepts the value, if
+// reason is empty, or refuses it for this reason.
 var identifiers = []struct{ kind, value, reason string }{
 	{kindClientID, idOne, ""},
 	{kindClientID, strings.ToUpper(idOne), ""},
@@ -174,7 +174,7 @@ var identifiers = []struct{ kind, value, reason string }{
 	{kindAddress, ":http", notURLPort},
 }
 
-// urls are refused as authority hosts and as token proxies.
+// urls lists values that are refused both as authority host and as token proxy.
 var urls = []struct{ value, reason string }{
 	{"login.example.test", notURL},
 	{"http://login.example.test", notURL},
@@ -189,7 +189,7 @@ var urls = []struct{ value, reason string }{
 	{"https://[:::::]", notURL},
 	{"https://[1:2:3:4:5:6:7]", notURL},
 	{"https://[1:2:3:4:5:6:7:8:9]", notURL},
-	{"https://[1:2:3:4:5:6:7::8]", notURL}, // :: stands for one group at least
+	{"https://[1:2:3:4:5:6:7::8]", notURL}, // :: replaces at least one group
 	{"https://[1::2::3]", notURL},
 	{"https://[:1:2:3:4:5:6:7]", notURL},
 	{"https://[00001::]", notURL},
@@ -213,14 +213,14 @@ var urls = []struct{ value, reason string }{
 	{"https://login.example.test:99999/", notURLPort},
 }
 
-// programs are those of this repository, and the chart, as readers of identifiers.
+// programs has the programs of this repository, and the chart, which read identifiers.
 type programs struct {
-	dir    string // of the binaries
-	schema map[string]any
+	dir    string         // of the binaries
+	schema map[string]any // of the chart's values
 }
 
-// reader is how a program takes a kind of identifier. It returns what the program says
-// against the value; empty: it accepts the value.
+// reader is a setting of a program that has an identifier. The function read returns the
+// program's error for the value, or "" if the program accepts the value.
 type reader struct {
 	name string
 	read func(t *testing.T, value string) string
@@ -243,12 +243,12 @@ func (p programs) readers() map[string][]reader {
 	}
 }
 
-// binding are the other flags of identity bindings.
+// binding has the other flags that an identity binding requires.
 var binding = []string{"--token-endpoint-annotation-suffix=binding", "--token-endpoint-audience=api://binding"}
 
-// TestIdentifiers: proxy, proxy-init, webhook, imds-migrate and the chart agree on what they
-// accept, and say the same of what they refuse. What injection accepts and the proxy
-// refuses would be a pod that does not start.
+// TestIdentifiers: proxy, proxy-init, webhook, imds-migrate and the chart accept the same values,
+// and refuse the others for the same reason. If injection accepted a value that the proxy refuses,
+// the pod would not start. No error contains a password.
 func TestIdentifiers(t *testing.T) {
 	p := programs{dir: allBinaries(t), schema: readSchema(t)}
 	table := identifiers
@@ -262,12 +262,12 @@ func TestIdentifiers(t *testing.T) {
 		t.Run(fmt.Sprintf("%s %.60q", row.kind, row.value), func(t *testing.T) {
 			t.Parallel()
 			for _, r := range readers[row.kind] {
-				said := r.read(t, row.value)
-				if (said == "") != (row.reason == "") || said != schemaRefuses && !strings.Contains(said, row.reason) {
-					t.Errorf("%s says %q, want %q", r.name, said, row.reason)
+				message := r.read(t, row.value)
+				if (message == "") != (row.reason == "") || message != schemaRefuses && !strings.Contains(message, row.reason) {
+					t.Errorf("%s: got the error %q, want %q", r.name, message, row.reason)
 				}
-				if strings.Contains(said, "c4n4ry") {
-					t.Errorf("%s repeats a password: %s", r.name, said)
+				if strings.Contains(message, "c4n4ry") {
+					t.Errorf("%s: the error contains a password: %s", r.name, message)
 				}
 			}
 		})
@@ -286,10 +286,10 @@ func allBinaries(t *testing.T) string {
 	return dir
 }
 
-// run returns what a program writes to standard error.
+// run runs a program and returns its standard error.
 func (p programs) run(t *testing.T, stdin string, env []string, program string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a program that accepts and goes on
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // for a program that accepts the value and does not exit
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(p.dir, program), args...)
 	cmd.Env, cmd.Stdin = append([]string{}, env...), strings.NewReader(stdin)
@@ -303,18 +303,19 @@ func (p programs) run(t *testing.T, stdin string, env []string, program string, 
 	return stderr.String()
 }
 
-// unless returns what a program says, or nothing where it says what it says of an input
-// that is accepted: something else is wrong with its settings, so that it does not go on.
-func unless(said, accepted string) string {
-	if strings.Contains(said, accepted) {
+// errorUnless returns the message, or "" if it contains accepted: the error with which a program
+// ends after it has accepted the value. The other settings contain a deliberate fault, so that the
+// program does not continue to run.
+func errorUnless(message, accepted string) string {
+	if strings.Contains(message, accepted) {
 		return ""
 	}
-	return said
+	return message
 }
 
-// proxyVariables are all that the proxy requires, with a token file that does not exist: it
-// ends there.
-func proxyVariables(more ...string) []string {
+// proxyEnvironment returns all variables that the proxy requires. The token file does not exist, so
+// that the proxy ends with an error.
+func proxyEnvironment(more ...string) []string {
 	return append([]string{"AZURE_TENANT_ID=tenant.example.test", "AZURE_FEDERATED_TOKEN_FILE=/does/not/exist", "PROXY_IMDS_PASSTHROUGH=off"}, more...)
 }
 
@@ -322,24 +323,24 @@ const noTokenFile = "AZURE_FEDERATED_TOKEN_FILE: "
 
 func (p programs) proxyEnv(variable string) reader {
 	return reader{"proxy, " + variable, func(t *testing.T, value string) string {
-		env := proxyVariables(variable + "=" + value)
+		env := proxyEnvironment(variable + "=" + value)
 		if variable == "PROXY_PREFETCH" {
 			env = append(env, "AZURE_CLIENT_ID="+idOne)
 		}
-		return unless(p.run(t, "", env, "proxy"), noTokenFile)
+		return errorUnless(p.run(t, "", env, "proxy"), noTokenFile)
 	}}
 }
 
-// proxyFlag gives the flag last; of a check the other arguments end it with an error of
-// theirs.
+// proxyFlag sets the last of args, a flag, to the value. For `proxy check` it adds --probe, an
+// invalid argument, so that the check ends with an error.
 func (p programs) proxyFlag(args ...string) reader {
 	return reader{"proxy " + strings.Join(args, " "), func(t *testing.T, value string) string {
 		last := len(args) - 1
 		given := append(append([]string{}, args[:last]...), args[last]+"="+value)
 		if args[0] == "check" {
-			return unless(p.run(t, "", proxyVariables(), "proxy", append(given, "--probe")...), "--probe is not a flag of proxy check")
+			return errorUnless(p.run(t, "", proxyEnvironment(), "proxy", append(given, "--probe")...), "--probe is not a flag of proxy check")
 		}
-		return unless(p.run(t, "", proxyVariables("AZURE_CLIENT_ID="+idOne), "proxy", given...), noTokenFile)
+		return errorUnless(p.run(t, "", proxyEnvironment("AZURE_CLIENT_ID="+idOne), "proxy", given...), noTokenFile)
 	}}
 }
 
@@ -349,11 +350,11 @@ func (p programs) initEnv(variable string) reader {
 	}}
 }
 
-// webhook leaves out --namespace: it ends there.
+// webhook omits --namespace, which is required, so that the webhook ends with an error.
 func (p programs) webhook(flag string, more ...string) reader {
 	return reader{"webhook " + flag, func(t *testing.T, value string) string {
 		args := append([]string{"--proxy-image=proxy:1", "--proxy-init-image=init:1", flag + "=" + value}, more...)
-		return unless(p.run(t, "", nil, "webhook", args...), "--namespace (WEBHOOK_NAMESPACE) is required")
+		return errorUnless(p.run(t, "", nil, "webhook", args...), "--namespace (WEBHOOK_NAMESPACE) is required")
 	}}
 }
 
@@ -368,8 +369,8 @@ func (p programs) migrate(t *testing.T, manifest string, args ...string) string 
 	return p.run(t, manifest, nil, "imds-migrate", append([]string{"inject", "--proxy-image=proxy:1", "--proxy-init-image=init:1"}, args...)...)
 }
 
-// annotation is that of a pod, and accountAnnotation that of its service account, which
-// internal/inject reads for the webhook too.
+// annotation reads an annotation of a pod, and accountAnnotation one of its service account. The
+// program is imds-migrate; the webhook reads annotations with the same package, internal/inject.
 func (p programs) annotation(name string) reader        { return p.annotated(name, "") }
 func (p programs) accountAnnotation(name string) reader { return p.annotated("", name) }
 
@@ -377,7 +378,7 @@ func (p programs) annotated(onPod, onAccount string) reader {
 	return reader{"annotation " + onPod + onAccount, func(t *testing.T, value string) string {
 		pod := map[string]string{"azure.workload.identity/inject-proxy-sidecar": "true"}
 		account := map[string]string{"azure.workload.identity/tenant-id": "tenant.example.test"}
-		// The client ID is among those allowed, where those are what is read.
+		// A client ID must be among the allowed ones, so leave it out if the value sets those.
 		if onPod != "imds-oidc-proxy/allowed-client-ids" {
 			account["azure.workload.identity/client-id"] = idOne
 		}
@@ -386,15 +387,15 @@ func (p programs) annotated(onPod, onAccount string) reader {
 		} else {
 			account[onAccount] = value
 		}
-		said := p.migrate(t, manifestOf(t, "Pod", pod)+"---\n"+manifestOf(t, "ServiceAccount", account))
-		if !strings.Contains(said, "refused") {
-			return "" // warnings
+		message := p.migrate(t, manifestOf(t, "Pod", pod)+"---\n"+manifestOf(t, "ServiceAccount", account))
+		if !strings.Contains(message, "refused") {
+			return "" // there are only warnings
 		}
-		return said
+		return message
 	}}
 }
 
-// manifestOf is an object with annotations, as JSON, which is YAML.
+// manifestOf returns an object with annotations as JSON, which is also YAML.
 func manifestOf(t *testing.T, kind string, annotations map[string]string) string {
 	t.Helper()
 	object := map[string]any{"apiVersion": "v1", "kind": kind, "metadata": map[string]any{
@@ -409,11 +410,11 @@ func manifestOf(t *testing.T, kind string, annotations map[string]string) string
 	return string(text) + "\n"
 }
 
-// schemaRefuses stands for the message of a JSON schema, which names no reason.
+// schemaRefuses is returned instead of the error of a JSON schema, which contains no reason.
 const schemaRefuses = "the schema refuses the value"
 
-// chart checks a value against the chart's schema. It knows only the keywords that the
-// schemas of identifiers use. test/deploy/chart runs Helm itself.
+// chart checks a value against the chart's schema. It supports only the keywords that the schemas
+// of identifiers use. test/deploy/chart runs Helm itself.
 func (p programs) chart(path ...string) reader {
 	return reader{"chart, " + strings.Join(path, "."), func(t *testing.T, value string) string {
 		schema := p.schema
@@ -448,7 +449,7 @@ func (p programs) conforms(t *testing.T, schema map[string]any, value string) bo
 			name := strings.TrimPrefix(want.(string), "#/definitions/")
 			ok = p.conforms(t, p.schema["definitions"].(map[string]any)[name].(map[string]any), value)
 		default:
-			t.Errorf("this test does not know the keyword %q", keyword)
+			t.Errorf("this test does not support the keyword %q of JSON schema", keyword)
 		}
 		if !ok {
 			return false

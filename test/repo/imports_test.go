@@ -1,5 +1,3 @@
-// The map of the packages: which package may import which, and which dependency
-// belongs to one package only.
 package repo
 
 import (
@@ -16,8 +14,8 @@ import (
 
 const module = "imds-oidc-proxy"
 
-// allowed lists, for each package that ships, the packages of this module that
-// it may import. A package that is not listed may not exist outside test/.
+// allowed lists, for each package outside test/, the packages of this module that it may import. A
+// package that is not listed may exist only in test/.
 var allowed = map[string][]string{
 	"cmd/proxy":         {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server", "internal/sockets"},
 	"cmd/proxy-init":    {"internal/flagenv", "internal/logging", "internal/netrules"},
@@ -44,21 +42,21 @@ var allowed = map[string][]string{
 // everywhere lists the packages that every package may import.
 var everywhere = []string{"internal/azure"}
 
-// only lists the dependencies that one package alone may import.
-var only = map[string]string{
+// exclusive lists the dependencies that only one package may import.
+var exclusive = map[string]string{
 	"github.com/AzureAD/microsoft-authentication-library-for-go": "internal/exchange",
 	"github.com/coreos/go-iptables":                              "internal/netrules",
 	"github.com/go-chi/chi":                                      "cmd/proxy",
 	"go.yaml.in/yaml":                                            "internal/manifest",
 }
 
-// never lists what no program that runs in an injected pod may link, and so no package
-// that it might import: k8s.io makes the sidecar of azure-workload-identity v1.6.0 a
-// binary of 37 MB. ADR 0040 says why both sides still share one module.
-var never = []string{"k8s.io/", "sigs.k8s.io/"}
+// forbidden lists the import paths that a program in an injected pod must not link, nor any package
+// that it may import: because of k8s.io the sidecar of azure-workload-identity v1.6.0 is a binary of
+// 37 MB. ADR 0040 says why both kinds of programs still share one module.
+var forbidden = []string{"k8s.io/", "sigs.k8s.io/"}
 
-// kubernetesSide lists the packages that may link what never lists: they patch pods,
-// and do not run in the pods that they patch.
+// kubernetesSide lists the packages that may link what is forbidden to others: they patch pods and
+// do not run in them.
 var kubernetesSide = []string{"internal/inject", "cmd/webhook", "cmd/imds-migrate"}
 
 type goPackage struct {
@@ -67,6 +65,7 @@ type goPackage struct {
 	Deps       []string
 }
 
+// TestImports: every package outside test/ imports only what the lists above allow.
 func TestImports(t *testing.T) {
 	for _, p := range list(t, "../../cmd/...", "../../internal/...") {
 		name := strings.TrimPrefix(p.ImportPath, module+"/")
@@ -79,7 +78,7 @@ func TestImports(t *testing.T) {
 			checkImport(t, name, may, imported)
 		}
 		if !slices.Contains(kubernetesSide, name) {
-			checkNever(t, name, p.Deps)
+			checkForbidden(t, name, p.Deps)
 		}
 		if slices.Contains(everywhere, name) {
 			checkStandardOnly(t, name, p.Deps)
@@ -87,25 +86,25 @@ func TestImports(t *testing.T) {
 	}
 }
 
-func checkNever(t *testing.T, name string, deps []string) {
+func checkForbidden(t *testing.T, name string, deps []string) {
 	t.Helper()
 	for _, dep := range deps {
-		for _, prefix := range never {
+		for _, prefix := range forbidden {
 			if strings.HasPrefix(dep, prefix) {
-				t.Errorf("%s links %s", name, dep)
+				t.Errorf("%s links %s, which a program in an injected pod must not link", name, dep)
 			}
 		}
 	}
 }
 
-// checkStandardOnly: what every package may import must bring nothing along. An import path
-// of the standard library has no dot before its first slash.
+// checkStandardOnly checks that a package depends only on the standard library, because every
+// package may import it. An import path of the standard library has no dot before its first slash.
 func checkStandardOnly(t *testing.T, name string, deps []string) {
 	t.Helper()
 	for _, dep := range deps {
 		first, _, _ := strings.Cut(dep, "/")
 		if strings.Contains(first, ".") || first == module {
-			t.Errorf("%s links %s, which is not of the standard library", name, dep)
+			t.Errorf("%s links %s, which is not in the standard library", name, dep)
 		}
 	}
 }
@@ -115,16 +114,16 @@ func checkImport(t *testing.T, name string, may []string, imported string) {
 	if other, ours := strings.CutPrefix(imported, module+"/"); ours && !slices.Contains(may, other) && !slices.Contains(everywhere, other) {
 		t.Errorf("%s imports %s; it may import %q", name, other, may)
 	}
-	for dependency, home := range only {
+	for dependency, home := range exclusive {
 		if strings.HasPrefix(imported, dependency) && name != home {
 			t.Errorf("%s imports %s, which only %s may import", name, imported, home)
 		}
 	}
 }
 
-// TestMap: the map in CONTRIBUTING.md names every directory with Go files, and no other.
-// Below test/, a directory's line also stands for the directories in it.
-func TestMap(t *testing.T) {
+// TestContributingMap: the map in CONTRIBUTING.md names every directory with Go files, and no other. Below test/,
+// the line of a directory also covers its subdirectories.
+func TestContributingMap(t *testing.T) {
 	named, found := mapped(t), map[string]bool{}
 	for _, file := range files(t, "cmd/**.go", "internal/**.go", "test/**.go") {
 		dir := path.Dir(file)
@@ -162,8 +161,8 @@ func mapped(t *testing.T) map[string]bool {
 	return names
 }
 
-// list asks the go command, so that build tags and generated files are seen as
-// the build sees them.
+// list returns packages as the go command lists them, so that build tags and generated files are
+// treated as in a build.
 func list(t *testing.T, patterns ...string) []goPackage {
 	t.Helper()
 	out, err := exec.Command("go", append([]string{"list", "-deps=false", "-json=ImportPath,Imports,Deps"}, patterns...)...).Output()

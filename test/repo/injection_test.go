@@ -8,9 +8,9 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// TestInjection fails when the table of docs/injection.md is not the one that pods
-// are read by; `make docs` mends that.
-func TestInjection(t *testing.T) {
+// TestInjectionTable: the table of docs/injection.md lists the annotations that injection reads.
+// `make docs` rewrites it.
+func TestInjectionTable(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("| name | on | values | default | effect |\n|---|---|---|---|---|\n")
 	for _, a := range inject.Annotations() {

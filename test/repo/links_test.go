@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// files lists the files of the repository that match git's patterns, as paths from its
-// root. It leaves out files that are deleted and not yet committed as such.
+// files lists the files of the repository that match git's patterns, as paths from its root. It
+// omits files whose deletion is not yet committed.
 func files(t *testing.T, patterns ...string) []string {
 	t.Helper()
 	cmd := exec.Command("git", append([]string{"ls-files", "--cached", "--others", "--exclude-standard", "--"}, patterns...)...)
@@ -29,7 +29,7 @@ func files(t *testing.T, patterns ...string) []string {
 	})
 }
 
-// TestLinks: a relative link leads to a file of the repository, and its anchor to a heading.
+// TestLinks: every relative link points to a file of the repository, and its anchor to a heading.
 func TestLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#\s]*)(?:#([^)\s]*))?\)`)
 	checked := 0
@@ -72,7 +72,7 @@ var (
 	codeSpan = regexp.MustCompile("`[^`\n]*`")
 )
 
-// prose returns Markdown without code, in which brackets make no links.
+// prose returns Markdown without code, because brackets in code are not links.
 func prose(markdown string) string {
 	return codeSpan.ReplaceAllString(fence.ReplaceAllString(markdown, ""), "")
 }
@@ -98,6 +98,7 @@ func anchors(markdown string) []string {
 	return all
 }
 
+// TestAnchors: anchors ignores code blocks and numbers repeated headings.
 func TestAnchors(t *testing.T) {
 	page := "# `proxy check`: 2 ways\n\n```\n# no heading\n```\n## [What's new](x.md)\n## A, b\n## A, b\n"
 	want := []string{"proxy-check-2-ways", "whats-new", "a-b", "a-b-1"}
@@ -106,14 +107,14 @@ func TestAnchors(t *testing.T) {
 	}
 }
 
-// TestMakeTargets: a document that says `make x` means a target that there is.
+// TestMakeTargets: every `make x` in a document is a target of the Makefile.
 func TestMakeTargets(t *testing.T) {
 	makefile := read(t, "Makefile")
-	said := regexp.MustCompile("(?m)(?:^|`)make ([a-z][a-z-]+)")
+	command := regexp.MustCompile("(?m)(?:^|`)make ([a-z][a-z-]+)")
 	for _, file := range files(t, "*.md") {
-		for _, m := range said.FindAllStringSubmatch(read(t, file), -1) {
+		for _, m := range command.FindAllStringSubmatch(read(t, file), -1) {
 			if !strings.Contains(makefile, "\n"+m[1]+":") {
-				t.Errorf("%s says make %s, and the Makefile has no such target", file, m[1])
+				t.Errorf("%s contains make %s, but the Makefile has no such target", file, m[1])
 			}
 		}
 	}

@@ -16,7 +16,7 @@ import (
 	"imds-oidc-proxy/internal/census"
 )
 
-// userAgents is how each SDK of the table begins to name itself.
+// userAgents has the beginning of the User-Agent header of each SDK in the table.
 var userAgents = map[string]string{
 	"net-azure-identity":    "azsdk-net-Identity/",
 	"cpp-azure-identity":    "azsdk-cpp-identity/",
@@ -27,8 +27,8 @@ var userAgents = map[string]string{
 	"rust-azure-identity":   "azsdk-rust-identity/",
 }
 
-// TestFirstVersions: the census agrees with the table of docs/migration.md on which
-// version of an SDK is the first to do without the proxy.
+// TestFirstVersions: for each SDK, the census and the table of docs/migration.md have the same
+// first version that does not need the proxy.
 func TestFirstVersions(t *testing.T) {
 	text, err := os.ReadFile(repository + "/docs/migration.md")
 	if err != nil {
@@ -42,7 +42,7 @@ func TestFirstVersions(t *testing.T) {
 		major, minor, name := row[1], row[2], row[3]
 		agent := userAgents[name]
 		if agent == "" {
-			t.Errorf("%s: no User-Agent is known for it", name)
+			t.Errorf("%s: userAgents has no entry for this SDK", name)
 			continue
 		}
 		n, err := strconv.Atoi(minor)
@@ -57,7 +57,7 @@ func TestFirstVersions(t *testing.T) {
 			c.Count(http.Header{"User-Agent": {agent + version + " (Linux)"}})
 			got := c.Entries()[0]
 			if got.SDK != name || got.WorkloadIdentity != want {
-				t.Errorf("%s%s: the census says %s, workload identity %s; want %s, %s", agent, version, got.SDK, got.WorkloadIdentity, name, want)
+				t.Errorf("%s%s: got SDK %s, workload identity %s; want %s, %s", agent, version, got.SDK, got.WorkloadIdentity, name, want)
 			}
 			if want == census.No && !strings.Contains(got.Upgrade, row[1]+"."+row[2]) {
 				t.Errorf("%s%s: the advice %q does not name %s.%s", agent, version, got.Upgrade, major, minor)
@@ -66,9 +66,10 @@ func TestFirstVersions(t *testing.T) {
 	}
 }
 
-// TestSteps: the pod of docs/migration.md has the port that its census is read from,
-// and after the last step the application has its token and no sidecar.
-func TestSteps(t *testing.T) {
+// TestMigrationSteps: with the patches of docs/migration.md, the pod has the port that the page reads the
+// census from, --uninject restores the manifest, and after the last step the application has its
+// federated token and no sidecar.
+func TestMigrationSteps(t *testing.T) {
 	text, err := os.ReadFile(repository + "/docs/migration.md")
 	if err != nil {
 		t.Fatal(err)
@@ -76,7 +77,7 @@ func TestSteps(t *testing.T) {
 	patches := regexp.MustCompile(`(?s)patch deployment app -p '(.*?)'`).FindAllSubmatch(text, -1)
 	forwarded := regexp.MustCompile(`port-forward deploy/app (\d+)`).FindSubmatch(text)
 	if len(patches) != 2 || forwarded == nil {
-		t.Fatalf("%d patches and %q, want those of steps 4 and 8, and a port", len(patches), forwarded)
+		t.Fatalf("docs/migration.md: got %d patches and the port %q, want the patches of steps 4 and 8, and a port", len(patches), forwarded)
 	}
 	template := map[string]any{"spec": map[string]any{"containers": []any{map[string]any{"name": "app", "image": "app"}}}}
 	migrate := buildMigrate(t)
@@ -84,17 +85,17 @@ func TestSteps(t *testing.T) {
 	pod := mergePatch(template, templateOf(t, patches[0][1]))
 	with := migrate(t, manifest(t, pod))
 	if want := fmt.Sprintf(`"containerPort": %s`, forwarded[1]); !strings.Contains(with, "azwi-proxy-init") || !strings.Contains(with, want) {
-		t.Errorf("after step 4: no proxy, or no port %s:\n%s", forwarded[1], with)
+		t.Errorf("after step 4: got no proxy or no port %s:\n%s", forwarded[1], with)
 	}
 
 	without := migrate(t, with, "--uninject")
 	if without != manifest(t, pod) {
-		t.Errorf("taken out again: got %s, want %s", without, manifest(t, pod))
+		t.Errorf("after --uninject: got %s, want %s", without, manifest(t, pod))
 	}
 	pod = mergePatch(pod, templateOf(t, patches[1][1]))
 	last := migrate(t, manifest(t, pod))
 	if strings.Contains(last, "azwi-proxy") || !strings.Contains(last, "AZURE_FEDERATED_TOKEN_FILE") {
-		t.Errorf("after step 8: a proxy, or no token:\n%s", last)
+		t.Errorf("after step 8: got a proxy or no federated token:\n%s", last)
 	}
 }
 
@@ -110,7 +111,7 @@ func templateOf(t *testing.T, patch []byte) map[string]any {
 	return deployment.Spec.Template
 }
 
-// mergePatch is RFC 7396, as far as maps go.
+// mergePatch applies a JSON merge patch (RFC 7396) of maps.
 func mergePatch(target, patch map[string]any) map[string]any {
 	merged := make(map[string]any)
 	for name, value := range target {
@@ -141,7 +142,7 @@ func manifest(t *testing.T, template map[string]any) string {
 	return string(text) + "\n"
 }
 
-// buildMigrate returns what runs imds-migrate on a manifest.
+// buildMigrate builds imds-migrate and returns a function that runs it on a manifest.
 func buildMigrate(t *testing.T) func(t *testing.T, manifest string, args ...string) string {
 	t.Helper()
 	watchSources(t)

@@ -11,28 +11,28 @@ import (
 )
 
 const (
-	// askInterval is between the requests of a polite client.
+	// askInterval is the pause of the well-behaved client between two requests.
 	askInterval = 20 * time.Millisecond
 
-	// askTimeout is after what time a try is given up. It counts as waited for.
+	// askTimeout bounds one attempt. The time of a failed attempt counts as waiting time.
 	askTimeout = 10 * time.Second
 )
 
-// asker asks for the same answer again and again, on a new connection for each request
-// and, beside that, on one that is kept alive as SDKs do.
+// asker repeats the same request, on a new connection for each one and, at the same time, on a
+// keep-alive connection, as SDKs do.
 type asker struct {
 	address, target string
 
-	mu     sync.Mutex // guards what follows
-	seen   map[string]*waits
-	asking map[string]time.Time // since when the present request waits
+	mu     sync.Mutex           // guards what follows
+	seen   map[string]*waits    // by kind of connection
+	asking map[string]time.Time // when the current request began, by kind of connection
 }
 
-// waits is what one way of asking has seen. Durations are in milliseconds.
+// waits are the results for one kind of connection.
 type waits struct {
 	Answers   int
-	Failures  int // tries that got no answer, and were made again
-	Worst     float64
+	Failures  int     // attempts that got no answer and were repeated
+	Worst     float64 // longest time until an answer, in milliseconds
 	LastError string
 }
 
@@ -42,27 +42,28 @@ func newAsker(address, target string) *asker {
 
 func (a *asker) start() {
 	keepAlive := &http.Client{Timeout: askTimeout, Transport: &http.Transport{Proxy: nil}}
-	for name, try := range map[string]func() error{
+	for name, attempt := range map[string]func() error{
 		"new":        a.onNewConnection,
 		"keep-alive": func() error { return a.onKeptConnection(keepAlive) },
 	} {
 		a.seen[name] = &waits{}
 		go func() {
 			for {
-				a.askUntilAnswered(name, try)
+				a.askUntilAnswered(name, attempt)
 				time.Sleep(askInterval)
 			}
 		}()
 	}
 }
 
-// askUntilAnswered measures from the first try to the answer.
-func (a *asker) askUntilAnswered(name string, try func() error) {
+// askUntilAnswered repeats a request until it is answered, and measures the time from the first
+// attempt to the answer.
+func (a *asker) askUntilAnswered(name string, attempt func() error) {
 	a.mu.Lock()
 	a.asking[name] = time.Now()
 	a.mu.Unlock()
 	for {
-		err := try()
+		err := attempt()
 		a.mu.Lock()
 		w := a.seen[name]
 		if err == nil {
@@ -81,7 +82,8 @@ func (a *asker) askUntilAnswered(name string, try func() error) {
 
 func milliseconds(since time.Time) float64 { return float64(time.Since(since).Microseconds()) / 1000 }
 
-// result counts a request that still waits as one that has waited until now.
+// result returns the results by kind of connection. A request without an answer counts as if it
+// were answered now.
 func (a *asker) result() any {
 	a.mu.Lock()
 	defer a.mu.Unlock()

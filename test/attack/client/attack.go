@@ -13,28 +13,29 @@ import (
 )
 
 const (
-	// sendTimeout bounds the sending of one payload, which fits into the kernel's buffers
-	// unless the proxy does not read.
+	// sendTimeout bounds connecting, and sending one payload. A payload fits into the kernel's
+	// buffers unless the proxy does not read.
 	sendTimeout = 10 * time.Second
 
-	// reconnectPause keeps an attacker whom the proxy refuses at once from doing nothing
-	// but making connections: each of the 1,100 makes up to 100 a second.
+	// reconnectPause limits how often a connection is opened again. Without it, each connection
+	// that the proxy refuses at once would be opened up to 100 times a second, and the attacker
+	// would do nothing else.
 	reconnectPause = 200 * time.Millisecond
 
-	// pipelined is how many requests are sent at once on a connection whose answers are
-	// never read.
+	// pipelined is how many requests are sent at once on a connection whose answers are never
+	// read.
 	pipelined = 60
 
 	// smallBuffer is SO_RCVBUF of a connection whose answers are never read.
 	smallBuffer = 1024
 )
 
-// attack keeps connections open that all do the same. A connection that the proxy ends
-// is opened again.
+// attack keeps connections open that all send the same payload. It reopens each connection that
+// the proxy closes.
 type attack struct {
 	address string
 	payload string
-	reads   bool // it reads what is answered, and sends its payload again
+	reads   bool // read the answer, then send the payload again on a new connection
 
 	opened, answered atomic.Int64
 }
@@ -43,16 +44,16 @@ func newAttack(kind, address string) (*attack, error) {
 	a := &attack{address: address}
 	kind, path, _ := strings.Cut(kind, "=")
 	switch kind {
-	case "silent": // nothing
-	case "lines": // 19,001 bytes of a header that does not end, in 3,147 lines
+	case "silent": // sends nothing
+	case "lines": // an unfinished header of 19,001 bytes in 3,147 lines
 		const lines = 3147
 		line := "GET " + padded("/", 19_001-6*lines-len("GET  HTTP/1.1\r\n")) + " HTTP/1.1\r\n"
 		a.payload = line + strings.Repeat("aaa:\r\n", lines)
-	case "line": // one line of 15 KiB
+	case "line": // an unfinished header with one line of 15 KiB
 		a.payload = "GET / HTTP/1.1\r\nHost: 169.254.169.254\r\nX: " + strings.Repeat("a", 15<<10)
-	case "params": // a request line of 1,000 query parameters, some 15 KiB, and no end
+	case "params": // an unfinished header with 1,000 query parameters, about 15 KiB
 		a.payload = "GET " + path + "?" + params() + " HTTP/1.1\r\nHost: 169.254.169.254\r\n"
-	case "finished-params": // the same with an end
+	case "finished-params": // the same, finished
 		a.payload = "GET " + path + "?" + params() + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"
 	case "pipeline":
 		a.payload = strings.Repeat(request(path), pipelined)
@@ -94,7 +95,7 @@ func (a *attack) result() any {
 	return map[string]int64{"opened": a.opened.Load(), "answered": a.answered.Load()}
 }
 
-// connect holds one connection until the proxy ends it.
+// connect opens one connection and keeps it open until the proxy closes it.
 func (a *attack) connect() {
 	dialer := net.Dialer{Timeout: sendTimeout}
 	if !a.reads {
@@ -118,11 +119,11 @@ func (a *attack) connect() {
 	if _, err := io.WriteString(conn, a.payload); err != nil {
 		return
 	}
-	waitForEnd(conn.(*net.TCPConn))
+	waitForClose(conn.(*net.TCPConn))
 }
 
-// call sends one request and reads its answer, whatever it is. The proxy's answer says how
-// long it is; the connection is used once.
+// call sends one request and reads an answer with any status. Reading once is enough, because the
+// connection is closed afterwards.
 func (a *attack) call(conn net.Conn) {
 	if _, err := io.WriteString(conn, a.payload); err != nil {
 		return
@@ -132,9 +133,9 @@ func (a *attack) call(conn net.Conn) {
 	}
 }
 
-// waitForEnd waits until the peer has closed or reset the connection, and reads nothing.
-// The kernel tells of each byte that comes, and of the end.
-func waitForEnd(conn *net.TCPConn) {
+// waitForClose waits until the peer has closed or reset the connection, without reading. The poller
+// wakes it when data arrives and when the connection is closed.
+func waitForClose(conn *net.TCPConn) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return
@@ -145,5 +146,5 @@ func waitForEnd(conn *net.TCPConn) {
 	})
 }
 
-// tcpEstablished is TCP_ESTABLISHED of the kernel's tcp_states.h.
+// tcpEstablished is TCP_ESTABLISHED in the kernel's tcp_states.h.
 const tcpEstablished = 1

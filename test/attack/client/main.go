@@ -1,13 +1,13 @@
-// Command client is both sides of an attack on the proxy: the hostile container, which
-// opens many connections, and the polite one beside it, which asks for one answer again
-// and again and measures how long it waits.
+// Command client is used for both sides of an attack on the proxy: the hostile container, which
+// opens many connections, and the well-behaved client beside it, which repeats one request and
+// measures how long it waits for an answer.
 //
 //	client attack KIND ADDRESS CONNECTIONS
 //	client ask ADDRESS TARGET
 //
-// Both print "ready" once they have begun, run until their standard input ends, and then
-// print what they saw as one line of JSON. The tests run them as the application's user,
-// without capabilities.
+// Both print "ready" when they have begun, run until their standard input is closed, and then print
+// their results as one line of JSON. The tests run them as the application's user, without
+// capabilities.
 package main
 
 import (
@@ -44,7 +44,7 @@ func run(args []string) error {
 		a.start()
 		return untilEOF(a.result)
 	}
-	return errors.New("want: attack KIND ADDRESS CONNECTIONS, or ask ADDRESS TARGET")
+	return errors.New("usage: client attack KIND ADDRESS CONNECTIONS, or client ask ADDRESS TARGET")
 }
 
 func untilEOF(result func() any) error {
