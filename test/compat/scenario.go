@@ -83,51 +83,51 @@ type scenario struct {
 func scenarios() []scenario {
 	managed := func(more ...string) []string { return append([]string{"credential=managed"}, more...) }
 	return []scenario{{
-		name: "default", title: "default", about: "the pod's own identity, named by nothing",
+		name: "default", title: "default", about: "the request names no identity, so that it gets the pod's own",
 		where: redirected, arguments: managed(), want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(1)),
 	}, {
 		name: "client-id", title: "client ID", about: "a user-assigned identity by its client ID",
 		where: redirected, arguments: managed("client_id=" + otherClientID), want: gotToken, check: all(tokens(1, otherClientID), exchanges(1)),
 	}, {
-		name: "object-id", title: "object ID", about: "by its object ID, which `--identity` maps",
+		name: "object-id", title: "object ID", about: "a user-assigned identity by its object ID, which `--identity` maps to a client ID",
 		where: redirected, arguments: managed("object_id=" + otherObjectID), want: gotToken, check: tokens(1, otherClientID),
 	}, {
-		name: "resource-id", title: "resource ID", about: "by its ARM resource ID, which `--identity` maps",
+		name: "resource-id", title: "resource ID", about: "a user-assigned identity by its ARM resource ID, which `--identity` maps to a client ID",
 		where: redirected, arguments: managed("resource_id=" + otherResourceID), want: gotToken, check: all(tokens(1, otherClientID), exchanges(1)),
 	}, {
-		name: "chain", title: "default chain", about: "the SDK's default chain, its probe included, settles on the managed identity",
+		name: "chain", title: "default chain", about: "the SDK's default credential chain, including its probe, uses the managed identity",
 		where: redirected, arguments: []string{"credential=default"}, want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(1)),
 	}, {
-		name: "second", title: "second call", about: "a second call on the same object: at most one more request, no exchange",
+		name: "second", title: "second call", about: "a second call on the same object causes at most one more request and no exchange",
 		where: redirected, arguments: managed("calls=2"), want: gotToken, check: all(tokens(2, pod.ClientID), sameToken, exchanges(1)),
 	}, {
-		name: "unknown", title: "unknown identity", about: "an identity that the tenant does not have: the SDK's own error, at once",
+		name: "unknown", title: "unknown identity", about: "the tenant does not have the identity: the SDK returns its own error, at once",
 		where: redirected, arguments: managed("client_id=" + unknownClientID), want: refused, check: all(atMostOneExchange, asksOnce),
 	}, {
-		name: "fall-through", title: "falls through", about: "the tenant does not have the pod's own identity: a chain goes on to its next credential, as soon",
+		name: "fall-through", title: "falls through", about: "the tenant does not have the pod's own identity: a credential chain goes on to its next credential, at once",
 		where: redirected, arguments: []string{"credential=fallthrough"}, want: gotToken, check: all(fellThrough, exchanges(1), asksOnce),
 		fault: func(int) *entra.Fault { f := entra.FaultAADSTS(700016); return &f },
 	}, {
-		name: "named-fall-through", title: "named, falls through", about: "the same for an identity that the application names",
+		name: "named-fall-through", title: "named, falls through", about: "the same, for an identity that the application names",
 		where: redirected, arguments: []string{"credential=fallthrough", "client_id=" + unknownClientID}, want: gotToken, check: all(fellThrough, exchanges(1), asksOnce),
 	}, {
-		name: "errors", title: "500 twice", about: "Entra answers 500 twice, then well",
+		name: "errors", title: "500 twice", about: "Entra answers 500 twice, then with a token",
 		where: redirected, arguments: managed(), want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(3)),
 		fault: first(2, entra.FaultStatus(500, "")),
 	}, {
-		name: "long-errors", title: "500 thrice", about: "Entra answers 500 as often as the proxy tries, so that the client gets one and has to ask again",
+		name: "long-errors", title: "500 thrice", about: "Entra answers 500 until the proxy gives up, so that the client gets an error and must retry",
 		where: redirected, arguments: managed(), want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(4)),
 		fault: first(3, entra.FaultStatus(500, "")),
 	}, {
-		name: "throttled", title: "429", about: "Entra throttles; client and proxy leave it alone for as long as it says",
+		name: "throttled", title: "429", about: "Entra throttles: client and proxy send no request until its Retry-After has passed",
 		where: redirected, arguments: managed(), want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(2), backedOff),
 		fault: first(1, entra.FaultThrottle(throttle)),
 	}, {
-		name: "refresh", title: "refresh", about: "a token that the proxy has replaced is seen once the client's own has expired",
+		name: "refresh", title: "refresh", about: "after the client's token has expired, the client gets the token that the proxy has refreshed",
 		where: redirected, arguments: managed("calls=2", fmt.Sprintf("pause=%g", afterExpiry.Seconds())), want: gotToken, check: all(tokens(2, pod.ClientID), otherToken),
 		fault: func(int) *entra.Fault { return lasting(shortLife) },
 	}, {
-		name: "outage", title: "Entra down", about: "Entra has gone, the proxy has tried to refresh and could not: a new client is served from its cache",
+		name: "outage", title: "Entra down", about: "Entra is unreachable and the proxy could not refresh its token: a new client gets the cached one",
 		where: redirected, arguments: managed(), want: gotToken, check: all(tokens(2, pod.ClientID), sameToken),
 		fault: func(n int) *entra.Fault {
 			if n == 0 {
@@ -140,7 +140,7 @@ func scenarios() []scenario {
 			return slices.ContainsFunc(exchanges, func(x entra.Exchange) bool { return x.Outcome == entra.OutcomeAborted })
 		},
 	}, {
-		name: "direct", title: "no redirect", about: "no rules; `AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:8000` names the proxy",
+		name: "direct", title: "no redirect", about: "there is no redirect; `AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:8000` points to the proxy",
 		where: direct, arguments: managed(), want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(1)),
 		environment: []string{"AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:8000"},
 	}}
