@@ -87,8 +87,8 @@ func TestCheck(t *testing.T) {
 				uid      int
 				redirect string
 			}{
-				{pod.ProxyUID, "skipped: not visible to the proxy's own user"},
-				{pod.ApplicationUID, "ok: the metadata address leads to this proxy"},
+				{pod.ProxyUID, "skipped: the proxy's user is exempt from the redirect"},
+				{pod.ApplicationUID, "ok: requests to the metadata address reach the proxy"},
 			} {
 				report := runCheck(t, ctx, p, test.uid)
 				if report.ExitStatus != 0 {
@@ -113,7 +113,7 @@ func TestCheckWithoutRedirect(t *testing.T) {
 	clearRules(t)
 	foreignMetadataAddress(t)
 	report := runCheck(t, ctx, p, pod.ApplicationUID)
-	if got := report.text("imds", "redirect"); report.FirstFailed != "imds" || !strings.HasPrefix(got, "fail: there is none") {
+	if got := report.text("imds", "redirect"); report.FirstFailed != "imds" || !strings.HasPrefix(got, "fail: there is no redirect") {
 		t.Errorf("got %q, %q", report.FirstFailed, got)
 	}
 	report = runCheck(t, ctx, p, pod.ApplicationUID, "--no-redirect")
@@ -133,11 +133,11 @@ func TestCheckAsksIMDSOnRequestOnly(t *testing.T) {
 	if got, want := p.Decoy.Requests(), []string{"GET /metadata/versions"}; !slices.Equal(got, want) {
 		t.Errorf("the node's IMDS saw %q, want %q", got, want)
 	}
-	if got := report.text("imds", "node's IMDS"); !strings.HasPrefix(got, "ok: answers the proxy's own user") {
+	if got := report.text("imds", "node's IMDS"); !strings.HasPrefix(got, "ok: reachable for the proxy's user") {
 		t.Errorf("got %q", got)
 	}
 	report = runCheck(t, ctx, p, pod.ApplicationUID, "--ask-imds")
-	if got := report.text("imds", "node's IMDS"); !strings.HasPrefix(got, "ok: out of reach") {
+	if got := report.text("imds", "node's IMDS"); !strings.HasPrefix(got, "ok: not reachable for this user") {
 		t.Errorf("got %q", got)
 	}
 }

@@ -62,7 +62,7 @@ func TestImposterAtThePort(t *testing.T) {
 	if out, err := p.RunProxyInit(ctx); err != nil {
 		t.Errorf("proxy-init beside the proxy: %v: %s", err, out)
 	}
-	if got := runCheck(t, ctx, p, pod.ProxyUID).text("imds", "127.0.0.1:8000"); got != "ok: this proxy, ready" {
+	if got := runCheck(t, ctx, p, pod.ProxyUID).text("imds", "127.0.0.1:8000"); got != "ok: the proxy is ready" {
 		t.Errorf("proxy check: got %q", got)
 	}
 	checkDecoy(t, p)
@@ -93,7 +93,7 @@ func wantImposterRefused(t *testing.T, ctx context.Context, p *pod.Pod, uid int)
 	}
 
 	report := runCheck(t, ctx, p, pod.ProxyUID)
-	want := fmt.Sprintf("fail: a process of UID %d listens there", uid)
+	want := fmt.Sprintf("fail: a process of UID %d listens on this port", uid)
 	if got := report.text("imds", "127.0.0.1:8000"); !strings.HasPrefix(got, want) || report.ExitStatus != 15 {
 		t.Errorf("proxy check: exit status %d, got %q, want 15 and %q", report.ExitStatus, got, want)
 	}
