@@ -13,8 +13,8 @@ import (
 	"imds-oidc-proxy/internal/exchange"
 )
 
-// Metadata has functions that send metadata requests, from whose results this package
-// concludes which server answers the application's requests.
+// Metadata has functions that send metadata requests. Their results show which server
+// answers the application's requests.
 type Metadata struct {
 	// Port is the proxy's port, for texts.
 	Port uint16
@@ -28,8 +28,8 @@ type Metadata struct {
 	// AskPort sends a request for /readyz to the proxy's port.
 	AskPort func(context.Context) (Responder, error)
 
-	// AskRedirect sends a request for /readyz to the metadata address. The connection
-	// must never leave the machine, so that it succeeds only if there is a redirect.
+	// AskRedirect sends a request for /readyz to the metadata address, over a connection
+	// that cannot leave the machine. So it gets an answer only if there is a redirect.
 	AskRedirect func(context.Context) (Responder, error)
 
 	// AskReal sends a request for /metadata/versions, which needs no identity, to the
@@ -78,9 +78,9 @@ func (r *run) metadata(ctx context.Context) []Finding {
 	return findings
 }
 
-// port checks which process listens on the proxy's port. It gets the owner after the
-// answer: if it got the owner first, a process of another user could end in between, the
-// proxy could start, and the finding would be wrong.
+// port checks which process listens on the proxy's port. It gets the owner after the answer,
+// because a process of another user could take the port after an earlier look. It misses
+// only a process that answers and then returns the port to a new proxy before the look.
 func (r *run) port(ctx context.Context) (f Finding, at listener) {
 	m := r.cfg.IMDS
 	f = Finding{Status: OK, Item: fmt.Sprintf("127.0.0.1:%d", m.Port)}
