@@ -363,7 +363,7 @@ func TestLoopIsLimited(t *testing.T) {
 	leftOut := requests - got
 	wantLines(t, metrics, fmt.Sprintf("imds_oidc_proxy_log_lines_left_out_total %d", leftOut))
 	if leftOut == 0 || !strings.Contains(log.String(), fmt.Sprintf(`"lines":%d`, leftOut)) {
-		t.Errorf("no line tells of %d lines left out:\n%s", leftOut, log)
+		t.Errorf("the log has no line about %d dropped lines:\n%s", leftOut, log)
 	}
 }
 
