@@ -57,7 +57,7 @@ var failures = map[string]struct {
 	"nat, lies":           {"'commit nat'", "exit 0", 8, "no chain IMDS_PROXY_OUTPUT", "rules instead of"},
 	"nat, done by half":   {"'commit nat'", `input=$(printf '%s\n' "$input" | sed '/REDIRECT/d'); run "$@"`, 8, "rules instead of", ""},
 	"nat, without a jump": {"'commit nat'", `input=$(printf '%s\n' "$input" | sed '/-I OUTPUT/d'); run "$@"`, 8, "not the first rule", ""},
-	"nat, does not end":   {"'commit nat'", "sleep 60", 11, "did not end within", ""},
+	"nat, does not end":   {"'commit nat'", "sleep 60", 11, "did not exit within", ""},
 }
 
 // TestRedirectFailsClosed lets each step fail, in a new pod and then in one that
