@@ -114,7 +114,7 @@ func choose(mode Mode, found []candidate) (*Ruleset, error) {
 	if other.backend != nil {
 		r.backends = append(r.backends, other.backend)
 	} else if other.mayHoldRules() {
-		r.unseen = fmt.Errorf("iptables-%s may have rules here that cannot be seen: %w", other.mode, other.err)
+		r.unseen = fmt.Errorf("iptables-%s may have rules here that cannot be read: %w", other.mode, other.err)
 	}
 	return r, nil
 }

@@ -163,7 +163,7 @@ func TestRedirectUnseenLegacy(t *testing.T) {
 	pod := newRedirectPod(t)
 	pod.iptables("legacy", meshScript...)
 	r := pod.tryInit(initOptions{caps: "-all,+net_admin"})
-	if r.code != 0 || !strings.Contains(r.stderr, "cannot be seen") || logField(t, r, "proven_by") != "connection" {
+	if r.code != 0 || !strings.Contains(r.stderr, "cannot be read") || logField(t, r, "proven_by") != "connection" {
 		t.Errorf("exit code %d, want 0, a warning and a proof\n%s", r.code, r.stderr)
 	}
 }
@@ -180,7 +180,7 @@ func TestRedirectCheckUnseenLegacy(t *testing.T) {
 	}
 	pod.iptables("legacy", meshScript...)
 	r := pod.tryInit(netAdmin, "--check", "--log-level=error", "--iptables-mode=nft")
-	if r.code != 3 || !strings.Contains(r.stderr, "cannot be seen") || !strings.Contains(r.stderr, "NET_RAW") {
+	if r.code != 3 || !strings.Contains(r.stderr, "cannot be read") || !strings.Contains(r.stderr, "NET_RAW") {
 		t.Errorf("with legacy tables: exit code %d, want 3, and what is missing\n%s", r.code, r.stderr)
 	}
 	pod.install("--iptables-mode=nft", "--check") // with NET_RAW they are seen, and are nobody's redirect
