@@ -139,7 +139,7 @@ func openProxyPort(ctx context.Context, c Config) (net.Listener, error) {
 // privilegedPortRemedy is for ports that only root may bind. The proxy does not run as root, so
 // it could not bind the port either.
 const privilegedPortRemedy = "ports below 1024 need the capability NET_BIND_SERVICE, which the proxy does not have either: " +
-	"set --proxy-port (PROXY_PORT) of both to 1024 or more"
+	"set --proxy-port (PROXY_PORT) of both programs to 1024 or more"
 
 func notRedirected(c Config, what string) *Error {
 	return &Error{

@@ -192,7 +192,7 @@ func TestRedirectPrivilegedPort(t *testing.T) {
 	t.Parallel()
 	pod := newRedirectPod(t)
 	r := pod.tryInit(initOptions{caps: "-all,+net_admin"}, "--iptables-mode=nft", "--proxy-port=88")
-	if r.code != 1 || !strings.Contains(r.stderr, "of 1024 or more") {
+	if r.code != 1 || !strings.Contains(r.stderr, "to 1024 or more") {
 		t.Errorf("proxy-init: exit code %d, want 1 and the remedy\n%s", r.code, r.stderr)
 	}
 }
