@@ -58,7 +58,7 @@ var failures = map[string]struct {
 	"nat, no effect":      {"'commit nat'", "exit 0", 8, "no chain IMDS_PROXY_OUTPUT", "rules instead of"},
 	"nat, incomplete":     {"'commit nat'", `input=$(printf '%s\n' "$input" | sed '/REDIRECT/d'); run "$@"`, 8, "rules instead of", ""},
 	"nat, without a jump": {"'commit nat'", `input=$(printf '%s\n' "$input" | sed '/-I OUTPUT/d'); run "$@"`, 8, "not the first rule", ""},
-	"nat, does not end":   {"'commit nat'", "sleep 60", 11, "did not end within", ""},
+	"nat, does not end":   {"'commit nat'", "sleep 60", 11, "did not exit within", ""},
 }
 
 // TestRedirectFailsClosed: proxy-init fails closed at each step, in a new pod and in a pod with
@@ -165,7 +165,7 @@ func TestRedirectUnseenLegacy(t *testing.T) {
 	pod := newRedirectPod(t)
 	pod.iptables("legacy", meshScript...)
 	r := pod.tryInit(initOptions{caps: "-all,+net_admin"})
-	if r.code != 0 || !strings.Contains(r.stderr, "cannot be seen") || logField(t, r, "proven_by") != "connection" {
+	if r.code != 0 || !strings.Contains(r.stderr, "cannot be read") || logField(t, r, "proven_by") != "connection" {
 		t.Errorf("exit code %d, want 0, a warning and a proof\n%s", r.code, r.stderr)
 	}
 }
@@ -182,7 +182,7 @@ func TestRedirectCheckUnseenLegacy(t *testing.T) {
 	}
 	pod.iptables("legacy", meshScript...)
 	r := pod.tryInit(netAdmin, "--check", "--log-level=error", "--iptables-mode=nft")
-	if r.code != 3 || !strings.Contains(r.stderr, "cannot be seen") || !strings.Contains(r.stderr, "NET_RAW") {
+	if r.code != 3 || !strings.Contains(r.stderr, "cannot be read") || !strings.Contains(r.stderr, "NET_RAW") {
 		t.Errorf("with legacy tables: exit code %d, want 3, and the missing capability\n%s", r.code, r.stderr)
 	}
 	pod.install("--iptables-mode=nft", "--check") // with NET_RAW it can read them; they are no redirect
@@ -194,7 +194,7 @@ func TestRedirectPrivilegedPort(t *testing.T) {
 	t.Parallel()
 	pod := newRedirectPod(t)
 	r := pod.tryInit(initOptions{caps: "-all,+net_admin"}, "--iptables-mode=nft", "--proxy-port=88")
-	if r.code != 1 || !strings.Contains(r.stderr, "of 1024 or more") {
+	if r.code != 1 || !strings.Contains(r.stderr, "to 1024 or more") {
 		t.Errorf("proxy-init: exit code %d, want 1 and the remedy\n%s", r.code, r.stderr)
 	}
 }

@@ -158,7 +158,7 @@ func TestRedirectNFTTable(t *testing.T) {
 		t.Errorf("on nft: exit code %d, want 7\n%s", r.code, r.stderr)
 	}
 	r := pod.install()
-	if got := logField(t, r, "backend"); got != "legacy" || !strings.Contains(r.stderr, "cannot be seen") {
+	if got := logField(t, r, "backend"); got != "legacy" || !strings.Contains(r.stderr, "cannot be read") {
 		t.Errorf("auto: backend %s, want legacy and a warning\n%s", got, r.stderr)
 	}
 }
