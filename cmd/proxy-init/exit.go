@@ -11,32 +11,32 @@ import (
 	"imds-oidc-proxy/internal/netrules"
 )
 
-// The exit codes that no kind of failure has.
+// The exit codes without a kind of failure.
 const (
 	exitOK      = 0
 	exitFailure = 1
 	exitUsage   = 2
 )
 
-// exits is the table of exit codes. They are an interface: never renumbered.
+// exits is the table of exit codes. Scripts depend on them, so they must not change.
 var exits = [...]struct {
 	code int
-	kind netrules.Kind // zero: of no kind
+	kind netrules.Kind // zero: none
 	help string
 }{
-	{exitOK, 0, "done (--check: the rules are all there, and first)"},
-	{exitFailure, 0, "any other failure"},
-	{exitUsage, 0, "a wrong flag or variable"},
-	{3, netrules.MissingCapability, "a capability is missing: NET_ADMIN, and for legacy NET_RAW too (--check: also\n" +
-		"where the kernel has legacy tables here, and they cannot be seen without it)"},
+	{exitOK, 0, "success (--check: all rules are in place and first)"},
+	{exitFailure, 0, "another failure"},
+	{exitUsage, 0, "invalid flag or environment variable"},
+	{3, netrules.MissingCapability, "a capability is missing: NET_ADMIN, or for legacy also NET_RAW (--check: also\n" +
+		"if the kernel has legacy tables here that cannot be read without NET_RAW)"},
 	{4, netrules.NoBinary, "no iptables binary for the backend"},
-	{5, netrules.LockHeld, "the xtables lock is held, or its file cannot be opened"},
+	{5, netrules.LockHeld, "another process holds the xtables lock, or its file cannot be opened"},
 	{6, netrules.MissingModule, "the kernel lacks a module, such as xt_owner or nf_nat"},
-	{7, netrules.WrongBackend, "the backend's tables cannot be used"},
-	{8, netrules.RulesDiffer, "the rules read back are not the planned ones (--check: not all there, or not first)"},
-	{9, netrules.NotRedirected, "the rules are there, and a connection did not arrive at the proxy's port"},
+	{7, netrules.WrongBackend, "the backend cannot read rules in its tables"},
+	{8, netrules.RulesDiffer, "the rules are not the planned ones (--check: missing, changed or not first)"},
+	{9, netrules.NotRedirected, "the rules are in place, but a connection was not redirected to the proxy's port"},
 	{10, netrules.HostNetwork, "this is a node's own network namespace"},
-	{11, netrules.TimedOut, "iptables did not end in time"},
+	{11, netrules.TimedOut, "iptables did not exit in time"},
 	{12, netrules.PortTaken, "a process of another user than the proxy's holds the proxy's port"},
 }
 
@@ -58,8 +58,8 @@ func exitCode(k netrules.Kind) int {
 	return exitFailure
 }
 
-// report writes cause and remedy in one line, to the log and for the kubelet, and
-// returns the exit code.
+// report writes the cause and the remedy to the log and, in one line, to the termination log,
+// and returns the exit code.
 func report(o options, log *zap.Logger, err error) int {
 	code, remedy := exitFailure, ""
 	if failure, ok := errors.AsType[*netrules.Error](err); ok {
@@ -78,11 +78,12 @@ func terminationMessage(err error, remedy string) string {
 	return fmt.Sprintf("%s. Remedy: %s", cause, remedy)
 }
 
-// maxTermination is how many bytes of a termination message the kubelet keeps.
+// maxTermination is the maximum size of a termination message, in bytes. The kubelet discards
+// the rest.
 const maxTermination = 4096
 
-// writeTermination writes the message where `kubectl describe pod` shows it. The
-// kubelet creates the file: where there is none, nobody reads it.
+// writeTermination writes the message that `kubectl describe pod` shows. It does not create the
+// file: if the kubelet has not created it, nothing reads it.
 func writeTermination(path, message string) {
 	if path == "" {
 		return
@@ -92,6 +93,6 @@ func writeTermination(path, message string) {
 		return
 	}
 	defer f.Close()
-	// Best effort: the log has the same line.
+	// An error is ignored, since the log has the same message.
 	_, _ = f.WriteString("proxy-init: " + message[:min(len(message), maxTermination-len("proxy-init: "))])
 }

@@ -14,12 +14,13 @@ import (
 	"imds-oidc-proxy/internal/netrules"
 )
 
-// TestExitCodes: each kind has a code of its own, and --help names them all.
+// TestExitCodes checks that each kind of failure has its own exit code, and that --help lists
+// all exit codes.
 func TestExitCodes(t *testing.T) {
 	seen := map[int]netrules.Kind{exitOK: -1, exitFailure: -1, exitUsage: -1}
 	for kind := netrules.MissingCapability; kind <= netrules.PortTaken; kind++ {
 		code := exitCode(kind)
-		if want := int(kind) + 2; code != want { // an interface: never renumbered
+		if want := int(kind) + 2; code != want { // exit codes must not change
 			t.Errorf("kind %d exits with %d, want %d", kind, code, want)
 		}
 		if other, taken := seen[code]; taken {
@@ -39,7 +40,7 @@ func TestExitCodes(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "termination-log")
-	if err := os.WriteFile(path, []byte("what an earlier run said, which was much longer than this"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("the message of an earlier run, which is longer than the new message"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
@@ -65,7 +66,7 @@ func TestReport(t *testing.T) {
 }
 
 func TestTerminationLog(t *testing.T) {
-	t.Run("of a wrong variable", func(t *testing.T) {
+	t.Run("invalid variable", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "termination-log")
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -76,11 +77,11 @@ func TestTerminationLog(t *testing.T) {
 			t.Errorf("termination message %q (%v), want one with PROXY_PORT", got, err)
 		}
 	})
-	t.Run("not made", func(t *testing.T) {
+	t.Run("not created", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "termination-log")
 		writeTermination(path, "anything")
 		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("stat: %v, want that it does not exist", err)
+			t.Errorf("the file exists: %v", err)
 		}
 	})
 	t.Run("bounded", func(t *testing.T) {

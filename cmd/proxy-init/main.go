@@ -1,7 +1,7 @@
-// Proxy-init redirects the pod's requests for the instance metadata service to
-// the proxy. It runs once, as an init container, before anything that might ask
-// for a token; any failure is a non-zero exit, so that the pod does not start
-// without the redirect.
+// Proxy-init redirects the pod's requests to the instance metadata service (IMDS) to the proxy.
+// It runs as an init container, before all containers that may request a token. It fails
+// closed: after any failure its exit code is not zero, so that the pod does not start without
+// the redirect.
 package main
 
 import (
@@ -29,7 +29,8 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 
-// run is the program: stdout gets what was asked for, stderr the log.
+// run is the program. It writes the output of --help, --version and --dry-run to stdout, and
+// errors and the log to stderr. It returns the exit code.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	o, err := parse(args, getenv)
 	switch {
@@ -55,21 +56,21 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return exitOK
 }
 
-// act does what changes or reads the namespace's rules.
+// act installs, checks or removes the rules.
 func act(ctx context.Context, o options, log *zap.Logger) error {
-	// A check changes nothing, and so is harmless on a node too.
+	// A check changes no rules, so it may run in a node's network namespace too.
 	rules, err := netrules.Open(ctx, netrules.Options{Mode: o.mode, Force: o.force || o.check})
 	if err != nil {
 		return err
 	}
 	log.Debug("iptables backend chosen", zap.String("backend", string(rules.Mode())), zap.String("reason", rules.Reason()))
 	if w := rules.Warning(); w != "" {
-		log.Warn("rules of the other iptables backend cannot be seen", zap.String("detail", w))
+		log.Warn("rules of the other iptables backend cannot be read", zap.String("detail", w))
 	}
 	plan := netrules.NewPlan(o.config)
 	switch {
 	case o.check:
-		// First: reading who listens takes no capability, and reading the rules may.
+		// The port first: reading its owner needs no capability, unlike reading the rules.
 		if err := netrules.CheckPort(o.config); err != nil {
 			return err
 		}
@@ -101,9 +102,9 @@ func install(ctx context.Context, o options, rules *netrules.Ruleset, plan netru
 	return nil
 }
 
-// prove is called after Apply has read the rules back, so that the connection that
-// proves them stays on this host. --verify=false skips the connection, and not the check of who listens at
-// the proxy's port, which is a security check.
+// prove proves the redirect. Call it after Apply, which has read the rules back: without them
+// the connection would leave the host. --verify=false skips the connection. It does not skip
+// the check of the port's owner, which is a security check.
 func prove(ctx context.Context, o options) (netrules.Proof, error) {
 	if o.verify {
 		return netrules.Prove(ctx, o.config)
@@ -111,7 +112,7 @@ func prove(ctx context.Context, o options) (netrules.Proof, error) {
 	return "rules (--verify=false)", netrules.CheckPort(o.config)
 }
 
-// describe is what the log says of the redirect.
+// describe returns the log fields of the redirect.
 func describe(o options, rules *netrules.Ruleset) []zap.Field {
 	fields := []zap.Field{
 		zap.Stringer("metadata", o.config.Metadata),

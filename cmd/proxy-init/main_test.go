@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// tryRun runs the program with nothing in its environment but env. None of these
-// runs comes as far as the namespace's rules: test/e2e has those.
+// tryRun runs the program with the environment env. The tests of this package do not reach the
+// iptables rules. Tests that change rules are in test/e2e.
 func tryRun(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, log bytes.Buffer
@@ -19,7 +19,7 @@ func tryRun(t *testing.T, env map[string]string, args ...string) (code int, stdo
 	return code, out.String(), log.String()
 }
 
-// TestUsageErrors wants one line that names the flag or the variable.
+// TestUsageErrors checks that an error is one line that names the flag or the variable.
 func TestUsageErrors(t *testing.T) {
 	for name, tt := range map[string]struct {
 		args []string
@@ -50,6 +50,8 @@ func TestUsageErrors(t *testing.T) {
 		"log format":        {args: []string{"--log-format=xml"}, want: "--log-format"},
 		"unknown flag":      {args: []string{"--frobnicate"}, want: "--frobnicate"},
 		"argument":          {args: []string{"install"}, want: `"install"`},
+		"flag without --":   {args: []string{"chek"}, want: `unexpected argument "chek": did you mean --check?`},
+		"misspelled flag":   {args: []string{"--proxy-prot=1"}, want: "unknown flag: --proxy-prot (did you mean --proxy-port?)"},
 		"two actions":       {args: []string{"--check", "--cleanup"}, want: "--cleanup"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -64,14 +66,14 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
-// TestUsageErrorIsTold: where the kubelet reads it, also when it is a flag that is
-// wrong and a variable that says where.
-func TestUsageErrorIsTold(t *testing.T) {
+// TestUsageErrorInTerminationLog checks that errors of flags and variables are also written to
+// the termination log, whose path may come from a variable although a flag is invalid.
+func TestUsageErrorInTerminationLog(t *testing.T) {
 	for name, args := range map[string][]string{
-		"a bad flag":     {"--frobnicate"},
-		"a bad value":    {"--proxy-port=0"},
-		"the flag wins":  {"--termination-log=FILE", "--frobnicate"},
-		"a bad variable": nil,
+		"an unknown flag":     {"--frobnicate"},
+		"an invalid value":    {"--proxy-port=0"},
+		"the path of a flag":  {"--termination-log=FILE", "--frobnicate"},
+		"an invalid variable": nil,
 	} {
 		file := filepath.Join(t.TempDir(), "termination-log")
 		if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -79,16 +81,16 @@ func TestUsageErrorIsTold(t *testing.T) {
 		}
 		env := map[string]string{"PROXY_TERMINATION_LOG": file}
 		switch name {
-		case "the flag wins":
+		case "the path of a flag":
 			args[0] = "--termination-log=" + file
 			env["PROXY_TERMINATION_LOG"] = file + "-other"
-		case "a bad variable":
+		case "an invalid variable":
 			env["PROXY_PORT"] = "eighty"
 		}
 		code, _, stderr := tryRun(t, env, args...)
 		got, err := os.ReadFile(file)
 		if code != exitUsage || err != nil || string(got)+"\n" != stderr {
-			t.Errorf("%s: exit code %d, termination message %q (%v), want what stderr has: %q", name, code, got, err, stderr)
+			t.Errorf("%s: exit code %d, termination message %q (%v), want the line of stderr: %q", name, code, got, err, stderr)
 		}
 	}
 }
@@ -107,16 +109,16 @@ func TestDryRun(t *testing.T) {
 			env:  map[string]string{"PROXY_PORT": "8123", "METADATA_IP": "100.100.100.200", "METADATA_PORT": "8080", "PROXY_UID": "2000"},
 			want: []string{"-d 100.100.100.200/32 -p tcp -m tcp --dport 8080", "--to-ports 8123", "--uid-owner 2000 --gid-owner 1501"},
 		},
-		"a flag wins": {
+		"a flag and a variable": {
 			args: []string{"--proxy-port=9000", "--seal=false"},
 			env:  map[string]string{"PROXY_PORT": "8123", "PROXY_SEAL": "true"},
 			want: []string{"--to-ports 9000", "--uid-owner"},
 		},
-		"an empty variable is none": {
+		"an empty variable": {
 			env:  map[string]string{"PROXY_PORT": "", "PROXY_SEAL": ""},
 			want: []string{"--to-ports 8000", "--uid-owner"},
 		},
-		"links to Services called proxy and metadata are none": {
+		"variables of Services named proxy and metadata": {
 			env:  map[string]string{"PROXY_PORT": "tcp://10.0.0.7:8080", "METADATA_PORT": "sctp://10.0.0.8:80"},
 			want: []string{"--dport 80", "--to-ports 8000"},
 		},
@@ -124,7 +126,7 @@ func TestDryRun(t *testing.T) {
 			args: []string{"--seal"},
 			not:  []string{"owner", "DNAT"},
 		},
-		"sealed as root, which is exempt nowhere": {
+		"sealed as root": {
 			env:  map[string]string{"PROXY_SEAL": "1", "PROXY_UID": "0"},
 			not:  []string{"owner"},
 			want: []string{"--to-ports 8000"},
@@ -133,7 +135,7 @@ func TestDryRun(t *testing.T) {
 			env:  map[string]string{"PROXY_DENY": "168.63.129.16:80, 10.1.0.0/16"},
 			want: []string{"-d 168.63.129.16/32 -p tcp -m tcp --dport 80 -j REJECT", "-d 10.1.0.0/16 -j REJECT"},
 		},
-		"denied one by one": {
+		"denied by repeated flags": {
 			args: []string{"--deny=168.63.129.16:80", "--deny=10.1.0.0/16"},
 			env:  map[string]string{"PROXY_DENY": "192.0.2.1"},
 			want: []string{"-d 168.63.129.16/32 -p tcp -m tcp --dport 80 -j REJECT", "-d 10.1.0.0/16 -j REJECT"},
@@ -175,7 +177,7 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 	for _, flagOnly := range []string{"dry-run", "check", "cleanup", "version"} {
 		if v := variable(flagOnly); v != "" {
-			t.Errorf("--%s has the variable %s, which would choose it for every run", flagOnly, v)
+			t.Errorf("--%s has the variable %s, which would set it for every run", flagOnly, v)
 		}
 	}
 	code, out, _ := tryRun(t, map[string]string{"PROXY_SEAL": "true"}, "--version")

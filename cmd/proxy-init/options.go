@@ -18,7 +18,7 @@ import (
 // terminationLog is the kubelet's default terminationMessagePath.
 const terminationLog = "/dev/termination-log"
 
-// options is the whole configuration.
+// options is the configuration of one run.
 type options struct {
 	config         netrules.Config
 	metadataIP     netip.Addr // with metadataPort, config.Metadata
@@ -28,13 +28,13 @@ type options struct {
 	terminationLog string
 	log            logging.Config
 
-	// At most one of these, else the redirect is installed.
+	// At most one of these is true. If none is, the redirect is installed.
 	dryRun, check, cleanup, version bool
 
 	usage string
 }
 
-// failureMessage is the log's message for a run that failed.
+// failureMessage returns the log message of a failed run.
 func (o options) failureMessage() string {
 	switch {
 	case o.check:
@@ -45,9 +45,8 @@ func (o options) failureMessage() string {
 	return "redirect not installed"
 }
 
-// variable names the environment variable of a flag. METADATA_IP and METADATA_PORT are
-// those of azure-workload-identity's script. The flags that choose what one run does have
-// none.
+// variable returns the environment variable of a flag. METADATA_IP and METADATA_PORT have the
+// names of azure-workload-identity's script. The flags that choose an action have no variable.
 func variable(flag string) string {
 	if flag == "metadata-ip" || flag == "metadata-port" {
 		return flagenv.Prefix("")(flag)
@@ -55,13 +54,14 @@ func variable(flag string) string {
 	return flagenv.Prefix("PROXY_", "dry-run", "check", "cleanup")(strings.TrimPrefix(flag, "proxy-"))
 }
 
-// parse reads the flags, and the environment for those that are not given.
+// parse parses the flags, and the variables of flags that are not given.
 func parse(args []string, getenv func(string) string) (options, error) {
 	o := options{terminationLog: terminationLog}
 	flags := flagenv.New("proxy-init", variable)
-	o.addFlags(flags.FlagSet)
+	o.addFlags(flags)
 	o.usage = usage(flags)
-	// Where errors are reported must be known before there is one. The flag still wins.
+	// Read first, since errors of the other settings are written to this file. The flag
+	// takes precedence.
 	if file := getenv(variable("termination-log")); file != "" {
 		o.terminationLog = file
 	}
@@ -72,25 +72,30 @@ func parse(args []string, getenv func(string) string) (options, error) {
 	return o, flags.Named(o.validate())
 }
 
-func (o *options) addFlags(flags *pflag.FlagSet) {
+func (o *options) addFlags(set *flagenv.Set) {
+	flags := set.FlagSet
 	o.config.ProxyPort, o.config.UID, o.config.GID = azure.ProxyPort, azure.ProxyID, azure.ProxyID
 	o.metadataIP, o.metadataPort, o.mode = netip.MustParseAddr(azure.MetadataIP), azure.MetadataPort, netrules.ModeAuto
+	set.Group("Redirect")
 	flagenv.Var(flags, &o.config.ProxyPort, "proxy-port", azure.ParsePort, "`port` on 127.0.0.1 where the proxy listens")
 	flagenv.Var(flags, &o.metadataIP, "metadata-ip", parseAddr, "`address` of the metadata service")
 	flagenv.Var(flags, &o.metadataPort, "metadata-port", azure.ParsePort, "TCP `port` of the metadata service")
-	flagenv.Var(flags, &o.config.UID, "proxy-uid", parseID, "the proxy's user `ID`: exempt, together with the group ID, unless sealed")
-	flagenv.Var(flags, &o.config.GID, "proxy-gid", parseID, "the proxy's group `ID`")
-	flags.BoolVar(&o.config.Sealed, "seal", false, "exempt nobody: nothing in the pod reaches the metadata address")
-	flagenv.List(flags, &o.config.Deny, "deny", netrules.ParseTarget, "reject these destinations too: `CIDR[:TCP port]`,… (168.63.129.16:80,168.63.129.16:32526)")
+	flagenv.Var(flags, &o.config.UID, "proxy-uid", parseID, "user `ID` of the proxy; processes with this user and group ID are exempt from the redirect, unless --seal is set")
+	flagenv.Var(flags, &o.config.GID, "proxy-gid", parseID, "group `ID` of the proxy")
+	flags.BoolVar(&o.config.Sealed, "seal", false, "exempt no process: nothing in the pod reaches the metadata address")
+	flagenv.List(flags, &o.config.Deny, "deny", netrules.ParseTarget, "reject further destinations: `CIDR[:TCP port]`,… (168.63.129.16:80,168.63.129.16:32526)")
+	set.Group("Installation")
 	flagenv.Var(flags, &o.mode, "iptables-mode", netrules.ParseMode, "iptables `backend`: auto, nft or legacy")
-	flags.BoolVar(&o.verify, "verify", true, "prove the redirect by a connection to the metadata address; false still checks who listens at --proxy-port")
-	flags.BoolVar(&o.force, "force", false, "go on in what looks like a node's own network namespace")
-	flags.StringVar(&o.terminationLog, "termination-log", terminationLog, "`file` for the cause of a failure, written only where it exists")
+	flags.BoolVar(&o.verify, "verify", true, "prove the redirect by a connection to the metadata address; --verify=false skips the connection, and still fails if another user than the proxy's listens at --proxy-port")
+	flags.BoolVar(&o.force, "force", false, "continue in a network namespace that seems to be a node's own")
+	set.Group("Log")
+	flags.StringVar(&o.terminationLog, "termination-log", terminationLog, "`file` for the cause of a failure; proxy-init does not create it")
 	o.log.AddFlags(flags)
-	flags.BoolVar(&o.dryRun, "dry-run", false, "print the rules as iptables-restore --noflush takes them, and change nothing")
-	flags.BoolVar(&o.check, "check", false, "exit 0 only if the rules are all there, and first, the other backend hides none, and no other user than the proxy's listens at --proxy-port; change nothing")
+	set.Group("Instead of installing the redirect (at most one)")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "print the rules as input for iptables-restore --noflush, and change nothing")
+	flags.BoolVar(&o.check, "check", false, "exit 0 only if all rules are in place and first, the other backend has none, and no other user than the proxy's listens at --proxy-port; change nothing")
 	flags.BoolVar(&o.cleanup, "cleanup", false, "remove the redirect, and nothing else")
-	flags.BoolVar(&o.version, "version", false, "print the version")
+	flags.BoolVar(&o.version, "version", false, "print the version and exit")
 }
 
 func parseAddr(s string) (netip.Addr, error) {
@@ -109,7 +114,7 @@ func parseID(s string) (uint32, error) {
 	return uint32(id), nil
 }
 
-// validate names the flags that netrules' errors are about.
+// validate returns errors that name the flags.
 func (o *options) validate() error {
 	var actions []string
 	for _, a := range []struct {
@@ -121,7 +126,7 @@ func (o *options) validate() error {
 		}
 	}
 	if len(actions) > 1 {
-		return &flagenv.Error{Flags: actions, Reason: "exclude each other"}
+		return &flagenv.Error{Flags: actions, Reason: "must not be set together"}
 	}
 	err := o.config.Validate()
 	for _, f := range []struct {
@@ -142,9 +147,10 @@ func (o *options) validate() error {
 
 func usage(flags *flagenv.Set) string {
 	var b strings.Builder
-	b.WriteString("Usage: proxy-init [flags]\n\nproxy-init redirects the pod's requests for the instance metadata service to the proxy.\n\nFlags:\n\n")
-	b.WriteString(flags.FlagUsages())
-	b.WriteString("\nEnvironment, for flags that are not given:\n\n")
+	b.WriteString("Usage: proxy-init [flags]\n\n" +
+		"proxy-init redirects the pod's requests to the instance metadata service (IMDS) to the proxy.\n")
+	b.WriteString(flags.Usages())
+	b.WriteString("\nEnvironment variables, for flags that are not given:\n")
 	flags.VisitAll(func(f *pflag.Flag) {
 		if v := flags.Variable(f.Name); v != "" {
 			fmt.Fprintf(&b, "  %-22s --%s\n", v, f.Name)

@@ -82,7 +82,7 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 func newFlags(cfg *config) *flagenv.Set {
 	set := flagenv.New("webhook", variable)
 	flags := set.FlagSet
-	cfg.inject.AddFlags(flags)
+	cfg.inject.AddFlags(set)
 	cfg.nativeSidecar, cfg.tlsMinVersion = sidecarAuto, "1.3"
 	cfg.address, cfg.healthAddress, cfg.metricsAddress = ":9443", ":8081", ":8080"
 	flagenv.Var(flags, &cfg.nativeSidecar, "native-sidecar", flagenv.OneOf(sidecarAuto, sidecarOn, sidecarOff),

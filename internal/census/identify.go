@@ -20,8 +20,8 @@ type sdk struct {
 	upgrade string
 }
 
-// libraries are the libraries that send their own name when they ask IMDS for a token.
-// If a User-Agent has several, the first in this table counts: a library stands above
+// libraries are the libraries that send their own name in a token request. If a User-Agent
+// has several of them, the first one in this table counts, so a library must come before
 // the library that it is built on.
 var libraries = [...]sdk{
 	{"azsdk-go-azidentity", "go-azidentity", "1.3.0", "azidentity (Go)"},
@@ -57,8 +57,8 @@ var msal = [...]sdk{
 	{"msal.desktop", "msal-net", "", "Azure.Identity (.NET) 1.9.0 or later, or MSAL's client assertion"},
 }
 
-// programs are HTTP clients and tools: the code that uses them to ask for a token sends
-// no name of its own.
+// programs are HTTP clients and tools. Code that uses them for a token request does not
+// send its own name.
 var programs = [...]sdk{
 	{product: "azcopy"}, {product: "fluent-bit"}, {product: "curl"}, {product: "wget"},
 	{product: "node-fetch"}, {product: "axios"}, {product: "go-http-client"},
@@ -67,8 +67,8 @@ var programs = [...]sdk{
 	{product: "powershell"}, {product: "windowspowershell", name: "powershell"}, {product: "java"},
 }
 
-// identify returns the caller that a signature names: by the name of a library, else by
-// MSAL's headers, else by the name of an HTTP client, which says least.
+// identify returns the caller for a signature. It looks for the name of a library first,
+// then for MSAL's headers, and last for the name of an HTTP client.
 func identify(s signature) Caller {
 	products := parseProducts(s.userAgent)
 	if caller, ok := find(libraries[:], products); ok {

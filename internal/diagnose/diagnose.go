@@ -1,22 +1,22 @@
-// Package diagnose checks each step from a pod's environment to an access token, and says
-// what it found there and how to fix what is wrong.
+// Package diagnose checks each step from a pod's environment to an access token, and
+// reports what it finds and how to fix it.
 //
 //	report := diagnose.Run(ctx, diagnose.Config{Exchange: …, ClientID: …, Resource: …}, nil)
 //	step, failed := report.FirstFailed()
 //
-// It changes nothing. It makes its requests as the proxy does: the exchange is package
-// exchange's own, with one real token request to Entra. It reads no packet filter rules,
-// which takes privileges that a sidecar does not have.
+// It changes nothing. It obtains a token in the same way as the proxy, by package exchange,
+// with one real token request to Entra. It does not read the packet filter's rules, because
+// that requires privileges that a sidecar does not have.
 //
 // # Security considerations
 //
-// Reports are pasted into tickets: a report holds no token, no assertion, no password of a
-// URL and no body that a server sent. What it quotes of claims, certificates and
-// headers, which others may have chosen, is bounded and in printable ASCII.
+// Users paste reports into tickets. A report has no token, no client assertion, no password
+// of a URL and no response body. Text from claims, certificates and headers is untrusted,
+// so reports have only a bounded part of it, in printable ASCII.
 //
-// The federated token's issuer, an unverified claim, chooses a host to ask: over
-// https only, never on a link-local address, such as the metadata service's, and
-// without following redirects.
+// The package reads documents from the host in the federated token's issuer, which is an
+// unverified claim. To prevent SSRF it uses https only, no link-local addresses, such as
+// that of the metadata service, and no redirects.
 package diagnose
 
 import (
@@ -28,22 +28,22 @@ import (
 	"imds-oidc-proxy/internal/exchange"
 )
 
-// Status is the result of a step, or of one finding.
+// Status is the result of a step or of a finding.
 type Status string
 
-// The statuses, from harmless to grave.
+// The statuses, in order of severity.
 const (
-	// Skipped: it could not be checked, for the reason that the text gives.
+	// Skipped: it could not be checked. The text gives the reason.
 	Skipped Status = "skipped"
-	// OK: as it should be.
+	// OK: there is no problem.
 	OK Status = "ok"
-	// Note: worth knowing, and no fault by itself.
+	// Note: information that may help, but no failure.
 	Note Status = "note"
-	// Fail: the application gets no token, or not the right one, until this is fixed.
+	// Fail: until this is fixed, the application gets no token or a wrong one.
 	Fail Status = "fail"
 )
 
-// StepName names a step in reports.
+// StepName is the name of a step in reports.
 type StepName string
 
 // The steps, in order.
@@ -56,37 +56,37 @@ const (
 	IMDS           StepName = "imds"
 )
 
-// Finding is one thing that was checked.
+// Finding is the result of one check.
 type Finding struct {
 	Status Status `json:"status"`
-	// Item is what was checked: a variable, a claim, an address.
+	// Item is the checked item: a variable, a claim, an address.
 	Item string `json:"item"`
-	// Text is what was found.
+	// Text says what the check found.
 	Text string `json:"text"`
-	// Remedy is the command or the setting that fixes it. Empty: none is needed.
+	// Remedy is the command or the setting that fixes the problem. Empty: there is none.
 	Remedy string `json:"remedy,omitempty"`
 
-	// AADSTS is Entra's code. Zero: Entra gave none.
+	// AADSTS is Entra's error code. Zero: there is none.
 	AADSTS int `json:"aadsts,omitempty"`
-	// TraceID and CorrelationID find the attempt in Entra's logs.
+	// TraceID and CorrelationID identify the request in Entra's logs.
 	TraceID       string `json:"trace_id,omitempty"`
 	CorrelationID string `json:"correlation_id,omitempty"`
 }
 
-// Step is what one step found.
+// Step has the findings of one step.
 type Step struct {
 	Name StepName `json:"step"`
-	// Status is the gravest of the findings'.
+	// Status is the most severe status of the findings.
 	Status   Status    `json:"status"`
 	Findings []Finding `json:"findings"`
 }
 
-// Report holds what all steps found.
+// Report has the findings of all steps.
 type Report struct {
 	Steps []Step `json:"steps"`
 }
 
-// FirstFailed returns the first step that failed; ok is false when none did.
+// FirstFailed returns the first step that failed. If none failed, ok is false.
 func (r Report) FirstFailed() (name StepName, ok bool) {
 	for _, s := range r.Steps {
 		if s.Status == Fail {
@@ -96,58 +96,58 @@ func (r Report) FirstFailed() (name StepName, ok bool) {
 	return "", false
 }
 
-// Config says what to check.
+// Config configures a check.
 type Config struct {
-	// Exchange is how the proxy exchanges tokens. Fields that are missing are findings,
-	// not errors.
+	// Exchange is the proxy's configuration of package exchange. A missing field is a
+	// finding, not an error.
 	Exchange exchange.Config
 
-	// DefaultClientID is AZURE_CLIENT_ID. One that is empty or wrong is a finding.
+	// DefaultClientID is AZURE_CLIENT_ID. If it is empty, there is a finding.
 	DefaultClientID azure.ClientID
 
-	// Refused is why the proxy would refuse to start, apart from Exchange. Nil: it
-	// would not.
+	// Refused is the error with which the proxy would refuse to start, apart from errors
+	// of Exchange. Nil: there is none.
 	Refused error
 
-	// Invalid says what is wrong with environment variables that are set, by name; their
-	// fields in Exchange are empty. Nil: nothing is.
+	// Invalid has the error of each environment variable whose value is invalid, by its
+	// name. The field for this value in Exchange is empty. Nil: all values are valid.
 	Invalid map[string]error
 
-	// ClientID is the identity to ask a token for. Empty: the default one; where there is
-	// none either, the exchange is skipped.
+	// ClientID is the identity for the token request. Empty: DefaultClientID. If both are
+	// empty, the exchange is skipped.
 	ClientID azure.ClientID
 
-	// Resource is what to ask a token for. Required.
+	// Resource is the resource for the token request. Required.
 	Resource azure.Resource
 
-	// IMDS finds out who answers metadata requests in this pod.
+	// IMDS sends metadata requests, to find out which server answers them.
 	IMDS Metadata
 
 	// Now is the clock for the federated token's expiry. Nil: time.Now.
 	Now func() time.Time
 }
 
-// Run runs all steps, also those after a failed one as far as they do not depend on it.
-// It calls each, unless it is nil, with every step as soon as the step is done. When ctx
-// ends, requests end, and the remaining steps say so.
+// Run runs all steps. After a failed step it skips the steps that depend on it. Run calls
+// each, unless it is nil, with every step as soon as the step is done. If ctx ends, the
+// requests of the remaining steps fail.
 func Run(ctx context.Context, cfg Config, each func(Step)) Report {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	w := &walk{cfg: cfg}
+	r := &run{cfg: cfg}
 	var report Report
 	for _, s := range []struct {
-		name StepName
-		look func(context.Context) []Finding
+		name  StepName
+		check func(context.Context) []Finding
 	}{
-		{Environment, w.environment},
-		{FederatedToken, w.federatedToken},
-		{Issuer, w.issuer},
-		{Authority, w.authority},
-		{Exchange, w.exchange},
-		{IMDS, w.metadata},
+		{Environment, r.environment},
+		{FederatedToken, r.federatedToken},
+		{Issuer, r.issuer},
+		{Authority, r.authority},
+		{Exchange, r.exchange},
+		{IMDS, r.metadata},
 	} {
-		step := newStep(s.name, s.look(ctx))
+		step := newStep(s.name, s.check(ctx))
 		report.Steps = append(report.Steps, step)
 		if each != nil {
 			each(step)
@@ -156,17 +156,17 @@ func Run(ctx context.Context, cfg Config, each func(Step)) Report {
 	return report
 }
 
-// walk is what later steps use of earlier ones.
-type walk struct {
+// run has the results of earlier steps, for later steps.
+type run struct {
 	cfg Config
 
-	// exchanger is made by environment. Nil: the configuration does not allow it.
+	// exchanger is set by environment. Nil: the configuration is invalid.
 	exchanger *exchange.Exchanger
 
-	// token is read by federatedToken. Nil: it cannot be read.
+	// token is set by federatedToken. Nil: it cannot be read.
 	token *exchange.FederatedToken
 
-	// reached is set by authority: Entra answered, and knows the tenant.
+	// reached is set by authority if Entra has answered and knows the tenant.
 	reached bool
 }
 
@@ -175,11 +175,11 @@ func newStep(name StepName, findings []Finding) Step {
 	for i := range findings {
 		f := &findings[i]
 		f.Item, f.Text, f.Remedy = printable(f.Item), printable(f.Text), printable(f.Remedy)
-		if gravity(f.Status) > gravity(step.Status) {
+		if severity(f.Status) > severity(step.Status) {
 			step.Status = f.Status
 		}
 	}
 	return step
 }
 
-func gravity(s Status) int { return slices.Index([]Status{Skipped, OK, Note, Fail}, s) }
+func severity(s Status) int { return slices.Index([]Status{Skipped, OK, Note, Fail}, s) }

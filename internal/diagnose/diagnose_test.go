@@ -22,7 +22,8 @@ const (
 	subject  = "system:serviceaccount:shop:cart"
 )
 
-// unsigned is a federated token whose signature is the canary.
+// unsigned writes a federated token with the string secret as its signature, and returns
+// the path.
 func unsigned(t *testing.T, claims map[string]any) string {
 	t.Helper()
 	payload, err := json.Marshal(claims)
@@ -38,24 +39,24 @@ func unsigned(t *testing.T, claims map[string]any) string {
 	return path
 }
 
-// silent is a pod in which nobody answers metadata requests.
-func silent() diagnose.Metadata {
+// unanswered returns the functions for a pod in which no process answers metadata requests.
+func unanswered() diagnose.Metadata {
 	refused := func(context.Context) (diagnose.Responder, error) { return diagnose.Responder{}, syscall.ECONNREFUSED }
 	lost := func(context.Context) (diagnose.Responder, error) {
 		return diagnose.Responder{}, context.DeadlineExceeded
 	}
-	nobody := func() ([]uint32, error) { return nil, nil }
-	return diagnose.Metadata{Port: 8000, ProxyUIDs: []uint32{1501}, PortOwners: nobody, AskPort: refused, AskRedirect: lost}
+	noOwner := func() ([]uint32, error) { return nil, nil }
+	return diagnose.Metadata{Port: 8000, ProxyUIDs: []uint32{1501}, PortOwners: noOwner, AskPort: refused, AskRedirect: lost}
 }
 
-// config points everywhere at closed ports of this machine.
+// config returns a configuration whose addresses are closed ports of this machine.
 func config(t *testing.T, claims map[string]any) diagnose.Config {
 	t.Helper()
 	return diagnose.Config{
 		Exchange: exchange.Config{
 			TenantID: entra.DefaultTenantID, AuthorityHost: "https://127.0.0.1:1/", FederatedTokenFile: unsigned(t, claims),
 		},
-		DefaultClientID: clientID, Resource: "https://management.azure.com/", IMDS: silent(),
+		DefaultClientID: clientID, Resource: "https://management.azure.com/", IMDS: unanswered(),
 	}
 }
 
@@ -63,7 +64,7 @@ func goodClaims() map[string]any {
 	return map[string]any{"iss": "https://127.0.0.1:1/issuer", "sub": subject, "aud": "api://AzureADTokenExchange", "exp": 4102444800}
 }
 
-// text is the report as a person reads it.
+// text returns the report as text.
 func text(t *testing.T, r diagnose.Report) string {
 	t.Helper()
 	var b bytes.Buffer
@@ -75,7 +76,7 @@ func text(t *testing.T, r diagnose.Report) string {
 	return b.String()
 }
 
-// finding is one of the report, by step and item.
+// finding returns the finding of a step and an item.
 func finding(t *testing.T, r diagnose.Report, step diagnose.StepName, item string) diagnose.Finding {
 	t.Helper()
 	for _, s := range r.Steps {
@@ -89,12 +90,12 @@ func finding(t *testing.T, r diagnose.Report, step diagnose.StepName, item strin
 	return diagnose.Finding{}
 }
 
-// TestEach: steps are told as they end, in order, and those told are those reported.
+// TestEach: Run calls each with every step of the report, in order.
 func TestEach(t *testing.T) {
-	var told []diagnose.StepName
-	report := diagnose.Run(t.Context(), config(t, goodClaims()), func(s diagnose.Step) { told = append(told, s.Name) })
+	var got []diagnose.StepName
+	report := diagnose.Run(t.Context(), config(t, goodClaims()), func(s diagnose.Step) { got = append(got, s.Name) })
 	want := []diagnose.StepName{diagnose.Environment, diagnose.FederatedToken, diagnose.Issuer, diagnose.Authority, diagnose.Exchange, diagnose.IMDS}
-	if fmt.Sprint(told) != fmt.Sprint(want) || len(report.Steps) != len(want) {
-		t.Errorf("told %v, want %v", told, want)
+	if fmt.Sprint(got) != fmt.Sprint(want) || len(report.Steps) != len(want) {
+		t.Errorf("got steps %v, want %v", got, want)
 	}
 }

@@ -16,9 +16,9 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// TestDocumentThatDoesNotFit: it is quoted, within bounds, from the one request that was
-// made for it.
-func TestDocumentThatDoesNotFit(t *testing.T) {
+// TestWrongDocument: the report quotes a bounded part of a discovery document that does not
+// match the authority. The check requests the document only once.
+func TestWrongDocument(t *testing.T) {
 	idp, err := entra.Start(entra.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -37,10 +37,10 @@ func TestDocumentThatDoesNotFit(t *testing.T) {
 		fault entra.Fault
 		want  string
 	}{
-		{issuer("https://sts.example.test/"), `names the issuer "https://sts.example.test/": ` + idp.AuthorityHost()},
-		{issuer("https://\x1b[2J\n.example.test/" + strings.Repeat("x", 60_000)), `names the issuer "https://?[2J?.example.test/xxx`},
+		{issuer("https://sts.example.test/"), `has the issuer "https://sts.example.test/": ` + idp.AuthorityHost()},
+		{issuer("https://\x1b[2J\n.example.test/" + strings.Repeat("x", 60_000)), `has the issuer "https://?[2J?.example.test/xxx`},
 		{entra.FaultWithout("token_endpoint"), `/v2.0", no token_endpoint: `},
-		{entra.FaultStatus(200, `{"hello": "`+secret+`"}`), "names no issuer, no authorization_endpoint, no token_endpoint: "},
+		{entra.FaultStatus(200, `{"hello": "`+secret+`"}`), "has no issuer, no authorization_endpoint, no token_endpoint: "},
 	} {
 		idp.Reset()
 		idp.FailAlways(test.fault.On(entra.TenantDiscovery))
@@ -52,7 +52,7 @@ func TestDocumentThatDoesNotFit(t *testing.T) {
 			t.Errorf("%s: got %+v", test.want, f)
 		}
 		if f := finding(t, report, diagnose.Authority, "document"); !strings.Contains(f.Text, test.want) || len(f.Text) > 600 {
-			t.Errorf("got %q, want it to hold %q", f.Text, test.want)
+			t.Errorf("got %q, want it to contain %q", f.Text, test.want)
 		}
 		if got := text(t, report); strings.Contains(got, "works now") || strings.Contains(got, secret) {
 			t.Errorf("got:\n%s", got)
@@ -60,8 +60,8 @@ func TestDocumentThatDoesNotFit(t *testing.T) {
 	}
 }
 
-// TestCertificateThatIsNotTrusted: it is shown, and the remedy is for its fault.
-func TestCertificateThatIsNotTrusted(t *testing.T) {
+// TestUntrustedCertificate: the report shows the certificate and how to fix its fault.
+func TestUntrustedCertificate(t *testing.T) {
 	idp, err := entra.Start(entra.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -96,8 +96,8 @@ func TestCertificateThatIsNotTrusted(t *testing.T) {
 	}
 }
 
-// TestWaysToEntra: what lies between the pod and Entra is named in the remedy.
-func TestWaysToEntra(t *testing.T) {
+// TestConnectionRemedies: the remedy depends on what is between the pod and Entra.
+func TestConnectionRemedies(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		change func(*exchange.Config)
@@ -109,20 +109,20 @@ func TestWaysToEntra(t *testing.T) {
 			t.Cleanup(plain.Close)
 			c.AuthorityHost = azure.AuthorityHost("https://" + plain.Listener.Addr().String() + "/")
 		}, "the port in AZURE_AUTHORITY_HOST"},
-		{"by an HTTP proxy", func(c *exchange.Config) {
+		{"through an HTTP proxy", func(c *exchange.Config) {
 			c.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "127.0.0.1:1"})
 		}, "HTTPS_PROXY"},
-		{"by an HTTP proxy that wants credentials", func(c *exchange.Config) {
+		{"through an HTTP proxy that requires credentials", func(c *exchange.Config) {
 			refusing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				w.WriteHeader(http.StatusProxyAuthRequired)
 			}))
 			t.Cleanup(refusing.Close)
 			c.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(refusing.URL) }
 		}, "USER:PASSWORD@"},
-		{"by an identity binding", func(c *exchange.Config) {
+		{"through an identity binding", func(c *exchange.Config) {
 			c.Binding.TokenProxy = "https://127.0.0.1:1/"
 		}, "AZURE_KUBERNETES_TOKEN_PROXY"},
-		{"by both", func(c *exchange.Config) {
+		{"through both", func(c *exchange.Config) {
 			c.Binding.TokenProxy = "https://binding.example.test/"
 			c.Proxy = func(r *http.Request) (*url.URL, error) {
 				if r.URL.Host != "binding.example.test" {
@@ -130,7 +130,7 @@ func TestWaysToEntra(t *testing.T) {
 				}
 				return &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, nil
 			}
-		}, "by way of HTTPS_PROXY"},
+		}, "through HTTPS_PROXY"},
 	} {
 		cfg := config(t, goodClaims())
 		test.change(&cfg.Exchange)

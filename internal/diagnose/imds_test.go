@@ -11,7 +11,7 @@ import (
 	"imds-oidc-proxy/internal/diagnose"
 )
 
-// TestMetadata: what is concluded from who answers.
+// TestMetadata: the findings for each server that may answer.
 func TestMetadata(t *testing.T) {
 	type asked struct {
 		responder diagnose.Responder
@@ -31,18 +31,18 @@ func TestMetadata(t *testing.T) {
 		wantRedirect       diagnose.Status
 		says               string
 	}{
-		{"good, as the application", ours, ours, false, false, diagnose.OK, diagnose.OK, "leads to this proxy"},
-		{"good, as the proxy", ours, lost, true, false, diagnose.OK, diagnose.Skipped, "exempts"},
-		{"sealed, as the proxy", ours, ours, true, false, diagnose.OK, diagnose.OK, "leads to this proxy"},
-		{"no redirect", ours, lost, false, false, diagnose.OK, diagnose.Fail, "past the proxy"},
+		{"good, as the application", ours, ours, false, false, diagnose.OK, diagnose.OK, "reach the proxy"},
+		{"good, as the proxy", ours, lost, true, false, diagnose.OK, diagnose.Skipped, "is exempt from the redirect"},
+		{"sealed, as the proxy", ours, ours, true, false, diagnose.OK, diagnose.OK, "reach the proxy"},
+		{"no redirect", ours, lost, false, false, diagnose.OK, diagnose.Fail, "not to the proxy"},
 		{"no redirect, as intended", ours, lost, false, true, diagnose.OK, diagnose.Note, "as intended"},
 		{"no redirect, as intended, as the proxy", ours, lost, true, true, diagnose.OK, diagnose.Note, "as intended"},
-		{"a pod without anything", refused, lost, false, false, diagnose.Note, diagnose.Note, "nor a proxy"},
-		{"a redirect without a proxy", refused, refused, false, false, diagnose.Note, diagnose.Fail, "no proxy takes"},
-		{"a proxy that is not ready", unready, unready, false, false, diagnose.Fail, diagnose.OK, "leads to this proxy"},
-		{"another server on the port", other, lost, false, false, diagnose.Fail, diagnose.Note, "nor a proxy"},
+		{"no redirect and no proxy", refused, lost, false, false, diagnose.Note, diagnose.Note, "no redirect and no proxy"},
+		{"a redirect without a proxy", refused, refused, false, false, diagnose.Note, diagnose.Fail, "no proxy listens"},
+		{"a proxy that is not ready", unready, unready, false, false, diagnose.Fail, diagnose.OK, "reach the proxy"},
+		{"another server on the port", other, lost, false, false, diagnose.Fail, diagnose.Note, "no redirect and no proxy"},
 		{"a mesh", ours, other, false, false, diagnose.OK, diagnose.Fail, "envoy"},
-		{"a port that is silent", lost, lost, false, false, diagnose.Fail, diagnose.Note, "nor a proxy"},
+		{"a port without an answer", lost, lost, false, false, diagnose.Fail, diagnose.Note, "no redirect and no proxy"},
 		{"an old kernel", ours, denied, false, false, diagnose.OK, diagnose.Skipped, "kernel"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -66,8 +66,8 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
-// TestPortOwner: what another user's process answers is not believed, however much it
-// looks like the proxy's answer.
+// TestPortOwner: the check does not trust the answer of another user's process, even if it
+// is the same as the proxy's answer.
 func TestPortOwner(t *testing.T) {
 	ours := func(context.Context) (diagnose.Responder, error) {
 		return diagnose.Responder{Proxy: true, Header: "imds-oidc-proxy/dev", Status: 200}, nil
@@ -79,13 +79,13 @@ func TestPortOwner(t *testing.T) {
 		wantRedirect diagnose.Status
 		says         string
 	}{
-		"the proxy's user":                     {[]uint32{1501}, nil, diagnose.OK, diagnose.OK, "this proxy, ready"},
-		"the check's user":                     {[]uint32{2000}, nil, diagnose.OK, diagnose.OK, "this proxy, ready"},
-		"the application":                      {[]uint32{1000}, nil, diagnose.Fail, diagnose.Fail, "a process of UID 1000 listens there; the proxy runs as UID 1501"},
-		"a proxy that shuts down, and another": {[]uint32{1000, 1501}, nil, diagnose.Fail, diagnose.Fail, "a process of UID 1000 listens there"},
-		"root":                                 {[]uint32{0}, nil, diagnose.Fail, diagnose.Fail, "a process of UID 0 listens there"},
-		"cannot be seen":                       {nil, errors.New("permission denied"), diagnose.Skipped, diagnose.OK, "permission denied"},
-		"gone in the meantime":                 {nil, nil, diagnose.Skipped, diagnose.OK, "no longer listens"},
+		"the proxy's user":                     {[]uint32{1501}, nil, diagnose.OK, diagnose.OK, "the proxy is ready"},
+		"the check's user":                     {[]uint32{2000}, nil, diagnose.OK, diagnose.OK, "the proxy is ready"},
+		"the application":                      {[]uint32{1000}, nil, diagnose.Fail, diagnose.Fail, "a process of UID 1000 listens on this port, but the proxy runs as UID 1501"},
+		"a proxy that shuts down, and another": {[]uint32{1000, 1501}, nil, diagnose.Fail, diagnose.Fail, "a process of UID 1000 listens on this port"},
+		"root":                                 {[]uint32{0}, nil, diagnose.Fail, diagnose.Fail, "a process of UID 0 listens on this port"},
+		"unknown":                              {nil, errors.New("permission denied"), diagnose.Skipped, diagnose.OK, "permission denied"},
+		"no longer running":                    {nil, nil, diagnose.Skipped, diagnose.OK, "no longer listens"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(t, goodClaims())
@@ -104,7 +104,7 @@ func TestPortOwner(t *testing.T) {
 	}
 }
 
-// TestRealIMDS: it is asked only on request, and who answers is told apart.
+// TestRealIMDS: the finding depends on the server that answers.
 func TestRealIMDS(t *testing.T) {
 	for _, test := range []struct {
 		name      string
@@ -116,7 +116,7 @@ func TestRealIMDS(t *testing.T) {
 		{"the node, exempt", diagnose.Responder{Header: "IMDS/150.870.65.1325", Status: 200}, nil, true, diagnose.OK},
 		{"the node, not exempt", diagnose.Responder{Header: "IMDS/150.870.65.1325", Status: 200}, nil, false, diagnose.Note},
 		{"the proxy", diagnose.Responder{Proxy: true, Status: 200}, nil, false, diagnose.OK},
-		{"nobody", diagnose.Responder{}, errors.New("lost"), false, diagnose.Note},
+		{"no answer", diagnose.Responder{}, errors.New("lost"), false, diagnose.Note},
 	} {
 		cfg := config(t, goodClaims())
 		cfg.IMDS.Exempt = test.exempt
@@ -127,8 +127,8 @@ func TestRealIMDS(t *testing.T) {
 	}
 }
 
-// TestRulesCommand: where this process cannot see the redirect, the command that can is
-// named, filled in as far as the pod knows itself.
+// TestRulesCommand: if this process cannot check the redirect, the finding has a command that
+// can, with the namespace and the port of this pod.
 func TestRulesCommand(t *testing.T) {
 	for _, test := range []struct {
 		subject string

@@ -16,20 +16,17 @@ import (
 	"imds-oidc-proxy/internal/exchange"
 )
 
-// documentTimeout bounds the fetch of one document of the issuer's. Where packets to it
-// are dropped, the check takes this much longer.
+// documentTimeout bounds the request for one document of the issuer. If packets to the
+// issuer are dropped, the check takes this much longer.
 const documentTimeout = 5 * time.Second
 
-// entraNeeds is why it does not matter that this pod cannot read a document.
-const entraNeeds = "no fault by itself: Entra has to reach it, the pod does not"
-
-// discoveryDocument is what is read of an issuer's OpenID configuration.
+// discoveryDocument has the fields that the check reads of an issuer's discovery document.
 type discoveryDocument struct {
 	Issuer  string `json:"issuer"`
 	KeysURL string `json:"jwks_uri"`
 }
 
-// keySet is what is read of an issuer's keys (RFC 7517).
+// keySet has the fields that the check reads of an issuer's keys (RFC 7517).
 type keySet struct {
 	Keys []key `json:"keys"`
 }
@@ -38,31 +35,30 @@ type key struct {
 	ID string `json:"kid"`
 }
 
-// issuer reads the issuer's documents as Entra does, and checks that they have what Entra
-// will look for.
-func (w *walk) issuer(ctx context.Context) []Finding {
-	if w.token == nil {
-		return skipped("discovery", "there is no federated token to name the issuer")
+// issuer reads the issuer's documents as Entra does, and checks that they match the token.
+func (r *run) issuer(ctx context.Context) []Finding {
+	if r.token == nil {
+		return skipped("discovery", "there is no federated token")
 	}
-	host, err := url.Parse(w.token.Issuer)
+	host, err := url.Parse(r.token.Issuer)
 	if err != nil || host.Scheme != "https" || host.Host == "" {
-		return skipped("discovery", "the issuer is no https URL")
+		return skipped("discovery", "the issuer is not an https URL")
 	}
 	if clusterInternal(host.Hostname()) {
-		return []Finding{{Status: Fail, Item: "discovery", Text: host.Hostname() + " is a name of the cluster's own: Entra cannot reach it",
+		return []Finding{{Status: Fail, Item: "discovery", Text: host.Hostname() + " is a name inside the cluster: Entra cannot reach it",
 			Remedy: "enable the cluster's public issuer: az aks update --name CLUSTER --resource-group GROUP --enable-oidc-issuer; " +
-				"elsewhere, the API server's --service-account-issuer"}}
+				"outside AKS, set the API server's --service-account-issuer to a public URL"}}
 	}
 	client, err := exchange.NewHTTPClient(exchange.Config{
-		CAFile: w.cfg.Exchange.CAFile,
-		Proxy:  w.cfg.Exchange.Proxy,
+		CAFile: r.cfg.Exchange.CAFile,
+		Proxy:  r.cfg.Exchange.Proxy,
 		Dial:   (&net.Dialer{Timeout: documentTimeout, Control: refuseLinkLocal}).DialContext,
 	})
 	if err != nil {
 		return skipped("discovery", err.Error())
 	}
 	defer client.CloseIdleConnections()
-	return w.issuerDocuments(ctx, client)
+	return r.issuerDocuments(ctx, client)
 }
 
 // clusterInternal reports whether only the cluster's DNS resolves the name.
@@ -70,32 +66,32 @@ func clusterInternal(host string) bool {
 	return strings.HasSuffix(host, ".svc") || strings.HasSuffix(host, ".cluster.local") || host == "kubernetes" || host == "kubernetes.default"
 }
 
-func (w *walk) issuerDocuments(ctx context.Context, client *http.Client) []Finding {
-	location := strings.TrimSuffix(w.token.Issuer, "/") + "/.well-known/openid-configuration"
+func (r *run) issuerDocuments(ctx context.Context, client *http.Client) []Finding {
+	location := strings.TrimSuffix(r.token.Issuer, "/") + "/.well-known/openid-configuration"
 	var document discoveryDocument
 	if err := getJSON(ctx, client, location, &document); err != nil {
 		return []Finding{
 			unread("discovery", location, err),
-			{Status: Skipped, Item: "key", Text: "the discovery document says where the keys are"},
+			{Status: Skipped, Item: "key", Text: "the address of the keys is in the discovery document"},
 		}
 	}
 	findings := []Finding{
 		{Status: OK, Item: "discovery", Text: location},
-		w.sameIssuer(document.Issuer),
+		r.sameIssuer(document.Issuer),
 	}
 	var keys keySet
 	if err := getJSON(ctx, client, document.KeysURL, &keys); err != nil {
 		return append(findings, unread("keys", address(document.KeysURL), err))
 	}
-	return append(findings, Finding{Status: OK, Item: "keys", Text: address(document.KeysURL)}, w.tokenKey(keys))
+	return append(findings, Finding{Status: OK, Item: "keys", Text: address(document.KeysURL)}, r.tokenKey(keys))
 }
 
 func unread(item, location string, err error) Finding {
-	return Finding{Status: Note, Item: item, Text: fmt.Sprintf("%s cannot be read from this pod (%s); %s", location, whyUnread(err), entraNeeds),
-		Remedy: "from a machine outside, curl '" + withoutQuotes.Replace(printable(location)) + "'"}
+	return Finding{Status: Note, Item: item, Text: fmt.Sprintf("%s cannot be read from this pod (%s); this is no failure, because only Entra must be able to read it", location, whyUnread(err)),
+		Remedy: "run on a machine outside the cluster: curl '" + withoutQuotes.Replace(printable(location)) + "'"}
 }
 
-// whyUnread says in fixed words why a document was not read.
+// whyUnread returns a constant text that says why a document was not read.
 func whyUnread(err error) string {
 	switch status, ok := errors.AsType[statusError](err); {
 	case ok:
@@ -103,52 +99,52 @@ func whyUnread(err error) string {
 	case errors.Is(err, errNotJSON):
 		return errNotJSON.Error()
 	case errors.Is(err, errLinkLocal):
-		return "a link-local address, which is not asked"
+		return "the check sends no requests to link-local addresses"
 	}
 	return exchange.FaultOf(err, "the issuer").Text
 }
 
-// sameIssuer compares as Entra does (OpenID Connect Discovery 1.0, section 4.3):
-// byte for byte. The usual fault is a slash at the end of one of them.
-func (w *walk) sameIssuer(published string) Finding {
-	if published == w.token.Issuer {
-		return Finding{Status: OK, Item: "issuer", Text: "the document names the token's issuer, byte for byte"}
+// sameIssuer compares the issuers byte for byte, as Entra does (OpenID Connect Discovery
+// 1.0, section 4.3). Often only one of them ends in a slash.
+func (r *run) sameIssuer(published string) Finding {
+	if published == r.token.Issuer {
+		return Finding{Status: OK, Item: "issuer", Text: "the document and the token have the same issuer, byte for byte"}
 	}
 	f := Finding{Status: Fail, Item: "issuer",
-		Text:   fmt.Sprintf("the document names %q, the token %q", clip(published), clip(w.token.Issuer)),
-		Remedy: "make the API server's --service-account-issuer and the published document the same"}
-	if strings.TrimRight(published, "/") == strings.TrimRight(w.token.Issuer, "/") {
+		Text:   fmt.Sprintf("the document has the issuer %q, but the token has %q", clip(published), clip(r.token.Issuer)),
+		Remedy: "use the same issuer in the API server's --service-account-issuer and in the published document"}
+	if strings.TrimRight(published, "/") == strings.TrimRight(r.token.Issuer, "/") {
 		f.Text += ": they differ in the trailing slash"
 	}
 	return f
 }
 
-func (w *walk) tokenKey(keys keySet) Finding {
-	id := w.token.KeyID
+func (r *run) tokenKey(keys keySet) Finding {
+	id := r.token.KeyID
 	if id == "" {
-		return Finding{Status: Note, Item: "key", Text: "the token names none (kid)"}
+		return Finding{Status: Note, Item: "key", Text: "the token has no key ID (kid)"}
 	}
 	if slices.Contains(keys.Keys, key{ID: id}) {
-		return Finding{Status: OK, Item: "key", Text: fmt.Sprintf("%q, which signed the token, is among them", clip(id))}
+		return Finding{Status: OK, Item: "key", Text: fmt.Sprintf("%q, which signed the token, is published", clip(id))}
 	}
-	return Finding{Status: Fail, Item: "key", Text: fmt.Sprintf("%q, which signed the token, is not among the %d published", clip(id), len(keys.Keys)),
-		Remedy: "publish the cluster's current signing keys at the issuer (kubectl get --raw /openid/v1/jwks); after a rotation, have the token renewed: restart the pod"}
+	return Finding{Status: Fail, Item: "key", Text: fmt.Sprintf("%q, which signed the token, is not among the published keys (%d)", clip(id), len(keys.Keys)),
+		Remedy: "publish the cluster's current signing keys at the issuer (kubectl get --raw /openid/v1/jwks); after a key rotation, restart the pod to renew the token"}
 }
 
-// errNotJSON and statusError say that the answer is not the document.
-var errNotJSON = errors.New("the answer is not the JSON that it should be")
+// errNotJSON and statusError are the errors for an answer that is not the document.
+var errNotJSON = errors.New("the answer is not the expected JSON")
 
 type statusError int
 
 func (e statusError) Error() string { return fmt.Sprintf("answered with status %d", int(e)) }
 
-// getJSON reads a document. The client bounds the body, and follows no redirect.
+// getJSON reads a document. The client bounds the body and follows no redirects.
 func getJSON(ctx context.Context, client *http.Client, location string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, documentTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, location, nil)
 	if err != nil {
-		return errNotJSON // a jwks_uri that is no URL
+		return errNotJSON // jwks_uri is not a URL
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -164,15 +160,15 @@ func getJSON(ctx context.Context, client *http.Client, location string, into any
 	return nil
 }
 
-// withoutQuotes replaces what could end single quotes in a command that is pasted into
-// a shell.
+// withoutQuotes replaces characters with which untrusted text could break out of single
+// quotes in a shell command.
 var withoutQuotes = strings.NewReplacer("'", "?", `\`, "?", "`", "?", "$", "?", `"`, "?")
 
-// errLinkLocal is the error for a host that a claim names and that is not asked.
-var errLinkLocal = errors.New("a link-local address")
+// errLinkLocal is the error for an issuer with a link-local address.
+var errLinkLocal = errors.New("link-local address")
 
-// refuseLinkLocal is for net.Dialer.Control: it runs after the name was resolved, so that
-// no name can hide the address (SSRF).
+// refuseLinkLocal prevents SSRF. It is a net.Dialer.Control, which runs after the name is
+// resolved, so that no DNS name can hide the address (DNS rebinding).
 func refuseLinkLocal(_, address string, _ syscall.RawConn) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {

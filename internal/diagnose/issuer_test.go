@@ -7,24 +7,24 @@ import (
 	"imds-oidc-proxy/internal/diagnose"
 )
 
-// TestIssuerChoosesNoHost: a claim must not lead to the metadata address or to
-// others that only this node can reach, and is asked over https alone.
-func TestIssuerChoosesNoHost(t *testing.T) {
+// TestIssuerSSRF: an issuer must not cause a request to the metadata address or another
+// address that only this node can reach, nor a request without TLS.
+func TestIssuerSSRF(t *testing.T) {
 	for issuer, want := range map[string]string{
 		"https://169.254.169.254/metadata":               "link-local",
 		"https://[::ffff:169.254.169.254]/metadata":      "link-local",
 		"https://[fe80::1]/":                             "link-local",
-		"http://127.0.0.1:1/":                            "no https URL",
-		"file:///etc/passwd":                             "no https URL",
-		"https://kubernetes.default.svc":                 "the cluster's own",
-		"https://kubernetes.default.svc.cluster.local/x": "the cluster's own",
+		"http://127.0.0.1:1/":                            "not an https URL",
+		"file:///etc/passwd":                             "not an https URL",
+		"https://kubernetes.default.svc":                 "inside the cluster",
+		"https://kubernetes.default.svc.cluster.local/x": "inside the cluster",
 		"https://127.0.0.1:1/":                           "refused",
 	} {
 		claims := goodClaims()
 		claims["iss"] = issuer
 		report := diagnose.Run(t.Context(), config(t, claims), nil)
 		if f := finding(t, report, diagnose.Issuer, "discovery"); !strings.Contains(f.Text, want) {
-			t.Errorf("issuer %s: got %q, want it to hold %q", issuer, f.Text, want)
+			t.Errorf("issuer %s: got %q, want it to contain %q", issuer, f.Text, want)
 		}
 	}
 }

@@ -16,104 +16,107 @@ import (
 )
 
 const (
-	// injected says where the variables normally come from.
-	injected = "azure-workload-identity's webhook sets it on pods labelled azure.workload.identity/use: \"true\""
+	// webhook says what normally sets the variables.
+	webhook = "azure-workload-identity's webhook does this on pods labelled azure.workload.identity/use: \"true\""
 
-	// subjectPrefix begins the subject of every Kubernetes service account.
+	// environmentFailed is the reason for which later steps are skipped.
+	environmentFailed = "the environment is not valid"
+
+	// subjectPrefix is the start of the subject of every Kubernetes service account.
 	subjectPrefix = "system:serviceaccount:"
 
-	// expiresSoon is when a token should have been renewed long before: the kubelet
-	// renews it after 80 % of its life, which is at least 10 minutes.
+	// expiresSoon is the remaining life at which a token should already have been renewed:
+	// the kubelet renews it after 80 % of its life, which is at least 10 minutes.
 	expiresSoon = 90 * time.Second
 )
 
-// environment checks the variables, and the configuration as a whole.
-func (w *walk) environment(context.Context) []Finding {
-	e := w.cfg.Exchange
+// environment checks the environment variables, and the configuration as a whole.
+func (r *run) environment(context.Context) []Finding {
+	e := r.cfg.Exchange
 	findings := []Finding{
-		w.required(azure.EnvTenantID, string(e.TenantID), injected),
-		w.required(azure.EnvFederatedTokenFile, e.FederatedTokenFile, injected+", and mounts the file"),
-		w.defaultClientID(),
-		w.authorityHost(),
+		r.required(azure.EnvTenantID, string(e.TenantID), "set it; "+webhook),
+		r.required(azure.EnvFederatedTokenFile, e.FederatedTokenFile, "set it and mount the file; "+webhook),
+		r.defaultClientID(),
+		r.authorityHost(),
 	}
-	if w.cfg.ClientID != "" {
-		findings = append(findings, Finding{Status: OK, Item: "--client-id", Text: string(w.cfg.ClientID)})
+	if r.cfg.ClientID != "" {
+		findings = append(findings, Finding{Status: OK, Item: "--client-id", Text: string(r.cfg.ClientID)})
 	}
-	switch err := w.cfg.Invalid[azure.EnvTokenProxy]; {
+	switch err := r.cfg.Invalid[azure.EnvTokenProxy]; {
 	case err != nil:
 		findings = append(findings, invalid(azure.EnvTokenProxy, err))
 	case e.Binding.TokenProxy != "":
 		findings = append(findings, Finding{Status: Note, Item: azure.EnvTokenProxy,
-			Text: "identity binding: token requests go to " + address(string(e.Binding.TokenProxy)) + ", not to the authority itself"})
+			Text: "identity binding: token requests go to " + address(string(e.Binding.TokenProxy)) + " instead of the authority"})
 	}
-	// A variable that is wrong has its own finding already.
-	if w.cfg.Refused != nil && !slices.ContainsFunc(findings, func(f Finding) bool { return f.Status == Fail }) {
-		findings = append(findings, configuration(w.cfg.Refused))
+	// An invalid variable already has its own finding.
+	if r.cfg.Refused != nil && !slices.ContainsFunc(findings, func(f Finding) bool { return f.Status == Fail }) {
+		findings = append(findings, configuration(r.cfg.Refused))
 	}
-	if e.TenantID == "" || e.FederatedTokenFile == "" || len(w.cfg.Invalid) > 0 {
+	if e.TenantID == "" || e.FederatedTokenFile == "" || len(r.cfg.Invalid) > 0 {
 		return findings
 	}
 	exchanger, err := exchange.New(e)
 	if err != nil {
 		return append(findings, configuration(err))
 	}
-	w.exchanger = exchanger
+	r.exchanger = exchanger
 	return findings
 }
 
 func configuration(err error) Finding {
 	return Finding{Status: Fail, Item: "configuration", Text: err.Error(),
-		Remedy: "change what the text names; the proxy refuses to start with it"}
+		Remedy: "fix this setting: the proxy does not start with it"}
 }
 
-// invalid is a variable that is set to what the proxy refuses.
+// invalid returns the finding for a variable whose value the proxy does not accept.
 func invalid(variable string, err error) Finding {
-	return Finding{Status: Fail, Item: variable, Text: err.Error(), Remedy: "change the variable; the proxy refuses to start with it"}
+	return Finding{Status: Fail, Item: variable, Text: err.Error(), Remedy: "fix this variable: the proxy does not start with it"}
 }
 
-func (w *walk) required(variable, value, origin string) Finding {
-	if err := w.cfg.Invalid[variable]; err != nil {
+func (r *run) required(variable, value, remedy string) Finding {
+	if err := r.cfg.Invalid[variable]; err != nil {
 		return invalid(variable, err)
 	}
 	if value == "" {
-		return Finding{Status: Fail, Item: variable, Text: "not set", Remedy: origin}
+		return Finding{Status: Fail, Item: variable, Text: "not set", Remedy: remedy}
 	}
 	return Finding{Status: OK, Item: variable, Text: value}
 }
 
-// clientID is the identity to ask a token for.
-func (w *walk) clientID() azure.ClientID {
-	return cmp.Or(w.cfg.ClientID, w.cfg.DefaultClientID)
+// clientID returns the identity for the token request.
+func (r *run) clientID() azure.ClientID {
+	return cmp.Or(r.cfg.ClientID, r.cfg.DefaultClientID)
 }
 
-// defaultClientID checks AZURE_CLIENT_ID, whichever identity the check asks a token for: the
-// proxy starts with it, and most applications mean it.
-func (w *walk) defaultClientID() Finding {
-	id := w.cfg.DefaultClientID
+// defaultClientID checks AZURE_CLIENT_ID, even if the check requests a token for another
+// identity: the proxy uses it, and most applications depend on it.
+func (r *run) defaultClientID() Finding {
+	id := r.cfg.DefaultClientID
 	f := Finding{Status: OK, Item: azure.EnvClientID, Text: string(id)}
-	switch err := w.cfg.Invalid[azure.EnvClientID]; {
+	switch err := r.cfg.Invalid[azure.EnvClientID]; {
 	case err != nil:
 		f = invalid(azure.EnvClientID, err)
 		f.Remedy = "find the client ID: az identity show --name NAME --resource-group GROUP --query clientId"
 	case id == "":
-		f.Status, f.Text = Note, "not set: requests that name no identity are refused, unless --identity and --allowed-client-ids have only one"
+		f.Status, f.Text = Note, "not set: requests that name no identity are refused, unless --identity and --allowed-client-ids have exactly one client ID"
 		f.Remedy = "annotate the service account: kubectl annotate serviceaccount NAME azure.workload.identity/client-id=CLIENT_ID"
-		if w.cfg.ClientID == "" {
-			f.Remedy += "; or say which to check, --client-id=CLIENT_ID"
+		if r.cfg.ClientID == "" {
+			f.Remedy += "; or choose the identity to check: --client-id=CLIENT_ID"
 		}
 	}
 	return f
 }
 
-func (w *walk) authorityHost() Finding {
-	host := cmp.Or(string(w.cfg.Exchange.AuthorityHost), "not set: the public cloud, "+string(azure.PublicAuthorityHost))
-	return w.required(azure.EnvAuthorityHost, host, "")
+func (r *run) authorityHost() Finding {
+	host := cmp.Or(string(r.cfg.Exchange.AuthorityHost), "not set: the default is the public cloud, "+string(azure.PublicAuthorityHost))
+	return r.required(azure.EnvAuthorityHost, host, "")
 }
 
-// federatedToken checks the token file and the token's claims. The token itself stays in
-// package exchange.
-func (w *walk) federatedToken(context.Context) []Finding {
-	path := w.cfg.Exchange.FederatedTokenFile
+// federatedToken checks the token file and the token's claims. Package exchange does not
+// return the token itself.
+func (r *run) federatedToken(context.Context) []Finding {
+	path := r.cfg.Exchange.FederatedTokenFile
 	if path == "" {
 		return skipped("file", azure.EnvFederatedTokenFile+" is not set")
 	}
@@ -121,33 +124,35 @@ func (w *walk) federatedToken(context.Context) []Finding {
 	if err != nil {
 		return []Finding{{Status: Fail, Item: "file", Text: err.Error(), Remedy: fileRemedy(err)}}
 	}
-	w.token = &token
+	r.token = &token
 	return []Finding{
 		{Status: OK, Item: "file", Text: path},
-		w.tokenIssuer(token),
+		r.tokenIssuer(token),
 		subject(token),
-		w.audiences(token),
-		w.expiry(token),
+		r.audiences(token),
+		r.expiry(token),
 	}
 }
 
 func fileRemedy(err error) string {
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Sprintf("set securityContext.fsGroup for the pod, or run this container as a user who may read it (it runs as UID %d, GID %d)", os.Getuid(), os.Getgid())
+		return fmt.Sprintf("set securityContext.fsGroup for the pod, or run this container as a user that can read the file (it runs as UID %d, GID %d)", os.Getuid(), os.Getgid())
 	}
-	return "mount a projected volume with serviceAccountToken {audience: " + azure.Audience + ", expirationSeconds: 3600} and name its file; " +
-		"the webhook does so on pods labelled azure.workload.identity/use: \"true\""
+	return "mount a projected volume with serviceAccountToken {audience: " + azure.Audience + ", expirationSeconds: 3600} and set " +
+		azure.EnvFederatedTokenFile + " to the path of its file; " + webhook
 }
 
-func (w *walk) tokenIssuer(token exchange.FederatedToken) Finding {
+const useServiceAccountToken = "set " + azure.EnvFederatedTokenFile + " to the path of a service account token of this cluster"
+
+func (r *run) tokenIssuer(token exchange.FederatedToken) Finding {
 	f := Finding{Status: OK, Item: "issuer (iss)", Text: token.Issuer}
 	switch {
 	case token.Issuer == "":
-		f.Status, f.Text = Fail, "the token names no issuer"
-		f.Remedy = azure.EnvFederatedTokenFile + " must name a service-account token of the cluster"
+		f.Status, f.Text = Fail, "the token has no issuer"
+		f.Remedy = useServiceAccountToken
 	case !strings.HasPrefix(token.Issuer, "https://"):
-		f.Status, f.Text = Fail, token.Issuer+" is not https: Entra cannot read its keys"
-		f.Remedy = "give the API server an https --service-account-issuer that the internet can reach"
+		f.Status, f.Text = Fail, token.Issuer+" is not an https URL: Entra cannot read its keys"
+		f.Remedy = "set the API server's --service-account-issuer to an https URL that can be reached from the internet"
 	}
 	return f
 }
@@ -157,15 +162,15 @@ func subject(token exchange.FederatedToken) Finding {
 	if !strings.HasPrefix(token.Subject, subjectPrefix) {
 		f.Status = Note
 		f.Text = fmt.Sprintf("%q is not a Kubernetes service account", token.Subject)
-		f.Remedy = "make " + azure.EnvFederatedTokenFile + " name a service-account token of the cluster"
+		f.Remedy = useServiceAccountToken
 	}
 	return f
 }
 
-func (w *walk) audiences(token exchange.FederatedToken) Finding {
+func (r *run) audiences(token exchange.FederatedToken) Finding {
 	f := Finding{Status: OK, Item: "audience (aud)", Text: strings.Join(token.Audiences, " ")}
-	if w.cfg.Exchange.Binding.TokenProxy != "" && f.Text != "" {
-		return f // an identity binding has an audience of its own, which its proxy judges
+	if r.cfg.Exchange.Binding.TokenProxy != "" && f.Text != "" {
+		return f // an identity binding has its own audience, which its proxy checks
 	}
 	if slices.ContainsFunc(token.Audiences, func(a string) bool { return strings.HasPrefix(a, azure.Audience) }) {
 		return f
@@ -173,19 +178,20 @@ func (w *walk) audiences(token exchange.FederatedToken) Finding {
 	f.Remedy = "set serviceAccountToken.audience: " + azure.Audience + " in the projected volume"
 	if f.Text != "" && !slices.ContainsFunc(token.Audiences, func(a string) bool { return forAPIServer(a) || a == token.Issuer }) {
 		f.Status = Note
-		f.Text = fmt.Sprintf("%q, not %s: Entra takes it where the federated credential names the same", f.Text, azure.Audience)
-		f.Remedy = "check that the credential does (--audiences), or " + f.Remedy
+		f.Text = fmt.Sprintf("%q instead of %s: Entra accepts it only if the federated credential has the same audience", f.Text, azure.Audience)
+		f.Remedy = "check the audience of the federated credential (--audiences), or " + f.Remedy
 		return f
 	}
 	f.Status = Fail
-	f.Text = fmt.Sprintf("%q, where Entra expects %s", f.Text, azure.Audience)
+	f.Text = fmt.Sprintf("%q, but Entra expects %s", f.Text, azure.Audience)
 	f.Remedy += "; the token at /var/run/secrets/kubernetes.io/serviceaccount is for the API server, not for Entra"
 	return f
 }
 
-// forAPIServer reports whether an audience is the API server's: the name of its service, or
-// of a server of AKS. Elsewhere it is the issuer, unless --api-audiences says more.
-// Such a token must not leave the cluster: its holder can act as the service account.
+// forAPIServer reports whether an audience is that of an API server: the name of its service,
+// or of an API server of AKS. In other clusters the audience is the issuer, unless
+// --api-audiences is set. A token for the API server must not leave the cluster, because
+// anybody who has it can act as the service account.
 func forAPIServer(audience string) bool {
 	host := strings.TrimPrefix(audience, "https://")
 	host, _, _ = strings.Cut(host, "/")
@@ -193,24 +199,24 @@ func forAPIServer(audience string) bool {
 	return host == "kubernetes" || strings.HasPrefix(host, "kubernetes.default") || strings.HasSuffix(host, ".azmk8s.io")
 }
 
-func (w *walk) expiry(token exchange.FederatedToken) Finding {
-	left := token.ExpiresOn.Sub(w.cfg.Now())
+func (r *run) expiry(token exchange.FederatedToken) Finding {
+	left := token.ExpiresOn.Sub(r.cfg.Now())
 	when := token.ExpiresOn.UTC().Format(time.RFC3339)
 	f := Finding{Status: OK, Item: "expiry (exp)", Text: fmt.Sprintf("%s, in %s", when, rough(left))}
 	switch {
 	case left <= 0:
 		f.Status, f.Text = Fail, fmt.Sprintf("%s, %s ago: the kubelet has not renewed it", when, rough(-left))
 	case left < expiresSoon:
-		f.Status, f.Text = Note, fmt.Sprintf("%s, in %s: the kubelet should have renewed it", when, rough(left))
+		f.Status, f.Text = Note, fmt.Sprintf("%s, in %s: the kubelet should already have renewed it", when, rough(left))
 	default:
 		return f
 	}
-	f.Remedy = "mount the volume itself, not a file of it by subPath, which is never renewed; compare the node's clock; see the kubelet's log"
+	f.Remedy = "mount the volume without subPath, which is never renewed; check the node's clock; see the kubelet's log"
 	return f
 }
 
-func (w *walk) tokenUsable() bool {
-	return w.token != nil && !w.token.Expired(w.cfg.Now())
+func (r *run) tokenUsable() bool {
+	return r.token != nil && !r.token.Expired(r.cfg.Now())
 }
 
 func skipped(item, why string) []Finding {

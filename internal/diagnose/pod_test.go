@@ -11,7 +11,7 @@ import (
 	"imds-oidc-proxy/internal/diagnose"
 )
 
-// TestClaims: what is wrong with a token that can be told without asking anybody.
+// TestClaims: the findings about a token that need no request.
 func TestClaims(t *testing.T) {
 	now := time.Unix(4102444800, 0)
 	for _, test := range []struct {
@@ -23,8 +23,8 @@ func TestClaims(t *testing.T) {
 		want  diagnose.Status
 	}{
 		{"good", "sub", subject, now.Add(-time.Hour), "expiry (exp)", diagnose.OK},
-		{"a moment before its end", "sub", subject, now.Add(-1), "expiry (exp)", diagnose.Note},
-		{"at its end", "sub", subject, now, "expiry (exp)", diagnose.Fail},
+		{"just before its expiry", "sub", subject, now.Add(-1), "expiry (exp)", diagnose.Note},
+		{"at its expiry", "sub", subject, now, "expiry (exp)", diagnose.Fail},
 		{"should have been renewed", "sub", subject, now.Add(-89 * time.Second), "expiry (exp)", diagnose.Note},
 		{"no issuer", "iss", "", now.Add(-time.Hour), "issuer (iss)", diagnose.Fail},
 		{"plain http issuer", "iss", "http://oidc.example.test", now.Add(-time.Hour), "issuer (iss)", diagnose.Fail},
@@ -33,7 +33,7 @@ func TestClaims(t *testing.T) {
 		{"for AKS's API server", "aud", "https://shop-1a2b3c.hcp.westeurope.azmk8s.io:443", now.Add(-time.Hour), "audience (aud)", diagnose.Fail},
 		{"for an API server whose audience is the issuer", "aud", "https://127.0.0.1:1/issuer", now.Add(-time.Hour), "audience (aud)", diagnose.Fail},
 		{"for an API server among others", "aud", []string{"api://of-my-own", "kubernetes.default.svc"}, now.Add(-time.Hour), "audience (aud)", diagnose.Fail},
-		{"an audience of one's own", "aud", "api://of-my-own", now.Add(-time.Hour), "audience (aud)", diagnose.Note},
+		{"a custom audience", "aud", "api://of-my-own", now.Add(-time.Hour), "audience (aud)", diagnose.Note},
 		{"no audience", "aud", []string{}, now.Add(-time.Hour), "audience (aud)", diagnose.Fail},
 		{"a second audience", "aud", []string{"other", "api://AzureADTokenExchange"}, now.Add(-time.Hour), "audience (aud)", diagnose.OK},
 		{"a national cloud's audience", "aud", "api://AzureADTokenExchangeUSGov", now.Add(-time.Hour), "audience (aud)", diagnose.OK},
@@ -52,13 +52,13 @@ func TestClaims(t *testing.T) {
 				t.Errorf("no remedy for %q", f.Text)
 			}
 			if strings.Contains(text(t, report), secret) {
-				t.Error("the report holds the token")
+				t.Error("the report contains the token")
 			}
 		})
 	}
 }
 
-// TestBindingAudience: an identity binding projects a token for its own audience.
+// TestBindingAudience: the token of an identity binding has its own audience.
 func TestBindingAudience(t *testing.T) {
 	claims := goodClaims()
 	claims["aud"] = "api://AKSIdentityBinding"
@@ -75,8 +75,8 @@ func TestBindingAudience(t *testing.T) {
 	}
 }
 
-// TestUnreadableToken: each way in which the file is no token is a failure that says
-// how to fix it, and nothing after it needs it.
+// TestUnreadableToken: if the file has no token, the step fails with a remedy, and the steps
+// that need the token are skipped.
 func TestUnreadableToken(t *testing.T) {
 	dir := t.TempDir()
 	key := filepath.Join(dir, "key")
@@ -98,13 +98,13 @@ func TestUnreadableToken(t *testing.T) {
 			t.Errorf("%s: the exchange is %s, want skipped", path, got)
 		}
 		if strings.Contains(text(t, report), secret) {
-			t.Error("the report holds the file's content")
+			t.Error("the report contains the content of the file")
 		}
 	}
 }
 
-// TestClientID: the identity is what a person may get wrong in several ways, and of the
-// one that is asked for in its place nothing follows for it.
+// TestClientID: the finding about AZURE_CLIENT_ID depends on its value only, also if the
+// check requests a token for another identity.
 func TestClientID(t *testing.T) {
 	for id, want := range map[string]diagnose.Status{
 		clientID: diagnose.OK, strings.ToUpper(clientID): diagnose.OK,

@@ -9,19 +9,19 @@ import (
 )
 
 const (
-	// maxText bounds one text of a report. The longest of its own, a command with
-	// issuer and subject in it twice, fits.
+	// maxText bounds one text of a report, in bytes. The longest text of this program
+	// fits: a command with the issuer and the subject twice.
 	maxText = 2048
 
-	// maxClipped bounds what a text quotes of a claim, a certificate or a header.
+	// maxClipped bounds a quoted claim, or a quoted part of a certificate or header.
 	maxClipped = 256
 )
 
-// printable returns s as bounded printable ASCII, so that it can neither drive a
-// terminal nor break a line.
+// printable returns s as bounded printable ASCII, without line breaks and without escape
+// sequences, which would control a terminal.
 func printable(s string) string { return bounded(s, maxText) }
 
-// clip is printable for a part of a text.
+// clip does the same for a quoted part of a text.
 func clip(s string) string { return bounded(s, maxClipped) }
 
 func bounded(s string, limit int) string {
@@ -36,8 +36,8 @@ func bounded(s string, limit int) string {
 	}, s)
 }
 
-// WriteText writes a step for people: one line for each finding, in columns, and its
-// remedy below it on a line of its own, ready to be copied.
+// WriteText writes a step as text: each finding on one line, in columns, and its remedy on
+// the next line, where it can be copied.
 func WriteText(w io.Writer, s Step) error {
 	width := 0
 	for _, f := range s.Findings {
@@ -55,7 +55,7 @@ func WriteText(w io.Writer, s Step) error {
 	return err
 }
 
-// word is a status as it stands out in a column without colour.
+// word returns the text of a status. FAIL is in upper case, to be visible without colour.
 func word(s Status) string {
 	if s == Fail {
 		return "FAIL"
@@ -63,7 +63,7 @@ func word(s Status) string {
 	return string(s)
 }
 
-// address is a URL without what may be secret in one.
+// address returns a URL without its user, password and query, which may be secret.
 func address(value string) string {
 	u, err := url.Parse(value)
 	if err != nil || u.Host == "" {
@@ -72,7 +72,7 @@ func address(value string) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
-// rough is a duration, rounded for people.
+// rough returns a duration, rounded for readers.
 func rough(d time.Duration) string {
 	switch {
 	case d < time.Second:

@@ -11,17 +11,17 @@ import (
 	"imds-oidc-proxy/internal/exchange"
 )
 
-// wireError is an error as the client gets it. Its description is constant: what
-// is particular to a failure goes to the log, by wrapping (see [refused]), and
-// never to the client.
+// wireError is an error response. Its description is constant: details of a failure
+// go to the log (see [refused]) and never to the client.
 //
-// The status is chosen by what clients do with it: 400 makes some give up for
-// good, so it is for what will not mend by itself; 404 and 410 make them retry
-// for a minute; 502 and 503 are not retried by some, so what is transient is 500.
+// The status follows from what clients do with it. After 400 some clients give up for
+// good, so 400 is for errors that do not go away by themselves. After 404 and 410
+// clients retry for a minute. Some clients do not retry after 502 and 503, so transient
+// errors have status 500.
 type wireError struct {
 	status      int
-	code        string // one of IMDS's own
-	reason      string // names it among all others, for metrics
+	code        string // one of IMDS's error codes
+	reason      string // unique name of this error, for metrics
 	description string
 }
 
@@ -35,7 +35,7 @@ func invalidRequest(reason, description string) *wireError {
 	return newWireError(http.StatusBadRequest, "invalid_request", reason, description)
 }
 
-// Refusals of what the request says.
+// Errors of invalid requests.
 var (
 	errNoMetadataHeader  = invalidRequest("no_metadata_header", "Required metadata header not specified")
 	errForwardedFor      = invalidRequest("forwarded_for", "Requests with an X-Forwarded-For header are not served")
@@ -55,7 +55,7 @@ var (
 	errMethodNotAllowed  = newWireError(http.StatusMethodNotAllowed, "method_not_allowed", "method_not_allowed", "The method must be GET")
 )
 
-// exchangeErrors has the wire error of each kind of failed exchange.
+// exchangeErrors maps each kind of failed exchange to its wire error.
 var exchangeErrors = map[exchange.Kind]*wireError{
 	exchange.UnknownIdentity:        errIdentityNotFound,
 	exchange.InvalidResource:        newWireError(http.StatusBadRequest, "invalid_resource", "invalid_resource", "The resource is not known in the tenant"),
@@ -69,27 +69,28 @@ var exchangeErrors = map[exchange.Kind]*wireError{
 	exchange.DeadlineExceeded:       errDeadline,
 }
 
-// Failures of a token request that have no kind of their own.
+// Errors of token requests for failures that have no exchange.Kind.
 var (
 	errDeadline = newWireError(http.StatusInternalServerError, "service_unavailable", "deadline", "The token service did not answer in time; try again")
 	errInternal = newWireError(http.StatusInternalServerError, "server_error", "internal", "The token could not be acquired")
 )
 
-// Failures of forwarding. 502 rather than 500: outside Azure no retry will help.
+// Errors of forwarded requests. The status is 502 and not 500, because outside Azure a
+// retry does not help.
 var (
 	errIMDSUnavailable = newWireError(http.StatusBadGateway, "service_unavailable", "imds_unavailable", "The instance metadata service did not give a usable answer; outside Azure there is none")
 	errForwardingBusy  = newWireError(http.StatusTooManyRequests, "too_many_requests", "forwarding_busy", "Too many requests to the instance metadata service; try again later")
 	errForwardingLoop  = newWireError(http.StatusLoopDetected, "server_error", "forwarding_loop", "The forwarded request came back to this proxy")
 )
 
-// statusClientLeft stands in the log for a request whose client did not wait for
-// the answer; what is sent, if anything, is the error itself. The number is nginx's.
+// statusClientLeft is the status in the log if the client closed the connection before
+// it got the answer. It is never sent. nginx uses the same number.
 const statusClientLeft = 499
 
-// errClientLeft is what becomes of a request whose client closed the connection.
-var errClientLeft = &wireError{status: statusClientLeft, reason: "client_left", description: "client left before the answer"}
+// errClientLeft is the result of a request whose client closed the connection.
+var errClientLeft = &wireError{status: statusClientLeft, reason: "client_left", description: "the client closed the connection before it got the answer"}
 
-// refusal adds, for the log alone, why a wireError is answered.
+// refusal is a wireError with its cause, which only the log shows.
 type refusal struct {
 	wire  *wireError
 	cause string
@@ -100,23 +101,24 @@ func refused(wire *wireError, cause string) error { return &refusal{wire, cause}
 func (e *refusal) Error() string { return e.wire.description + ": " + e.cause }
 func (e *refusal) Unwrap() error { return e.wire }
 
-// maxRetryAfter caps the Retry-After that is passed on from Entra: clients sleep
-// for as long as it says, and most have a deadline of their own of 30 seconds or
-// less. minRetryAfter is the least that the header can express.
+// maxRetryAfter caps the Retry-After from Entra that clients get: they sleep that long,
+// and most have a deadline of 30 seconds or less. minRetryAfter is the smallest value
+// that the header can express.
 const (
 	minRetryAfter = time.Second
 	maxRetryAfter = 10 * time.Second
 )
 
-// answer is an error made ready for the wire.
+// answer is an error response with the details of one failure.
 type answer struct {
 	status      int
 	code        string
 	description string
-	retryAfter  time.Duration // zero: no Retry-After
+	retryAfter  time.Duration // zero: no Retry-After header
 }
 
-// answerFor is the one place where an error becomes what a client reads.
+// answerFor returns the response for an error. Nothing else decides what a client reads
+// about an error.
 func answerFor(err error) answer {
 	if failure, ok := errors.AsType[*exchange.Error](err); ok {
 		return answerForExchange(failure)

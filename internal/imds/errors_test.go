@@ -12,7 +12,8 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// A failed exchange is answered by its kind, and nothing of its text is sent.
+// TestExchangeFailures: the answer depends on the kind of the failure, and never contains its
+// text.
 func TestExchangeFailures(t *testing.T) {
 	const canary = "eyJhbGciOi-canary"
 	for _, test := range []struct {
@@ -34,11 +35,11 @@ func TestExchangeFailures(t *testing.T) {
 		{"deadline", &exchange.Error{Kind: exchange.DeadlineExceeded, Detail: canary}, 500, "service_unavailable", "in time", ""},
 		{"throttled", &exchange.Error{Kind: exchange.Throttled, RetryAfter: 2500 * time.Millisecond, Detail: canary}, 429, "too_many_requests", "try again", "3"},
 		{"throttled for an hour", &exchange.Error{Kind: exchange.Throttled, RetryAfter: time.Hour, Detail: canary}, 429, "too_many_requests", "try again", "10"},
-		{"throttled, not said how long", &exchange.Error{Kind: exchange.Throttled, Detail: canary}, 429, "too_many_requests", "try again", "1"},
+		{"throttled without Retry-After", &exchange.Error{Kind: exchange.Throttled, Detail: canary}, 429, "too_many_requests", "try again", "1"},
 		{"unknown kind", &exchange.Error{Kind: 99, Detail: canary}, 500, "server_error", "could not be acquired", ""},
 		{"unknown error", errors.New(canary), 500, "server_error", "could not be acquired", ""},
 		{"a context's deadline", context.DeadlineExceeded, 500, "service_unavailable", "in time", ""},
-		{"cancelled, though the client waits", context.Canceled, 500, "server_error", "could not be acquired", ""},
+		{"cancelled, although the client waits", context.Canceled, 500, "server_error", "could not be acquired", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w := get(newHandler(t, config(failing(test.err))), tokenPath+"?resource="+vault)
@@ -56,8 +57,8 @@ func TestExchangeFailures(t *testing.T) {
 	}
 }
 
-// A caller that may not wait for its token also gives up its connection, which others need.
-// Any other caller keeps its own.
+// TestOverloadClosesTheConnection: if too many callers wait for exchanges, the answer closes
+// the connection, so that other clients can connect. Other errors do not close it.
 func TestOverloadClosesTheConnection(t *testing.T) {
 	for _, test := range []struct {
 		cause error
@@ -72,19 +73,19 @@ func TestOverloadClosesTheConnection(t *testing.T) {
 	}
 }
 
-// A token that would crash some client is never sent.
+// TestUnusableTokens: a token on which some client would crash is never sent.
 func TestUnusableTokens(t *testing.T) {
 	good := exchange.Token{AccessToken: "t", NotBefore: epoch, ExpiresOn: epoch.Add(time.Hour)}
-	for name, spoil := range map[string]func(*exchange.Token){
+	for name, change := range map[string]func(*exchange.Token){
 		"empty":                func(t *exchange.Token) { t.AccessToken = "" },
 		"expired":              func(t *exchange.Token) { t.ExpiresOn = epoch },
 		"no expiry":            func(t *exchange.Token) { t.ExpiresOn = time.Time{} },
-		"no beginning":         func(t *exchange.Token) { t.NotBefore = time.Time{} },
+		"no not_before":        func(t *exchange.Token) { t.NotBefore = time.Time{} },
 		"less than one second": func(t *exchange.Token) { t.ExpiresOn = epoch.Add(time.Second - 1) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			token := good
-			spoil(&token)
+			change(&token)
 			source := &tokenSource{answer: func(context.Context, tokens.Request) (tokens.Result, error) {
 				return tokens.Result{Token: token, Source: tokens.SourceCache}, nil
 			}}

@@ -28,16 +28,16 @@ const (
 	tokenVersion = "api-version=2018-02-01"
 )
 
-// epoch is when the tests take place; tokens of the fake end an hour and a
-// half second later, so that rounding shows.
+// epoch is the time of the tests. The fake's tokens expire an hour and half a second later,
+// so that tests notice wrong rounding.
 var epoch = time.Unix(1605152024, 0)
 
 const tokenLife = time.Hour + 500*time.Millisecond
 
-// tokenSource is a stand-in for package tokens: it returns a token that names
-// what was asked, and remembers the requests.
+// tokenSource is a fake of package tokens: it returns a token with the client ID in it, and
+// records the requests.
 type tokenSource struct {
-	// answer overrides the answer. Nil: a token.
+	// answer returns the result. Nil: the result is a token.
 	answer func(context.Context, tokens.Request) (tokens.Result, error)
 
 	mu       sync.Mutex // guards requests
@@ -88,7 +88,7 @@ func config(source imds.TokenSource) imds.Config {
 	}
 }
 
-// identities takes selectors and client IDs in turn.
+// identities returns a map from pairs of a selector and a client ID.
 func identities(pairs ...string) map[azure.Selector]azure.ClientID {
 	known := map[azure.Selector]azure.ClientID{}
 	for i := 0; i < len(pairs); i += 2 {
@@ -97,7 +97,7 @@ func identities(pairs ...string) map[azure.Selector]azure.ClientID {
 	return known
 }
 
-// fallback answers /readyz as the proxy's own endpoints answer.
+// fallback answers as the router of the proxy's own endpoints, which here has only /readyz.
 func fallback(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path != "/readyz":
@@ -118,7 +118,8 @@ func newHandler(t testing.TB, cfg imds.Config) *imds.Handler {
 	return h
 }
 
-// get asks a handler with the Metadata header and those given, as "Name: value".
+// get sends a request with the Metadata header to a handler. Further headers have the form
+// "Name: value".
 func get(h http.Handler, target string, headers ...string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(http.MethodGet, target, nil)
 	r.Host = "169.254.169.254"

@@ -15,7 +15,7 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// forwardLimits has other bounds for tests. A zero field is the default.
+// forwardLimits holds bounds for tests. A zero field means the default.
 type forwardLimits struct {
 	timeout  time.Duration
 	maxBytes int64
@@ -23,8 +23,8 @@ type forwardLimits struct {
 }
 
 const (
-	// forwardTimeout bounds the time from the wait for a slot until IMDS's answer is read,
-	// and then the time until the client has read it. IMDS is on the same host and answers
+	// forwardTimeout bounds the wait for a slot and for IMDS's answer together, and then
+	// the time until the client has read the answer. IMDS is on the same host and answers
 	// within milliseconds, and within a second when it is throttling.
 	forwardTimeout = 5 * time.Second
 
@@ -40,12 +40,12 @@ const (
 	forwardMaxHeaderBytes = 4 << 10
 
 	// forwardMaxSlots is more than IMDS serves: 5 requests a second, 5 at a time. The
-	// slots also end a loop that the Via header does not show.
+	// slots also bound a loop in which another intermediary removes the Via header.
 	forwardMaxSlots = 16
 
-	// forwardConnections is how many client connections there must be for each slot. As
-	// many requests as there are slots may wait for one, so that forwarded requests take
-	// a quarter of all connections at most.
+	// forwardConnections is the number of client connections for each slot. As many
+	// requests may wait as there are slots, so that forwarded requests take at most a
+	// quarter of all connections.
 	forwardConnections = 8
 
 	// forwardUnreadTime is how long a client may leave its answer unread while other
@@ -53,7 +53,7 @@ const (
 	// the client does not read.
 	forwardUnreadTime = 100 * time.Millisecond
 
-	// forwardBuffer is what an answer goes through on its way from memory to the client.
+	// forwardBuffer is the size of the buffer through which an answer is written.
 	forwardBuffer = 1 << 10
 
 	// forwardIdleTimeout closes the connection to IMDS between a program's polls.
@@ -77,8 +77,8 @@ type forwarder struct {
 	admitted  chan struct{} // has an element for each request that holds a slot or waits for one
 }
 
-// newForwarder returns nil if forwarding is off. A server with connections has that many at
-// the most; zero means no limit.
+// newForwarder returns nil if forwarding is off. connections is the connection limit of the
+// server; zero means that there is none.
 func newForwarder(imds azure.MetadataURL, connections int, limits forwardLimits) *forwarder {
 	if imds == "" {
 		return nil
@@ -145,9 +145,9 @@ func (h *Handler) readForwarded(r *http.Request) ([]param, error) {
 	if err := requireMetadata(r); err != nil {
 		return nil, err
 	}
-	// This check comes before that of X-Forwarded-For, which a service mesh in the loop may
-	// have added.
-	if cameFromUs(r.Header) {
+	// Loop detection comes before the check of X-Forwarded-For, because a service mesh in
+	// the loop may have added this header.
+	if isLoop(r.Header) {
 		return nil, refused(errForwardingLoop, "exempt the proxy's UID and GID from the redirect (proxy-init), or turn forwarding off (--imds-passthrough=off)")
 	}
 	if err := refuseForeign(r); err != nil {
@@ -164,7 +164,7 @@ func (f *forwarder) acquire(ctx context.Context, client <-chan struct{}) bool {
 	default:
 		return false
 	}
-	select { // a free slot comes before a client that seems to be gone
+	select { // if a slot is free, it does not matter whether the client seems to be gone
 	case f.slots <- struct{}{}:
 		return true
 	default:
@@ -204,9 +204,9 @@ func (f *forwarder) dropUnread(writing context.Context, p *reply, release func()
 	}
 }
 
-// get asks the real IMDS. The request is made anew from the canonical path, the
-// decoded query and a few headers: nothing of the caller's bytes is copied that
-// was not understood here.
+// get sends a request to the real IMDS. It builds this request from the canonical path,
+// the decoded query and a few headers, so that IMDS gets no bytes of the caller that
+// this package has not parsed.
 func (f *forwarder) get(ctx context.Context, path string, params []param, header http.Header) (*reply, error) {
 	target := f.base + path
 	if len(params) > 0 {
@@ -217,7 +217,7 @@ func (f *forwarder) get(ctx context.Context, path string, params []param, header
 		return nil, refused(errIMDSUnavailable, "the request cannot be made")
 	}
 	req.Header = forwardedHeader(header)
-	// RoundTrip, unlike a Client, follows no redirects and keeps no cookies.
+	// Unlike a Client, RoundTrip follows no redirects and keeps no cookies.
 	resp, err := f.transport.RoundTrip(req)
 	if err != nil {
 		return nil, refused(errIMDSUnavailable, err.Error())
@@ -227,9 +227,9 @@ func (f *forwarder) get(ctx context.Context, path string, params []param, header
 }
 
 func (f *forwarder) read(resp *http.Response) (*reply, error) {
-	// A redirect would send the caller to wherever it points.
+	// A redirect would make the caller send its next request to any host.
 	if resp.StatusCode < 200 || resp.StatusCode >= 300 && resp.StatusCode < 400 {
-		return nil, refused(errIMDSUnavailable, "status "+strconv.Itoa(resp.StatusCode)+" is not one that IMDS gives")
+		return nil, refused(errIMDSUnavailable, "unexpected status "+strconv.Itoa(resp.StatusCode))
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, f.maxBytes+1))
 	if err != nil {
@@ -293,13 +293,14 @@ func (p *reply) writeTo(w http.ResponseWriter) error {
 	return nil
 }
 
-// via marks what has passed through the proxy, as RFC 9110, section 7.6.3 asks of
-// intermediaries. Of all headers it is the one that other intermediaries keep.
+// via is the value of the Via header of forwarded requests and their answers, as RFC
+// 9110, section 7.6.3 requires of intermediaries. It serves for loop detection, because
+// other intermediaries keep this header.
 const via = "1.1 " + ServerName
 
-// cameFromUs reports whether a request was forwarded by this proxy before: its
-// own traffic is being redirected to itself, and would be for ever.
-func cameFromUs(header http.Header) bool {
+// isLoop reports whether this proxy has already forwarded a request: the redirect leads
+// its own traffic back to it, and it would forward the request for ever.
+func isLoop(header http.Header) bool {
 	for _, line := range header["Via"] {
 		for hop := range strings.SplitSeq(line, ",") {
 			fields := strings.Fields(hop)
@@ -311,8 +312,8 @@ func cameFromUs(header http.Header) bool {
 	return false
 }
 
-// forwardedHeader makes the header of a forwarded request. X-Forwarded-For is not
-// in it, since IMDS refuses requests that have it.
+// forwardedHeader returns the header of a forwarded request. It has no X-Forwarded-For,
+// because IMDS rejects requests with this header.
 func forwardedHeader(from http.Header) http.Header {
 	to := http.Header{
 		"Metadata":   {"true"},
@@ -327,9 +328,9 @@ func forwardedHeader(from http.Header) http.Header {
 	return to
 }
 
-// removeHopByHop removes what is about the connection to IMDS and not about the
-// answer (RFC 9110, section 7.6.1), and what must not come from there. Where Connection
-// says close, net/http has taken it away, and what else it named stays: IMDS names nothing.
+// removeHopByHop removes the hop-by-hop headers of an answer (RFC 9110, section 7.6.1)
+// and X-Forwarded-For. If the Connection header has the option close, net/http has
+// already removed the header, and the headers that it lists remain: IMDS lists none.
 func removeHopByHop(header http.Header) {
 	for _, line := range header["Connection"] {
 		for option := range strings.SplitSeq(line, ",") {

@@ -9,19 +9,18 @@ import (
 	"time"
 )
 
-// A proxy environment is for the world outside, and IMDS is not there. (That the
-// environment goes unread cannot be shown from outside the package: net/http does
-// not use it for loopback addresses, and reads it once in the life of a process.)
+// TestForwarderHasNoProxy: forwarded requests ignore HTTP_PROXY, because IMDS is reachable
+// from the node only. A test outside the package cannot show this: net/http uses no proxy
+// for loopback addresses, and reads the environment only once in a process.
 func TestForwarderHasNoProxy(t *testing.T) {
 	f := newForwarder("http://192.0.2.1", 0, forwardLimits{})
 	if f.transport.Proxy != nil {
-		t.Error("the transport asks for a proxy")
+		t.Error("the transport may use a proxy")
 	}
 }
 
-// TestForwardSlots: requests that are forwarded and requests that wait take a quarter of the
-// connections at most. With the least number of connections that the proxy has, 64, that is
-// 8 and 8.
+// TestForwardSlots: forwarded and waiting requests together take at most a quarter of the
+// connections. The proxy has 64 connections or more, which give 8 slots or more.
 func TestForwardSlots(t *testing.T) {
 	for connections, want := range map[int]int{0: 16, 1: 1, 15: 1, 16: 2, 64: 8, 127: 15, 128: 16, 1112: 16} {
 		f := newForwarder("http://192.0.2.1", connections, forwardLimits{})
@@ -76,7 +75,7 @@ func TestUnreadAnswerHasDeadline(t *testing.T) {
 	})
 }
 
-// unreadReply returns an answer that holds the only slot and that nobody reads.
+// unreadReply returns an answer that holds the only slot and that is not read.
 func unreadReply(t *testing.T) (f *forwarder, p *reply, began time.Time) {
 	f = newForwarder("http://192.0.2.1", 0, forwardLimits{slots: 1})
 	if !f.acquire(t.Context(), nil) {

@@ -23,15 +23,15 @@ import (
 
 const instance = "/metadata/instance?api-version=2021-02-01"
 
-// forwardingTo returns a handler whose real IMDS is at an address.
+// forwardingTo returns a handler that forwards requests to an address.
 func forwardingTo(t *testing.T, address string) *imds.Handler {
 	cfg := config(&tokenSource{})
 	cfg.Passthrough = azure.MetadataURL(address)
 	return newHandler(t, cfg)
 }
 
-// The forwarded request is our own: of the caller's headers it has few, and none
-// that IMDS refuses or that is about the connection.
+// TestForwardedHeader: a forwarded request has only a few of the caller's headers, none that
+// IMDS refuses, and no hop-by-hop headers.
 func TestForwardedHeader(t *testing.T) {
 	machine := newDecoy(t)
 	w := get(forwardingTo(t, machine.URL), instance,
@@ -57,7 +57,7 @@ func TestForwardedHeader(t *testing.T) {
 	}
 }
 
-// The status of IMDS is passed on, its hop-by-hop headers are not.
+// TestForwardedAnswer: the client gets IMDS's status, but not its hop-by-hop headers.
 func TestForwardedAnswer(t *testing.T) {
 	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -70,7 +70,7 @@ func TestForwardedAnswer(t *testing.T) {
 		h.Set("X-Kept", "1")
 		w.WriteHeader(http.StatusGone)
 		io.WriteString(w, "upgrading")
-		w.(http.Flusher).Flush() // makes it chunked
+		w.(http.Flusher).Flush() // causes a chunked answer
 	}))
 	defer machine.Close()
 	w := get(forwardingTo(t, machine.URL), instance)
@@ -87,11 +87,12 @@ func TestForwardedAnswer(t *testing.T) {
 	}
 }
 
-// Whatever stands in IMDS's place, the caller gets one legible error.
+// TestUnusableIMDS: if another server answers in IMDS's place, the client gets an error in
+// IMDS's format.
 func TestUnusableIMDS(t *testing.T) {
 	for _, test := range []struct {
 		name   string
-		cause  string // what the log says
+		cause  string // in the log
 		answer http.HandlerFunc
 	}{
 		{"redirect", "status 302", func(w http.ResponseWriter, r *http.Request) {
@@ -170,6 +171,7 @@ func checkUnavailable(t *testing.T, w *httptest.ResponseRecorder) {
 	}
 }
 
+// TestForwardingIsBounded: a request waits for a slot until its client closes the connection.
 func TestForwardingIsBounded(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -188,7 +190,7 @@ func TestForwardingIsBounded(t *testing.T) {
 		t.Fatalf("got %d before IMDS was asked", got)
 	}
 
-	// The second waits for the only place until its client leaves.
+	// The second request waits for the only slot until its client closes the connection.
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	second := httptest.NewRecorder()
@@ -207,9 +209,9 @@ func TestForwardingIsBounded(t *testing.T) {
 	}
 }
 
-// TestForwardingDoesNotQueueForLong: behind the requests that are forwarded and those that
-// wait, all others are refused at once.
-func TestForwardingDoesNotQueueForLong(t *testing.T) {
+// TestForwardingQueueIsBounded: if as many requests wait as there are slots, further requests
+// are refused at once.
+func TestForwardingQueueIsBounded(t *testing.T) {
 	release := make(chan struct{})
 	machine := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	defer machine.Close()
@@ -234,8 +236,8 @@ func TestForwardingDoesNotQueueForLong(t *testing.T) {
 	}
 }
 
-// TestUnreadAnswerLosesItsSlot: a client that does not read its answer blocks no other. The
-// rest of its answer is dropped, and the client can tell.
+// TestUnreadAnswerLosesItsSlot: a client that does not read its answer does not block other
+// clients. The rest of its answer is dropped, which the client sees by the Content-Length.
 func TestUnreadAnswerLosesItsSlot(t *testing.T) {
 	body := strings.Repeat("x", 64<<10)
 	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, body) }))
@@ -308,8 +310,8 @@ func (w *unreadAnswer) Write(p []byte) (int, error) {
 	return w.ResponseRecorder.Write(p)
 }
 
-// A client that has closed its half of the connection, as nc -N does, reads what IMDS
-// says all the same.
+// TestHalfClosedIsForwarded: a client that has closed its half of the connection, as nc -N
+// does, gets IMDS's answer.
 func TestHalfClosedIsForwarded(t *testing.T) {
 	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "compute")
@@ -317,10 +319,10 @@ func TestHalfClosedIsForwarded(t *testing.T) {
 	defer machine.Close()
 	h := forwardingTo(t, machine.URL)
 	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		<-r.Context().Done() // net/http has seen the end
+		<-r.Context().Done() // net/http has read the end of the connection
 		h.ServeHTTP(w, r)
 	}))
-	for range 10 { // a place and the client's end are both there to choose from
+	for range 10 { // select chooses at random if both a slot and the end of the client are ready
 		c := dial(t, addr)
 		c.send("GET " + instance + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n")
 		c.closeWrite()
@@ -328,15 +330,16 @@ func TestHalfClosedIsForwarded(t *testing.T) {
 	}
 }
 
-// Under the wrong UID the redirect leads the proxy's traffic back to itself. It
-// answers 508 the first time round, and says what to do.
+// TestLoop: if the proxy runs with a UID that is not exempt, the redirect leads its traffic
+// back to it. It detects the loop when the request returns for the first time, answers 508
+// and logs how to fix it.
 func TestLoop(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		mesh func(*http.Request) // what stands between and the header it changes
+		mesh func(*http.Request) // changes that a service mesh in the loop makes
 	}{
 		{"directly", func(r *http.Request) {}},
-		{"through a mesh that adds its own", func(r *http.Request) {
+		{"through a mesh that adds headers", func(r *http.Request) {
 			r.Header.Set("X-Forwarded-For", "192.0.2.1")
 			r.Header.Set("Via", r.Header.Get("Via")+", 2 mesh")
 		}},
@@ -364,17 +367,18 @@ func TestLoop(t *testing.T) {
 				t.Errorf("got %d %s", w.Code, w.Body)
 			}
 			if count != 1 {
-				t.Errorf("the request went round %d times, want once", count)
+				t.Errorf("the request came back %d times, want once", count)
 			}
 			entries := logs.All()
 			if len(entries) != 1 || !strings.Contains(fmt.Sprint(entries[0].ContextMap()["error"]), "UID") {
-				t.Errorf("got log %v, want one line with the remedy", entries)
+				t.Errorf("got log %v, want one line with the fix", entries)
 			}
 		})
 	}
 }
 
-// A mesh that strips Via leaves a loop that the bound on concurrency ends.
+// TestLoopWithoutVia: if a service mesh removes the Via header, the number of slots bounds
+// the loop.
 func TestLoopWithoutVia(t *testing.T) {
 	var h http.Handler
 	arrived := make(chan struct{}, 100)
@@ -385,15 +389,15 @@ func TestLoopWithoutVia(t *testing.T) {
 	}))
 	defer self.Close()
 	cfg := config(&tokenSource{})
-	const places = 4
+	const slots = 4
 	cfg.Passthrough = azure.MetadataURL(self.URL)
-	h = newHandler(t, cfg.WithForwardLimits(100*time.Millisecond, 0, places))
+	h = newHandler(t, cfg.WithForwardLimits(100*time.Millisecond, 0, slots))
 	if w := get(h, instance); w.Code < 500 && w.Code != http.StatusTooManyRequests {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
-	// A turn whose time is up frees its place, which a turn that still waits may
-	// take: each place is used twice at the most, since all began at almost one time.
-	if got := len(arrived); got > 2*places {
-		t.Errorf("the request went round %d times, want at most %d", got, 2*places)
+	// When a request times out, a waiting request may get its slot. All began at almost the
+	// same time, so each slot is used at most twice.
+	if got := len(arrived); got > 2*slots {
+		t.Errorf("the request came back %d times, want at most %d", got, 2*slots)
 	}
 }

@@ -7,21 +7,21 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// identities knows which client ID a request means. It is immutable.
+// identities finds the client ID for a request. It is immutable.
 type identities struct {
-	// whenUnnamed is the client ID of requests that name no identity. Empty: they are
-	// refused.
-	whenUnnamed azure.ClientID
-	// several is true where whenUnnamed is empty because there is more than one identity.
-	several bool
+	// byDefault is the client ID for requests that name no identity. Empty: such requests
+	// are refused.
+	byDefault azure.ClientID
+	// ambiguous is true if byDefault is empty because there are several identities.
+	ambiguous bool
 
 	bySelector map[azure.Selector]azure.ClientID
-	// allowed limits the client IDs. Empty: any.
+	// allowed limits the client IDs. Empty: no limit.
 	allowed []azure.ClientID
 }
 
 func newIdentities(cfg Config) (identities, error) {
-	ids := identities{whenUnnamed: cfg.DefaultClientID, bySelector: cfg.Identities, allowed: cfg.AllowedClientIDs}
+	ids := identities{byDefault: cfg.DefaultClientID, bySelector: cfg.Identities, allowed: cfg.AllowedClientIDs}
 	if id := cfg.DefaultClientID; id != "" && !ids.permits(id) {
 		return identities{}, fmt.Errorf("%s %q: must be among --allowed-client-ids", azure.EnvClientID, id)
 	}
@@ -32,17 +32,17 @@ func newIdentities(cfg Config) (identities, error) {
 		}
 		known = append(known, id)
 	}
-	if ids.whenUnnamed != "" {
+	if ids.byDefault != "" {
 		return ids, nil
 	}
-	// The only identity is the default, as on a virtual machine that has one.
+	// If there is only one identity, it is the default, as on a virtual machine.
 	slices.Sort(known)
 	switch known = slices.Compact(known); len(known) {
 	case 0:
 	case 1:
-		ids.whenUnnamed = known[0]
+		ids.byDefault = known[0]
 	default:
-		ids.several = true
+		ids.ambiguous = true
 	}
 	return ids, nil
 }
@@ -51,9 +51,9 @@ func (ids *identities) permits(id azure.ClientID) bool {
 	return len(ids.allowed) == 0 || slices.Contains(ids.allowed, id)
 }
 
-// clientID returns the client ID that a request means. A selector that matches
-// nothing is an error and never falls back to the default: the caller would get
-// another identity's token without knowing.
+// clientID returns the client ID for the selector of a request. A selector that matches no
+// identity is an error and never falls back to the default: the caller would get another
+// identity's token without noticing.
 func (ids *identities) clientID(s selector) (azure.ClientID, error) {
 	switch s.kind {
 	case byNothing:
@@ -93,9 +93,9 @@ func (ids *identities) mapped(selector azure.Selector, err error, what string) (
 
 func (ids *identities) unnamed() (azure.ClientID, error) {
 	switch {
-	case ids.whenUnnamed != "":
-		return ids.whenUnnamed, nil
-	case ids.several:
+	case ids.byDefault != "":
+		return ids.byDefault, nil
+	case ids.ambiguous:
 		return "", errIdentityAmbiguous
 	default:
 		return "", refused(errIdentityNotFound, "the request names no identity and there is no default; set "+azure.EnvClientID)

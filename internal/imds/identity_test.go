@@ -14,9 +14,9 @@ const (
 	notFound  = "Identity not found"
 )
 
-// What a request means depends on which identities there are. No line of this
-// table may answer with an identity that the request did not mean.
-func TestWhoseToken(t *testing.T) {
+// TestIdentityOfToken: the client ID for a request depends on the configured identities. No
+// selector gets the token of an identity that it does not name.
+func TestIdentityOfToken(t *testing.T) {
 	one := identities(objectID, mappedID)
 	two := identities(objectID, mappedID, resourceID, otherID)
 	for _, test := range []struct {
@@ -41,7 +41,7 @@ func TestWhoseToken(t *testing.T) {
 		{"client_id allowed in another case", "", nil, []azure.ClientID{"abcdef00-0000-0000-0000-000000000000"}, "client_id=ABCDEF00-0000-0000-0000-000000000000", "abcdef00-0000-0000-0000-000000000000"},
 		{"object_id known", defaultID, two, nil, "object_id=" + objectID, mappedID},
 		{"object_id unknown", defaultID, two, nil, "object_id=" + defaultID, notFound},
-		{"object_id where none is known", defaultID, nil, nil, "object_id=" + objectID, notFound},
+		{"object_id without configured identities", defaultID, nil, nil, "object_id=" + objectID, notFound},
 		{"the client_id given as object_id", defaultID, two, nil, "object_id=" + mappedID, notFound},
 		{"the object_id given as client_id", defaultID, two, []azure.ClientID{defaultID, mappedID, otherID}, "client_id=" + objectID, notFound},
 		{"the object_id given as msi_res_id", defaultID, two, nil, "msi_res_id=" + objectID, notFound},
@@ -79,7 +79,7 @@ func TestNewRefuses(t *testing.T) {
 		{"no tokens", func(c *imds.Config) { c.Tokens = nil }, "no token source"},
 		{"no tenant", func(c *imds.Config) { c.TenantID = "" }, "no tenant ID"},
 		{"default not allowed", func(c *imds.Config) { c.Identities, c.AllowedClientIDs = nil, []azure.ClientID{otherID} }, `AZURE_CLIENT_ID "` + defaultID + `": must be among --allowed-client-ids`},
-		{"mapped to what is not allowed", func(c *imds.Config) { c.AllowedClientIDs = []azure.ClientID{defaultID} }, "the client ID must be among --allowed-client-ids"},
+		{"mapped to a client ID that is not allowed", func(c *imds.Config) { c.AllowedClientIDs = []azure.ClientID{defaultID} }, "the client ID must be among --allowed-client-ids"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := config(&tokenSource{})

@@ -1,26 +1,27 @@
-// Package imds answers as the Azure instance metadata service (IMDS) does at
-// http://169.254.169.254, so that unmodified client libraries get tokens from a
-// pod that has no managed identity.
+// Package imds implements the protocol of the Azure instance metadata service (IMDS), so
+// that unmodified client libraries, which send their requests to http://169.254.169.254,
+// get tokens in a pod that has no managed identity.
 //
-// It speaks IMDS's protocol and nothing else: it reads and validates requests,
-// settles which identity is meant, asks a [TokenSource] for the token, and writes
-// the answer in the bytes that clients rely on. What IMDS tells about the machine
-// and not about its identity can be forwarded to the real one (see
-// [Config.Passthrough]). It obtains no tokens and keeps none.
+// The package validates requests, finds the identity that a request names, gets the token
+// from a [TokenSource], and writes the answer byte for byte as clients expect it. It can
+// forward requests for instance metadata, which are not about identity, to the real IMDS
+// (see [Config.Passthrough]). It does not obtain or cache tokens itself.
 //
-//	handler, err := imds.New(imds.Config{Tokens: exchanger, TenantID: tenant})
+//	handler, err := imds.New(imds.Config{Tokens: tokenService, TenantID: tenant})
 //	…
 //	err = server.New(listener, server.Config{Handler: handler, …}).Serve()
 //
 // # Security considerations
 //
-// Whoever can connect gets tokens: the listener belongs on a loopback address.
-// Requests that an attacker makes another program send (SSRF) lack the Metadata
-// header or carry X-Forwarded-For or a foreign Host, and are refused.
+// Everybody who can connect gets tokens, so the listener must have a loopback address.
+// Requests that an attacker causes another program to send (SSRF) are refused: they lack
+// the Metadata header, or they have X-Forwarded-For. DNS rebinding is refused by the Host
+// header.
 //
-// A request never gets another identity's token than the one it names, nor the
-// node's: a path is forwarded only if its canonical spelling is on a short list
-// that has nothing of /metadata/identity, and what is forwarded is written anew.
+// A request never gets a token for an identity other than the one it names, nor for the
+// node's identity. A path is forwarded only if its canonical form is on a short list
+// without /metadata/identity, and the forwarded request is built from parsed values, so
+// that the proxy and IMDS cannot read one path in two ways.
 //
 // Error descriptions are constants. Tokens, raw URIs and headers are never logged.
 package imds
@@ -38,59 +39,59 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// TokenSource is what this package needs of package tokens.
+// TokenSource is the part of package tokens that this package uses.
 type TokenSource interface {
-	// Token returns a token that is valid now. A failure is an
-	// [*exchange.Error], or an error whose text is safe to log.
+	// Token returns a token that is valid now. An error is an [*exchange.Error], or its
+	// text is safe to log.
 	Token(ctx context.Context, req tokens.Request) (tokens.Result, error)
 }
 
-// Config says how to answer.
+// Config configures a Handler.
 type Config struct {
-	// Tokens is asked for every token. Required.
+	// Tokens returns the tokens. Required.
 	Tokens TokenSource
 
-	// TenantID is told to those who ask /metadata/identity/info. Required.
+	// TenantID is the answer to /metadata/identity/info. Required.
 	TenantID azure.Tenant
 
-	// DefaultClientID is the identity of requests that name none
-	// (AZURE_CLIENT_ID). Empty: the only identity of Identities and
-	// AllowedClientIDs; where there are none or several, such requests are refused.
+	// DefaultClientID is the identity for requests that name none (AZURE_CLIENT_ID).
+	// Empty: if Identities and AllowedClientIDs have exactly one client ID, it is the
+	// default; otherwise such requests are refused.
 	DefaultClientID azure.ClientID
 
 	// Identities maps object IDs and ARM resource IDs to client IDs, for requests
 	// by object_id, msi_res_id or mi_res_id. Empty: such requests are refused.
 	Identities map[azure.Selector]azure.ClientID
 
-	// AllowedClientIDs limits the client IDs that may be asked for; those of
-	// DefaultClientID and Identities must be among them. Empty: any.
+	// AllowedClientIDs limits the client IDs that requests may name. It must include those
+	// of DefaultClientID and Identities. Empty: no limit.
 	AllowedClientIDs []azure.ClientID
 
-	// StrictAPIVersion refuses requests without api-version, as IMDS does. False:
-	// they are taken, since documented samples leave it out.
+	// StrictAPIVersion refuses requests without api-version, as IMDS does. False: they are
+	// accepted, because documented samples omit it.
 	StrictAPIVersion bool
 
-	// Passthrough is the real IMDS, to which requests that are not about identity are
-	// forwarded. Empty: they are not forwarded.
+	// Passthrough is the URL of the real IMDS, which gets the requests for instance
+	// metadata. Empty: no request is forwarded.
 	Passthrough azure.MetadataURL
 
-	// MaxConnections is how many clients may be connected to the server. Forwarded
-	// requests take a quarter of them at the most. Zero: there is no limit.
+	// MaxConnections is the connection limit of the server. Forwarded requests take at
+	// most a quarter of the connections. Zero: there is no limit.
 	MaxConnections int
 
-	// Fallback answers requests for all paths but the metadata service's. Where a path
-	// is not served it answers as [NotFound] does, and a wrong method as
+	// Fallback answers requests for all paths outside the metadata service. For a path
+	// that is not served it must answer as [NotFound], and for a wrong method as
 	// [MethodNotAllowed]. Nil: NotFound.
 	Fallback http.Handler
 
 	// Log gets one line per request. Nil: no logging.
 	Log *zap.Logger
 
-	// Observe is told of each request when it is over, in the request's own
-	// goroutine: it must not wait, nor keep the request. Nil: nobody looks.
+	// Observe is called with each finished request, in the request's goroutine. It must not
+	// block and must not keep the request. Nil: it is not called.
 	Observe func(*http.Request, Event)
 
-	// Version is shown in the Server header. Empty: the name alone.
+	// Version is shown in the Server header. Empty: the header has only the name.
 	Version string
 
 	// Now is the clock. Nil: time.Now.
@@ -99,39 +100,39 @@ type Config struct {
 	forwardLimits forwardLimits // for tests of this package
 }
 
-// ServerName begins the Server header of every answer of the proxy's own, and tells
-// people and other proxies who answered.
+// ServerName is the start of the Server header in every answer that the proxy itself gives.
+// It shows people and other proxies which server has answered.
 const ServerName = "imds-oidc-proxy"
 
-// Handler answers as IMDS does. It is safe for concurrent use.
+// Handler answers requests as IMDS does. It is safe for concurrent use.
 type Handler struct {
 	tokens     TokenSource
 	identities identities
 	forwarder  *forwarder // nil: forwarding is off
 	log        *zap.Logger
-	debug      bool                       // log takes that level
-	observe    func(*http.Request, Event) // nil: nobody looks
+	debug      bool                       // log has the level debug enabled
+	observe    func(*http.Request, Event) // nil: it is not called
 	now        func() time.Time
 	fallback   http.Handler
 	outcomes   sync.Pool // of *outcome
 
-	strictVersion   bool
-	saidUnversioned sync.Once
+	strictVersion     bool
+	loggedUnversioned sync.Once
 
 	infoBody     []byte
 	versionsBody []byte
 
-	serverHeader []string // shared by all answers, and never changed
+	serverHeader []string // shared by all answers; never changed
 }
 
-// Validate returns an error where identities do not go together. It names the proxy's flag
-// or variable.
+// Validate returns an error if the fields about identities contradict each other. The error
+// names the proxy's flag or environment variable.
 func (cfg Config) Validate() error {
 	_, err := newIdentities(cfg)
 	return err
 }
 
-// New returns a Handler, or says which part of the configuration is wrong.
+// New returns a Handler, or an error that says what is wrong with the configuration.
 func New(cfg Config) (*Handler, error) {
 	if cfg.Tokens == nil {
 		return nil, errors.New("no token source")

@@ -6,9 +6,8 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// route says who answers a path. The zero value is a path that is not of the
-// metadata service, or that is not written as its clients write it: it is never
-// forwarded.
+// route is the endpoint that answers a path. The zero value is for a path that is outside
+// the metadata service or that no client of IMDS sends in this form: it is never forwarded.
 type route int
 
 const (
@@ -29,9 +28,9 @@ const (
 // /metadata/instance, about 100 bytes).
 const maxPathLength = 512
 
-// forwardable reports whether the real IMDS may be asked for a canonical path:
-// a closed list of what is about the machine and not about its identity, and
-// what lies below each.
+// forwardable reports whether a request for a canonical path may be forwarded to the real
+// IMDS. The allow-list has only paths of instance metadata, never of identity, each with
+// all paths below it.
 func forwardable(canonical string) bool {
 	for _, root := range [...]string{
 		"/metadata/instance",
@@ -46,15 +45,13 @@ func forwardable(canonical string) bool {
 	return false
 }
 
-// classify decides who answers the path of a request, in its escaped form, and
-// gives the path in its canonical spelling.
+// classify returns the route for an escaped path, and the canonical path.
 //
-// A proxy that decides on one spelling of a path and forwards another lets the
-// pod reach the node's identity (CVE-2022-23551). So nothing is decoded, cleaned
-// or guessed here: a path has either a canonical spelling by the few rules of
-// [canonicalPath], or no one answers it.
+// A proxy that checks one form of a path and forwards another lets the pod get a token for
+// the node's identity (CVE-2022-23551). So classify does not decode or clean a path: either
+// it has a canonical form by the few rules of [canonicalPath], or it is not served.
 func classify(escapedPath string) (route, string) {
-	if escapedPath == tokenPath { // as nearly every client spells it
+	if escapedPath == tokenPath { // nearly every client sends this form
 		return routeToken, tokenPath
 	}
 	canonical, ok := canonicalPath(escapedPath)
@@ -74,11 +71,11 @@ func classify(escapedPath string) (route, string) {
 	}
 }
 
-// canonicalPath spells a path of the metadata service in the one way in which it
-// is compared and forwarded. It takes the variations that real clients send:
-// a doubled leading slash (MSAL4J), the first segment in any case, one trailing
-// slash (msal-node). Everything else must be canonical already: no escapes, no
-// empty or dot segments, no bytes beyond the few that IMDS uses in its paths.
+// canonicalPath returns the canonical form of a path of the metadata service, which is
+// compared and forwarded. It accepts the variations that real clients send: a doubled
+// leading slash (MSAL4J), any case of the first segment, one trailing slash (msal-node).
+// Apart from these the path must be canonical already: no escapes, no empty or dot
+// segments, only the characters that IMDS uses in its paths.
 func canonicalPath(path string) (canonical string, ok bool) {
 	if len(path) > maxPathLength {
 		return "", false
@@ -107,9 +104,8 @@ func canonicalPath(path string) (canonical string, ok bool) {
 	return root + below, true
 }
 
-// canonicalSegment reports whether a path segment is one that cannot be read in
-// two ways: not empty, no dot segment, and of letters, digits, '-', '_' and '.'
-// alone, all in ASCII.
+// canonicalSegment reports whether two parsers cannot read a path segment differently: it
+// is not empty, is no dot segment, and has only ASCII letters, digits, '-', '_' and '.'.
 func canonicalSegment(segment string) bool {
 	if segment == "" || segment == "." || segment == ".." {
 		return false

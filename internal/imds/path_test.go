@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// laxest reads a path as the most generous server might: it unescapes until
-// nothing changes, takes all slashes for one, drops parameters, resolves dots and
-// folds case.
-func laxest(p string) string {
+// normalize returns the path that a very lenient server could see: it removes all levels of
+// escapes, treats backslashes and Unicode slashes as slashes, removes path parameters,
+// resolves dot segments and ignores the case.
+func normalize(p string) string {
 	for {
 		p = strings.NewReplacer("\\", "/", "\uff0f", "/", "\u2215", "/", "\xc0\xaf", "/").Replace(p)
 		next, err := url.PathUnescape(p)
@@ -29,7 +29,7 @@ func laxest(p string) string {
 	return strings.ToLower(strings.NewReplacer("\u212a", "k", "\u017f", "s").Replace(p))
 }
 
-// TestClassify: each spelling that is answered, and its neighbors that are not.
+// TestClassify: paths that are served, and similar paths that are not.
 func TestClassify(t *testing.T) {
 	longest := "/metadata/instance/" + strings.Repeat("x", maxPathLength-len("/metadata/instance/"))
 	for _, test := range []struct {
@@ -70,8 +70,7 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-// TestSegmentBytes: a segment has letters, digits, '-', '_' and '.' alone, whatever other
-// byte stands among them.
+// TestSegmentBytes: of all bytes, a segment may have only letters, digits, '-', '_' and '.'.
 func TestSegmentBytes(t *testing.T) {
 	const allowed = "-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 	for b := range 256 {
@@ -83,9 +82,8 @@ func TestSegmentBytes(t *testing.T) {
 	}
 }
 
-// FuzzPathPolicy: whatever the path, it is answered here, or it is forwarded in a
-// canonical spelling of an allow-listed path that no server can read as a path of
-// the identity endpoints.
+// FuzzPathPolicy: any path is either answered by this package or forwarded as a canonical
+// path on the allow-list, which no server can read as a path of an identity endpoint.
 func FuzzPathPolicy(f *testing.F) {
 	for _, p := range []string{
 		tokenPath, infoPath, versionsPath, tokenPath + "/", "/" + tokenPath, "/Metadata/instance/compute",
@@ -102,24 +100,24 @@ func FuzzPathPolicy(f *testing.F) {
 		if again, same := classify(canonical); route != routeNone && (again != route || same != canonical) {
 			t.Errorf("%q becomes %q, which becomes %q", p, canonical, same)
 		}
-		seen := laxest(p)
+		seen := normalize(p)
 		switch route {
 		case routeNone:
 			if canonical != "" {
-				t.Errorf("%q is not answered, and yet %q", p, canonical)
+				t.Errorf("%q is not served, but has the canonical path %q", p, canonical)
 			}
 		case routeForward:
 			if !allowed.MatchString(canonical) || strings.Contains(canonical+"/", "/../") || strings.Contains(canonical+"/", "/./") {
 				t.Errorf("%q is forwarded as %q", p, canonical)
 			}
-			if strings.HasPrefix(seen, "/metadata/identity") || strings.HasPrefix(laxest(canonical), "/metadata/identity") {
+			if strings.HasPrefix(seen, "/metadata/identity") || strings.HasPrefix(normalize(canonical), "/metadata/identity") {
 				t.Errorf("%q is forwarded and can be read as %q", p, seen)
 			}
 			fallthrough
 		default:
-			// What is answered is what anybody would have read.
+			// Any server reads the path in the same way as this package.
 			if seen != strings.ToLower(canonical) {
-				t.Errorf("%q is read as %q here and as %q elsewhere", p, canonical, seen)
+				t.Errorf("%q: this package reads %q, a lenient server %q", p, canonical, seen)
 			}
 		}
 	})

@@ -19,24 +19,22 @@ const (
 	byResourceID
 )
 
-// selector names an identity as the caller did. It is not validated.
+// selector names an identity in the caller's form. It is not validated.
 type selector struct {
 	kind  selectorKind
 	value string
 }
 
-// tokenRequest is what a query asks of the token endpoint.
+// tokenRequest is the parsed query of a token request.
 type tokenRequest struct {
-	resource string
-	selector selector
-	// fresh: the caller has reason not to want a cached token.
-	fresh bool
-	// unversioned: there was no api-version.
-	unversioned bool
+	resource    string
+	selector    selector
+	fresh       bool // the caller does not want a token from the cache
+	unversioned bool // the query has no api-version
 }
 
-// checkHeaders enforces what keeps a request that an attacker had forged by
-// another program (SSRF) from being answered.
+// checkHeaders refuses requests that an attacker can cause another program to send (SSRF,
+// DNS rebinding).
 func checkHeaders(r *http.Request) error {
 	if err := requireMetadata(r); err != nil {
 		return err
@@ -44,8 +42,9 @@ func checkHeaders(r *http.Request) error {
 	return refuseForeign(r)
 }
 
-// requireMetadata asks for the header that a forged request cannot have. It comes
-// first whatever else is wrong, since clients probe for IMDS without it.
+// requireMetadata requires the header that a request by SSRF cannot have. This check comes
+// before all others, because clients that probe for IMDS send no such header and expect
+// this error.
 func requireMetadata(r *http.Request) error {
 	metadata := r.Header["Metadata"]
 	if len(metadata) != 1 || !azure.EqualFoldASCII(metadata[0], "true") {
@@ -54,8 +53,8 @@ func requireMetadata(r *http.Request) error {
 	return nil
 }
 
-// refuseForeign refuses what has come through a proxy that serves others, or was
-// meant for another host.
+// refuseForeign refuses requests that another proxy has forwarded, or that have the Host
+// header of another host.
 func refuseForeign(r *http.Request) error {
 	if _, present := r.Header["X-Forwarded-For"]; present {
 		return errForwardedFor
@@ -66,8 +65,8 @@ func refuseForeign(r *http.Request) error {
 	return nil
 }
 
-// parseTokenRequest reads the query of a token request and refuses it in the
-// order in which IMDS looks at it.
+// parseTokenRequest parses the query of a token request. If several parameters are wrong,
+// it returns the error that IMDS returns.
 func parseTokenRequest(rawQuery string, strictVersion bool) (tokenRequest, error) {
 	var stack [maxParams]param // keeps the parameters off the heap
 	params, err := appendParams(stack[:0], rawQuery)
@@ -88,8 +87,8 @@ func parseTokenRequest(rawQuery string, strictVersion bool) (tokenRequest, error
 	return req, failed.first()
 }
 
-// paramErrors holds what is wrong with each parameter until all have been seen:
-// the answer must not depend on the order in which they come.
+// paramErrors collects the errors of all parameters, so that the answer does not depend on
+// their order in the query.
 type paramErrors struct{ name, version, resource, selector error }
 
 func (e *paramErrors) first() error {
@@ -101,8 +100,8 @@ func (e *paramErrors) first() error {
 	return nil
 }
 
-// set takes one parameter. An empty value is as good as none, for scripts that
-// send client_id=$UNSET, but no version; names that IMDS does not know are ignored.
+// set sets the fields for one parameter. An empty value counts as missing, for scripts that
+// send client_id=$UNSET; only an empty api-version is an error. Unknown names are ignored.
 func (req *tokenRequest) set(p param, failed *paramErrors) {
 	switch p.name {
 	case "api-version":
@@ -142,8 +141,8 @@ func (req *tokenRequest) selectBy(kind selectorKind, value string, failed *param
 	req.selector = selector{kind, value}
 }
 
-// knownNameFold reports whether name is a parameter of ours in another case.
-// Ignoring CLIENT_ID=… would answer with the token of another identity.
+// knownNameFold reports whether name is the name of a known parameter, in any case. If
+// CLIENT_ID=… were ignored, the caller would get another identity's token.
 func knownNameFold(name string) bool {
 	for _, known := range [...]string{"api-version", "resource", "client_id", "object_id", "msi_res_id", "mi_res_id"} {
 		if azure.EqualFoldASCII(name, known) {
@@ -153,15 +152,14 @@ func knownNameFold(name string) bool {
 	return false
 }
 
-// localHost reports whether a Host header can be that of a client which means
-// this proxy: absent (HTTP/1.0), an IP address, or a name without a dot such as
-// localhost.
+// localHost reports whether the Host header can come from a client of IMDS: it is absent
+// (HTTP/1.0), an IP address, or a name without a dot such as localhost. Clients of IMDS
+// send the address that they connect to.
 //
-// It stops DNS rebinding: a page from attacker.example, shown by a browser in
-// the pod (a headless one that renders PDFs, say), may point that name at the
-// metadata address and then set any header it likes, Metadata too, since it
-// talks to its own origin. It cannot choose the Host header. IMDS's clients
-// send the address that they dial.
+// This stops DNS rebinding: a browser in the pod, for example a headless one that renders
+// PDFs, loads a page from attacker.example, and the attacker then changes the DNS entry of
+// this name to the metadata address. The page can set any header, also Metadata, because
+// it sends the request to its own origin. It cannot change the Host header.
 func localHost(host string) bool {
 	if host == "" {
 		return true
@@ -180,16 +178,16 @@ func localHost(host string) bool {
 	return !strings.Contains(name, ".")
 }
 
-// maxParams bounds the work of looking for names given twice. Real clients send
-// at most five parameters.
+// maxParams bounds the search for duplicate names. Real clients send at most five
+// parameters.
 const maxParams = 32
 
-// param is one decoded name and value of a query.
+// param is a decoded parameter of a query.
 type param struct{ name, value string }
 
-// appendParams decodes a raw query and appends its parameters to params. It
-// refuses what two parsers could read in two ways: a name given twice, a bare
-// semicolon (a separator to some), and malformed escapes.
+// appendParams decodes a raw query and appends its parameters to params. It rejects
+// ambiguous queries, which two parsers could read differently: duplicate names, a bare
+// semicolon (some parsers take it as a separator), and malformed escapes.
 func appendParams(params []param, rawQuery string) ([]param, error) {
 	if strings.IndexByte(rawQuery, ';') >= 0 {
 		return nil, errMalformedQuery
@@ -228,7 +226,8 @@ func decodePair(pair string) (param, error) {
 	return param{name, value}, nil
 }
 
-// hasParam compares without case: a parser that folds names would see the name twice.
+// hasParam reports whether params has a name, in any case: to a parser that ignores the
+// case, such names are duplicates.
 func hasParam(params []param, name string) bool {
 	for _, p := range params {
 		if azure.EqualFoldASCII(p.name, name) {
@@ -238,8 +237,8 @@ func hasParam(params []param, name string) bool {
 	return false
 }
 
-// encodeParams writes a query anew from what was understood of it, so that no
-// byte of the caller's spelling is forwarded.
+// encodeParams encodes parsed parameters as a query, so that a forwarded request has none
+// of the caller's raw bytes.
 func encodeParams(params []param) string {
 	var b strings.Builder
 	for i, p := range params {
@@ -253,8 +252,8 @@ func encodeParams(params []param) string {
 	return b.String()
 }
 
-// escapeParam spells a space as %20, which every parser reads as a space; + is
-// read as a plus sign by some.
+// escapeParam escapes a name or a value. It encodes a space as %20, which every parser
+// reads as a space; some read + as a plus sign.
 func escapeParam(s string) string {
 	return strings.ReplaceAll(url.QueryEscape(s), "+", "%20")
 }
@@ -273,10 +272,9 @@ func apiVersions() []string {
 	}
 }
 
-// knownVersion reports whether the token endpoint takes an api-version: what
-// SDKs send first, then what old scripts send, then the documented ones.
+// knownVersion reports whether the token endpoint accepts an api-version.
 func knownVersion(v string) bool {
-	if v == "2018-02-01" || v == "2017-09-01" {
+	if v == "2018-02-01" || v == "2017-09-01" { // SDKs send the first, old scripts the second
 		return true
 	}
 	for _, known := range apiVersions() {

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestQueryIsNotAmbiguous: a query that two parsers could read in two ways is refused.
-func TestQueryIsNotAmbiguous(t *testing.T) {
+// TestAmbiguousQueries: a query that two parsers could read differently is rejected.
+func TestAmbiguousQueries(t *testing.T) {
 	var most []string
 	for i := range maxParams {
 		most = append(most, fmt.Sprintf("p%d=%d", i, i))

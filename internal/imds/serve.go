@@ -13,8 +13,8 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// ServeHTTP implements [http.Handler]. The path alone decides who answers, before
-// any header is looked at.
+// ServeHTTP implements [http.Handler]. It chooses the endpoint by the path alone, before
+// it looks at any header.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header()["Server"] = h.serverHeader
 	route, path := classify(r.URL.EscapedPath())
@@ -32,12 +32,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// endpoint answers a request, or says why it does not. What it finds out on the
-// way it notes in the outcome.
+// endpoint answers a request, or returns an error, for which serve writes the response. It
+// fills in the outcome.
 type endpoint func(http.ResponseWriter, *http.Request, *outcome) error
 
-// outcome is what is known of a request when it is over. Outcomes are used again,
-// with the memory that making an answer and its log line takes.
+// outcome describes a finished request. Outcomes are reused, together with the memory for
+// the answer and the log line.
 type outcome struct {
 	endpoint string
 	path     string
@@ -45,18 +45,18 @@ type outcome struct {
 	clientID string
 	status   int
 	source   tokens.Source
-	answered time.Time // zero: the answer is only known when the endpoint returns
-	written  bool      // the endpoint has written the answer, also if it returns an error
+	answered time.Time // zero: the time at which the endpoint returns
+	written  bool      // the endpoint has written an answer, although it returns an error
 
 	body   []byte
 	fields [9]zap.Field
 }
 
-// maxLogged bounds what a caller can put into a field of the log.
+// maxLogged bounds the text from a caller in one field of the log, in bytes.
 const maxLogged = 256
 
-// serve runs an endpoint. It is the one place where errors are written to clients
-// and where requests are logged and observed.
+// serve runs an endpoint. All error responses, log lines and events of requests come from
+// here.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name, path string, e endpoint) {
 	start := h.now()
 	o := h.outcomes.Get().(*outcome)
@@ -64,9 +64,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name, path strin
 	*o = outcome{endpoint: name, path: path, status: http.StatusOK, body: o.body[:0]}
 	err := e(w, r, o)
 	if err != nil {
-		// Answered even if the client seems to have left: one that has closed its
-		// half of the connection (nc -N) looks the same to net/http, which would
-		// make an empty 200 of an error that is not written.
+		// The error is written even if the client seems to have closed the connection. A
+		// client that has only closed its half (nc -N) looks the same, and if nothing is
+		// written, net/http sends an empty response with status 200.
 		if !o.written {
 			o.status = writeError(w, err)
 		}
@@ -84,8 +84,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name, path strin
 	}
 }
 
-// requireGet refuses all other methods. Whatever an X-HTTP-Method-Override says,
-// the method is that of the request line.
+// requireGet returns an error for methods other than GET. It ignores
+// X-HTTP-Method-Override.
 func requireGet(r *http.Request) error {
 	if r.Method != http.MethodGet {
 		return errMethodNotAllowed
@@ -93,14 +93,14 @@ func requireGet(r *http.Request) error {
 	return nil
 }
 
-// Values of header fields, which all answers share. They are never changed.
+// Header values that all answers share. They are never changed.
 var (
 	jsonType = []string{"application/json; charset=utf-8"}
 	noStore  = []string{"no-store"}
 )
 
-// writeJSON writes a body whole: clients of IMDS do not expect it in chunks. Its
-// one error is that the client has left.
+// writeJSON writes a body with its Content-Length, because clients of IMDS do not expect
+// chunks. It fails only if the client has closed the connection.
 func writeJSON(w http.ResponseWriter, status int, body []byte) error {
 	header := w.Header()
 	header["Content-Type"] = jsonType
@@ -122,13 +122,13 @@ func writeError(w http.ResponseWriter, err error) (status int) {
 		w.Header().Set("Allow", http.MethodGet)
 	}
 	if errors.Is(err, tokens.ErrOverloaded) {
-		w.Header().Set("Connection", "close") // others need the connection more
+		w.Header().Set("Connection", "close") // makes room for other clients
 	}
 	if a.retryAfter > 0 {
 		seconds := (a.retryAfter + time.Second - 1) / time.Second
 		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
 	}
-	// There is no one to tell of a failed write.
+	// An error means that the client has closed the connection.
 	_ = writeJSON(w, a.status, appendError(nil, a.code, a.description))
 	return a.status
 }
@@ -154,7 +154,7 @@ func (h *Handler) logOutcome(r *http.Request, o *outcome, err error, took time.D
 	entry.Write(fields...)
 }
 
-// appendString leaves out what is not known of a request.
+// appendString appends a field, unless its value is empty.
 func appendString(fields []zap.Field, name, value string) []zap.Field {
 	if value == "" {
 		return fields
@@ -162,8 +162,9 @@ func appendString(fields []zap.Field, name, value string) []zap.Field {
 	return append(fields, zap.String(name, value))
 }
 
-// requestID returns what the client calls its request, for whoever compares the
-// two logs. SDKs send a GUID; anything else could be any text, and is left out.
+// requestID returns the client's ID for its request, so that an operator can match the
+// proxy's log with the client's. SDKs send a GUID; the log does not show other values,
+// which can be any text.
 func requestID(header http.Header) string {
 	values := header["X-Ms-Client-Request-Id"]
 	if len(values) != 1 {
@@ -173,8 +174,8 @@ func requestID(header http.Header) string {
 	return id
 }
 
-// describe chooses the message and the level of a request's line. Probes are
-// expected and frequent; they stay at debug.
+// describe returns the message and the level of a request's log line. Probes for IMDS are
+// expected and frequent, so they have the level debug.
 func describe(o *outcome, err error) (string, zapcore.Level) {
 	switch {
 	case err == nil && o.source != "":
@@ -199,28 +200,27 @@ func bounded(s string) string {
 	return s
 }
 
-// Event is what is known of a request when it is over. It holds nothing that the
-// caller wrote.
+// Event describes a finished request. It has no text from the caller.
 type Event struct {
-	// Endpoint is who answered: token, info, versions, forward, own for an
-	// endpoint of the proxy's own, none for a path that is not served.
+	// Endpoint is the endpoint that answered, one of the constants below.
 	Endpoint string
 
-	// Status is that of the answer; 499 where the client left before it.
+	// Status is the status of the answer. 499: the client closed the connection before it
+	// got the answer.
 	Status int
 
-	// Source is where the token came from. Empty: no token was given.
+	// Source is where the token came from. Empty: the answer has no token.
 	Source tokens.Source
 
-	// Refusal names what was wrong with the request itself, such as
-	// no_metadata_header: one of a few dozen constants. Empty: nothing was.
+	// Refusal is the reason for which an invalid request was refused, such as
+	// no_metadata_header: one of a few dozen constants. Empty: the request was valid.
 	Refusal string
 
-	// Duration is from the end of the request's header to the answer.
+	// Duration is the time from the end of the request's header to the answer.
 	Duration time.Duration
 }
 
-// ClientLeft reports whether the client did not wait for the answer.
+// ClientLeft reports whether the client closed the connection before it got the answer.
 func (e Event) ClientLeft() bool { return e.Status == statusClientLeft }
 
 // The values of Event.Endpoint.
@@ -229,12 +229,12 @@ const (
 	EndpointInfo     = "info"
 	EndpointVersions = "versions"
 	EndpointForward  = "forward"
-	EndpointOwn      = "own"
-	EndpointNone     = "none"
+	EndpointOwn      = "own"  // Config.Fallback, such as /readyz
+	EndpointNone     = "none" // the path is not served
 )
 
-// refusalOf returns the reason of a refusal of what the request says, as opposed
-// to a failure to do what it asks.
+// refusalOf returns the reason for which an invalid request was refused. It returns "" for
+// other errors.
 func refusalOf(err error) string {
 	wire, ok := errors.AsType[*wireError](err)
 	if !ok || wire.status >= http.StatusInternalServerError ||
@@ -244,21 +244,21 @@ func refusalOf(err error) string {
 	return wire.reason
 }
 
-// NotFound answers a path that is not served, as IMDS does.
+// NotFound answers a request for a path that is not served, as IMDS does.
 func NotFound(w http.ResponseWriter, _ *http.Request) { writeError(w, errNotFound) }
 
-// MethodNotAllowed answers a method other than GET, as IMDS does.
+// MethodNotAllowed answers a request whose method is not GET, as IMDS does.
 func MethodNotAllowed(w http.ResponseWriter, _ *http.Request) { writeError(w, errMethodNotAllowed) }
 
-// other has the fallback answer, and takes note of what it answers.
+// other runs the fallback handler and records the status of its answer.
 func (h *Handler) other(w http.ResponseWriter, r *http.Request, o *outcome) error {
-	noted := &statusNoter{ResponseWriter: w, status: http.StatusOK}
-	h.fallback.ServeHTTP(noted, r)
-	if noted.err != nil {
+	recorder := &statusRecorder{ResponseWriter: w, status: http.StatusOK}
+	h.fallback.ServeHTTP(recorder, r)
+	if recorder.err != nil {
 		return refused(errClientLeft, "the answer could not be written")
 	}
-	o.status, o.written = noted.status, true
-	switch noted.status {
+	o.status, o.written = recorder.status, true
+	switch recorder.status {
 	case http.StatusNotFound:
 		o.endpoint = EndpointNone
 		return errNotFound
@@ -268,21 +268,21 @@ func (h *Handler) other(w http.ResponseWriter, r *http.Request, o *outcome) erro
 	return nil
 }
 
-// statusNoter takes note of what another handler answers.
-type statusNoter struct {
+// statusRecorder records the status of another handler's answer.
+type statusRecorder struct {
 	http.ResponseWriter
 	status int
-	err    error // of the first write that failed
+	err    error // error of the first write that failed
 }
 
 // WriteHeader implements [http.ResponseWriter].
-func (w *statusNoter) WriteHeader(status int) {
+func (w *statusRecorder) WriteHeader(status int) {
 	w.status = status
 	w.ResponseWriter.WriteHeader(status)
 }
 
 // Write implements [http.ResponseWriter].
-func (w *statusNoter) Write(b []byte) (int, error) {
+func (w *statusRecorder) Write(b []byte) (int, error) {
 	n, err := w.ResponseWriter.Write(b)
 	if w.err == nil {
 		w.err = err

@@ -14,7 +14,8 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// Each request makes one event, which says how it ended and whose fault that was.
+// TestEvents: each request causes one event with the result, and with a reason if the request
+// was invalid.
 func TestEvents(t *testing.T) {
 	const ask = tokenPath + "?" + tokenVersion + "&resource=" + vault
 	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -26,24 +27,24 @@ func TestEvents(t *testing.T) {
 	for _, test := range []struct {
 		name, target string
 		header       string
-		err          error // of the token source
+		err          error // returned by the token source
 		want         imds.Event
 	}{
 		{"token", ask, "", nil, imds.Event{Endpoint: "token", Status: 200, Source: tokens.SourceEntra}},
 		{"no header", ask, "Metadata: ", nil, imds.Event{Endpoint: "token", Status: 400, Refusal: "no_metadata_header"}},
 		{"forwarded for", ask, "X-Forwarded-For: 10.0.0.1", nil, imds.Event{Endpoint: "token", Status: 400, Refusal: "forwarded_for"}},
 		{"no identity", ask + "&client_id=x", "", nil, imds.Event{Endpoint: "token", Status: 400, Refusal: "identity_not_found"}},
-		// The request was well formed: Entra refuses it.
+		// The request is valid, but Entra refuses it.
 		{"invalid resource", ask, "", &exchange.Error{Kind: exchange.InvalidResource}, imds.Event{Endpoint: "token", Status: 400}},
 		{"throttled", ask, "", &exchange.Error{Kind: exchange.Throttled}, imds.Event{Endpoint: "token", Status: 429}},
-		{"failed", ask, "", errors.New("no luck"), imds.Event{Endpoint: "token", Status: 500}},
+		{"failed", ask, "", errors.New("failure"), imds.Event{Endpoint: "token", Status: 500}},
 		{"info", "/metadata/identity/info", "", nil, imds.Event{Endpoint: "info", Status: 200}},
 		{"versions", "/metadata/versions", "", nil, imds.Event{Endpoint: "versions", Status: 200}},
 		{"forwarded", "/metadata/instance?" + tokenVersion, "", nil, imds.Event{Endpoint: "forward", Status: 200}},
-		{"forwarded in vain", "/metadata/instance/x?" + tokenVersion, "", nil, imds.Event{Endpoint: "forward", Status: 404}},
+		{"forwarded, not found", "/metadata/instance/x?" + tokenVersion, "", nil, imds.Event{Endpoint: "forward", Status: 404}},
 		{"loop", "/metadata/instance", "Via: 1.1 imds-oidc-proxy", nil, imds.Event{Endpoint: "forward", Status: 508}},
 		{"own", "/readyz", "", nil, imds.Event{Endpoint: "own", Status: 200}},
-		{"nowhere", "/latest/", "", nil, imds.Event{Endpoint: "none", Status: 404, Refusal: "not_found"}},
+		{"path not served", "/latest/", "", nil, imds.Event{Endpoint: "none", Status: 404, Refusal: "not_found"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			source := &tokenSource{}

@@ -20,7 +20,7 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// cached answers as a filled cache does, with a token of the usual size.
+// cached is a token source that returns a token of the usual size from its cache.
 type cached struct{ result tokens.Result }
 
 func (c cached) Token(context.Context, tokens.Request) (tokens.Result, error) {
@@ -38,7 +38,7 @@ func newCached() cached {
 	}}
 }
 
-// discardLog writes every line in full, to nowhere.
+// discardLog returns a logger that encodes every line and discards it.
 func discardLog() *zap.Logger {
 	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
 	return zap.New(zapcore.NewCore(encoder, zapcore.AddSync(io.Discard), zap.InfoLevel))
@@ -48,14 +48,14 @@ func benchHandler(b *testing.B) *imds.Handler {
 	return newHandler(b, imds.Config{Tokens: newCached(), TenantID: tenantID, DefaultClientID: defaultID, Log: discardLog()})
 }
 
-// nowhere is a response that costs nothing, so that only the handler is measured.
-type nowhere struct{ header http.Header }
+// discardResponse discards the response, so that a benchmark measures only the handler.
+type discardResponse struct{ header http.Header }
 
-func (w *nowhere) Header() http.Header         { return w.header }
-func (w *nowhere) Write(b []byte) (int, error) { return len(b), nil }
-func (w *nowhere) WriteHeader(int)             {}
+func (w *discardResponse) Header() http.Header         { return w.header }
+func (w *discardResponse) Write(b []byte) (int, error) { return len(b), nil }
+func (w *discardResponse) WriteHeader(int)             {}
 
-// BenchmarkHandler is a cached token with its log line, without net/http.
+// BenchmarkHandler measures a cache hit with its log line, without net/http.
 func BenchmarkHandler(b *testing.B) {
 	for name, target := range map[string]string{
 		"escaped":   tokenPath + "?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net",
@@ -67,7 +67,7 @@ func BenchmarkHandler(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			w := &nowhere{header: http.Header{}}
+			w := &discardResponse{header: http.Header{}}
 			b.ReportAllocs()
 			for b.Loop() {
 				h.ServeHTTP(w, r)
@@ -76,8 +76,8 @@ func BenchmarkHandler(b *testing.B) {
 	}
 }
 
-// BenchmarkServer is one keep-alive connection: what ships against a bare
-// net/http server that writes a body of the same size.
+// BenchmarkServer compares the proxy's server with a bare net/http server that writes a body
+// of the same size, each with one keep-alive connection.
 func BenchmarkServer(b *testing.B) {
 	body := []byte(strings.Repeat("b", 2096))
 	bare := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -85,7 +85,7 @@ func BenchmarkServer(b *testing.B) {
 		w.Write(body)
 	})
 	b.Run("token", func(b *testing.B) {
-		benchRequests(b, serve(b, benchHandler(b)), honest)
+		benchRequests(b, serve(b, benchHandler(b)), tokenRequest)
 	})
 	b.Run("probe-while-exchange-hangs", func(b *testing.B) {
 		source := newHanging()
@@ -93,9 +93,9 @@ func BenchmarkServer(b *testing.B) {
 		cfg := config(source)
 		cfg.Log = discardLog()
 		addr := serve(b, newHandler(b, cfg))
-		dial(b, addr).send(honest)
+		dial(b, addr).send(tokenRequest)
 		source.wait(b)
-		benchRequests(b, addr, strings.Replace(honest, "Metadata: true\r\n", "", 1))
+		benchRequests(b, addr, strings.Replace(tokenRequest, "Metadata: true\r\n", "", 1))
 	})
 	b.Run("bare", func(b *testing.B) {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -105,7 +105,7 @@ func BenchmarkServer(b *testing.B) {
 		server := &http.Server{Handler: bare}
 		go server.Serve(listener)
 		defer server.Close()
-		benchRequests(b, listener.Addr().String(), honest)
+		benchRequests(b, listener.Addr().String(), tokenRequest)
 	})
 }
 
@@ -127,7 +127,7 @@ func benchRequests(b *testing.B, addr, request string) {
 	}
 }
 
-// skipAnswer reads an answer with as little work as can be.
+// skipAnswer reads an answer as cheaply as possible.
 func skipAnswer(r *bufio.Reader) error {
 	length := 0
 	for {

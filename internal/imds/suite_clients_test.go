@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// A clientParser reads a success body as some client does, in its weakest version.
-// It returns the access token and when the client thinks that it expires.
+// clientParser parses the body of a successful answer as the strictest version of a client
+// does. It returns the access token and its expiry as the client understands it.
 type clientParser struct {
 	client string
 	parse  func(body []byte) (token string, expires time.Time, err error)
 }
 
-// Parsers that this program knows from the clients' sources, told again.
+// clientParsers are reimplementations of parsers in the clients' source code.
 var clientParsers = []clientParser{
 	{"mssql-jdbc 8.3 to 11.2: one readLine, substrings", func(body []byte) (string, time.Time, error) {
 		line, err := bufio.NewReader(bytes.NewReader(append(body, "\nlost"...))).ReadString('\n')
@@ -55,7 +55,7 @@ var clientParsers = []clientParser{
 		return adal(body)
 	}},
 	{"go-autorest adal: numbers in strings", adal},
-	{"Rust azure_identity: strings only, and all of them there", func(body []byte) (string, time.Time, error) {
+	{"Rust azure_identity: strings only, and all of them required", func(body []byte) (string, time.Time, error) {
 		var m map[string]any
 		if err := json.Unmarshal(body, &m); err != nil {
 			return "", time.Time{}, err
@@ -155,7 +155,7 @@ func adal(body []byte) (string, time.Time, error) {
 	return at(m.AccessToken, m.ExpiresOn.String())
 }
 
-// Every client's parser finds in our bytes what is in them.
+// TestClientParsers: every client's parser finds the token and its expiry.
 func TestClientParsers(t *testing.T) {
 	body := get(newHandler(t, config(&tokenSource{})), tokenPath+"?resource="+vault).Body.Bytes()
 	for _, p := range clientParsers {
@@ -169,8 +169,8 @@ func TestClientParsers(t *testing.T) {
 	}
 }
 
-// The parsers are as narrow as the clients': bodies that broke those break these.
-func TestClientParsersAreNarrow(t *testing.T) {
+// TestClientParsersAreStrict: the parsers here fail on bodies on which the clients fail.
+func TestClientParsersAreStrict(t *testing.T) {
 	good := get(newHandler(t, config(&tokenSource{})), tokenPath+"?resource="+vault).Body.String()
 	for _, test := range []struct {
 		client, from, to string
@@ -197,7 +197,7 @@ func TestClientParsersAreNarrow(t *testing.T) {
 				}
 				_, expires, err := p.parse([]byte(bad))
 				if err == nil && expires.Equal(epoch.Add(tokenLife).Truncate(time.Second)) {
-					t.Errorf("%s took it", p.client)
+					t.Errorf("%s accepts it", p.client)
 				}
 			}
 		})

@@ -39,8 +39,9 @@ func TestSuccessBody(t *testing.T) {
 	}
 }
 
-// expires_in is what remains when the answer is made, for a cached token too.
-func TestExpiresInIsMadeAnew(t *testing.T) {
+// TestExpiresInOfCachedToken: expires_in counts from the time of the answer, also for a token
+// from the cache.
+func TestExpiresInOfCachedToken(t *testing.T) {
 	now := epoch
 	cfg := config(&tokenSource{})
 	cfg.Now = func() time.Time { return now }
@@ -57,8 +58,8 @@ func TestExpiresInIsMadeAnew(t *testing.T) {
 	}
 }
 
-// Each request is refused for the first thing that is wrong with it, in the
-// order of the contract.
+// TestRefusals: if several parts of a request are wrong, the error is the one that IMDS
+// returns.
 func TestRefusals(t *testing.T) {
 	const malformed = "The query is malformed"
 	for _, test := range []struct {
@@ -67,7 +68,7 @@ func TestRefusals(t *testing.T) {
 		headers     []string
 		description string
 	}{
-		{"no header, whatever the query", "api-version=1&client_id=zz&client_id=zz", []string{"Metadata: "}, "Required metadata header not specified"},
+		{"no header before errors of the query", "api-version=1&client_id=zz&client_id=zz", []string{"Metadata: "}, "Required metadata header not specified"},
 		{"header false", "resource=" + vault, []string{"Metadata: false"}, "Required metadata header not specified"},
 		{"header true,false", "resource=" + vault, []string{"Metadata: true,false"}, "Required metadata header not specified"},
 		{"forwarded before duplicate", "a=1&a=2", []string{"X-Forwarded-For: 192.0.2.1"}, "Requests with an X-Forwarded-For header are not served"},
@@ -144,7 +145,7 @@ type errorBody struct {
 	Description string `json:"error_description"`
 }
 
-// decodeError fails the test unless an answer is an error in IMDS's form.
+// decodeError fails the test unless an answer is an error in IMDS's format.
 func decodeError(t *testing.T, w *httptest.ResponseRecorder) errorBody {
 	t.Helper()
 	var body errorBody

@@ -16,9 +16,9 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// FuzzTokenRequest gives the token endpoint any query. It is answered with a
-// token or refused, and never with the token of another identity than the one
-// that net/url, which is laxer, or anybody who folds case, finds in it.
+// FuzzTokenRequest sends any query to the token endpoint. The answer is a token or an error,
+// and the token is for the identity that more lenient parsers also find: net/url, and one
+// that ignores the case of names.
 func FuzzTokenRequest(f *testing.F) {
 	f.Add("api-version=2018-02-01&resource=https://vault.azure.net")
 	f.Add("resource=https%3A%2F%2Fvault.azure.net%2F&client_id=" + otherID)
@@ -60,9 +60,9 @@ func checkGranted(t *testing.T, query string, body []byte, asked []tokens.Reques
 		t.Fatalf("got %s for %+v", body, asked)
 	}
 	if strings.ContainsAny(m["resource"], " \t\r\n\x00\"\\<>") || len(m["resource"]) > 1024 {
-		t.Errorf("resource %q was taken", m["resource"])
+		t.Errorf("resource %q was accepted", m["resource"])
 	}
-	values, _ := url.ParseQuery(query) // what is malformed is left out, the rest is there
+	values, _ := url.ParseQuery(query) // without the malformed parameters
 	selectors := map[string]string{"client_id": "", "object_id": mappedID, "msi_res_id": mappedID, "mi_res_id": mappedID}
 	for name, given := range values {
 		want, isSelector := selectors[strings.ToLower(name)]
@@ -78,12 +78,12 @@ func checkGranted(t *testing.T, query string, body []byte, asked []tokens.Reques
 	}
 }
 
-// onTheList is the allow-list again, as an expression over what IMDS would see.
-var onTheList = regexp.MustCompile(`^/metadata/(instance|attested|scheduledevents|loadbalancer)(/[A-Za-z0-9._-]+)*(\?[A-Za-z0-9%&=._~-]*)?$`)
+// allowedTarget matches the request targets that IMDS may see, by the allow-list.
+var allowedTarget = regexp.MustCompile(`^/metadata/(instance|attested|scheduledevents|loadbalancer)(/[A-Za-z0-9._-]+)*(\?[A-Za-z0-9%&=._~-]*)?$`)
 
-// FuzzRequest gives the handler any request that net/http lets through, seeded
-// with the hostile suite. It is answered here, or a canonical path of the
-// allow-list is forwarded, with the headers that IMDS asks for.
+// FuzzRequest sends the handler any request that net/http accepts. The seeds are the hostile
+// requests. The handler answers the request itself, or forwards it with a canonical path of
+// the allow-list and with the headers that IMDS requires.
 func FuzzRequest(f *testing.F) {
 	files, err := filepath.Glob("testdata/hostile/*.txt")
 	if err != nil || len(files) == 0 {
@@ -116,7 +116,7 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 		for _, target := range machine.seen() {
-			if !entitled || !onTheList.MatchString(target) || strings.Contains(target, "/../") {
+			if !entitled || !allowedTarget.MatchString(target) || strings.Contains(target, "/../") {
 				t.Errorf("IMDS saw %s", target)
 			}
 		}

@@ -24,13 +24,13 @@ import (
 	"imds-oidc-proxy/test/kit/local"
 )
 
-// patience bounds every wait of these tests; none of them waits that long unless it fails.
+// patience bounds every wait of these tests. A test waits that long only if it fails.
 const patience = 20 * time.Second
 
-// decoy stands for the real IMDS, which must see no request for an identity.
+// decoy is a stand-in for the real IMDS, which must never get a request for an identity.
 type decoy struct {
 	*httptest.Server
-	mu      sync.Mutex // guards the rest
+	mu      sync.Mutex // guards the fields below
 	targets []string
 	headers []http.Header
 }
@@ -68,7 +68,7 @@ func (d *decoy) seenHeaders() []http.Header {
 	return headers
 }
 
-// serve runs a handler in the server that ships.
+// serve runs a handler in the proxy's server and returns its address.
 func serve(t testing.TB, h http.Handler) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -118,7 +118,7 @@ func TestHostile(t *testing.T) {
 	tokens := &tokenSource{}
 	cfg := config(tokens)
 	cfg.Passthrough = azure.MetadataURL(machine.URL)
-	addr := serve(t, withoutBodies(newHandler(t, cfg)))
+	addr := serve(t, withShortBodyTimeout(newHandler(t, cfg)))
 
 	count := 0
 	for _, file := range files {
@@ -149,9 +149,9 @@ func TestHostile(t *testing.T) {
 	t.Logf("%d cases", count)
 }
 
-// withoutBodies has the server wait less for a request's body: some cases promise one that
-// never comes.
-func withoutBodies(h http.Handler) http.Handler {
+// withShortBodyTimeout shortens the server's wait for a request's body, because some cases
+// announce a body that they do not send.
+func withShortBodyTimeout(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
 			http.NewResponseController(w).SetReadDeadline(time.Now().Add(50 * time.Millisecond))
@@ -160,8 +160,8 @@ func withoutBodies(h http.Handler) http.Handler {
 	})
 }
 
-// readCases parses a file of cases and refuses what it does not understand: a
-// case that is read wrong would pass for the wrong reason.
+// readCases parses a file of cases. It fails on anything unknown, because a case that is
+// parsed wrongly could pass for the wrong reason.
 func readCases(t testing.TB, file string) []hostileCase {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -175,7 +175,7 @@ func readCases(t testing.TB, file string) []hostileCase {
 			continue
 		}
 		if len(cases) == 0 {
-			continue // the file's introduction
+			continue // introduction of the file
 		}
 		c := &cases[len(cases)-1]
 		if expectation, ok := strings.CutPrefix(line, "> "); ok {
@@ -221,7 +221,7 @@ func (c *hostileCase) expect(expectation string) error {
 	return nil
 }
 
-// repeated matches {N*text}, innermost.
+// repeated matches {N*text} without braces in text.
 var repeated = regexp.MustCompile(`\{(\d+)\*([^{}]*)\}`)
 
 func expand(line string) string {
@@ -240,8 +240,8 @@ func expand(line string) string {
 	})
 }
 
-// appendUnescaped appends s with \r, \n, \t, \0, \\ and \xNN made into the bytes
-// that they stand for.
+// appendUnescaped appends s, with the escapes \r, \n, \t, \0, \\ and \xNN replaced by their
+// bytes.
 func appendUnescaped(b []byte, s string) ([]byte, error) {
 	for s != "" {
 		if rest, ok := strings.CutPrefix(s, `\0`); ok {
@@ -261,8 +261,8 @@ func appendUnescaped(b []byte, s string) ([]byte, error) {
 	return b, nil
 }
 
-// exchangeBytes sends bytes over a connection of their own and returns all that
-// comes back until the server closes it.
+// exchangeBytes sends bytes over a new connection and returns all bytes that the server
+// sends until it closes the connection.
 func exchangeBytes(t *testing.T, addr string, request []byte) []byte {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -274,7 +274,7 @@ func exchangeBytes(t *testing.T, addr string, request []byte) []byte {
 	if len(request) == 0 {
 		conn.(*net.TCPConn).CloseWrite()
 	}
-	// Whoever refuses a large request does not read all of it, and closes.
+	// In a goroutine, because a server that refuses a large request does not read all of it.
 	go conn.Write(request)
 	answers, err := io.ReadAll(conn)
 	if err != nil && len(answers) == 0 {

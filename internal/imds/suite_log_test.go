@@ -45,8 +45,8 @@ func TestSuccessLine(t *testing.T) {
 	}
 }
 
-// One line for each request that is refused or fails, at a level that says
-// whether someone should look.
+// TestOtherLines: each request has one line. Its level is warn or error only if an operator
+// may have to act.
 func TestOtherLines(t *testing.T) {
 	unavailable := &exchange.Error{Kind: exchange.Unavailable, Detail: "connection refused"}
 	for _, test := range []struct {
@@ -89,7 +89,7 @@ func TestOtherLines(t *testing.T) {
 	}
 }
 
-// versioned spares a token request the line about api-version.
+// versioned returns a parameter that prevents the log line about a missing api-version.
 func versioned(target string) string {
 	if strings.Contains(target, "?") {
 		return "&" + tokenVersion
@@ -97,7 +97,8 @@ func versioned(target string) string {
 	return ""
 }
 
-// Of a client that has left the log says so, and what it was that ended.
+// TestClientLeftLine: if the client closes the connection, the log line has its own message
+// and the error with which the wait ended.
 func TestClientLeftLine(t *testing.T) {
 	log, logs := observed(zap.InfoLevel)
 	cfg := config(&tokenSource{answer: func(ctx context.Context, _ tokens.Request) (tokens.Result, error) {
@@ -125,12 +126,11 @@ func TestProbesAreLoggedAtDebug(t *testing.T) {
 	get(h, tokenPath+"?resource="+vault)
 	entries := logs.FilterMessage("received token request").All()
 	if len(entries) != 1 || entries[0].Level != zap.DebugLevel {
-		t.Errorf("got %+v, want it once, at debug", entries)
+		t.Errorf("got %+v, want one line with the level debug", entries)
 	}
 }
 
-// A client's name for its request is logged where it is a GUID, which is what SDKs
-// send, and can be no other text.
+// TestRequestID: the log shows a client's request ID only if it is a GUID, as SDKs send it.
 func TestRequestID(t *testing.T) {
 	const id = "2f7e81c4-9a3b-4d56-8e1f-b05c6d7a4932"
 	for _, test := range []struct {
@@ -161,7 +161,7 @@ func TestRequestID(t *testing.T) {
 	}
 }
 
-// A line has no field for what is not known of its request.
+// TestNoEmptyFields: a log line has no empty fields.
 func TestNoEmptyFields(t *testing.T) {
 	log, logs := observed(zap.DebugLevel)
 	cfg := config(&tokenSource{})
@@ -182,7 +182,7 @@ func TestNoEmptyFields(t *testing.T) {
 	}
 }
 
-func TestLeniencyIsSaidOnce(t *testing.T) {
+func TestMissingVersionIsLoggedOnce(t *testing.T) {
 	log, logs := observed(zap.InfoLevel)
 	cfg := config(&tokenSource{})
 	cfg.Log = log
@@ -191,18 +191,18 @@ func TestLeniencyIsSaidOnce(t *testing.T) {
 		get(h, tokenPath+"?resource="+vault)
 	}
 	if got := logs.FilterMessageSnippet("without api-version").Len(); got != 1 {
-		t.Errorf("said %d times, want once", got)
+		t.Errorf("logged %d times, want once", got)
 	}
 }
 
-// At no level does a log hold a token, what came in a header, or more of a value
-// than is needed to recognise it.
+// TestNothingSecretIsLogged: at no level does the log have a token, a value of a header, or
+// an unbounded value from the request.
 func TestNothingSecretIsLogged(t *testing.T) {
 	const canary = "canary-7c1f"
 	log, logs := observed(zap.DebugLevel)
 	source := &tokenSource{answer: func(ctx context.Context, req tokens.Request) (tokens.Result, error) {
 		if strings.Contains(string(req.Resource), "fail") {
-			return tokens.Result{}, errors.New("no luck")
+			return tokens.Result{}, errors.New("failure")
 		}
 		return tokens.Result{Token: exchange.Token{AccessToken: canary, NotBefore: epoch, ExpiresOn: epoch.Add(time.Hour)}, Source: tokens.SourceCache}, nil
 	}}
@@ -239,6 +239,6 @@ func TestNothingSecretIsLogged(t *testing.T) {
 		}
 	}
 	if logs.Len() < 21 {
-		t.Errorf("got %d lines; is anything logged?", logs.Len())
+		t.Errorf("got only %d lines", logs.Len())
 	}
 }

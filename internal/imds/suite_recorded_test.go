@@ -14,8 +14,8 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// recording is what one run of a real client sent, and the answers with which it
-// went on to get a token.
+// recording has the requests of one run of a real client, and the statuses of the answers
+// with which the client got a token.
 type recording struct {
 	Client   string
 	Requests []struct {
@@ -30,8 +30,8 @@ type recording struct {
 	}
 }
 
-// Each request that a real client sent to IMDS gets the answer that the client
-// needs, over a real connection and byte for byte as it was sent.
+// TestRecorded replays the requests of real clients byte for byte over a real connection,
+// and checks that each answer is the one that the client needs.
 func TestRecorded(t *testing.T) {
 	files, err := filepath.Glob("testdata/recorded/*.json")
 	if err != nil || len(files) == 0 {
@@ -65,7 +65,7 @@ func TestRecorded(t *testing.T) {
 						fmt.Fprintf(&request, "%s: %s\r\n", h[0], h[1])
 					}
 				}
-				// The test reads until the connection ends.
+				// exchangeBytes reads until the server closes the connection.
 				fmt.Fprintf(&request, "Connection: close\r\n\r\n%s", r.Body)
 				checkReplay(t, exchangeBytes(t, addr, request.Bytes()), r.Response, wantFor(r.Query), source)
 			})
@@ -95,7 +95,7 @@ func wantFor(query [][2]string) tokens.Request {
 func checkReplay(t *testing.T, answer []byte, status int, want tokens.Request, source *tokenSource) {
 	t.Helper()
 	head, body, _ := bytes.Cut(answer, []byte("\r\n\r\n"))
-	// msrestazure wants the reason phrase.
+	// msrestazure requires the reason phrase.
 	if line := fmt.Sprintf("HTTP/1.1 %d %s\r\n", status, http.StatusText(status)); !bytes.HasPrefix(head, []byte(line)) {
 		t.Fatalf("got %q, want %q", answer, line)
 	}
@@ -105,7 +105,7 @@ func checkReplay(t *testing.T, answer []byte, status int, want tokens.Request, s
 			t.Errorf("asked for %+v", asked)
 		}
 		if bytes.Contains(body, []byte("Identity not found")) {
-			t.Errorf("a probe was told %s", body)
+			t.Errorf("got %s for a probe", body)
 		}
 		return
 	}

@@ -15,7 +15,7 @@ func TestRouting(t *testing.T) {
 		method, target string
 		metadata       bool
 		status         int
-		body           string // "": an error in IMDS's form
+		body           string // empty: an error in IMDS's format
 	}{
 		{"GET", "/metadata/identity/info?api-version=2018-02-01", true, 200, `{"tenantId":"` + tenantID + `"}`},
 		{"GET", "/metadata/identity/info", false, 400, ""},
@@ -71,7 +71,7 @@ func TestVersions(t *testing.T) {
 	if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || w.Code != 200 {
 		t.Fatalf("got %d %s", w.Code, w.Body)
 	}
-	// What is said to be known must be taken.
+	// The token endpoint must accept all of these versions.
 	for _, v := range body.APIVersions {
 		w := get(newHandler(t, config(&tokenSource{})), tokenPath+"?api-version="+v+"&resource="+vault)
 		if w.Code != http.StatusOK {
@@ -83,8 +83,8 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestFallback: what is not the metadata service's is answered by the fallback, without the
-// Metadata header, and its status is logged and observed.
+// TestFallback: the fallback answers requests outside the metadata service. They need no
+// Metadata header, and an event has the status of the answer.
 func TestFallback(t *testing.T) {
 	cfg := config(&tokenSource{})
 	var status int
@@ -113,9 +113,9 @@ func TestFallback(t *testing.T) {
 	}
 }
 
-// TestFallbackStaysApart: no path of the metadata service reaches the fallback, however it
-// is spelled.
-func TestFallbackStaysApart(t *testing.T) {
+// TestMetadataPathsBypassFallback: no form of a path of the metadata service reaches the
+// fallback.
+func TestMetadataPathsBypassFallback(t *testing.T) {
 	cfg := config(&tokenSource{})
 	cfg.Fallback = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		t.Errorf("%s reached the fallback", r.URL.Path)
@@ -126,7 +126,7 @@ func TestFallbackStaysApart(t *testing.T) {
 	}
 }
 
-// TestNoFallback: without one, nothing else is served.
+// TestNoFallback: without a fallback, all other paths are answered with 404.
 func TestNoFallback(t *testing.T) {
 	cfg := config(&tokenSource{})
 	cfg.Fallback = nil

@@ -17,9 +17,9 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-const honest = "GET " + tokenPath + "?resource=" + vault + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"
+const tokenRequest = "GET " + tokenPath + "?resource=" + vault + " HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"
 
-// hanging is a token source whose answers wait for release.
+// hanging is a token source that blocks until release is closed.
 type hanging struct {
 	arrived chan struct{}
 	release chan struct{}
@@ -39,17 +39,17 @@ func (s *hanging) Token(ctx context.Context, req tokens.Request) (tokens.Result,
 	}
 }
 
-// wait is until an exchange hangs.
+// wait waits until a request for a token blocks.
 func (s *hanging) wait(t testing.TB) {
 	t.Helper()
 	select {
 	case <-s.arrived:
 	case <-time.After(patience):
-		t.Fatal("no exchange was asked for")
+		t.Fatal("no token was requested")
 	}
 }
 
-// client is a connection that fails its test rather than hang.
+// client is a connection with a deadline, so that a test fails instead of hanging.
 type client struct {
 	net.Conn
 	t testing.TB
@@ -71,7 +71,7 @@ func newClient(t testing.TB, conn net.Conn) *client {
 	return &client{conn, t, bufio.NewReader(conn)}
 }
 
-// closeWrite ends what the client says, not what it hears.
+// closeWrite closes the client's half of the connection. The client can still read.
 func (c *client) closeWrite() { c.Conn.(*net.TCPConn).CloseWrite() }
 
 func (c *client) send(request string) {
@@ -93,13 +93,14 @@ func (c *client) wantStatus(want int) {
 	}
 }
 
-// A slow exchange outlives the server's limits on reading and writing.
+// TestSlowExchange: an exchange may take longer than the server's timeouts for reading and
+// writing.
 func TestSlowExchange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := newHanging()
 		dial := serveInMemory(t, newHandler(t, config(source)))
 		waiting := dial()
-		waiting.send(honest)
+		waiting.send(tokenRequest)
 		source.wait(t)
 		time.Sleep(patience / 2)
 		close(source.release)
@@ -107,25 +108,26 @@ func TestSlowExchange(t *testing.T) {
 	})
 }
 
-// A probe is answered while an exchange hangs: nothing of a request without the
-// header waits for anything.
+// TestProbeDuringExchange: a probe without the Metadata header is answered at once while an
+// exchange blocks.
 func TestProbeDuringExchange(t *testing.T) {
 	source := newHanging()
 	defer close(source.release)
 	addr := serve(t, newHandler(t, config(source)))
-	dial(t, addr).send(honest)
-	source.wait(t) // and it stays there until the test is over
+	dial(t, addr).send(tokenRequest)
+	source.wait(t) // it blocks until the end of the test
 	probe := dial(t, addr)
-	probe.send(strings.Replace(honest, "Metadata: true\r\n", "", 1))
+	probe.send(strings.Replace(tokenRequest, "Metadata: true\r\n", "", 1))
 	probe.wantStatus(400)
 	if len(source.arrived) != 0 {
-		t.Error("the probe asked for a token")
+		t.Error("the probe requested a token")
 	}
 }
 
-// A client that leaves takes its exchange's context with it, and nothing else: at once,
-// and after the wait for one that has only closed its half.
-func TestClientLeaves(t *testing.T) {
+// TestClientCloses: if a client closes the connection, the context of its first wait ends at
+// once, and that of the second wait, for a client that has only closed its half, after
+// halfClosedWait. Other requests are not affected.
+func TestClientCloses(t *testing.T) {
 	source := newHanging()
 	left := make(chan error, 2)
 	cfg := config(&tokenSource{answer: func(ctx context.Context, req tokens.Request) (tokens.Result, error) {
@@ -135,23 +137,23 @@ func TestClientLeaves(t *testing.T) {
 	}})
 	addr := serve(t, newHandler(t, cfg))
 	leaving := dial(t, addr)
-	leaving.send(honest)
+	leaving.send(tokenRequest)
 	source.wait(t)
 	leaving.Close()
 	if err := <-left; !errors.Is(err, context.Canceled) {
 		t.Errorf("the exchange ended with %v, want it cancelled", err)
 	}
 	if err := <-left; !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("the second wait ended with %v, want an end of its own", err)
+		t.Errorf("the second wait ended with %v, want its own deadline", err)
 	}
 	close(source.release)
 	next := dial(t, addr)
-	next.send(honest)
+	next.send(tokenRequest)
 	next.wantStatus(200)
 }
 
-// A client that closes its half of the connection while its token is on the way gets
-// it, and one that is refused one hears why.
+// TestHalfClosedWaitsForItsToken: a client that closes its half of the connection during an
+// exchange gets the token, or the error.
 func TestHalfClosedWaitsForItsToken(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -176,28 +178,29 @@ func TestHalfClosedWaitsForItsToken(t *testing.T) {
 			}
 			h := newHandler(t, config(&source))
 			addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				context.AfterFunc(r.Context(), func() { close(release) }) // the token comes after the end
+				context.AfterFunc(r.Context(), func() { close(release) }) // the token comes after the half-close
 				h.ServeHTTP(w, r)
 			}))
 			c := dial(t, addr)
-			c.send(honest)
+			c.send(tokenRequest)
 			c.closeWrite()
 			c.wantStatus(test.status)
 		})
 	}
 }
 
-// A client that closes its half of the connection after the request, as nc -N does,
-// looks to net/http as if it had left. It reads its answer all the same, which must
-// not be an empty 200; and what it did wrong is still counted.
+// TestHalfClosed: net/http does not distinguish a client that closes its half of the
+// connection after the request, as nc -N does, from one that has closed it. The client still
+// gets the answer, which must not be an empty one with status 200. The event has the reason
+// if the request was invalid.
 func TestHalfClosed(t *testing.T) {
 	for _, test := range []struct {
 		name, request, refusal string
 		status                 int
 	}{
-		{"refused", strings.Replace(honest, "Metadata: true\r\n", "", 1), "no_metadata_header", 400},
-		{"not served", strings.Replace(honest, tokenPath, "/latest", 1), "not_found", 404},
-		{"waiting for an exchange", honest, "", 500},
+		{"refused", strings.Replace(tokenRequest, "Metadata: true\r\n", "", 1), "no_metadata_header", 400},
+		{"not served", strings.Replace(tokenRequest, tokenPath, "/latest", 1), "not_found", 404},
+		{"waiting for an exchange", tokenRequest, "", 500},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			events := make(chan imds.Event, 1)
@@ -205,7 +208,7 @@ func TestHalfClosed(t *testing.T) {
 			cfg.Observe = func(_ *http.Request, e imds.Event) { events <- e }
 			h := newHandler(t, cfg)
 			addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				<-r.Context().Done() // net/http has seen the end
+				<-r.Context().Done() // net/http has read the end of the connection
 				h.ServeHTTP(w, r)
 			}))
 

@@ -16,8 +16,8 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
-// errUnusableToken is a fault of the token source: no client gets a token that
-// is empty, over or without a beginning, since some crash on it.
+// errUnusableToken is a fault of the token source. No client gets a token that is empty,
+// has expired or has no not_before time, because some clients crash on it.
 var errUnusableToken = errors.New("the token source returned a token that is empty or not valid now")
 
 // token answers a request for an access token.
@@ -48,13 +48,14 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) erro
 	return nil
 }
 
-// halfClosedWait is how long a client that seems to have left is waited for. An exchange
-// takes some hundred milliseconds; one that is really gone keeps its place this long.
+// halfClosedWait bounds the second wait for a client that seems to have closed the
+// connection. An exchange takes a few hundred milliseconds. If the client is really gone,
+// its connection stays open this long.
 const halfClosedWait = 2 * time.Second
 
-// tokenForHalfClosed asks again for a client whose wait has ended with left, since
-// net/http has read the end of its connection. It may have closed its half alone, as
-// nc -N does, and read on: only a write would tell.
+// tokenForHalfClosed waits for the token a second time, after the first wait ended with the
+// error left because net/http has read the end of the connection. The client may have
+// closed only its half, as nc -N does, and still read: only a write would show it.
 func (h *Handler) tokenForHalfClosed(ctx context.Context, wanted tokens.Request, left error) (tokens.Result, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), halfClosedWait)
 	defer cancel()
@@ -65,8 +66,8 @@ func (h *Handler) tokenForHalfClosed(ctx context.Context, wanted tokens.Request,
 	return result, err
 }
 
-// readTokenRequest validates a request in the order in which IMDS does. It notes
-// what is known by then in the outcome, for the log.
+// readTokenRequest validates a request in the same order as IMDS. It fills in the outcome
+// also if it returns an error, for the log.
 func (h *Handler) readTokenRequest(r *http.Request, o *outcome) (tokens.Request, error) {
 	if err := requireGet(r); err != nil {
 		return tokens.Request{}, err
@@ -80,7 +81,7 @@ func (h *Handler) readTokenRequest(r *http.Request, o *outcome) (tokens.Request,
 		return tokens.Request{}, err
 	}
 	if req.unversioned {
-		h.sayUnversioned()
+		h.logUnversioned()
 	}
 	clientID, err := h.identities.clientID(req.selector)
 	if err != nil {
@@ -90,25 +91,26 @@ func (h *Handler) readTokenRequest(r *http.Request, o *outcome) (tokens.Request,
 	return tokens.Request{ClientID: clientID, Resource: azure.Resource(req.resource), Fresh: req.fresh}, nil
 }
 
-// sayUnversioned says once, not for each request, that we are more lenient than IMDS.
-func (h *Handler) sayUnversioned() {
-	h.saidUnversioned.Do(func() {
+// logUnversioned logs once, not for each request, that this package is more lenient than
+// IMDS.
+func (h *Handler) logUnversioned() {
+	h.loggedUnversioned.Do(func() {
 		h.log.Info("accepting token requests without api-version; IMDS refuses them, and so does --strict-api-version")
 	})
 }
 
-// usable reports whether every client can read the token's times: positive
-// seconds to expiry, and digits for its beginning.
+// usable reports whether every client can read the token's times: expires_in must be
+// positive, and not_before must have only digits.
 func usable(t exchange.Token, now time.Time) bool {
 	return t.AccessToken != "" && t.ExpiresOn.Sub(now) >= time.Second && t.NotBefore.Unix() > 0
 }
 
-// info answers which tenant the identity is of.
+// info answers with the identity's tenant.
 func (h *Handler) info(w http.ResponseWriter, r *http.Request, _ *outcome) error {
 	return h.constant(w, r, h.infoBody)
 }
 
-// versions answers which versions of the API are known.
+// versions answers with the API versions that IMDS documents.
 func (h *Handler) versions(w http.ResponseWriter, r *http.Request, _ *outcome) error {
 	return h.constant(w, r, h.versionsBody)
 }
@@ -134,11 +136,10 @@ func appendVersions(b []byte, versions []string) []byte {
 	return append(b, `"]}`...)
 }
 
-// appendToken appends the body of a success, byte for byte as clients rely on
-// it: one line, no white space, every value a string, in this order. Some of
-// them look for substrings (mssql-jdbc, SqlClient), some split at a name
-// (azcopy), some read one line (Java). encoding/json would do the same more
-// slowly, and would escape the & of a resource.
+// appendToken appends the body of a successful answer in the form that clients rely on:
+// one line, no white space, every value a string, in this order. Some clients search for
+// substrings (mssql-jdbc, SqlClient), some split at a name (azcopy), some read only one
+// line (Java). encoding/json is slower and would escape the & in a resource.
 func appendToken(b []byte, clientID, resource string, token exchange.Token, now time.Time) []byte {
 	expiresIn := int64(token.ExpiresOn.Sub(now) / time.Second)
 
@@ -159,7 +160,8 @@ func appendToken(b []byte, clientID, resource string, token exchange.Token, now 
 	return append(b, `,"token_type":"Bearer"}`...)
 }
 
-// appendError appends the body of an error: always these two members, both strings.
+// appendError appends the body of an error response: always these two members, both
+// strings.
 func appendError(b []byte, code, description string) []byte {
 	b = append(b, `{"error":`...)
 	b = appendJSONString(b, code)
@@ -168,9 +170,9 @@ func appendError(b []byte, code, description string) []byte {
 	return append(b, '}')
 }
 
-// appendJSONString appends s as a JSON string (RFC 8259, section 7). It escapes
-// only what must be: msal-node and Python compare the resource with what they
-// asked for, some of them before decoding.
+// appendJSONString appends s as a JSON string (RFC 8259, section 7). It escapes only the
+// characters that must be escaped: msal-node and Python compare the resource with the
+// requested one, some of them before decoding.
 func appendJSONString(b []byte, s string) []byte {
 	b = append(b, '"')
 	for {
@@ -183,11 +185,11 @@ func appendJSONString(b []byte, s string) []byte {
 	}
 }
 
-// plainPrefix returns how many bytes at the start of s are ASCII that stands for
-// itself in a JSON string. Access tokens are nothing else, two kilobytes of it, so
-// it looks at eight bytes at a time: a high bit of suspect is set for each byte
-// that is above ASCII, below space, a quote or a backslash (and for some that
-// follow one, which does no harm).
+// plainPrefix returns the number of bytes at the start of s that are ASCII and need no
+// escape in a JSON string. An access token is two kilobytes of such bytes, so plainPrefix
+// checks eight bytes at a time: suspect has a high bit for each byte that is not ASCII,
+// below space, a quote or a backslash. It may also have one for a byte that follows such
+// a byte, which does no harm.
 func plainPrefix(s string) int {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	n := 0
@@ -206,14 +208,14 @@ func plainPrefix(s string) int {
 	return n
 }
 
-// appendFirst appends the first character of s, escaped where it must be, and
-// returns what is left of s.
+// appendFirst appends the first character of s, with an escape if it needs one, and
+// returns the rest of s.
 func appendFirst(b []byte, s string) ([]byte, string) {
 	if s[0] < utf8.RuneSelf {
 		return appendEscaped(b, s[0]), s[1:]
 	}
 	r, size := utf8.DecodeRuneInString(s)
-	return utf8.AppendRune(b, r), s[size:] // U+FFFD for what is not UTF-8
+	return utf8.AppendRune(b, r), s[size:] // r is U+FFFD if s is not UTF-8
 }
 
 func appendEscaped(b []byte, c byte) []byte {

@@ -6,18 +6,19 @@ import (
 	"testing"
 )
 
-// checkJSONString: encoding/json reads what is written, with invalid UTF-8 replaced.
+// checkJSONString checks that encoding/json decodes the encoded string, with invalid UTF-8
+// replaced.
 func checkJSONString(t *testing.T, s string) {
 	t.Helper()
 	encoded := appendJSONString(nil, s)
 	var got string
 	if err := json.Unmarshal(encoded, &got); err != nil || got != string([]rune(s)) {
-		t.Errorf("%q is written as %s and read as %q (%v)", s, encoded, got, err)
+		t.Errorf("%q is encoded as %s and decoded as %q (%v)", s, encoded, got, err)
 	}
 }
 
-// Every byte is written rightly wherever it stands: the writer looks at eight at
-// a time.
+// TestJSONString: every byte is encoded correctly at every position, although plainPrefix
+// checks eight bytes at a time.
 func TestJSONString(t *testing.T) {
 	for c := range 256 {
 		for before := range 18 {
@@ -26,7 +27,7 @@ func TestJSONString(t *testing.T) {
 	}
 	const plain = "https://vault.azure.net/?a=b&c=<d>"
 	if got := string(appendJSONString(nil, plain)); got != `"`+plain+`"` {
-		t.Errorf("got %s, want it as it is", got)
+		t.Errorf("got %s, want it without escapes", got)
 	}
 }
 

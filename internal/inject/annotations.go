@@ -9,9 +9,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// The words of azure-workload-identity (v1.6.0), which are also ours.
+// The label, annotations and container names of azure-workload-identity (v1.6.0), which this
+// package uses too.
 const (
-	// UseLabel, with the value "true", says that a pod takes part.
+	// UseLabel enables injection for a pod, with the value "true".
 	UseLabel = "azure.workload.identity/use"
 
 	ClientIDAnnotation        = "azure.workload.identity/client-id"
@@ -21,16 +22,16 @@ const (
 	InjectProxyAnnotation     = "azure.workload.identity/inject-proxy-sidecar"
 	ProxyPortAnnotation       = "azure.workload.identity/proxy-sidecar-port"
 
-	// TokenEndpointPrefix and [TokenEndpoint.AnnotationSuffix] are the annotation by
-	// which a pod asks for identity bindings.
+	// TokenEndpointPrefix and [TokenEndpoint.AnnotationSuffix] are the name of the annotation
+	// that selects identity bindings for a pod.
 	TokenEndpointPrefix = "azure.workload.identity/use-"
 
-	// ProxyName and ProxyInitName are the containers.
+	// ProxyName and ProxyInitName are the names of the injected containers.
 	ProxyName     = "azwi-proxy"
 	ProxyInitName = "azwi-proxy-init"
 )
 
-// Our own words, beside which azure-workload-identity has none.
+// Annotations that azure-workload-identity does not have.
 const (
 	RedirectAnnotation           = "imds-oidc-proxy/redirect"
 	IdentitiesAnnotation         = "imds-oidc-proxy/identities"
@@ -44,24 +45,25 @@ const (
 	ProxyInitResourcesAnnotation = "imds-oidc-proxy/proxy-init-resources"
 )
 
-// Annotation is one word by which a pod or a service account says what it wants.
+// Annotation describes a label or an annotation of a pod or a service account.
 type Annotation struct {
-	// Name, in full; of identity bindings with SUFFIX for what the configuration says.
+	// Name is the full name. That of identity bindings has SUFFIX in place of the configured
+	// suffix.
 	Name string
-	// On says where it stands: pod, service account, or both, the pod's winning; or
-	// that it is a label.
+	// On is the object with the annotation: pod, service account, or both, where the pod's
+	// takes precedence. For a label it says so.
 	On string
-	// Values says what may be written.
+	// Values are the valid values.
 	Values string
-	// Default is what holds without it. Empty: nothing.
+	// Default is the default value. Empty: none.
 	Default string
-	// Effect is one sentence.
+	// Effect describes the effect in one sentence.
 	Effect string
 
-	// read takes a value into the settings; its error quotes the value. Nil: not an
-	// annotation that is read as a setting.
+	// read parses the value into the settings. Its error quotes the value. Nil: the value
+	// is not a setting.
 	read func(s *settings, value string) error
-	// proxy marks what has an effect only where the proxy is injected.
+	// proxy is true if the annotation has an effect only where the proxy is injected.
 	proxy bool
 }
 
@@ -72,53 +74,55 @@ const (
 	onLabel   = "pod, as a label"
 )
 
-// Annotations is the table of all that is read, in the order of the documentation.
+// Annotations returns all labels and annotations that this package reads, in the order of the
+// documentation.
 func Annotations() []Annotation { return slices.Clone(annotations) }
 
 var annotations = []Annotation{
 	{Name: UseLabel, On: onLabel, Values: `"true"`,
-		Effect: "the pod takes part; without it nothing here has an effect"},
+		Effect: "enables injection; without this label the annotations have no effect"},
 	{Name: ClientIDAnnotation, On: onAccount, Values: "a client ID",
-		Effect: "`AZURE_CLIENT_ID`: the identity of requests that name none", read: readClientID},
+		Effect: "`AZURE_CLIENT_ID`: the identity for requests without a client ID", read: readClientID},
 	{Name: TenantIDAnnotation, On: onAccount, Values: "a tenant's ID or domain", Default: "as configured",
 		Effect: "`AZURE_TENANT_ID`", read: readTenantID},
 	{Name: TokenExpirationAnnotation, On: onBoth, Values: "3600 to 86400, in seconds", Default: "3600",
-		Effect: "how long the projected token is valid; the pod's own annotation wins", read: readExpiration},
+		Effect: "validity of the projected token; the pod's annotation takes precedence", read: readExpiration},
 	{Name: SkipContainersAnnotation, On: onPod, Values: "names, separated by semicolons",
-		Effect: "these containers and init containers get neither variables nor token", read: readSkip},
+		Effect: "these containers and init containers get neither the variables nor the token", read: readSkip},
 	{Name: InjectProxyAnnotation, On: onPod, Values: `"true" or "false"`, Default: `"false"`,
-		Effect: "`\"true\"` injects redirect and proxy", read: readInject},
+		Effect: "`\"true\"` injects the redirect and the proxy", read: readInject},
 	{Name: ProxyPortAnnotation, On: onPod, Values: "1 to 65535", Default: "8000",
-		Effect: "where the proxy listens, on 127.0.0.1", read: readPort, proxy: true},
+		Effect: "port of the proxy, on 127.0.0.1", read: readPort, proxy: true},
 	{Name: TokenEndpointPrefix + "SUFFIX", On: onPod, Values: `"true" or "false"`, Default: `"false"`,
-		Effect: "`\"true\"` trades tokens at the cluster's own endpoint (identity bindings); SUFFIX and endpoint are configured"},
+		Effect: "`\"true\"`: the pod gets its tokens from the cluster's own token endpoint (identity bindings); SUFFIX and the endpoint are configured"},
 	{Name: RedirectAnnotation, On: onPod, Values: "`forward`, `sealed` or `none`", Default: "`forward`",
-		Effect: "`forward` redirects the metadata address and forwards instance metadata; `sealed` forwards nothing, and nobody in the pod reaches the address; `none` has no init container and sets `AZURE_POD_IDENTITY_AUTHORITY_HOST` for the application instead",
+		Effect: "`forward` redirects the metadata address and forwards instance metadata; `sealed` forwards nothing, and no process in the pod reaches the address; `none` injects no init container and sets `AZURE_POD_IDENTITY_AUTHORITY_HOST` in the application's containers instead",
 		read:   readRedirect, proxy: true},
 	{Name: IdentitiesAnnotation, On: onPod, Values: "SELECTOR=CLIENT_ID, separated by commas",
 		Effect: "`PROXY_IDENTITY`: requests by this object ID or ARM resource ID get this client ID's token", read: readIdentities, proxy: true},
 	{Name: PrefetchAnnotation, On: onPod, Values: "resources, separated by commas",
-		Effect: "`PROXY_PREFETCH`: a token for these is ready before it is asked for", read: readPrefetch, proxy: true},
+		Effect: "`PROXY_PREFETCH`: tokens for these resources are fetched before the first request", read: readPrefetch, proxy: true},
 	{Name: AllowedClientIDsAnnotation, On: onPod, Values: "client IDs, separated by commas", Default: "any",
-		Effect: "`PROXY_ALLOWED_CLIENT_IDS`: no other may be asked for", read: readAllowed, proxy: true},
+		Effect: "`PROXY_ALLOWED_CLIENT_IDS`: requests for other client IDs are refused", read: readAllowed, proxy: true},
 	{Name: LogLevelAnnotation, On: onPod, Values: "`error`, `warn`, `info` or `debug`", Default: "as configured, else `info`",
 		Effect: "`PROXY_LOG_LEVEL` of both containers", read: readLogLevel, proxy: true},
 	{Name: AdminPortAnnotation, On: onPod, Values: "1 to 65535", Default: "none",
-		Effect: "`PROXY_ADMIN_ADDRESS`: health and metrics at this port of the pod's address, with a liveness probe, and the label that the PodMonitor looks for", read: readAdminPort, proxy: true},
+		Effect: "`PROXY_ADMIN_ADDRESS`: serves health and metrics at this port of the pod's address, and adds a liveness probe and the label that the PodMonitor selects", read: readAdminPort, proxy: true},
 	{Name: ProxyImageAnnotation, On: onPod, Values: "an image", Default: "as configured",
 		Effect: "the image of `azwi-proxy`", read: readProxyImage, proxy: true},
 	{Name: ProxyInitImageAnnotation, On: onPod, Values: "an image", Default: "as configured",
 		Effect: "the image of `azwi-proxy-init`", read: readProxyInitImage, proxy: true},
 	{Name: ProxyResourcesAnnotation, On: onPod, Values: "JSON such as `{\"limits\": {\"memory\": \"128Mi\"}}`", Default: "as configured, else 5m CPU, 16Mi to 64Mi of memory",
-		Effect: "the resources of `azwi-proxy`, in whole", read: readProxyResources, proxy: true},
+		Effect: "the resources of `azwi-proxy`; they replace the default as a whole", read: readProxyResources, proxy: true},
 	{Name: ProxyInitResourcesAnnotation, On: onPod, Values: "JSON, as above", Default: "as configured, else 5m CPU, 16Mi to 64Mi of memory",
-		Effect: "the resources of `azwi-proxy-init`, in whole", read: readProxyInitResources, proxy: true},
+		Effect: "the resources of `azwi-proxy-init`; they replace the default as a whole", read: readProxyInitResources, proxy: true},
 }
 
-// ownPrefix begins the annotations that nobody else has a use for.
+// ownPrefix is the prefix of the annotations that only this project uses.
 const ownPrefix = "imds-oidc-proxy/"
 
-// readSettings takes what pod and service account say over what holds for all.
+// readSettings returns the configuration, changed by the annotations of the pod and its service
+// account.
 func readSettings(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (*settings, error) {
 	s := defaults(config)
 	for _, a := range annotations {
@@ -139,7 +143,7 @@ func readSettings(pod *corev1.Pod, account *corev1.ServiceAccount, config Config
 	return s, checkUnknown(pod)
 }
 
-// value is what the table's annotation says here, and where it says so.
+// value returns the value of the annotation, and the object and name for an error message.
 func (a Annotation) value(pod *corev1.Pod, account *corev1.ServiceAccount) (value, where string, given bool) {
 	if a.On != onAccount {
 		if value, given = pod.Annotations[a.Name]; given && (a.On == onPod || value != "") {
@@ -149,8 +153,8 @@ func (a Annotation) value(pod *corev1.Pod, account *corev1.ServiceAccount) (valu
 	if a.On == onPod || account == nil {
 		return "", "", false
 	}
-	// An empty value says nothing. azure-workload-identity takes an empty tenant-id for
-	// a tenant, and such pods get none.
+	// An empty value of a service account counts as not set. azure-workload-identity uses an
+	// empty tenant-id as the tenant, so that pods get no tenant.
 	value = account.Annotations[a.Name]
 	return value, "service account " + account.Name + ": annotation " + a.Name, value != ""
 }
@@ -171,13 +175,13 @@ func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint TokenEndpoint) err
 	return nil
 }
 
-// checkUnknown refuses words under our prefix that are none of ours: a misspelt
-// redirect mode would otherwise leave open what its author meant to seal.
+// checkUnknown refuses unknown annotations with our prefix. Otherwise a pod with a misspelled
+// redirect annotation would not be sealed although its author meant it to be.
 func checkUnknown(pod *corev1.Pod) error {
 	known := ownNames()
 	for _, name := range slices.Sorted(maps.Keys(pod.Annotations)) {
 		if strings.HasPrefix(name, ownPrefix) && !slices.Contains(known, name) {
-			return refuse("annotation "+shorten(name), "there is none of this name; write one of %s", strings.Join(known, ", "))
+			return refuse("annotation "+shorten(name), "unknown annotation: must be one of %s", strings.Join(known, ", "))
 		}
 	}
 	return nil
@@ -193,11 +197,11 @@ func ownNames() []string {
 	return names
 }
 
-// maxShown bounds what a message repeats of a value.
+// maxShown is how many bytes of a name a message repeats.
 const maxShown = 100
 
-// shorten makes of what a pod says a part of one line: the pod has not been validated
-// yet where this is shown.
+// shorten returns a name from a pod in a form that is safe in a message of one line. The API
+// server has not validated the pod yet.
 func shorten(value string) string {
 	if len(value) > maxShown {
 		value = value[:maxShown] + "…"

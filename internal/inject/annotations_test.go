@@ -7,7 +7,8 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// TestShownValuesAreBounded: a message repeats at most 100 bytes of a name in the pod.
+// TestShownValuesAreBounded checks that a message repeats at most 100 bytes of a name from the
+// pod.
 func TestShownValuesAreBounded(t *testing.T) {
 	const prefix = "imds-oidc-proxy/"
 	for length, want := range map[int]string{

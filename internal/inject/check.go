@@ -9,7 +9,8 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// check refuses what cannot work, or would not keep what it promises.
+// check refuses pods in which the proxy cannot work, or in which the redirect would not protect
+// the node's identity.
 func (s *settings) check(pod *corev1.Pod, account *corev1.ServiceAccount) error {
 	if !s.inject {
 		return nil
@@ -25,61 +26,64 @@ func (s *settings) check(pod *corev1.Pod, account *corev1.ServiceAccount) error 
 func checkPlatform(pod *corev1.Pod) error {
 	switch {
 	case pod.Spec.HostNetwork:
-		return refuse("spec.hostNetwork", "true: the redirect would be the node's, for all its pods; write false, or remove annotation %s", InjectProxyAnnotation)
+		return refuse("spec.hostNetwork", "true: the redirect would apply to the node and all its pods; set it to false, or remove annotation %s", InjectProxyAnnotation)
 	case pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows:
-		return refuse("spec.os.name", "windows: redirect and proxy are for Linux; remove annotation %s", InjectProxyAnnotation)
+		return refuse("spec.os.name", "windows: the redirect and the proxy need Linux; remove annotation %s", InjectProxyAnnotation)
 	case pod.Spec.NodeSelector[corev1.LabelOSStable] == string(corev1.Windows):
-		return refuse("spec.nodeSelector", "windows: redirect and proxy are for Linux; remove annotation %s", InjectProxyAnnotation)
+		return refuse("spec.nodeSelector", "windows: the redirect and the proxy need Linux; remove annotation %s", InjectProxyAnnotation)
 	}
 	return nil
 }
 
-// checkNames: what has our names is replaced, and of such a pod nothing would be left.
+// checkNames refuses a pod whose containers all have the names of injected containers. Injection
+// replaces containers with these names, so the pod would have no other container.
 func checkNames(pod *corev1.Pod) error {
 	list := pod.Spec.Containers
 	if len(list) == 0 || slices.ContainsFunc(list, func(c corev1.Container) bool { return !isOurs(c) }) {
 		return nil
 	}
-	return refuse("spec.containers["+list[0].Name+"].name", "the name is for the container that is injected, and the pod has no other; write another name")
+	return refuse("spec.containers["+list[0].Name+"].name", "this name is reserved for the injected container, and the pod has no other container; use another name")
 }
 
 func (s *settings) checkPorts(pod *corev1.Pod) error {
 	if s.adminPort == s.port {
-		return refuse("annotation "+AdminPortAnnotation, "%d is the port of the proxy; write another", s.port)
+		return refuse("annotation "+AdminPortAnnotation, "%d is the port of the proxy; use another port", s.port)
 	}
-	for _, c := range authors(pod) {
+	for _, c := range authorContainers(pod) {
 		for _, port := range c.Ports {
 			if port.Protocol == corev1.ProtocolUDP || port.Protocol == corev1.ProtocolSCTP {
 				continue
 			}
 			switch {
 			case port.ContainerPort == s.port:
-				return refuse("annotation "+ProxyPortAnnotation, "container %q listens on port %d; write a port that no container declares", shorten(c.Name), s.port)
+				return refuse("annotation "+ProxyPortAnnotation, "container %q listens on port %d; use a port that no container declares", shorten(c.Name), s.port)
 			case port.ContainerPort == s.adminPort && s.adminPort != 0:
-				return refuse("annotation "+AdminPortAnnotation, "container %q listens on port %d; write a port that no container declares", shorten(c.Name), s.adminPort)
+				return refuse("annotation "+AdminPortAnnotation, "container %q listens on port %d; use a port that no container declares", shorten(c.Name), s.adminPort)
 			}
 		}
 	}
 	return nil
 }
 
-// checkUser: the redirect lets the proxy's user pass, to forward instance metadata.
-// Whoever else is that user reaches the node's IMDS, and with it its identity.
+// checkUser refuses containers that run as the proxy's user. The redirect exempts this user, so
+// that the proxy can forward instance metadata. Another process with this user would reach the
+// node's IMDS, and could get the node's identity.
 func (s *settings) checkUser(pod *corev1.Pod) error {
 	if s.redirect != redirectForward {
 		return nil
 	}
-	for _, c := range authors(pod) {
+	for _, c := range authorContainers(pod) {
 		user, where := userOf(pod, c)
 		if user != nil && *user == azure.ProxyID {
-			return refuse(where, "%d is the proxy's own user, which the redirect lets pass to the node's IMDS; write another user, or %s: %s", azure.ProxyID, RedirectAnnotation, redirectSealed)
+			return refuse(where, "%d is the proxy's user, which the redirect does not keep from the node's IMDS; use another user, or annotation %s: %s", azure.ProxyID, RedirectAnnotation, redirectSealed)
 		}
 	}
 	return nil
 }
 
-// userOf is the user that a container is said to run as, and where. Nil: that of its image.
-func userOf(pod *corev1.Pod, c place) (user *int64, where string) {
+// userOf returns the user that a container runs as according to its security context or the
+// pod's, and the path of the field. Nil: the user of the image.
+func userOf(pod *corev1.Pod, c containerRef) (user *int64, where string) {
 	if c.SecurityContext != nil && c.SecurityContext.RunAsUser != nil {
 		return c.SecurityContext.RunAsUser, c.field("securityContext.runAsUser")
 	}
@@ -89,25 +93,25 @@ func userOf(pod *corev1.Pod, c place) (user *int64, where string) {
 	return nil, ""
 }
 
-// checkIdentity refuses what the proxy would refuse at its start, where it is harder
-// to find.
+// checkIdentity refuses settings that the proxy would refuse at its start, where the error is
+// harder to find.
 func (s *settings) checkIdentity(account *corev1.ServiceAccount) error {
 	switch {
 	case s.TenantID == "":
-		return refuse(accountName(account), "write annotation %s: the proxy needs a tenant, and the configuration has none", TenantIDAnnotation)
+		return refuse(accountName(account), "annotation %s is required: the configuration has no tenant", TenantIDAnnotation)
 	case s.prefetch.text != "" && s.clientID == "":
-		return refuse(accountName(account), "write annotation %s: tokens are fetched ahead for that identity, as %s asks", ClientIDAnnotation, PrefetchAnnotation)
+		return refuse(accountName(account), "annotation %s is required with the pod's annotation %s: tokens are prefetched for this client ID", ClientIDAnnotation, PrefetchAnnotation)
 	case len(s.prefetch.items) > azure.MaxPrefetch:
 		return refuse("annotation "+PrefetchAnnotation, "lists %d resources: must be at most %d", len(s.prefetch.items), azure.MaxPrefetch)
 	case s.clientID != "" && !s.allows(s.clientID):
-		return refuse("annotation "+AllowedClientIDsAnnotation, "add %s, the client ID of %s", s.clientID, accountName(account))
+		return refuse("annotation "+AllowedClientIDsAnnotation, "must contain %s, the client ID of %s", s.clientID, accountName(account))
 	}
 	if _, err := azure.Identities(s.identities.items); err != nil {
 		return refuse("annotation "+IdentitiesAnnotation, "%v", err)
 	}
 	for _, i := range s.identities.items {
 		if !s.allows(i.ClientID) {
-			return refuse("annotation "+AllowedClientIDsAnnotation, "add %s, which %s names", i.ClientID, IdentitiesAnnotation)
+			return refuse("annotation "+AllowedClientIDsAnnotation, "must contain %s, a client ID in annotation %s", i.ClientID, IdentitiesAnnotation)
 		}
 	}
 	return nil
@@ -120,17 +124,18 @@ func accountName(account *corev1.ServiceAccount) string {
 	return "service account " + account.Name
 }
 
-// Who may read a projected token: the kubelet gives it to the user of all containers,
-// where they have one, else to the pod's fsGroup, else to root, and to whom the volume's
-// mode lets. With the proxy a pod has two users, or three with the redirect.
+// The kubelet makes a projected token readable for the user of all containers if they have the
+// same one, otherwise for the pod's fsGroup if there is one, otherwise for root, and for other
+// users as the volume's mode allows. With the proxy a pod has at least two users, with the
+// redirect three.
 
 const (
 	readableByAll   = 0o004
 	readableByGroup = 0o040
 )
 
-// rootOnly reports whether a volume has a token that, with the proxy in the pod, root
-// alone may read.
+// rootOnly reports whether a volume has a token that only root can read once the proxy is in the
+// pod.
 func (p *plan) rootOnly(v corev1.Volume) bool {
 	user := p.userOfAll()
 	sameUser := p.settings.redirect == redirectNone && user != nil && *user == azure.ProxyID
@@ -148,9 +153,10 @@ func (p *plan) rootOnly(v corev1.Volume) bool {
 		slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.ServiceAccountToken != nil })
 }
 
-// checkTokenMode: the proxy is to read the author's token.
+// checkTokenMode refuses a pod whose own token is used for the proxy, if the proxy cannot read
+// it.
 func (p *plan) checkTokenMode() error {
-	if !p.settings.inject || !p.token.fits {
+	if !p.settings.inject || !p.token.usable {
 		return nil
 	}
 	volume := p.pod.Spec.Volumes[p.token.index]
@@ -158,28 +164,28 @@ func (p *plan) checkTokenMode() error {
 		return nil
 	}
 	return refuse(fmt.Sprintf("spec.volumes[%s].projected.defaultMode", shorten(volume.Name)),
-		"%#o: the proxy's user may not read the token; write 0444, or a spec.securityContext.fsGroup", *volume.Projected.DefaultMode)
+		"%#o: the proxy's user cannot read the token; set it to 0444, or set spec.securityContext.fsGroup", *volume.Projected.DefaultMode)
 }
 
-// warnTokenMode is for other tokens, which the application reads as the one user of the
-// pod, and does not when there are two.
+// warnTokenMode warns about tokens that the application can read only while its user is the only
+// user of the pod.
 func (p *plan) warnTokenMode() {
 	if user := p.userOfAll(); user == nil || *user == 0 {
 		return
 	}
 	for _, volume := range p.pod.Spec.Volumes {
 		if p.rootOnly(volume) {
-			p.warnf("volume %q: with the proxy's user in the pod, its defaultMode %#o keeps the application from the token; write 0444, or a spec.securityContext.fsGroup",
+			p.warnf("volume %q: with the proxy in the pod, the application cannot read the token, because of the defaultMode %#o; set it to 0444, or set spec.securityContext.fsGroup",
 				shorten(volume.Name), *volume.Projected.DefaultMode)
 		}
 	}
 }
 
-// userOfAll is the user of the pod's own containers. Nil: it is not said, or they have
-// several.
+// userOfAll returns the user of all application containers. Nil: they have several, or one has
+// the user of its image.
 func (p *plan) userOfAll() *int64 {
 	var all *int64
-	for _, c := range authors(p.pod) {
+	for _, c := range authorContainers(p.pod) {
 		user, _ := userOf(p.pod, c)
 		if user == nil || all != nil && *all != *user {
 			return nil

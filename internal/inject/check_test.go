@@ -26,15 +26,15 @@ func listens(port int32, protocol corev1.Protocol) func(*corev1.Pod) {
 	}
 }
 
-// The pods that are refused, and what their authors read.
+// refusals are pods that are refused, with the error for their authors.
 var refusals = []struct {
 	name string
 	pod  *corev1.Pod
 	want string
 }{
-	{"junk for a boolean", labelled(annotate(inject.InjectProxyAnnotation, "yes please")),
+	{"invalid boolean", labelled(annotate(inject.InjectProxyAnnotation, "yes please")),
 		`annotation azure.workload.identity/inject-proxy-sidecar: "yes please": must be "true" or "false"`},
-	{"nothing for a boolean", labelled(annotate(inject.InjectProxyAnnotation, "")),
+	{"empty boolean", labelled(annotate(inject.InjectProxyAnnotation, "")),
 		`annotation azure.workload.identity/inject-proxy-sidecar: "": must be "true" or "false"`},
 	{"port 0", injected(annotate(inject.ProxyPortAnnotation, "0")),
 		`annotation azure.workload.identity/proxy-sidecar-port: "0": must be between 1 and 65535`},
@@ -43,31 +43,31 @@ var refusals = []struct {
 	{"a signed port", injected(annotate(inject.ProxyPortAnnotation, "+8000")),
 		`annotation azure.workload.identity/proxy-sidecar-port: "+8000": must be between 1 and 65535`},
 	{"the application's port", injected(listens(8000, "")),
-		`annotation azure.workload.identity/proxy-sidecar-port: container "app" listens on port 8000; write a port that no container declares`},
+		`annotation azure.workload.identity/proxy-sidecar-port: container "app" listens on port 8000; use a port that no container declares`},
 	{"the application's port for admin", injected(listens(8001, corev1.ProtocolTCP), annotate(inject.AdminPortAnnotation, "8001")),
-		`annotation imds-oidc-proxy/admin-port: container "app" listens on port 8001; write a port that no container declares`},
+		`annotation imds-oidc-proxy/admin-port: container "app" listens on port 8001; use a port that no container declares`},
 	{"one port for both", injected(annotate(inject.AdminPortAnnotation, "8000")),
-		`annotation imds-oidc-proxy/admin-port: 8000 is the port of the proxy; write another`},
+		`annotation imds-oidc-proxy/admin-port: 8000 is the port of the proxy; use another port`},
 	{"hostNetwork", injected(func(p *corev1.Pod) { p.Spec.HostNetwork = true }),
-		`spec.hostNetwork: true: the redirect would be the node's, for all its pods; write false, or remove annotation azure.workload.identity/inject-proxy-sidecar`},
+		`spec.hostNetwork: true: the redirect would apply to the node and all its pods; set it to false, or remove annotation azure.workload.identity/inject-proxy-sidecar`},
 	{"windows", injected(func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }),
-		`spec.os.name: windows: redirect and proxy are for Linux; remove annotation azure.workload.identity/inject-proxy-sidecar`},
+		`spec.os.name: windows: the redirect and the proxy need Linux; remove annotation azure.workload.identity/inject-proxy-sidecar`},
 	{"windows nodes", injected(func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{"kubernetes.io/os": "windows"} }),
-		`spec.nodeSelector: windows: redirect and proxy are for Linux; remove annotation azure.workload.identity/inject-proxy-sidecar`},
+		`spec.nodeSelector: windows: the redirect and the proxy need Linux; remove annotation azure.workload.identity/inject-proxy-sidecar`},
 	{"the proxy's user", injected(runAs(1501)),
-		`spec.containers[app].securityContext.runAsUser: 1501 is the proxy's own user, which the redirect lets pass to the node's IMDS; write another user, or imds-oidc-proxy/redirect: sealed`},
+		`spec.containers[app].securityContext.runAsUser: 1501 is the proxy's user, which the redirect does not keep from the node's IMDS; use another user, or annotation imds-oidc-proxy/redirect: sealed`},
 	{"the proxy's user for all", injected(podRunsAs(1501)),
-		`spec.securityContext.runAsUser: 1501 is the proxy's own user, which the redirect lets pass to the node's IMDS; write another user, or imds-oidc-proxy/redirect: sealed`},
+		`spec.securityContext.runAsUser: 1501 is the proxy's user, which the redirect does not keep from the node's IMDS; use another user, or annotation imds-oidc-proxy/redirect: sealed`},
 	{"a container with the proxy's name, alone", injected(func(p *corev1.Pod) { p.Spec.Containers[0].Name = "azwi-proxy" }),
-		`spec.containers[azwi-proxy].name: the name is for the container that is injected, and the pod has no other; write another name`},
+		`spec.containers[azwi-proxy].name: this name is reserved for the injected container, and the pod has no other container; use another name`},
 	{"a signed expiration", labelled(annotate(inject.TokenExpirationAnnotation, "+3600")),
-		`annotation azure.workload.identity/service-account-token-expiration: "+3600": must be seconds, between 3600 and 86400`},
+		`annotation azure.workload.identity/service-account-token-expiration: "+3600": must be between 3600 and 86400 seconds`},
 	{"an expiration too short", labelled(annotate(inject.TokenExpirationAnnotation, "3599")),
-		`annotation azure.workload.identity/service-account-token-expiration: "3599": must be seconds, between 3600 and 86400`},
+		`annotation azure.workload.identity/service-account-token-expiration: "3599": must be between 3600 and 86400 seconds`},
 	{"an expiration too long", labelled(annotate(inject.TokenExpirationAnnotation, "86401")),
-		`annotation azure.workload.identity/service-account-token-expiration: "86401": must be seconds, between 3600 and 86400`},
+		`annotation azure.workload.identity/service-account-token-expiration: "86401": must be between 3600 and 86400 seconds`},
 	{"a duration", labelled(annotate(inject.TokenExpirationAnnotation, "1h")),
-		`annotation azure.workload.identity/service-account-token-expiration: "1h": must be seconds, between 3600 and 86400`},
+		`annotation azure.workload.identity/service-account-token-expiration: "1h": must be between 3600 and 86400 seconds`},
 	{"a redirect mode", injected(annotate(inject.RedirectAnnotation, "seal")),
 		`annotation imds-oidc-proxy/redirect: "seal": must be forward, sealed or none`},
 	{"identities", injected(annotate(inject.IdentitiesAnnotation, "name="+clientID)),
@@ -81,15 +81,15 @@ var refusals = []struct {
 	{"an allowed client ID and nothing", injected(annotate(inject.AllowedClientIDsAnnotation, clientID+",")),
 		`annotation imds-oidc-proxy/allowed-client-ids: "": must be a GUID`},
 	{"a client ID that is not allowed", injected(annotate(inject.AllowedClientIDsAnnotation, otherID)),
-		`annotation imds-oidc-proxy/allowed-client-ids: add ` + clientID + `, the client ID of service account app`},
+		`annotation imds-oidc-proxy/allowed-client-ids: must contain ` + clientID + `, the client ID of service account app`},
 	{"an identity that is not allowed", injected(annotate(inject.AllowedClientIDsAnnotation, clientID), annotate(inject.IdentitiesAnnotation, objectID+"="+otherID)),
-		`annotation imds-oidc-proxy/allowed-client-ids: add ` + otherID + `, which imds-oidc-proxy/identities names`},
+		`annotation imds-oidc-proxy/allowed-client-ids: must contain ` + otherID + `, a client ID in annotation imds-oidc-proxy/identities`},
 	{"one selector for two", injected(annotate(inject.IdentitiesAnnotation, objectID+"="+clientID+","+strings.ToUpper(objectID)+"="+otherID)),
 		`annotation imds-oidc-proxy/identities: "` + objectID + `": must have one client ID, and has ` + clientID + ` and ` + otherID},
 	{"a token that root alone reads", injected(ownToken, tokenMode(0o400)),
-		`spec.volumes[mine].projected.defaultMode: 0400: the proxy's user may not read the token; write 0444, or a spec.securityContext.fsGroup`},
+		`spec.volumes[mine].projected.defaultMode: 0400: the proxy's user cannot read the token; set it to 0444, or set spec.securityContext.fsGroup`},
 	{"a token that root's group does not read", injected(ownToken, tokenMode(0o400), rootsGroup),
-		`spec.volumes[mine].projected.defaultMode: 0400: the proxy's user may not read the token; `},
+		`spec.volumes[mine].projected.defaultMode: 0400: the proxy's user cannot read the token; `},
 	{"a log level", injected(annotate(inject.LogLevelAnnotation, "loud")),
 		`annotation imds-oidc-proxy/log-level: "loud": must be error, warn, info or debug`},
 	{"an image", injected(annotate(inject.ProxyImageAnnotation, "a b")),
@@ -99,16 +99,16 @@ var refusals = []struct {
 	{"misspelt resources", injected(annotate(inject.ProxyResourcesAnnotation, `{"limit": {}}`)),
 		`annotation imds-oidc-proxy/proxy-resources: "{\"limit\": {}}": must be JSON with requests and limits, such as {"limits": {"memory": "128Mi"}}`},
 	{"a request above the limit", injected(annotate(inject.ProxyInitResourcesAnnotation, `{"requests":{"cpu":"2"},"limits":{"cpu":"1"}}`)),
-		`annotation imds-oidc-proxy/proxy-init-resources: "{\"requests\":{\"cpu\":\"2\"},\"limits\":{\"cpu\":\"1\"}}": cpu must have a limit that is no less than the request of 2`},
+		`annotation imds-oidc-proxy/proxy-init-resources: "{\"requests\":{\"cpu\":\"2\"},\"limits\":{\"cpu\":\"1\"}}": the limit of cpu must be at least its request, 2`},
 	{"lines in a name", injected(runAs(1501), func(p *corev1.Pod) { p.Spec.Containers[0].Name = "a\nb" }),
 		`spec.containers[a?b].securityContext.runAsUser: 1501 is`},
 	{"lines in an annotation's name", injected(annotate("imds-oidc-proxy/a\nb", "")),
-		`annotation imds-oidc-proxy/a?b: there is none of this name`},
+		`annotation imds-oidc-proxy/a?b: unknown annotation`},
 	{"a misspelt annotation", injected(annotate("imds-oidc-proxy/redirects", "sealed")),
-		`annotation imds-oidc-proxy/redirects: there is none of this name; write one of imds-oidc-proxy/redirect, `},
+		`annotation imds-oidc-proxy/redirects: unknown annotation: must be one of imds-oidc-proxy/redirect, `},
 	{"another volume at the token's path", labelled(func(p *corev1.Pod) {
 		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "mine", MountPath: "/var/run/secrets/azure/wi/"}}
-	}), `spec.containers[app].volumeMounts: volume "mine" is mounted at /var/run/secrets/azure/wi, where the federated token goes; mount it elsewhere, or name the container in azure.workload.identity/skip-containers`},
+	}), `spec.containers[app].volumeMounts: volume "mine" is mounted at /var/run/secrets/azure/wi, the path of the federated token; mount it at another path, or add the container to annotation azure.workload.identity/skip-containers`},
 }
 
 func TestRefusals(t *testing.T) {
@@ -132,19 +132,19 @@ func checkRefusal(t *testing.T, err error, want string) {
 		t.Errorf("refusal\n%s, want\n%s", err, want)
 	}
 	if strings.Contains(err.Error(), "\n") {
-		t.Errorf("more than a line: %q", err)
+		t.Errorf("more than one line: %q", err)
 	}
 }
 
-// TestAccountRefusals: what the service account says is read as strictly, and the
-// message says where it stands.
+// TestAccountRefusals checks that annotations of the service account are validated like the pod's,
+// and that the error names the service account.
 func TestAccountRefusals(t *testing.T) {
 	for name, c := range map[string]struct{ annotation, value, want string }{
 		"client ID":  {inject.ClientIDAnnotation, "app", `service account app: annotation azure.workload.identity/client-id: "app": must be a GUID`},
 		"tenant":     {inject.TenantIDAnnotation, "a/b", `service account app: annotation azure.workload.identity/tenant-id: "a/b": must be a tenant's ID (a GUID) or its domain`},
 		"a word":     {inject.TenantIDAnnotation, "junk", `service account app: annotation azure.workload.identity/tenant-id: "junk": must be a tenant's ID (a GUID) or its domain`},
 		"too long":   {inject.TenantIDAnnotation, strings.Repeat("a.", 126) + "ab", `service account app: annotation azure.workload.identity/tenant-id: "a.a`},
-		"expiration": {inject.TokenExpirationAnnotation, "soon", `service account app: annotation azure.workload.identity/service-account-token-expiration: "soon": must be seconds, between 3600 and 86400`},
+		"expiration": {inject.TokenExpirationAnnotation, "soon", `service account app: annotation azure.workload.identity/service-account-token-expiration: "soon": must be between 3600 and 86400 seconds`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := account()
@@ -155,17 +155,17 @@ func TestAccountRefusals(t *testing.T) {
 	}
 }
 
-// TestMissingIdentity: what the proxy would say at its start is said before.
+// TestMissingIdentity checks that settings are refused that the proxy would refuse at its start.
 func TestMissingIdentity(t *testing.T) {
 	c := config()
 	c.TenantID = ""
 	_, err := inject.Pod(injected(), account(), c)
-	checkRefusal(t, err, "service account app: write annotation azure.workload.identity/tenant-id: the proxy needs a tenant, and the configuration has none")
+	checkRefusal(t, err, "service account app: annotation azure.workload.identity/tenant-id is required: the configuration has no tenant")
 	_, err = inject.Pod(injected(annotate(inject.PrefetchAnnotation, "https://vault.azure.net")), nil, config())
-	checkRefusal(t, err, "the pod's service account: write annotation azure.workload.identity/client-id: tokens are fetched ahead for that identity, as imds-oidc-proxy/prefetch asks")
+	checkRefusal(t, err, "the pod's service account: annotation azure.workload.identity/client-id is required with the pod's annotation imds-oidc-proxy/prefetch: tokens are prefetched for this client ID")
 }
 
-// TestNotRefused: what only looks like a reason.
+// TestNotRefused has pods that are similar to refused ones.
 func TestNotRefused(t *testing.T) {
 	for name, pod := range map[string]*corev1.Pod{
 		"hostNetwork without the proxy":  labelled(func(p *corev1.Pod) { p.Spec.HostNetwork = true }),
@@ -177,7 +177,7 @@ func TestNotRefused(t *testing.T) {
 		"SCTP 8000":                      injected(listens(8000, corev1.ProtocolSCTP)),
 		"the proxy's name, not injected": labelled(func(p *corev1.Pod) { p.Spec.Containers[0].Name = "azwi-proxy" }),
 		"8000 with another port":         injected(listens(8000, ""), annotate(inject.ProxyPortAnnotation, "8080")),
-		"a word of others":               injected(annotate("example.test/redirects", "x")),
+		"another annotation":             injected(annotate("example.test/redirects", "x")),
 		"an empty expiration":            labelled(annotate(inject.TokenExpirationAnnotation, "")),
 		"another path, own token": labelled(func(p *corev1.Pod) {
 			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "mine", MountPath: "/var/run/secrets/azure/wi"}}

@@ -11,77 +11,84 @@ import (
 	"imds-oidc-proxy/internal/flagenv"
 )
 
-// Config is what holds for all pods alike. [Config.AddFlags] parses each field;
-// [Config.Validate] checks that all of them are there and go together.
+// Config is the configuration that applies to all pods. [Config.AddFlags] defines a flag for each
+// field, whose parser validates it. [Config.Validate] checks that required fields are set and
+// that the fields are consistent.
 type Config struct {
 	// ProxyImage and ProxyInitImage are required.
 	ProxyImage, ProxyInitImage string
 
-	// TenantID is for service accounts that name none. Empty: such pods get no
+	// TenantID is the tenant of service accounts without a tenant. Empty: their pods get no
 	// tenant, with a warning.
 	TenantID azure.Tenant
 
-	// Cloud names the cloud of Entra. Empty: AzurePublicCloud.
+	// Cloud is the Azure cloud whose Entra is used. Empty: AzurePublicCloud.
 	Cloud string
 
-	// AuthorityHost is Entra. Empty: that of Cloud.
+	// AuthorityHost is the URL of Entra. Empty: that of Cloud.
 	AuthorityHost azure.AuthorityHost
 
-	// Audience is that of the projected token. Empty: [azure.Audience].
+	// Audience is the audience of the projected token. Empty: [azure.Audience].
 	Audience string
 
-	// PostStart makes the proxy the first of the pod's containers, with a postStart
-	// hook that waits for it, for servers before 1.29. False: a native sidecar.
+	// PostStart makes the proxy the first of the pod's containers, with a postStart hook that
+	// waits until it is ready, for Kubernetes before 1.29. False: the proxy is a native
+	// sidecar.
 	PostStart bool
 
-	// LogLevel is that of both containers. Empty: their own default, info.
+	// LogLevel is the log level of both containers. Empty: their default, info.
 	LogLevel string
 
-	// ProxyResources and ProxyInitResources are what the containers ask for. Nil:
-	// those of deploy/components.
+	// ProxyResources and ProxyInitResources are the resource requests and limits of the
+	// containers. Nil: those of deploy/components.
 	ProxyResources, ProxyInitResources *corev1.ResourceRequirements
 
-	// TokenEndpoint is for identity bindings. Zero: there are none.
+	// TokenEndpoint configures identity bindings. Zero: there are none.
 	TokenEndpoint TokenEndpoint
 }
 
-// TokenEndpoint is where tokens are traded in clusters with identity bindings, in
-// the place of Entra, for the pods that ask for it.
+// TokenEndpoint is the token endpoint of a cluster with identity bindings. Pods with its
+// annotation exchange their federated tokens there instead of at Entra.
 type TokenEndpoint struct {
-	// AnnotationSuffix, after [TokenEndpointPrefix], is the annotation by which a pod
-	// asks, with "true". Required.
+	// AnnotationSuffix is the end of the annotation's name, after [TokenEndpointPrefix]. A
+	// pod selects the endpoint with the value "true". Required.
 	AnnotationSuffix string
 
-	// Audience of the projected token in such pods. Required, and another than
-	// Entra's.
+	// Audience is the audience of the projected token in such pods. Required, and different
+	// from Entra's.
 	Audience string
 
-	// TokenProxy is the endpoint, AZURE_KUBERNETES_TOKEN_PROXY. Required.
+	// TokenProxy is the URL of the endpoint, AZURE_KUBERNETES_TOKEN_PROXY. Required.
 	TokenProxy azure.TokenProxy
 
 	// SNIName is AZURE_KUBERNETES_SNI_NAME. Empty: not set.
 	SNIName string
 
 	// CAData is AZURE_KUBERNETES_CA_DATA, PEM. At most one of CAData, CAConfigMap and
-	// ClusterTrustBundleSigner may be set; with none, the system's are trusted.
+	// ClusterTrustBundleSigner may be set. If none is, the system's certificate authorities
+	// are trusted.
 	CAData string
 
-	// CAConfigMap names a config map in the pod's namespace, with the key ca.crt.
+	// CAConfigMap is the name of a ConfigMap in the pod's namespace, with the key ca.crt.
 	CAConfigMap string
 
-	// ClusterTrustBundleSigner names the signer of cluster trust bundles.
+	// ClusterTrustBundleSigner is the signer of ClusterTrustBundles.
 	ClusterTrustBundleSigner string
 
-	// ClusterTrustBundleLabels choose among the bundles of that signer. Nil: none are
-	// chosen, which is the API server's reading of nil too; empty: all.
+	// ClusterTrustBundleLabels selects among the bundles of that signer. As in the
+	// Kubernetes API, nil selects no bundle, and an empty selector selects all.
 	ClusterTrustBundleLabels *metav1.LabelSelector
 }
 
-// Validate returns an error of the fields that are missing or do not go together, a
-// [*flagenv.Error] that names their flags.
-func (c Config) Validate() error {
+// Required returns an error that names the flags of all missing required fields, or nil.
+func (c Config) Required() error {
 	_, missing := split(setting{"proxy-image", c.ProxyImage}, setting{"proxy-init-image", c.ProxyInitImage})
-	if err := flagenv.Required(missing, ", for example "+exampleImage); err != nil {
+	return flagenv.Join(flagenv.Required(missing, ", for example "+exampleImage), c.TokenEndpoint.required())
+}
+
+// Validate returns an error that names the flags of missing or inconsistent fields, or nil.
+func (c Config) Validate() error {
+	if err := c.Required(); err != nil {
 		return err
 	}
 	if c.AuthorityHost == "" && c.Cloud != "" {
@@ -95,7 +102,7 @@ func (c Config) Validate() error {
 // setting is the value of a flag.
 type setting struct{ flag, value string }
 
-// split returns the flags that are set and those that are missing.
+// split returns the flags with a value and those without.
 func split(all ...setting) (set, missing []string) {
 	for _, s := range all {
 		if s.value == "" {
@@ -107,17 +114,21 @@ func split(all ...setting) (set, missing []string) {
 	return set, missing
 }
 
-func (e TokenEndpoint) validate(audience string) error {
+func (e TokenEndpoint) required() error {
 	if e == (TokenEndpoint{}) {
 		return nil
 	}
 	_, missing := split(setting{"token-endpoint-annotation-suffix", e.AnnotationSuffix},
 		setting{"token-endpoint-audience", e.Audience}, setting{"token-endpoint-proxy", string(e.TokenProxy)})
-	if err := flagenv.Required(missing, " with identity bindings (the other --token-endpoint flags)"); err != nil {
-		return err
+	return flagenv.Required(missing, " with the other --token-endpoint flags")
+}
+
+func (e TokenEndpoint) validate(audience string) error {
+	if e == (TokenEndpoint{}) {
+		return nil
 	}
 	if strings.EqualFold(e.Audience, audience) || strings.EqualFold(e.Audience, azure.Audience) {
-		return flagenv.Errorf("token-endpoint-audience", "%q: must be the audience of the token endpoint, which is not that of Entra", e.Audience)
+		return flagenv.Errorf("token-endpoint-audience", "%q: must be the audience of the token endpoint, which differs from Entra's", e.Audience)
 	}
 	return e.validateCA()
 }

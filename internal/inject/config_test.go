@@ -50,7 +50,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestBinding: pods that ask for it trade their tokens elsewhere, others do not.
+// TestBinding checks that only pods with the annotation get the variables of the token endpoint.
 func TestBinding(t *testing.T) {
 	c := config()
 	c.TokenEndpoint = binding()
@@ -84,12 +84,12 @@ func TestBinding(t *testing.T) {
 	checkRefusal(t, err, `annotation azure.workload.identity/use-identity-binding: "maybe": must be "true" or "false"`)
 }
 
-// TestBindingVolume: where the authorities come from, and that another webhook's
-// volume without them is not enough.
+// TestBindingVolume checks the projections of the certificate authorities, and that a volume of
+// another webhook without them is replaced.
 func TestBindingVolume(t *testing.T) {
 	c := config()
 	asking := injected(annotate(inject.TokenEndpointPrefix+"identity-binding", "true"))
-	other := mutate(t, asking, account(), c) // as a webhook without bindings leaves it
+	other := mutate(t, asking, account(), c) // as after a webhook without bindings
 
 	c.TokenEndpoint = binding()
 	pod := mutate(t, other, account(), c)

@@ -14,20 +14,20 @@ import (
 const (
 	adminPortName = "imds-admin"
 
-	// probeTimeout is how long one probe waits for the proxy by itself, and
-	// probeLimit how long the kubelet waits for the probe: the command's own limit
-	// comes first, as its message says what was wrong. Six of them are two minutes.
+	// probeTimeout is how long one probe waits for the proxy. probeLimit is how long the
+	// kubelet waits for the probe, in seconds: it is longer, since the message of the probe
+	// has the reason. Six probes are two minutes.
 	probeTimeout  = "--probe-timeout=20s"
 	probeLimit    = 25
 	probeFailures = 6
 
-	// wireServer are the two endpoints of 168.63.129.16 that tell of the node. The
-	// address alone would not do: the cluster's DNS may be asked there.
+	// wireServer is the two endpoints of 168.63.129.16 with information about the node. Other
+	// ports must stay reachable: Azure's DNS server has the same address.
 	wireServer = "168.63.129.16:80,168.63.129.16:32526"
 )
 
-// proxyContainer is that of deploy/components/sidecar. Settings stand in the
-// environment, where `kubectl exec … -- /proxy check` finds them too.
+// proxyContainer returns the container of deploy/components/sidecar. Its settings are environment
+// variables and not flags, so that `kubectl exec … -- /proxy check` uses them too.
 func (p *plan) proxyContainer() corev1.Container {
 	s := p.settings
 	c := corev1.Container{
@@ -71,19 +71,20 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 	if s.adminPort != 0 {
 		env = append(env, corev1.EnvVar{Name: "PROXY_ADMIN_ADDRESS", Value: ":" + decimal(s.adminPort)})
 	}
-	// Sealed, what it forwarded would come back to it; without a redirect there is no
-	// reason to be the way to the node's metadata.
+	// If the pod is sealed, a forwarded request would be redirected to the proxy again.
+	// Without a redirect, applications reach the node's metadata without the proxy.
 	if s.redirect != redirectForward {
 		env = append(env, corev1.EnvVar{Name: "PROXY_IMDS_PASSTHROUGH", Value: "off"})
 	}
 	return withoutEmpty(env)
 }
 
-// memoryLimit keeps Go's heap below the container's limit, so that a burst costs
-// garbage collection before it costs the container.
+// memoryLimit returns a GOMEMLIMIT of three quarters of the container's memory limit, so that a
+// burst causes garbage collection before the container is killed. It returns "" if there is no
+// limit.
 func memoryLimit(r corev1.ResourceRequirements) string {
 	limit := r.Limits[corev1.ResourceMemory]
-	if limit.IsZero() { // to Kubernetes, none
+	if limit.IsZero() { // for Kubernetes, zero means no limit
 		return ""
 	}
 	const mebibyte = 1 << 20
@@ -94,7 +95,8 @@ func memoryLimit(r corev1.ResourceRequirements) string {
 	return fmt.Sprintf("%dB", bytes)
 }
 
-// initContainer is that of deploy/components/redirect and sealed.
+// initContainer returns the container of deploy/components/redirect, or of
+// deploy/components/sealed.
 func (s *settings) initContainer() corev1.Container {
 	env := []corev1.EnvVar{
 		{Name: "PROXY_PORT", Value: decimal(s.port)},
@@ -117,7 +119,8 @@ func (s *settings) initContainer() corev1.Container {
 	}
 }
 
-// restricted says all of it, since a container inherits what the pod says.
+// restricted returns a security context that sets every field, since a container inherits unset
+// fields from the pod.
 func restricted(id int64) *corev1.SecurityContext {
 	return &corev1.SecurityContext{
 		RunAsNonRoot:             new(true),
@@ -137,8 +140,8 @@ func withoutEmpty(env []corev1.EnvVar) []corev1.EnvVar {
 	return slices.DeleteFunc(env, func(e corev1.EnvVar) bool { return e.Value == "" })
 }
 
-// ownContainers puts ours in front: what runs before the redirect reaches the node's
-// IMDS, and what runs before the proxy gets no token.
+// ownContainers adds the injected containers before all others: a container that starts before
+// the redirect reaches the node's IMDS, and one that starts before the proxy gets no token.
 func (p *plan) ownContainers() {
 	var inits, others []corev1.Container
 	if p.settings.redirect != redirectNone {
@@ -153,8 +156,8 @@ func (p *plan) ownContainers() {
 	p.ours(containers, others, p.pod.Spec.Containers)
 }
 
-// ours has the wanted containers first in a list, and none of their names elsewhere.
-// Where they stand there already only those change that have to.
+// ours puts the wanted containers first in a list, and removes others with their names. If they
+// are first already, it replaces only those that differ.
 func (p *plan) ours(list string, want, have []corev1.Container) {
 	if !inPlace(want, have) {
 		p.warnReplaced(have...)
@@ -167,12 +170,13 @@ func (p *plan) ours(list string, want, have []corev1.Container) {
 			p.warnReplaced(have[i])
 			p.replace(at(list, i), want[i])
 		case want[i].Image != unpinned(want[i].Image, have[i].Image):
-			p.warnf("container %s keeps image %s, which is %s from another registry; remove the container to have it replaced", want[i].Name, shorten(have[i].Image), shorten(want[i].Image))
+			p.warnf("container %s keeps image %s, which is %s from another registry; remove the container to replace it", want[i].Name, shorten(have[i].Image), shorten(want[i].Image))
 		}
 	}
 }
 
-// inPlace: the names are those that are wanted, and none is elsewhere in the list.
+// inPlace reports whether the list begins with containers of the wanted names, and has no others
+// with such names.
 func inPlace(want, have []corev1.Container) bool {
 	return len(have) >= len(want) && !slices.ContainsFunc(have[len(want):], isOurs) &&
 		slices.EqualFunc(want, have[:len(want)], func(w, h corev1.Container) bool { return w.Name == h.Name })

@@ -11,8 +11,8 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// identityEnv is what workload identity takes, for a container that mounts the token
-// there. The token's file comes first: [Remove] knows by it what follows.
+// identityEnv returns the variables of workload identity for a container that mounts the token at
+// mountPath. The token's file is the first: [Remove] removes the variables after it.
 func (p *plan) identityEnv(mountPath string) []corev1.EnvVar {
 	s := p.settings
 	env := []corev1.EnvVar{
@@ -31,9 +31,9 @@ func (p *plan) identityEnv(mountPath string) []corev1.EnvVar {
 	return withoutEmpty(env)
 }
 
-// environments gives the pod's own containers variables and token.
+// environments adds the variables and the token to the application containers.
 func (p *plan) environments() error {
-	for _, c := range places(p.pod) {
+	for _, c := range allContainers(p.pod) {
 		if !p.takesToken(c) {
 			continue
 		}
@@ -44,15 +44,15 @@ func (p *plan) environments() error {
 	return nil
 }
 
-// takesToken: the init container needs no token, and the proxy that is ours is made
-// in whole.
-func (p *plan) takesToken(c place) bool {
+// takesToken reports whether a container gets the variables and the token. The injected init
+// container needs no token, and the injected proxy has them from the start.
+func (p *plan) takesToken(c containerRef) bool {
 	return c.Name != ProxyInitName &&
 		!(c.Name == ProxyName && p.settings.inject) &&
 		!slices.Contains(p.settings.skip, c.Name)
 }
 
-func (p *plan) environment(c place) error {
+func (p *plan) environment(c containerRef) error {
 	mountPath, mounted, err := p.mountPath(c)
 	if err != nil {
 		return err
@@ -80,22 +80,22 @@ func (p *plan) environment(c place) error {
 	return nil
 }
 
-// variable is the index of a container's variable. -1: it has none of that name.
+// variable returns the index of a container's variable, or -1.
 func variable(c *corev1.Container, name string) int {
 	return slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == name })
 }
 
-// needsMount: a container whose author says where its token is has no use for ours.
-// That it has none of our mounts is also what tells the next pass that the path is the
-// author's.
+// needsMount reports whether a container needs a mount of the injected token. If its author has
+// set the path of a token elsewhere, it needs none. In a later run, the missing mount shows that
+// the path is the author's.
 func needsMount(c *corev1.Container, added []corev1.EnvVar, mountPath string) bool {
 	i := variable(c, azure.EnvFederatedTokenFile)
-	return i < 0 || !isPath(c.Env[i]) || below(c.Env[i].Value, mountPath) ||
-		slices.ContainsFunc(added, func(e corev1.EnvVar) bool { return below(e.Value, mountPath) })
+	return i < 0 || !isPath(c.Env[i]) || inDir(c.Env[i].Value, mountPath) ||
+		slices.ContainsFunc(added, func(e corev1.EnvVar) bool { return inDir(e.Value, mountPath) })
 }
 
-// isPath reports whether a variable's value can be read here: it is written out, and
-// holds no reference to another.
+// isPath reports whether a variable's value is a literal absolute path, without references to
+// other variables.
 func isPath(e corev1.EnvVar) bool {
 	return e.ValueFrom == nil && strings.HasPrefix(e.Value, "/") && !strings.Contains(e.Value, "$(")
 }
@@ -104,10 +104,10 @@ func (p *plan) mount(mountPath string) corev1.VolumeMount {
 	return corev1.VolumeMount{Name: p.token.volume, MountPath: mountPath, ReadOnly: true}
 }
 
-// mountPath is where a container has the token, or is to have it. A path can be
-// mounted once only: where another volume has it, the container has to bring a token
-// of its own, or the pod's author has to make room.
-func (p *plan) mountPath(c place) (mountPath string, mounted bool, err error) {
+// mountPath returns the path at which a container mounts the token or will mount it. A path can
+// have one mount only: if another volume is mounted there, the container must have its own token,
+// or the pod is refused.
+func (p *plan) mountPath(c containerRef) (mountPath string, mounted bool, err error) {
 	if m := mountOf(c.Container, p.token.volume); m != nil {
 		return m.MountPath, true, nil
 	}
@@ -120,30 +120,30 @@ func (p *plan) mountPath(c place) (mountPath string, mounted bool, err error) {
 	if variable(c.Container, azure.EnvFederatedTokenFile) >= 0 {
 		return p.token.mountPath, true, nil
 	}
-	return "", false, refuse(c.field("volumeMounts"), "volume %q is mounted at %s, where the federated token goes; mount it elsewhere, or name the container in %s",
+	return "", false, refuse(c.field("volumeMounts"), "volume %q is mounted at %s, the path of the federated token; mount it at another path, or add the container to annotation %s",
 		shorten(c.VolumeMounts[taken].Name), shorten(p.token.mountPath), SkipContainersAnnotation)
 }
 
-// dangling reports whether a webhook wrote this path for a mount that another
-// webhook has moved since: newer azure-workload-identity mounts in place of our path
-// one of its own, and keeps the variable that points into ours. The moved mount is what
-// tells such a path from one that the pod's author wrote, which stays.
+// dangling reports whether a webhook set this path for a mount that another webhook has moved:
+// newer versions of azure-workload-identity replace our mount by one at another path, and do not
+// change the variable. The moved mount distinguishes such a path from one that the pod's author
+// set, which must not change.
 func dangling(c *corev1.Container, env corev1.EnvVar, mountPath string) bool {
 	file := map[string]string{azure.EnvFederatedTokenFile: tokenPath, azure.EnvCAFile: caPath}[env.Name]
-	if file == "" || !below(env.Value, secretsRoot) || !strings.HasSuffix(env.Value, "/"+file) {
+	if file == "" || !inDir(env.Value, secretsRoot) || !strings.HasSuffix(env.Value, "/"+file) {
 		return false
 	}
 	moved := slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return reserved(m.Name) })
-	return moved && !below(env.Value, mountPath) && !mountedIn(c, env.Value)
+	return moved && !inDir(env.Value, mountPath) && !mountedIn(c, env.Value)
 }
 
-// mountedIn reports whether a file is in a volume of the container, or is one.
+// mountedIn reports whether a file is in a volume of the container, or is mounted itself.
 func mountedIn(c *corev1.Container, file string) bool {
 	return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return below(file, m.MountPath) || path.Clean(file) == path.Clean(m.MountPath)
+		return inDir(file, m.MountPath) || path.Clean(file) == path.Clean(m.MountPath)
 	})
 }
 
-func below(file, dir string) bool {
+func inDir(file, dir string) bool {
 	return strings.HasPrefix(file, strings.TrimSuffix(path.Clean(dir), "/")+"/")
 }

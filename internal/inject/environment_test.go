@@ -11,7 +11,7 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// reservedVolume is what a webhook has put into a pod of this name.
+// reservedVolume returns the volume that a webhook adds to a pod of this name.
 func reservedVolume(t *testing.T, audience string) corev1.Volume {
 	t.Helper()
 	c := config()
@@ -19,8 +19,8 @@ func reservedVolume(t *testing.T, audience string) corev1.Volume {
 	return mutate(t, labelled(), account(), c).Spec.Volumes[0]
 }
 
-// says has the first container say where its token is, and mount a volume.
-func says(file, volume, mountPath string) func(*corev1.Pod) {
+// setsToken sets the path of the token in the first container, and mounts a volume there.
+func setsToken(file, volume, mountPath string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
 		c := &p.Spec.Containers[0]
 		c.Env = []corev1.EnvVar{{Name: "AZURE_FEDERATED_TOKEN_FILE", Value: file}}
@@ -30,8 +30,8 @@ func says(file, volume, mountPath string) func(*corev1.Pod) {
 	}
 }
 
-// TestOwnTokenFile: a path that the author wrote stays, and is told of where nothing is
-// there. One that a webhook wrote, whose mount moved since, is mended.
+// TestOwnTokenFile checks that a path of the author is not changed, with a warning if no volume
+// is mounted there, and that a path of a webhook is updated if the mount was moved.
 func TestOwnTokenFile(t *testing.T) {
 	const (
 		old, moved = "/var/run/secrets/azure/tokens/azure-identity-token", "/var/run/secrets/azure/wi/token/azure-identity-token"
@@ -43,18 +43,18 @@ func TestOwnTokenFile(t *testing.T) {
 		want                          string
 		mounts, warnings              int
 	}{
-		{"older azwi's path, by hand", old, "", "", old, 0, 1},
-		{"a path that nothing is known of", "/opt/token", "", "", "/opt/token", 0, 1},
-		{"the very path", moved, "", "", moved, 1, 0},
-		{"in a volume of its own", "/opt/token", "mine", "/opt", "/opt/token", 1, 0},
-		{"a volume of its own", "/opt/token", "mine", "/opt/token", "/opt/token", 1, 0},
+		{"older azwi's path, set by the author", old, "", "", old, 0, 1},
+		{"a path without a volume", "/opt/token", "", "", "/opt/token", 0, 1},
+		{"the injected path", moved, "", "", moved, 1, 0},
+		{"in the author's volume", "/opt/token", "mine", "/opt", "/opt/token", 1, 0},
+		{"the author's volume", "/opt/token", "mine", "/opt/token", "/opt/token", 1, 0},
 		{"a reference", "$(DIR)/token", "", "", "$(DIR)/token", 1, 0},
-		{"nothing", "", "", "", "", 1, 0},
+		{"empty", "", "", "", "", 1, 0},
 		{"moved", moved, volume.Name, newer, newer + "/token/azure-identity-token", 1, 0},
-		{"older azwi's path, by hand, beside a webhook's mount", old, volume.Name, newer, old, 1, 1},
-		{"elsewhere, beside a webhook's mount", "/opt/token/azure-identity-token", volume.Name, newer, "/opt/token/azure-identity-token", 1, 1},
+		{"older azwi's path, set by the author, with a webhook's mount", old, volume.Name, newer, old, 1, 1},
+		{"another path, with a webhook's mount", "/opt/token/azure-identity-token", volume.Name, newer, "/opt/token/azure-identity-token", 1, 1},
 	} {
-		pod := labelled(says(c.file, c.volume, c.mountPath))
+		pod := labelled(setsToken(c.file, c.volume, c.mountPath))
 		pod.Spec.Volumes = []corev1.Volume{{Name: "mine"}}
 		if c.volume == volume.Name {
 			pod.Spec.Volumes = append(pod.Spec.Volumes, volume)
@@ -74,12 +74,12 @@ func TestOwnTokenFile(t *testing.T) {
 	}
 }
 
-// TestOwnVolumeBesideMount: a path that looks like a webhook's, in a volume of the
-// author's own, stays beside a webhook's mount too.
+// TestOwnVolumeBesideMount checks that a path like a webhook's in a volume of the author is not
+// changed if the container also has a webhook's mount.
 func TestOwnVolumeBesideMount(t *testing.T) {
 	const file = "/var/run/secrets/azure/own/token/azure-identity-token"
 	volume := reservedVolume(t, azure.Audience)
-	pod := labelled(says(file, "mine", "/var/run/secrets/azure/own"))
+	pod := labelled(setsToken(file, "mine", "/var/run/secrets/azure/own"))
 	pod.Spec.Volumes = []corev1.Volume{{Name: "mine"}, volume}
 	pod.Spec.Containers[0].VolumeMounts = append(pod.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: volume.Name, MountPath: "/wi"})
 	pod = mutate(t, pod, account(), config())
@@ -88,12 +88,12 @@ func TestOwnVolumeBesideMount(t *testing.T) {
 	}
 }
 
-// TestAuthoritiesOnly: a container with a token of its own takes the endpoint's
-// authorities from where the variable says that they are.
+// TestAuthoritiesOnly checks that a container with its own token gets a mount with the
+// certificate authorities of the token endpoint, at the path in the variable.
 func TestAuthoritiesOnly(t *testing.T) {
 	c := config()
 	c.TokenEndpoint = binding()
-	pod := mutate(t, labelled(says("/opt/token", "", ""), annotate(inject.TokenEndpointPrefix+"identity-binding", "true")), account(), c)
+	pod := mutate(t, labelled(setsToken("/opt/token", "", ""), annotate(inject.TokenEndpointPrefix+"identity-binding", "true")), account(), c)
 	app := &pod.Spec.Containers[0]
 	if len(app.VolumeMounts) != 1 || !strings.HasPrefix(value(app, "AZURE_KUBERNETES_CA_FILE"), app.VolumeMounts[0].MountPath) {
 		t.Errorf("authorities at %s, mounts %v", value(app, "AZURE_KUBERNETES_CA_FILE"), app.VolumeMounts)
@@ -103,7 +103,7 @@ func TestAuthoritiesOnly(t *testing.T) {
 	}
 }
 
-// TestMovedAuthorities: the path of the endpoint's authorities moves with the token's.
+// TestMovedAuthorities checks that the path of the authorities is updated if the mount was moved.
 func TestMovedAuthorities(t *testing.T) {
 	c := config()
 	c.TokenEndpoint = binding()
@@ -118,10 +118,10 @@ func TestMovedAuthorities(t *testing.T) {
 	}
 }
 
-// TestOwnTokenFileWarning: one line that says what is not there.
+// TestOwnTokenFileWarning checks the text of the warning about a path without a volume.
 func TestOwnTokenFileWarning(t *testing.T) {
-	result, err := inject.Pod(labelled(says("/opt/token", "", "")), account(), config())
-	want := []string{`container "app" keeps its own AZURE_FEDERATED_TOKEN_FILE, and mounts no volume at /opt/token; remove the variable for the token that is injected`}
+	result, err := inject.Pod(labelled(setsToken("/opt/token", "", "")), account(), config())
+	want := []string{`container "app" keeps its own AZURE_FEDERATED_TOKEN_FILE, but mounts no volume at /opt/token; remove the variable to use the injected token`}
 	if err != nil || !slices.Equal(result.Warnings, want) {
 		t.Errorf("%v, %q, want %q", err, result.Warnings, want)
 	}

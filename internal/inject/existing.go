@@ -14,31 +14,32 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// fits reports whether a container does what the wanted one would: what is wanted is
-// all there. More may be there too, as the API server fills in defaults, the service
-// account admission a mount, and azure-workload-identity variables; but nothing that
-// changes what the container is or may do.
+// fits reports whether the existing container is equivalent to the wanted one. It must have all
+// fields of the wanted one. It may have more: defaults of the API server, a mount of the service
+// account admission plugin, variables of azure-workload-identity. It must not have fields that
+// change what the container does or may do.
 func fits(want, have corev1.Container) bool {
 	if want.Name != have.Name || !sameImage(want.Image, have.Image) || !sameShape(want, have) || !sameSettings(want, have) {
 		return false
 	}
 	have.Image = want.Image
-	return within(tree(want), tree(have))
+	return isSubset(asJSON(want), asJSON(have))
 }
 
-// sameImage: a registry mirror's webhook may have changed where the image is from, and
-// another have pinned its tag to a digest. To put it back would leave the two webhooks
-// at odds, and the pod without image.
+// sameImage reports whether have is the wanted image, possibly from another registry, or with
+// its tag pinned to a digest: webhooks for registry mirrors change images in these ways. If the
+// image were changed back, the two webhooks would overwrite each other's changes, and the node
+// might not be able to pull it.
 func sameImage(want, have string) bool {
 	have = unpinned(want, have)
 	name := path.Base(want)
 	return want == have || name == path.Base(have) && strings.ContainsAny(name, ":@")
 }
 
-// pin is a digest as one more word of an image's name.
+// pin is the digest at the end of an image's name.
 var pin = regexp.MustCompile(`@sha256:[0-9a-f]{64}$`)
 
-// unpinned is an image without a digest that the wanted one does not have.
+// unpinned returns have without its digest, unless want has one.
 func unpinned(want, have string) string {
 	if strings.Contains(want, "@") {
 		return have
@@ -46,7 +47,7 @@ func unpinned(want, have string) string {
 	return pin.ReplaceAllLiteralString(have, "")
 }
 
-// sameShape compares where more than what is wanted would be another container.
+// sameShape compares the fields that must not have more than what is wanted.
 func sameShape(want, have corev1.Container) bool {
 	return reflect.DeepEqual(want.Command, have.Command) &&
 		reflect.DeepEqual(want.Args, have.Args) &&
@@ -61,16 +62,16 @@ func sameShape(want, have corev1.Container) bool {
 		have.ReadinessProbe == nil
 }
 
-// sameSettings: what is wanted holds, which of a name given twice the last does; and
-// a setting that is there and not wanted would hold as well, such as a seal that the
-// annotations no longer ask for.
+// sameSettings compares the environment variables that the container reads. If a name occurs
+// twice, the last value applies. A variable that is not wanted is a difference, such as a
+// PROXY_SEAL that the annotations no longer request.
 func sameSettings(want, have corev1.Container) bool {
-	wanted, held := values(want.Env), values(have.Env)
-	maps.DeleteFunc(held, func(name, _ string) bool {
+	wanted, existing := values(want.Env), values(have.Env)
+	maps.DeleteFunc(existing, func(name, _ string) bool {
 		_, isWanted := wanted[name]
 		return !isWanted && !isSetting(want.Name, name)
 	})
-	return maps.Equal(wanted, held)
+	return maps.Equal(wanted, existing)
 }
 
 func values(env []corev1.EnvVar) map[string]string {
@@ -81,43 +82,44 @@ func values(env []corev1.EnvVar) map[string]string {
 	return set
 }
 
-// isSetting reports whether a container of ours reads the variable. The redirect's
-// reads nothing of Azure, and azure-workload-identity gives it all the same.
+// isSetting reports whether an injected container reads the variable. The init container reads
+// no AZURE_ variables, which azure-workload-identity may have added to it.
 func isSetting(container, name string) bool {
 	return strings.HasPrefix(name, "PROXY_") || name == "GOMEMLIMIT" || name == "METADATA_IP" || name == "METADATA_PORT" ||
 		container == ProxyName && strings.HasPrefix(name, "AZURE_")
 }
 
-// tree is a container as JSON has it, so that values that are written in two ways,
-// such as quantities, are alike.
-func tree(c corev1.Container) (t any) {
-	_ = json.Unmarshal([]byte(encoded(c)), &t) // which is always JSON
+// asJSON returns a container as decoded JSON, in which equal values have the same form: a
+// quantity, for example, has several in its Go type.
+func asJSON(c corev1.Container) (t any) {
+	_ = json.Unmarshal([]byte(encoded(c)), &t) // cannot fail: encoded returns JSON
 	return t
 }
 
-// within reports whether all of want is in have. Elements of lists are known by what
-// they say, wherever they stand.
-func within(want, have any) bool {
+// isSubset reports whether have contains everything in want. It compares the elements of lists
+// regardless of their order.
+func isSubset(want, have any) bool {
 	switch want := want.(type) {
 	case map[string]any:
 		have, ok := have.(map[string]any)
 		for key := range want {
-			ok = ok && within(want[key], have[key])
+			ok = ok && isSubset(want[key], have[key])
 		}
 		return ok
 	case []any:
 		have, ok := have.([]any)
 		for _, w := range want {
-			ok = ok && slices.ContainsFunc(have, func(h any) bool { return within(w, h) })
+			ok = ok && slices.ContainsFunc(have, func(h any) bool { return isSubset(w, h) })
 		}
 		return ok
 	}
 	return want == have
 }
 
-// made reports whether a container is one that [Pod] made, in any configuration, and
-// not one that only has its name: by what no other has, as images have any name.
-func made(c corev1.Container) bool {
+// isInjected reports whether [Pod] made the container, in any configuration. The name alone does
+// not show this, and images can have any name, so it checks for fields that only injected
+// containers have.
+func isInjected(c corev1.Container) bool {
 	switch c.Name {
 	case ProxyName:
 		s := c.SecurityContext
@@ -128,48 +130,49 @@ func made(c corev1.Container) bool {
 	return false
 }
 
-// madeIn is [made] for the containers of one pod: an init container without a proxy of
-// ours is that of deploy/components, which is the same.
-func madeIn(pod *corev1.Pod) func(corev1.Container) bool {
-	proxied := slices.ContainsFunc(places(pod), func(c place) bool { return c.Name == ProxyName && made(*c.Container) })
-	return func(c corev1.Container) bool { return proxied && made(c) }
+// injectedIn returns [isInjected] for the containers of one pod. An init container in a pod
+// without an injected proxy comes from deploy/components, where it is the same, and was not
+// injected.
+func injectedIn(pod *corev1.Pod) func(corev1.Container) bool {
+	proxied := slices.ContainsFunc(allContainers(pod), func(c containerRef) bool { return c.Name == ProxyName && isInjected(*c.Container) })
+	return func(c corev1.Container) bool { return proxied && isInjected(c) }
 }
 
 func hasEnv(c corev1.Container, name string) bool { return variable(&c, name) >= 0 }
 
-// reserved reports whether a volume has the name that webhooks give theirs:
-// azure-workload-identity's and ours.
+// reserved reports whether a volume has a name that azure-workload-identity and this package
+// give to their volumes.
 func reserved(volume string) bool { return strings.HasPrefix(volume, VolumePrefix) }
 
-// madeVolume reports whether a volume is one that [Pod] or azure-workload-identity's
-// webhook made, which are the same.
-func madeVolume(v corev1.Volume) bool {
+// isInjectedVolume reports whether [Pod] or azure-workload-identity's webhook added the volume.
+// Both add the same one.
+func isInjectedVolume(v corev1.Volume) bool {
 	return reserved(v.Name) && v.Projected != nil && slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool {
 		return s.ServiceAccountToken != nil && s.ServiceAccountToken.Path == tokenPath
 	})
 }
 
-// foreign reports whether a container of our names is neither ours nor
-// azure-workload-identity's, whose images are called proxy and proxy-init wherever
-// they are from.
+// foreign reports whether a container with the name of an injected one is neither ours nor
+// azure-workload-identity's, whose images are named proxy and proxy-init in every registry.
 func (s *settings) foreign(c corev1.Container) bool {
 	theirs, ours := "proxy", s.ProxyImage
 	if c.Name == ProxyInitName {
 		theirs, ours = "proxy-init", s.ProxyInitImage
 	}
-	return !made(c) && imageName(c.Image) != theirs && imageName(c.Image) != imageName(ours)
+	return !isInjected(c) && imageName(c.Image) != theirs && imageName(c.Image) != imageName(ours)
 }
 
-// warnReplaced is for containers of the pod's own that go, as they have our names.
-func (p *plan) warnReplaced(going ...corev1.Container) {
-	for _, c := range going {
+// warnReplaced warns about containers of the author that are replaced because they have the name
+// of an injected container.
+func (p *plan) warnReplaced(replaced ...corev1.Container) {
+	for _, c := range replaced {
 		if isOurs(c) && p.settings.foreign(c) {
-			p.warnf("container %s with image %q is replaced: the name is that of the container that is injected; give yours another", c.Name, shorten(c.Image))
+			p.warnf("container %s with image %q is replaced by the injected container of the same name; rename your container", c.Name, shorten(c.Image))
 		}
 	}
 }
 
-// imageName is an image's name without registry, tag and digest.
+// imageName returns an image's name without registry, tag and digest.
 func imageName(image string) string {
 	name, _, _ := strings.Cut(image, "@")
 	name, _, _ = strings.Cut(path.Base(name), ":")

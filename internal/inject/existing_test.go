@@ -10,14 +10,14 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// TestStale: what a configuration of before left in our containers does not stay.
+// TestStale checks that settings of an earlier configuration do not stay in injected containers.
 func TestStale(t *testing.T) {
 	bound := config()
 	bound.TokenEndpoint = binding()
 	pod := injected(annotate(inject.TokenEndpointPrefix+"identity-binding", "true"))
 	pod = mutate(t, mutate(t, pod, account(), bound), account(), config())
 	if got := value(find(pod.Spec.InitContainers, inject.ProxyName), "AZURE_KUBERNETES_TOKEN_PROXY"); got != "(unset)" {
-		t.Errorf("the proxy still trades at %s", got)
+		t.Errorf("the proxy still uses the token endpoint %s", got)
 	}
 	for name, change := range map[string]func(*corev1.Container){
 		"memory":   func(c *corev1.Container) { c.Env = append(c.Env, corev1.EnvVar{Name: "GOMEMLIMIT", Value: "48MiB"}) },
@@ -34,13 +34,13 @@ func TestStale(t *testing.T) {
 		changed := want.DeepCopy()
 		change(find(changed.Spec.InitContainers, inject.ProxyName))
 		if got := mutate(t, changed, account(), c); string(encode(t, got)) != string(encode(t, want)) {
-			t.Errorf("%s stays: %v", name, got.Spec.InitContainers)
+			t.Errorf("%s was not restored: %v", name, got.Spec.InitContainers)
 		}
 	}
 }
 
-// TestAuthoritiesMissing: a token of the endpoint's audience, without the authorities
-// that its certificate is checked with, is not enough.
+// TestAuthoritiesMissing checks that a volume with a token for the token endpoint is replaced if
+// it lacks the endpoint's certificate authorities.
 func TestAuthoritiesMissing(t *testing.T) {
 	c := config()
 	c.TokenEndpoint = binding()
@@ -55,8 +55,8 @@ func TestAuthoritiesMissing(t *testing.T) {
 	}
 }
 
-// TestTrustBundle: authorities that are projected from bundles are recognised, and
-// those of another path are not.
+// TestTrustBundle checks that authorities from a ClusterTrustBundle are found in a volume, but
+// not at another path.
 func TestTrustBundle(t *testing.T) {
 	c := config()
 	c.TokenEndpoint = binding()
@@ -71,18 +71,17 @@ func TestTrustBundle(t *testing.T) {
 	}
 }
 
-// TestExpirationKept: what another webhook was configured with stays where no
-// annotation says otherwise.
+// TestExpirationKept checks that the expiration of another webhook is not changed without the
+// annotation.
 func TestExpirationKept(t *testing.T) {
 	pod := mutate(t, labelled(annotate(inject.TokenExpirationAnnotation, "7200")), account(), config())
 	delete(pod.Annotations, inject.TokenExpirationAnnotation)
 	if result, err := inject.Pod(pod, account(), config()); err != nil || len(result.Patch) > 0 {
-		t.Errorf("%v, %v, want nothing to do", result.Patch, err)
+		t.Errorf("%v, %v, want no change", result.Patch, err)
 	}
 }
 
-// TestSubPath: a mount of one file or directory of the volume is not where the token's
-// path begins.
+// TestSubPath checks that a mount with a subPath is not used as the mount of the token's volume.
 func TestSubPath(t *testing.T) {
 	for name, mount := range map[string]corev1.VolumeMount{
 		"subPath":     {Name: "mine", MountPath: "/one", SubPath: "t"},
@@ -98,7 +97,7 @@ func TestSubPath(t *testing.T) {
 	}
 }
 
-// TestNoneWithoutProxy: nobody is sent to where nobody listens.
+// TestNoneWithoutProxy checks that clients are not sent to the proxy's port if there is no proxy.
 func TestNoneWithoutProxy(t *testing.T) {
 	pod := mutate(t, labelled(annotate(inject.RedirectAnnotation, "none")), account(), config())
 	if got := value(&pod.Spec.Containers[0], "AZURE_POD_IDENTITY_AUTHORITY_HOST"); got != "(unset)" {
@@ -111,7 +110,7 @@ func TestClaims(t *testing.T) {
 	checkRefusal(t, err, `annotation imds-oidc-proxy/proxy-resources: "{\"claims\":[{\"name\":\"gpu\"}]}": must have requests and limits only, no claims`)
 }
 
-// TestRemoveKeepsReferences: what is looked up elsewhere was never ours.
+// TestRemoveKeepsReferences checks that a variable with valueFrom is not removed: Pod adds none.
 func TestRemoveKeepsReferences(t *testing.T) {
 	pod := mutate(t, injected(), nil, config()) // without a client ID
 	app := &pod.Spec.Containers[0]
@@ -122,7 +121,7 @@ func TestRemoveKeepsReferences(t *testing.T) {
 	}
 }
 
-// TestOneReplaced: the container beside the one that changes stays as it is.
+// TestOneReplaced checks that only the container that differs is replaced.
 func TestOneReplaced(t *testing.T) {
 	pod := mutate(t, injected(initNamed("migrate")), account(), config())
 	for name, c := range map[string]struct {
@@ -141,8 +140,8 @@ func TestOneReplaced(t *testing.T) {
 	}
 }
 
-// TestPinned: a webhook that adds the digest of a tag has the last word too, and so
-// whatever mirror it is from.
+// TestPinned checks that a digest that another webhook added to the tag is kept, from another
+// registry too.
 func TestPinned(t *testing.T) {
 	digest := "@sha256:" + strings.Repeat("0a", 32)
 	for image, want := range map[string]struct{ patch, warnings int }{
@@ -160,7 +159,8 @@ func TestPinned(t *testing.T) {
 	}
 }
 
-// TestPinnedIsNotOther: of an image by digest another digest is another image.
+// TestPinnedIsNotOther checks that an image with another digest is replaced if the configured
+// image has a digest.
 func TestPinnedIsNotOther(t *testing.T) {
 	c := config()
 	c.ProxyImage = "registry.example.test/imds-oidc-proxy@sha256:" + strings.Repeat("0b", 32)
@@ -171,7 +171,7 @@ func TestPinnedIsNotOther(t *testing.T) {
 	}
 }
 
-// TestReplacedOfOthers: whose container of our name goes learns of it.
+// TestReplacedOfOthers checks the warning about a container of the author that is replaced.
 func TestReplacedOfOthers(t *testing.T) {
 	const digest = "@sha256:0"
 	for _, c := range []struct {
@@ -199,7 +199,8 @@ func TestReplacedOfOthers(t *testing.T) {
 	}
 }
 
-// TestReplacedOfOurs: an image that was configured before is no stranger's.
+// TestReplacedOfOurs checks that there is no warning when an injected container with an earlier
+// image is replaced.
 func TestReplacedOfOurs(t *testing.T) {
 	pod := mutate(t, injected(), account(), config())
 	newer := config()
@@ -209,9 +210,9 @@ func TestReplacedOfOurs(t *testing.T) {
 	}
 }
 
-// TestMadeInAnyOrder: injected containers are recognized by a variable at any position,
-// the first too.
-func TestMadeInAnyOrder(t *testing.T) {
+// TestInjectedInAnyOrder checks that injected containers are identified by a variable at any
+// position, also the first.
+func TestInjectedInAnyOrder(t *testing.T) {
 	pod := mutate(t, injected(), account(), config())
 	for name, variable := range map[string]string{inject.ProxyName: "PROXY_PORT", inject.ProxyInitName: "PROXY_UID"} {
 		c := find(pod.Spec.InitContainers, name)
@@ -220,6 +221,6 @@ func TestMadeInAnyOrder(t *testing.T) {
 	}
 	pod = decode(t, apply(t, encode(t, pod), inject.Remove(pod).Patch))
 	if got := names(pod.Spec.InitContainers); len(got) != 0 {
-		t.Errorf("containers %q are left", got)
+		t.Errorf("containers %q were not removed", got)
 	}
 }

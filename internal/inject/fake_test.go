@@ -6,9 +6,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// defaulted is the pod as the API server has it after its own defaults and the
-// admission plugins that come before webhooks. What it does is written here, as the
-// API server's own code comes with all of Kubernetes; test/cluster has the real one.
+// defaulted returns the pod with the API server's defaults and the changes of the admission
+// plugins that run before webhooks. It reimplements them, because the API server's own code
+// needs all of Kubernetes. test/cluster tests with a real API server.
 func defaulted(pod *corev1.Pod) *corev1.Pod {
 	pod = pod.DeepCopy()
 	spec := &pod.Spec

@@ -36,7 +36,7 @@ func account() *corev1.ServiceAccount {
 	return a
 }
 
-// labelled is a pod that takes part, with one container.
+// labelled returns a pod with one container and the label that enables injection.
 func labelled(change ...func(*corev1.Pod)) *corev1.Pod {
 	pod := &corev1.Pod{}
 	pod.Name = "app"
@@ -48,7 +48,7 @@ func labelled(change ...func(*corev1.Pod)) *corev1.Pod {
 	return pod
 }
 
-// injected is a pod that asks for the proxy.
+// injected returns a pod with the annotation that requests the proxy.
 func injected(change ...func(*corev1.Pod)) *corev1.Pod {
 	return labelled(append([]func(*corev1.Pod){annotate(inject.InjectProxyAnnotation, "true")}, change...)...)
 }
@@ -57,7 +57,7 @@ func annotate(name, value string) func(*corev1.Pod) {
 	return func(pod *corev1.Pod) { metav1.SetMetaDataAnnotation(&pod.ObjectMeta, name, value) }
 }
 
-// initNamed adds an init container of the pod's own.
+// initNamed adds an init container of the author.
 func initNamed(name string) func(*corev1.Pod) {
 	return func(pod *corev1.Pod) {
 		pod.Spec.InitContainers = append(pod.Spec.InitContainers, corev1.Container{Name: name, Image: "registry.example.test/team/init:1.0.0"})
@@ -73,7 +73,7 @@ func encode(t testing.TB, pod *corev1.Pod) []byte {
 	return text
 }
 
-// mutate is one call of the webhook.
+// mutate returns the pod after Pod's patch, as after one call of the webhook.
 func mutate(t testing.TB, pod *corev1.Pod, a *corev1.ServiceAccount, c inject.Config) *corev1.Pod {
 	t.Helper()
 	before := encode(t, pod)
@@ -82,7 +82,7 @@ func mutate(t testing.TB, pod *corev1.Pod, a *corev1.ServiceAccount, c inject.Co
 		t.Fatalf("%v: %s", err, before)
 	}
 	if after := encode(t, pod); string(after) != string(before) {
-		t.Fatalf("the pod was written to: %s, before %s", after, before)
+		t.Fatalf("Pod changed its argument: %s, before %s", after, before)
 	}
 	return decode(t, apply(t, before, result.Patch))
 }
@@ -103,7 +103,7 @@ func names(list []corev1.Container) []string {
 	return all
 }
 
-// env is a variable of a container. Nil: it is not set.
+// env returns a variable of a container, or nil.
 func env(c *corev1.Container, name string) *corev1.EnvVar {
 	i := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == name })
 	if i < 0 {
@@ -119,7 +119,7 @@ func value(c *corev1.Container, name string) string {
 	return "(unset)"
 }
 
-// all lists init containers and containers.
+// all returns the init containers and the containers.
 func all(pod *corev1.Pod) []*corev1.Container {
 	var list []*corev1.Container
 	for i := range pod.Spec.InitContainers {
@@ -131,8 +131,7 @@ func all(pod *corev1.Pod) []*corev1.Container {
 	return list
 }
 
-// checkValid says what the API server would refuse, or would have no effect: names
-// and paths given twice.
+// checkValid checks for duplicate names and paths, which the API server would refuse or ignore.
 func checkValid(t testing.TB, pod *corev1.Pod) {
 	t.Helper()
 	unique := func(what string, seen map[string]bool, key string) {
@@ -151,7 +150,7 @@ func checkValid(t testing.TB, pod *corev1.Pod) {
 		for _, m := range c.VolumeMounts {
 			unique(c.Name+": mount path", paths, m.MountPath)
 			if !volumes[m.Name] {
-				t.Errorf("%s mounts %q, which the pod has not", c.Name, m.Name)
+				t.Errorf("%s mounts %q, which the pod does not have", c.Name, m.Name)
 			}
 		}
 		for _, e := range c.Env {
@@ -163,7 +162,7 @@ func checkValid(t testing.TB, pod *corev1.Pod) {
 	}
 }
 
-// apply puts a patch to a document, as the API server does.
+// apply applies a patch to a document, as the API server does.
 func apply(t testing.TB, document []byte, operations []inject.Operation) []byte {
 	t.Helper()
 	if len(operations) == 0 {
@@ -184,7 +183,7 @@ func apply(t testing.TB, document []byte, operations []inject.Operation) []byte 
 	return patched
 }
 
-// decode reads a pod, in YAML or JSON.
+// decode decodes a pod from YAML or JSON.
 func decode(t testing.TB, document []byte) *corev1.Pod {
 	t.Helper()
 	var pod corev1.Pod

@@ -17,47 +17,63 @@ import (
 	"imds-oidc-proxy/internal/flagenv"
 )
 
-// AddFlags defines a flag for each field but PostStart. The webhook and imds-migrate share
-// them, so that the same text does the same to a pod in both.
-func (c *Config) AddFlags(flags *pflag.FlagSet) {
+// The groups of flags, for --help.
+const (
+	GroupRequired = "Required"
+	groupEntra    = "Entra"
+	groupInjected = "Injected containers"
+	groupBindings = "Identity bindings"
+)
+
+// AddFlags defines a flag for each field except PostStart. The webhook and imds-migrate share
+// these flags, so that the same flags have the same effect on a pod.
+func (c *Config) AddFlags(set *flagenv.Set) {
+	flags := set.FlagSet
 	c.Cloud, c.Audience = "AzurePublicCloud", azure.Audience
-	optional(flags, &c.ProxyImage, "proxy-image", parseImage, "`image` of the proxy, by digest where that is known (required)")
-	optional(flags, &c.ProxyInitImage, "proxy-init-image", parseImage, "`image` that sets up the redirect (required)")
-	optional(flags, &c.TenantID, "tenant-id", azure.ParseTenant, "Entra `tenant` of service accounts that name none")
-	flagenv.Var(flags, &c.Cloud, "cloud", accepted(func(s string) bool { return s != "" }, "must name a cloud, such as AzurePublicCloud"),
-		"AzurePublicCloud, AzureUSGovernmentCloud or AzureChinaCloud: where Entra is")
-	optional(flags, &c.AuthorityHost, "authority-host", azure.ParseAuthorityHost, "`URL` of Entra, in place of that of --cloud")
-	flags.StringVar(&c.Audience, "audience", c.Audience, "audience of the projected token")
-	optional(flags, &c.LogLevel, "proxy-log-level", parseLogLevel, "log `level` of injected proxies; empty means their default")
-	optional(flags, &c.ProxyResources, "proxy-resources", parseResources, "requests and limits of injected proxies, in `JSON`, not YAML; empty means those of deploy/components")
-	optional(flags, &c.ProxyInitResources, "proxy-init-resources", parseResources, "the same `JSON` for the init container")
-	c.TokenEndpoint.addFlags(flags)
+	set.Group(GroupRequired)
+	optional(flags, &c.ProxyImage, "proxy-image", parseImage, "`image` of the proxy, preferably with a digest (required)")
+	optional(flags, &c.ProxyInitImage, "proxy-init-image", parseImage, "`image` of the init container that installs the redirect (required)")
+	set.Group(groupEntra)
+	optional(flags, &c.TenantID, "tenant-id", azure.ParseTenant, "Entra `tenant` of service accounts without the annotation "+TenantIDAnnotation)
+	flagenv.Var(flags, &c.Cloud, "cloud", accepted(func(s string) bool { return s != "" }, "must be a cloud, such as AzurePublicCloud"),
+		"`cloud` of Entra: AzurePublicCloud, AzureUSGovernmentCloud or AzureChinaCloud")
+	optional(flags, &c.AuthorityHost, "authority-host", azure.ParseAuthorityHost, "`URL` of Entra, instead of the URL for --cloud")
+	flags.StringVar(&c.Audience, "audience", c.Audience, "`audience` of the projected token")
+	set.Group(groupInjected)
+	optional(flags, &c.LogLevel, "proxy-log-level", parseLogLevel, "log `level` of injected containers: error, warn, info or debug; empty means info")
+	optional(flags, &c.ProxyResources, "proxy-resources", parseResources, "resource requests and limits of injected proxies, in `JSON`, not YAML; empty means those of deploy/components")
+	optional(flags, &c.ProxyInitResources, "proxy-init-resources", parseResources, "the same `JSON` for injected init containers")
+	c.TokenEndpoint.addFlags(set)
 }
 
-func (e *TokenEndpoint) addFlags(flags *pflag.FlagSet) {
+func (e *TokenEndpoint) addFlags(set *flagenv.Set) {
+	flags := set.FlagSet
+	set.Group(groupBindings)
 	optional(flags, &e.AnnotationSuffix, "token-endpoint-annotation-suffix", parseSuffix,
-		"identity bindings: pods annotated "+TokenEndpointPrefix+"`SUFFIX`=true get their tokens from --token-endpoint-proxy; empty means there are none")
-	flags.StringVar(&e.Audience, "token-endpoint-audience", "", "identity bindings: audience of the projected token")
-	optional(flags, &e.TokenProxy, "token-endpoint-proxy", azure.ParseTokenProxy, "identity bindings: `URL` of the token endpoint")
-	flags.StringVar(&e.SNIName, "token-endpoint-sni-name", "", "identity bindings: TLS server `name` of the token endpoint")
-	optional(flags, &e.CAData, "token-endpoint-ca-data", parseCertificates, "identity bindings: certificate authorities of the token endpoint, in `PEM`")
-	optional(flags, &e.CAConfigMap, "token-endpoint-ca-config-map", parseConfigMap, "identity bindings: ConfigMap of the pod's namespace with ca.crt")
-	flags.StringVar(&e.ClusterTrustBundleSigner, "token-endpoint-trust-bundle-signer", "", "identity bindings: `signer` of the ClusterTrustBundles to trust")
-	optional(flags, &e.ClusterTrustBundleLabels, "token-endpoint-trust-bundle-labels", parseLabels, "identity bindings: label `selector` among that signer's bundles; * means all")
+		"pods with the annotation "+TokenEndpointPrefix+"`SUFFIX`=true get their tokens from --token-endpoint-proxy; empty means there are no identity bindings")
+	flags.StringVar(&e.Audience, "token-endpoint-audience", "", "`audience` of the projected token of these pods (required with the suffix)")
+	optional(flags, &e.TokenProxy, "token-endpoint-proxy", azure.ParseTokenProxy, "`URL` of the token endpoint (required with the suffix)")
+	flags.StringVar(&e.SNIName, "token-endpoint-sni-name", "", "TLS server `name` of the token endpoint")
+	optional(flags, &e.CAData, "token-endpoint-ca-data", parseCertificates, "certificate authorities of the token endpoint, in `PEM`")
+	optional(flags, &e.CAConfigMap, "token-endpoint-ca-config-map", parseConfigMap, "`name` of a ConfigMap in the pod's namespace with the authorities in ca.crt")
+	flags.StringVar(&e.ClusterTrustBundleSigner, "token-endpoint-trust-bundle-signer", "", "`signer` of the ClusterTrustBundles with the authorities")
+	optional(flags, &e.ClusterTrustBundleLabels, "token-endpoint-trust-bundle-labels", parseLabels, "label `selector` for that signer's bundles; * selects all")
 }
 
-// optional defines a flag whose empty value is the zero value: the chart and templates pass
-// empty values.
+// optional defines a flag whose empty value is the zero value, since the chart and other
+// templates pass empty values.
 func optional[T any](flags *pflag.FlagSet, target *T, name string, parse func(string) (T, error), usage string) {
 	flagenv.Var(flags, target, name, flagenv.Optional(parse), usage)
 }
 
 const exampleImage = "registry.example.test/imds-oidc-proxy:v1.0.0"
 
-// image is a loose check. It refuses what no registry takes.
+// image is the pattern of an image's name. It is lax: it refuses only names that are invalid in
+// all registries.
 var image = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._:/@-]{0,511}$`)
 
-// accepted returns a parser that takes the texts for which ok is true, as they are.
+// accepted returns a parser that accepts the texts for which ok is true, and does not change
+// them.
 func accepted(ok func(string) bool, reason string) func(string) (string, error) {
 	return func(s string) (string, error) {
 		if !ok(s) {
@@ -73,11 +89,11 @@ var (
 		"must be the end of an annotation's name after "+TokenEndpointPrefix+", such as identity-binding")
 	parseConfigMap = accepted(func(s string) bool { return len(validation.IsDNS1123Subdomain(s)) == 0 },
 		"must be the name of a ConfigMap")
-	// parseLogLevel takes the levels that both containers know.
+	// parseLogLevel accepts the levels that both containers accept.
 	parseLogLevel = flagenv.OneOf("error", "warn", "info", "debug")
 )
 
-// parseCertificates does not quote what it refuses: it may be a private key.
+// parseCertificates does not quote a refused value, which may be a private key.
 func parseCertificates(s string) (string, error) {
 	if block, _ := pem.Decode([]byte(s)); block == nil || block.Type != "CERTIFICATE" {
 		return "", azure.Secret("must be certificates in PEM")
@@ -85,8 +101,8 @@ func parseCertificates(s string) (string, error) {
 	return s, nil
 }
 
-// parseLabels reads a label selector. "*" selects everything; the syntax of selectors has
-// no other form for that than an empty text, which is that of no selector.
+// parseLabels parses a label selector. "*" selects everything: in the syntax of selectors only
+// an empty text does, and here an empty text means no selector.
 func parseLabels(s string) (*metav1.LabelSelector, error) {
 	if s == "*" {
 		return &metav1.LabelSelector{}, nil
@@ -102,7 +118,7 @@ func parseLabels(s string) (*metav1.LabelSelector, error) {
 // with strict field validation: it refuses unknown fields, fields in the wrong case and
 // fields given twice. A misspelt limit would otherwise be no limit.
 func parseResources(s string) (*corev1.ResourceRequirements, error) {
-	if !strings.HasPrefix(strings.TrimSpace(s), "{") { // null would be no limits either
+	if !strings.HasPrefix(strings.TrimSpace(s), "{") { // null would mean no limits
 		return nil, azure.Invalid(s, resourcesReason)
 	}
 	r := new(corev1.ResourceRequirements)
@@ -118,11 +134,12 @@ func parseResources(s string) (*corev1.ResourceRequirements, error) {
 
 const resourcesReason = `must be JSON with requests and limits, such as {"limits": {"memory": "128Mi"}}`
 
-// oneLine keeps the error of a parser within one line.
+// oneLine returns the text of an error in one line.
 func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
-// wrongResources returns what the API server would say of a field that the pod's
-// author never wrote. Empty: nothing.
+// wrongResources returns what is wrong with resources, or "". The API server checks this too,
+// but its error would be about a field of an injected container, which the pod's author does
+// not know.
 func wrongResources(r *corev1.ResourceRequirements) string {
 	if len(r.Claims) > 0 {
 		return "must have requests and limits only, no claims"
@@ -139,7 +156,7 @@ func wrongResources(r *corev1.ResourceRequirements) string {
 	}
 	for name, limit := range r.Limits {
 		if request, ok := r.Requests[name]; ok && request.Cmp(limit) > 0 {
-			return string(name) + " must have a limit that is no less than the request of " + request.String()
+			return "the limit of " + string(name) + " must be at least its request, " + request.String()
 		}
 	}
 	return ""

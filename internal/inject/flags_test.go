@@ -15,7 +15,7 @@ import (
 func parseFlags(args ...string) (inject.Config, error) {
 	var c inject.Config
 	flags := flagenv.New("test", nil)
-	c.AddFlags(flags.FlagSet)
+	c.AddFlags(flags)
 	if err := flags.Parse(append([]string{"--proxy-image=proxy:1", "--proxy-init-image=init:1"}, args...), nil); err != nil {
 		return c, err
 	}
@@ -45,7 +45,8 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// TestAuthorityHostOfFlags: --authority-host wins over --cloud, also over one that is unknown.
+// TestAuthorityHostOfFlags checks that --authority-host takes precedence over --cloud, also if
+// the cloud is unknown.
 func TestAuthorityHostOfFlags(t *testing.T) {
 	for _, test := range []struct {
 		args []string
@@ -75,7 +76,8 @@ func withTenant(c inject.Config) inject.Config {
 	return c
 }
 
-// TestFlagErrors: one line that names the flag. A URL is not repeated: it may hold a password.
+// TestFlagErrors checks that an error is one line that names the flag, and that it does not repeat
+// a URL, which may contain a password.
 func TestFlagErrors(t *testing.T) {
 	binding := []string{"--token-endpoint-annotation-suffix=binding", "--token-endpoint-audience=api://binding", "--token-endpoint-proxy=https://binding.example.test"}
 	for _, test := range []struct {
@@ -113,11 +115,11 @@ func TestFlagErrors(t *testing.T) {
 		{"--token-endpoint-ca-data must be certificates in PEM", append(binding, "--token-endpoint-ca-data=x")},
 		{`--token-endpoint-ca-config-map "A B": must be the name of a ConfigMap`, append(binding, "--token-endpoint-ca-config-map=A B")},
 		{`--token-endpoint-trust-bundle-labels "a is": must be a label selector`, append(binding, "--token-endpoint-trust-bundle-labels=a is")},
-		{`--proxy-resources "{\"requests\":{\"cpu\":\"2\"},\"limits\":{\"cpu\":\"1999m\"}}": cpu must have a limit that is no less than the request of 2`,
+		{`--proxy-resources "{\"requests\":{\"cpu\":\"2\"},\"limits\":{\"cpu\":\"1999m\"}}": the limit of cpu must be at least its request, 2`,
 			[]string{`--proxy-resources={"requests":{"cpu":"2"},"limits":{"cpu":"1999m"}}`}},
-		{"--token-endpoint-ca-data must be certificates in PEM", // which does not quote the key
+		{"--token-endpoint-ca-data must be certificates in PEM", // without the private key
 			append(binding, "--token-endpoint-ca-data=-----BEGIN PRIVATE KEY-----\nc4n4ry==\n-----END PRIVATE KEY-----\n")},
-		// Where flags do not go together, each is named.
+		// Flags that must not be set together.
 		{"--token-endpoint-ca-config-map and --token-endpoint-trust-bundle-signer must not be set together",
 			append(binding, "--token-endpoint-ca-config-map=ca", "--token-endpoint-trust-bundle-signer=example.test/signer")},
 		{"--token-endpoint-trust-bundle-signer is required with --token-endpoint-trust-bundle-labels", append(binding, "--token-endpoint-trust-bundle-labels=a=b")},

@@ -1,33 +1,32 @@
-// Package inject decides what a pod needs so that it gets tokens through the
-// proxy: from a pod, its service account and a configuration it makes a JSON patch,
-// or says in one line why it will not.
+// Package inject computes the changes with which a pod gets tokens through the proxy. From a
+// pod, its service account and a configuration it makes a JSON patch, or returns in one line why
+// the pod is refused.
 //
 //	result, err := inject.Pod(pod, account, config)
-//	var refusal *inject.Refusal
 //	if refusal, ok := errors.AsType[*inject.Refusal](err); ok { … } // what the pod's author has to change
 //	for _, operation := range result.Patch { … }
 //
-// The admission webhook and the command line differ in how they read and write; what
-// they do to a pod is this package alone. It is a pure function: no network, no
-// files, no clock, no chance, and the pod that it is given is only read.
+// The admission webhook and imds-migrate both use this package, so they change a pod in the same
+// way. [Pod] is a pure function: it uses no network, files, clock or random numbers, and does not
+// change its arguments.
 //
-// The patch names single fields. What this package does not know, such as fields
-// newer than the types that it is built with, is never part of it. A second pass,
-// over the pod as patched, as the API server's defaults have filled it, or as
-// another webhook has changed it, finds nothing to do or mends what was changed.
+// The patch changes single fields. It never contains fields that this package does not know,
+// such as fields that are newer than its types. Pod is idempotent: for a pod that was patched,
+// also after the API server has added defaults, it returns an empty patch. If another webhook has
+// changed the injected parts, the patch restores them.
 //
-// It knows the words of azure-workload-identity, whose webhook may act on the same
-// pod before or after: the label, the annotations and the names of both containers
-// are the same, so that each recognises the other's work.
+// The package uses the label, the annotations and the container names of
+// azure-workload-identity, whose webhook may change the same pod before or after. Each of the two
+// webhooks recognizes the changes of the other.
 //
 // # Security considerations
 //
-// The pod and its annotations come from whoever may create pods in a namespace. They
-// choose among what the configuration offers, their own images included: who may
-// create pods can run any image anyway. What goes into a patch are values of those
-// annotations in typed fields, never as a shell's words. The init container has
-// NET_ADMIN; a pod that could not have it otherwise does not get it here, since
-// admission judges the pod after the patch.
+// The pod and its annotations come from everyone who may create pods in a namespace. The
+// annotations choose among the settings that the configuration allows, and may set the images,
+// since who may create pods can run any image anyway. The patch contains values of annotations
+// only in typed fields, and never in a shell command. The init container has NET_ADMIN. This
+// gives no pod a privilege that admission would deny it, since the API server checks the pod
+// after the patch.
 package inject
 
 import (
@@ -38,9 +37,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Pod says what makes a pod one that gets tokens through the proxy. The error is a
-// [*Refusal]. A nil service account is one without annotations. The configuration
-// has to be valid.
+// Pod returns the patch with which a pod gets tokens through the proxy. The error is a
+// [*Refusal]. A nil service account means one without annotations. The configuration must be
+// valid.
 func Pod(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (Result, error) {
 	if warnings, skipped := Skipped(pod); skipped {
 		return Result{Warnings: warnings}, nil
@@ -69,33 +68,33 @@ func Pod(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (Result
 	return p.Result, nil
 }
 
-// Skipped reports whether a pod takes no part, whatever its service account says, and
-// what its author should know of that.
+// Skipped reports whether a pod is not changed, independent of its service account. It also
+// returns warnings for the pod's author.
 func Skipped(pod *corev1.Pod) (warnings []string, skipped bool) {
 	if pod.Labels[UseLabel] != "true" {
 		return warnUnlabelled(pod), true
 	}
-	// The kubelet runs what its file says, and the API server takes no service account
-	// in the copy: a patch would be refused, or show what is not so.
+	// The kubelet runs the pod of its own file, and this mirror pod is a copy. The API server
+	// refuses a service account in it, and other changes would have no effect.
 	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
 		return []string{StaticPod}, true
 	}
 	return nil, false
 }
 
-// StaticPod is why a mirror pod is left alone.
-const StaticPod = "a static pod, which its node's kubelet reads from a file: left as it is; change that file"
+// StaticPod is the warning about a mirror pod.
+const StaticPod = "static pod, which its node's kubelet reads from a file: not changed; change that file instead"
 
-// plan grows a patch. Its operations are in an order that keeps the indexes of the
-// pod as it was: first what goes into containers, then removals from the highest
-// index down, then what is put in front.
+// plan collects the operations of a patch. In their order, the indexes of the original pod stay
+// valid: first changes in containers, then removals from the highest index down, then containers
+// that are inserted at the front.
 type plan struct {
 	pod      *corev1.Pod
 	settings *settings
 	account  *corev1.ServiceAccount
 	token    token
 
-	Result // as far as it is known
+	Result // so far
 }
 
 func (p *plan) add(path string, value any)     { p.do(Operation{"add", path, value}) }
@@ -104,8 +103,8 @@ func (p *plan) remove(path string)             { p.do(Operation{"remove", path, 
 
 func (p *plan) do(o Operation) { p.Patch = append(p.Patch, o) }
 
-// appendAll adds to a list that holds n elements. One that holds none may not be
-// there at all.
+// appendAll appends elements to a list of n elements. If n is zero it adds the list, which may
+// be missing in the pod.
 func appendAll[T any](p *plan, path string, n int, elements []T) {
 	switch {
 	case len(elements) == 0:
@@ -118,20 +117,20 @@ func appendAll[T any](p *plan, path string, n int, elements []T) {
 	}
 }
 
-// metricsLabel has the pod found by the PodMonitor of deploy/monitoring.
+// metricsLabel adds the label that the PodMonitor of deploy/monitoring selects.
 func (p *plan) metricsLabel() {
 	if _, labelled := p.pod.Labels[metricsLabel]; p.settings.adminPort != 0 && !labelled {
 		p.add("/metadata/labels/"+escape(metricsLabel), "true")
 	}
 }
 
-// Result is what is to be done to a pod.
+// Result is the change to a pod.
 type Result struct {
-	// Patch is to be applied in order. Empty: there is nothing to do.
+	// Patch is a list of operations to apply in order. Empty: the pod is not changed.
 	Patch []Operation
 
-	// Warnings are for the pod's author: one line each, about what will be done and
-	// is probably not what was meant.
+	// Warnings are for the pod's author: one line for each setting or change that was
+	// probably not intended.
 	Warnings []string
 }
 
@@ -140,17 +139,16 @@ type Operation struct {
 	Op string `json:"op"`
 	// Path is a JSON pointer into the pod.
 	Path string `json:"path"`
-	// Value is a container, a volume and so on, in the types of k8s.io/api. Nil: a
-	// removal.
+	// Value is a container, a volume or another part of a pod, in the types of k8s.io/api.
+	// Nil: the operation is remove.
 	Value any `json:"value,omitempty"`
 }
 
-// Refusal says why a pod is not injected, in one line for its author: where the
-// fault is, and what to write.
+// Refusal is the error for a pod that is refused. Its text is one line for the pod's author.
 type Refusal struct {
-	// Where names the annotation or field, such as spec.hostNetwork.
+	// Where is the annotation or field, such as spec.hostNetwork.
 	Where string
-	// Remedy says what is wrong with it and what to write.
+	// Remedy is what is wrong with it and how to fix it.
 	Remedy string
 }
 
@@ -168,42 +166,44 @@ const (
 	metricsLabel = ownPrefix + "metrics"
 )
 
-// escape writes a name as one step of a JSON pointer (RFC 6901).
+// escape returns a name as a token of a JSON pointer (RFC 6901).
 func escape(name string) string {
 	return strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
 }
 
 func at(list string, index int) string { return fmt.Sprintf("%s/%d", list, index) }
 
-// place is a container and where it stands.
-type place struct {
+// containerRef is a container and its position in the pod.
+type containerRef struct {
 	*corev1.Container
 	list  string
 	index int
 }
 
-func (c place) path() string { return at(c.list, c.index) }
+func (c containerRef) path() string { return at(c.list, c.index) }
 
-// field is the place as the API server would name it to the pod's author, who knows
-// the container by its name.
-func (c place) field(of string) string {
+// field returns the path of a field for the pod's author, with the container's name in place of
+// its index.
+func (c containerRef) field(of string) string {
 	return fmt.Sprintf("%s[%s].%s", strings.ReplaceAll(c.list[1:], "/", "."), shorten(c.Name), of)
 }
 
-// ours reports whether this is what is injected.
-func (c place) ours() bool { return isOurs(*c.Container) }
+// ours reports whether the container has the name of an injected one.
+func (c containerRef) ours() bool { return isOurs(*c.Container) }
 
-// places lists all containers, init containers first.
-func places(pod *corev1.Pod) []place {
-	var all []place
+// allContainers returns all containers of a pod, init containers first.
+func allContainers(pod *corev1.Pod) []containerRef {
+	var all []containerRef
 	for i := range pod.Spec.InitContainers {
-		all = append(all, place{&pod.Spec.InitContainers[i], initContainers, i})
+		all = append(all, containerRef{&pod.Spec.InitContainers[i], initContainers, i})
 	}
 	for i := range pod.Spec.Containers {
-		all = append(all, place{&pod.Spec.Containers[i], containers, i})
+		all = append(all, containerRef{&pod.Spec.Containers[i], containers, i})
 	}
 	return all
 }
 
-// authors lists the containers that are not injected: those of the pod's author.
-func authors(pod *corev1.Pod) []place { return slices.DeleteFunc(places(pod), place.ours) }
+// authorContainers returns the containers of the pod's author, which are not injected.
+func authorContainers(pod *corev1.Pod) []containerRef {
+	return slices.DeleteFunc(allContainers(pod), containerRef.ours)
+}

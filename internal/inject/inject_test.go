@@ -17,12 +17,12 @@ func TestUnlabelled(t *testing.T) {
 		pod.Labels[inject.UseLabel] = label
 		result, err := inject.Pod(pod, account(), config())
 		if err != nil || len(result.Patch) > 0 || len(result.Warnings) != 1 {
-			t.Errorf("label %q: %v, %v, want one warning and nothing to do", label, result, err)
+			t.Errorf("label %q: %v, %v, want one warning and no change", label, result, err)
 		}
 	}
 }
 
-// TestBoolean: false injects no proxy, and is no reason to leave out the token.
+// TestBoolean checks that false injects no proxy, but does inject the token.
 func TestBoolean(t *testing.T) {
 	for value, want := range map[string]bool{"true": true, "True": true, "1": true, "false": false, "0": false, "F": false} {
 		pod := mutate(t, labelled(annotate(inject.InjectProxyAnnotation, value)), account(), config())
@@ -76,7 +76,8 @@ func TestExpiration(t *testing.T) {
 	}
 }
 
-// TestSkipped: neither variables nor token, nor what a mode without redirect adds.
+// TestSkipped checks that a skipped container gets no token and no variables, also not the one of
+// the mode without a redirect.
 func TestSkipped(t *testing.T) {
 	pod := mutate(t, injected(initNamed("migrate"), initNamed("wait"), annotate(inject.RedirectAnnotation, "none"),
 		annotate(inject.SkipContainersAnnotation, " app ;; wait;")), account(), config())
@@ -91,7 +92,7 @@ func TestSkipped(t *testing.T) {
 	}
 }
 
-// TestKept: what a container says of its own stays, however it says it.
+// TestKept checks that variables of the author are not changed.
 func TestKept(t *testing.T) {
 	pod := injected(annotate(inject.RedirectAnnotation, "none"))
 	pod.Spec.Containers[0].Env = []corev1.EnvVar{
@@ -107,7 +108,8 @@ func TestKept(t *testing.T) {
 	}
 }
 
-// TestInitContainer: NET_ADMIN and nothing else, neither variables nor token.
+// TestInitContainer checks that the init container has the capability NET_ADMIN and no other, and
+// neither the token nor its variables.
 func TestInitContainer(t *testing.T) {
 	c := mutate(t, injected(podRunsAs(1000)), account(), config()).Spec.InitContainers[0]
 	if c.Name != inject.ProxyInitName || len(c.VolumeMounts) != 0 || value(&c, "AZURE_TENANT_ID") != "(unset)" {
@@ -122,7 +124,7 @@ func TestInitContainer(t *testing.T) {
 	}
 }
 
-// TestProxySettings: each annotation and the variable that it becomes.
+// TestProxySettings checks the proxy's variable for each annotation.
 func TestProxySettings(t *testing.T) {
 	resourceID := "/subscriptions/" + objectID + "/resourceGroups/shop/providers/Microsoft.ManagedIdentity/userAssignedIdentities/app"
 	for _, c := range []struct{ annotation, value, variable, want string }{
@@ -147,8 +149,8 @@ func TestProxySettings(t *testing.T) {
 	}
 }
 
-// TestChanged: a pod that was injected follows its annotations and the
-// configuration, back and forth.
+// TestChanged checks that an injected pod is updated when its annotations or the configuration
+// change.
 func TestChanged(t *testing.T) {
 	plain := mutate(t, injected(), account(), config())
 	newer := config()
@@ -165,16 +167,16 @@ func TestChanged(t *testing.T) {
 		"admin port": {annotate(inject.AdminPortAnnotation, "8001"), config()},
 		"resources":  {annotate(inject.ProxyResourcesAnnotation, `{"limits":{"memory":"128Mi"}}`), config()},
 		"image":      {annotate(inject.LogLevelAnnotation, "info"), newer},
-		"old style":  {annotate(inject.LogLevelAnnotation, "info"), postStart},
+		"postStart":  {annotate(inject.LogLevelAnnotation, "info"), postStart},
 	} {
-		there := plain.DeepCopy()
-		c.change(there)
-		there = mutate(t, defaulted(there), account(), c.config)
+		updated := plain.DeepCopy()
+		c.change(updated)
+		updated = mutate(t, defaulted(updated), account(), c.config)
 		fresh := mutate(t, defaulted(injected(c.change)), account(), c.config)
-		// What did not have to change still has the defaults of before.
-		there, fresh = defaulted(there), defaulted(fresh)
+		// Unchanged containers of the updated pod already have the API server's defaults.
+		updated, fresh = defaulted(updated), defaulted(fresh)
 		for _, ours := range []string{inject.ProxyInitName, inject.ProxyName} {
-			got, want := find(append(there.Spec.InitContainers, there.Spec.Containers...), ours), find(append(fresh.Spec.InitContainers, fresh.Spec.Containers...), ours)
+			got, want := find(append(updated.Spec.InitContainers, updated.Spec.Containers...), ours), find(append(fresh.Spec.InitContainers, fresh.Spec.Containers...), ours)
 			if (got == nil) != (want == nil) || got != nil && got.String() != want.String() {
 				t.Errorf("%s: %s is\n%v, want\n%v", name, ours, got, want)
 			}
@@ -182,7 +184,8 @@ func TestChanged(t *testing.T) {
 	}
 }
 
-// TestTampered: a container of our name that may do more than ours is not ours.
+// TestTampered checks that a container with the name of an injected one is replaced if it differs
+// in what it does or may do.
 func TestTampered(t *testing.T) {
 	for name, change := range map[string]func(*corev1.Container){
 		"privileged": func(c *corev1.Container) { c.SecurityContext.Privileged = new(true) },
@@ -222,18 +225,18 @@ func TestTampered(t *testing.T) {
 	}
 }
 
-// TestMirrored: a webhook that rewrites registries after us has the last word, and
-// whoever changed the registry in the configuration learns why.
+// TestMirrored checks that an image from another registry, as set by a webhook that runs later,
+// is not changed back. A warning explains this to an administrator who changed the registry.
 func TestMirrored(t *testing.T) {
 	pod := mutate(t, injected(), account(), config())
 	pod.Spec.InitContainers[1].Image = "mirror.example.test/cache/imds-oidc-proxy:v1.0.0"
 	result, err := inject.Pod(pod, account(), config())
 	if err != nil || len(result.Patch) > 0 || len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "mirror.example.test") {
-		t.Errorf("%v, %v, want a warning and nothing to do", result, err)
+		t.Errorf("%v, %v, want a warning and no change", result, err)
 	}
 }
 
-// TestOwnVolume: a token that the pod brings is used where it is.
+// TestOwnVolume checks that a token of the author is used at its path.
 func TestOwnVolume(t *testing.T) {
 	pod := injected(initNamed("migrate"))
 	pod.Spec.Volumes = []corev1.Volume{{Name: "mine", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
@@ -242,7 +245,7 @@ func TestOwnVolume(t *testing.T) {
 	pod = mutate(t, pod, account(), config())
 	checkTokens(t, pod)
 	if len(pod.Spec.Volumes) != 1 {
-		t.Errorf("volumes %v, want the one that was there", pod.Spec.Volumes)
+		t.Errorf("volumes %v, want only the author's", pod.Spec.Volumes)
 	}
 	for _, name := range []string{"app", "migrate", inject.ProxyName} {
 		if got := value(find(append(pod.Spec.InitContainers, pod.Spec.Containers...), name), "AZURE_FEDERATED_TOKEN_FILE"); got != "/tokens/t" {
@@ -251,7 +254,7 @@ func TestOwnVolume(t *testing.T) {
 	}
 }
 
-// TestWrongAudience: a projected token for somebody else is none.
+// TestWrongAudience checks that a projected token with another audience is not used.
 func TestWrongAudience(t *testing.T) {
 	pod := labelled()
 	pod.Spec.Volumes = []corev1.Volume{{Name: "vault", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
@@ -261,10 +264,10 @@ func TestWrongAudience(t *testing.T) {
 	}
 }
 
-// TestMirrorPod: the API server's copy of a static pod is left alone.
+// TestMirrorPod checks that the API server's copy of a static pod is not changed.
 func TestMirrorPod(t *testing.T) {
 	result, err := inject.Pod(injected(annotate(corev1.MirrorPodAnnotationKey, "0123")), account(), config())
 	if err != nil || len(result.Patch) > 0 || !slices.Equal(result.Warnings, []string{inject.StaticPod}) {
-		t.Errorf("%v, %v, want nothing to do and a warning", result, err)
+		t.Errorf("%v, %v, want a warning and no change", result, err)
 	}
 }

@@ -11,20 +11,19 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// Remove takes out of a pod what [Pod] puts in: both containers, known by their names
-// and by what no others have; the volume, known by its name and its token; its mounts;
-// and the variables that came with it. What the pod had of its own stays: a variable
-// counts as ours only where it stands behind AZURE_FEDERATED_TOKEN_FILE, which points
-// into the volume. Annotations and the label that ask for injection stay too.
+// Remove returns the patch that removes what [Pod] adds: both containers, which it identifies by
+// their names and by fields that only injected containers have; the volume, by its name and its
+// token; the volume's mounts; and the variables. It does not change the author's own parts: a
+// variable counts as injected only if it comes after AZURE_FEDERATED_TOKEN_FILE with a path in
+// the volume. The label and the annotations that request injection stay.
 //
-// A volume that the author wrote and Pod only used is the author's, mounts of it too.
-// Some of what Pod does cannot be told from what an author may have written, such as
-// variables behind a path that is the author's: these stay, and [Differences] names
-// them.
+// An author's volume that Pod used stays, and so do its mounts. Some injected parts cannot be
+// distinguished from parts of the author, such as variables after a path that the author set.
+// They stay, and [Differences] lists them.
 func Remove(pod *corev1.Pod) Result {
 	p := &plan{pod: pod}
-	ours := madeIn(pod)
-	for _, c := range places(pod) {
+	ours := injectedIn(pod)
+	for _, c := range allContainers(pod) {
 		if !ours(*c.Container) {
 			p.removeIdentity(c)
 		}
@@ -32,43 +31,45 @@ func Remove(pod *corev1.Pod) Result {
 	p.removeMetricsLabel(ours)
 	removeWhere(p, initContainers, pod.Spec.InitContainers, each(ours))
 	removeWhere(p, containers, pod.Spec.Containers, each(ours))
-	removeWhere(p, volumes, pod.Spec.Volumes, each(madeVolume))
+	removeWhere(p, volumes, pod.Spec.Volumes, each(isInjectedVolume))
 	return p.Result
 }
 
-func (p *plan) removeIdentity(c place) {
+func (p *plan) removeIdentity(c containerRef) {
 	removeWhere(p, c.path()+"/env", c.Env, p.injectedBefore(c))
-	removeWhere(p, c.path()+"/volumeMounts", c.VolumeMounts, func(_ int, m corev1.VolumeMount) bool { return p.isMade(m.Name) })
+	removeWhere(p, c.path()+"/volumeMounts", c.VolumeMounts, func(_ int, m corev1.VolumeMount) bool { return p.injectedVolume(m.Name) })
 }
 
-// injectedBefore tells which of a container's variables Pod gave it. By position: in
-// front of the path to the token the same name is the author's.
-func (p *plan) injectedBefore(c place) func(int, corev1.EnvVar) bool {
-	anchor := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == azure.EnvFederatedTokenFile && p.inMadeVolume(c, e.Value) })
+// injectedBefore returns a function that reports whether Pod added a variable of the container.
+// This depends on the position: a variable before the path of the token is the author's.
+func (p *plan) injectedBefore(c containerRef) func(int, corev1.EnvVar) bool {
+	anchor := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool {
+		return e.Name == azure.EnvFederatedTokenFile && p.inInjectedVolume(c, e.Value)
+	})
 	return func(i int, e corev1.EnvVar) bool {
 		return anchor >= 0 && i >= anchor && e.ValueFrom == nil && slices.Contains(injectedEnv, e.Name)
 	}
 }
 
-// injectedEnv is what Pod gives a container of the application.
+// injectedEnv is the variables that Pod adds to application containers.
 var injectedEnv = []string{
 	azure.EnvFederatedTokenFile, azure.EnvClientID, azure.EnvTenantID, azure.EnvAuthorityHost,
 	azure.EnvTokenProxy, azure.EnvSNIName, azure.EnvCAFile, azure.EnvCAData, azure.EnvIMDSHost,
 }
 
-func (p *plan) inMadeVolume(c place, file string) bool {
+func (p *plan) inInjectedVolume(c containerRef, file string) bool {
 	return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return p.isMade(m.Name) && below(file, m.MountPath)
+		return p.injectedVolume(m.Name) && inDir(file, m.MountPath)
 	})
 }
 
-// isMade reports whether the volume of this name is one that goes.
-func (p *plan) isMade(volume string) bool {
-	return slices.ContainsFunc(p.pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == volume && madeVolume(v) })
+// injectedVolume reports whether the volume of this name is injected, and thus removed.
+func (p *plan) injectedVolume(volume string) bool {
+	return slices.ContainsFunc(p.pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == volume && isInjectedVolume(v) })
 }
 
 func (p *plan) removeMetricsLabel(ours func(corev1.Container) bool) {
-	scraped := slices.ContainsFunc(places(p.pod), func(c place) bool {
+	scraped := slices.ContainsFunc(allContainers(p.pod), func(c containerRef) bool {
 		return c.Name == ProxyName && ours(*c.Container) &&
 			slices.ContainsFunc(c.Ports, func(port corev1.ContainerPort) bool { return port.Name == adminPortName })
 	})
@@ -77,40 +78,39 @@ func (p *plan) removeMetricsLabel(ours func(corev1.Container) bool) {
 	}
 }
 
-// each is a rule that asks nothing about the position.
+// each returns a function for removeWhere that ignores the index.
 func each[T any](ours func(T) bool) func(int, T) bool {
 	return func(_ int, e T) bool { return ours(e) }
 }
 
-// removeWhere removes elements of a list, or the list where nothing is left of it.
+// removeWhere removes elements of a list, or the whole list if no element would remain.
 func removeWhere[T any](p *plan, list string, elements []T, ours func(int, T) bool) {
-	var going []int
+	var removed []int
 	for i, e := range elements {
 		if ours(i, e) {
-			going = append(going, i)
+			removed = append(removed, i)
 		}
 	}
-	if len(going) > 0 && len(going) == len(elements) {
+	if len(removed) > 0 && len(removed) == len(elements) {
 		p.remove(list)
 		return
 	}
-	for _, i := range slices.Backward(going) {
+	for _, i := range slices.Backward(removed) {
 		p.remove(at(list, i))
 	}
 }
 
-// Differences names what of the parts that [Pod] and [Remove] are about is not the same
-// in two pods, in words for the author of the first, of each container and of the pod:
-// "container app keeps env AZURE_CLIENT_ID". None: they are the same, but for lists that
-// are empty in one and not there in the other.
+// Differences returns the differences between two pods in the parts that [Pod] and [Remove]
+// change, in texts for the author of the first pod, such as "container app keeps env
+// AZURE_CLIENT_ID". It ignores the difference between an empty list and a missing one.
 func Differences(before, after *corev1.Pod) []string {
 	was, is := parts(before), parts(after)
 	var all []string
 	for _, owner := range slices.Sorted(maps.Keys(was)) {
 		if is[owner] == nil {
-			continue // a container that is in one pod alone is a part of the pod
+			continue // a container that is only in one pod is listed as a part of the pod
 		}
-		for _, fate := range []struct {
+		for _, change := range []struct {
 			verb  string
 			names []string
 		}{
@@ -118,32 +118,32 @@ func Differences(before, after *corev1.Pod) []string {
 			{"loses", missing(was[owner], is[owner])},
 			{"has another", changed(was[owner], is[owner])},
 		} {
-			if len(fate.names) > 0 {
-				all = append(all, owner+" "+fate.verb+" "+strings.Join(fate.names, ", "))
+			if len(change.names) > 0 {
+				all = append(all, owner+" "+change.verb+" "+strings.Join(change.names, ", "))
 			}
 		}
 	}
 	return all
 }
 
-// text is what a part says, by its name.
+// text is the content of parts, by their names.
 type text map[string]string
 
 func missing(have, from text) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(have)), func(name string) bool {
-		_, there := from[name]
-		return there
+		_, exists := from[name]
+		return exists
 	})
 }
 
 func changed(was, is text) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(was)), func(name string) bool {
-		said, there := is[name]
-		return !there || said == was[name]
+		now, exists := is[name]
+		return !exists || now == was[name]
 	})
 }
 
-// parts takes a pod apart, by who has a part: the pod or one of its containers.
+// parts returns the parts of a pod and of each of its containers.
 func parts(pod *corev1.Pod) map[string]text {
 	own := text{}
 	all := map[string]text{"the pod": own}
@@ -153,7 +153,7 @@ func parts(pod *corev1.Pod) map[string]text {
 	for _, v := range pod.Spec.Volumes {
 		own["volume "+shorten(v.Name)] += encoded(v)
 	}
-	for _, c := range places(pod) {
+	for _, c := range allContainers(pod) {
 		rest := *c.Container
 		rest.Env, rest.VolumeMounts = nil, nil
 		own["container "+shorten(c.Name)] += c.list + encoded(rest)
@@ -173,7 +173,7 @@ func containerParts(c *corev1.Container) text {
 	return t
 }
 
-// encoded is a value as it can be compared: JSON, which these types always have.
+// encoded returns a value as JSON, for comparisons. Encoding these types cannot fail.
 func encoded(v any) string {
 	text, _ := json.Marshal(v)
 	return string(text)

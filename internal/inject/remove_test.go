@@ -10,7 +10,7 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// TestRemove: the pod is as it was before.
+// TestRemove checks that the pod is the same as before injection.
 func TestRemove(t *testing.T) {
 	withEnv := func(p *corev1.Pod) {
 		p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "A", Value: "1"}, {Name: "AZURE_CLIENT_ID", Value: clientID}}
@@ -28,7 +28,7 @@ func TestRemove(t *testing.T) {
 		"admin port":    {injected(annotate(inject.AdminPortAnnotation, "8001")), config()},
 		"none":          {injected(annotate(inject.RedirectAnnotation, "none"), initNamed("migrate")), config()},
 		"own variables": {injected(withEnv), config()},
-		"old style":     {injected(), postStart},
+		"postStart":     {injected(), postStart},
 		"binding":       {injected(annotate(inject.TokenEndpointPrefix+"identity-binding", "true")), binding},
 		"template":      {injected(func(p *corev1.Pod) { p.Name = "" }), config()},
 	} {
@@ -43,7 +43,8 @@ func TestRemove(t *testing.T) {
 	}
 }
 
-// TestRemoveKeeps: what has our names and is the author's, as far as that is to be told.
+// TestRemoveKeeps checks that parts of the author with the names of injected parts stay, if they
+// can be distinguished.
 func TestRemoveKeeps(t *testing.T) {
 	for name, change := range map[string]func(*corev1.Pod){
 		"containers": func(p *corev1.Pod) {
@@ -52,8 +53,8 @@ func TestRemoveKeeps(t *testing.T) {
 				Ports: []corev1.ContainerPort{{Name: "imds-admin", ContainerPort: 9}}})
 			p.Labels["imds-oidc-proxy/metrics"] = "true"
 		},
-		"containers much like ours": func(p *corev1.Pod) {
-			// Those of deploy/components, and another that is configured like ours.
+		"containers like ours": func(p *corev1.Pod) {
+			// The containers of deploy/components, and another one with the same settings.
 			env := []corev1.EnvVar{{Name: "PROXY_PORT", Value: "8000"}, {Name: "PROXY_UID", Value: "1501"}}
 			p.Spec.InitContainers = []corev1.Container{{Name: inject.ProxyInitName, Env: env}, {Name: inject.ProxyName,
 				SecurityContext: &corev1.SecurityContext{RunAsUser: new(int64(1501))}, Ports: []corev1.ContainerPort{{Name: "imds-admin"}}}}
@@ -65,7 +66,7 @@ func TestRemoveKeeps(t *testing.T) {
 			p.Spec.Volumes = []corev1.Volume{{Name: "azure-workload-identity-reserved-mine"}}
 			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "azure-workload-identity-reserved-mine", MountPath: "/x"}}
 		},
-		"variables in front": func(p *corev1.Pod) {
+		"variables before the token's": func(p *corev1.Pod) {
 			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "AZURE_CLIENT_ID", Value: objectID}, {Name: "AZURE_CLIENT_ID", Value: clientID}}
 		},
 	} {
@@ -81,8 +82,9 @@ func TestRemoveKeeps(t *testing.T) {
 	}
 }
 
-// TestRemoveBehind: a variable that was written in front of ours since stays.
-func TestRemoveBehind(t *testing.T) {
+// TestRemoveKeepsVariableBefore checks that a variable stays that was added before the injected
+// ones after injection.
+func TestRemoveKeepsVariableBefore(t *testing.T) {
 	pod := mutate(t, injected(), account(), config())
 	app := &pod.Spec.Containers[0]
 	app.Env = append([]corev1.EnvVar{{Name: "AZURE_CLIENT_ID", Value: objectID}}, app.Env...)
@@ -92,7 +94,8 @@ func TestRemoveBehind(t *testing.T) {
 	}
 }
 
-// TestRemoveLabel: the label that the PodMonitor looks for, and no other value.
+// TestRemoveLabel checks that the label that the PodMonitor selects is removed only if it has the
+// injected value.
 func TestRemoveLabel(t *testing.T) {
 	for value, want := range map[string]bool{"true": false, "yes": true} {
 		pod := mutate(t, injected(annotate(inject.AdminPortAnnotation, "8001")), account(), config())
@@ -104,18 +107,18 @@ func TestRemoveLabel(t *testing.T) {
 	}
 }
 
-// TestDifferences: what the way back does not lead to, in words.
+// TestDifferences checks the texts about parts that removal does not restore.
 func TestDifferences(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*corev1.Pod)
 		want   []string
 	}{
 		"nothing": {func(*corev1.Pod) {}, nil},
-		"own path": {says("/opt/token", "", ""),
+		"own path": {setsToken("/opt/token", "", ""),
 			[]string{"container app keeps env AZURE_AUTHORITY_HOST, env AZURE_CLIENT_ID, env AZURE_TENANT_ID"}},
 		"own volume": {ownToken,
 			[]string{"container app keeps env AZURE_AUTHORITY_HOST, env AZURE_CLIENT_ID, env AZURE_FEDERATED_TOKEN_FILE, env AZURE_TENANT_ID, mount mine"}},
-		"our path, by hand": {says("/var/run/secrets/azure/wi/token/azure-identity-token", "", ""),
+		"our path, set by the author": {setsToken("/var/run/secrets/azure/wi/token/azure-identity-token", "", ""),
 			[]string{"container app loses env AZURE_FEDERATED_TOKEN_FILE"}},
 		"label": {func(p *corev1.Pod) {
 			annotate(inject.AdminPortAnnotation, "8001")(p)
@@ -127,8 +130,8 @@ func TestDifferences(t *testing.T) {
 	} {
 		pod := injected(c.change)
 		once := mutate(t, pod, account(), config())
-		back := decode(t, apply(t, encode(t, once), inject.Remove(once).Patch))
-		if got := inject.Differences(pod, back); !slices.Equal(got, c.want) {
+		removed := decode(t, apply(t, encode(t, once), inject.Remove(once).Patch))
+		if got := inject.Differences(pod, removed); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
@@ -139,7 +142,8 @@ func TestDifferences(t *testing.T) {
 	}
 }
 
-// TestRemoveNothing: of a pod that only looks like one of ours nothing is taken.
+// TestRemoveNothing checks that nothing is removed from a pod with parts that only resemble
+// injected ones.
 func TestRemoveNothing(t *testing.T) {
 	pod := injected(initNamed("azwi"))
 	pod.Labels["imds-oidc-proxy/metrics"] = "true"

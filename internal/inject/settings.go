@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// The API server takes no projected token of less than ten minutes; Entra's
-	// documentation asks for an hour, azure-workload-identity for a day at most.
+	// The limits are azure-workload-identity's. The API server accepts ten minutes or more
+	// for a projected token, and Entra's documentation requires an hour.
 	minExpiration     = 3600
 	maxExpiration     = 86400
 	defaultExpiration = 3600
@@ -28,22 +28,22 @@ const (
 	redirectNone    = "none"
 )
 
-// settings is what is to be done to one pod.
+// settings is the configuration for one pod.
 type settings struct {
-	Config // with what the annotations say over it
+	Config // changed by annotations
 
 	clientID azure.ClientID
 
-	// endpoint is where this pod trades its tokens. Nil: Entra.
+	// endpoint is the token endpoint of this pod. Nil: Entra.
 	endpoint *TokenEndpoint
 
-	expiration     int64
-	expirationSaid bool // by an annotation
-	skip           []string
+	expiration    int64
+	expirationSet bool // by an annotation
+	skip          []string
 
-	inject, injectSaid bool
-	port, adminPort    int32
-	redirect           string
+	inject, injectSet bool
+	port, adminPort   int32
+	redirect          string
 
 	identities list[azure.Identity]
 	prefetch   list[azure.Resource]
@@ -57,8 +57,9 @@ func defaults(config Config) *settings {
 	return &settings{Config: config, expiration: defaultExpiration, port: azure.ProxyPort, redirect: redirectForward}
 }
 
-// resourcesOr is the resources given, or those of deploy/components: measured there,
-// and without a CPU limit, which would show as slow tokens in every client.
+// resourcesOr returns a copy of the given resources, or the default resources, which are those
+// of deploy/components. They were measured there. They have no CPU limit, which would delay the
+// tokens of all clients.
 func resourcesOr(given *corev1.ResourceRequirements) *corev1.ResourceRequirements {
 	if given != nil {
 		return given.DeepCopy()
@@ -72,15 +73,15 @@ func resourcesOr(given *corev1.ResourceRequirements) *corev1.ResourceRequirement
 	}
 }
 
-// list is a list of an annotation: its parsed items, and its text for the variable that the
-// proxy reads, in the spelling of the pod's author.
+// list is the list in an annotation: its parsed items, and its text for the proxy's environment
+// variable, as the pod's author spelled it.
 type list[T any] struct {
 	items []T
 	text  string
 }
 
-// listOf returns a parser of lists. It refuses an empty list: to the proxy it would be no
-// list, and so a limit that is no limit.
+// listOf returns a parser of lists. It refuses an empty list, which the proxy would read as not
+// set: an empty list of allowed client IDs would allow all.
 func listOf[T any](parse func(string) (T, error)) func(string) (list[T], error) {
 	return func(value string) (l list[T], err error) {
 		if value == "" {
@@ -97,8 +98,8 @@ func listOf[T any](parse func(string) (T, error)) func(string) (list[T], error) 
 	}
 }
 
-// into returns the reader of an annotation that parses its value into one setting. The
-// error quotes the value and says what it must be.
+// into returns the reader of an annotation whose value is parsed into one setting. The error
+// quotes the value and says what it must be.
 func into[T any](setting func(*settings) *T, parse func(string) (T, error)) func(*settings, string) error {
 	return func(s *settings, value string) (err error) {
 		*setting(s), err = parse(value)
@@ -106,7 +107,7 @@ func into[T any](setting func(*settings) *T, parse func(string) (T, error)) func
 	}
 }
 
-// The readers of annotations, each for one setting.
+// The readers of annotations.
 var (
 	readClientID           = into(func(s *settings) *azure.ClientID { return &s.clientID }, azure.ParseClientID)
 	readTenantID           = into(func(s *settings) *azure.Tenant { return &s.TenantID }, azure.ParseTenant)
@@ -125,7 +126,7 @@ var (
 
 var parseRedirect = flagenv.OneOf(redirectForward, redirectSealed, redirectNone)
 
-// parsePort parses a port as the fields of a pod have it.
+// parsePort parses a port into the type of the fields of a pod.
 func parsePort(value string) (int32, error) {
 	port, err := azure.ParsePort(value)
 	return int32(port), err
@@ -134,9 +135,9 @@ func parsePort(value string) (int32, error) {
 func readExpiration(s *settings, value string) error {
 	seconds, err := strconv.ParseUint(value, 10, 32)
 	if err != nil || seconds < minExpiration || seconds > maxExpiration {
-		return azure.Invalid(value, fmt.Sprintf("must be seconds, between %d and %d", minExpiration, maxExpiration))
+		return azure.Invalid(value, fmt.Sprintf("must be between %d and %d seconds", minExpiration, maxExpiration))
 	}
-	s.expiration, s.expirationSaid = int64(seconds), true
+	s.expiration, s.expirationSet = int64(seconds), true
 	return nil
 }
 
@@ -151,7 +152,7 @@ func readSkip(s *settings, value string) error {
 
 func readInject(s *settings, value string) (err error) {
 	s.inject, err = parseBool(value)
-	s.injectSaid = true
+	s.injectSet = true
 	return err
 }
 
@@ -163,8 +164,7 @@ func parseBool(value string) (bool, error) {
 	return b, nil
 }
 
-// allows reports whether the proxy may be asked for a client ID: all may be where no
-// list is given.
+// allows reports whether the proxy serves requests for a client ID. Without a list it serves all.
 func (s *settings) allows(id azure.ClientID) bool {
 	return len(s.allowed.items) == 0 || slices.Contains(s.allowed.items, id)
 }

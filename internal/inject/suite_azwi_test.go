@@ -13,8 +13,8 @@ import (
 	"imds-oidc-proxy/test/kit/azwi"
 )
 
-// TestBesideAzwi: azure-workload-identity's webhook on the same pod, before ours or
-// after, and both called again since the other changed the pod.
+// TestBesideAzwi runs azure-workload-identity's webhook on the same pod, before or after ours. Both
+// may be called again after the other has changed the pod.
 func TestBesideAzwi(t *testing.T) {
 	layouts := map[string]azwi.Layout{"v1.6.0": azwi.V160, "older": azwi.Older, "newer": azwi.Newer}
 	for _, order := range []string{"azwi ours", "ours azwi", "ours azwi ours", "azwi ours azwi", "azwi ours azwi ours", "ours azwi ours azwi"} {
@@ -38,11 +38,11 @@ func TestBesideAzwi(t *testing.T) {
 	}
 }
 
-// azwiAgrees reports whether azure-workload-identity may have the last word. It may
-// not where it does not find what it would inject: an init container where there is
-// to be none, a proxy in the other of the two lists. And the first time its newer
-// versions move the mount from under the variable. Ours is called again then, as the
-// API server sorts webhooks by name.
+// azwiAgrees reports whether the pod is correct if azure-workload-identity's webhook runs last. It
+// is not if that webhook does not find its containers and adds them: an init container in a pod
+// that must have none, or a proxy in the other list. Nor is it after the first run of its newer
+// versions, which move the mount and do not change the variable. In a cluster our webhook is
+// called again then, since the API server sorts webhooks by name.
 func azwiAgrees(order string, layout azwi.Layout, sameList bool, redirect string) bool {
 	moved := layout == azwi.Newer && order == "ours azwi"
 	return sameList && redirect != "none" && !moved
@@ -50,9 +50,9 @@ func azwiAgrees(order string, layout azwi.Layout, sameList bool, redirect string
 
 func testBesideAzwi(t *testing.T, order []string, w azwi.Webhook, c inject.Config, redirect string) {
 	pod := injected(initNamed("migrate"), annotate(inject.RedirectAnnotation, redirect))
-	for _, who := range order {
+	for _, webhook := range order {
 		pod = defaulted(pod)
-		if who == "ours" {
+		if webhook == "ours" {
 			pod = mutate(t, pod, account(), c)
 			continue
 		}
@@ -65,11 +65,12 @@ func testBesideAzwi(t *testing.T, order []string, w azwi.Webhook, c inject.Confi
 	checkOurs(t, pod, c, redirect)
 	checkTokens(t, pod)
 	if result, err := inject.Pod(defaulted(pod), account(), c); err != nil || len(result.Patch) > 0 {
-		t.Errorf("another pass: %v, %v, want nothing to do", result.Patch, err)
+		t.Errorf("another run: %v, %v, want no change", result.Patch, err)
 	}
 }
 
-// checkOurs: one proxy and one init container, ours, and first.
+// checkOurs checks that the pod has one proxy and one init container, that they are ours, and
+// that they are the first containers.
 func checkOurs(t *testing.T, pod *corev1.Pod, c inject.Config, redirect string) {
 	t.Helper()
 	inits, others := []string{inject.ProxyInitName}, []string{"app"}
@@ -96,8 +97,8 @@ func checkOurs(t *testing.T, pod *corev1.Pod, c inject.Config, redirect string) 
 	}
 }
 
-// checkTokens: AZURE_FEDERATED_TOKEN_FILE leads to a token in each container that has
-// it, and each but the redirect's has.
+// checkTokens checks that all containers except the injected init container have
+// AZURE_FEDERATED_TOKEN_FILE, and that there is a token at this path.
 func checkTokens(t testing.TB, pod *corev1.Pod) {
 	t.Helper()
 	for _, c := range all(pod) {
@@ -130,18 +131,19 @@ func leadsToToken(pod *corev1.Pod, c *corev1.Container, file string) bool {
 	return false
 }
 
-// TestRenamed: between two calls the pod got a name, and so would the volume.
+// TestRenamed checks that a second call does not add a volume if the pod got its name after the
+// first.
 func TestRenamed(t *testing.T) {
 	pod := injected(func(p *corev1.Pod) { p.Name, p.GenerateName = "", "app-" })
 	pod = mutate(t, pod, account(), config())
 	pod.Name = "app-x7k2p"
 	if result, err := inject.Pod(pod, account(), config()); err != nil || len(result.Patch) > 0 {
-		t.Errorf("%v, %v, want nothing to do", result.Patch, err)
+		t.Errorf("%v, %v, want no change", result.Patch, err)
 	}
 }
 
-// TestTemplate: a manifest's pod has no name. What comes of it is a pod that
-// azure-workload-identity's webhook may add its own volume to.
+// TestTemplate checks a pod template of a manifest, which has no name. azure-workload-identity's
+// webhook may add its own volume to the pod that is created.
 func TestTemplate(t *testing.T) {
 	for _, layout := range []azwi.Layout{azwi.V160, azwi.Older, azwi.Newer} {
 		pod := injected(func(p *corev1.Pod) { p.Name = "" })

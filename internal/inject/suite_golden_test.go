@@ -16,10 +16,10 @@ import (
 	"imds-oidc-proxy/test/kit/azwi"
 )
 
-var update = flag.Bool("update", false, "write testdata's patches and patched pods")
+var update = flag.Bool("update", false, "write the patches and patched pods in testdata")
 
-// TestGolden: pods as people write them, and what becomes of them. Each directory of
-// testdata has the pod, its service account, the patch, and the pod after it.
+// TestGolden compares the patches of example pods. Each directory in testdata has the pod, its
+// service account, the patch, and the patched pod.
 func TestGolden(t *testing.T) {
 	dirs, err := filepath.Glob("testdata/pods/*/pod.yaml")
 	if err != nil || len(dirs) == 0 {
@@ -83,9 +83,8 @@ func golden(t *testing.T, dir, name string, got []byte) {
 	}
 }
 
-// TestGoldenAfterAzwi writes, with -update, the pod of testdata that
-// azure-workload-identity had first, and checks that it is still what its stand-in
-// makes of the pod.
+// TestGoldenAfterAzwi compares the pod in testdata that azure-workload-identity has changed first
+// with the result of its stand-in. With -update it writes this pod.
 func TestGoldenAfterAzwi(t *testing.T) {
 	dir := "testdata/pods/after-azwi"
 	if *update {

@@ -11,7 +11,7 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// FuzzPod: what has to hold for any pod. The seeds alone run as a test.
+// FuzzPod checks properties that every pod must have. As a normal test it runs with the seeds only.
 func FuzzPod(f *testing.F) {
 	for seed := range uint64(300) {
 		f.Add(seed, seed%5 == 0)
@@ -19,7 +19,7 @@ func FuzzPod(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64, postStart bool) {
 		document := randomPod(t, seed)
 		if !bytes.Equal(document, randomPod(t, seed)) {
-			t.Fatal("the same seed makes another pod")
+			t.Fatal("the same seed generates another pod")
 		}
 		c := config()
 		c.PostStart = postStart
@@ -47,40 +47,41 @@ func checkProperties(t *testing.T, document []byte, c inject.Config) {
 		return
 	}
 	if again, err := inject.Pod(pod, account(), c); err != nil || !reflect.DeepEqual(again, result) {
-		t.Fatalf("the same pod, another answer: %v, before %v", again, result)
+		t.Fatalf("another result for the same pod: %v, before %v", again, result)
 	}
 	patched := apply(t, document, result.Patch)
 	if !holds(parse(t, patched), parse(t, document)) {
-		t.Fatalf("something of the pod is lost or changed:\n%s\n%s", document, patched)
+		t.Fatalf("a part of the pod is lost or changed:\n%s\n%s", document, patched)
 	}
 	once := decode(t, patched)
 	checkValid(t, once)
 	if again, err := inject.Pod(once, account(), c); err != nil || len(again.Patch) > 0 {
-		t.Fatalf("second pass: %v, %v\n%s", again.Patch, err, patched)
+		t.Fatalf("second run: %v, %v\n%s", again.Patch, err, patched)
 	}
 	if again, err := inject.Pod(defaulted(once), account(), c); err != nil || len(again.Patch) > 0 {
-		t.Fatalf("second pass, after the API server's defaults: %v, %v\n%s", again.Patch, err, patched)
+		t.Fatalf("second run, after the API server's defaults: %v, %v\n%s", again.Patch, err, patched)
 	}
-	checkWayBack(t, document, patched)
+	checkRemove(t, document, patched)
 }
 
-// checkWayBack: the pod is as it was, or what is not is told; and nothing else is told.
-func checkWayBack(t *testing.T, document, patched []byte) {
+// checkRemove checks that Remove restores the pod, or that Differences lists each difference, and
+// nothing else.
+func checkRemove(t *testing.T, document, patched []byte) {
 	t.Helper()
 	restored := apply(t, patched, inject.Remove(decode(t, patched)).Patch)
-	told := inject.Differences(decode(t, document), decode(t, restored))
-	if exact := reflect.DeepEqual(bare(parse(t, restored)), bare(parse(t, document))); exact != (len(told) == 0) {
-		t.Fatalf("exact: %t, told: %q; removed:\n%s\nwant\n%s", exact, told, restored, document)
+	differences := inject.Differences(decode(t, document), decode(t, restored))
+	if exact := reflect.DeepEqual(bare(parse(t, restored)), bare(parse(t, document))); exact != (len(differences) == 0) {
+		t.Fatalf("exact: %t, differences: %q; removed:\n%s\nwant\n%s", exact, differences, restored, document)
 	}
 	if again := inject.Remove(decode(t, restored)).Patch; len(again) > 0 {
-		t.Fatalf("removed twice, something more goes: %v\n%s", again, restored)
+		t.Fatalf("a second Remove removes more: %v\n%s", again, restored)
 	}
 }
 
 func parse(t testing.TB, document []byte) any {
 	t.Helper()
 	decoder := json.NewDecoder(bytes.NewReader(document))
-	decoder.UseNumber() // as written: to the byte
+	decoder.UseNumber() // keeps numbers as they are written
 	var tree any
 	if err := decoder.Decode(&tree); err != nil {
 		t.Fatal(err)
@@ -88,15 +89,15 @@ func parse(t testing.TB, document []byte) any {
 	return tree
 }
 
-// holds reports whether all of a document is in another: fields by name, elements of
-// lists in their order, with others between them.
+// holds reports whether have contains everything in want: fields by name, and elements of lists
+// in their order, possibly with others between them.
 func holds(have, want any) bool {
 	switch want := want.(type) {
 	case map[string]any:
 		have, ok := have.(map[string]any)
 		for key := range want {
-			_, there := have[key]
-			ok = ok && there && holds(have[key], want[key])
+			_, exists := have[key]
+			ok = ok && exists && holds(have[key], want[key])
 		}
 		return ok
 	case []any:
@@ -109,13 +110,13 @@ func holds(have, want any) bool {
 		}
 		return ok && len(want) == 0
 	case nil:
-		return true // a field without value is one that is absent
+		return true // a null field is equal to a missing one
 	}
 	return reflect.DeepEqual(have, want)
 }
 
-// bare is a tree without the fields that say nothing: absent, null and an empty list
-// are the same to the API server.
+// bare returns a tree without null fields and empty lists, which the API server treats like
+// missing fields.
 func bare(tree any) any {
 	switch tree := tree.(type) {
 	case map[string]any:

@@ -8,12 +8,12 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// random makes pods as JSON, with fields that no version of Kubernetes knows in every
-// object. The same seed makes the same pod.
+// random generates pods as JSON. Every object has fields that no version of Kubernetes knows. The
+// same seed generates the same pod.
 type random struct {
 	*rand.Rand
-	cache bool // the pod has a volume of this name
-	token bool // and one with a token of its own
+	cache bool // the pod has a volume named cache
+	token bool // the pod has its own volume with a token
 }
 
 type object = map[string]any
@@ -22,8 +22,8 @@ func (r random) one(in int) bool { return r.IntN(in) == 0 }
 
 func pick[T any](r random, from ...T) T { return from[r.IntN(len(from))] }
 
-// unknown adds what has to survive to the byte: a number that no float holds, an
-// escape, a field without value.
+// unknown adds fields that must not change by a byte: a number that does not fit into a float, a
+// character that is escaped, and a null field.
 func (r random) unknown(o object) object {
 	o["x-future"] = object{"number": rawNumber("12345678901234567890.10"), "text": "é<&>\u2028", "list": []any{}, "none": nil, "seed": r.IntN(1000)}
 	return o
@@ -128,8 +128,8 @@ func (r random) mounts() []any {
 	return list
 }
 
-// ownPaths are token files as authors write them: at the paths of webhooks, old and new,
-// at their own, and where nothing is.
+// ownPaths are paths of token files that authors set: those of old and new webhooks, other ones,
+// and paths without a file.
 var ownPaths = []string{
 	"/var/run/secrets/azure/wi/token/azure-identity-token",
 	"/var/run/secrets/azure/imds-oidc-proxy/token/azure-identity-token",

@@ -10,46 +10,48 @@ import (
 )
 
 const (
-	// VolumePrefix begins the volume that azure-workload-identity (v1.6.0) adds, with
-	// a hash of the pod's name after it. The same name here is what keeps its
-	// webhook, when it comes after us, from adding a second one: it replaces what has
-	// that name, in the pod and in each container.
+	// VolumePrefix is the prefix of the volume that azure-workload-identity (v1.6.0) adds. A
+	// hash of the pod's name follows. This package uses the same name, so that the other
+	// webhook, if it runs later, does not add a second volume: it replaces the volume and
+	// the mounts of that name.
 	VolumePrefix = "azure-workload-identity-reserved-"
 
-	// maxVolumeName is what the API server allows, and so how much of the hash fits.
+	// maxVolumeName is the maximum length of a volume's name. The hash is cut to fit.
 	maxVolumeName = 63
 
-	// azwiMountPath is where v1.6.0 mounts it.
+	// azwiMountPath is the mount path of v1.6.0.
 	azwiMountPath = "/var/run/secrets/azure/wi"
 
-	// templateMountPath is for pods without a name, which are templates in a
-	// manifest. The pod made of one has another name, and so would another volume by
-	// azure-workload-identity's webhook, whose mount may not share a path with ours.
+	// templateMountPath is the mount path for pods without a name, which are templates in a
+	// manifest. The created pod has a name, so that azure-workload-identity's webhook adds
+	// a volume of another name. Its mount must not have the same path as ours.
 	templateMountPath = "/var/run/secrets/azure/imds-oidc-proxy"
 
-	// secretsRoot is above all of these.
+	// secretsRoot is the common parent directory.
 	secretsRoot = "/var/run/secrets/azure"
 
 	tokenPath = "token/azure-identity-token"
 	caPath    = "ca-cert/ca.crt"
-	// caKey is the key of the config map that holds the authorities.
+	// caKey is the key of the ConfigMap with the certificate authorities.
 	caKey = "ca.crt"
 )
 
 // token is the projected volume with the federated token.
 type token struct {
 	volume string
-	// index is the volume's. -1: it is to be added.
+	// index is the index of the volume. -1: the volume must be added.
 	index int
-	// fits says that the volume is there and holds what is needed.
-	fits bool
-	// mountPath is for containers that do not mount it yet.
+	// usable is true if the volume exists and contains everything that is needed.
+	usable bool
+	// mountPath is the mount path for containers that do not mount the volume yet.
 	mountPath string
-	// path is the token's, and ca the authorities', in the volume. Empty: none.
+	// path is the path of the token in the volume, and ca that of the certificate
+	// authorities. Empty: none.
 	path, ca string
 }
 
-// volumeName is the name for this pod, which azure-workload-identity finds too.
+// volumeName returns the name of the volume for this pod, which is the same in
+// azure-workload-identity.
 func volumeName(pod *corev1.Pod) string {
 	name := pod.Name
 	if name == "" {
@@ -59,9 +61,9 @@ func volumeName(pod *corev1.Pod) string {
 	return (VolumePrefix + hex.EncodeToString(hash[:]))[:maxVolumeName]
 }
 
-// locateToken finds a volume that already holds the token, such as another webhook's,
-// the author's own, or ours under a name that the pod had before; or says where a new
-// one goes.
+// locateToken finds a volume that already contains the token: another webhook's, the author's,
+// or ours with the hash of another name of the pod. If there is none, it determines where to add
+// one.
 func (p *plan) locateToken() {
 	name := volumeName(p.pod)
 	t := token{volume: name, index: -1, mountPath: azwiMountPath, path: tokenPath}
@@ -72,11 +74,11 @@ func (p *plan) locateToken() {
 		t.ca = caPath
 	}
 	for i, volume := range p.pod.Spec.Volumes {
-		found, fits := p.projectedToken(volume, t.ca)
+		found, usable := p.projectedToken(volume, t.ca)
 		switch {
-		case fits && !t.fits:
-			t.volume, t.index, t.fits, t.path = volume.Name, i, true, found
-		case volume.Name == name && !t.fits:
+		case usable && !t.usable:
+			t.volume, t.index, t.usable, t.path = volume.Name, i, true, found
+		case volume.Name == name && !t.usable:
 			t.index = i
 		}
 	}
@@ -84,7 +86,8 @@ func (p *plan) locateToken() {
 	p.token = t
 }
 
-// projectedToken is the path of a token of our audience in a volume.
+// projectedToken returns the path of a token with the right audience in a volume, and reports
+// whether the volume also has the certificate authorities that are needed.
 func (p *plan) projectedToken(volume corev1.Volume, ca string) (string, bool) {
 	if volume.Projected == nil {
 		return "", false
@@ -105,9 +108,9 @@ func (p *plan) projectedToken(volume corev1.Volume, ca string) (string, bool) {
 	return found, found != "" && hasCA
 }
 
-// mountedAt is where the pod's containers mount a volume.
+// mountedAt returns the path at which the first container with the volume mounts it, or fallback.
 func mountedAt(pod *corev1.Pod, volume, fallback string) string {
-	for _, c := range places(pod) {
+	for _, c := range allContainers(pod) {
 		if m := mountOf(c.Container, volume); m != nil {
 			return m.MountPath
 		}
@@ -125,10 +128,10 @@ func mountOf(c *corev1.Container, volume string) *corev1.VolumeMount {
 	return &c.VolumeMounts[i]
 }
 
-// tokenVolume adds the volume, or has the one that is there do.
+// tokenVolume adds the volume, replaces it, or updates the expiration in it.
 func (p *plan) tokenVolume() {
 	switch {
-	case p.token.fits:
+	case p.token.usable:
 		p.tokenExpiration()
 	case p.token.index >= 0:
 		p.replace(at(volumes, p.token.index), p.newVolume())
@@ -137,23 +140,23 @@ func (p *plan) tokenVolume() {
 	}
 }
 
-// tokenExpiration has a webhook's volume follow the annotation. The author's own
-// volume says what its author wants.
+// tokenExpiration sets the expiration of the annotation in a webhook's volume. It does not change
+// a volume of the author.
 func (p *plan) tokenExpiration() {
 	volume := p.pod.Spec.Volumes[p.token.index]
 	for i, source := range volume.Projected.Sources {
 		t := source.ServiceAccountToken
-		if t == nil || t.Audience != p.settings.Audience || !p.settings.expirationSaid {
+		if t == nil || t.Audience != p.settings.Audience || !p.settings.expirationSet {
 			continue
 		}
 		if t.ExpirationSeconds != nil && *t.ExpirationSeconds == p.settings.expiration {
 			continue
 		}
 		if !reserved(volume.Name) {
-			p.warnf("annotation %s has no effect: the pod already projects a token, in volume %q; say expirationSeconds there", TokenExpirationAnnotation, volume.Name)
+			p.warnf("annotation %s has no effect: volume %q of the pod already has a projected token; set expirationSeconds there", TokenExpirationAnnotation, volume.Name)
 			continue
 		}
-		// Add is right where it is not there yet, and replaces what is.
+		// The operation add also replaces an existing value.
 		p.add(at(at(volumes, p.token.index)+"/projected/sources", i)+"/serviceAccountToken/expirationSeconds", p.settings.expiration)
 	}
 }
@@ -173,8 +176,9 @@ func (p *plan) newVolume() corev1.Volume {
 	}
 }
 
-// authorities projects those that the token endpoint's certificate is checked with.
-// They are needed: without them no token can be had, so better no pod.
+// authorities returns the projection of the certificate authorities of the token endpoint, or
+// nil. The projection is not optional: without the authorities the pod would get no tokens, so it
+// must not start.
 func (e *TokenEndpoint) authorities() *corev1.VolumeProjection {
 	switch {
 	case e == nil:
@@ -196,7 +200,7 @@ func (e *TokenEndpoint) authorities() *corev1.VolumeProjection {
 	return nil
 }
 
-// tokenFile is the token's path, for a container that mounts the volume there.
+// tokenFile returns the token's path in a container that mounts the volume at mountPath.
 func (t token) tokenFile(mountPath string) string { return path.Join(mountPath, t.path) }
 
 func (t token) caFile(mountPath string) string {

@@ -14,7 +14,7 @@ func (p *plan) warnf(format string, args ...any) {
 	p.Warnings = append(p.Warnings, fmt.Sprintf(format, args...))
 }
 
-// warnUnlabelled is for pods that say how, and not that.
+// warnUnlabelled warns about a pod with an annotation for injection, and without the label.
 func warnUnlabelled(pod *corev1.Pod) []string {
 	if _, annotated := pod.Annotations[InjectProxyAnnotation]; !annotated {
 		return nil
@@ -22,7 +22,7 @@ func warnUnlabelled(pod *corev1.Pod) []string {
 	return []string{fmt.Sprintf(`annotation %s has no effect without the label %s: "true" on the pod`, InjectProxyAnnotation, UseLabel)}
 }
 
-// warn says what will be done and is probably not what was meant.
+// warn adds the warnings that do not depend on a single change.
 func (p *plan) warn() {
 	p.warnIdentity()
 	p.warnSkipped()
@@ -37,44 +37,45 @@ func (p *plan) warn() {
 
 func (p *plan) warnIdentity() {
 	if p.settings.clientID == "" {
-		p.warnf("%s has no annotation %s: a request that names no identity gets no token", accountName(p.account), ClientIDAnnotation)
+		p.warnf("%s has no annotation %s: requests without a client ID get no token", accountName(p.account), ClientIDAnnotation)
 	}
 	if p.settings.TenantID == "" {
-		p.warnf("%s has no annotation %s, and the configuration no tenant: %s is not set", accountName(p.account), TenantIDAnnotation, azure.EnvTenantID)
+		p.warnf("%s has no annotation %s, and the configuration has no tenant: %s is not set", accountName(p.account), TenantIDAnnotation, azure.EnvTenantID)
 	}
 }
 
-// warnNoToken is for a path that the author wrote and nothing is mounted at.
-func (p *plan) warnNoToken(c place, mountPath string) {
+// warnNoToken warns about a token path that the author set and at which no volume is mounted.
+func (p *plan) warnNoToken(c containerRef, mountPath string) {
 	i := variable(c.Container, azure.EnvFederatedTokenFile)
 	if i < 0 || !isPath(c.Env[i]) {
 		return
 	}
-	if env := c.Env[i]; !mountedIn(c.Container, env.Value) && !below(env.Value, mountPath) && !dangling(c.Container, env, mountPath) {
-		p.warnf("container %q keeps its own %s, and mounts no volume at %s; remove the variable for the token that is injected",
+	if env := c.Env[i]; !mountedIn(c.Container, env.Value) && !inDir(env.Value, mountPath) && !dangling(c.Container, env, mountPath) {
+		p.warnf("container %q keeps its own %s, but mounts no volume at %s; remove the variable to use the injected token",
 			shorten(c.Name), azure.EnvFederatedTokenFile, shorten(env.Value))
 	}
 }
 
-// warnOutdated is for variables that were injected by other annotations or another
-// configuration. Their author may have changed them since, so they stay.
-func (p *plan) warnOutdated(c place, want []corev1.EnvVar) {
+// warnOutdated warns about variables that were injected with other annotations or another
+// configuration. They are not changed, since the author may have edited them.
+func (p *plan) warnOutdated(c containerRef, want []corev1.EnvVar) {
 	ours := p.injectedBefore(c)
 	for i, env := range c.Env {
-		isFile := env.Name == azure.EnvFederatedTokenFile || env.Name == azure.EnvCAFile // which may be elsewhere
+		isFile := env.Name == azure.EnvFederatedTokenFile || env.Name == azure.EnvCAFile // the path may differ
 		same := func(e corev1.EnvVar) bool {
 			return e.Name == env.Name && azure.EqualFoldASCII(strings.TrimSuffix(e.Value, "/"), strings.TrimSuffix(env.Value, "/"))
 		}
 		if ours(i, env) && !isFile && !slices.ContainsFunc(want, same) {
-			p.warnf("container %q keeps %s, which is not what would be injected now; remove it, or inject again after --uninject", shorten(c.Name), env.Name)
+			p.warnf("container %q keeps its %s, which differs from the value that would be injected now; remove the variable, or run imds-migrate uninject before you inject again", shorten(c.Name), env.Name)
 		}
 	}
 }
 
 func (p *plan) warnSkipped() {
 	unknown := slices.DeleteFunc(slices.Clone(p.settings.skip), func(name string) bool {
-		// Ours: for azure-workload-identity, which gives them a token otherwise.
-		return isOurName(name) || slices.ContainsFunc(places(p.pod), func(c place) bool { return c.Name == name })
+		// A pod may list the injected containers for azure-workload-identity, which would
+		// otherwise add a token to them.
+		return isOurName(name) || slices.ContainsFunc(allContainers(p.pod), func(c containerRef) bool { return c.Name == name })
 	})
 	if len(unknown) > 0 {
 		p.warnf("annotation %s: the pod has no container %q", SkipContainersAnnotation, shorten(strings.Join(unknown, "; ")))
@@ -83,17 +84,18 @@ func (p *plan) warnSkipped() {
 
 func (p *plan) warnRedirect() {
 	if p.settings.redirect == redirectNone {
-		p.warnf("%s: none: tokens go to the clients that heed %s only, and nothing keeps the pod from the node's IMDS", RedirectAnnotation, azure.EnvIMDSHost)
+		p.warnf("annotation %s is none: only clients that use %s get tokens, and the pod can reach the node's IMDS", RedirectAnnotation, azure.EnvIMDSHost)
 		return
 	}
-	for _, c := range authors(p.pod) {
-		if ruleChanger(c.SecurityContext) {
-			p.warnf("container %q is privileged or has NET_ADMIN: it can take the redirect away", shorten(c.Name))
+	for _, c := range authorContainers(p.pod) {
+		if canChangeRules(c.SecurityContext) {
+			p.warnf("container %q is privileged or has NET_ADMIN: it can remove the redirect", shorten(c.Name))
 		}
 	}
 }
 
-func ruleChanger(s *corev1.SecurityContext) bool {
+// canChangeRules reports whether a container may change iptables rules.
+func canChangeRules(s *corev1.SecurityContext) bool {
 	if s == nil {
 		return false
 	}
@@ -105,22 +107,22 @@ func ruleChanger(s *corev1.SecurityContext) bool {
 	})
 }
 
-// warnPostStart says what a sidecar cannot do before native ones.
+// warnPostStart warns about the limits of a proxy that is not a native sidecar.
 func (p *plan) warnPostStart() {
 	if !p.settings.PostStart {
 		return
 	}
 	if slices.ContainsFunc(p.pod.Spec.InitContainers, func(c corev1.Container) bool { return !isOurs(c) }) {
-		p.warnf("init containers get no tokens: on this server the proxy starts after them")
+		p.warnf("init containers get no tokens: the proxy is not a native sidecar, so it starts after them")
 	}
 	if r := p.pod.Spec.RestartPolicy; r == corev1.RestartPolicyNever || r == corev1.RestartPolicyOnFailure {
-		p.warnf("spec.restartPolicy %s: the pod will not complete by itself, as on this server the proxy runs on", r)
+		p.warnf("spec.restartPolicy %s: the pod does not complete by itself, since the proxy is not a native sidecar and keeps running", r)
 	}
 }
 
 func (p *plan) warnNotInjected() {
-	if p.settings.injectSaid {
-		p.warnf(`annotation %s is false: azure-workload-identity v1.6.0 injects even so; remove it where its webhook runs`, InjectProxyAnnotation)
+	if p.settings.injectSet {
+		p.warnf(`annotation %s is "false": azure-workload-identity v1.6.0 injects its proxy nevertheless; remove the annotation if its webhook is in the cluster`, InjectProxyAnnotation)
 	}
 	for _, a := range annotations {
 		if _, given := p.pod.Annotations[a.Name]; given && a.proxy {

@@ -25,7 +25,7 @@ func ownToken(p *corev1.Pod) {
 		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "t", Audience: azure.Audience}}}}}}}
 }
 
-// vaultToken is one of another audience.
+// vaultToken adds a projected token with another audience.
 func vaultToken(p *corev1.Pod) {
 	ownToken(p)
 	p.Spec.Volumes[0].Projected.Sources[0].ServiceAccountToken.Audience = "vault.example.test"
@@ -59,23 +59,23 @@ func TestWarnings(t *testing.T) {
 		{"nothing", injected(), config(), nil},
 		{"nothing, without the proxy", labelled(), config(), nil},
 		{"false", labelled(annotate(inject.InjectProxyAnnotation, "false")), config(),
-			[]string{"annotation azure.workload.identity/inject-proxy-sidecar is false: azure-workload-identity v1.6.0 injects even so; remove it where its webhook runs"}},
+			[]string{"annotation azure.workload.identity/inject-proxy-sidecar is \"false\": azure-workload-identity v1.6.0 injects its proxy nevertheless; remove the annotation if its webhook is in the cluster"}},
 		{"a mode without the proxy", labelled(annotate(inject.RedirectAnnotation, "sealed")), config(),
 			[]string{`annotation imds-oidc-proxy/redirect has no effect without azure.workload.identity/inject-proxy-sidecar: "true"`}},
-		{"nobody to skip", injected(annotate(inject.SkipContainersAnnotation, "ap; app")), config(),
+		{"unknown container to skip", injected(annotate(inject.SkipContainersAnnotation, "ap; app")), config(),
 			[]string{`annotation azure.workload.identity/skip-containers: the pod has no container "ap"`}},
 		{"ours skipped", labelled(annotate(inject.SkipContainersAnnotation, "azwi-proxy-init; azwi-proxy")), config(), nil},
 		{"none", injected(annotate(inject.RedirectAnnotation, "none"), privileged), config(),
-			[]string{"imds-oidc-proxy/redirect: none: tokens go to the clients that heed AZURE_POD_IDENTITY_AUTHORITY_HOST only, and nothing keeps the pod from the node's IMDS"}},
-		{"privileged", injected(privileged), config(), []string{`container "app" is privileged or has NET_ADMIN: it can take the redirect away`}},
-		{"NET_ADMIN", injected(netAdmin), config(), []string{`container "app" is privileged or has NET_ADMIN: it can take the redirect away`}},
+			[]string{"annotation imds-oidc-proxy/redirect is none: only clients that use AZURE_POD_IDENTITY_AUTHORITY_HOST get tokens, and the pod can reach the node's IMDS"}},
+		{"privileged", injected(privileged), config(), []string{`container "app" is privileged or has NET_ADMIN: it can remove the redirect`}},
+		{"NET_ADMIN", injected(netAdmin), config(), []string{`container "app" is privileged or has NET_ADMIN: it can remove the redirect`}},
 		{"own token", labelled(ownToken, annotate(inject.TokenExpirationAnnotation, "7200")), config(),
-			[]string{`annotation azure.workload.identity/service-account-token-expiration has no effect: the pod already projects a token, in volume "mine"; say expirationSeconds there`}},
+			[]string{`annotation azure.workload.identity/service-account-token-expiration has no effect: volume "mine" of the pod already has a projected token; set expirationSeconds there`}},
 		{"own token, for all", injected(ownToken, tokenMode(0o644)), config(), nil},
 		{"own token, for a group", injected(ownToken, tokenMode(0o440), fsGroup), config(), nil},
 		{"own token, for root, without the proxy", labelled(ownToken, tokenMode(0o400), podRunsAs(1000)), config(), nil},
 		{"another token, of one user", injected(vaultToken, tokenMode(0o400), podRunsAs(1000)), config(),
-			[]string{`volume "mine": with the proxy's user in the pod, its defaultMode 0400 keeps the application from the token; write 0444, or a spec.securityContext.fsGroup`}},
+			[]string{`volume "mine": with the proxy in the pod, the application cannot read the token, because of the defaultMode 0400; set it to 0444, or set spec.securityContext.fsGroup`}},
 		{"another token, for a group", injected(vaultToken, tokenMode(0o400), podRunsAs(1000), fsGroup), config(), nil},
 		{"another token, for root", injected(vaultToken, tokenMode(0o400), podRunsAs(0)), config(), nil},
 		{"another token, of two users", injected(vaultToken, tokenMode(0o400), podRunsAs(1000), initNamed("other"), func(p *corev1.Pod) {
@@ -83,13 +83,13 @@ func TestWarnings(t *testing.T) {
 		}), config(), nil},
 		{"own token, of root's group", injected(ownToken, tokenMode(0o440), rootsGroup), config(), nil},
 		{"own token, all as the proxy", injected(ownToken, tokenMode(0o400), podRunsAs(1501), annotate(inject.RedirectAnnotation, "none")), config(),
-			[]string{"imds-oidc-proxy/redirect: none: tokens go to the clients that heed AZURE_POD_IDENTITY_AUTHORITY_HOST only, and nothing keeps the pod from the node's IMDS"}},
+			[]string{"annotation imds-oidc-proxy/redirect is none: only clients that use AZURE_POD_IDENTITY_AUTHORITY_HOST get tokens, and the pod can reach the node's IMDS"}},
 		{"own token, nothing said", labelled(ownToken), config(), nil},
-		{"a port that is no port", injected(listens(0, "")), config(), nil}, // for the API server to refuse
-		{"old style", injected(initNamed("migrate")), postStart,
-			[]string{"init containers get no tokens: on this server the proxy starts after them"}},
-		{"old style in a Job", injected(job), postStart,
-			[]string{"spec.restartPolicy Never: the pod will not complete by itself, as on this server the proxy runs on"}},
+		{"an invalid port", injected(listens(0, "")), config(), nil}, // the API server refuses it
+		{"postStart", injected(initNamed("migrate")), postStart,
+			[]string{"init containers get no tokens: the proxy is not a native sidecar, so it starts after them"}},
+		{"postStart in a Job", injected(job), postStart,
+			[]string{"spec.restartPolicy Never: the pod does not complete by itself, since the proxy is not a native sidecar and keeps running"}},
 		{"native in a Job", injected(job), config(), nil},
 	} {
 		result, err := inject.Pod(c.pod, account(), c.config)
@@ -104,18 +104,19 @@ func TestWarningsOfAccounts(t *testing.T) {
 	c.TenantID = ""
 	result, err := inject.Pod(labelled(), nil, c)
 	want := []string{
-		"the pod's service account has no annotation azure.workload.identity/client-id: a request that names no identity gets no token",
-		"the pod's service account has no annotation azure.workload.identity/tenant-id, and the configuration no tenant: AZURE_TENANT_ID is not set",
+		"the pod's service account has no annotation azure.workload.identity/client-id: requests without a client ID get no token",
+		"the pod's service account has no annotation azure.workload.identity/tenant-id, and the configuration has no tenant: AZURE_TENANT_ID is not set",
 	}
 	if err != nil || !slices.Equal(result.Warnings, want) {
 		t.Errorf("%v, %q, want %q", err, result.Warnings, want)
 	}
 }
 
-// TestOutdated: what was injected before and would be otherwise now stays, and is told.
+// TestOutdated checks that injected variables whose values would differ now are not changed, and
+// that there is a warning.
 func TestOutdated(t *testing.T) {
 	keeps := func(variable string) string {
-		return `container "app" keeps ` + variable + `, which is not what would be injected now; remove it, or inject again after --uninject`
+		return `container "app" keeps its ` + variable + `, which differs from the value that would be injected now; remove the variable, or run imds-migrate uninject before you inject again`
 	}
 	none := annotate(inject.RedirectAnnotation, "none")
 	china := config()
@@ -145,7 +146,7 @@ func TestOutdated(t *testing.T) {
 		pod := mutate(t, injected(c.before), account(), config())
 		c.after(pod)
 		result, err := inject.Pod(pod, c.account, c.config)
-		// That nothing redirects is a warning of its own.
+		// The warning about a missing redirect is not compared.
 		got := slices.DeleteFunc(result.Warnings, func(w string) bool { return !strings.HasPrefix(w, "container ") })
 		if err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, warnings\n%s, want\n%s", c.name, err, strings.Join(got, "\n"), strings.Join(c.want, "\n"))
@@ -153,9 +154,9 @@ func TestOutdated(t *testing.T) {
 	}
 }
 
-// TestNotOutdated: what azure-workload-identity's webhook wrote before ours is what ours
-// would have written, but for a slash at the end, the case of a GUID and the volume that it
-// is in.
+// TestNotOutdated checks that there is no warning about variables of azure-workload-identity's
+// webhook. They have the values that this package would inject, except for a slash at the end,
+// the case of a GUID, and the volume of the token.
 func TestNotOutdated(t *testing.T) {
 	mounted := func(p *corev1.Pod) {
 		p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "mine", MountPath: "/mine"}}

@@ -9,9 +9,7 @@
 // A program that logs for each request passes a [Queue] to New, so that no request waits
 // for the log, even if nobody reads from its pipe.
 //
-// Values are validated when they are set, so that the code that parses a flag or its
-// environment variable can name it in the error. The callers decide what is logged and
-// how often, and are responsible for not logging secrets.
+// The callers decide what is logged and how often, and must not log secrets.
 package logging
 
 import (
@@ -68,7 +66,7 @@ func parseLevel(name string) (string, error) {
 
 // New returns a logger that writes one line for each entry to w. Lines of concurrent
 // requests never mix. Times are in RFC 3339 with nanoseconds, durations in Go's format.
-// If w is a [Queue], it also writes a line in this format about lines that it drops.
+// If w is a [Queue], its line about dropped lines has this format too.
 func New(w io.Writer, cfg Config) *zap.Logger {
 	encoding := zap.NewProductionEncoderConfig()
 	encoding.TimeKey = "time"

@@ -1,12 +1,12 @@
-// Package loglimit keeps a log from filling the disk when a program asks in a
-// loop.
+// Package loglimit rate-limits log lines, so that a client that sends requests in a loop
+// cannot fill the disk.
 //
-// At ordinary rates it does nothing: each line is written. Beyond, it leaves out
-// repetitions first. Lines are alike if they have the same level, message and fields, but
-// for those that differ in every line (durations, request IDs); each kind has an
-// allowance of its own, so that a failure is not lost among successes, nor one
-// failure among others, nor a panic among failures. What is left out is counted, and told
-// once a minute.
+// At ordinary rates it writes every line. Above, it drops repeated lines first. Two lines
+// are of the same kind if they have the same level, message and fields, except for the
+// fields that differ in every line (duration and request ID). Each kind has its own rate
+// limit, so that successes do not cause the loss of a failure, nor frequent failures the
+// loss of another failure or of a panic. Dropped lines are counted, and a line once a minute
+// says how many there were.
 package loglimit
 
 import (
@@ -22,139 +22,141 @@ import (
 )
 
 const (
-	// Alike lines: SDKs keep their tokens, and a client that does not asks a few
-	// times a second at the most. A deployment's start is a burst.
-	alikePerSecond = 5
-	alikeBurst     = 200
+	// kindPerSecond and kindBurst limit the lines of one kind. SDKs cache their tokens, and
+	// a client without a cache sends a few requests a second at most. The start of a
+	// deployment is a burst.
+	kindPerSecond = 5
+	kindBurst     = 200
 
-	// All lines of one level and message together, for a program that makes up what it asks
-	// for: at some 400 bytes a line, 8 KiB a second of the kubelet's rotated files. The
-	// messages are constants.
+	// messagePerSecond and messageBurst limit all lines of one level and message, for a
+	// client that makes up a new resource for each request. With some 400 bytes a line,
+	// they are 8 KiB a second in the log files that the kubelet rotates. The messages are
+	// constants.
 	messagePerSecond = 20
 	messageBurst     = 1000
 
-	// kinds is how many kinds of lines of one message are told apart: their memory is
-	// bounded. Two that share a place share their allowance, which costs lines and no truth.
-	kinds = 512
+	// buckets is the number of rate limits for the kinds of one message. It bounds the
+	// memory. Kinds that share a bucket share its limit, so that more of their lines are
+	// dropped; the number of dropped lines is still correct.
+	buckets = 512
 
-	// tellInterval is between the lines about lines left out.
-	tellInterval = time.Minute
+	// reportInterval is the time between two lines about dropped lines.
+	reportInterval = time.Minute
 )
 
-// apart names the fields that differ from line to line, whatever the line says.
-func apart(field string) bool { return field == "duration" || field == "request_id" }
+// varies reports whether a field differs in every line.
+func varies(field string) bool { return field == "duration" || field == "request_id" }
 
-// Limit is an allowance of lines. It is safe for concurrent use.
+// Limit limits the rate of log lines. It is safe for concurrent use.
 type Limit struct {
 	now     func() time.Time
 	seed    maphash.Seed
-	leftOut atomic.Uint64
+	leftOut atomic.Uint64 // number of dropped lines
 
-	mu       sync.Mutex // guards what follows
-	messages map[message]*allowances
+	mu       sync.Mutex // guards the fields below
+	messages map[message]*messageLimit
 }
 
-// message is what a line says, without its fields.
+// message is the level and the text of a line, without its fields.
 type message struct {
 	level zapcore.Level
 	text  string
 }
 
-// allowances are those of one message.
-type allowances struct {
+// messageLimit has the rate limits of one message.
+type messageLimit struct {
 	all   *rate.Limiter
-	kinds [kinds]allowance
+	kinds [buckets]bucket
 }
 
-func newAllowances() *allowances {
-	a := &allowances{all: rate.NewLimiter(messagePerSecond, messageBurst)}
-	for i := range a.kinds {
-		a.kinds[i].left = alikeBurst
+func newMessageLimit() *messageLimit {
+	m := &messageLimit{all: rate.NewLimiter(messagePerSecond, messageBurst)}
+	for i := range m.kinds {
+		m.kinds[i].left = kindBurst
 	}
-	return a
+	return m
 }
 
-// New returns a Limit by the given clock. Nil: time.Now.
+// New returns a Limit with a clock. Nil: time.Now.
 func New(now func() time.Time) *Limit {
 	if now == nil {
 		now = time.Now
 	}
-	return &Limit{now: now, seed: maphash.MakeSeed(), messages: make(map[message]*allowances)}
+	return &Limit{now: now, seed: maphash.MakeSeed(), messages: make(map[message]*messageLimit)}
 }
 
-// LeftOut is how many lines there would have been more.
+// LeftOut returns the number of dropped lines.
 func (l *Limit) LeftOut() uint64 { return l.leftOut.Load() }
 
-// Apply returns a logger whose lines come out of the allowance. Those of log
-// itself do not.
+// Apply returns a logger with rate limits that writes to log. Lines that are logged to log
+// itself are not limited.
 func (l *Limit) Apply(log *zap.Logger) *zap.Logger {
 	return log.WithOptions(zap.WrapCore(func(inner zapcore.Core) zapcore.Core {
 		return &core{Core: inner, limit: l}
 	}))
 }
 
-// Run tells log once a minute how many lines were left out, if any were, until ctx
-// ends.
+// Run logs a line once a minute, and when ctx ends, if lines were dropped since the last
+// such line. It returns when ctx ends.
 func (l *Limit) Run(ctx context.Context, log *zap.Logger) error {
-	ticker := time.NewTicker(tellInterval)
+	ticker := time.NewTicker(reportInterval)
 	defer ticker.Stop()
-	told := uint64(0)
-	tell := func() {
-		if all := l.LeftOut(); all > told {
-			log.Warn("left out lines about requests, of which there were too many", zap.Uint64("lines", all-told))
-			told = all
+	reported := uint64(0)
+	report := func() {
+		if all := l.LeftOut(); all > reported {
+			log.Warn("left out lines about requests, because there were too many", zap.Uint64("lines", all-reported))
+			reported = all
 		}
 	}
 	for {
 		select {
 		case <-ticker.C:
-			tell()
+			report()
 		case <-ctx.Done():
-			tell()
+			report()
 			return nil
 		}
 	}
 }
 
-// allow takes a line of the kind and message out of the allowance, if there is one
-// left.
+// allow reports whether a line may be written, and counts it if not.
 func (l *Limit) allow(kind uint64, m message) bool {
 	now := l.now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a := l.messages[m]
-	if a == nil {
-		a = newAllowances()
-		l.messages[m] = a
+	limit := l.messages[m]
+	if limit == nil {
+		limit = newMessageLimit()
+		l.messages[m] = limit
 	}
-	if a.kinds[kind%kinds].take(now) && a.all.AllowN(now, 1) {
+	if limit.kinds[kind%buckets].take(now) && limit.all.AllowN(now, 1) {
 		return true
 	}
 	l.leftOut.Add(1)
 	return false
 }
 
-// allowance is a token bucket of 16 bytes, of which there are many; package rate's
-// are ten times that.
-type allowance struct {
-	left float32
-	seen int64 // Unix time in nanoseconds; 0: never
+// bucket is a token bucket of 16 bytes. There are many of them, and those of package rate
+// take ten times as much memory.
+type bucket struct {
+	left float32 // lines that may be written
+	last int64   // time of the last line, in Unix nanoseconds; zero: there was none
 }
 
-func (a *allowance) take(now time.Time) bool {
+func (b *bucket) take(now time.Time) bool {
 	at := now.UnixNano()
-	if a.seen != 0 && at > a.seen {
-		a.left = min(alikeBurst, a.left+float32(time.Duration(at-a.seen).Seconds()*alikePerSecond))
+	if b.last != 0 && at > b.last {
+		b.left = min(kindBurst, b.left+float32(time.Duration(at-b.last).Seconds()*kindPerSecond))
 	}
-	a.seen = at
-	if a.left < 1 {
+	b.last = at
+	if b.left < 1 {
 		return false
 	}
-	a.left--
+	b.left--
 	return true
 }
 
-// core is a zapcore.Core that asks a Limit before it writes.
+// core is a zapcore.Core with the rate limits of a Limit.
 type core struct {
 	zapcore.Core
 	limit *Limit
@@ -181,12 +183,13 @@ func (c *core) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	return c.Core.Write(entry, fields)
 }
 
-// kindOf is the same for the fields of lines that are alike. The seed keeps a caller from
-// finding lines that share a place with those that it wants left out.
+// kindOf returns the same number for the fields of lines of the same kind. Because of the
+// random seed, a client cannot find requests whose lines share a bucket with lines that it
+// wants to suppress.
 func kindOf(seed maphash.Seed, fields []zapcore.Field) uint64 {
 	kind := uint64(0)
 	for _, f := range fields {
-		if apart(f.Key) {
+		if varies(f.Key) {
 			continue
 		}
 		text := f.String

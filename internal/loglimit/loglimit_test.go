@@ -16,7 +16,7 @@ import (
 	"imds-oidc-proxy/internal/loglimit"
 )
 
-// clock is set by hand.
+// clock is a clock that only the test changes.
 type clock struct{ now time.Time }
 
 func newLimited(level zapcore.Level) (*zap.Logger, *observer.ObservedLogs, *loglimit.Limit, *clock) {
@@ -31,8 +31,7 @@ func acquired(log *zap.Logger, resource string, n int) {
 		zap.Duration("duration", time.Duration(n)), zap.String("request_id", fmt.Sprint(n)))
 }
 
-// TestOrdinaryRates: at a few requests a second each has its line, for as long as
-// it goes on.
+// TestOrdinaryRates: at a few requests a second no line is dropped, however long this takes.
 func TestOrdinaryRates(t *testing.T) {
 	log, logs, limit, c := newLimited(zap.InfoLevel)
 	const requests = 5 * 600
@@ -45,8 +44,8 @@ func TestOrdinaryRates(t *testing.T) {
 	}
 }
 
-// TestLoop: a client in a loop gets a burst and then a trickle, and what others do
-// is written all the same.
+// TestLoop: of a client in a loop, a burst of lines and then a few a second are written. All
+// lines of other clients are written.
 func TestLoop(t *testing.T) {
 	log, logs, limit, c := newLimited(zap.InfoLevel)
 	const rounds, each = 10, 1000 // 1,000 requests a second
@@ -60,27 +59,27 @@ func TestLoop(t *testing.T) {
 	}
 	looped := logs.FilterField(zap.String("resource", "https://loop.example.test")).Len()
 	if want := 200 + 5*rounds; looped < want-5 || looped > want+5 {
-		t.Errorf("the loop got %d lines, want %d", looped, want)
+		t.Errorf("got %d lines of the loop, want %d", looped, want)
 	}
 	if got := logs.FilterField(zap.String("resource", "https://other.example.test")).Len(); got != rounds {
-		t.Errorf("another client got %d lines, want %d", got, rounds)
+		t.Errorf("got %d lines of another client, want %d", got, rounds)
 	}
 	if got := logs.FilterMessage("request failed").Len(); got != rounds {
 		t.Errorf("got %d failures, want %d", got, rounds)
 	}
 	if got := logs.Len() + int(limit.LeftOut()); got != rounds*(each+2) {
-		t.Errorf("%d lines are accounted for, want %d", got, rounds*(each+2))
+		t.Errorf("%d lines are written or counted, want %d", got, rounds*(each+2))
 	}
 	c.now = c.now.Add(time.Hour)
 	before := logs.Len()
 	acquired(log, "https://loop.example.test", 0)
 	if logs.Len() != before+1 {
-		t.Error("after the loop has ended it gets no line")
+		t.Error("a line after the end of the loop was dropped")
 	}
 }
 
-// TestMadeUpRequests: who makes each request different meets the bound on all, and
-// takes nothing from the lines of another level.
+// TestMadeUpRequests: if each request of a client is different, the limit of the message
+// applies. It does not affect lines of another message.
 func TestMadeUpRequests(t *testing.T) {
 	log, logs, _, c := newLimited(zap.InfoLevel)
 	for n := range 10_000 { // ten seconds of 1,000 requests a second
@@ -96,23 +95,23 @@ func TestMadeUpRequests(t *testing.T) {
 	}
 }
 
-// TestErrorsAreToldApart: the same message for different reasons is not the same.
-func TestErrorsAreToldApart(t *testing.T) {
+// TestErrorsAreKinds: lines with the same message and different errors have separate limits.
+func TestErrorsAreKinds(t *testing.T) {
 	log, logs, _, _ := newLimited(zap.InfoLevel)
 	for range 500 {
 		log.Error("request failed", zap.Error(errors.New("no route to host")))
 	}
 	log.Error("request failed", zap.Error(errors.New("certificate has expired")))
 	if got := logs.Len(); got != 201 {
-		t.Errorf("got %d lines, want a burst of 200 and the other", got)
+		t.Errorf("got %d lines, want a burst of 200 and one more", got)
 	}
 }
 
-// TestPanicIsNotLost: no flood of other lines, even with the same message at another level,
-// takes the place of a panic's line.
+// TestPanicIsNotLost: the line of a panic is written despite many other lines, even if they
+// have the same message at another level.
 func TestPanicIsNotLost(t *testing.T) {
 	log, logs, _, _ := newLimited(zap.DebugLevel)
-	for n := range 200_000 { // enough to use up the allowance of every kind
+	for n := range 200_000 { // enough to use up every bucket
 		log.Error("request failed", zap.Error(fmt.Errorf("failure %d", n)))
 		log.Debug("http server", zap.Error(fmt.Errorf("noise %d", n)))
 	}
@@ -125,15 +124,15 @@ func TestPanicIsNotLost(t *testing.T) {
 func TestFieldsAndLevelsPassThrough(t *testing.T) {
 	log, logs, _, _ := newLimited(zap.InfoLevel)
 	log.With(zap.String("tenant_id", "t")).Info("hello", zap.Int("n", 1))
-	log.Debug("unheard")
+	log.Debug("not logged")
 	entries := logs.All()
 	if len(entries) != 1 || fmt.Sprint(entries[0].ContextMap()) != "map[n:1 tenant_id:t]" {
 		t.Errorf("got %+v", entries)
 	}
 }
 
-// TestRunTells: once a minute, where lines were left out, and at the end.
-func TestRunTells(t *testing.T) {
+// TestRun: it logs a line about dropped lines once a minute and at the end.
+func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.InfoLevel)
 		log := zap.New(core)
@@ -141,18 +140,18 @@ func TestRunTells(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- limit.Run(ctx, log) }()
-		told := func() []observer.LoggedEntry { return logs.FilterMessageSnippet("left out lines").All() }
+		reports := func() []observer.LoggedEntry { return logs.FilterMessageSnippet("left out lines").All() }
 
 		time.Sleep(90 * time.Second)
-		if got := told(); len(got) != 0 {
-			t.Errorf("nothing was left out: got %v", got)
+		if got := reports(); len(got) != 0 {
+			t.Errorf("got %v, though no line was dropped", got)
 		}
 		limited := limit.Apply(zap.NewNop().WithOptions(zap.WrapCore(func(zapcore.Core) zapcore.Core { return core })))
 		for n := range 300 {
 			acquired(limited, "https://a.example.test", n)
 		}
 		time.Sleep(2 * time.Minute)
-		if got := told(); len(got) != 1 || got[0].ContextMap()["lines"] != uint64(100) {
+		if got := reports(); len(got) != 1 || got[0].ContextMap()["lines"] != uint64(100) {
 			t.Errorf("got %v, want 100 lines once", got)
 		}
 		acquired(limited, "https://a.example.test", 0)
@@ -177,11 +176,11 @@ func TestConcurrent(t *testing.T) {
 	}
 	group.Wait()
 	if got := logs.Len() + int(limit.LeftOut()); got != 8000 {
-		t.Errorf("%d lines are accounted for, want 8000", got)
+		t.Errorf("%d lines are written or counted, want 8000", got)
 	}
 }
 
-func TestNothingIsAllocated(t *testing.T) {
+func TestNoAllocations(t *testing.T) {
 	limit := loglimit.New(nil)
 	log := limit.Apply(zap.New(zapcore.NewNopCore()))
 	core := log.Core()

@@ -56,7 +56,7 @@ type Caller struct{ SDK, Version, WorkloadIdentity string }
 // The values of the label result.
 const (
 	Success    = "success"
-	Refused    = "refused"     // the request is at fault
+	Refused    = "refused"     // the request is invalid
 	Failed     = "error"       // any other failure
 	ClientLeft = "client_left" // the client closed the connection before the answer
 )
@@ -99,18 +99,18 @@ func New(cfg Config) *Metrics {
 	}
 	m := &Metrics{
 		cfg: cfg,
-		tokenRequests: newCounter("token_requests_total", "Requests for an access token, by how they ended and where the token came from.",
+		tokenRequests: newCounter("token_requests_total", "Requests for an access token, by result and by source of the token.",
 			[]string{"result", "source"},
 			values{Success, "cache"}, values{Success, "entra"}, values{Refused, NoSource}, values{Failed, NoSource}, values{ClientLeft, NoSource}),
-		refused: newCounter("refused_requests_total", "Requests refused for what they say, of any endpoint, by reason.",
+		refused: newCounter("refused_requests_total", "Invalid requests to any endpoint, by reason.",
 			[]string{"reason"}),
 		limited: newCounter("limited_requests_total", "Requests for a token answered with 429 because of a limit of the proxy, by limit.",
 			[]string{"limit"}, values{"exchange_rate"}, values{"running_exchanges"}, values{"waiting_callers"}),
-		forwarded: newCounter("forwarded_requests_total", "Requests for instance metadata, by what became of forwarding them.",
+		forwarded: newCounter("forwarded_requests_total", "Requests for instance metadata, by result.",
 			[]string{"result"}, values{Success}, values{Refused}, values{Failed}, values{ClientLeft}),
-		exchangeErrors: newCounter("exchange_errors_total", "Exchanges with Entra that failed, each try by itself, by AADSTS number or else by kind.",
+		exchangeErrors: newCounter("exchange_errors_total", "Failed attempts to exchange a token with Entra, by AADSTS number, or by kind if there is no number.",
 			[]string{"code"}),
-		refreshes: newCounter("refreshes_total", "Tokens replaced while they were still valid, by how that ended.",
+		refreshes: newCounter("refreshes_total", "Refreshes of tokens that were still valid, by result.",
 			[]string{"result"}, values{Success}, values{Failed}),
 		requests:  map[string]*histogram{other: newHistogram(requestBounds)},
 		exchanges: newHistogram(exchangeBounds),
@@ -141,7 +141,7 @@ func (m *Metrics) LimitedRequest(limit string) { m.limited.add(values{limit}) }
 // ForwardedRequest counts a request for instance metadata.
 func (m *Metrics) ForwardedRequest(result string) { m.forwarded.add(values{result}) }
 
-// Exchange counts one attempt at an exchange and its duration. An empty code means
+// Exchange counts one attempt to exchange a token and its duration. An empty code means
 // success.
 func (m *Metrics) Exchange(took time.Duration, code string) {
 	m.exchanges.observe(took)
@@ -150,7 +150,7 @@ func (m *Metrics) Exchange(took time.Duration, code string) {
 	}
 }
 
-// Refresh counts the replacement of a token that was still valid.
+// Refresh counts the refresh of a token that was still valid.
 func (m *Metrics) Refresh(result string) { m.refreshes.add(values{result}) }
 
 // ServeHTTP answers a scrape.

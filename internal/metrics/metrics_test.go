@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write the results into testdata")
 
 var epoch = time.Unix(1605152024, 0)
 
-// filled returns metrics that have all counted something.
+// filled returns metrics with at least one event each.
 func filled() *metrics.Metrics {
 	m := metrics.New(metrics.Config{
 		Version:   "v1.2.3",
@@ -45,7 +45,7 @@ func filled() *metrics.Metrics {
 	m.TokenRequest(metrics.Success, "cache")
 	m.TokenRequest(metrics.Success, "cache")
 	m.TokenRequest(metrics.Failed, "")
-	m.Request("token", 100*time.Microsecond) // equal to a bound: belongs to the bucket
+	m.Request("token", 100*time.Microsecond) // equal to the bound, so it is in this bucket
 	m.Request("token", 100*time.Microsecond+1)
 	m.Request("token", -time.Second)
 	m.Request("elsewhere", time.Minute)
@@ -87,7 +87,7 @@ func TestExposition(t *testing.T) {
 }
 
 // TestPromtool checks a scrape with Prometheus' promtool, if it is installed. Otherwise
-// TestExposition stands in for it: promtool has approved the golden file.
+// TestExposition must suffice: its golden file was checked with promtool.
 func TestPromtool(t *testing.T) {
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {

@@ -12,7 +12,7 @@ func (m *Metrics) appendTo(b []byte) []byte {
 		b = c.appendTo(b)
 	}
 	name := prefix + "request_duration_seconds"
-	b = appendHead(b, name, "Time from the end of a request's header to the answer, by who handled it.", "histogram")
+	b = appendHead(b, name, "Time from the end of a request's header to the answer, by handler.", "histogram")
 	for _, handler := range slices.Sorted(maps.Keys(m.requests)) {
 		if handler == other && m.requests[other].empty() {
 			continue // it would add 16 series that are always zero
@@ -20,7 +20,7 @@ func (m *Metrics) appendTo(b []byte) []byte {
 		b = m.requests[handler].appendTo(b, name, "handler", handler)
 	}
 	name = prefix + "exchange_duration_seconds"
-	b = appendHead(b, name, "Duration of exchanges with Entra, each try by itself, failed ones too.", "histogram")
+	b = appendHead(b, name, "Duration of attempts to exchange a token with Entra, including failed ones.", "histogram")
 	b = m.exchanges.appendTo(b, name, "", "")
 
 	b = appendHead(b, prefix+"build_info", "1, with the versions of the proxy and of Go as labels.", "gauge")
@@ -34,7 +34,7 @@ func (m *Metrics) appendTo(b []byte) []byte {
 func (s Sample) appendTo(b []byte, now time.Time) []byte {
 	b = appendGauge(b, "cache_entries", "Tokens in the cache.", float64(s.CacheEntries))
 	if !s.SoonestTokenExpiry.IsZero() {
-		b = appendGauge(b, "soonest_token_expiry_seconds", "Life left of the token in the cache that ends first.",
+		b = appendGauge(b, "soonest_token_expiry_seconds", "Time until the first token in the cache expires.",
 			s.SoonestTokenExpiry.Sub(now).Seconds())
 	}
 	if !s.FederatedTokenIssued.IsZero() {
@@ -42,11 +42,11 @@ func (s Sample) appendTo(b []byte, now time.Time) []byte {
 			now.Sub(s.FederatedTokenIssued).Seconds())
 	}
 	if !s.FederatedTokenExpiry.IsZero() {
-		b = appendGauge(b, "federated_token_expiry_seconds", "Life left of the federated token; negative where it has expired.",
+		b = appendGauge(b, "federated_token_expiry_seconds", "Time until the federated token expires; negative if it has expired.",
 			s.FederatedTokenExpiry.Sub(now).Seconds())
 	}
 	lines := prefix + "log_lines_left_out_total"
-	b = appendHead(b, lines, "Lines that the log lacks: about requests beyond its limit, or not written in time.", "counter")
+	b = appendHead(b, lines, "Dropped log lines: above the rate limit of lines about requests, or not written in time.", "counter")
 	b = appendCount(b, lines, nil, nil, s.LogLinesLeftOut)
 	return appendCallers(b, s.Callers)
 }

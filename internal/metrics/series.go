@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// maxSeries bounds the series of one counter, in case the values of a label should ever
-// not come from a short list. Label values beyond the bound are counted as other.
+// maxSeries bounds the series of one counter, in case a bug causes label values that are
+// not from a short list. Label values beyond the bound are counted as other.
 const maxSeries = 128
 
 const other = "other"
@@ -19,8 +19,8 @@ const other = "other"
 // values are the values of a counter's labels, in order. Unused ones are empty.
 type values [2]string
 
-// counter is a counter with up to two labels. A series appears with its first event. The
-// series that newCounter gets as atZero appear at once, at zero.
+// counter is a counter with up to two labels. A series appears with its first event, except
+// that the series atZero of newCounter appear at once, with the value zero.
 type counter struct {
 	name, help string
 	labels     []string

@@ -7,12 +7,12 @@ import (
 	"strings"
 )
 
-// maxAttempts bounds how often rules are committed that somebody else changed
-// between the reading and the commit. Two runs at once settle in two or three.
+// maxAttempts is how often a commit is tried when another process changes the rules between
+// the reading and the commit. Two concurrent runs of proxy-init need two or three attempts.
 const maxAttempts = 5
 
-// read reads a table. A legacy table that does not exist is left so: to list it
-// would make it.
+// read reads a table. It does not list a legacy table that does not exist, because listing
+// creates the table.
 func (b *backend) read(table string) (state, error) {
 	if b.inUse != nil && !b.inUse(table) {
 		return state{}, nil
@@ -20,7 +20,7 @@ func (b *backend) read(table string) (state, error) {
 	return readState(b.tables, table)
 }
 
-// apply commits the plan, again where somebody else changed the rules meanwhile.
+// apply commits the plan. It tries again if another process changed the rules meanwhile.
 func (b *backend) apply(ctx context.Context, p Plan) error {
 	var err error
 	for range maxAttempts {
@@ -31,8 +31,8 @@ func (b *backend) apply(ctx context.Context, p Plan) error {
 	return err
 }
 
-// applyOnce reads each table back before it goes on to the next: the redirect is
-// not to be had without the filter.
+// applyOnce commits each table and reads it back before it commits the next: there must be no
+// redirect without the filter.
 func (b *backend) applyOnce(ctx context.Context, p Plan) error {
 	for _, table := range applyOrder {
 		now, err := b.read(table)
@@ -85,15 +85,15 @@ func (b *backend) checkTable(p Plan, table string) error {
 	return nil
 }
 
-// difference says how a table's state departs from the planned chain. Empty: it
-// does not.
+// difference returns the first difference between a table's state and the planned chain, or
+// "" if there is none.
 func (c chain) difference(now state) string {
 	jump := canonical("-A " + hookOutput + " -j " + c.name)
 	switch {
 	case !slices.Contains(now.chains, c.name):
 		return "there is no chain " + c.name
 	case len(now.chains) > 1:
-		return "the chains of an earlier redirect are there: " + strings.Join(now.chains, " ")
+		return "it has chains of an earlier redirect: " + strings.Join(now.chains, " ")
 	case len(now.output) == 0 || canonical(now.output[0]) != jump:
 		return "the jump to " + c.name + " is not the first rule of " + hookOutput
 	case len(now.jumps) > 1:
@@ -111,5 +111,5 @@ func (c chain) difference(now state) string {
 
 func differ(mode Mode, table, what string) *Error {
 	cause := fmt.Sprintf("the %s table (%s) is not as planned: %s", table, mode, what)
-	return &Error{RulesDiffer, cause, "run proxy-init again, after whatever else changes this pod's rules"}
+	return &Error{RulesDiffer, cause, "run proxy-init again, after all other programs that change this pod's rules"}
 }

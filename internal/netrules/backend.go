@@ -18,15 +18,15 @@ import (
 // Mode names an iptables backend.
 type Mode string
 
-// The modes. A kernel can hold rules of both backends at once, each unseen by
-// the other's tools.
+// The modes. A kernel can have rules of both backends at once. The tools of one backend do not
+// list the rules of the other.
 const (
 	ModeAuto   Mode = "auto"
 	ModeNFT    Mode = "nft"
 	ModeLegacy Mode = "legacy"
 )
 
-// ParseMode reads a mode's name.
+// ParseMode parses the name of a mode.
 func ParseMode(s string) (Mode, error) {
 	switch m := Mode(s); m {
 	case ModeAuto, ModeNFT, ModeLegacy:
@@ -36,32 +36,32 @@ func ParseMode(s string) (Mode, error) {
 }
 
 const (
-	// lockWait bounds the wait for the xtables lock: longer than the few
-	// milliseconds that a holder needs, short enough to be reported.
+	// lockWait is how long iptables waits for the xtables lock. Another process normally
+	// holds it for a few milliseconds.
 	lockWait = 5 * time.Second
 
-	// commandTimeout bounds each run of iptables: lockWait, and as much again on
-	// a busy node.
+	// commandTimeout is the timeout of each run of iptables: lockWait, and the same again
+	// for a busy node.
 	commandTimeout = 2 * lockWait
 
-	// maxOutput bounds what is kept of iptables' complaints.
+	// maxOutput is how many bytes of iptables' error output are kept.
 	maxOutput = 4 << 10
 )
 
-// backend is one of the two iptables, and how to use it.
+// backend is one of the two iptables backends.
 type backend struct {
 	mode   Mode
 	tables tables
-	// inUse reports whether a table exists, where reading it would make it. Nil:
-	// reading makes nothing.
+	// inUse reports whether a table exists, for a backend where reading a table creates it.
+	// Nil: reading creates no tables.
 	inUse func(table string) bool
-	// restore commits iptables-restore input, atomically for each table.
+	// restore commits iptables-restore input. The commit of each table is atomic.
 	restore func(ctx context.Context, input string) error
 }
 
-// findBackend looks for the mode's binary: under its own name, or as the plain
-// iptables of an image that has only one. An *Error of NoBinary: there is none. Its
-// reading ends with ctx.
+// findBackend finds the binary of the mode: iptables-nft or iptables-legacy, or iptables in an
+// image that has only one. If there is none, it returns an *[Error] of [NoBinary]. When ctx is
+// done, all reading by the backend ends.
 func findBackend(ctx context.Context, mode Mode) (*backend, error) {
 	for _, name := range []string{"iptables-" + string(mode), "iptables"} {
 		path, err := exec.LookPath(name)
@@ -88,12 +88,12 @@ func findBackend(ctx context.Context, mode Mode) (*backend, error) {
 	}
 	return nil, &Error{
 		Kind:   NoBinary,
-		Cause:  fmt.Sprintf("no iptables-%s (nor an iptables of that backend, with its iptables-restore) in PATH", mode),
-		Remedy: "use the published init image, which has both backends, or install iptables in this one",
+		Cause:  fmt.Sprintf("no iptables-%s in PATH, and no iptables of that backend with its iptables-restore", mode),
+		Remedy: "use the published init image, which has both backends, or install iptables in this image",
 	}
 }
 
-// modeOf asks an iptables which backend it is. Empty: it does not say.
+// modeOf returns the backend of an iptables binary, or "" if the binary fails.
 func modeOf(ctx context.Context, path string) Mode {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -107,15 +107,15 @@ func modeOf(ctx context.Context, path string) Mode {
 	return ModeLegacy
 }
 
-// restore runs iptables-restore. It does not flush what others have.
+// restore runs iptables-restore with --noflush, which keeps the rules of other programs.
 func restore(ctx context.Context, path string, mode Mode, input string) error {
 	limited, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(limited, path, "--noflush", "--wait", strconv.Itoa(int(lockWait/time.Second)))
 	cmd.Stdin = strings.NewReader(input)
-	var said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &said, &said
-	// A child of iptables-restore that keeps the pipe open must not outlive us.
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	// Do not wait for a child of iptables-restore that keeps the pipe open.
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	header, _, _ := strings.Cut(input, "\n")
@@ -128,7 +128,7 @@ func restore(ctx context.Context, path string, mode Mode, input string) error {
 	case limited.Err() != nil:
 		return timedOut(step, mode)
 	case exited:
-		text := said.String()[:min(said.Len(), maxOutput)]
+		text := output.String()[:min(output.Len(), maxOutput)]
 		return failedRun{step, mode, exit.ExitCode(), text, input, missingCapability(mode) != ""}.classify()
 	}
 	return &Error{Cause: fmt.Sprintf("%s: %v", step, err)}
@@ -137,17 +137,17 @@ func restore(ctx context.Context, path string, mode Mode, input string) error {
 func timedOut(step string, mode Mode) *Error {
 	return &Error{
 		Kind:   TimedOut,
-		Cause:  fmt.Sprintf("%s: iptables (%s) did not end within %s", step, mode, commandTimeout),
-		Remedy: "restart this container; where it happens again, look at the node's load and at who holds the xtables lock",
+		Cause:  fmt.Sprintf("%s: iptables (%s) did not exit within %s", step, mode, commandTimeout),
+		Remedy: "restart this container; if it happens again, check the node's load and which process holds the xtables lock",
 	}
 }
 
-// bounded gives go-iptables, which waits for iptables however long it takes, a
-// limit, and its errors a kind.
+// bounded adds a timeout to go-iptables, which waits for iptables without a limit, and
+// classifies its errors.
 type bounded struct {
 	tables tables
 	mode   Mode
-	// ended is the life of the whole run, which go-iptables takes no notice of.
+	// ended is done when the run of this program ends. go-iptables accepts no context.
 	ended context.Context
 }
 
@@ -184,9 +184,9 @@ func (b *bounded) explain(step string, err error) error {
 	case err == nil:
 		return nil
 	case ran:
-		// Its text begins with the whole command line, of no use here.
-		_, said, _ := strings.Cut(failed.Error(), fmt.Sprintf("exit status %d: ", failed.ExitStatus()))
-		return failedRun{step: step, mode: b.mode, exitCode: failed.ExitStatus(), said: said, powerless: missingCapability(b.mode) != ""}.classify()
+		// The text begins with the whole command line, which is left out.
+		_, output, _ := strings.Cut(failed.Error(), fmt.Sprintf("exit status %d: ", failed.ExitStatus()))
+		return failedRun{step: step, mode: b.mode, exitCode: failed.ExitStatus(), output: output, unprivileged: missingCapability(b.mode) != ""}.classify()
 	}
 	return &Error{Cause: fmt.Sprintf("%s: %v", step, err)}
 }

@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// stuck is an iptables that never ends.
+// stuck is an iptables that does not exit until release is closed.
 type stuck struct{ release chan struct{} }
 
 func (s stuck) ListChains(string) ([]string, error)   { <-s.release; return nil, nil }
 func (s stuck) List(string, string) ([]string, error) { <-s.release; return nil, nil }
 
-// TestListingEndsWithTheRun: a SIGTERM is not kept waiting by an iptables that hangs.
-func TestListingEndsWithTheRun(t *testing.T) {
+// TestListingIsCanceled checks that this program exits on SIGTERM even if iptables hangs.
+func TestListingIsCanceled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := stuck{make(chan struct{})}
 		defer close(s.release)
@@ -25,7 +25,7 @@ func TestListingEndsWithTheRun(t *testing.T) {
 		start := time.Now()
 		time.AfterFunc(time.Second, end)
 		if _, err := b.ListChains("nat"); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "nat") {
-			t.Errorf("got %v, want the run's end, naming the table", err)
+			t.Errorf("got %v, want context.Canceled with the name of the table", err)
 		}
 		if got := time.Since(start); got != time.Second {
 			t.Errorf("took %s, want a second", got)
@@ -33,7 +33,7 @@ func TestListingEndsWithTheRun(t *testing.T) {
 	})
 }
 
-func TestListingIsBounded(t *testing.T) {
+func TestListingTimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := stuck{make(chan struct{})}
 		defer close(s.release)
@@ -44,7 +44,7 @@ func TestListingIsBounded(t *testing.T) {
 			func() ([]string, error) { return b.List("nat", "OUTPUT") },
 		} {
 			if _, err := list(); kindOf(err) != TimedOut || !strings.Contains(err.Error(), "nat") {
-				t.Errorf("got %v, want TimedOut, naming the table", err)
+				t.Errorf("got %v, want TimedOut with the name of the table", err)
 			}
 		}
 		if got := time.Since(start); got != 2*commandTimeout {

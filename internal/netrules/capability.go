@@ -12,9 +12,9 @@ const (
 	capNetRaw   = 13
 )
 
-// missingCapability names what the mode needs and this process lacks: NET_ADMIN,
-// and for legacy, which talks to the kernel through a raw socket, NET_RAW. Empty:
-// nothing, or it cannot be told.
+// missingCapability returns the capability that the mode needs and this process lacks:
+// NET_ADMIN, or NET_RAW for legacy, which configures the kernel through a raw socket. It
+// returns "" if none is missing, or if the capabilities cannot be read.
 func missingCapability(mode Mode) string {
 	effective, ok := effectiveCapabilities()
 	switch {

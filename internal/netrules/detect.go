@@ -8,23 +8,23 @@ import (
 	"slices"
 )
 
-// candidate is a backend that was looked for.
+// candidate is what survey found out about a backend.
 type candidate struct {
 	mode Mode
-	// backend is nil where err says why it cannot be used.
+	// backend is nil if the backend cannot be used, for the reason err.
 	backend *backend
 	err     error
-	// ours says that it holds chains of this package, or of azure-workload-identity.
+	// ours is true if it has chains of this package or of azure-workload-identity.
 	ours bool
-	// foreign says that it holds nat rules of others.
+	// foreign is true if it has nat rules of other programs.
 	foreign bool
-	// inUse says that it has tables here, which where err is set nobody has read.
+	// inUse is true if it has tables in this namespace. They were not read if err is set.
 	inUse bool
-	// kubernetes names a chain of kubelet or kube-proxy. Empty: there is none.
+	// kubernetes is the name of a chain of kubelet or kube-proxy. Empty: there is none.
 	kubernetes string
 }
 
-// survey finds a backend and looks at what it holds.
+// survey finds a backend and reads its tables.
 func survey(ctx context.Context, mode Mode) candidate {
 	c := candidate{mode: mode}
 	if mode == ModeLegacy {
@@ -40,14 +40,14 @@ func survey(ctx context.Context, mode Mode) candidate {
 		c.err = &Error{MissingCapability, cause, capabilityRemedy(mode)}
 		return c
 	}
-	if c.err = c.look(b); c.err == nil {
+	if c.err = c.read(b); c.err == nil {
 		c.backend = b
 	}
 	return c
 }
 
-// look reads the tables of a backend.
-func (c *candidate) look(b *backend) error {
+// read reads the tables of a backend.
+func (c *candidate) read(b *backend) error {
 	for _, table := range applyOrder {
 		s, err := b.read(table)
 		if err != nil {
@@ -57,37 +57,38 @@ func (c *candidate) look(b *backend) error {
 		c.foreign = c.foreign || table == tableNAT && s.foreign
 		c.kubernetes = cmp.Or(c.kubernetes, s.kubernetes)
 	}
-	// Newer kubelets mark their node's namespace in mangle only. Rules there that
-	// cannot be read are no hindrance.
+	// Newer kubelets have a chain in the mangle table only. This package does not use that
+	// table, so an error is ignored.
 	if s, err := b.read("mangle"); err == nil {
 		c.kubernetes = cmp.Or(c.kubernetes, s.kubernetes)
 	}
 	return nil
 }
 
-// What a candidate's rules say for it, least first.
+// The order of preference among candidates, lowest first.
 const (
 	unusable = iota
 	usable
-	weighsForeign
-	weighsOurs
+	hasForeign
+	hasOurs
 )
 
-func (c candidate) weight() int {
+func (c candidate) preference() int {
 	switch {
 	case c.backend == nil:
 		return unusable
 	case c.ours:
-		return weighsOurs
+		return hasOurs
 	case c.foreign:
-		return weighsForeign
+		return hasForeign
 	}
 	return usable
 }
 
-// mayHoldRules reports whether a backend that cannot be used may have rules all
-// the same. Of legacy the kernel tells; nft has none where the kernel lacks it, and
-// without its binary, or a capability that legacy needs too, nothing can be said.
+// mayHoldRules reports whether a backend that cannot be used may have rules nevertheless. For
+// legacy, the kernel lists the tables. For nft it returns false if the kernel lacks nft, and
+// also, as nothing can be found out then, if the binary is missing or the capability NET_ADMIN,
+// which legacy needs too.
 func (c candidate) mayHoldRules() bool {
 	if c.mode == ModeLegacy {
 		return c.inUse
@@ -95,9 +96,9 @@ func (c candidate) mayHoldRules() bool {
 	return !kindIs(c.err, MissingModule) && !kindIs(c.err, NoBinary) && !kindIs(c.err, MissingCapability)
 }
 
-// choose picks the backend to use from the two candidates, nft first.
+// choose chooses the backend to use from the two candidates, of which nft is the first.
 func choose(mode Mode, found []candidate) (*Ruleset, error) {
-	r := &Ruleset{auto: mode == ModeAuto || mode == "", reason: "asked for"}
+	r := &Ruleset{auto: mode == ModeAuto || mode == "", reason: "set by --iptables-mode"}
 	first := slices.IndexFunc(found, func(c candidate) bool { return c.mode == mode })
 	if r.auto {
 		first, r.reason = preferred(found)
@@ -113,13 +114,13 @@ func choose(mode Mode, found []candidate) (*Ruleset, error) {
 	if other.backend != nil {
 		r.backends = append(r.backends, other.backend)
 	} else if other.mayHoldRules() {
-		r.unseen = fmt.Errorf("iptables-%s may have rules here that cannot be seen: %w", other.mode, other.err)
+		r.unseen = fmt.Errorf("iptables-%s may have rules here that cannot be read: %w", other.mode, other.err)
 	}
 	return r, nil
 }
 
-// neither says why no backend works, and what would fix each. Its kind is that of
-// the backend that auto would have chosen.
+// neither returns the error for two backends that do not work, with a remedy for each. Its kind
+// is that of the chosen backend's error.
 func neither(chosen, other candidate) error {
 	first, known := errors.AsType[*Error](chosen.err)
 	second, bothKnown := errors.AsType[*Error](other.err)
@@ -133,19 +134,19 @@ func neither(chosen, other candidate) error {
 	return &Error{first.Kind, fmt.Sprintf("neither iptables backend works: %s; %s", first.Cause, second.Cause), remedy}
 }
 
-// preferred is the index of the candidate that auto takes, and why.
+// preferred returns the index of the candidate that ModeAuto chooses, and the reason.
 func preferred(found []candidate) (int, string) {
 	best := 0
-	if found[1].weight() > found[0].weight() {
+	if found[1].preference() > found[0].preference() {
 		best = 1
 	}
-	switch found[best].weight() {
-	case weighsOurs:
-		return best, "it holds the redirect here"
-	case weighsForeign:
-		return best, "it holds nat rules here"
+	switch found[best].preference() {
+	case hasOurs:
+		return best, "it already has the redirect"
+	case hasForeign:
+		return best, "it already has nat rules"
 	case unusable:
-		// Neither works: of the two reasons, that of the binary that is there.
+		// Neither works. The more useful error is that of a binary that exists.
 		if kindIs(found[0].err, NoBinary) {
 			best = 1
 		}

@@ -10,7 +10,7 @@ import (
 func TestChoose(t *testing.T) {
 	missing := &Error{Kind: NoBinary, Cause: "none"}
 	slow := &Error{Kind: TimedOut, Cause: "no answer"}
-	powerless := &Error{Kind: MissingCapability, Cause: "no NET_RAW"}
+	unprivileged := &Error{Kind: MissingCapability, Cause: "no NET_RAW"}
 	type side struct {
 		ours, foreign, inUse bool
 		err                  error
@@ -22,23 +22,23 @@ func TestChoose(t *testing.T) {
 		wantKind    Kind
 		wantWarning bool
 	}{
-		"nothing anywhere":           {mode: ModeAuto, want: ModeNFT},
-		"zero mode":                  {want: ModeNFT},
-		"asked for nft":              {mode: ModeNFT, legacy: side{ours: true}, want: ModeNFT},
-		"asked for legacy":           {mode: ModeLegacy, nft: side{ours: true}, want: ModeLegacy},
-		"a mesh on legacy":           {mode: ModeAuto, legacy: side{foreign: true}, want: ModeLegacy},
-		"a mesh on nft":              {mode: ModeAuto, nft: side{foreign: true}, want: ModeNFT},
-		"meshes on both":             {mode: ModeAuto, nft: side{foreign: true}, legacy: side{foreign: true}, want: ModeNFT},
-		"ours on legacy, mesh nft":   {mode: ModeAuto, nft: side{foreign: true}, legacy: side{ours: true}, want: ModeLegacy},
-		"only legacy":                {mode: ModeAuto, nft: side{err: missing}, want: ModeLegacy},
-		"only nft":                   {mode: ModeAuto, legacy: side{err: missing}, want: ModeNFT},
-		"nft does not answer":        {mode: ModeAuto, nft: side{err: slow}, want: ModeLegacy, wantWarning: true},
-		"nft not in the kernel":      {mode: ModeAuto, nft: side{err: &Error{Kind: MissingModule}}, want: ModeLegacy},
-		"only nft, legacy in use":    {mode: ModeAuto, legacy: side{err: powerless, inUse: true}, want: ModeNFT, wantWarning: true},
-		"asked for what is not":      {mode: ModeLegacy, legacy: side{err: missing}, wantKind: NoBinary},
-		"neither is there":           {mode: ModeAuto, nft: side{err: missing}, legacy: side{err: missing}, wantKind: NoBinary},
-		"only legacy, and powerless": {mode: ModeAuto, nft: side{err: missing}, legacy: side{err: powerless}, wantKind: MissingCapability},
-		"both powerless":             {mode: ModeAuto, nft: side{err: powerless}, legacy: side{err: powerless}, wantKind: MissingCapability},
+		"no rules":                  {mode: ModeAuto, want: ModeNFT},
+		"zero mode":                 {want: ModeNFT},
+		"mode nft":                  {mode: ModeNFT, legacy: side{ours: true}, want: ModeNFT},
+		"mode legacy":               {mode: ModeLegacy, nft: side{ours: true}, want: ModeLegacy},
+		"a mesh on legacy":          {mode: ModeAuto, legacy: side{foreign: true}, want: ModeLegacy},
+		"a mesh on nft":             {mode: ModeAuto, nft: side{foreign: true}, want: ModeNFT},
+		"meshes on both":            {mode: ModeAuto, nft: side{foreign: true}, legacy: side{foreign: true}, want: ModeNFT},
+		"ours on legacy, mesh nft":  {mode: ModeAuto, nft: side{foreign: true}, legacy: side{ours: true}, want: ModeLegacy},
+		"only legacy":               {mode: ModeAuto, nft: side{err: missing}, want: ModeLegacy},
+		"only nft":                  {mode: ModeAuto, legacy: side{err: missing}, want: ModeNFT},
+		"nft times out":             {mode: ModeAuto, nft: side{err: slow}, want: ModeLegacy, wantWarning: true},
+		"nft not in the kernel":     {mode: ModeAuto, nft: side{err: &Error{Kind: MissingModule}}, want: ModeLegacy},
+		"only nft, legacy in use":   {mode: ModeAuto, legacy: side{err: unprivileged, inUse: true}, want: ModeNFT, wantWarning: true},
+		"mode legacy, no binary":    {mode: ModeLegacy, legacy: side{err: missing}, wantKind: NoBinary},
+		"no binary":                 {mode: ModeAuto, nft: side{err: missing}, legacy: side{err: missing}, wantKind: NoBinary},
+		"only legacy, unprivileged": {mode: ModeAuto, nft: side{err: missing}, legacy: side{err: unprivileged}, wantKind: MissingCapability},
+		"both unprivileged":         {mode: ModeAuto, nft: side{err: unprivileged}, legacy: side{err: unprivileged}, wantKind: MissingCapability},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var found []candidate
@@ -64,19 +64,20 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestNeitherBackend: who has to mend something hears of both, since either will do.
+// TestNeitherBackend checks that the error has the causes and remedies of both backends, since
+// one remedy is enough.
 func TestNeitherBackend(t *testing.T) {
 	module := &Error{Kind: MissingModule, Cause: "nft has no tables", Remedy: "load nf_tables"}
-	powerless := &Error{Kind: MissingCapability, Cause: "NET_RAW is missing", Remedy: "add NET_RAW"}
+	unprivileged := &Error{Kind: MissingCapability, Cause: "NET_RAW is missing", Remedy: "add NET_RAW"}
 	none := &Error{Kind: NoBinary, Cause: "no iptables-legacy", Remedy: "use the init image"}
 	for name, tt := range map[string]struct {
 		legacy *Error
-		says   []string
+		causes []string
 		remedy string
 	}{
-		"either will do":  {powerless, []string{"nft has no tables", "NET_RAW is missing"}, "for nft: load nf_tables; or for legacy: add NET_RAW"},
-		"one is not here": {none, []string{"nft has no tables", "no iptables-legacy"}, "load nf_tables"},
-		"the same":        {module, []string{"nft has no tables"}, "load nf_tables"},
+		"two remedies":      {unprivileged, []string{"nft has no tables", "NET_RAW is missing"}, "for nft: load nf_tables; or for legacy: add NET_RAW"},
+		"one has no binary": {none, []string{"nft has no tables", "no iptables-legacy"}, "load nf_tables"},
+		"one remedy":        {module, []string{"nft has no tables"}, "load nf_tables"},
 	} {
 		_, err := choose(ModeAuto, []candidate{{mode: ModeNFT, err: module}, {mode: ModeLegacy, err: tt.legacy}})
 		failure, ok := errors.AsType[*Error](err)
@@ -84,19 +85,19 @@ func TestNeitherBackend(t *testing.T) {
 			t.Errorf("%s: got %+v, want the remedy %q", name, failure, tt.remedy)
 			continue
 		}
-		for _, says := range tt.says {
-			if !strings.Contains(failure.Cause, says) {
-				t.Errorf("%s: %q does not say %q", name, failure.Cause, says)
+		for _, cause := range tt.causes {
+			if !strings.Contains(failure.Cause, cause) {
+				t.Errorf("%s: %q does not contain %q", name, failure.Cause, cause)
 			}
 		}
 	}
-	// Who asked for one hears of that one.
-	if _, err := choose(ModeNFT, []candidate{{mode: ModeNFT, err: module}, {mode: ModeLegacy, err: powerless}}); err != error(module) {
+	// With a mode other than auto, the error is about that backend only.
+	if _, err := choose(ModeNFT, []candidate{{mode: ModeNFT, err: module}, {mode: ModeLegacy, err: unprivileged}}); err != error(module) {
 		t.Errorf("got %v, want %v", err, module)
 	}
 }
 
-func TestLook(t *testing.T) {
+func TestReadCandidate(t *testing.T) {
 	for name, tt := range map[string]struct {
 		setUp func(*fakeKernel)
 		want  candidate
@@ -113,7 +114,7 @@ func TestLook(t *testing.T) {
 			k := newFakeKernel(ModeNFT)
 			tt.setUp(k)
 			var got candidate
-			if err := got.look(k.backend()); err != nil {
+			if err := got.read(k.backend()); err != nil {
 				t.Fatal(err)
 			}
 			if got.ours != tt.want.ours || got.foreign != tt.want.foreign || got.kubernetes != tt.want.kubernetes {
@@ -123,13 +124,13 @@ func TestLook(t *testing.T) {
 	}
 }
 
-func TestLegacyTablesAreNotMade(t *testing.T) {
+func TestLegacyTablesAreNotCreated(t *testing.T) {
 	k := newFakeKernel(ModeLegacy)
 	listed := false
 	k.fail = func(string) error { listed = true; return nil }
 	b := k.backend()
 	b.inUse = func(string) bool { return false }
 	if _, err := b.read("nat"); err != nil || listed {
-		t.Errorf("listed %v, error %v: listing a legacy table makes it", listed, err)
+		t.Errorf("listed %v, error %v: listing a legacy table creates it", listed, err)
 	}
 }

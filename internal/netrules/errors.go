@@ -11,29 +11,29 @@ import (
 	"strings"
 )
 
-// Kind says what stands in the way of the redirect, and so who can fix it.
+// Kind is the kind of a failure. Each kind has its own remedy and its own exit code.
 type Kind int
 
-// The kinds of failure. The zero value is a failure of no known kind.
+// The kinds of failure. The zero value is an unknown kind.
 const (
 	// MissingCapability: the process may not change the namespace's rules.
 	MissingCapability Kind = iota + 1
-	// NoBinary: there is no iptables for the backend, or not all of it.
+	// NoBinary: there is no iptables for the backend, or a part of it is missing.
 	NoBinary
-	// LockHeld: the xtables lock cannot be had.
+	// LockHeld: another process holds the xtables lock, or its file cannot be opened.
 	LockHeld
 	// MissingModule: the kernel lacks a match, a target or a table.
 	MissingModule
-	// WrongBackend: the backend's tables hold rules that it cannot read.
+	// WrongBackend: the backend's tables contain rules that it cannot read.
 	WrongBackend
-	// RulesDiffer: the namespace's rules are not the planned ones, or changed
-	// while they were being replaced.
+	// RulesDiffer: the namespace's rules are not the planned ones, or another process changed
+	// them at the same time.
 	RulesDiffer
-	// NotRedirected: the rules are in place, and a connection went elsewhere.
+	// NotRedirected: the rules are in place, but a connection was not redirected.
 	NotRedirected
 	// HostNetwork: this is the network namespace of a node.
 	HostNetwork
-	// TimedOut: iptables did not end in time.
+	// TimedOut: iptables did not exit in time.
 	TimedOut
 	// PortTaken: a process of another user than the proxy's holds the proxy's port.
 	PortTaken
@@ -41,10 +41,10 @@ const (
 
 // Error is a failure to install, check, prove or remove the redirect.
 type Error struct {
-	// Kind is zero where the cause is not known.
+	// Kind is zero if the kind of failure is not known.
 	Kind Kind
 
-	// Cause is one line: what was being done, and what went wrong.
+	// Cause is one line: the step that failed, and what went wrong.
 	Cause string
 
 	// Remedy is one line: what to change. Empty: not known.
@@ -53,23 +53,23 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Cause }
 
-// kindIs reports whether err is, or wraps, an Error of the kind.
+// kindIs reports whether err is or wraps an Error of the kind.
 func kindIs(err error, k Kind) bool {
 	e, ok := errors.AsType[*Error](err)
 	return ok && e.Kind == k
 }
 
-// failedRun is an iptables that exited with an error.
+// failedRun is a run of iptables that exited with an error.
 type failedRun struct {
 	step     string
 	mode     Mode
 	exitCode int
-	said     string
-	// input is what iptables-restore read. Empty: it was another command.
+	output   string
+	// input is the input of iptables-restore. Empty: it was another command.
 	input string
-	// powerless says that this process lacks a capability that the mode needs,
-	// for which some versions give no reason.
-	powerless bool
+	// unprivileged is true if this process lacks a capability that the mode needs. Some
+	// versions of iptables do not report this reason.
+	unprivileged bool
 }
 
 var (
@@ -86,11 +86,11 @@ var (
 	noKernelSupport = regexp.MustCompile(`No chain/target/match by that name|\((?:No such file or directory|Operation not supported|Invalid argument)\)|Protocol not supported|Failed to initialize nft`)
 )
 
-// classify finds the kind of a failure in what iptables said. Its exit status
-// does not tell: for want of a capability nft exits with 4 and legacy with 3,
-// legacy with 4 for the lock too, and iptables-restore with 1 or 2 for anything.
+// classify finds the kind of a failure in the output of iptables. The exit status does not
+// identify it: if a capability is missing, nft exits with 4 and legacy with 3; legacy exits
+// with 4 for the lock too, and iptables-restore with 1 or 2 for any failure.
 func (f failedRun) classify() *Error {
-	said := oneLine(f.said)
+	said := oneLine(f.output)
 	ended := fmt.Sprintf("exited with %d: %s", f.exitCode, said)
 	if f.exitCode < 0 {
 		ended = "was killed by a signal"
@@ -101,28 +101,29 @@ func (f failedRun) classify() *Error {
 		e.Kind, e.Remedy = LockHeld, "mount an emptyDir at /run, or set XTABLES_LOCKFILE to a file that exists"
 	case lockSigns.MatchString(said):
 		e.Kind, e.Remedy = LockHeld, "another process holds the xtables lock: restart this container when it is done"
-	case permissionSigns.MatchString(said), noTable.MatchString(said) && f.powerless:
+	case permissionSigns.MatchString(said), noTable.MatchString(said) && f.unprivileged:
 		e.Kind, e.Remedy = MissingCapability, capabilityRemedy(f.mode)
 	case nftOnlySign.MatchString(said):
 		e.Kind, e.Remedy = WrongBackend, nftOnlyRemedy
 	case chainInUse.MatchString(said), strings.HasPrefix(f.inputLine(said), "-X "):
-		e.Kind, e.Remedy = RulesDiffer, "a rule that is not proxy-init's leads into a chain that is: remove that rule, and run it again"
+		e.Kind, e.Remedy = RulesDiffer, "a rule of another program jumps to a chain of proxy-init: remove that rule, and run proxy-init again"
 	case noSuchRule.MatchString(said), strings.HasPrefix(f.inputLine(said), "-D "):
-		e.Kind, e.Remedy = RulesDiffer, "somebody else changed the rules at the same time: run proxy-init again"
+		e.Kind, e.Remedy = RulesDiffer, "another process changed the rules at the same time: run proxy-init again"
 	case noPlugin.MatchString(said):
 		e.Kind, e.Remedy = NoBinary, "this image's iptables lacks its extension "+noPlugin.FindStringSubmatch(said)[1]+": use the published init image"
 	default:
 		if module := f.missingModule(said); module != "" {
-			e.Kind, e.Remedy = MissingModule, "the node's kernel lacks a module, load it there: "+module
+			e.Kind, e.Remedy = MissingModule, "the node's kernel lacks a module: load on the node "+module
 		}
 	}
 	return e
 }
 
-// nftOnlyRemedy is for tables that are iptables' own by name, and not by content.
-const nftOnlyRemedy = "the nft tool put rules into a table of iptables' own: give them another table, or use --iptables-mode=legacy"
+// nftOnlyRemedy is for tables with a name of iptables and rules that only the nft tool can read.
+const nftOnlyRemedy = "the nft tool added rules to a table of iptables: move them to another table, or use --iptables-mode=legacy"
 
-// inputLine is the line of the input at which iptables-restore says it failed.
+// inputLine returns the line of the input at which iptables-restore failed, or "" if its output
+// does not contain the line number.
 func (f failedRun) inputLine(said string) string {
 	m := failedLine.FindStringSubmatch(said)
 	if m == nil {
@@ -136,7 +137,7 @@ func (f failedRun) inputLine(said string) string {
 	return lines[n-1]
 }
 
-// missingModule names the kernel module that was missed. Empty: none was.
+// missingModule returns the kernel module that is missing, or "" if the output shows none.
 func (f failedRun) missingModule(said string) string {
 	if m := noExtension.FindStringSubmatch(said); m != nil {
 		return moduleOf(m[1], f.mode)
@@ -157,7 +158,7 @@ func (f failedRun) missingModule(said string) string {
 // extensions are the matches and targets that the rules use.
 var extensions = [...]string{"tcp", "owner", "conntrack", "REDIRECT", "DNAT", "REJECT"}
 
-// moduleOf names the kernel module behind an extension.
+// moduleOf returns the kernel module of an extension.
 func moduleOf(extension string, mode Mode) string {
 	nft := map[string]string{"REJECT": "nft_reject_ipv4", "REDIRECT": "xt_REDIRECT, nft_redir, nf_nat"}
 	either := map[string]string{"tcp": "xt_tcpudp", "DNAT": "xt_nat, nf_nat", "REJECT": "ipt_REJECT", "REDIRECT": "xt_REDIRECT, nf_nat"}
@@ -167,14 +168,14 @@ func moduleOf(extension string, mode Mode) string {
 	return cmp.Or(either[extension], "xt_"+extension)
 }
 
-// Where the kernel lists the extensions that it has, loaded after the attempt to
-// use them. There is no list without legacy iptables.
+// The kernel's lists of its loaded extensions. It loads an extension at the first use. The
+// lists do not exist without legacy iptables.
 const (
 	procMatches = "/proc/net/ip_tables_matches"
 	procTargets = "/proc/net/ip_tables_targets"
 )
 
-// unloaded names the modules of which the kernel has no sign.
+// unloaded returns the modules of the extensions that are not in the kernel's lists.
 func unloaded(mode Mode) string {
 	matches, _ := os.ReadFile(procMatches)
 	targets, _ := os.ReadFile(procTargets)
@@ -190,7 +191,7 @@ func modulesNotIn(known []string, mode Mode) string {
 		}
 	}
 	if len(missing) == 0 || len(known) == 0 {
-		return "it does not say which; nf_nat, or iptable_nat (nft_chain_nat on nft)"
+		return "nf_nat, or iptable_nat (for nft: nft_chain_nat); the kernel does not report which one is missing"
 	}
 	return strings.Join(missing, ", ")
 }
@@ -202,8 +203,8 @@ func capabilityRemedy(mode Mode) string {
 	return "run the init container as root with the capability NET_ADMIN"
 }
 
-// oneLine joins the lines that iptables printed, without its advice to read
-// --help, which is of no use in a container's log.
+// oneLine joins the lines that iptables printed, without its hint to run --help, which does not
+// help in a container's log.
 func oneLine(s string) string {
 	var kept []string
 	for line := range strings.Lines(s) {

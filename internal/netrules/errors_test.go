@@ -6,17 +6,17 @@ import (
 	"testing"
 )
 
-// TestClassify has what iptables 1.8 really prints, on both backends.
+// TestClassify uses recorded output of iptables 1.8 with both backends.
 func TestClassify(t *testing.T) {
 	input := NewPlan(forwarding()).commit(tableNAT, state{jumps: []string{"-A OUTPUT -j " + natChain}})
 	for name, tt := range map[string]struct {
 		mode     Mode
 		exitCode int
-		said     string
+		output   string
 		want     Kind
-		// wantText has to be in cause or remedy.
-		wantText  string
-		powerless bool
+		// wantText must be in the cause or the remedy.
+		wantText     string
+		unprivileged bool
 	}{
 		"capability, nft": {ModeNFT, 4,
 			"iptables-nft-restore v1.8.9 (nf_tables): Could not fetch rule set generation id: Permission denied (you must be root)\n",
@@ -74,11 +74,11 @@ func TestClassify(t *testing.T) {
 		"chain in use": {ModeNFT, 4,
 			"iptables-nft-restore v1.8.9 (nf_tables): \nline 3: CHAIN_DEL failed (Device or resource busy): chain IMDS_PROXY_OUTPUT\n",
 			RulesDiffer, "remove that rule", false},
-		"anything else": {ModeNFT, 139, "", 0, "exited with 139", false},
-		"a line beyond": {ModeLegacy, 1, "iptables-restore: line 99999999999999999999 failed\n", 0, "line 9", false},
+		"anything else":                   {ModeNFT, 139, "", 0, "exited with 139", false},
+		"a line number that is too large": {ModeLegacy, 1, "iptables-restore: line 99999999999999999999 failed\n", 0, "line 9", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := failedRun{"committing the nat table", tt.mode, tt.exitCode, tt.said, input, tt.powerless}.classify()
+			e := failedRun{"committing the nat table", tt.mode, tt.exitCode, tt.output, input, tt.unprivileged}.classify()
 			if e.Kind != tt.want {
 				t.Errorf("kind %d, want %d: %s", e.Kind, tt.want, e.Cause)
 			}
@@ -92,28 +92,29 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-// TestChainInUseLegacy: iptables-legacy-restore says no more than the line.
+// TestChainInUseLegacy checks a failure for which iptables-legacy-restore reports only the line
+// number.
 func TestChainInUseLegacy(t *testing.T) {
 	input := removal(tableNAT, state{chains: []string{natChain}})
 	failed := strings.Count(input[:strings.Index(input, "-X ")], "\n") + 1
-	e := failedRun{mode: ModeLegacy, exitCode: 1, said: fmt.Sprintf("iptables-restore: line %d failed\n", failed), input: input}.classify()
+	e := failedRun{mode: ModeLegacy, exitCode: 1, output: fmt.Sprintf("iptables-restore: line %d failed\n", failed), input: input}.classify()
 	if e.Kind != RulesDiffer || !strings.Contains(e.Remedy, "remove that rule") {
 		t.Errorf("kind %d, remedy %q for line %d of\n%s", e.Kind, e.Remedy, failed, input)
 	}
 }
 
-// TestInputLine: iptables may name a line that the input does not have.
+// TestInputLine includes line numbers that the input does not have.
 func TestInputLine(t *testing.T) {
 	f := failedRun{input: "*nat\nCOMMIT"}
-	for said, want := range map[string]string{
+	for output, want := range map[string]string{
 		"line 0 failed": "",
 		"line 1 failed": "*nat",
 		"line 2 failed": "COMMIT",
 		"line 3 failed": "",
 		"no line":       "",
 	} {
-		if got := f.inputLine(said); got != want {
-			t.Errorf("%s: got %q, want %q", said, got, want)
+		if got := f.inputLine(output); got != want {
+			t.Errorf("%s: got %q, want %q", output, got, want)
 		}
 	}
 }
@@ -125,10 +126,11 @@ func TestModulesNotIn(t *testing.T) {
 		want  string
 	}{
 		"no owner":    {[]string{"tcp", "conntrack", "conntrack", "REDIRECT", "DNAT", "REJECT"}, ModeLegacy, "xt_owner"},
-		"no list":     {nil, ModeNFT, "it does not say which; nf_nat, or iptable_nat (nft_chain_nat on nft)"},
+		"no list":     {nil, ModeNFT, "nf_nat, or iptable_nat (for nft: nft_chain_nat); the kernel does not report which one is missing"},
 		"no REDIRECT": {[]string{"tcp", "owner", "conntrack", "DNAT", "REJECT"}, ModeLegacy, "xt_REDIRECT, nf_nat"},
 		"two":         {[]string{"tcp", "owner", "REDIRECT", "DNAT"}, ModeNFT, "xt_conntrack, nft_reject_ipv4"},
-		"all there":   {[]string{"tcp", "owner", "conntrack", "REDIRECT", "DNAT", "REJECT"}, ModeLegacy, "it does not say which; nf_nat, or iptable_nat (nft_chain_nat on nft)"},
+		"all loaded": {[]string{"tcp", "owner", "conntrack", "REDIRECT", "DNAT", "REJECT"}, ModeLegacy,
+			"nf_nat, or iptable_nat (for nft: nft_chain_nat); the kernel does not report which one is missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := modulesNotIn(tt.known, tt.mode); got != tt.want {

@@ -7,19 +7,19 @@ import (
 	"strings"
 )
 
-// fakeKernel is an iptables backend with the state of a real one: it lists what
-// it was given, knows no chain that was not made, and commits all or nothing.
+// fakeKernel is a stateful fake of an iptables backend: it lists the rules that were added,
+// rejects unknown chains, and commits atomically.
 type fakeKernel struct {
 	mode Mode
-	// tables holds the rules of each chain, by table.
+	// tables has the rules of each chain of each table.
 	tables map[string]map[string][]string
-	// commits counts what was committed, by table.
+	// commits are the tables of the commits, in order.
 	commits []string
-	// unlistable has ListChains find nothing, as go-iptables does where iptables-nft
-	// begins with a remark.
+	// unlistable makes ListChains return no chains, as go-iptables does if the output of
+	// iptables-nft begins with a comment.
 	unlistable bool
-	// fail, if set, is asked before each listing ("list nat") and commit
-	// ("commit nat").
+	// fail, if set, is called before each listing ("list nat") and commit ("commit nat"),
+	// and returns the error of that step.
 	fail func(step string) error
 }
 
@@ -89,7 +89,7 @@ func (k *fakeKernel) restore(_ context.Context, input string) error {
 	return nil
 }
 
-// execute carries out one line on a table's chains.
+// execute executes one line of input on a table's chains.
 func execute(chains map[string][]string, line string) error {
 	f := strings.Fields(line)
 	name := f[min(1, len(f)-1)]
@@ -143,12 +143,12 @@ func deleteChain(chains map[string][]string, name string) error {
 	return nil
 }
 
-// add puts a rule of somebody else's, chain made if need be.
+// add appends a rule of another program to a chain, which it creates if necessary.
 func (k *fakeKernel) add(table, chain, rule string) {
 	k.tables[table][chain] = append(k.tables[table][chain], "-A "+chain+" "+rule)
 }
 
-// dump is everything the kernel holds, in a fixed order.
+// dump returns all chains and rules in a fixed order.
 func (k *fakeKernel) dump() string {
 	var b strings.Builder
 	for _, table := range []string{"filter", "nat"} {

@@ -4,34 +4,34 @@ import (
 	"os"
 )
 
-// initialOnly is a setting that the kernel shows in its initial network
-// namespace alone, since it governs all of them; every other namespace has a
-// net/core directory without it. Being read through the reader's namespace, it
-// tells also inside a container that sees only its own /proc/1.
+// initialOnly is a setting that exists only in the kernel's initial network namespace, since
+// it applies to all namespaces. Every other namespace has a net/core directory without it. The
+// kernel resolves the path in the reader's network namespace, so this works also in a
+// container that sees only its own processes in /proc.
 const initialOnly = "/proc/sys/net/core/netdev_max_backlog"
 
-// initialNamespace is the initial network namespace's name since Linux 6.17,
-// which fixed the number (0xEFFFFFF9). Before, it depended on the kernel.
+// initialNamespace is the name of the initial network namespace since Linux 6.17, which fixed
+// its number (0xEFFFFFF9). In earlier versions the number depended on the kernel.
 const initialNamespace = "net:[4026531833]"
 
-// hostNetwork says why this looks like a node's own network namespace. Empty: it
-// does not.
+// hostNetwork returns why this namespace seems to be a node's own network namespace, or "" if
+// it seems to be a pod's.
 //
-// The initial namespace is recognised on any kernel. That is the node, except
-// in a pod that has a virtual machine to itself. A node that is a container
-// itself (kind, k3d) is recognised by what kubelet or kube-proxy left there; it
-// may have left nothing, so that silence is no proof of being in a pod.
+// The kernel's initial namespace is detected on any kernel. It belongs to a node, or to a pod
+// that is alone in a virtual machine. A node that is itself a container (kind, k3d) is
+// detected by the chains of kubelet or kube-proxy. There may be none, so the result "" does
+// not prove that this is a pod.
 func hostNetwork(found []candidate) string {
 	for _, c := range found {
 		if c.kubernetes != "" {
-			return "it holds the chain " + c.kubernetes + " of a kubelet or kube-proxy"
+			return "it has the chain " + c.kubernetes + " of kubelet or kube-proxy"
 		}
 	}
 	if _, err := os.Stat(initialOnly); err == nil {
-		return "it is the kernel's initial one (" + initialOnly + " exists)"
+		return "it is the kernel's initial namespace (" + initialOnly + " exists)"
 	}
 	if name, err := os.Readlink("/proc/self/ns/net"); err == nil && name == initialNamespace {
-		return "it is the kernel's initial one (" + name + ")"
+		return "it is the kernel's initial namespace (" + name + ")"
 	}
 	return ""
 }

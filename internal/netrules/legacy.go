@@ -9,13 +9,13 @@ import (
 	"strings"
 )
 
-// legacyTables lists the tables of iptables-legacy that exist in this network
-// namespace, one to a line. There is no such file where the kernel has no
-// legacy iptables, or has not loaded it.
+// legacyTables lists the tables of iptables-legacy that exist in this network namespace, one
+// per line. The file does not exist if the kernel has no legacy iptables, or has not loaded
+// it.
 const legacyTables = "/proc/net/ip_tables_names"
 
-// legacyTableExists reports whether iptables-legacy has the table here. In doubt
-// it says yes, and the table is read.
+// legacyTableExists reports whether the table of iptables-legacy exists in this namespace. It
+// returns true if that cannot be determined, so that the table is read.
 func legacyTableExists(table string) bool {
 	names, err := os.ReadFile(legacyTables)
 	if err != nil {
@@ -24,19 +24,19 @@ func legacyTableExists(table string) bool {
 	return slices.Contains(strings.Fields(string(names)), table)
 }
 
-// Where the legacy backend keeps its lock unless told otherwise, and how to tell it.
+// The default lock file of the legacy backend, and the environment variable that changes it.
 const (
 	xtablesLock    = "/run/xtables.lock"
 	xtablesLockVar = "XTABLES_LOCKFILE"
 )
 
-// useReadableLock lets iptables-legacy run on a read-only root file system. It
-// insists on a lock file, which it only opens and locks: any file that exists
-// will do, and this program's own cannot be taken or replaced by another
-// container, as one in a shared directory could.
+// useReadableLock lets iptables-legacy run on a read-only root file system. iptables-legacy
+// requires a lock file, which it only opens and locks, so any existing file works. This uses
+// the executable of this process: another container cannot lock or replace it, as it could a
+// file in a shared directory.
 //
-// It sets this process's environment, since go-iptables offers no other way to
-// reach that of its children.
+// It sets the environment variable in this process, since go-iptables has no other way to set
+// it for its child processes.
 func useReadableLock() error {
 	if os.Getenv(xtablesLockVar) != "" {
 		return nil

@@ -1,31 +1,30 @@
-// Package netrules plans, applies, proves and removes the redirect of the
+// Package netrules plans, applies, proves and removes the iptables rules that redirect the
 // metadata address to the proxy.
 //
-// A [Config] becomes a [Plan] by a pure function; a [Ruleset] is the network
-// namespace's iptables, on the backend (nft or legacy) in use there:
+// [NewPlan] is a pure function from a [Config] to a [Plan]. A [Ruleset] is the iptables rules of
+// the network namespace, on the backend (nft or legacy) in use there:
 //
 //	plan := netrules.NewPlan(config)
 //	rules, err := netrules.Open(ctx, netrules.Options{Mode: netrules.ModeAuto})
 //	err = rules.Apply(ctx, plan)         // one atomic commit per table
 //	proof, err := netrules.Prove(ctx, config)
 //
-// Applying is declarative: whatever an earlier run, with another port or mode,
-// left behind is replaced, and so are the rules of azure-workload-identity's
-// proxy-init. Rules of anybody else are never touched.
+// Apply is idempotent. It replaces the rules of earlier runs, with other settings too, and those
+// of azure-workload-identity's proxy-init. It never changes the rules of other programs.
 //
-// The package installs nothing for IPv6. Azure's metadata service has no IPv6
-// address, and the mapped form ::ffff:169.254.169.254 leaves the kernel as IPv4,
-// through these rules.
+// The package installs no rules for IPv6. Azure's metadata service has no IPv6 address, and
+// the kernel sends packets to the mapped address ::ffff:169.254.169.254 as IPv4, so that these
+// rules apply.
 //
 // # Security considerations
 //
-// The rules bind whoever lacks CAP_NET_ADMIN in the namespace. They match in
-// OUTPUT, so a packet socket (CAP_NET_RAW and AF_PACKET) passes below them. In
-// forwarding mode a process that can become the proxy's UID and GID is exempt.
-// docs/security.md has the whole threat model.
+// The rules constrain processes without CAP_NET_ADMIN in the namespace. They match in OUTPUT,
+// so they do not apply to packet sockets (AF_PACKET, which needs CAP_NET_RAW). In forwarding
+// mode a process that can change to the proxy's UID and GID is exempt. docs/security.md has the
+// whole threat model.
 //
-// Every failure leaves the namespace as it was or more closed: the filter table,
-// which rejects, is committed before the nat table, which redirects.
+// It fails closed: after a failure the namespace is unchanged or rejects more, because the
+// filter table, which rejects, is committed before the nat table, which redirects.
 package netrules
 
 import (
@@ -38,40 +37,41 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// Config says what the redirect is to be.
+// Config configures the redirect.
 type Config struct {
-	// Metadata is the address and TCP port that clients dial. An IPv4 address.
+	// Metadata is the address and TCP port that clients connect to. It must be an IPv4
+	// address.
 	Metadata netip.AddrPort
 
-	// ProxyPort is the port on 127.0.0.1 where the proxy listens. Never zero.
+	// ProxyPort is the port on 127.0.0.1 where the proxy listens. It must not be zero.
 	ProxyPort uint16
 
-	// UID and GID are the proxy's own. In forwarding mode a process must have
-	// both to reach the metadata service, and neither is zero: root is what most
-	// containers run as. When Sealed, the rules exempt nobody, and UID only says
-	// which user may listen at ProxyPort.
+	// UID and GID are those of the proxy. In forwarding mode a process must have both to
+	// reach the metadata service, and neither may be zero, because most containers run as
+	// root. When Sealed, the rules exempt no process, and UID is only the user that may
+	// listen at ProxyPort.
 	UID, GID uint32
 
-	// Sealed exempts nobody: nothing in the namespace reaches the metadata
-	// address. False is forwarding mode.
+	// Sealed exempts no process: nothing in the namespace reaches the metadata address.
+	// False: forwarding mode.
 	Sealed bool
 
-	// Deny lists further destinations to reject, for every process. Empty: none.
-	// Never the metadata address, which has its own rules: they come first, so that
-	// to deny it would say what is not so.
+	// Deny lists further destinations to reject, for every process. Empty: none. It must not
+	// contain the metadata address, whose own rules come first, so that denying it would
+	// have no effect.
 	Deny []Target
 }
 
 // Target is a destination to reject.
 type Target struct {
-	// Prefix holds the addresses: IPv4, masked.
+	// Prefix is the range of IPv4 addresses, with zeros after the prefix length.
 	Prefix netip.Prefix
 
-	// Port is a TCP port. Zero: every port and protocol.
+	// Port is a TCP port. Zero: all ports and protocols.
 	Port uint16
 }
 
-// ParseTarget reads CIDR[:port], where an address alone is its own /32.
+// ParseTarget parses CIDR[:PORT]. An address without a prefix length means /32.
 func ParseTarget(s string) (Target, error) {
 	host, port, hasPort := strings.Cut(s, ":")
 	if !strings.Contains(host, "/") {
@@ -90,7 +90,7 @@ func ParseTarget(s string) (Target, error) {
 	return t, nil
 }
 
-// String is the form that [ParseTarget] reads.
+// String returns the target in the format of [ParseTarget].
 func (t Target) String() string {
 	if t.Port == 0 {
 		return t.Prefix.String()
@@ -98,21 +98,21 @@ func (t Target) String() string {
 	return t.Prefix.String() + ":" + strconv.Itoa(int(t.Port))
 }
 
-// Errors of [Config.Validate]. A front end maps each to its flag.
+// Errors of [Config.Validate]. The caller adds the name of the flag.
 var (
 	ErrMetadataAddress = errors.New("must be the IPv4 unicast address of another host, outside 127.0.0.0/8")
 	ErrMetadataPort    = errors.New("the metadata service's port must be between 1 and 65535")
 	ErrProxyPort       = errors.New("the proxy's port must be between 1 and 65535")
 	ErrExemptRoot      = errors.New("must not be root: any container that runs as root would reach the node's identity")
 	ErrDenyTooWide     = errors.New("must not contain loopback addresses")
-	ErrDenyMetadata    = errors.New("must not contain the metadata address, which has rules of its own: " +
-		"leave it out of the range; to close it for the proxy too, seal")
+	ErrDenyMetadata    = errors.New("must not contain the metadata address, which has its own rules: " +
+		"exclude it from the range; to reject it for the proxy too, use --seal")
 )
 
-// loopback is where the redirect goes, and so must stay reachable.
+// loopback contains the destination of the redirect, which must stay reachable.
 var loopback = netip.MustParsePrefix("127.0.0.0/8")
 
-// Validate reports the first setting that cannot give a working redirect.
+// Validate returns an error for the first setting with which the redirect cannot work.
 func (c Config) Validate() error {
 	addr := c.Metadata.Addr()
 	switch {
@@ -136,5 +136,5 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// broadcast is the one IPv4 address that is neither unicast nor multicast.
+// broadcast is the limited broadcast address, which is neither unicast nor multicast.
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})

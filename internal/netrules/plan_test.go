@@ -69,7 +69,7 @@ func TestPlanGolden(t *testing.T) {
 }
 
 func TestChainNamesFit(t *testing.T) {
-	// XT_EXTENSION_MAXNAMELEN less the terminating zero.
+	// XT_EXTENSION_MAXNAMELEN without the terminating zero.
 	const limit = 28
 	for _, name := range []string{natChain, filterChain} {
 		if len(name) > limit {
@@ -120,8 +120,9 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// TestParseTargetBlames the address of an IPv6 target, not a port that it lacks.
-func TestParseTargetBlames(t *testing.T) {
+// TestParseTargetErrors checks that the error about an IPv6 target is about its address, and not
+// about a port.
+func TestParseTargetErrors(t *testing.T) {
 	for in, want := range map[string]string{"::1": "IPv4", "[fd00::1]:80": "IPv4", "10.0.0.1:0": "port"} {
 		if _, err := ParseTarget(in); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("ParseTarget(%q): %v, want an error about the %s", in, err, want)

@@ -17,39 +17,38 @@ import (
 	"imds-oidc-proxy/internal/sockets"
 )
 
-// Proof says how the redirect was shown to work.
+// Proof is how the redirect was proven.
 type Proof string
 
-// The outcomes of [Prove].
+// The results of [Prove].
 const (
 	// ProvenByConnection: a connection to the metadata address arrived at the
 	// proxy's port.
 	ProvenByConnection Proof = "connection"
-	// PortInUse: the proxy's user listens at the proxy's port already, so that there
-	// was no connection: the rules were only read back.
+	// PortInUse: the proxy's user already listens at the proxy's port, so no connection was
+	// made, and the rules were only read back.
 	PortInUse Proof = "rules (the proxy's port is in use)"
-	// ProberExempt: this process has the UID and GID that the rules exempt, so
-	// that its connection would have reached the real metadata service.
+	// ProberExempt: this process has the UID and GID that the rules exempt, so no
+	// connection was made: it would have reached the real metadata service.
 	ProberExempt Proof = "rules (this process is exempt from the redirect)"
 )
 
-// proofTimeout bounds the connection, which goes no further than this host's
-// loopback device: anything slower has gone elsewhere.
+// proofTimeout is the timeout of the connection. A redirected connection uses the loopback
+// device only, so a slower one was not redirected.
 const proofTimeout = 3 * time.Second
 
-// tokenSize makes a guess by another server as unlikely as that of a key.
+// tokenSize is as long as a key, so that another server cannot guess a token.
 const tokenSize = 32
 
-// Prove makes a connection to the metadata address and requires that it arrives
-// at the proxy's port, where it listens itself meanwhile. An *[Error] of
-// [NotRedirected] says that it did not; one of [PortTaken], that a process of another
-// user than the proxy's holds the port, which the redirect would make the pod's
-// metadata service.
+// Prove connects to the metadata address and requires that the connection arrives at the
+// proxy's port, where it listens meanwhile. It returns an *[Error] of [NotRedirected] if the
+// connection does not arrive, and one of [PortTaken] if a process of another user than the
+// proxy's holds the port: the redirect would make this process the pod's metadata service.
 //
-// Call it only once the rules have been read back: without them the connection
-// would leave the host. Should it leave all the same (another tool's rules come
-// first), nothing is given away. It is the listener that speaks, and the dialler
-// sends no byte beyond TCP's own handshake.
+// Call Prove only after the rules have been read back: without them the connection would leave
+// the host. If it leaves the host nevertheless, because another program's rules apply first,
+// it discloses nothing: only the listener sends data, and the dialing side sends nothing
+// beyond the TCP handshake.
 func Prove(ctx context.Context, c Config) (Proof, error) {
 	inUse, err := usedByProxy(c)
 	switch {
@@ -75,7 +74,7 @@ func Prove(ctx context.Context, c Config) (Proof, error) {
 	if err != nil {
 		failure := notRedirected(c, err.Error())
 		if errors.Is(err, syscall.ENETUNREACH) {
-			// The kernel wants a route before it comes to nat.
+			// The kernel needs a route before it applies the nat rules.
 			failure.Remedy = "the pod has no route to " + c.Metadata.Addr().String() + ": give it a default route, or use --verify=false"
 		}
 		return "", failure
@@ -83,9 +82,9 @@ func Prove(ctx context.Context, c Config) (Proof, error) {
 	original, ok := w.original(token)
 	switch {
 	case !ok:
-		return "", notRedirected(c, "somebody else answered")
+		return "", notRedirected(c, "another server answered")
 	case original != c.Metadata:
-		return "", notRedirected(c, "it arrived, and by way of "+original.String())
+		return "", notRedirected(c, "it arrived with the original destination "+original.String())
 	}
 	return ProvenByConnection, nil
 }
@@ -123,35 +122,35 @@ func portTaken(c Config, what string) *Error {
 	}
 }
 
-// openProxyPort listens at the proxy's port, where no process listened a moment ago.
+// openProxyPort listens at the proxy's port, after usedByProxy found that no process does.
 func openProxyPort(ctx context.Context, c Config) (net.Listener, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(c.ProxyPort))))
 	switch {
 	case err == nil:
 		return listener, nil
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, portTaken(c, "a process that does not listen, or has only just begun, holds it")
+		return nil, portTaken(c, "a process that does not listen, or that started to listen just now, holds it")
 	case errors.Is(err, syscall.EACCES):
 		return nil, &Error{Cause: fmt.Sprintf("proving the redirect: %v", err), Remedy: privilegedPortRemedy}
 	}
 	return nil, &Error{Cause: fmt.Sprintf("proving the redirect: %v", err), Remedy: "choose another --proxy-port, or use --verify=false"}
 }
 
-// privilegedPortRemedy is for ports that the kernel keeps for root. The proxy, which
-// is not, would be refused next.
-const privilegedPortRemedy = "ports below 1024 take NET_BIND_SERVICE, which the proxy lacks too: " +
-	"give both a --proxy-port (PROXY_PORT) of 1024 or more"
+// privilegedPortRemedy is for ports that only root may bind. The proxy does not run as root, so
+// it could not bind the port either.
+const privilegedPortRemedy = "ports below 1024 need the capability NET_BIND_SERVICE, which the proxy does not have either: " +
+	"set --proxy-port (PROXY_PORT) of both programs to 1024 or more"
 
 func notRedirected(c Config, what string) *Error {
 	return &Error{
 		Kind:  NotRedirected,
-		Cause: fmt.Sprintf("the rules are in place, and a connection to %s did not arrive at 127.0.0.1:%d: %s", c.Metadata, c.ProxyPort, what),
-		Remedy: "some other rule comes first, most likely a service mesh's own nftables table: exclude " +
-			c.Metadata.Addr().String() + "/32 from what it captures",
+		Cause: fmt.Sprintf("the rules are in place, but a connection to %s was not redirected to 127.0.0.1:%d: %s", c.Metadata, c.ProxyPort, what),
+		Remedy: "another rule applies first, most likely in the nftables table of a service mesh: exclude " +
+			c.Metadata.Addr().String() + "/32 from the traffic that it redirects",
 	}
 }
 
-// dialForToken reads what the far end says of itself, and sends nothing.
+// dialForToken connects, reads a token, and sends nothing.
 func dialForToken(ctx context.Context, to netip.AddrPort) (token [tokenSize]byte, err error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp4", to.String())
 	if err != nil {
@@ -167,8 +166,8 @@ func dialForToken(ctx context.Context, to netip.AddrPort) (token [tokenSize]byte
 	return token, err
 }
 
-// witness answers every connection with a token of its own, and remembers where
-// that connection was going: applications may dial at the same time.
+// witness answers each connection with another token, and records the original destination of
+// the connection by its token: applications may connect at the same time.
 type witness struct {
 	listener net.Listener
 
@@ -186,7 +185,7 @@ func (w *witness) serve() {
 	}
 }
 
-// answer writes a token, which fits any send buffer: it does not block.
+// answer writes a token. This does not block, because a token fits into any send buffer.
 func (w *witness) answer(conn *net.TCPConn) {
 	defer conn.Close()
 	to, err := originalDestination(conn)
@@ -198,7 +197,7 @@ func (w *witness) answer(conn *net.TCPConn) {
 	w.mu.Lock()
 	w.seen[token] = to
 	w.mu.Unlock()
-	_, _ = conn.Write(token[:]) // the dialler notices
+	_, _ = conn.Write(token[:]) // after an error, the dialing side reads no token
 }
 
 func (w *witness) original(token [tokenSize]byte) (netip.AddrPort, bool) {
@@ -208,8 +207,8 @@ func (w *witness) original(token [tokenSize]byte) (netip.AddrPort, bool) {
 	return to, ok
 }
 
-// soOriginalDst is SO_ORIGINAL_DST of <linux/netfilter_ipv4.h>: where a
-// connection was going before NAT.
+// soOriginalDst is SO_ORIGINAL_DST of <linux/netfilter_ipv4.h>, the option for the destination
+// of a connection before NAT.
 const soOriginalDst = 80
 
 func originalDestination(conn *net.TCPConn) (to netip.AddrPort, err error) {
@@ -219,8 +218,8 @@ func originalDestination(conn *net.TCPConn) (to netip.AddrPort, err error) {
 	}
 	var sockErr error
 	err = raw.Control(func(fd uintptr) {
-		// The kernel fills in a sockaddr_in of 16 bytes: family, port, address.
-		// Of what package syscall can read, IPv6Mreq is the smallest that holds it.
+		// The kernel writes a sockaddr_in of 16 bytes: family, port, address. IPv6Mreq is
+		// the smallest type that package syscall can read and that is large enough.
 		var mreq *syscall.IPv6Mreq
 		mreq, sockErr = syscall.GetsockoptIPv6Mreq(int(fd), syscall.IPPROTO_IP, soOriginalDst)
 		if sockErr == nil {

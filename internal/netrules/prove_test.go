@@ -15,8 +15,8 @@ import (
 	"imds-oidc-proxy/test/kit/local"
 )
 
-// listen opens a port on loopback, where nothing is redirected: what listens
-// there is to Prove what somebody else's metadata service would be.
+// listen opens a port on the loopback device, which is not redirected. For Prove, such a
+// listener is like another metadata service.
 func listen(t *testing.T) (net.Listener, netip.AddrPort) {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -36,31 +36,31 @@ func freePort(t *testing.T) uint16 {
 	return uint16(port)
 }
 
-// TestProveGivesNothingAway has a stranger at the metadata address: it must be
-// told from our own listener, and must not be sent a byte.
-func TestProveGivesNothingAway(t *testing.T) {
+// TestProveDisclosesNothing has another server at the metadata address. Prove must not take it
+// for its own listener, and must not send it a byte.
+func TestProveDisclosesNothing(t *testing.T) {
 	for name, tt := range map[string]struct {
-		says      []byte
+		answer    []byte
 		wantCause string
 	}{
-		"silent":      {nil, "i/o timeout"},
-		"HTTP":        {[]byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"), "somebody else answered"},
-		"a short one": {[]byte("hello"), "unexpected EOF"},
-		"zeros":       {make([]byte, tokenSize), "somebody else answered"},
+		"silent": {nil, "i/o timeout"},
+		"HTTP":   {[]byte("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"), "another server answered"},
+		"short":  {[]byte("hello"), "unexpected EOF"},
+		"zeros":  {make([]byte, tokenSize), "another server answered"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel() // to the silent one Prove listens for as long as it may
-			stranger, metadata := listen(t)
+			t.Parallel() // with the silent server, Prove waits for its whole timeout
+			server, metadata := listen(t)
 			sent := make(chan []byte, 1)
 			go func() {
 				defer close(sent)
-				conn, err := stranger.Accept()
+				conn, err := server.Accept()
 				if err != nil {
 					return
 				}
 				defer conn.Close()
-				_, _ = conn.Write(tt.says)
-				if len(tt.says) > 0 && len(tt.says) < tokenSize {
+				_, _ = conn.Write(tt.answer)
+				if len(tt.answer) > 0 && len(tt.answer) < tokenSize {
 					_ = conn.(*net.TCPConn).CloseWrite()
 				}
 				got, _ := io.ReadAll(conn)
@@ -70,9 +70,9 @@ func TestProveGivesNothingAway(t *testing.T) {
 			if kindOf(err) != NotRedirected || !strings.Contains(err.Error(), tt.wantCause) {
 				t.Errorf("got %v, want NotRedirected, %s", err, tt.wantCause)
 			}
-			stranger.Close() // so that nobody waits for a connection that was never made
-			if got, came := <-sent; !came || len(got) > 0 {
-				t.Errorf("the stranger was sent %q, connection made: %t", got, came)
+			server.Close() // ends Accept if no connection was made
+			if got, connected := <-sent; !connected || len(got) > 0 {
+				t.Errorf("Prove sent %q, connected: %t; want a connection without data", got, connected)
 			}
 		})
 	}
@@ -94,7 +94,7 @@ func TestProveWithoutConnection(t *testing.T) {
 		"port of another user":                         {Config{Metadata: refusing, ProxyPort: inUse.Port(), UID: uid + 1, GID: gid}, "", PortTaken},
 		"port of another user, sealed":                 {Config{Metadata: refusing, ProxyPort: inUse.Port(), UID: uid + 1, Sealed: true}, "", PortTaken},
 		"port bound by a process that does not listen": {Config{Metadata: refusing, ProxyPort: bound, UID: uid, Sealed: true}, "", PortTaken},
-		"nobody there":                                 {Config{Metadata: refusing, ProxyPort: freePort(t), Sealed: true}, "", NotRedirected},
+		"no server":                                    {Config{Metadata: refusing, ProxyPort: freePort(t), Sealed: true}, "", NotRedirected},
 		"exempt":                                       {Config{Metadata: refusing, ProxyPort: freePort(t), UID: uid, GID: gid}, ProberExempt, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -106,9 +106,9 @@ func TestProveWithoutConnection(t *testing.T) {
 	}
 }
 
-// TestCheckPort checks the owner of the port only: it makes no connection.
+// TestCheckPort checks that CheckPort reads the owner of the port and makes no connection.
 func TestCheckPort(t *testing.T) {
-	stranger, inUse := listen(t)
+	listener, inUse := listen(t)
 	uid := uint32(os.Geteuid())
 	for name, tt := range map[string]struct {
 		config Config
@@ -123,15 +123,15 @@ func TestCheckPort(t *testing.T) {
 			t.Errorf("%s: got %v, want kind %d", name, err, tt.want)
 		}
 	}
-	if err := stranger.(*net.TCPListener).SetDeadline(time.Now()); err != nil {
+	if err := listener.(*net.TCPListener).SetDeadline(time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	if conn, err := stranger.Accept(); err == nil {
-		t.Errorf("a connection from %v was made", conn.RemoteAddr())
+	if conn, err := listener.Accept(); err == nil {
+		t.Errorf("CheckPort connected from %v", conn.RemoteAddr())
 	}
 }
 
-// bindOnly binds a port of 127.0.0.1 and does not listen at it.
+// bindOnly binds a port of 127.0.0.1 without listening.
 func bindOnly(t *testing.T) uint16 {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -149,8 +149,8 @@ func bindOnly(t *testing.T) uint16 {
 	return uint16(bound.(*syscall.SockaddrInet4).Port)
 }
 
-// TestPortTakenNamesBothUsers: who listens, and who should, stand in the one line that the
-// log and the termination message get.
+// TestPortTakenNamesBothUsers checks that the error names the user that listens and the user of
+// the proxy, in one line for the log and the termination message.
 func TestPortTakenNamesBothUsers(t *testing.T) {
 	_, inUse := listen(t)
 	uid := uint32(os.Geteuid())

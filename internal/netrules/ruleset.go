@@ -6,34 +6,34 @@ import (
 	"slices"
 )
 
-// Options says how to reach the namespace's rules.
+// Options configures [Open].
 type Options struct {
 	// Mode is the backend to use. Empty means [ModeAuto].
 	Mode Mode
 
-	// Force goes on in what looks like a node's own network namespace.
+	// Force continues in a network namespace that seems to be a node's own.
 	Force bool
 }
 
-// Ruleset is the iptables of the network namespace that the process is in.
+// Ruleset is the iptables rules of this process's network namespace.
 type Ruleset struct {
-	// backends holds the one to use first, then the other one where it is there.
+	// backends are the backend to use, and after it the other one if it is usable.
 	backends []*backend
-	// auto allows the second backend where the kernel does not support the first.
+	// auto allows the second backend if the kernel does not support the first.
 	auto   bool
 	reason string
-	// unseen says why the other backend's rules cannot be read. Nil: they can, or
+	// unseen is why the other backend's rules cannot be read. Nil: they can be read, or
 	// there are none.
 	unseen error
 }
 
-// Mode is the backend in use.
+// Mode returns the backend in use.
 func (r *Ruleset) Mode() Mode { return r.backends[0].mode }
 
-// Reason says what decided for that backend, in a few words for the log.
+// Reason returns why this backend was chosen, in a few words for the log.
 func (r *Ruleset) Reason() string { return r.reason }
 
-// Warning says what could not be seen. Empty: nothing.
+// Warning returns which rules cannot be read, or "" if all can.
 func (r *Ruleset) Warning() string {
 	if r.unseen == nil {
 		return ""
@@ -41,14 +41,14 @@ func (r *Ruleset) Warning() string {
 	return r.unseen.Error()
 }
 
-// Open finds the backend to use, and refuses a node's own namespace with an
-// *[Error] of [HostNetwork]. It installs nothing. With ctx, all reading of rules ends:
-// also that of the Ruleset.
+// Open chooses the backend to use. In a node's own namespace it returns an *[Error] of
+// [HostNetwork]. It changes no rules. When ctx is done, all reading of rules ends, also by the
+// methods of the Ruleset.
 //
-// Auto takes the backend that holds nat rules in this namespace already, ours or
-// azure-workload-identity's before anybody else's: between rules of both
-// backends, the kernel asks first those that were registered last. Where neither
-// holds any it takes nft, or legacy where nft does not work.
+// ModeAuto chooses the backend that has nat rules in this namespace already: a backend with
+// rules of this package or of azure-workload-identity before one with other rules, because
+// of the rules of both backends, the kernel applies those first that were registered last.
+// If neither has any, it chooses nft, or legacy if nft does not work.
 func Open(ctx context.Context, o Options) (*Ruleset, error) {
 	if err := useReadableLock(); err != nil {
 		return nil, err
@@ -61,14 +61,14 @@ func Open(ctx context.Context, o Options) (*Ruleset, error) {
 		return nil, &Error{
 			Kind:   HostNetwork,
 			Cause:  "refusing to change the rules of a node's own network namespace: " + reason,
-			Remedy: "keep the proxy out of pods with hostNetwork: true; where this is a pod after all (alone in a virtual machine, say), use --force",
+			Remedy: "do not inject the proxy into pods with hostNetwork: true; if this is a pod after all, for example one that is alone in a virtual machine, use --force",
 		}
 	}
 	return choose(o.Mode, found)
 }
 
-// Apply makes the namespace's rules the planned ones, and reads them back. On
-// error they are what they were, or reject more.
+// Apply installs the planned rules and reads them back. After an error the rules are unchanged,
+// or reject more than before.
 func (r *Ruleset) Apply(ctx context.Context, p Plan) error {
 	if err := r.backends[0].apply(ctx, p); err != nil {
 		if err := r.fallBack(ctx, p, err); err != nil {
@@ -83,8 +83,8 @@ func (r *Ruleset) Apply(ctx context.Context, p Plan) error {
 	return nil
 }
 
-// fallBack applies the plan to the second backend, where there is a choice and
-// the kernel lacks modules for the first; else it returns the first one's error.
+// fallBack applies the plan to the second backend if the mode is auto and the kernel lacks
+// modules for the first. Otherwise it returns the first backend's error.
 func (r *Ruleset) fallBack(ctx context.Context, p Plan, first error) error {
 	if !r.auto || len(r.backends) < 2 || !kindIs(first, MissingModule) {
 		return first
@@ -92,15 +92,14 @@ func (r *Ruleset) fallBack(ctx context.Context, p Plan, first error) error {
 	if second := r.backends[1].apply(ctx, p); second != nil {
 		return fmt.Errorf("%w; then %w", first, second)
 	}
-	r.reason = "the other one lacks kernel modules: " + first.Error()
+	r.reason = "the kernel lacks modules for the other backend: " + first.Error()
 	slices.Reverse(r.backends)
 	return nil
 }
 
-// Check reports, as an *[Error] of [RulesDiffer], the first way in which the
-// namespace's rules are not the planned ones. It is an error too that rules of the
-// other backend cannot be seen, where the kernel has tables of it here: an older
-// redirect, or somebody else's, may be among them.
+// Check returns the first difference between the namespace's rules and the plan, as an *[Error]
+// of [RulesDiffer]. It also returns an error if the kernel has tables of the other backend in
+// this namespace that cannot be read: they may contain an older redirect or another one.
 func (r *Ruleset) Check(p Plan) error {
 	if err := r.backends[0].check(p); err != nil {
 		return err
@@ -112,7 +111,7 @@ func (r *Ruleset) Check(p Plan) error {
 				return err
 			}
 			if len(s.chains) > 0 {
-				return differ(b.mode, table, "it holds "+s.chains[0]+", and so does the other backend")
+				return differ(b.mode, table, "it has the chain "+s.chains[0]+", and the other backend has the redirect")
 			}
 		}
 	}
@@ -122,9 +121,9 @@ func (r *Ruleset) Check(p Plan) error {
 	return nil
 }
 
-// Remove takes away everything of ours and of azure-workload-identity's, on both
-// backends, and nothing else. It is an error that rules of a backend cannot be
-// seen: ours may be among them.
+// Remove removes the chains of this package and of azure-workload-identity from both backends,
+// and nothing else. It returns an error if the rules of a backend cannot be read, because
+// they may contain such chains.
 func (r *Ruleset) Remove(ctx context.Context) error {
 	for _, b := range r.backends {
 		if err := b.remove(ctx); err != nil {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// rulesetOn is a Ruleset whose first backend is the first kernel's.
+// rulesetOn returns a Ruleset with the backends of the kernels, in their order.
 func rulesetOn(kernels ...*fakeKernel) *Ruleset {
 	r := &Ruleset{}
 	for _, k := range kernels {
@@ -24,7 +24,7 @@ func mustApply(t *testing.T, r *Ruleset, c Config) {
 	}
 }
 
-// meshed is a kernel that a service mesh has put rules into.
+// meshed returns a kernel with the rules of a service mesh.
 func meshed() *fakeKernel {
 	k := newFakeKernel(ModeNFT)
 	k.add("nat", "MESH_OUTPUT", "-m owner --uid-owner 1337 -j RETURN")
@@ -34,7 +34,7 @@ func meshed() *fakeKernel {
 	return k
 }
 
-// azwi leaves what azure-workload-identity's script leaves when it runs twice.
+// azwi adds the rules of azure-workload-identity's script after two runs.
 func azwi(k *fakeKernel) {
 	for range 2 {
 		k.add("nat", azwiRedirect, "-p tcp -j REDIRECT --to-ports 8000")
@@ -44,19 +44,19 @@ func azwi(k *fakeKernel) {
 	}
 }
 
-func TestApplyIsDeclarative(t *testing.T) {
+func TestApplyIsIdempotent(t *testing.T) {
 	once := meshed()
 	mustApply(t, rulesetOn(once), forwarding())
 
 	moved := forwarding()
 	moved.ProxyPort = 9000
 	for name, before := range map[string][]Config{
-		"ten runs":        slices.Repeat([]Config{forwarding()}, 10),
-		"another port":    {moved},
-		"another mode":    {sealed()},
-		"a deny list":     {denying(t, sealed(), "168.63.129.16")},
-		"back and forth":  {sealed(), moved, sealed()},
-		"nothing at all?": nil,
+		"ten runs":       slices.Repeat([]Config{forwarding()}, 10),
+		"another port":   {moved},
+		"another mode":   {sealed()},
+		"a deny list":    {denying(t, sealed(), "168.63.129.16")},
+		"back and forth": {sealed(), moved, sealed()},
+		"one run":        nil,
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := meshed()
@@ -66,7 +66,7 @@ func TestApplyIsDeclarative(t *testing.T) {
 			}
 			mustApply(t, r, forwarding())
 			if got, want := k.dump(), once.dump(); got != want {
-				t.Errorf("rules:\n%s\nwant those of one run:\n%s", got, want)
+				t.Errorf("got rules:\n%s\nwant the rules after one run:\n%s", got, want)
 			}
 		})
 	}
@@ -82,16 +82,16 @@ func TestApplyPutsJumpFirst(t *testing.T) {
 	}
 }
 
-func TestApplyMendsWhatOthersDid(t *testing.T) {
+func TestApplyRepairsChanges(t *testing.T) {
 	for name, damage := range map[string]func(*fakeKernel){
 		"a rule before ours": func(k *fakeKernel) {
 			k.tables["nat"]["OUTPUT"] = slices.Insert(k.tables["nat"]["OUTPUT"], 0, "-A OUTPUT -p tcp -j MESH_OUTPUT")
 		},
 		"the jump twice":         func(k *fakeKernel) { k.add("nat", "OUTPUT", "-j "+natChain) },
 		"a narrower jump":        func(k *fakeKernel) { k.add("filter", "OUTPUT", "-p udp -j "+filterChain) },
-		"the jump gone":          func(k *fakeKernel) { k.tables["nat"]["OUTPUT"] = nil },
+		"no jump":                func(k *fakeKernel) { k.tables["nat"]["OUTPUT"] = nil },
 		"the chain emptied":      func(k *fakeKernel) { k.tables["filter"][filterChain] = nil },
-		"a hole in the chain":    func(k *fakeKernel) { k.add("filter", filterChain, "-j ACCEPT") },
+		"another rule":           func(k *fakeKernel) { k.add("filter", filterChain, "-j ACCEPT") },
 		"rules out of order":     func(k *fakeKernel) { slices.Reverse(k.tables["filter"][filterChain]) },
 		"the old redirect again": azwi,
 	} {
@@ -102,7 +102,7 @@ func TestApplyMendsWhatOthersDid(t *testing.T) {
 			damage(k)
 			err := r.Check(NewPlan(forwarding()))
 			if got := kindOf(err); got != RulesDiffer {
-				t.Errorf("Check of the damage: %v, want RulesDiffer", err)
+				t.Errorf("Check before Apply: %v, want RulesDiffer", err)
 			}
 			mustApply(t, r, forwarding())
 			if err := r.Check(NewPlan(forwarding())); err != nil {
@@ -123,23 +123,23 @@ func TestCheckNamesRule(t *testing.T) {
 	}
 }
 
-func TestApplyTakesOver(t *testing.T) {
+func TestApplyReplacesAzureWorkloadIdentity(t *testing.T) {
 	k := newFakeKernel(ModeNFT)
 	azwi(k)
 	mustApply(t, rulesetOn(k), forwarding())
 	if dump := k.dump(); strings.Contains(dump, "AZWI") {
-		t.Errorf("rules of azure-workload-identity are left:\n%s", dump)
+		t.Errorf("rules of azure-workload-identity were not removed:\n%s", dump)
 	}
 }
 
-func TestApplyClearsOtherBackend(t *testing.T) {
+func TestApplyRemovesFromOtherBackend(t *testing.T) {
 	nft, legacy := newFakeKernel(ModeNFT), newFakeKernel(ModeLegacy)
 	untouched := legacy.dump()
 	mustApply(t, rulesetOn(legacy), sealed())
 	azwi(legacy)
 	mustApply(t, rulesetOn(nft, legacy), forwarding())
 	if got := legacy.dump(); got != untouched {
-		t.Errorf("left on the other backend:\n%s", got)
+		t.Errorf("rules of the other backend:\n%s", got)
 	}
 	if want := []string{"filter", "nat"}; !slices.Equal(nft.commits, want) {
 		t.Errorf("commits %v, want %v", nft.commits, want)
@@ -149,7 +149,8 @@ func TestApplyClearsOtherBackend(t *testing.T) {
 	}
 }
 
-// TestApplyFailsOnOtherBackend: success would say that no older redirect is left.
+// TestApplyFailsOnOtherBackend checks that Apply fails if it cannot read the other backend: an
+// older redirect may be there.
 func TestApplyFailsOnOtherBackend(t *testing.T) {
 	boom := errors.New("boom")
 	legacy := newFakeKernel(ModeLegacy)
@@ -160,7 +161,7 @@ func TestApplyFailsOnOtherBackend(t *testing.T) {
 	}
 }
 
-func TestCheckSeesOtherBackend(t *testing.T) {
+func TestCheckReadsOtherBackend(t *testing.T) {
 	nft, legacy := newFakeKernel(ModeNFT), newFakeKernel(ModeLegacy)
 	mustApply(t, rulesetOn(nft), forwarding())
 	mustApply(t, rulesetOn(legacy), forwarding())
@@ -169,7 +170,7 @@ func TestCheckSeesOtherBackend(t *testing.T) {
 	}
 }
 
-func TestRemoveLeavesTheRest(t *testing.T) {
+func TestRemoveKeepsOtherRules(t *testing.T) {
 	k := meshed()
 	before := k.dump()
 	r := rulesetOn(k)
@@ -182,16 +183,16 @@ func TestRemoveLeavesTheRest(t *testing.T) {
 		}
 	}
 	if got := k.dump(); got != before {
-		t.Errorf("rules:\n%s\nwant those from before:\n%s", got, before)
+		t.Errorf("got rules:\n%s\nwant the rules before Apply:\n%s", got, before)
 	}
-	// The redirect goes while filter still rejects; the second run finds nothing.
+	// The redirect is removed while filter still rejects. The second run removes nothing.
 	if want := []string{"nat", "filter"}; !slices.Equal(k.commits, want) {
 		t.Errorf("commits %v, want %v", k.commits, want)
 	}
 }
 
-// TestUnlistableTable: what cannot be listed must not be taken for empty. Apply
-// would add a jump each time, and Remove leave everything and report success.
+// TestUnlistableTable checks that a table that cannot be listed is not taken for an empty one:
+// each Apply would add a jump, and Remove would report success without removing anything.
 func TestUnlistableTable(t *testing.T) {
 	k := newFakeKernel(ModeNFT)
 	r := rulesetOn(k)
@@ -209,12 +210,13 @@ func TestUnlistableTable(t *testing.T) {
 	}
 	k.unlistable = false
 	if got := k.dump(); got != before {
-		t.Errorf("rules:\n%s\nwant those from before:\n%s", got, before)
+		t.Errorf("got rules:\n%s\nwant unchanged rules:\n%s", got, before)
 	}
 }
 
-// TestRemoveAdmitsUnseen: success would say that nothing of ours is left.
-func TestRemoveAdmitsUnseen(t *testing.T) {
+// TestRemoveReportsUnseen checks that Remove fails if the other backend's rules cannot be read:
+// our chains may be among them.
+func TestRemoveReportsUnseen(t *testing.T) {
 	k := newFakeKernel(ModeNFT)
 	r := rulesetOn(k)
 	mustApply(t, r, forwarding())
@@ -223,12 +225,13 @@ func TestRemoveAdmitsUnseen(t *testing.T) {
 		t.Errorf("got %v, want MissingCapability", err)
 	}
 	if got := k.dump(); strings.Contains(got, "IMDS") {
-		t.Errorf("what can be seen is left:\n%s", got)
+		t.Errorf("the rules of the readable backend were not removed:\n%s", got)
 	}
 }
 
-// TestCheckAdmitsUnseen: what the other backend hides may come first.
-func TestCheckAdmitsUnseen(t *testing.T) {
+// TestCheckReportsUnseen checks that Check fails if the other backend's rules cannot be read:
+// they may apply before ours.
+func TestCheckReportsUnseen(t *testing.T) {
 	r := rulesetOn(newFakeKernel(ModeNFT))
 	mustApply(t, r, forwarding())
 	plan := NewPlan(forwarding())
@@ -237,13 +240,13 @@ func TestCheckAdmitsUnseen(t *testing.T) {
 	}
 	r.unseen = &Error{Kind: MissingCapability, Cause: "no NET_RAW"}
 	if err := r.Check(plan); kindOf(err) != MissingCapability || !strings.Contains(err.Error(), "are as planned, but no NET_RAW") {
-		t.Errorf("got %v, want MissingCapability, and that what is seen is right", err)
+		t.Errorf("got %v, want MissingCapability, and that the readable rules are as planned", err)
 	}
 }
 
-// TestFailureNeverOpens fails each step in turn, on a fresh namespace and on one
-// that has another redirect: nat rules must never be there without filter's.
-func TestFailureNeverOpens(t *testing.T) {
+// TestFailClosed makes each step fail, in a namespace without rules and in one with another
+// redirect. There must never be nat rules without the filter's.
+func TestFailClosed(t *testing.T) {
 	boom := errors.New("boom")
 	for _, before := range []string{"fresh", "redirected"} {
 		for _, step := range []string{"list filter", "commit filter", "list nat", "commit nat"} {
@@ -266,7 +269,7 @@ func TestFailureNeverOpens(t *testing.T) {
 				k.fail = nil
 				closed := slices.Equal(k.tables["filter"][filterChain], prefixed(filterChain, filterRules(sealed())))
 				if !closed && k.dump() != old {
-					t.Errorf("neither closed nor as before:\n%s", k.dump())
+					t.Errorf("the rules neither reject nor are unchanged:\n%s", k.dump())
 				}
 			})
 		}
@@ -281,8 +284,8 @@ func prefixed(chain string, rules []string) []string {
 	return out
 }
 
-// TestApplyRetriesAfterRace has somebody delete a jump between our reading of it
-// and our deleting of it.
+// TestApplyRetriesAfterRace simulates another process that deletes a jump after Apply has read
+// it and before Apply deletes it.
 func TestApplyRetriesAfterRace(t *testing.T) {
 	k := newFakeKernel(ModeNFT)
 	r := rulesetOn(k)
@@ -323,7 +326,7 @@ func TestApplyGivesUpRacing(t *testing.T) {
 
 func TestApplyFallsBack(t *testing.T) {
 	nft, legacy := newFakeKernel(ModeNFT), newFakeKernel(ModeLegacy)
-	// filter goes through, then the nat table turns out not to work.
+	// The commit of filter succeeds, and that of nat fails.
 	nft.fail = func(step string) error {
 		if step == "commit nat" {
 			return &Error{Kind: MissingModule, Cause: "no nft_redir"}
@@ -334,7 +337,7 @@ func TestApplyFallsBack(t *testing.T) {
 	r := rulesetOn(nft, legacy)
 	err := r.Apply(context.Background(), NewPlan(forwarding()))
 	if kindOf(err) != MissingModule {
-		t.Fatalf("with a mode asked for: %v, want MissingModule", err)
+		t.Fatalf("without auto: %v, want MissingModule", err)
 	}
 	r.auto = true
 	mustApply(t, r, forwarding())
@@ -342,7 +345,7 @@ func TestApplyFallsBack(t *testing.T) {
 		t.Errorf("mode %s, want legacy", r.Mode())
 	}
 	if got := nft.dump(); got != empty {
-		t.Errorf("left on nft:\n%s", got)
+		t.Errorf("rules of nft:\n%s", got)
 	}
 }
 

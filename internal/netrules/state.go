@@ -6,53 +6,53 @@ import (
 	"strings"
 )
 
-// tables is what this package reads through go-iptables.
+// tables is the part of go-iptables that reads rules.
 type tables interface {
-	// ListChains names the chains of a table.
+	// ListChains returns the names of a table's chains.
 	ListChains(table string) ([]string, error)
 	// List returns a chain's rules as `iptables -S` prints them, after one line
 	// that declares the chain.
 	List(table, chain string) ([]string, error)
 }
 
-// state is what a table holds that matters here.
+// state is the part of a table that this package needs.
 type state struct {
-	// chains are those of ours, and of azure-workload-identity's, that exist.
+	// chains are the existing chains of this package and of azure-workload-identity.
 	chains []string
-	// jumps are the rules of OUTPUT that lead into them.
+	// jumps are the rules of OUTPUT that jump to these chains.
 	jumps []string
-	// output is OUTPUT, rule by rule.
+	// output is the rules of OUTPUT.
 	output []string
-	// rules are those of our own chain.
+	// rules is the rules of this package's chain.
 	rules []string
-	// foreign says that others have chains here, or rules in OUTPUT.
+	// foreign is true if other programs have chains in the table or rules in OUTPUT.
 	foreign bool
-	// kubernetes is the name of a chain that a node's kubelet or kube-proxy
-	// made. Empty: none, as in any pod.
+	// kubernetes is the name of a chain of kubelet or kube-proxy, which exist on a node.
+	// Empty: there is none, as in a pod.
 	kubernetes string
 }
 
-// kubernetesChains is the prefix of what kubelet and kube-proxy install, always
-// in the node's own network namespace.
+// kubernetesChains is the prefix of the chains of kubelet and kube-proxy, which they install
+// only in the node's own network namespace.
 const kubernetesChains = "KUBE-"
 
-// builtInChains are in every table without anybody having made them.
+// builtInChains are the chains that the kernel creates.
 var builtInChains = [...]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 
 func isOurs(chain string) bool {
 	return chain == natChain || chain == filterChain || chain == azwiOutput || chain == azwiRedirect
 }
 
-// readState reads a table. It changes nothing.
+// readState reads a table without changing it.
 func readState(t tables, table string) (state, error) {
 	names, err := t.ListChains(table)
 	if err != nil {
 		return state{}, err
 	}
-	// Where the nft tool has added a base chain, iptables-nft begins with a remark,
-	// at which go-iptables stops reading: ours would seem not to be there.
+	// If the nft tool has added a base chain, the output of iptables-nft begins with a
+	// comment. go-iptables stops reading there, so that our chains would seem to be missing.
 	if !slices.Contains(names, hookOutput) {
-		cause := "the " + table + " table cannot be read: iptables does not list its chain " + hookOutput
+		cause := "cannot read the " + table + " table: iptables does not list its chain " + hookOutput
 		return state{}, &Error{WrongBackend, cause, nftOnlyRemedy}
 	}
 	var s state
@@ -78,7 +78,7 @@ func readState(t tables, table string) (state, error) {
 	return s, nil
 }
 
-// readOutput reads OUTPUT, the one chain from which rules of ours are reached.
+// readOutput reads OUTPUT, the only built-in chain with jumps to our chains.
 func (s *state) readOutput(t tables, table string) error {
 	rules, err := listRules(t, table, hookOutput)
 	for _, rule := range rules {
@@ -92,7 +92,7 @@ func (s *state) readOutput(t tables, table string) error {
 	return err
 }
 
-// listRules returns a chain's rules without the line that declares it.
+// listRules returns a chain's rules, without the line that declares the chain.
 func listRules(t tables, table, chain string) ([]string, error) {
 	lines, err := t.List(table, chain)
 	if err != nil {
@@ -101,22 +101,23 @@ func listRules(t tables, table, chain string) ([]string, error) {
 	return slices.DeleteFunc(lines, func(l string) bool { return !strings.HasPrefix(l, "-A ") }), nil
 }
 
-// jumpTarget is where a rule sends a packet: the word after -j or -g. Empty: nowhere.
+// jumpTarget returns the target of a rule, which is the word after -j or -g, or "" if the rule
+// has none.
 func jumpTarget(rule string) string {
 	w := words(rule)
 	for i := 0; i+1 < len(w); i++ {
 		switch w[i] {
 		case "-j", "-g":
 			return w[i+1]
-		case "--comment": // its value can be anything, "-j" too
+		case "--comment": // its value can be any text, even "-j"
 			i++
 		}
 	}
 	return ""
 }
 
-// words splits a rule as iptables-restore does. A quoted comment is one word:
-// what it says must not be taken for a jump.
+// words splits a rule into words as iptables-restore does. A quoted comment is one word, so
+// that its content is not parsed as a jump.
 func words(rule string) []string {
 	var out []string
 	var word strings.Builder
@@ -147,9 +148,9 @@ func words(rule string) []string {
 	return out
 }
 
-// canonical is a rule in a form that does not depend on the version and backend
-// that printed it: options sorted, module loads left out, /32 undone. The
-// matches of one rule are a conjunction, so that their order says nothing.
+// canonical returns a rule in a form that does not depend on the iptables version and backend
+// that printed it: with sorted options, without -m and its module, and without /32. The order
+// of the options has no meaning, since all matches of a rule must apply.
 func canonical(rule string) string {
 	w := words(rule)
 	var options []string

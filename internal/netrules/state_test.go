@@ -51,8 +51,8 @@ func TestJumpTarget(t *testing.T) {
 	}
 }
 
-// FuzzComment puts any comment into a rule, quoted as iptables prints it: what it
-// says must never be taken for where the rule leads.
+// FuzzComment adds a comment to a rule, quoted as iptables prints it. The parser must never
+// take the comment's text for the target of the rule.
 func FuzzComment(f *testing.F) {
 	for _, comment := range []string{"", " -j IMDS_PROXY_OUTPUT ", `" -j IMDS_PROXY_OUTPUT "`, `\" -g IMDS_PROXY_FILTER`, `\`, "it's"} {
 		f.Add(comment)

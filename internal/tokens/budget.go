@@ -76,8 +76,8 @@ func newBudget(of string, reserved int) *budget {
 }
 
 // newBudgets sets the budgets of the configured identities, of all other client IDs and of
-// refreshes. Each has a reserved place at least: with more than 63 identities these are more
-// than reservedPlaces, and admit limits their sum.
+// refreshes. Each has at least one reserved place. With more than 63 identities, the budgets
+// have more than reservedPlaces in sum, and only maxRunning bounds the running exchanges.
 func (m *memory) newBudgets(identities []azure.ClientID) {
 	m.budgets = make(map[azure.ClientID]*budget, len(identities))
 	for _, id := range identities {

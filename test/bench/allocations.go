@@ -7,11 +7,12 @@ import (
 	"regexp"
 )
 
-// allocated is what a benchmark says of memory.
+// allocated matches the memory columns of a benchmark.
 var allocated = regexp.MustCompile(`(\d+) B/op\s+(\d+) allocs/op`)
 
-// allocations is what the handler of a cached answer allocates by itself, with all that
-// looks on: a process does not tell of it, so the benchmark of cmd/proxy does.
+// allocations returns the allocations of the handler for a cached answer, including those for
+// metrics and logs, beyond those of net/http. They are not visible from outside of a process, so
+// this runs the benchmark of cmd/proxy.
 func (b *bench) allocations() (string, error) {
 	out, err := exec.Command("go", "test", "-run=^$", "-bench=^BenchmarkCachedAnswer$/^observed,_log_limited$",
 		"-benchtime=100000x", "./cmd/proxy").CombinedOutput()
@@ -20,7 +21,7 @@ func (b *bench) allocations() (string, error) {
 	}
 	found := allocated.FindSubmatch(out)
 	if found == nil {
-		return "", errors.New("the benchmark says nothing of allocations")
+		return "", errors.New("the output of the benchmark has no allocations")
 	}
 	return fmt.Sprintf("%s (%s B)", found[2], found[1]), nil
 }

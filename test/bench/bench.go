@@ -23,18 +23,19 @@ import (
 const (
 	subject = "system:serviceaccount:bench:app"
 
-	// identities share the resources, so that no first exchange waits for its budget.
+	// identities is how many client IDs share the resources, so that no first exchange is
+	// over the budget of its client ID.
 	identities = 30
 
-	// connections is more than the cores, fewer than would measure the kernel's
-	// queues.
+	// connections is more than the number of cores, and few enough not to measure the
+	// kernel's queues.
 	connections = 16
 
-	// startTimeout bounds the wait for a server of the bench to come up.
+	// startTimeout bounds the wait until a server is ready.
 	startTimeout = 10 * time.Second
 )
 
-// bench holds the stand-in, the federated token and the binary to measure.
+// bench holds the fake Entra, the federated token and the binary to measure.
 type bench struct {
 	binary                 string
 	rounds, requests, soak int
@@ -82,10 +83,10 @@ func (b *bench) close() {
 type server struct {
 	cmd     *exec.Cmd
 	address string
-	ready   time.Duration // from its start until it first answered /readyz
+	ready   time.Duration // from its start to its first answer to /readyz
 }
 
-// startProxy starts the proxy with its log in a file, as a container's is.
+// startProxy starts the proxy. Its log is a file, as in a container.
 func (b *bench) startProxy(args ...string) (*server, error) {
 	port, err := local.FreePort()
 	if err != nil {
@@ -96,7 +97,7 @@ func (b *bench) startProxy(args ...string) (*server, error) {
 		return nil, err
 	}
 	defer log.Close()
-	// The metadata address of this machine may be a real one: nothing is forwarded.
+	// Forwarding is off, because this machine may have a real metadata service.
 	args = append([]string{"--imds-passthrough=off", "--proxy-port=" + strconv.Itoa(port), "--allowed-client-ids=" + clientIDs()}, args...)
 	s := &server{cmd: exec.Command(b.binary, args...), address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
 	s.cmd.Env = []string{
@@ -119,8 +120,8 @@ func (b *bench) startProxy(args ...string) (*server, error) {
 	return s, nil
 }
 
-// waitReady asks until it is answered. It polls fast, since what it measures
-// takes milliseconds.
+// waitReady polls /readyz until the server is ready. It polls each millisecond, since it measures
+// milliseconds.
 func (s *server) waitReady(began time.Time) error {
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for time.Since(began) < startTimeout {
@@ -139,10 +140,10 @@ func (s *server) waitReady(began time.Time) error {
 
 func (s *server) stop() {
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
-	_ = s.cmd.Wait() // a server ended by a signal is what was asked for
+	_ = s.cmd.Wait() // the error says that a signal ended the process, as intended
 }
 
-// resident is the process's resident memory, in bytes.
+// resident returns the resident memory of the process, in bytes.
 func (s *server) resident() (int, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
 	if err != nil {
@@ -160,14 +161,14 @@ func (s *server) resident() (int, error) {
 // tick is the unit of CPU time in /proc.
 const tick = time.Second / 100
 
-// cpuTime is the CPU time that the process has taken, in the kernel too.
+// cpuTime returns the user and system CPU time of the process.
 func (s *server) cpuTime() (time.Duration, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
-	// Behind the name of the program, which may have spaces, user and system time are
-	// the 12th and 13th field.
+	// User and system time are the 12th and 13th field after the name of the program, which
+	// may contain spaces.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	user, err := strconv.Atoi(fields[11])
 	if err != nil {
@@ -177,7 +178,7 @@ func (s *server) cpuTime() (time.Duration, error) {
 	return time.Duration(user+system) * tick, err
 }
 
-// startBare starts a server that does nothing but write the same bytes.
+// startBare starts a net/http server that always sends the same answer.
 func startBare(answer bareAnswer) (*server, error) {
 	input, err := json.Marshal(answer)
 	if err != nil {
@@ -200,7 +201,8 @@ func startBare(answer bareAnswer) (*server, error) {
 	return s, s.waitReady(began)
 }
 
-// bareMain is the process that startBare starts. It serves until it is ended.
+// bareMain is the main function of the process that startBare starts. It serves until the process
+// is ended.
 func bareMain(stdin io.Reader, stdout io.Writer) error {
 	var answer bareAnswer
 	if err := json.NewDecoder(stdin).Decode(&answer); err != nil {
@@ -220,7 +222,7 @@ func bareMain(stdin io.Reader, stdout io.Writer) error {
 	}))
 }
 
-// fetch gets one answer whole.
+// fetch requests target and returns the answer.
 func (s *server) fetch(target string) (bareAnswer, error) {
 	req, err := http.NewRequest(http.MethodGet, "http://"+s.address+target, nil)
 	if err != nil {
@@ -244,7 +246,7 @@ func (s *server) fetch(target string) (bareAnswer, error) {
 	return bareAnswer{Header: header, Body: string(body)}, nil
 }
 
-// clientID is that of the n-th identity.
+// clientID returns the client ID of the n-th identity.
 func clientID(n int) string { return fmt.Sprintf("0d5ac2f1-7a5d-4a41-9f0e-2f3b1f6a%04d", n) }
 
 func clientIDs() string {
@@ -255,7 +257,7 @@ func clientIDs() string {
 	return strings.Join(all, ",")
 }
 
-// target is the request target of the n-th of many resources.
+// target returns the request target for the n-th resource.
 func target(n int) string {
 	return fmt.Sprintf("/metadata/identity/oauth2/token?api-version=2018-02-01&client_id=%s&resource=https://key-%d.bench.example.test",
 		clientID(n%identities), n)

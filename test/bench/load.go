@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// loadSpec is one run of load: so many requests over so many connections, kept
-// alive, each asking for the next target in turn.
+// loadSpec describes a run of load: Requests requests over Connections keep-alive connections, each
+// of which cycles through the targets.
 type loadSpec struct {
 	Address     string
 	Targets     []string
@@ -25,21 +25,21 @@ type loadSpec struct {
 	Requests    int
 }
 
-// loadResult is what a run came to. Durations are in nanoseconds, as JSON has it.
+// loadResult is the result of a run. In JSON, durations are in nanoseconds.
 type loadResult struct {
 	Requests int
 	Elapsed  time.Duration
 	P50, P99 time.Duration
 }
 
-// perSecond is the rate of answers.
+// perSecond returns the answers per second.
 func (r loadResult) perSecond() float64 { return float64(r.Requests) / r.Elapsed.Seconds() }
 
-// requestTimeout ends a run in which the server is stuck.
+// requestTimeout ends a run if the server hangs.
 const requestTimeout = 30 * time.Second
 
-// runLoad runs the load in a process of its own, so that its garbage and its
-// scheduler are not the server's.
+// runLoad runs the load in its own process, so that its garbage collector and scheduler do not
+// affect the server.
 func runLoad(spec loadSpec) (loadResult, error) {
 	input, err := json.Marshal(spec)
 	if err != nil {
@@ -56,7 +56,7 @@ func runLoad(spec loadSpec) (loadResult, error) {
 	return result, json.Unmarshal(out, &result)
 }
 
-// loadMain is the process that runLoad starts.
+// loadMain is the main function of the process that runLoad starts.
 func loadMain(stdin io.Reader, stdout io.Writer) error {
 	var spec loadSpec
 	if err := json.NewDecoder(stdin).Decode(&spec); err != nil {
@@ -92,8 +92,8 @@ func (s loadSpec) run() (loadResult, error) {
 	return loadResult{Requests: len(all), Elapsed: elapsed, P50: all[len(all)/2], P99: all[len(all)*99/100]}, nil
 }
 
-// ask sends requests one after the other over one connection. Connections start
-// at different targets, so that all are asked for at any time.
+// ask sends requests one after the other over one connection. Connections start at different
+// targets, so that all targets are requested at any time.
 func ask(address string, requests [][]byte, first, count int) ([]time.Duration, error) {
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
@@ -118,8 +118,8 @@ func ask(address string, requests [][]byte, first, count int) ([]time.Duration, 
 	return latencies, nil
 }
 
-// readAnswer reads one answer as cheaply as can be: this process shares the cores
-// with the server that it measures.
+// readAnswer reads one answer with little CPU time, because this process shares the cores with the
+// server that it measures.
 func readAnswer(reader *bufio.Reader) error {
 	status, err := reader.ReadSlice('\n')
 	if err != nil {

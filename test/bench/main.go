@@ -1,10 +1,10 @@
-// Command bench measures the proxy: its speed, as ratios to a bare net/http server
-// in the same run, and what it takes of memory and time. It prints one table.
+// Command bench measures the proxy: its throughput, as a ratio to a bare net/http server in the
+// same run, and its memory and start time. It prints one table.
 //
-// Everything runs on loopback, bounded in count: the proxy is the real binary, Entra
-// is the stand-in of test/kit/entra, the load comes from a process of its own. A ratio is
-// the median of several rounds that take turns, so that a machine whose speed drifts
-// moves both sides alike.
+// Everything runs on loopback, with a bounded number of requests: the proxy is the real binary,
+// Entra is the fake of test/kit/entra, and the load comes from its own process. A ratio is the
+// median of several rounds that alternate between the two servers, so that a drift of the
+// machine's speed affects both in the same way.
 package main
 
 import (
@@ -23,7 +23,7 @@ func main() {
 	}
 }
 
-// dispatch is the program, or one of the processes that it starts.
+// dispatch runs the program, or one of the child processes that it starts.
 func dispatch() error {
 	if len(os.Args) == 2 && os.Args[1] == "load" {
 		return loadMain(os.Stdin, os.Stdout)
@@ -33,9 +33,9 @@ func dispatch() error {
 	}
 	flags := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	binary := flags.String("proxy", "bin/proxy", "the proxy to measure")
-	rounds := flags.Int("rounds", 5, "rounds that the ratios are the median of")
+	rounds := flags.Int("rounds", 5, "rounds whose median is the ratio")
 	requests := flags.Int("requests", 60_000, "requests of one round")
-	soak := flags.Int("soak", 1_000_000, "cached answers before memory is read again")
+	soak := flags.Int("soak", 1_000_000, "cached answers before the memory is measured")
 	if err := flags.Parse(os.Args[1:]); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			return nil
@@ -51,7 +51,7 @@ func dispatch() error {
 	return b.printAll()
 }
 
-// row is one line of the table. It is measured when its turn comes.
+// row is one line of the table.
 type row struct {
 	what, target string
 	measure      func() (string, error)
@@ -61,12 +61,12 @@ func (b *bench) printAll() error {
 	rows := []row{
 		{"cached answers/s, one info line each, / bare net/http; CPU time", "≥ 0.75, ≤ 1.25", b.throughputInfo},
 		{"the same with --log-level=warn", "≥ 0.85, ≤ 1.15", b.throughputWarn},
-		{"allocations of the handler on a hit, over net/http's own", "few", b.allocations},
+		{"allocations of the handler on a cache hit, beyond net/http's", "few", b.allocations},
 		{"exchanges for 1,000 concurrent first requests of one key", "1", b.stampede},
-		{"p99 of cached answers while exchanges hang / with Entra well", "≤ 1.5", b.hanging},
+		{"p99 of cached answers while exchanges hang / without a fault", "≤ 1.5", b.hanging},
 		{"p50 with 1, 10, 100, 1,000 cached keys, relative to 1", "flat", b.keys},
 		{"resident memory idle", "≤ 16 MiB", b.memoryIdle},
-		{"resident memory after the soak of cached answers", "≤ 20 MiB", b.memorySoak},
+		{"resident memory after many cached answers (--soak)", "≤ 20 MiB", b.memorySoak},
 		{"resident memory with 1,000 keys", "≤ 24 MiB", b.memoryKeys},
 		{"start to ready", "≤ 50 ms", b.startToReady},
 		{"stripped binary", "≤ 14 MiB", b.binarySize},
@@ -83,8 +83,7 @@ func (b *bench) printAll() error {
 	return nil
 }
 
-// bareAnswer is what the bare server is told to say: the proxy's own headers and
-// bytes.
+// bareAnswer is the answer of the bare server: header and body of an answer of the proxy.
 type bareAnswer struct {
 	Header http.Header
 	Body   string

@@ -14,8 +14,8 @@ func (b *bench) throughputInfo() (string, error) {
 }
 func (b *bench) throughputWarn() (string, error) { return b.throughput("--log-level=warn") }
 
-// throughput is the median ratio of the proxy's rate of cached answers to the
-// bare server's, each round one after the other, and that of the CPU time of an answer.
+// throughput returns two ratios of the proxy to the bare server, each the median over the rounds:
+// that of cached answers per second, and that of the CPU time per answer.
 func (b *bench) throughput(args ...string) (string, error) {
 	proxy, err := b.startProxy(args...)
 	if err != nil {
@@ -49,7 +49,7 @@ func (b *bench) throughput(args ...string) (string, error) {
 	return fmt.Sprintf("%.2f, %.2f (%.0f/s)", median(ratios), median(costs), median(rates)), nil
 }
 
-// loadAndCost asks s for one resource, and returns also the CPU time that s took for it.
+// loadAndCost requests one resource of s, and also returns the CPU time of s for it.
 func (b *bench) loadAndCost(s *server) (loadResult, time.Duration, error) {
 	before, err := s.cpuTime()
 	if err != nil {
@@ -63,12 +63,12 @@ func (b *bench) loadAndCost(s *server) (loadResult, time.Duration, error) {
 	return result, after - before, err
 }
 
-// load asks s for n resources in turn.
+// load cycles through n resources of s.
 func (b *bench) load(s *server, n int) (loadResult, error) {
 	return runLoad(loadSpec{Address: s.address, Targets: targets(n), Connections: connections, Requests: b.requests})
 }
 
-// stampede counts the exchanges that a crowd costs.
+// stampede counts the exchanges for many concurrent first requests of one key.
 func (b *bench) stampede() (string, error) {
 	proxy, err := b.startProxy()
 	if err != nil {
@@ -76,7 +76,7 @@ func (b *bench) stampede() (string, error) {
 	}
 	defer proxy.stop()
 	b.idp.Reset()
-	// Slow enough for the whole crowd to arrive before the first answer.
+	// Slow enough that all requests arrive before the first answer.
 	b.idp.FailAlways(entra.FaultSlow(time.Second))
 	defer b.idp.Heal()
 	if _, err := runLoad(loadSpec{Address: proxy.address, Targets: targets(1), Connections: 1000, Requests: 1000}); err != nil {
@@ -85,8 +85,8 @@ func (b *bench) stampede() (string, error) {
 	return fmt.Sprint(b.idp.Counts().Token), nil
 }
 
-// hanging compares the p99 of a cached answer while other keys' exchanges hang
-// with that of a quiet time.
+// hanging compares the p99 of cached answers while exchanges of other keys hang with the p99
+// without a fault.
 func (b *bench) hanging() (string, error) {
 	proxy, err := b.startProxy()
 	if err != nil {
@@ -98,7 +98,7 @@ func (b *bench) hanging() (string, error) {
 	}
 	var ratios []float64
 	for round := range b.rounds {
-		well, err := b.load(proxy, 1)
+		normal, err := b.load(proxy, 1)
 		if err != nil {
 			return "", err
 		}
@@ -106,12 +106,12 @@ func (b *bench) hanging() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		ratios = append(ratios, float64(hung.P99)/float64(well.P99))
+		ratios = append(ratios, float64(hung.P99)/float64(normal.P99))
 	}
 	return fmt.Sprintf("%.2f", median(ratios)), nil
 }
 
-// waiting is how many requests hang while the load runs.
+// waiting is how many requests wait for exchanges that hang while the load runs.
 const waiting = 50
 
 func (b *bench) loadWhileHanging(proxy *server, round int) (loadResult, error) {
@@ -125,7 +125,7 @@ func (b *bench) loadWhileHanging(proxy *server, round int) (loadResult, error) {
 	}
 	for deadline := time.Now().Add(startTimeout); b.idp.InFlight() < waiting; {
 		if time.Now().After(deadline) {
-			return loadResult{}, fmt.Errorf("%d of %d exchanges began to hang", b.idp.InFlight(), waiting)
+			return loadResult{}, fmt.Errorf("%d of %d exchanges are running", b.idp.InFlight(), waiting)
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -139,7 +139,7 @@ func (b *bench) loadWhileHanging(proxy *server, round int) (loadResult, error) {
 	return result, err
 }
 
-// keys shows whether the median answer slows down as the cache fills.
+// keys returns the p50 of cached answers with more and more keys in the cache.
 func (b *bench) keys() (string, error) {
 	proxy, err := b.startProxy()
 	if err != nil {
@@ -191,7 +191,7 @@ func (b *bench) memoryKeys() (string, error) {
 	})
 }
 
-// memory is the proxy's resident memory after something was done with it.
+// memory returns the proxy's resident memory after do.
 func (b *bench) memory(do func(*server) error) (string, error) {
 	proxy, err := b.startProxy()
 	if err != nil {

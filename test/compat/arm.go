@@ -21,20 +21,20 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// armHost is where az looks for the subscriptions of the identity that it logs in.
+// armHost is the host from which az gets the subscriptions of the identity at login.
 const armHost = "management.azure.com"
 
-// resourceManager stands in for Azure Resource Manager, as far as az login asks it:
-// it lists one subscription to whoever comes with a token that the pod's Entra
-// signed. Its certificate is thrown away with it.
+// resourceManager is a stand-in for Azure Resource Manager, with the requests that az login
+// needs: it lists one subscription if the request has a token from the pod's Entra. It has a
+// new certificate for each run.
 type resourceManager struct {
 	server *http.Server
 	caFile string
 	entra  atomic.Pointer[entra.Server]
 }
 
-// startResourceManager listens on the port that az cannot be told to change; the
-// process has a network namespace, and a hosts file, of its own.
+// startResourceManager listens on port 443, because az has no setting for the port. The
+// process has its own network namespace and its own hosts file.
 func startResourceManager() (*resourceManager, error) {
 	certificate, caPEM, err := selfSigned(armHost)
 	if err != nil {
@@ -66,7 +66,7 @@ func (m *resourceManager) close() {
 	os.Remove(m.caFile)
 }
 
-// trust says whose tokens are good from now on.
+// trust sets the Entra whose tokens are accepted.
 func (m *resourceManager) trust(e *entra.Server) { m.entra.Store(e) }
 
 // ServeHTTP lists the subscription.
@@ -89,7 +89,7 @@ func (m *resourceManager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		id, id, idp.TenantID())
 }
 
-// selfSigned makes a certificate for a host, which is its own authority.
+// selfSigned makes a self-signed certificate for a host.
 func selfSigned(host string) (tls.Certificate, []byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

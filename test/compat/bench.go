@@ -16,23 +16,23 @@ import (
 )
 
 const (
-	// driverTimeout ends a driver that hangs. A JVM on a busy machine may take half
-	// of it to start.
+	// driverTimeout bounds the run of a driver. On a busy machine a JVM may take half of
+	// this time to start.
 	driverTimeout = 2 * time.Minute
 
-	// settleTimeout is how long the proxy may take to log an answer that the
-	// client has already.
+	// settleTimeout bounds the wait for the log line of an answer that the client already
+	// has.
 	settleTimeout = 10 * time.Second
 
 	pollInterval = 20 * time.Millisecond
 )
 
-// bench tries clients in pods of the namespace that the process is in.
+// bench runs clients in pods in the network namespace of this process.
 type bench struct {
 	where place
 	keys  *entra.Keys
 	arm   *resourceManager
-	decoy *pod.Decoy // where there is no redirect; else the pod has one
+	decoy *pod.Decoy // nil: the pod has its own decoy, because it has a redirect
 	cfg   pod.Config
 	pod   *pod.Pod
 	home  string
@@ -54,7 +54,7 @@ func newBench(cache string, where place) (*bench, error) {
 		b.cfg.ProxyInit = filepath.Join(cache, "bin", "proxy-init")
 		return b, nil
 	}
-	// The node's IMDS, for clients that go there whatever the environment says.
+	// A stand-in for the node's IMDS, for clients that ignore the environment variable.
 	b.decoy, err = pod.StartDecoy()
 	return b, err
 }
@@ -66,7 +66,7 @@ func (b *bench) close() {
 	}
 }
 
-// try tries one client in every scenario of this place, in a pod of its own.
+// try runs one client in every scenario of this place, in a new pod.
 func (b *bench) try(ctx context.Context, m manifest, j job) result {
 	r := result{Family: j.Family, Library: j.Library, Version: j.Version, Where: j.Where}
 	l, err := m.library(j.Family, j.Library)
@@ -105,7 +105,7 @@ func (b *bench) try(ctx context.Context, m manifest, j job) result {
 	return r
 }
 
-// run has a client do what a scenario asks for, and observes it.
+// run runs a client in a scenario and records what happens.
 func (b *bench) run(ctx context.Context, s scenario, j job) observed {
 	o := observed{resource: resourceFor(s, j)}
 	logged, asked := len(b.pod.ProxyLog.String()), b.nodeRequests()
@@ -127,9 +127,9 @@ func (b *bench) run(ctx context.Context, s scenario, j job) observed {
 	return o
 }
 
-// quietIsOver reports whether the proxy may ask Entra again. A throttle quiets it for
-// the client ID, which the next scenario has too, for half as long again as Entra said
-// at the most (docs/adr/0024).
+// quietIsOver reports whether the proxy may send requests to Entra again. After a 429 it
+// backs off for up to 1.5 times Entra's Retry-After, for all resources of the client ID
+// (docs/adr/0024), which the next scenario uses too.
 func (b *bench) quietIsOver() bool {
 	return !slices.ContainsFunc(b.pod.Entra.Exchanges(), func(x entra.Exchange) bool {
 		return x.Status == http.StatusTooManyRequests && time.Since(x.Time) < quietTime
@@ -140,8 +140,8 @@ func (b *bench) exchangesFor(resource string) []entra.Exchange {
 	return slices.DeleteFunc(b.pod.Entra.Exchanges(), func(x entra.Exchange) bool { return x.Resource != resource })
 }
 
-// faultsFor spares the exchanges of other resources: the proxy may still be
-// refreshing the token of the scenario before.
+// faultsFor limits a fault to the exchanges of one resource, because the proxy may still
+// refresh the token of the previous scenario.
 func faultsFor(resource string, fault func(n int) *entra.Fault) func(entra.Exchange) *entra.Fault {
 	var n atomic.Int64
 	return func(x entra.Exchange) *entra.Fault {
@@ -172,7 +172,7 @@ func (b *bench) drive(ctx context.Context, s scenario, j job, o *observed) {
 	o.failure = err
 }
 
-// judge says what the outcome was.
+// judge returns the cell for what happened.
 func (b *bench) judge(s scenario, e expectation, o observed) cell {
 	c := cell{Scenario: s.name, Expected: e, Got: e.Want, Error: o.problem(),
 		Requests: o.requests, Probes: o.probes, Exchanges: len(o.exchanges), Took: o.slowest()}
@@ -203,12 +203,12 @@ func (b *bench) verdict(s scenario, e expectation, o observed) error {
 		}
 	}
 	if e.Want != s.want {
-		return nil // the check is of the ordinary outcome
+		return nil // the check is only for the ordinary outcome
 	}
 	return s.check(o)
 }
 
-// nodeRequests is how often the node's IMDS was asked.
+// nodeRequests returns the number of requests that reached the node's IMDS.
 func (b *bench) nodeRequests() int {
 	if b.decoy != nil {
 		return len(b.decoy.Requests())
@@ -216,18 +216,19 @@ func (b *bench) nodeRequests() int {
 	return len(b.pod.Decoy.Requests())
 }
 
-// resourceFor is a resource that nobody else asks for, so that what is cached and
-// counted for it is of this scenario alone.
+// resourceFor returns a resource that only this scenario of this job uses, so that the cache
+// and the counts have nothing of other scenarios.
 func resourceFor(s scenario, j job) string {
 	return fmt.Sprintf("https://%s-%s-%s.example.test", s.name, j.Library, strings.ReplaceAll(j.Version, ".", "-"))
 }
 
-// answered reports whether every token request in the log has its second line.
+// answered reports whether the log has the line about the answer for every token request.
 func answered(log string) bool {
 	return strings.Count(log, `"received token request"`) <= strings.Count(log, `"status":`)
 }
 
-// waitUntil waits for a condition, for a while: who needs it finds out itself.
+// waitUntil waits until a condition holds, but not longer than limit. The caller must check
+// the condition itself if it depends on it.
 func (b *bench) waitUntil(ctx context.Context, limit time.Duration, condition func() bool) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -17,39 +17,39 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Where a worker shows these directories to the application, whose user may not
-// enter the one that the checkout is in.
+// A worker mounts the cache and the drivers here, because the application's user may have no
+// access to the directory of the checkout.
 const (
 	cacheInPod   = "/mnt"
 	driversInPod = "/srv"
 )
 
-// systemPython is Debian's. Another one that is first in PATH may be in a home that
-// the application's user may not enter.
+// systemPython is Debian's Python. If another one comes first in PATH, it may be in a home
+// directory to which the application's user has no access.
 const systemPython = "/usr/bin/python3"
 
-// program is how to run a driver in the pod.
+// program is the command that runs a driver in the pod.
 type program struct {
 	Command     []string
 	Environment []string
 }
 
-// recipe installs one version of a library. Its inputs, files below drivers/, are
-// all that the result depends on.
+// recipe installs one version of a library. The result depends only on the inputs, which are
+// files below drivers/.
 type recipe struct {
 	inputs  []string
 	install func(ctx context.Context, dir string) error
-	// program is where dir is installed, as the pod sees it.
+	// program returns the command for an installation in dir, a path in the pod.
 	program func(dir string) program
 }
 
-// installer keeps libraries in a cache, each under the hash of its lock.
+// installer installs libraries into a cache, each under the hash of its lock.
 type installer struct {
 	cache, drivers string
-	underway       singleflight.Group // by name; Node.js is wanted by several at once
+	underway       singleflight.Group // by name, because several libraries need Node.js at the same time
 }
 
-// install has a version of a library ready and says how to run its driver.
+// install installs a version of a library and returns the command that runs its driver.
 func (i *installer) install(ctx context.Context, f family, l library, v version) (program, error) {
 	r, err := i.recipe(ctx, f, l, v)
 	if err != nil {
@@ -62,8 +62,8 @@ func (i *installer) install(ctx context.Context, f family, l library, v version)
 	return r.program(filepath.Join(cacheInPod, dir)), nil
 }
 
-// once installs into a directory of the cache unless it is there, and returns its
-// name. It appears whole or not at all.
+// once installs into a directory of the cache unless it exists, and returns its name. The
+// installation is atomic: the directory is complete or does not exist.
 func (i *installer) once(ctx context.Context, name string, r recipe) (string, error) {
 	if r.install == nil {
 		return "", nil
@@ -86,7 +86,7 @@ func (i *installer) installAs(ctx context.Context, name string, r recipe) error 
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir) // nothing is there any more after success
+	defer os.RemoveAll(dir) // after success it has been renamed
 	if err := r.install(ctx, dir); err != nil {
 		return err
 	}
@@ -96,8 +96,8 @@ func (i *installer) installAs(ctx context.Context, name string, r recipe) error 
 	return os.Rename(dir, final)
 }
 
-// hash is of the contents of files and of whole directories, by their names. Names
-// below drivers/ and the platform are part of it.
+// hash returns the hash of the platform, and of the names and contents of files. An input is
+// the name of a file or of a directory below drivers/.
 func (i *installer) hash(inputs []string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, runtime.GOOS, runtime.GOARCH, runtime.Version())
@@ -149,8 +149,8 @@ func (i *installer) goRecipe(l library, v version, lock string) recipe {
 	}
 }
 
-// nodeRecipe runs every version under one Node.js, itself from the lock file
-// versions/runtime: the newest SDK needs a newer one than Debian has.
+// nodeRecipe runs every version with the same Node.js, which is installed from the lock file
+// versions/runtime, because the newest SDK needs a newer one than Debian has.
 func (i *installer) nodeRecipe(ctx context.Context, l library, lock string) (recipe, error) {
 	nodeDir, err := i.once(ctx, "node-runtime", i.npmRecipe("versions/runtime"))
 	if err != nil {
@@ -174,8 +174,8 @@ func npmArchitecture() string {
 	return runtime.GOARCH
 }
 
-// npmRecipe runs no scripts of packages: what they would build, such as keytar,
-// has no part in managed identity.
+// npmRecipe runs no install scripts, because the packages that need them, such as keytar, are
+// not used for managed identity.
 func (i *installer) npmRecipe(lock string) recipe {
 	return recipe{
 		inputs: []string{"node/" + lock},
@@ -193,7 +193,7 @@ func (i *installer) pythonRecipe(ctx context.Context, l library, v version, lock
 	if v.System != nil {
 		return recipe{program: func(string) program { return program{Command: []string{systemPython, driver}} }}, nil
 	}
-	// A pip in each environment would take longer to install than the libraries.
+	// All environments share this pip, because it takes longer to install than the libraries.
 	pip, err := i.once(ctx, "pip", recipe{install: func(ctx context.Context, dir string) error {
 		return execute(ctx, "", systemPython, "-m", "venv", dir)
 	}})
@@ -252,7 +252,7 @@ func (i *installer) rustRecipe(lock string) recipe {
 	}
 }
 
-// execute runs a command outside of the pod, with all that it printed in the error.
+// execute runs a command outside the pod. The error has the end of its output.
 func execute(ctx context.Context, dir, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
@@ -265,7 +265,7 @@ func execute(ctx context.Context, dir, name string, args ...string) error {
 	return err
 }
 
-// lastLines is the end of what a command printed.
+// lastLines returns the end of a command's output.
 func lastLines(out []byte) []byte {
 	const most = 4 << 10
 	return out[max(0, len(out)-most):]

@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// installsAtOnce: most of an install is a wait for the network.
+// installsAtOnce is the number of concurrent installs. They mostly wait for the network.
 const installsAtOnce = 2
 
-// installed is every client, ready to be tried.
+// installed has all clients after their installation.
 type installed struct {
 	jobs     []job
 	runtimes []string
@@ -37,7 +37,7 @@ func (i *installer) installAll(ctx context.Context, m manifest) (installed, erro
 		for _, l := range f.Libraries {
 			for _, v := range l.Versions {
 				group.Go(func() error {
-					p, err := i.installLoudly(ctx, f, l, v)
+					p, err := i.installAndReport(ctx, f, l, v)
 					if err != nil {
 						return err
 					}
@@ -57,8 +57,8 @@ func (i *installer) installAll(ctx context.Context, m manifest) (installed, erro
 	return all, group.Wait()
 }
 
-// installLoudly says how long an install took that was not in the cache.
-func (i *installer) installLoudly(ctx context.Context, f family, l library, v version) (program, error) {
+// installAndReport installs a version, and prints how long it took unless it was in the cache.
+func (i *installer) installAndReport(ctx context.Context, f family, l library, v version) (program, error) {
 	began := time.Now()
 	p, err := i.install(ctx, f, l, v)
 	if took := time.Since(began); err == nil && took > time.Second {
@@ -67,7 +67,7 @@ func (i *installer) installLoudly(ctx context.Context, f family, l library, v ve
 	return p, err
 }
 
-// versionFrom is the first thing like a version that a command prints.
+// versionFrom returns the first version number in the output of a command.
 func versionFrom(ctx context.Context, command []string) string {
 	out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput()
 	found := regexp.MustCompile(`\d+\.\d+[0-9a-z.]*`).Find(out)
@@ -77,9 +77,9 @@ func versionFrom(ctx context.Context, command []string) string {
 	return string(found)
 }
 
-// tryAll does the jobs, those of each place by workers of their own. What went wrong
-// is tried once more, one client at a time: some give their probe 300 ms, which a
-// machine that runs a dozen of them may not leave them.
+// tryAll runs the jobs, with separate workers for each place. It runs failed scenarios a second
+// time, one client at a time, because some clients have a timeout of 300 ms for their probe,
+// which is too short on a machine that runs a dozen clients at the same time.
 func (o options) tryAll(ctx context.Context, i *installer, jobs []job) ([]result, error) {
 	results, err := i.tryOnce(ctx, jobs, map[place]int{redirected: o.workers, direct: 1})
 	if err != nil {
@@ -97,17 +97,17 @@ func (o options) tryAll(ctx context.Context, i *installer, jobs []job) ([]result
 	if len(again) == 0 {
 		return results, nil
 	}
-	fmt.Println("once more, one at a time:")
+	fmt.Println("trying again, one client at a time:")
 	seconds, err := i.tryOnce(ctx, again, map[place]int{redirected: 1, direct: 1})
 	for _, second := range seconds {
 		for n := range results {
-			results[n].takeOver(second)
+			results[n].replaceCells(second)
 		}
 	}
 	return results, err
 }
 
-// tryOnce does the jobs, each with one of the workers of its place.
+// tryOnce runs the jobs, each in one of the workers of its place.
 func (i *installer) tryOnce(ctx context.Context, jobs []job, workers map[place]int) ([]result, error) {
 	var mu sync.Mutex
 	var results []result
@@ -126,7 +126,7 @@ func (i *installer) tryOnce(ctx context.Context, jobs []job, workers map[place]i
 					mu.Lock()
 					defer mu.Unlock()
 					results = append(results, r)
-					sayResult(r)
+					printResult(r)
 				})
 			})
 		}
@@ -134,7 +134,7 @@ func (i *installer) tryOnce(ctx context.Context, jobs []job, workers map[place]i
 	return results, group.Wait()
 }
 
-// work has one worker do jobs until there are no more.
+// work starts a worker and gives it jobs until the queue is empty.
 func (i *installer) work(ctx context.Context, where place, queue <-chan job, done func(result)) error {
 	w, err := startWorker(ctx, i.cache, i.drivers, string(where))
 	if err != nil {
@@ -153,7 +153,7 @@ func (i *installer) work(ctx context.Context, where place, queue <-chan job, don
 	return errors.Join(ctx.Err(), w.stop())
 }
 
-func sayResult(r result) {
+func printResult(r result) {
 	fmt.Printf("%-22s %-10s", r.Library, r.Version)
 	good := 0
 	for _, c := range r.Cells {

@@ -1,21 +1,20 @@
-// Command compat tries every client that people use against the proxy, in pods of
-// its own, and writes what happened to docs/compatibility.md.
+// Command compat tests the proxy with real clients and writes the results to
+// docs/compatibility.md.
 //
-// The clients are the real libraries, from their registries, pinned by the lock
-// files in drivers/*/versions and named, with what each is known not to do, in
-// manifest.json. A small driver for each library takes name=value arguments:
+// The clients are unmodified libraries from their registries. The files in
+// drivers/*/versions pin their versions and dependencies. manifest.json lists the clients
+// and their known limits. Each library has a small driver with name=value arguments:
 //
 //	credential   managed: the library's managed identity credential; default: its
 //	             default chain; fallthrough: a chain of managed and a fixed token
-//	resource     what to ask a token for (the scope is this and /.default)
-//	client_id, object_id, resource_id   which identity; at most one
-//	calls        how often to ask the same object (1)
+//	resource     resource of the token (the scope is the resource with /.default)
+//	client_id, object_id, resource_id   the identity; at most one
+//	calls        number of calls of the same object (1)
 //	pause        seconds between calls (0)
 //
-// and prints one line for each call, {"token", "expires_on", "ms"} or {"error",
-// "message", "ms"}. Some pods have the redirect, one has not; each is in the
-// network namespace of a worker process. The exit code is 1 when a client did not
-// do what the manifest says.
+// A driver prints one line for each call: {"token", "expires_on", "ms"} or {"error",
+// "message", "ms"}. Each worker process has a pod in its own network namespace; one of these
+// pods has no redirect. The exit code is 1 if a client differs from the manifest.
 package main
 
 import (
@@ -58,14 +57,14 @@ type options struct {
 	workers               int
 }
 
-// matrix reads the flags and the manifest, and makes the matrix.
+// matrix reads the flags and the manifest, and runs the tests.
 func matrix(ctx context.Context, args []string) error {
 	var opts options
 	flags := pflag.NewFlagSet("compat", pflag.ContinueOnError)
-	flags.StringVar(&opts.only, "only", "", "one family of clients alone; nothing is written then")
-	flags.StringVar(&opts.cache, "cache", ".cache/compat", "where installed clients are kept")
-	flags.StringVar(&opts.document, "document", "docs/compatibility.md", "what to write")
-	flags.IntVar(&opts.workers, "workers", 10, "pods at a time; they wait more than they work")
+	flags.StringVar(&opts.only, "only", "", "test only this family of clients; the page is not written")
+	flags.StringVar(&opts.cache, "cache", ".cache/compat", "directory of installed clients")
+	flags.StringVar(&opts.document, "document", "docs/compatibility.md", "page to write")
+	flags.IntVar(&opts.workers, "workers", 10, "number of concurrent pods; they mostly wait")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -86,7 +85,7 @@ func matrix(ctx context.Context, args []string) error {
 	return opts.makeMatrix(ctx, m)
 }
 
-// makeMatrix installs the clients, tries them, and reports.
+// makeMatrix installs the clients, tests them and writes the report.
 func (o options) makeMatrix(ctx context.Context, m manifest) error {
 	began := time.Now()
 	i, err := o.installer()
@@ -129,12 +128,12 @@ func (o options) installer() (*installer, error) {
 		return nil, err
 	}
 	if _, err := os.Stat(drivers); err != nil {
-		return nil, fmt.Errorf("run it from the repository's root: %w", err)
+		return nil, fmt.Errorf("run compat in the root directory of the repository: %w", err)
 	}
 	return &installer{cache: cache, drivers: drivers}, os.MkdirAll(filepath.Join(cache, "bin"), 0o755)
 }
 
-// need has the system's own commands installed.
+// need installs the commands of the system that the tests need.
 func need(ctx context.Context, m manifest) error {
 	args := []string{"ip", "iptables-nft", "setpriv"}
 	for _, f := range m.Families {
@@ -145,8 +144,8 @@ func need(ctx context.Context, m manifest) error {
 	return cmd.Run()
 }
 
-// buildProxy builds what is tried, next to the clients, where the pod's users can
-// run it.
+// buildProxy builds the programs under test into the cache, where the pod's users can run
+// them.
 func (i *installer) buildProxy(ctx context.Context) error {
 	for _, name := range []string{"proxy", "proxy-init"} {
 		if err := execute(ctx, "", "go", "build", "-buildvcs=false", "-o", filepath.Join(i.cache, "bin", name), "./cmd/"+name); err != nil {

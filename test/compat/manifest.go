@@ -12,35 +12,34 @@ import (
 //go:embed manifest.json
 var manifestJSON []byte
 
-// manifest names every client that is tried, and what each is known not to do.
+// manifest lists all clients and their known limits.
 type manifest struct {
 	Families []family `json:"families"`
 
-	// NotHere are clients that this matrix ought to have and does not.
+	// NotHere are clients that should be tested but are not.
 	NotHere []gap `json:"not_here"`
 }
 
 type family struct {
-	// Name is for ONLY=, and where the drivers are: drivers/NAME.
+	// Name is the value of ONLY=, and the directory of the drivers: drivers/NAME.
 	Name  string `json:"name"`
 	Title string `json:"title"`
 	// Needs are commands of the system, for tools/need.
 	Needs []string `json:"needs"`
-	// Runtime is a command that prints what the drivers run under. Empty: what is
-	// worth knowing is the libraries' own version.
+	// Runtime is a command that prints the version of the drivers' runtime. Empty: the
+	// drivers have none.
 	Runtime   []string  `json:"runtime,omitempty"`
 	Libraries []library `json:"libraries"`
 }
 
 type library struct {
-	// Name and a version make the name of the lock: versions/NAME-VERSION.
+	// Name and a version are the name of the lock: versions/NAME-VERSION.
 	Name  string `json:"name"`
 	Title string `json:"title"`
-	// Driver is the program of the family's directory that calls the library.
+	// Driver is the program in the family's directory that calls the library.
 	Driver   string    `json:"driver"`
 	Versions []version `json:"versions"`
-	// Expect lists where the library does something else than the scenario's
-	// ordinary outcome.
+	// Expect lists the scenarios in which the library differs from the ordinary outcome.
 	Expect []expectation `json:"expect"`
 }
 
@@ -48,20 +47,20 @@ type version struct {
 	Version string `json:"version"`
 	// Tags are build tags of a Go driver.
 	Tags string `json:"tags,omitempty"`
-	// System is a command that prints the version of what a package of the system
-	// installed, which has no lock. Empty: there is one.
+	// System is a command that prints the version of a library that a package of the
+	// system installed and that has no lock. Empty: the library has a lock.
 	System []string `json:"system,omitempty"`
 }
 
-// expectation is what a client is known to do in a scenario.
+// expectation is the known outcome of a client in a scenario.
 type expectation struct {
 	Scenario string `json:"scenario"`
-	// Versions it holds for. Empty: all.
+	// Versions are the versions with this outcome. Empty: all versions.
 	Versions []string `json:"versions,omitempty"`
 	Want     outcome  `json:"want"`
-	// Error has to be part of the client's error, with refused and varies.
+	// Error must be part of the client's error, if Want is refused or varies.
 	Error string `json:"error,omitempty"`
-	// Why is for the reader of the matrix. It may be empty where Want is the
+	// Why is the reason, for readers of the matrix. It may be empty if Want is the
 	// ordinary outcome.
 	Why string `json:"why,omitempty"`
 }
@@ -71,25 +70,25 @@ type gap struct {
 	Why    string `json:"why"`
 }
 
-// outcome is what became of a client in a scenario.
+// outcome is the result of a client in a scenario.
 type outcome string
 
 const (
-	// gotToken: all tokens were right, at the right cost.
+	// gotToken: all tokens were correct, with the expected number of exchanges.
 	gotToken outcome = "token"
-	// refused: the client raised its own error, soon.
+	// refused: the client soon raised its own error.
 	refused outcome = "refused"
-	// ignored: the client asked the metadata address, whatever the environment says.
+	// ignored: the client ignored the environment variable and used the metadata address.
 	ignored outcome = "ignored"
-	// varies: the client got the right token or gave up, as the moment had it.
+	// varies: the client got the correct token or gave up, depending on its timing.
 	varies outcome = "varies"
-	// absent: the library has no way to ask for this, so it was not tried.
+	// absent: the scenario was not run, because the library has no such feature.
 	absent outcome = "absent"
-	// wrong: none of these. No expectation can name it.
+	// wrong: anything else. An expectation cannot have this value.
 	wrong outcome = "wrong"
 )
 
-// loadManifest reads the manifest and checks that it can be relied on.
+// loadManifest reads and validates the manifest.
 func loadManifest() (manifest, error) {
 	var m manifest
 	decoder := json.NewDecoder(bytes.NewReader(manifestJSON))
@@ -112,25 +111,24 @@ func (l library) check() error {
 		s, ok := scenarioNamed(e.Scenario)
 		switch {
 		case !ok:
-			return fmt.Errorf("no scenario is called %q", e.Scenario)
+			return fmt.Errorf("unknown scenario %q", e.Scenario)
 		case !slices.Contains([]outcome{gotToken, refused, ignored, varies, absent}, e.Want):
-			return fmt.Errorf("%s: %q cannot be wanted", e.Scenario, e.Want)
+			return fmt.Errorf("%s: want %q: must be token, refused, ignored, varies or absent", e.Scenario, e.Want)
 		case (e.Want == refused || e.Want == varies) && e.Error == "":
-			return fmt.Errorf("%s: which error?", e.Scenario)
+			return fmt.Errorf("%s: error is required", e.Scenario)
 		case e.Want != s.want && e.Why == "":
-			return fmt.Errorf("%s: %s takes a reason", e.Scenario, e.Want)
+			return fmt.Errorf("%s: why is required for %s", e.Scenario, e.Want)
 		}
 		for _, v := range e.Versions {
 			if !slices.ContainsFunc(l.Versions, func(known version) bool { return known.Version == v }) {
-				return fmt.Errorf("%s: there is no version %s", e.Scenario, v)
+				return fmt.Errorf("%s: unknown version %s", e.Scenario, v)
 			}
 		}
 	}
 	return nil
 }
 
-// expected is what a version of the library is to do in a scenario. The first
-// entry that fits decides.
+// expected returns the expectation for a version in a scenario: the first one that matches.
 func (l library) expected(s scenario, v string) expectation {
 	for _, e := range l.Expect {
 		if e.Scenario == s.name && (len(e.Versions) == 0 || slices.Contains(e.Versions, v)) {
@@ -140,7 +138,7 @@ func (l library) expected(s scenario, v string) expectation {
 	return expectation{Scenario: s.name, Want: s.want}
 }
 
-// family returns the family of that name.
+// family returns the family with this name.
 func (m manifest) family(name string) (family, error) {
 	var known []string
 	for _, f := range m.Families {
@@ -149,7 +147,7 @@ func (m manifest) family(name string) (family, error) {
 		}
 		known = append(known, f.Name)
 	}
-	return family{}, fmt.Errorf("no family is called %q; there are %s", name, strings.Join(known, ", "))
+	return family{}, fmt.Errorf("unknown family %q: must be one of %s", name, strings.Join(known, ", "))
 }
 
 func (m manifest) library(familyName, name string) (library, error) {

@@ -12,8 +12,8 @@ import (
 	"imds-oidc-proxy/test/kit/pod"
 )
 
-// TestManifest: it can be read, and every version that the system does not install
-// is pinned by a lock.
+// TestManifest: the manifest is valid, and every version has a lock unless a package of the
+// system installs it.
 func TestManifest(t *testing.T) {
 	m, err := loadManifest()
 	if err != nil {
@@ -34,14 +34,14 @@ func TestManifest(t *testing.T) {
 	}
 }
 
-// TestManifestChecks: what nobody could rely on is refused.
+// TestManifestChecks: invalid expectations are errors.
 func TestManifestChecks(t *testing.T) {
 	for name, e := range map[string]expectation{
-		"no such scenario": {Scenario: "lunch", Want: absent, Why: "it is late"},
-		"no such outcome":  {Scenario: "chain", Want: wrong, Why: "it is"},
+		"unknown scenario": {Scenario: "no such scenario", Want: absent, Why: "reason"},
+		"invalid outcome":  {Scenario: "chain", Want: wrong, Why: "reason"},
 		"no reason":        {Scenario: "chain", Want: absent},
-		"which error":      {Scenario: "chain", Want: refused, Why: "it is"},
-		"no such version":  {Scenario: "chain", Want: absent, Why: "it is", Versions: []string{"9"}},
+		"no error":         {Scenario: "chain", Want: refused, Why: "reason"},
+		"unknown version":  {Scenario: "chain", Want: absent, Why: "reason", Versions: []string{"9"}},
 	} {
 		l := library{Versions: []version{{Version: "1"}}, Expect: []expectation{e}}
 		if err := l.check(); err == nil {
@@ -50,7 +50,7 @@ func TestManifestChecks(t *testing.T) {
 	}
 }
 
-// TestVerdict: each thing that may be wrong with a cell is seen.
+// TestVerdict: each deviation from the expected outcome is an error.
 func TestVerdict(t *testing.T) {
 	good := func() observed {
 		return observed{resource: "r", requests: 1, exchanges: make([]entra.Exchange, 1),
@@ -61,7 +61,7 @@ func TestVerdict(t *testing.T) {
 	if err := (&bench{}).verdict(s, want, good()); err != nil {
 		t.Fatalf("a good cell: %v", err)
 	}
-	for name, spoil := range map[string]func(*observed){
+	for name, change := range map[string]func(*observed){
 		"another identity's token": func(o *observed) { o.answers[0].claims.ClientID = otherClientID },
 		"another resource's token": func(o *observed) { o.answers[0].claims.Resource = "s" },
 		"not Entra's token":        func(o *observed) { o.answers[0].claims = entra.AccessToken{} },
@@ -73,14 +73,14 @@ func TestVerdict(t *testing.T) {
 		"the driver crashed":       func(o *observed) { o.failure = errors.New("exit status 1") },
 	} {
 		o := good()
-		spoil(&o)
+		change(&o)
 		if err := (&bench{}).verdict(s, want, o); err == nil {
-			t.Errorf("%s: not seen", name)
+			t.Errorf("%s: no error", name)
 		}
 	}
 }
 
-// TestVerdictOfRefusal: a refusal is the error that is documented, and no retry.
+// TestVerdictOfRefusal: the outcome refused requires the documented error, without retries.
 func TestVerdictOfRefusal(t *testing.T) {
 	s, _ := scenarioNamed("unknown")
 	want := expectation{Scenario: s.name, Want: refused, Error: "Unavailable"}
@@ -95,12 +95,12 @@ func TestVerdictOfRefusal(t *testing.T) {
 		"two exchanges": {requests: 1, exchanges: make([]entra.Exchange, 2), answers: []answer{{Error: "CredentialUnavailable"}}},
 	} {
 		if err := (&bench{}).verdict(s, want, o); err == nil {
-			t.Errorf("%s: not seen", name)
+			t.Errorf("%s: no error", name)
 		}
 	}
 }
 
-// TestReport: what went wrong, or was not tried, is in the error and on the page.
+// TestReport: the error and the page have the clients that failed or were not tried.
 func TestReport(t *testing.T) {
 	m := manifest{Families: []family{{Name: "f", Title: "F", Libraries: []library{{Name: "l", Title: "L",
 		Versions: []version{{Version: "1"}, {Version: "2"}}}}}}}
@@ -121,12 +121,12 @@ func TestReport(t *testing.T) {
 	if err := r.err(); err != nil {
 		t.Errorf("all good: %v", err)
 	}
-	second.Cells[0].Got, second.Cells[0].Problem = wrong, "the moon"
+	second.Cells[0].Got, second.Cells[0].Problem = wrong, "a problem"
 	r = newReport(m, []result{complete, second}, installed{})
-	if err := r.err(); err == nil || !strings.Contains(err.Error(), "the moon") {
+	if err := r.err(); err == nil || !strings.Contains(err.Error(), "a problem") {
 		t.Errorf("got %v; want the problem", err)
 	}
-	if page := string(r.markdown()); !strings.Contains(page, "**not as expected**: the moon") {
-		t.Errorf("the page does not say it:\n%s", page)
+	if page := string(r.markdown()); !strings.Contains(page, "**not as expected**: a problem") {
+		t.Errorf("the problem is not on the page:\n%s", page)
 	}
 }

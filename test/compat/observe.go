@@ -9,7 +9,7 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// answer is a line that a driver printed.
+// answer is a line of a driver's output.
 type answer struct {
 	Token     string  `json:"token"`
 	ExpiresOn int64   `json:"expires_on"`
@@ -17,20 +17,21 @@ type answer struct {
 	Message   string  `json:"message"`
 	MS        float64 `json:"ms"`
 
-	claims  entra.AccessToken // of Token, when it is Entra's and valid
-	problem string            // why there are none
+	claims  entra.AccessToken // claims of Token, if it is a valid token from Entra
+	problem string            // why there are no claims
 }
 
-// observed is what a scenario did.
+// observed is what happened in a scenario.
 type observed struct {
 	resource  string
 	answers   []answer
 	exchanges []entra.Exchange
-	// requests to the token path, and those of them without the Metadata header.
+	// requests is the number of requests to the token path, and probes the number of those
+	// without the Metadata header.
 	requests, probes int
-	// node counts what reached the node's IMDS.
+	// node is the number of requests that reached the node's IMDS.
 	node int
-	// failure is of the driver itself, which then did not speak the protocol.
+	// failure is an error of the driver itself, such as invalid output.
 	failure error
 }
 
@@ -66,7 +67,7 @@ func (o observed) slowest() time.Duration {
 	return time.Duration(slowest * float64(time.Millisecond))
 }
 
-// problem is the first error that the client reported.
+// problem returns the first error that the client reported.
 func (o observed) problem() string {
 	for _, a := range o.answers {
 		if a.Error != "" {
@@ -76,7 +77,7 @@ func (o observed) problem() string {
 	return ""
 }
 
-// entry is what is read of a line of the proxy's log.
+// entry has the fields that are read of a line in the proxy's log.
 type entry struct {
 	Message  string `json:"msg"`
 	Path     string `json:"path"`
@@ -85,8 +86,8 @@ type entry struct {
 	Error    string `json:"error"`
 }
 
-// countRequests counts the requests for tokens in the proxy's log, those for other
-// resources apart: az asks for one of its own when it logs in.
+// countRequests counts the token requests in the proxy's log. It ignores requests for other
+// resources, such as the one that az sends at login.
 func (o *observed) countRequests(log string) {
 	for line := range strings.Lines(log) {
 		var e entry

@@ -11,7 +11,7 @@ import (
 	"imds-oidc-proxy/test/kit/pod"
 )
 
-// Made-up identities, beside pod.ClientID, which is the default one.
+// Invented identities. The default identity is pod.ClientID.
 const (
 	otherClientID   = "8e2f5d0a-3c41-4b7e-9f65-0d1c2b3a4f50"
 	otherObjectID   = "b7a1c9de-52f0-4e83-8d6b-9a0f1e2d3c4b"
@@ -20,39 +20,39 @@ const (
 )
 
 const (
-	// fixedToken is what the credential behind the managed one returns, in a chain.
+	// fixedToken is the token of the credential that follows the managed one in a chain.
 	fixedToken = "fell-through"
 
-	// atOnce is how many requests an answer takes that the client believes: one,
-	// and a probe before it. A client that takes it for a fault asks again.
-	atOnce = 2
+	// withoutRetry is the number of requests of a client that does not retry: a probe and
+	// the request itself.
+	withoutRetry = 2
 
-	// shortLife is the life of the tokens that a client sees expire. Entra's
-	// shortest is far longer; the wait would be, too.
+	// shortLife is the life of the tokens that expire during a scenario. Entra's tokens
+	// live much longer, and the scenario would have to wait as long.
 	shortLife = 5 * time.Second
 
-	// afterExpiry is when the client asks again, some time after its token ended.
+	// afterExpiry is the pause after which the client asks again: its token has expired.
 	afterExpiry = shortLife + time.Second
 
-	// outageLife is the life of the token that outlasts Entra. The proxy tries to
-	// replace it after two thirds of it at most; the rest is for a second client to
-	// start in.
+	// outageLife is the life of the token that is used while Entra is down. The proxy tries
+	// to refresh it after two thirds of this time at most. In the remaining time a second
+	// client starts.
 	outageLife = 45 * time.Second
 
-	// throttle is Entra's Retry-After, which the next exchange has to respect.
+	// throttle is Entra's Retry-After, which the next exchange must respect.
 	throttle = 2 * time.Second
 
-	// quietTime is how long after a throttle no other scenario begins.
+	// quietTime is the time after a 429 in which no other scenario starts.
 	quietTime = 2 * throttle
 )
 
-// place is where the application is.
+// place is how the application's requests reach the proxy.
 type place string
 
 const (
-	// redirected: the pod as proxy-init makes it.
+	// redirected: by the redirect of proxy-init.
 	redirected place = "redirected"
-	// direct: no redirect; an environment variable names the proxy.
+	// direct: by an environment variable, without a redirect.
 	direct place = "direct"
 )
 
@@ -63,71 +63,71 @@ type scenario struct {
 	where     place
 	arguments []string
 
-	// environment is added to the application's.
+	// environment has additional environment variables for the application.
 	environment []string
 
-	// fault is what Entra does to the nth exchange of the scenario, from 0 on. Nil,
-	// as a function or a result: nothing.
+	// fault returns the fault of Entra in the nth exchange of the scenario, counted from
+	// zero. If the function or its result is nil, there is no fault.
 	fault func(n int) *entra.Fault
 
-	// again, if set, runs the driver a second time, once the exchanges so far are
-	// as it waits for.
+	// again reports whether the driver should run a second time, given the exchanges so
+	// far. Nil: it runs only once.
 	again func([]entra.Exchange) bool
 
-	// want is the ordinary outcome, and check what has to hold for it besides.
+	// want is the ordinary outcome. check checks further conditions of this outcome.
 	want  outcome
 	check func(observed) error
 }
 
-// scenarios are in the order of the matrix's columns.
+// scenarios returns all scenarios, in the order of the columns.
 func scenarios() []scenario {
 	managed := func(more ...string) []string { return append([]string{"credential=managed"}, more...) }
 	return []scenario{{
-		name: "default", title: "default", about: "the request names no identity, so that it gets the pod's own",
+		name: "default", title: "default", about: "the pod's own identity, without naming it",
 		where: redirected, arguments: managed(), want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(1)),
 	}, {
 		name: "client-id", title: "client ID", about: "a user-assigned identity by its client ID",
 		where: redirected, arguments: managed("client_id=" + otherClientID), want: gotToken, check: all(tokens(1, otherClientID), exchanges(1)),
 	}, {
-		name: "object-id", title: "object ID", about: "a user-assigned identity by its object ID, which `--identity` maps to a client ID",
+		name: "object-id", title: "object ID", about: "by its object ID, which `--identity` maps",
 		where: redirected, arguments: managed("object_id=" + otherObjectID), want: gotToken, check: tokens(1, otherClientID),
 	}, {
-		name: "resource-id", title: "resource ID", about: "a user-assigned identity by its ARM resource ID, which `--identity` maps to a client ID",
+		name: "resource-id", title: "resource ID", about: "by its ARM resource ID, which `--identity` maps",
 		where: redirected, arguments: managed("resource_id=" + otherResourceID), want: gotToken, check: all(tokens(1, otherClientID), exchanges(1)),
 	}, {
-		name: "chain", title: "default chain", about: "the SDK's default credential chain, including its probe, uses the managed identity",
+		name: "chain", title: "default chain", about: "the SDK's default chain, including its probe, uses the managed identity",
 		where: redirected, arguments: []string{"credential=default"}, want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(1)),
 	}, {
-		name: "second", title: "second call", about: "a second call on the same object causes at most one more request and no exchange",
+		name: "second", title: "second call", about: "a second call of the same object: at most one more request, no exchange",
 		where: redirected, arguments: managed("calls=2"), want: gotToken, check: all(tokens(2, pod.ClientID), sameToken, exchanges(1)),
 	}, {
-		name: "unknown", title: "unknown identity", about: "the tenant does not have the identity: the SDK returns its own error, at once",
+		name: "unknown", title: "unknown identity", about: "an identity that the tenant does not have: the SDK's own error, without delay",
 		where: redirected, arguments: managed("client_id=" + unknownClientID), want: refused, check: all(atMostOneExchange, asksOnce),
 	}, {
-		name: "fall-through", title: "falls through", about: "the tenant does not have the pod's own identity: a credential chain goes on to its next credential, at once",
+		name: "fall-through", title: "falls through", about: "the tenant does not have the pod's own identity: a chain tries its next credential without delay",
 		where: redirected, arguments: []string{"credential=fallthrough"}, want: gotToken, check: all(fellThrough, exchanges(1), asksOnce),
 		fault: func(int) *entra.Fault { f := entra.FaultAADSTS(700016); return &f },
 	}, {
-		name: "named-fall-through", title: "named, falls through", about: "the same, for an identity that the application names",
+		name: "named-fall-through", title: "named, falls through", about: "the same for an identity that the application names",
 		where: redirected, arguments: []string{"credential=fallthrough", "client_id=" + unknownClientID}, want: gotToken, check: all(fellThrough, exchanges(1), asksOnce),
 	}, {
 		name: "errors", title: "500 twice", about: "Entra answers 500 twice, then with a token",
 		where: redirected, arguments: managed(), want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(3)),
 		fault: first(2, entra.FaultStatus(500, "")),
 	}, {
-		name: "long-errors", title: "500 thrice", about: "Entra answers 500 until the proxy gives up, so that the client gets an error and must retry",
+		name: "long-errors", title: "500 thrice", about: "Entra answers 500 in all retries of the proxy, so that the client gets a 500 and must retry",
 		where: redirected, arguments: managed(), want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(4)),
 		fault: first(3, entra.FaultStatus(500, "")),
 	}, {
-		name: "throttled", title: "429", about: "Entra throttles: client and proxy send no request until its Retry-After has passed",
+		name: "throttled", title: "429", about: "Entra answers 429; client and proxy respect its Retry-After",
 		where: redirected, arguments: managed(), want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(2), backedOff),
 		fault: first(1, entra.FaultThrottle(throttle)),
 	}, {
-		name: "refresh", title: "refresh", about: "after the client's token has expired, the client gets the token that the proxy has refreshed",
+		name: "refresh", title: "refresh", about: "after its token has expired, the client gets the token that the proxy has refreshed",
 		where: redirected, arguments: managed("calls=2", fmt.Sprintf("pause=%g", afterExpiry.Seconds())), want: gotToken, check: all(tokens(2, pod.ClientID), otherToken),
 		fault: func(int) *entra.Fault { return lasting(shortLife) },
 	}, {
-		name: "outage", title: "Entra down", about: "Entra is unreachable and the proxy could not refresh its token: a new client gets the cached one",
+		name: "outage", title: "Entra down", about: "Entra is down and the proxy cannot refresh the token: a new client gets it from the cache",
 		where: redirected, arguments: managed(), want: gotToken, check: all(tokens(2, pod.ClientID), sameToken),
 		fault: func(n int) *entra.Fault {
 			if n == 0 {
@@ -140,7 +140,7 @@ func scenarios() []scenario {
 			return slices.ContainsFunc(exchanges, func(x entra.Exchange) bool { return x.Outcome == entra.OutcomeAborted })
 		},
 	}, {
-		name: "direct", title: "no redirect", about: "there is no redirect; `AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:8000` points to the proxy",
+		name: "direct", title: "no redirect", about: "no redirect; the client uses `AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:8000`",
 		where: direct, arguments: managed(), want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(1)),
 		environment: []string{"AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:8000"},
 	}}
@@ -155,17 +155,17 @@ func scenarioNamed(name string) (scenario, bool) {
 	return all[i], true
 }
 
-// first is the fault of the first most exchanges.
-func first(most int, f entra.Fault) func(int) *entra.Fault {
+// first returns a function that returns the fault for the first count exchanges.
+func first(count int, f entra.Fault) func(int) *entra.Fault {
 	return func(n int) *entra.Fault {
-		if n < most {
+		if n < count {
 			return &f
 		}
 		return nil
 	}
 }
 
-// lasting tokens live for so long, however long Entra's own do.
+// lasting returns a fault that changes the life of a token.
 func lasting(life time.Duration) *entra.Fault {
 	f := entra.FaultEdit("short life", func(answer map[string]any) {
 		answer["expires_in"] = int64(life / time.Second)
@@ -174,7 +174,7 @@ func lasting(life time.Duration) *entra.Fault {
 	return &f
 }
 
-// all holds when each check does.
+// all returns a check that runs all of the checks.
 func all(checks ...func(observed) error) func(observed) error {
 	return func(o observed) error {
 		var failed []error
@@ -185,8 +185,8 @@ func all(checks ...func(observed) error) func(observed) error {
 	}
 }
 
-// tokens checks that the client got n tokens, each for this identity and for the
-// resource that it asked for, signed by Entra.
+// tokens checks that the client got n tokens that Entra signed, for this identity and for the
+// requested resource.
 func tokens(n int, clientID string) func(observed) error {
 	return func(o observed) error {
 		if len(o.answers) != n {
@@ -213,8 +213,8 @@ func exchanges(n int) func(observed) error {
 	}
 }
 
-// atMostOneExchange: a refusal is remembered. az finds out before it asks for the
-// resource.
+// atMostOneExchange checks that the proxy caches Entra's error. For az there may be no exchange
+// for the resource, because its login has already failed.
 func atMostOneExchange(o observed) error {
 	if got := len(o.exchanges); got > 1 {
 		return fmt.Errorf("%d exchanges, want one at most", got)
@@ -231,7 +231,7 @@ func sameToken(o observed) error {
 
 func otherToken(o observed) error {
 	if len(o.answers) == 2 && o.answers[0].claims.ID == o.answers[1].claims.ID {
-		return errors.New("the same token again, after its end")
+		return errors.New("the same token again after its expiry")
 	}
 	return nil
 }
@@ -244,16 +244,16 @@ func fellThrough(o observed) error {
 }
 
 func asksOnce(o observed) error {
-	if o.requests > atOnce {
-		return fmt.Errorf("%d requests, want %d at most", o.requests, atOnce)
+	if o.requests > withoutRetry {
+		return fmt.Errorf("%d requests, want at most %d", o.requests, withoutRetry)
 	}
 	return nil
 }
 
-// backedOff checks that Entra was left alone for as long as it asked.
+// backedOff checks that the time between two exchanges respects Entra's Retry-After.
 func backedOff(o observed) error {
 	if len(o.exchanges) != 2 {
-		return nil // said elsewhere
+		return nil // the check of the number of exchanges returns an error
 	}
 	if pause := o.exchanges[1].Time.Sub(o.exchanges[0].Time); pause < throttle {
 		return fmt.Errorf("the next exchange came after %s, want %s", pause, throttle)
@@ -261,15 +261,15 @@ func backedOff(o observed) error {
 	return nil
 }
 
-// refusedWith checks that the client raised the error that it is known for.
+// refusedWith checks that the client raised its documented error.
 func refusedWith(text string) func(observed) error {
 	return func(o observed) error {
 		for _, a := range o.answers {
 			if a.Error == "" {
 				return errors.New("a token, want an error")
 			}
-			if said := a.Error + ": " + a.Message; !strings.Contains(said, text) {
-				return fmt.Errorf("the error is %q, want %q in it", said, text)
+			if got := a.Error + ": " + a.Message; !strings.Contains(got, text) {
+				return fmt.Errorf("the error is %q, want %q in it", got, text)
 			}
 		}
 		return nil

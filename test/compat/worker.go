@@ -16,52 +16,52 @@ import (
 	"imds-oidc-proxy/test/kit/netns"
 )
 
-// stopTimeout is how long a worker may take to end its pod.
+// stopTimeout bounds the time in which a worker ends its pod.
 const stopTimeout = 15 * time.Second
 
-// job is one client to try, in one place.
+// job is a client to test in a place.
 type job struct {
 	Family, Library, Version string
 	Where                    place
 	Program                  program
-	// Scenarios are those to play. Nil: all.
+	// Scenarios are the names of the scenarios to run. Nil: all.
 	Scenarios []string
 }
 
-// cell is what a client did in a scenario, next to what it was expected to do.
+// cell has the expected and the actual outcome of a client in a scenario.
 type cell struct {
 	Scenario string
 	Got      outcome
 	Expected expectation
-	// Problem says what was wrong. Only with wrong.
+	// Problem says what was wrong. Empty unless Got is wrong.
 	Problem string `json:",omitempty"`
-	// FirstProblem is what was wrong in the first attempt. Empty: there was one only.
+	// FirstProblem is the problem of the first attempt. Empty: there was only one attempt.
 	FirstProblem string `json:",omitempty"`
-	// Error is the client's own.
+	// Error is the client's error.
 	Error string `json:",omitempty"`
 
 	Requests, Probes, Exchanges int
 	Took                        time.Duration
 }
 
-// ok reports whether the client did as expected.
+// ok reports whether the outcome is the expected one.
 func (c cell) ok() bool { return c.Got == c.Expected.Want }
 
-// result is a job that is done.
+// result is the result of a job.
 type result struct {
 	Family, Library, Version string
 	Where                    place
 	Cells                    []cell
-	// Failure is why there are no cells, or not all.
+	// Failure is the reason for which cells are missing.
 	Failure string `json:",omitempty"`
 }
 
-// of reports whether the result is of the job.
+// of reports whether this is the result of a job.
 func (r result) of(j job) bool {
 	return r.Family == j.Family && r.Library == j.Library && r.Version == j.Version && r.Where == j.Where
 }
 
-// wrong names the scenarios that were not as expected.
+// wrong returns the names of the scenarios whose outcome is not the expected one.
 func (r result) wrong() []string {
 	var names []string
 	for _, c := range r.Cells {
@@ -72,8 +72,8 @@ func (r result) wrong() []string {
 	return names
 }
 
-// takeOver replaces the cells that were played again.
-func (r *result) takeOver(second result) {
+// replaceCells replaces the cells of scenarios that were run again.
+func (r *result) replaceCells(second result) {
 	if !r.of(job{Family: second.Family, Library: second.Library, Version: second.Version, Where: second.Where}) {
 		return
 	}
@@ -87,8 +87,8 @@ func (r *result) takeOver(second result) {
 	}
 }
 
-// worker is a child process that has a network namespace of its own, does the jobs
-// on its standard input, one at a time, and prints their results.
+// worker is a child process with its own network namespace. It reads jobs from its standard
+// input, runs them one at a time, and prints their results.
 type worker struct {
 	cmd     *exec.Cmd
 	jobs    *json.Encoder
@@ -99,9 +99,9 @@ type worker struct {
 func startWorker(ctx context.Context, cache, drivers, where string) (*worker, error) {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", "worker", cache, drivers, where)
 	cmd.Stderr = os.Stderr
-	// Its mounts are its own.
+	// The worker has its own mount namespace.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-	// It has a pod to end before it ends itself.
+	// After SIGTERM the worker ends its pod before it ends itself.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopTimeout
 	stdin, err := cmd.StdinPipe()
@@ -118,7 +118,7 @@ func startWorker(ctx context.Context, cache, drivers, where string) (*worker, er
 	return &worker{cmd: cmd, jobs: json.NewEncoder(stdin), results: json.NewDecoder(stdout), input: stdin}, nil
 }
 
-// do has the worker do a job.
+// do runs a job in the worker.
 func (w *worker) do(j job) (result, error) {
 	var r result
 	if err := w.jobs.Encode(j); err != nil {
@@ -128,22 +128,22 @@ func (w *worker) do(j job) (result, error) {
 	return r, err
 }
 
-// stop ends the worker, which has no job.
+// stop ends the worker. It must not be called while a job is running.
 func (w *worker) stop() error {
 	w.input.Close()
 	return w.cmd.Wait()
 }
 
-// beWorker is the worker's side. It enters the namespace first.
+// beWorker runs in the worker process. It enters the network namespace first.
 func beWorker(ctx context.Context, args []string) (exitCode int, err error) {
 	if len(args) != 3 {
-		return 2, errors.New("worker: started by the matrix alone")
+		return 2, errors.New("worker: only compat itself can start it")
 	}
 	inside, code, err := netns.Enter(false)
 	if !inside {
 		return code, err
 	}
-	if err := layOut(args[0], args[1]); err != nil {
+	if err := mountFiles(args[0], args[1]); err != nil {
 		return 1, err
 	}
 	bench, err := newBench(args[0], place(args[2]))
@@ -169,15 +169,15 @@ func beWorker(ctx context.Context, args []string) (exitCode int, err error) {
 	}
 }
 
-// layOut mounts what the application needs to see: the libraries, the drivers, and
-// a hosts file by which az finds the stand-in for Azure Resource Manager. The mounts
-// are this process's own, as [startWorker] started it.
-func layOut(cache, drivers string) error {
+// mountFiles mounts the files that the application needs: the libraries, the drivers, and a
+// hosts file with the address of the stand-in for Azure Resource Manager, for az. The mounts
+// are visible to this process only, because [startWorker] gave it a mount namespace.
+func mountFiles(cache, drivers string) error {
 	dir, err := os.MkdirTemp("", "compat-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir) // the mount keeps the file
+	defer os.RemoveAll(dir) // the mount still has the file
 	hosts := filepath.Join(dir, "hosts")
 	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost "+armHost+"\n"), 0o644); err != nil {
 		return err

@@ -12,9 +12,9 @@ import (
 	"imds-oidc-proxy/test/kit/pod"
 )
 
-// foreignMetadataAddress has the metadata address be a foreign one, as in a pod, rather than
-// one of the loopback device's own: there, a connection that is bound to that device
-// and not redirected is lost.
+// foreignMetadataAddress removes the metadata address from the loopback device, so that it
+// is not a local address, as in a pod. Then a connection that is bound to the loopback device
+// gets no answer unless it is redirected.
 func foreignMetadataAddress(t *testing.T) {
 	t.Helper()
 	address := netns.MetadataAddress + "/32"
@@ -33,7 +33,7 @@ func ip(t *testing.T, args ...string) {
 	}
 }
 
-// checkReport is what `proxy check --output=json` prints, as far as these tests look.
+// checkReport has the fields of `proxy check --output=json` that these tests read.
 type checkReport struct {
 	ExitStatus  int    `json:"exit_status"`
 	FirstFailed string `json:"first_failed"`
@@ -43,7 +43,7 @@ type checkReport struct {
 	}
 }
 
-// text is a finding's, with its status.
+// text returns the status and the text of a finding.
 func (r checkReport) text(step, item string) string {
 	for _, s := range r.Steps {
 		for _, f := range s.Findings {
@@ -66,18 +66,18 @@ func runCheck(t *testing.T, ctx context.Context, p *pod.Pod, uid int, args ...st
 		t.Fatalf("%v, %v: %s", err, jsonErr, out)
 	}
 	if (err == nil) != (report.ExitStatus == 0) {
-		t.Errorf("the report says exit status %d, the process ended with %v", report.ExitStatus, err)
+		t.Errorf("the report has exit status %d, but the process ended with %v", report.ExitStatus, err)
 	}
 	for _, secret := range []string{p.Token.Token(), "eyJ"} {
 		if strings.Contains(out, secret) {
-			t.Errorf("the report holds a token:\n%s", out)
+			t.Errorf("the report contains a token:\n%s", out)
 		}
 	}
 	return report
 }
 
-// TestCheck: `proxy check` in a pod in good health, as each user: who may see the
-// redirect says that it leads to the proxy, the proxy's own user says that it cannot.
+// TestCheck: `proxy check` finds no failure in a healthy pod. As the application's user it
+// reports that the redirect leads to the proxy; as the proxy's user it cannot check this.
 func TestCheck(t *testing.T) {
 	for _, mode := range []string{"nft", "legacy"} {
 		t.Run(mode, func(t *testing.T) {
@@ -87,8 +87,8 @@ func TestCheck(t *testing.T) {
 				uid      int
 				redirect string
 			}{
-				{pod.ProxyUID, "skipped: not visible to the proxy's own user"},
-				{pod.ApplicationUID, "ok: the metadata address leads to this proxy"},
+				{pod.ProxyUID, "skipped: the proxy's user is exempt from the redirect"},
+				{pod.ApplicationUID, "ok: requests to the metadata address reach the proxy"},
 			} {
 				report := runCheck(t, ctx, p, test.uid)
 				if report.ExitStatus != 0 {
@@ -106,14 +106,14 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestCheckWithoutRedirect: an application's user sees that its metadata requests go
-// past the proxy, which is a fault unless it is meant.
+// TestCheckWithoutRedirect: as the application's user, the check reports that metadata
+// requests do not reach the proxy. This is a failure unless --no-redirect is set.
 func TestCheckWithoutRedirect(t *testing.T) {
 	p, ctx := startPod(t, pod.Config{})
 	clearRules(t)
 	foreignMetadataAddress(t)
 	report := runCheck(t, ctx, p, pod.ApplicationUID)
-	if got := report.text("imds", "redirect"); report.FirstFailed != "imds" || !strings.HasPrefix(got, "fail: there is none") {
+	if got := report.text("imds", "redirect"); report.FirstFailed != "imds" || !strings.HasPrefix(got, "fail: there is no redirect") {
 		t.Errorf("got %q, %q", report.FirstFailed, got)
 	}
 	report = runCheck(t, ctx, p, pod.ApplicationUID, "--no-redirect")
@@ -123,9 +123,9 @@ func TestCheckWithoutRedirect(t *testing.T) {
 	checkDecoy(t, p)
 }
 
-// TestCheckAsksIMDSOnRequestOnly: the node's IMDS hears of a check when told so, and
-// then is asked for nothing that needs an identity.
-func TestCheckAsksIMDSOnRequestOnly(t *testing.T) {
+// TestCheckAskIMDS: the check sends requests to the node's IMDS only with --ask-imds, and
+// none that needs an identity.
+func TestCheckAskIMDS(t *testing.T) {
 	p, ctx := startPod(t, pod.Config{})
 	runCheck(t, ctx, p, pod.ProxyUID)
 	checkDecoy(t, p)
@@ -133,17 +133,17 @@ func TestCheckAsksIMDSOnRequestOnly(t *testing.T) {
 	if got, want := p.Decoy.Requests(), []string{"GET /metadata/versions"}; !slices.Equal(got, want) {
 		t.Errorf("the node's IMDS saw %q, want %q", got, want)
 	}
-	if got := report.text("imds", "node's IMDS"); !strings.HasPrefix(got, "ok: answers the proxy's own user") {
+	if got := report.text("imds", "node's IMDS"); !strings.HasPrefix(got, "ok: reachable for the proxy's user") {
 		t.Errorf("got %q", got)
 	}
 	report = runCheck(t, ctx, p, pod.ApplicationUID, "--ask-imds")
-	if got := report.text("imds", "node's IMDS"); !strings.HasPrefix(got, "ok: out of reach") {
+	if got := report.text("imds", "node's IMDS"); !strings.HasPrefix(got, "ok: not reachable for this user") {
 		t.Errorf("got %q", got)
 	}
 }
 
-// TestProxyOnPrivilegedPort: the proxy's user may not have such a port, and is told
-// what to change.
+// TestProxyOnPrivilegedPort: the proxy's user must not use such a port, and the error says
+// how to fix it.
 func TestProxyOnPrivilegedPort(t *testing.T) {
 	p, ctx := startPod(t, pod.Config{})
 	out, err := p.RunProxy(ctx, "--proxy-port=88", "--imds-passthrough=off")

@@ -13,7 +13,7 @@ import (
 	"imds-oidc-proxy/test/kit/pod"
 )
 
-// startAs starts a redirectpod as a user of the pod. It ends with stop.
+// startAs starts redirectpod as a user of the pod. The caller must call stop to end it.
 func startAs(t *testing.T, uid int, args ...string) (stop func()) {
 	t.Helper()
 	cmd := exec.Command(program("redirectpod"), args...)
@@ -27,9 +27,9 @@ func startAs(t *testing.T, uid int, args ...string) (stop func()) {
 	}
 }
 
-// TestImposterAtThePort: while the proxy is away, a process of another user binds its port
-// and answers in its place. Neither the probe, nor proxy-init, nor the check believes it,
-// and each names both users; once the proxy is back, all of them are content.
+// TestImposterAtThePort: while the proxy is not running, a process of another user binds its
+// port and answers in its place. The probe, proxy-init and the check fail and name both users.
+// They succeed once the proxy is running again.
 func TestImposterAtThePort(t *testing.T) {
 	p, ctx := startPod(t, pod.Config{})
 	foreignMetadataAddress(t)
@@ -51,26 +51,26 @@ func TestImposterAtThePort(t *testing.T) {
 			})
 		}
 	}
-	t.Run("no answer of a proxy", func(t *testing.T) {
+	t.Run("not HTTP", func(t *testing.T) {
 		stop := startAs(t, pod.ApplicationUID, "answer", "garbage=tcp/127.0.0.1:8000")
 		defer stop()
 		wantProbeRefused(t, ctx, p, pod.ApplicationUID)
 	})
-	if err := p.StartProxy(ctx); err != nil { // which probes
+	if err := p.StartProxy(ctx); err != nil { // it runs the probe
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{nil, {"--verify=false"}} { // --check: TestRedirectCheck
 		if out, err := p.RunProxyInit(ctx, args...); err != nil {
-			t.Errorf("proxy-init %q beside the proxy: %v: %s", args, err, out)
+			t.Errorf("proxy-init %q while the proxy is running: %v: %s", args, err, out)
 		}
 	}
-	if got := runCheck(t, ctx, p, pod.ProxyUID).text("imds", "127.0.0.1:8000"); got != "ok: this proxy, ready" {
+	if got := runCheck(t, ctx, p, pod.ProxyUID).text("imds", "127.0.0.1:8000"); got != "ok: the proxy is ready" {
 		t.Errorf("proxy check: got %q", got)
 	}
 	checkDecoy(t, p)
 }
 
-// listensThere is what a refusal says of the two users.
+// listensThere returns the part of an error that names both users.
 func listensThere(uid int) string {
 	return fmt.Sprintf("a process of UID %d listens there, and the proxy's user is UID %d", uid, pod.ProxyUID)
 }
@@ -97,13 +97,13 @@ func wantImposterRefused(t *testing.T, ctx context.Context, p *pod.Pod, uid int)
 	}
 
 	report := runCheck(t, ctx, p, pod.ProxyUID)
-	want := fmt.Sprintf("fail: a process of UID %d listens there", uid)
+	want := fmt.Sprintf("fail: a process of UID %d listens on this port", uid)
 	if got := report.text("imds", "127.0.0.1:8000"); !strings.HasPrefix(got, want) || report.ExitStatus != 15 {
 		t.Errorf("proxy check: exit status %d, got %q, want 15 and %q", report.ExitStatus, got, want)
 	}
 }
 
-// exitCode is the exit code of the program whose error this is.
+// exitCode returns the exit code of a program from the error of its run.
 func exitCode(t *testing.T, err error) int {
 	t.Helper()
 	if err == nil {

@@ -1,8 +1,9 @@
-// Package e2e runs the real binaries in a pod-like network namespace: real iptables,
-// the real MSAL, unmodified clients with the metadata address compiled into them.
+// Package e2e tests the real binaries in a network namespace that is set up as a pod, with
+// real iptables, the real MSAL and unmodified clients, which have the metadata address
+// compiled in.
 //
-// The test binary starts itself again inside a namespace of its own (package netns),
-// so that no packet to the metadata address can leave the machine. That takes root.
+// The test binary runs itself again in a new network namespace (package netns), so that no
+// packet to the metadata address can leave the machine. This requires root.
 package e2e
 
 import (
@@ -16,19 +17,18 @@ import (
 	"imds-oidc-proxy/test/kit/netns"
 )
 
-// binariesVar tells the process inside the namespace where the one outside, which
-// can reach a module proxy, has built the binaries.
+// binariesVar is the environment variable with the directory of the binaries. The process
+// outside the namespace builds them, because only it can reach a module proxy.
 const binariesVar = "E2E_BINARIES"
 
-// programs are what is under test, and what helps to test it.
+// programs are the programs under test, and a helper program.
 var programs = map[string]string{
 	"proxy":       "../../cmd/proxy",
 	"proxy-init":  "../../cmd/proxy-init",
 	"redirectpod": "./redirectpod",
 }
 
-// azidentityVersions are the versions of the Go SDK that are built, by the mod file
-// that pins each.
+// azidentityVersions are the versions of the Go SDK that are tested. Each has a mod file.
 var azidentityVersions = []string{"v1.0.0", "v1.3.0", "newest"}
 
 func TestMain(m *testing.M) {
@@ -37,8 +37,8 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// buildBinaries builds the programs, with the race detector where the test itself
-// has it, and the clients.
+// buildBinaries builds the clients and the programs. If the test has the race detector, the
+// programs have it too.
 func buildBinaries(dir string) error {
 	for name, source := range programs {
 		if err := goBuild(".", "-race="+fmt.Sprint(raceEnabled), "-o", filepath.Join(dir, name), source); err != nil {
@@ -66,11 +66,10 @@ func goBuild(dir string, args ...string) error {
 	return nil
 }
 
-// program is the path of one that was built.
+// program returns the path of a binary.
 func program(name string) string { return filepath.Join(os.Getenv(binariesVar), name) }
 
-// clearRules removes every rule of either backend, so that a scenario starts from
-// a pod that is new.
+// clearRules removes all rules of both backends, so that a test starts with a new pod.
 func clearRules(t *testing.T) {
 	t.Helper()
 	for _, iptables := range []string{"iptables-nft", "iptables-legacy"} {

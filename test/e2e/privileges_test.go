@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestPrivileges: tools/privileges, which `make test` runs first, names what is
-// missing on one line and fails.
+// TestPrivileges: tools/privileges, which `make test` runs first, fails if a privilege is
+// missing and names it on one line.
 func TestPrivileges(t *testing.T) {
 	script, err := os.ReadFile("../../tools/privileges")
 	if err != nil {
@@ -26,13 +26,13 @@ func TestPrivileges(t *testing.T) {
 		{"no CAP_NET_ADMIN", []string{"setpriv", "--bounding-set=-net_admin"}, "CAP_NET_ADMIN to set up a network namespace"},
 		{"in a chroot", []string{"unshare", "--mount", "sh", "-c", `mount --rbind / "$0" && exec chroot "$0" "$1"`, t.TempDir()}, "user namespaces (the kernel refuses them in a chroot"},
 		{"no cgroups", []string{"unshare", "--mount", "sh", "-c", `mount -t tmpfs none /sys/fs/cgroup && exec "$0"`}, "memory cgroups (/sys/fs/cgroup/memory is not there"},
-		// The setting is one for each user namespace, so the machine's stays.
+		// Each user namespace has its own value of this setting, so the machine's does not change.
 		{"user namespaces are off", []string{"unshare", "--map-root-user", "sh", "-c", `echo 0 >/proc/sys/user/max_user_namespaces && exec "$0"`}, "user namespaces"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			args := append(tt.command, "sh")
 			cmd := exec.Command(args[0], args[1:]...)
-			cmd.Stdin = bytes.NewReader(script) // a plain user may not read the repository
+			cmd.Stdin = bytes.NewReader(script) // a plain user may not be allowed to read the repository
 			out, err := cmd.CombinedOutput()
 			got := string(out)
 			if tt.want == "" {

@@ -2,5 +2,5 @@
 
 package e2e
 
-// raceEnabled says that this test binary was built with the race detector.
+// raceEnabled reports whether this test binary was built with the race detector.
 const raceEnabled = false

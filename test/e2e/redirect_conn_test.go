@@ -8,9 +8,9 @@ import (
 
 const metadata80 = "tcp/169.254.169.254:80"
 
-// TestRedirectCutsOpenConnections: nat looks only at new connections, so that one
-// that was open before the rules is for filter to end.
-func TestRedirectCutsOpenConnections(t *testing.T) {
+// TestRedirectResetsOpenConnections: the nat table applies to new connections only, so rules
+// in the filter table reset connections that were open before.
+func TestRedirectResetsOpenConnections(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
 		apps := pod.keep(appUser, metadata80)
 		proxys := pod.keep(proxyUser, metadata80)
@@ -22,12 +22,12 @@ func TestRedirectCutsOpenConnections(t *testing.T) {
 		}
 		pod.install("--iptables-mode=" + backend)
 		for _, tt := range []struct {
-			who  string
+			name string
 			h    *helper
 			want string
 		}{{"the app's", apps, isReset}, {"the app's to 443", other, isReset}, {"the proxy's", proxys, byIMDS}} {
 			if got := tt.h.again(); got != tt.want {
-				t.Errorf("%s connection, forwarding: %s, want %s", tt.who, got, tt.want)
+				t.Errorf("%s connection, forwarding: %s, want %s", tt.name, got, tt.want)
 			}
 		}
 		pod.install("--iptables-mode="+backend, "--seal")
@@ -37,15 +37,15 @@ func TestRedirectCutsOpenConnections(t *testing.T) {
 	})
 }
 
-// TestRedirectLetsProxyClose: the last packets of a closed connection have no
-// socket and so no owner; rejected, they would leave the far end waiting.
+// TestRedirectLetsProxyClose: the last packets of a closed connection have no socket and so
+// no owner. If a rule rejected them, the connection would stay open on the other side.
 func TestRedirectLetsProxyClose(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
 		pod.install("--iptables-mode=" + backend)
 		for range 5 {
 			pod.expect(proxyUser, metadata80, byIMDS)
 		}
-		// States 01 to 0B but LISTEN (0A) and TIME_WAIT (06), of the node's side.
+		// The node's connections in all states except LISTEN (0A) and TIME_WAIT (06).
 		unfinished := func() string {
 			var lines []string
 			for line := range strings.Lines(pod.node.mustRun("", "cat", "/proc/net/tcp")) {
@@ -59,16 +59,16 @@ func TestRedirectLetsProxyClose(t *testing.T) {
 		deadline := time.Now().Add(readyTimeout)
 		for unfinished() != "" {
 			if time.Now().After(deadline) {
-				t.Fatalf("connections that do not end:\n%s", unfinished())
+				t.Fatalf("connections that stay open:\n%s", unfinished())
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
 	})
 }
 
-// TestRedirectWhereAddressIsLocal has the metadata address on the pod's own lo,
-// as the demo and the other tests do: answers to it must come through.
-func TestRedirectWhereAddressIsLocal(t *testing.T) {
+// TestRedirectOfLocalAddress: the redirect also works if the loopback device has the metadata
+// address, as in the demo and in other tests.
+func TestRedirectOfLocalAddress(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
 		pod.mustRun("", "ip", "address", "add", "169.254.169.254/32", "dev", "lo")
 		pod.answer(byIMDS+"=tcp/169.254.169.254:80", byIMDS+"=tcp/169.254.169.254:443")
@@ -97,15 +97,15 @@ func TestRedirectProof(t *testing.T) {
 		if got := logField(t, pod.install(mode), "proven_by"); got != "connection" {
 			t.Errorf("proven by %q, want a connection", got)
 		}
-		// As the proxy's user it would be exempt: it must not dial the real thing.
+		// As the proxy's user proxy-init is exempt, and must not connect to the real IMDS.
 		asProxy := []string{"setpriv", "--reuid=1501", "--regid=1501", "--clear-groups",
 			"--inh-caps=+net_admin,+net_raw", "--ambient-caps=+net_admin,+net_raw", "--"}
 		r := pod.tryInit(initOptions{prefix: asProxy, keepInheritable: true}, mode)
 		if got := logField(t, r, "proven_by"); r.code != 0 || !strings.Contains(got, "exempt") {
-			t.Errorf("as the proxy's user: exit code %d, proven by %q, want the rules alone\n%s", r.code, got, r.stderr)
+			t.Errorf("as the proxy's user: exit code %d, proven by %q, want only the rules\n%s", r.code, got, r.stderr)
 		}
-		// Another rule takes the connection away: the proof has to fail, the
-		// exit code to say so, and nothing to reach the metadata service.
+		// If another rule drops the connection, the proof fails with its exit code, and
+		// nothing reaches the metadata service.
 		pod.iptables(backend, "-t mangle -A OUTPUT -p tcp --dport 80 -d 169.254.169.254 -j DROP")
 		r = pod.tryInit(initOptions{}, mode)
 		if r.code != 9 {
@@ -114,18 +114,19 @@ func TestRedirectProof(t *testing.T) {
 		pod.iptables(backend, "-t mangle -F OUTPUT")
 		pod.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:8000")
 		if got := logField(t, pod.install(mode), "proven_by"); !strings.Contains(got, "in use") {
-			t.Errorf("beside a live proxy: proven by %q, want the rules alone", got)
+			t.Errorf("with a running proxy: proven by %q, want only the rules", got)
 		}
 	})
 }
 
-// TestRedirectWithoutRoute: the kernel looks for a route before it comes to nat.
+// TestRedirectWithoutRoute: without a route the redirect does not work, because the kernel
+// needs a route before it applies the nat table.
 func TestRedirectWithoutRoute(t *testing.T) {
 	t.Parallel()
 	pod := newRedirectPod(t)
 	pod.mustRun("", "ip", "route", "delete", "default")
 	r := pod.tryInit(initOptions{})
 	if r.code != 9 || !strings.Contains(logField(t, r, "remedy"), "no route") {
-		t.Errorf("exit code %d, want 9 and that there is no route\n%s", r.code, r.stderr)
+		t.Errorf("exit code %d, want 9 and a remedy about the missing route\n%s", r.code, r.stderr)
 	}
 }

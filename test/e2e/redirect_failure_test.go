@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// standIn is an iptables that goes wrong at one step and is the real one at all
-// others. It stands under the names of iptables-nft and iptables-nft-restore.
-const standIn = `#!/bin/sh
+// brokenIPTables is a script that fails at one step, and runs the real program at all other
+// steps. It replaces iptables-nft and iptables-nft-restore.
+const brokenIPTables = `#!/bin/sh
 name=$(basename "$0")
 real=/usr/sbin/$name
 case "$name" in
@@ -38,31 +38,33 @@ case "$step" in
 esac
 `
 
-// failures are what goes wrong: at which step, how, and how proxy-init then ends.
+// failures are the failures of iptables, by the step and the action of the script, with the
+// expected result of proxy-init.
 var failures = map[string]struct {
 	step, action string
 	code         int
-	says         string // in the termination message
-	again        string // instead of says, where there is a redirect already
+	message      string // part of the termination message
+	again        string // replaces message if there is already a redirect
 }{
 	"version":             {"--version", "exit 1", 1, "cannot be used", ""},
-	"list, powerless":     {"*'-t nat -S'*", "echo 'Could not fetch rule set generation id: Permission denied (you must be root)' >&2; exit 4", 3, "NET_ADMIN", ""},
+	"list, no privilege":  {"*'-t nat -S'*", "echo 'Could not fetch rule set generation id: Permission denied (you must be root)' >&2; exit 4", 3, "NET_ADMIN", ""},
 	"list, garbage":       {"*'-t filter -S OUTPUT'*", "echo 'garbage'", 8, "not the first rule", ""},
 	"filter, lock":        {"'commit filter'", "echo 'Another app is currently holding the xtables lock. Stopped waiting after 5s.' >&2; exit 4", 5, "xtables lock", ""},
 	"filter, no owner":    {"'commit filter'", "echo 'Warning: Extension owner revision 0 not supported, missing kernel module?' >&2; exit 4", 6, "xt_owner", ""},
-	"filter, lies":        {"'commit filter'", "exit 0", 8, "no chain IMDS_PROXY_FILTER", "rules instead of"},
+	"filter, no effect":   {"'commit filter'", "exit 0", 8, "no chain IMDS_PROXY_FILTER", "rules instead of"},
 	"filter, killed":      {"'commit filter'", "kill -9 $$", 1, "was killed", ""},
 	"nat, no redirect":    {"'commit nat'", "echo 'Warning: Extension REDIRECT revision 0 not supported, missing kernel module?' >&2; exit 4", 6, "xt_REDIRECT, nft_redir, nf_nat", ""},
 	"nat, no table":       {"'commit nat'", "echo 'CHAIN_ADD failed (No such file or directory): chain OUTPUT' >&2; exit 4", 6, "nf_nat", ""},
-	"nat, lies":           {"'commit nat'", "exit 0", 8, "no chain IMDS_PROXY_OUTPUT", "rules instead of"},
-	"nat, done by half":   {"'commit nat'", `input=$(printf '%s\n' "$input" | sed '/REDIRECT/d'); run "$@"`, 8, "rules instead of", ""},
+	"nat, no effect":      {"'commit nat'", "exit 0", 8, "no chain IMDS_PROXY_OUTPUT", "rules instead of"},
+	"nat, incomplete":     {"'commit nat'", `input=$(printf '%s\n' "$input" | sed '/REDIRECT/d'); run "$@"`, 8, "rules instead of", ""},
 	"nat, without a jump": {"'commit nat'", `input=$(printf '%s\n' "$input" | sed '/-I OUTPUT/d'); run "$@"`, 8, "not the first rule", ""},
-	"nat, does not end":   {"'commit nat'", "sleep 60", 11, "did not end within", ""},
+	"nat, does not end":   {"'commit nat'", "sleep 60", 11, "did not exit within", ""},
 }
 
-// TestRedirectFailsClosed lets each step fail, in a new pod and then in one that
-// has a redirect: each must end with its exit code and the cause where the kubelet
-// reads it, and with rules that are as before, or closed.
+// TestRedirectFailsClosed: proxy-init fails closed at each step, in a new pod and in a pod with
+// a redirect. It ends with the exit code of the failure and with the cause in the termination
+// message, which the kubelet reads. The rules are the same as before, or they block the
+// metadata address.
 func TestRedirectFailsClosed(t *testing.T) {
 	t.Parallel()
 	for name, tt := range failures {
@@ -70,7 +72,7 @@ func TestRedirectFailsClosed(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			for _, program := range []string{"iptables-nft", "iptables-nft-restore"} {
-				script := fmt.Sprintf(standIn, tt.step, tt.action)
+				script := fmt.Sprintf(brokenIPTables, tt.step, tt.action)
 				if err := os.WriteFile(filepath.Join(dir, program), []byte(script), 0o755); err != nil {
 					t.Fatal(err)
 				}
@@ -83,14 +85,14 @@ func TestRedirectFailsClosed(t *testing.T) {
 			}
 			for _, state := range states {
 				before := pod.rules()
-				says := tt.says
+				message := tt.message
 				if state == "redirected" {
-					says = cmp.Or(tt.again, tt.says)
+					message = cmp.Or(tt.again, tt.message)
 				}
-				checkFailure(t, pod, state, broken, tt.code, says)
+				checkFailure(t, pod, state, broken, tt.code, message)
 				closed := pod.ask(appUser, metadata80)[0] == isRefused && pod.ask(appUser, "tcp/169.254.169.254:443")[0] == isRefused
 				if !closed && pod.rules() != before {
-					t.Errorf("%s: neither closed nor as before:\n%s", state, pod.rules())
+					t.Errorf("%s: the rules have changed, but do not block the metadata address:\n%s", state, pod.rules())
 				}
 				pod.install("--iptables-mode=nft")
 			}
@@ -99,9 +101,9 @@ func TestRedirectFailsClosed(t *testing.T) {
 	}
 }
 
-// checkFailure runs a proxy-init that has to fail, for sealed mode on another
-// port than any redirect that is there.
-func checkFailure(t *testing.T, pod *redirectPod, state string, o initOptions, code int, says string) {
+// checkFailure runs proxy-init and checks how it fails. It uses sealed mode and a port that
+// no existing redirect has, so that proxy-init must change the rules.
+func checkFailure(t *testing.T, pod *redirectPod, state string, o initOptions, code int, wantMessage string) {
 	t.Helper()
 	log := filepath.Join(t.TempDir(), "termination-log")
 	if err := os.WriteFile(log, []byte("from before"), 0o644); err != nil {
@@ -115,12 +117,12 @@ func checkFailure(t *testing.T, pod *redirectPod, state string, o initOptions, c
 	if r.code != code {
 		t.Errorf("%s: exit code %d, want %d\n%s", state, r.code, code, r.stderr)
 	}
-	if text := string(message); !strings.Contains(text, says) || strings.Contains(text, "\n") || !strings.HasPrefix(text, "proxy-init: ") {
-		t.Errorf("%s: termination message %q, want one line with %q", state, text, says)
+	if text := string(message); !strings.Contains(text, wantMessage) || strings.Contains(text, "\n") || !strings.HasPrefix(text, "proxy-init: ") {
+		t.Errorf("%s: termination message %q, want one line with %q", state, text, wantMessage)
 	}
 }
 
-// TestRedirectCapabilities takes capabilities away one by one.
+// TestRedirectCapabilities: the exit code of proxy-init for each set of capabilities.
 func TestRedirectCapabilities(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
@@ -146,7 +148,7 @@ func TestRedirectCapabilities(t *testing.T) {
 				t.Errorf("%s, %s: exit code %d, want %d\n%s", tt.name, backend, r.code, want, r.stderr)
 			}
 			if r.code != 0 && !strings.Contains(r.stderr, "NET_ADMIN") {
-				t.Errorf("%s, %s: does not say what to add: %s", tt.name, backend, r.stderr)
+				t.Errorf("%s, %s: the error does not name the missing capability: %s", tt.name, backend, r.stderr)
 			}
 			codes[backend] = r.code
 		}
@@ -156,20 +158,20 @@ func TestRedirectCapabilities(t *testing.T) {
 	t.Logf("proxy-init's exit code by capabilities\n%s", &log)
 }
 
-// TestRedirectUnseenLegacy: NET_ADMIN alone cannot read legacy rules. That is
-// said, and the proof by a connection still stands.
+// TestRedirectUnseenLegacy: with NET_ADMIN only, proxy-init cannot read legacy rules. It logs a
+// warning and still proves the redirect by a connection.
 func TestRedirectUnseenLegacy(t *testing.T) {
 	t.Parallel()
 	pod := newRedirectPod(t)
 	pod.iptables("legacy", meshScript...)
 	r := pod.tryInit(initOptions{caps: "-all,+net_admin"})
-	if r.code != 0 || !strings.Contains(r.stderr, "cannot be seen") || logField(t, r, "proven_by") != "connection" {
+	if r.code != 0 || !strings.Contains(r.stderr, "cannot be read") || logField(t, r, "proven_by") != "connection" {
 		t.Errorf("exit code %d, want 0, a warning and a proof\n%s", r.code, r.stderr)
 	}
 }
 
-// TestRedirectCheckUnseenLegacy: a check that cannot see all rules does not say that
-// all is well, unless the kernel has no others.
+// TestRedirectCheckUnseenLegacy: a check that cannot read all rules fails, unless the kernel
+// has no legacy tables.
 func TestRedirectCheckUnseenLegacy(t *testing.T) {
 	t.Parallel()
 	pod := newRedirectPod(t)
@@ -180,37 +182,37 @@ func TestRedirectCheckUnseenLegacy(t *testing.T) {
 	}
 	pod.iptables("legacy", meshScript...)
 	r := pod.tryInit(netAdmin, "--check", "--log-level=error", "--iptables-mode=nft")
-	if r.code != 3 || !strings.Contains(r.stderr, "cannot be seen") || !strings.Contains(r.stderr, "NET_RAW") {
-		t.Errorf("with legacy tables: exit code %d, want 3, and what is missing\n%s", r.code, r.stderr)
+	if r.code != 3 || !strings.Contains(r.stderr, "cannot be read") || !strings.Contains(r.stderr, "NET_RAW") {
+		t.Errorf("with legacy tables: exit code %d, want 3, and the missing capability\n%s", r.code, r.stderr)
 	}
-	pod.install("--iptables-mode=nft", "--check") // with NET_RAW they are seen, and are nobody's redirect
+	pod.install("--iptables-mode=nft", "--check") // with NET_RAW it can read them; they are no redirect
 }
 
-// TestRedirectPrivilegedPort: a port that only root may have is refused with what to
-// change, to proxy-init as to the proxy.
+// TestRedirectPrivilegedPort: proxy-init refuses a port that only root can use, as the proxy
+// does, and the error says how to fix it.
 func TestRedirectPrivilegedPort(t *testing.T) {
 	t.Parallel()
 	pod := newRedirectPod(t)
 	r := pod.tryInit(initOptions{caps: "-all,+net_admin"}, "--iptables-mode=nft", "--proxy-port=88")
-	if r.code != 1 || !strings.Contains(r.stderr, "of 1024 or more") {
+	if r.code != 1 || !strings.Contains(r.stderr, "to 1024 or more") {
 		t.Errorf("proxy-init: exit code %d, want 1 and the remedy\n%s", r.code, r.stderr)
 	}
 }
 
-// TestRedirectEndsWhileListing: a SIGTERM, as when a pod is deleted while it starts,
-// does not wait for an iptables that hangs.
-func TestRedirectEndsWhileListing(t *testing.T) {
+// TestRedirectSIGTERMWhileListing: proxy-init does not wait for an iptables that hangs after a
+// SIGTERM, which it gets if the pod is deleted while it starts.
+func TestRedirectSIGTERMWhileListing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	begun := filepath.Join(dir, "begun")
-	script := fmt.Sprintf(standIn, "*'-t filter -S'*", "touch "+begun+"; exec sleep 30")
+	script := fmt.Sprintf(brokenIPTables, "*'-t filter -S'*", "touch "+begun+"; exec sleep 30")
 	for _, name := range []string{"iptables-nft", "iptables-nft-restore"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	pod := newRedirectPod(t)
-	stderr, err := os.Create(filepath.Join(dir, "stderr")) // a file, which the iptables left behind does not hold up
+	stderr, err := os.Create(filepath.Join(dir, "stderr")) // not a pipe, which the remaining iptables would keep open
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,20 +228,20 @@ func TestRedirectEndsWhileListing(t *testing.T) {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("iptables was never asked for a list")
+			t.Fatal("proxy-init did not list the rules")
 		}
 	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	_ = cmd.Wait() // the exit code says it
-	said, err := os.ReadFile(stderr.Name())
-	if code := cmd.ProcessState.ExitCode(); code != 1 || err != nil || !strings.Contains(string(said), "context canceled") {
-		t.Errorf("exit code %d, want 1, and why: %s", code, said)
+	_ = cmd.Wait() // the exit code is checked below
+	output, err := os.ReadFile(stderr.Name())
+	if code := cmd.ProcessState.ExitCode(); code != 1 || err != nil || !strings.Contains(string(output), "context canceled") {
+		t.Errorf("exit code %d, want 1 and the cause: %s", code, output)
 	}
 }
 
-// TestRedirectReadOnly has no place to write at all: a read-only root, and /run.
+// TestRedirectReadOnly: proxy-init works if the root file system and /run are read-only.
 func TestRedirectReadOnly(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
 		readOnly := []string{"unshare", "--mount", "sh", "-c", `
@@ -253,14 +255,15 @@ func TestRedirectReadOnly(t *testing.T) {
 	})
 }
 
+// TestRedirectHostNetwork: proxy-init refuses to run in the network namespace of a node.
 func TestRedirectHostNetwork(t *testing.T) {
 	t.Parallel()
-	// This process was started from the machine's own namespace. With no
-	// capability at all proxy-init cannot change it, whatever it decides.
+	// The parent process runs in the machine's network namespace. Without capabilities
+	// proxy-init cannot change that namespace, even if it has a bug.
 	host := &redirectPod{t: t, ns: fmt.Sprintf("/proc/%d/ns/net", os.Getppid())}
 	want := 3
 	if host.command("test", "-e", "/proc/sys/net/core/netdev_max_backlog").Run() == nil {
-		want = 10 // else the machine is itself a container, and nothing tells
+		want = 10 // otherwise the machine is itself a container, which proxy-init cannot detect
 	}
 	for _, args := range [][]string{nil, {"--cleanup"}} {
 		if r := host.tryInit(initOptions{caps: "-all"}, args...); r.code != want {
@@ -271,10 +274,10 @@ func TestRedirectHostNetwork(t *testing.T) {
 	pod := newRedirectPod(t)
 	pod.iptables("nft", "-t mangle -N KUBE-KUBELET-CANARY")
 	if r := pod.tryInit(initOptions{}); r.code != 10 || !strings.Contains(r.stderr, "KUBE-KUBELET-CANARY") {
-		t.Errorf("beside a kubelet's chain: exit code %d, want 10\n%s", r.code, r.stderr)
+		t.Errorf("with a kubelet's chain: exit code %d, want 10\n%s", r.code, r.stderr)
 	}
 	if r := pod.tryInit(initOptions{}, "--check"); r.code != 8 {
-		t.Errorf("--check beside a kubelet's chain: exit code %d, want 8\n%s", r.code, r.stderr)
+		t.Errorf("--check with a kubelet's chain: exit code %d, want 8\n%s", r.code, r.stderr)
 	}
 	pod.install("--force")
 }

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// readyTimeout bounds the start of a helper process on a busy machine.
+// readyTimeout bounds the start of a helper process. It is long, for a busy machine.
 const readyTimeout = 20 * time.Second
 
-// startHelper starts a program that prints a line when it is ready and ends with
-// its standard input, which it does with the test at the latest.
+// startHelper starts a program that prints a line when it is ready and ends when its standard
+// input is closed. The end of the test closes it.
 func startHelper(t *testing.T, cmd *exec.Cmd) *helper {
 	t.Helper()
 	stdin, err := cmd.StdinPipe()
@@ -40,7 +40,7 @@ func startHelper(t *testing.T, cmd *exec.Cmd) *helper {
 		stdin.Close()
 		for range h.lines {
 		}
-		_ = cmd.Wait() // however it ended, it has
+		_ = cmd.Wait() // the exit status does not matter
 	})
 	h.first = h.next()
 	return h
@@ -59,7 +59,7 @@ func (h *helper) next() string {
 	select {
 	case line, ok := <-h.lines:
 		if !ok {
-			h.t.Fatal("a helper process ended early")
+			h.t.Fatal("a helper process ended too early")
 		}
 		return line
 	case <-time.After(readyTimeout):
@@ -68,7 +68,7 @@ func (h *helper) next() string {
 	return ""
 }
 
-// again has a held connection used once more.
+// again sends a line over the open connection and returns the answer.
 func (h *helper) again() string {
 	h.t.Helper()
 	if _, err := fmt.Fprintln(h.stdin); err != nil {

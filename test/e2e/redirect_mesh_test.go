@@ -7,9 +7,8 @@ import (
 	"text/tabwriter"
 )
 
-// meshes are rules like those that two service meshes' own init containers make:
-// everything that leaves the pod goes to their proxy, but for what that proxy
-// sends itself.
+// meshes have rules like those from the init containers of two service meshes: connections
+// from the pod go to the mesh's proxy, except those of this proxy itself.
 var meshes = []struct {
 	name  string
 	user  asker
@@ -36,10 +35,10 @@ var meshes = []struct {
 	}},
 }
 
-// meshRow is who answers beside a mesh.
+// meshRow has the servers that answer in a pod with a service mesh.
 type meshRow struct {
-	// app, proxy and mesh are who answers each at the metadata address; others is
-	// who answers the app everywhere else, and shows that the mesh works.
+	// app, proxy and mesh are the servers that answer each of these users at the metadata
+	// address. others answers the app at another address; it shows that the mesh works.
 	app, proxy, mesh, others string
 }
 
@@ -53,21 +52,21 @@ func (p *redirectPod) askBesideMesh(meshUser asker) meshRow {
 	}
 }
 
-// TestRedirectBesideMesh installs a mesh's rules before ours and after, on the
-// same backend and on the other one.
+// TestRedirectBesideMesh installs the rules of a mesh before and after those of proxy-init,
+// on the same backend and on the other one.
 func TestRedirectBesideMesh(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
 	table := tabwriter.NewWriter(&log, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "mesh\tits backend\tours\tits rules come\tapp at 80\tproxy at 80\tmesh at 80\tapp elsewhere")
+	fmt.Fprintln(table, "mesh\tits backend\tproxy-init's backend\tits rules come\tapp at 80\tproxy at 80\tmesh at 80\tapp elsewhere")
 	for _, m := range meshes {
 		for _, theirs := range backends {
 			for _, ours := range backends {
 				for _, order := range []string{"before", "after"} {
 					want := meshRow{byProxy, byIMDS, byProxy, byMesh}
 					if theirs != ours && order == "after" {
-						// The kernel asks first the backend that came last. The mesh's
-						// proxy gets the request, and what it sends on comes to ours.
+						// The kernel applies the rules of the last backend first. The mesh's
+						// proxy gets the request, and what it forwards goes to the proxy.
 						want = meshRow{byMesh, byMesh, byProxy, byMesh}
 					}
 					pod := newRedirectPod(t)
@@ -82,7 +81,7 @@ func TestRedirectBesideMesh(t *testing.T) {
 					pod.answer(byProxy + "=tcp/127.0.0.1:8000")
 					got := pod.askBesideMesh(m.user)
 					if got != want {
-						t.Errorf("%s on %s, %s ours on %s: %+v, want %+v", m.name, theirs, order, ours, got, want)
+						t.Errorf("%s on %s, %s proxy-init on %s: %+v, want %+v", m.name, theirs, order, ours, got, want)
 					}
 					fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.name, theirs, ours, order, got.app, got.proxy, got.mesh, got.others)
 				}
@@ -90,10 +89,10 @@ func TestRedirectBesideMesh(t *testing.T) {
 		}
 	}
 	table.Flush()
-	t.Logf("who answers beside a service mesh\n%s", &log)
+	t.Logf("the server that answers, with a service mesh\n%s", &log)
 }
 
-// nftMesh is a mesh in a table of its own, which iptables does not see.
+// nftMesh has the rules of a mesh in its own table, which iptables does not see.
 const nftMesh = `table ip mesh {
 	chain output {
 		type nat hook output priority %d; policy accept;
@@ -104,16 +103,16 @@ const nftMesh = `table ip mesh {
 }
 `
 
-// TestRedirectBesideNFTMesh says what can hold beside rules that run before ours:
-// an application's request goes to the mesh, never to the metadata service.
+// TestRedirectBesideNFTMesh: if the rules of a mesh run before those of proxy-init, the
+// application's requests go to the mesh, but never to the metadata service.
 func TestRedirectBesideNFTMesh(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
 	table := tabwriter.NewWriter(&log, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "priority\tours\tits rules come\tproxy-init exits with\tapp at 80\tproxy at 80\tmesh at 80\tapp elsewhere")
+	fmt.Fprintln(table, "priority\tproxy-init's backend\tits rules come\tproxy-init exits with\tapp at 80\tproxy at 80\tmesh at 80\tapp elsewhere")
 	ourWay, theirWay := meshRow{byProxy, byIMDS, byProxy, byMesh}, meshRow{byMesh, byMesh, byProxy, byMesh}
 	for _, tt := range []struct {
-		priority int // ours is -100
+		priority int // that of proxy-init's rules is -100
 		order    string
 		code     int
 		want     meshRow
@@ -141,11 +140,11 @@ func TestRedirectBesideNFTMesh(t *testing.T) {
 			pod.answer(byMesh+"=tcp/127.0.0.1:15001", byProxy+"=tcp/127.0.0.1:8000")
 			got := pod.askBesideMesh(asker{"mesh", 1337, 1337})
 			if got != tt.want {
-				t.Errorf("priority %d %s, ours on %s: %+v, want %+v", tt.priority, tt.order, ours, got, tt.want)
+				t.Errorf("priority %d %s, proxy-init on %s: %+v, want %+v", tt.priority, tt.order, ours, got, tt.want)
 			}
 			fmt.Fprintf(table, "%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", tt.priority, ours, tt.order, r.code, got.app, got.proxy, got.mesh, got.others)
 		}
 	}
 	table.Flush()
-	t.Logf("who answers beside an nft-native service mesh\n%s", &log)
+	t.Logf("the server that answers, with an nft-native service mesh\n%s", &log)
 }

@@ -12,28 +12,28 @@ import (
 	"testing"
 )
 
-// Who answers in a pod of the redirect tests.
+// The results of a connection in the redirect tests: the server that answers, or an error.
 const (
-	byIMDS       = "imds"       // the decoy of the real metadata service, on the node
-	byWireServer = "wireserver" // the decoy of 168.63.129.16, on the node
+	byIMDS       = "imds"       // stand-in for the real metadata service, on the node
+	byWireServer = "wireserver" // stand-in for 168.63.129.16, on the node
 	byOutside    = "outside"    // any other service
-	byProxy      = "proxy"      // what listens on the proxy's port
-	byMesh       = "mesh"       // what listens on a service mesh's port
+	byProxy      = "proxy"      // the server on the proxy's port
+	byMesh       = "mesh"       // the server on a service mesh's port
 	isRefused    = "refused"
 	isReset      = "reset"
 )
 
-// The backends, as --iptables-mode names them.
+// backends are the values of --iptables-mode, except auto.
 var backends = []string{"nft", "legacy"}
 
-// redirectPod is a network namespace of its own, joined by a veth pair to another
-// one that stands for the node and everything beyond: so the metadata address is
-// one hop away, as in a real pod, and who gets there is seen.
+// redirectPod is a network namespace for a pod. A veth pair connects it to another namespace,
+// which stands for the node and the network behind it. So the metadata address is one hop
+// away, as in a real pod, and the tests see every request that reaches it.
 type redirectPod struct {
 	t   *testing.T
 	pid int
 	ns  string
-	// node is the other end. Nil: this is the node.
+	// node is the node's namespace. Nil: this is the node.
 	node *redirectPod
 }
 
@@ -52,7 +52,7 @@ link set eth0 up
 route add default via 10.244.0.1
 `
 
-// newRedirectPod makes the two namespaces, and the decoys in the node's.
+// newRedirectPod makes both namespaces, and starts the stand-ins in that of the node.
 func newRedirectPod(t *testing.T) *redirectPod {
 	t.Helper()
 	node := &redirectPod{t: t}
@@ -69,7 +69,7 @@ func newRedirectPod(t *testing.T) *redirectPod {
 	return pod
 }
 
-// hold starts the process that keeps the namespace.
+// hold starts the process that keeps the namespace open.
 func (p *redirectPod) hold() {
 	p.t.Helper()
 	cmd := exec.Command(program("redirectpod"), "pause")
@@ -83,7 +83,7 @@ func (p *redirectPod) hold() {
 		p.t.Fatal(err)
 	}
 	if there, err := os.Readlink(p.ns); err != nil || there == here {
-		p.t.Fatalf("the pod's network namespace is %q (%v), and this one %q: want two", there, err, here)
+		p.t.Fatalf("the pod's network namespace is %q (%v), this process has %q; want different ones", there, err, here)
 	}
 }
 
@@ -93,24 +93,24 @@ func (p *redirectPod) answer(endpoints ...string) {
 	startHelper(p.t, p.command(append([]string{program("redirectpod"), "answer"}, endpoints...)...))
 }
 
-// answerAs is answer for servers of another user than root.
+// answerAs starts servers in the namespace as another user than root.
 func (p *redirectPod) answerAs(u asker, endpoints ...string) *helper {
 	p.t.Helper()
 	return startHelper(p.t, p.command(u.as(append([]string{program("redirectpod"), "answer"}, endpoints...)...)...))
 }
 
-// command is a program to run in the namespace, as root unless told otherwise.
+// command returns a command that runs a program in the namespace, as root.
 func (p *redirectPod) command(args ...string) *exec.Cmd {
 	cmd := exec.Command("nsenter", append([]string{"--net=" + p.ns, "--"}, args...)...)
 	cmd.Env = append(os.Environ(), quickExit)
 	return cmd
 }
 
-// quickExit spares each program the second for which the race detector's runtime
-// would wait at its end.
+// quickExit makes programs with the race detector end at once. By default they wait for a
+// second.
 const quickExit = "GORACE=atexit_sleep_ms=0"
 
-// mustRun runs a program in the namespace and returns what it printed.
+// mustRun runs a program in the namespace and returns its output.
 func (p *redirectPod) mustRun(stdin string, args ...string) string {
 	p.t.Helper()
 	cmd := p.command(args...)
@@ -122,7 +122,7 @@ func (p *redirectPod) mustRun(stdin string, args ...string) string {
 	return string(out)
 }
 
-// user is who asks.
+// asker is a user that connects to servers.
 type asker struct {
 	name     string
 	uid, gid int
@@ -136,7 +136,7 @@ var (
 	otherUser  = asker{"1000:1501", 1000, 1501}
 )
 
-// as is the program run by another user, without capabilities.
+// as returns the command line that runs a program as this user, without capabilities.
 func (u asker) as(args ...string) []string {
 	return append([]string{
 		"setpriv", "--reuid", strconv.Itoa(u.uid), "--regid", strconv.Itoa(u.gid), "--clear-groups",
@@ -144,14 +144,14 @@ func (u asker) as(args ...string) []string {
 	}, args...)
 }
 
-// ask says who answers the user at each endpoint.
+// ask connects to each endpoint as a user and returns the results.
 func (p *redirectPod) ask(u asker, endpoints ...string) []string {
 	p.t.Helper()
 	out := p.mustRun("", u.as(append([]string{program("redirectpod"), "ask"}, endpoints...)...)...)
 	return strings.Fields(out)
 }
 
-// expect fails the test where the user's answer at the endpoint is another.
+// expect fails the test unless the user's connection to the endpoint has the result want.
 func (p *redirectPod) expect(u asker, endpoint, want string) {
 	p.t.Helper()
 	if got := p.ask(u, endpoint)[0]; got != want {
@@ -159,33 +159,33 @@ func (p *redirectPod) expect(u asker, endpoint, want string) {
 	}
 }
 
-// keep opens a connection that stays open.
+// keep opens a connection as a user and keeps it open.
 func (p *redirectPod) keep(u asker, endpoint string) *helper {
 	p.t.Helper()
 	return startHelper(p.t, p.command(u.as(program("redirectpod"), "hold", endpoint)...))
 }
 
-// result is how proxy-init ended.
+// initResult is the result of a run of proxy-init.
 type initResult struct {
 	code           int
 	stdout, stderr string
 }
 
-// initOptions is how to run proxy-init. The zero value: as root with NET_ADMIN
-// and NET_RAW, with nothing in the environment but PATH.
+// initOptions are the options of a run of proxy-init. The zero value: as root with NET_ADMIN
+// and NET_RAW, and only PATH in the environment.
 type initOptions struct {
-	caps   string   // as setpriv writes them, "-all,+net_admin"
-	env    []string // added
-	prefix []string // a program that starts it
+	caps   string   // in setpriv's syntax, such as "-all,+net_admin"
+	env    []string // in addition to PATH
+	prefix []string // program that runs proxy-init, with its arguments
 
-	// keepInheritable leaves the capabilities that prefix hands down.
+	// keepInheritable keeps the inheritable capabilities that prefix has set.
 	keepInheritable bool
 }
 
-// capabilities that are enough on both backends.
+// enough are the capabilities that both backends need.
 const enough = "-all,+net_admin,+net_raw"
 
-// tryInit runs proxy-init with as little as a restricted pod gives it.
+// tryInit runs proxy-init with the privileges of a restricted pod.
 func (p *redirectPod) tryInit(o initOptions, args ...string) initResult {
 	p.t.Helper()
 	if o.caps == "" {
@@ -208,7 +208,7 @@ func (p *redirectPod) tryInit(o initOptions, args ...string) initResult {
 	return initResult{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
 }
 
-// install runs proxy-init, which has to succeed.
+// install runs proxy-init and fails the test if proxy-init fails.
 func (p *redirectPod) install(args ...string) initResult {
 	p.t.Helper()
 	r := p.tryInit(initOptions{}, args...)
@@ -218,8 +218,7 @@ func (p *redirectPod) install(args ...string) initResult {
 	return r
 }
 
-// rules is what the namespace holds on both backends, without counters, comments
-// and tables that nobody has made.
+// rules returns the rules of both backends in the namespace, without counters and comments.
 func (p *redirectPod) rules() string {
 	p.t.Helper()
 	var b strings.Builder

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// onBackends runs a test once for each backend, each in a pod of its own.
+// onBackends runs a test once for each backend, each time in a new pod.
 func onBackends(t *testing.T, test func(t *testing.T, pod *redirectPod, backend string)) {
 	t.Helper()
 	t.Parallel()
@@ -19,7 +19,7 @@ func onBackends(t *testing.T, test func(t *testing.T, pod *redirectPod, backend 
 	}
 }
 
-// iptables runs one command of a backend for each line.
+// iptables runs iptables of a backend with each of the lines as arguments.
 func (p *redirectPod) iptables(backend string, lines ...string) {
 	p.t.Helper()
 	for _, line := range lines {
@@ -27,7 +27,7 @@ func (p *redirectPod) iptables(backend string, lines ...string) {
 	}
 }
 
-// azwiScript is what azure-workload-identity's proxy-init script does.
+// azwiScript has the commands of azure-workload-identity's proxy-init script.
 var azwiScript = []string{
 	"-t nat -N AZWI_PROXY_OUTPUT",
 	"-t nat -N AZWI_PROXY_REDIRECT",
@@ -37,7 +37,7 @@ var azwiScript = []string{
 	"-t nat -A AZWI_PROXY_OUTPUT -j AZWI_PROXY_REDIRECT",
 }
 
-// meshScript stands for whoever else uses the tables: rules of theirs, in front.
+// meshScript has rules of another program, such as a service mesh, at the start of the chains.
 var meshScript = []string{
 	"-t nat -N OTHERS",
 	"-t nat -A OTHERS -d 198.51.100.10/32 -p tcp --dport 443 -j REDIRECT --to-ports 15001",
@@ -60,7 +60,7 @@ func TestRedirectIsIdempotent(t *testing.T) {
 		}
 		pod.install(mode, "--proxy-port=9000", "--seal", "--deny=168.63.129.16:80")
 		if got := pod.rules(); strings.Contains(got, "8000") || strings.Contains(got, "1501") {
-			t.Errorf("something of the old port and mode is left:\n%s", got)
+			t.Errorf("rules with the old port or mode are left:\n%s", got)
 		}
 		pod.install(mode)
 		if got := pod.rules(); got != once {
@@ -68,16 +68,15 @@ func TestRedirectIsIdempotent(t *testing.T) {
 		}
 		pod.install(mode, "--cleanup")
 		if got := pod.rules(); got != before {
-			t.Errorf("after --cleanup:\n%s\nwant what there was before:\n%s", got, before)
+			t.Errorf("after --cleanup:\n%s\nwant the rules from before:\n%s", got, before)
 		}
 		pod.expect(appUser, "tcp/169.254.169.254:80", byIMDS)
-		pod.install(mode, "--cleanup") // there being nothing is no error
+		pod.install(mode, "--cleanup") // it succeeds although there is nothing to remove
 	})
 }
 
-// TestRedirectRunsAtOnce: whoever ends well leaves the rules of one run, however
-// many others were at it.
-func TestRedirectRunsAtOnce(t *testing.T) {
+// TestRedirectConcurrentRuns: after concurrent runs, the rules are those of a single run.
+func TestRedirectConcurrentRuns(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
 		mode := "--iptables-mode=" + backend
 		var wg sync.WaitGroup
@@ -87,16 +86,17 @@ func TestRedirectRunsAtOnce(t *testing.T) {
 		}
 		wg.Wait()
 		if r := pod.tryInit(initOptions{}, mode, "--seal", "--check"); r.code != 0 {
-			t.Errorf("four runs at once ended with %v; then --check with %d\n%s", codes, r.code, r.stderr)
+			t.Errorf("four concurrent runs ended with %v, and --check after them with %d\n%s", codes, r.code, r.stderr)
 		}
 		for _, code := range codes {
 			if code != 0 && code != 8 {
-				t.Errorf("exit codes %v: want each 0, or 8 for who gave up", codes)
+				t.Errorf("exit codes %v: want 0, or 8 for a run that gave up", codes)
 			}
 		}
 	})
 }
 
+// TestRedirectTakesOver: proxy-init replaces the rules of azure-workload-identity's script.
 func TestRedirectTakesOver(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
 		for range 2 { // the script is not idempotent: its second run fails half-way
@@ -105,10 +105,10 @@ func TestRedirectTakesOver(t *testing.T) {
 			}
 		}
 		if got := pod.rules(); strings.Count(got, "-j AZWI_PROXY_OUTPUT") != 2 {
-			t.Fatalf("the script's rules are not those it leaves:\n%s", got)
+			t.Fatalf("want the rules of two runs of the script, got:\n%s", got)
 		}
 		pod.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:9000")
-		pod.install("--proxy-port=9000") // the backend is for auto to find
+		pod.install("--proxy-port=9000") // finds the backend by itself
 		if got := pod.rules(); strings.Contains(got, "AZWI") || strings.Contains(got, "8000") {
 			t.Errorf("rules of the script are left:\n%s", got)
 		}
@@ -117,20 +117,21 @@ func TestRedirectTakesOver(t *testing.T) {
 	})
 }
 
+// TestRedirectFindsBackend: proxy-init chooses the backend that already has rules in nat.
 func TestRedirectFindsBackend(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		backend string // that holds rules already
+		backend string // has rules before proxy-init runs
 		lines   []string
 		want    string
 	}{
-		"nothing there":     {"nft", nil, "nft"},
-		"a mesh on nft":     {"nft", meshScript, "nft"},
-		"a mesh on legacy":  {"legacy", meshScript, "legacy"},
-		"the script's":      {"legacy", azwiScript, "legacy"},
-		"an empty legacy":   {"legacy", []string{"-t nat -S"}, "nft"},
-		"filter on legacy":  {"legacy", []string{"-A OUTPUT -d 203.0.113.1/32 -j REJECT"}, "nft"},
-		"ours, from before": {"legacy", []string{"-t nat -N IMDS_PROXY_OUTPUT"}, "legacy"},
+		"no rules":              {"nft", nil, "nft"},
+		"mesh on nft":           {"nft", meshScript, "nft"},
+		"mesh on legacy":        {"legacy", meshScript, "legacy"},
+		"script on legacy":      {"legacy", azwiScript, "legacy"},
+		"empty table on legacy": {"legacy", []string{"-t nat -S"}, "nft"},
+		"filter on legacy":      {"legacy", []string{"-A OUTPUT -d 203.0.113.1/32 -j REJECT"}, "nft"},
+		"earlier proxy-init":    {"legacy", []string{"-t nat -N IMDS_PROXY_OUTPUT"}, "legacy"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -143,9 +144,8 @@ func TestRedirectFindsBackend(t *testing.T) {
 	}
 }
 
-// TestRedirectNFTInTheWay has rules of the nft tool in the table of iptables' own
-// name, which iptables-nft cannot read.
-func TestRedirectNFTInTheWay(t *testing.T) {
+// TestRedirectNFTTable: the table nat has rules of the nft tool that iptables-nft cannot read.
+func TestRedirectNFTTable(t *testing.T) {
 	t.Parallel()
 	pod := newRedirectPod(t)
 	pod.mustRun(`table ip nat {
@@ -158,14 +158,14 @@ func TestRedirectNFTInTheWay(t *testing.T) {
 		t.Errorf("on nft: exit code %d, want 7\n%s", r.code, r.stderr)
 	}
 	r := pod.install()
-	if got := logField(t, r, "backend"); got != "legacy" || !strings.Contains(r.stderr, "cannot be seen") {
+	if got := logField(t, r, "backend"); got != "legacy" || !strings.Contains(r.stderr, "cannot be read") {
 		t.Errorf("auto: backend %s, want legacy and a warning\n%s", got, r.stderr)
 	}
 }
 
-// TestRedirectNFTBaseChain has a base chain of the nft tool beside iptables' own,
-// which makes iptables-nft begin its listing with a remark: our rules are there, and
-// cannot be listed.
+// TestRedirectNFTBaseChain: the table nat has a base chain of the nft tool besides those of
+// iptables. Then iptables-nft prints a remark at the start of its listing, and proxy-init
+// cannot list its own rules, which are there.
 func TestRedirectNFTBaseChain(t *testing.T) {
 	t.Parallel()
 	pod := newRedirectPod(t)
@@ -180,13 +180,13 @@ func TestRedirectNFTBaseChain(t *testing.T) {
 	if got := pod.mustRun("", "nft", "list", "table", "ip", "nat"); got != before {
 		t.Errorf("rules:\n%s\nwant those from before:\n%s", got, before)
 	}
-	// On the other backend, nothing of ours: that is no reason to report success.
+	// It must not succeed because the other backend has no rules of proxy-init.
 	if r := pod.tryInit(initOptions{}, "--cleanup"); r.code != 7 {
 		t.Errorf("--cleanup on auto: exit code %d, want 7\n%s", r.code, r.stderr)
 	}
 }
 
-// TestRedirectMovesBackend: a backend asked for leaves nothing on the other one.
+// TestRedirectMovesBackend: if a backend is chosen, no rules are left on the other one.
 func TestRedirectMovesBackend(t *testing.T) {
 	t.Parallel()
 	pod := newRedirectPod(t)
@@ -195,7 +195,7 @@ func TestRedirectMovesBackend(t *testing.T) {
 	for _, backend := range []string{"nft", "legacy", "nft"} {
 		pod.install("--iptables-mode="+backend, "--check=false")
 		if got := strings.Count(pod.rules(), "-A OUTPUT -j IMDS_PROXY_"); got != 2 {
-			t.Errorf("%d jumps after installing on %s, want 2 on that backend alone:\n%s", got, backend, pod.rules())
+			t.Errorf("%d jumps after installing on %s, want 2, all on this backend:\n%s", got, backend, pod.rules())
 		}
 		pod.install("--iptables-mode="+backend, "--check")
 	}
@@ -219,7 +219,7 @@ func TestRedirectCheck(t *testing.T) {
 				t.Errorf("%s: --check changed the rules", what)
 			}
 		}
-		check("nothing there", 8)
+		check("no rules", 8)
 		pod.install(mode)
 		check("installed", 0)
 		pod.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:8000")
@@ -236,7 +236,7 @@ func TestRedirectCheck(t *testing.T) {
 	})
 }
 
-// TestRedirectDryRun: what is printed is what is installed.
+// TestRedirectDryRun: --dry-run prints the rules that proxy-init installs.
 func TestRedirectDryRun(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
 		for _, args := range [][]string{nil, {"--seal", "--deny=168.63.129.16:80,168.63.129.16:32526"}} {
@@ -271,8 +271,8 @@ func TestRedirectDeny(t *testing.T) {
 	})
 }
 
-// TestRedirectDropIn runs proxy-init as azure-workload-identity's webhook does:
-// no flags, and PROXY_PORT alone.
+// TestRedirectDropIn runs proxy-init as azure-workload-identity's webhook does, without flags
+// and with the variable PROXY_PORT only.
 func TestRedirectDropIn(t *testing.T) {
 	t.Parallel()
 	pod := newRedirectPod(t)
@@ -288,7 +288,8 @@ func TestRedirectDropIn(t *testing.T) {
 	pod.expect(proxyUser, "tcp/169.254.169.254:80", byIMDS)
 }
 
-// TestRedirectLeavesIPv6 shows that there is nothing to install for IPv6.
+// TestRedirectLeavesIPv6: proxy-init installs no rules for IPv6, because IPv4-mapped addresses
+// need none.
 func TestRedirectLeavesIPv6(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
 		pod.install("--iptables-mode=" + backend)
@@ -303,7 +304,7 @@ func TestRedirectLeavesIPv6(t *testing.T) {
 	})
 }
 
-// logField is a field of the last line that proxy-init logged.
+// logField returns a field of the last log line of proxy-init.
 func logField(t *testing.T, r initResult, name string) string {
 	t.Helper()
 	lines := strings.Split(strings.TrimSpace(r.stderr), "\n")

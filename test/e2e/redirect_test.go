@@ -9,8 +9,8 @@ import (
 	"text/tabwriter"
 )
 
-// where clients knock, as the matrix names it.
-var places = []struct{ name, endpoint string }{
+// destinations are the columns of the matrix.
+var destinations = []struct{ name, endpoint string }{
 	{"tcp 80", "tcp/169.254.169.254:80"},
 	{"tcp 443", "tcp/169.254.169.254:443"},
 	{"tcp 8080", "tcp/169.254.169.254:8080"},
@@ -19,21 +19,21 @@ var places = []struct{ name, endpoint string }{
 	{"::ffff: 443", "mapped/169.254.169.254:443"},
 }
 
-// answers that the places give, in their order.
+// The expected results, in the order of the destinations.
 var (
 	everythingOpen = []string{byIMDS, byIMDS, byIMDS, byIMDS, byIMDS, byIMDS}
 	onlyTheProxy   = []string{byProxy, isRefused, isRefused, isRefused, byProxy, isRefused}
 	exempt         = []string{byIMDS, isRefused, isRefused, isRefused, byIMDS, isRefused}
 )
 
-// TestRedirectMatrix asks as everybody, everywhere, in every mode, on both
-// backends, and prints who answered.
+// TestRedirectMatrix connects as each user to each destination, in each mode and on both
+// backends, and logs a table of the servers that answer.
 func TestRedirectMatrix(t *testing.T) {
 	t.Parallel()
 	type modeCase struct {
 		name string
 		args []string
-		// want is what each user gets.
+		// want returns the expected results for a user.
 		want func(asker) []string
 	}
 	modes := []modeCase{
@@ -57,7 +57,7 @@ func TestRedirectMatrix(t *testing.T) {
 				}
 			}
 		}
-		// Without rules everybody reaches everything: the decoys work.
+		// Without rules, all users reach all stand-ins.
 		ask("no rules", func(asker) []string { return everythingOpen })
 		for i, m := range modes {
 			pod.install(append([]string{"--iptables-mode", backend}, m.args...)...)
@@ -67,18 +67,18 @@ func TestRedirectMatrix(t *testing.T) {
 			ask(m.name, m.want)
 		}
 	}
-	t.Logf("who answers at 169.254.169.254\n%s", table)
+	t.Logf("the server that answers at 169.254.169.254\n%s", table)
 }
 
 func endpoints() []string {
 	var out []string
-	for _, p := range places {
+	for _, p := range destinations {
 		out = append(out, p.endpoint)
 	}
 	return out
 }
 
-// matrix is a table that a person can read in a test's log.
+// matrix is a table for the log of the test.
 type matrix struct {
 	text   bytes.Buffer
 	writer *tabwriter.Writer
@@ -88,7 +88,7 @@ func newMatrix() *matrix {
 	m := &matrix{}
 	m.writer = tabwriter.NewWriter(&m.text, 0, 0, 2, ' ', 0)
 	fmt.Fprint(m.writer, "backend\tmode\tuser:group")
-	for _, p := range places {
+	for _, p := range destinations {
 		fmt.Fprintf(m.writer, "\t%s", p.name)
 	}
 	fmt.Fprintln(m.writer)

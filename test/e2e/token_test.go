@@ -19,15 +19,15 @@ const (
 	vault    = "https://vault.azure.net"
 	tokenURL = "http://" + netns.MetadataAddress + "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + vault
 
-	// patience bounds one scenario: minutes less than the whole run's limit, and
-	// long enough for a busy machine with the race detector.
+	// patience bounds one test. It is long enough for a busy machine with the race
+	// detector, and minutes shorter than the timeout of go test.
 	patience = 2 * time.Minute
 
-	// pollInterval is how often a condition is looked at.
+	// pollInterval is the time between two checks of a condition.
 	pollInterval = 20 * time.Millisecond
 )
 
-// startPod brings a pod up in the namespace that this process is in.
+// startPod starts a pod in the network namespace of this process.
 func startPod(t *testing.T, cfg pod.Config) (*pod.Pod, context.Context) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -43,7 +43,7 @@ func startPod(t *testing.T, cfg pod.Config) (*pod.Pod, context.Context) {
 	return p, ctx
 }
 
-// curl asks for target as the application does.
+// curl runs curl as the application's user.
 func curl(t *testing.T, ctx context.Context, p *pod.Pod, args ...string) string {
 	t.Helper()
 	out, err := p.Application(ctx, nil, append([]string{"curl", "-sS", "--max-time", "30"}, args...)...)
@@ -53,7 +53,7 @@ func curl(t *testing.T, ctx context.Context, p *pod.Pod, args ...string) string 
 	return out
 }
 
-// checkToken checks whose token an IMDS answer or an SDK holds.
+// checkToken checks the client ID and the resource of a token.
 func checkToken(t *testing.T, token, clientID, resource string) {
 	t.Helper()
 	got, err := entra.DecodeAccessToken(token)
@@ -73,8 +73,8 @@ func checkDecoy(t *testing.T, p *pod.Pod) {
 	}
 }
 
-// TestCurl is the main job: the documented curl line gets a token through the
-// redirect, on either backend, at the cost of one exchange.
+// TestCurl: the documented curl command gets a token through the redirect, on both backends.
+// The second request is a cache hit.
 func TestCurl(t *testing.T) {
 	for _, mode := range []string{"nft", "legacy"} {
 		t.Run(mode, func(t *testing.T) {
@@ -88,18 +88,18 @@ func TestCurl(t *testing.T) {
 				checkToken(t, answer["access_token"], pod.ClientID, vault)
 			}
 			if got := len(p.Entra.Exchanges()); got != 1 {
-				t.Errorf("two requests cost %d exchanges, want 1", got)
+				t.Errorf("two requests caused %d exchanges, want 1", got)
 			}
 			checkDecoy(t, p)
 			if got := strings.Count(p.ProxyLog.String(), "successfully acquired token"); got != 2 {
-				t.Errorf("the log says %d times that a token was acquired, want 2:\n%s", got, p.ProxyLog)
+				t.Errorf("the log has %d lines about acquired tokens, want 2:\n%s", got, p.ProxyLog)
 			}
 		})
 	}
 }
 
-// TestExemption shows who is redirected, by who answers: everyone but the proxy's
-// own user and group.
+// TestExemption: requests of all users are redirected to the proxy, except those of the proxy's
+// user and group, which reach the decoy.
 func TestExemption(t *testing.T) {
 	p, ctx := startPod(t, pod.Config{})
 	versions := "http://" + netns.MetadataAddress + "/metadata/instance?api-version=2021-02-01"
@@ -118,24 +118,24 @@ func TestExemption(t *testing.T) {
 				t.Fatalf("curl: %v: %s", err, headers)
 			}
 			if got := !strings.Contains(headers, "Server: imds-oidc-proxy"); got != test.decoyed {
-				t.Errorf("answered by the decoy itself: %v, want %v:\n%s", got, test.decoyed, headers)
+				t.Errorf("answered by the decoy: %v, want %v:\n%s", got, test.decoyed, headers)
 			}
 		})
 	}
 }
 
-// TestAzidentity runs the unmodified Go SDK, from its first release on.
+// TestAzidentity runs unmodified versions of the Go SDK, the oldest is its first release.
 func TestAzidentity(t *testing.T) {
 	p, ctx := startPod(t, pod.Config{})
 	for _, version := range azidentityVersions {
 		for _, args := range [][]string{nil, {"--client-id=" + pod.ClientID}, {"--default-chain"}} {
 			t.Run(fmt.Sprint(version, " ", strings.Join(args, "")), func(t *testing.T) {
-				// Every client is a new process, whose first token must be quick:
-				// old chains give up after a second, which a busy machine may take.
+				// Old credential chains give up after a second, which may be too short on a
+				// busy machine, so the test tries twice.
 				client := append([]string{program("azidentity-" + version)}, args...)
 				out, err := p.Application(ctx, nil, client...)
 				if err != nil {
-					t.Logf("once more, after %v: %s", err, out)
+					t.Logf("trying again after %v: %s", err, out)
 					out, err = p.Application(ctx, nil, client...)
 				}
 				if err != nil {
@@ -150,19 +150,19 @@ func TestAzidentity(t *testing.T) {
 				}
 				checkToken(t, answer.Token, pod.ClientID, vault)
 				if life := time.Until(time.Unix(answer.ExpiresOn, 0)); life < time.Hour {
-					t.Errorf("the SDK thinks that the token lives %s", life)
+					t.Errorf("in the SDK the token expires in %s, want an hour or more", life)
 				}
 			})
 		}
 	}
 	if got := len(p.Entra.Exchanges()); got != 1 {
-		t.Errorf("all clients together cost %d exchanges, want 1", got)
+		t.Errorf("all clients together caused %d exchanges, want 1", got)
 	}
 	checkDecoy(t, p)
 }
 
-// TestEntraFailure: a failure is IMDS's JSON error, says nothing secret, and does
-// not keep the next request from its token.
+// TestEntraFailure: if an exchange fails, the client gets IMDS's JSON error without secrets,
+// and a later request gets a token.
 func TestEntraFailure(t *testing.T) {
 	const secret = "a-secret-of-entra"
 	for _, test := range []struct {
@@ -191,7 +191,7 @@ func TestEntraFailure(t *testing.T) {
 			for where, text := range map[string]string{"answer": body, "log": p.ProxyLog.String()} {
 				for _, secret := range []string{secret, p.Token.Token()} {
 					if strings.Contains(text, secret) {
-						t.Errorf("the %s holds a secret:\n%s", where, text)
+						t.Errorf("the %s contains a secret:\n%s", where, text)
 					}
 				}
 			}
@@ -200,21 +200,21 @@ func TestEntraFailure(t *testing.T) {
 	}
 }
 
-// waitForToken asks until a token comes: a failure is remembered for a while, so
-// that a crowd costs Entra one call.
+// waitForToken sends requests until one gets a token. The first ones may fail, because the
+// proxy caches a failure for a while.
 func waitForToken(t *testing.T, ctx context.Context, p *pod.Pod) {
 	t.Helper()
-	waitUntil(t, ctx, "a token comes", func() bool {
+	waitUntil(t, ctx, "a request gets a token", func() bool {
 		body, err := p.Application(ctx, nil, "curl", "-sS", "--max-time", "30", "-H", "Metadata: true", tokenURL)
 		if err != nil {
-			t.Fatalf("no token after Entra was well again: %v: %s", err, body)
+			t.Fatalf("no token after the end of Entra's failure: %v: %s", err, body)
 		}
 		return strings.Contains(body, "access_token")
 	})
 }
 
-// TestTermination: SIGTERM lets the request in flight finish, and the proxy
-// exits 0.
+// TestTermination: graceful shutdown. After SIGTERM the request in flight gets its token, and
+// the proxy ends with exit code 0.
 func TestTermination(t *testing.T) {
 	p, ctx := startPod(t, pod.Config{})
 	p.Entra.FailAlways(entra.FaultHang())
@@ -236,15 +236,15 @@ func TestTermination(t *testing.T) {
 	}
 	p.Entra.Heal()
 	if got := <-answers; got.err != nil || !strings.Contains(got.body, "access_token") {
-		t.Errorf("the request in flight got %q, %v; want its token", got.body, got.err)
+		t.Errorf("the request in flight got %q, %v; want a token", got.body, got.err)
 	}
 	if code, err := p.WaitProxy(ctx); err != nil || code != 0 {
 		t.Errorf("exit code %d, %v; want 0\n%s", code, err, p.ProxyLog)
 	}
 }
 
-// TestRotation: a federated token that the kubelet swaps is the one that the next
-// exchange uses.
+// TestRotation: after the kubelet has renewed the federated token, the next exchange uses the
+// new one.
 func TestRotation(t *testing.T) {
 	p, ctx := startPod(t, pod.Config{})
 	curl(t, ctx, p, "-H", "Metadata: true", tokenURL)
@@ -261,7 +261,7 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// TestNodeIdentity: whatever is asked for, the node's identity is not what comes.
+// TestNodeIdentity: no form of a path gets a token for the node's identity (CVE-2022-23551).
 func TestNodeIdentity(t *testing.T) {
 	p, ctx := startPod(t, pod.Config{})
 	for _, path := range []string{
@@ -271,7 +271,7 @@ func TestNodeIdentity(t *testing.T) {
 		body := curl(t, ctx, p, "--path-as-is", "-H", "Metadata: true",
 			"http://"+netns.MetadataAddress+path+"?api-version=2018-02-01&resource="+vault)
 		if strings.Contains(body, pod.DecoyToken) {
-			t.Errorf("%s: got the node's identity", path)
+			t.Errorf("%s: got a token for the node's identity", path)
 		}
 	}
 	for _, request := range p.Decoy.Requests() {
@@ -285,12 +285,12 @@ func TestNodeIdentity(t *testing.T) {
 	}
 }
 
-// TestWrongUser: a proxy that forwards, as a user whom the redirect does not exempt,
-// would forward to itself. It says so and ends; one that forwards nothing may run.
+// TestWrongUser: a proxy whose user is not exempt from the redirect would forward requests to
+// itself. It refuses to start, unless forwarding is off.
 func TestWrongUser(t *testing.T) {
 	p, ctx := startPod(t, pod.Config{ProxyInitArgs: []string{"--proxy-uid=1502"}, ProxyArgs: []string{"--imds-passthrough=off"}})
 	if body := curl(t, ctx, p, "-H", "Metadata: true", tokenURL); !strings.Contains(body, "access_token") {
-		t.Errorf("a proxy that forwards nothing answered %s", body)
+		t.Errorf("a proxy without forwarding answered %s", body)
 	}
 	if err := p.SignalProxy(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -301,7 +301,7 @@ func TestWrongUser(t *testing.T) {
 
 	out, err := p.RunProxy(ctx, "--imds-passthrough=on")
 	if err == nil || !strings.Contains(out, "runAsUser") {
-		t.Errorf("got %v, %q; want an error that says what to set", err, out)
+		t.Errorf("got %v, %q; want an error that says how to fix it", err, out)
 	}
 	checkDecoy(t, p)
 }
@@ -314,7 +314,7 @@ func waitUntil(t *testing.T, ctx context.Context, what string, condition func() 
 	for !condition() {
 		select {
 		case <-ctx.Done():
-			t.Fatalf("waited in vain until %s", what)
+			t.Fatalf("timeout while waiting until %s", what)
 		case <-ticker.C:
 		}
 	}

@@ -25,7 +25,7 @@ func TestRefusals(t *testing.T) {
 		{"port 65536", injected(annotate(inject.ProxyPortAnnotation, "65536")), `proxy-sidecar-port: "65536": must be between 1 and 65535`},
 		{"a port that is declared", injected(func(p *corev1.Pod) {
 			p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8000}}
-		}), `container "app" listens on port 8000; write a port that no container declares`},
+		}), `container "app" listens on port 8000; use a port that no container declares`},
 		{"hostNetwork", injected(func(p *corev1.Pod) { p.Spec.HostNetwork = true }), `spec.hostNetwork: true: the redirect would be the node's`},
 		{"the proxy's user", injected(func(p *corev1.Pod) {
 			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsUser: &asProxy}
@@ -33,12 +33,12 @@ func TestRefusals(t *testing.T) {
 		{"the proxy's user for all", injected(func(p *corev1.Pod) {
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsUser: &asProxy}
 		}), `spec.securityContext.runAsUser: 1501 is the proxy's own user`},
-		{"an expiration too short", newPod(annotate(inject.TokenExpirationAnnotation, "3599")), `"3599": must be seconds, between 3600 and 86400`},
-		{"an expiration too long", newPod(annotate(inject.TokenExpirationAnnotation, "86401")), `"86401": must be seconds, between 3600 and 86400`},
+		{"an expiration too short", newPod(annotate(inject.TokenExpirationAnnotation, "3599")), `"3599": must be between 3600 and 86400 seconds`},
+		{"an expiration too long", newPod(annotate(inject.TokenExpirationAnnotation, "86401")), `"86401": must be between 3600 and 86400 seconds`},
 		{"a redirect mode", injected(annotate(inject.RedirectAnnotation, "seal")), `"seal": must be forward, sealed or none`},
 		{"resources", injected(annotate(inject.ProxyResourcesAnnotation, "128Mi")), `"128Mi": must be JSON with requests and limits`},
 		{"an image", injected(annotate(inject.ProxyImageAnnotation, "a b")), `"a b": must be an image`},
-		{"an annotation misspelt", injected(annotate("imds-oidc-proxy/redirects", "sealed")), `imds-oidc-proxy/redirects: there is none of this name`},
+		{"an annotation misspelt", injected(annotate("imds-oidc-proxy/redirects", "sealed")), `imds-oidc-proxy/redirects: unknown annotation`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -1,6 +1,6 @@
-// Redirectpod is everything in a pod of the redirect tests but the redirect: the
-// process that holds a network namespace open, the servers that a client may
-// reach, and the client, which says who answered.
+// Command redirectpod has the processes of a pod for the redirect tests, except the redirect:
+// the process that keeps a network namespace open, the servers that a client may reach, and
+// the client, which prints the name of the server that answers.
 //
 //	redirectpod pause
 //	redirectpod answer NAME=NETWORK/ADDRESS...
@@ -8,10 +8,11 @@
 //	redirectpod hold NETWORK/ADDRESS
 //	redirectpod impersonate ADDRESS
 //
-// NETWORK is tcp, udp or mapped: TCP through an IPv6 socket, to the address in
-// its form ::ffff:a.b.c.d. The first two commands and the last print "ready" and end
-// with their standard input; hold keeps a connection and asks again for each line;
-// impersonate answers every HTTP request as a proxy would that is ready.
+// NETWORK is tcp, udp or mapped, which is TCP through an IPv6 socket to the address
+// ::ffff:a.b.c.d. The commands pause, answer and impersonate print "ready", and end when their
+// standard input is closed. hold keeps a connection open, sends a request for each line of its
+// standard input, and prints the answer. impersonate answers every HTTP request as a proxy
+// that is ready.
 package main
 
 import (
@@ -28,8 +29,8 @@ import (
 	"time"
 )
 
-// patience is how long a client waits. Nothing here is further than a veth pair, but the
-// machine may be busy: no test wants to see it end, and it ends before theirs.
+// patience bounds each wait of a client. All servers are on the same machine, but it may be
+// busy. It is shorter than the timeouts of the tests, none of which expects it to pass.
 const patience = 15 * time.Second
 
 func main() {
@@ -73,8 +74,8 @@ func untilEOF() error {
 	return err
 }
 
-// answer serves NAME=NETWORK/ADDRESS: each caller gets the name, on connecting
-// and again for each line or datagram that it sends.
+// answer starts a server NAME=NETWORK/ADDRESS. It sends its name to each client that connects,
+// and again for each line or datagram from the client.
 func answer(spec string) error {
 	name, endpoint, _ := strings.Cut(spec, "=")
 	network, address, _ := strings.Cut(endpoint, "/")
@@ -102,7 +103,7 @@ func answer(spec string) error {
 	return nil
 }
 
-// impersonate answers as the proxy does on /readyz, with all that can be copied of it.
+// impersonate gives the same answer as /readyz of the proxy to every request.
 func impersonate(address string) error {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -137,14 +138,14 @@ func answerLines(conn net.Conn, name string) {
 	}
 }
 
-// ask says who answers at an endpoint, or in one word why nobody does.
+// ask returns the name of the server at an endpoint, or the error in one word.
 func ask(endpoint string) string {
 	conn, err := dial(endpoint)
 	if err != nil {
 		return reason(err)
 	}
 	defer conn.Close()
-	return listen(conn, bufio.NewReader(conn))
+	return readName(conn, bufio.NewReader(conn))
 }
 
 func dial(endpoint string) (net.Conn, error) {
@@ -164,8 +165,8 @@ func dial(endpoint string) (net.Conn, error) {
 	}
 }
 
-// dialMapped makes the system calls itself: package net would take an IPv4
-// socket for such an address.
+// dialMapped makes the system calls itself, because package net would use an IPv4 socket for
+// such an address.
 func dialMapped(address string) (net.Conn, error) {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -187,7 +188,7 @@ func dialMapped(address string) (net.Conn, error) {
 	return net.FileConn(f)
 }
 
-func listen(conn net.Conn, r *bufio.Reader) string {
+func readName(conn net.Conn, r *bufio.Reader) string {
 	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return reason(err)
 	}
@@ -198,12 +199,12 @@ func listen(conn net.Conn, r *bufio.Reader) string {
 	return strings.TrimSpace(line)
 }
 
-// reason is one word for a failed attempt.
+// reason returns one word for an error.
 func reason(err error) string {
 	timeout, ok := errors.AsType[net.Error](err)
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EPERM):
-		// EPERM is what the sender of a datagram gets whose own host rejects it.
+		// EPERM is the error for a datagram that the local host rejects.
 		return "refused"
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return "reset"
@@ -217,7 +218,8 @@ func reason(err error) string {
 	return strings.ReplaceAll(err.Error(), " ", "_")
 }
 
-// hold asks once, then again on the same connection for each line it reads.
+// hold prints the server's name, and again for each line of the standard input, always over
+// the same connection.
 func hold(endpoint string) error {
 	conn, err := dial(endpoint)
 	if err != nil {
@@ -225,13 +227,13 @@ func hold(endpoint string) error {
 	}
 	defer conn.Close()
 	r := bufio.NewReader(conn)
-	fmt.Println(listen(conn, r))
+	fmt.Println(readName(conn, r))
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		if _, err := fmt.Fprintln(conn, "again"); err != nil {
 			fmt.Println(reason(err))
 			continue
 		}
-		fmt.Println(listen(conn, r))
+		fmt.Println(readName(conn, r))
 	}
 	return nil
 }

@@ -6,7 +6,7 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// BenchmarkExchange measures the stand-in's part of one exchange, to subtract it from a
+// BenchmarkExchange measures the time of this server for one exchange, to subtract it from a
 // benchmark of the proxy or a simulation of many pods.
 func BenchmarkExchange(b *testing.B) {
 	b.Run("RS256", func(b *testing.B) { benchmarkExchange(b, entra.Config{}) })

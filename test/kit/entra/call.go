@@ -41,9 +41,9 @@ type call struct {
 	healed <-chan struct{}
 }
 
-// endpoint returns a handler that records the request, applies the planned fault if there
-// is one, and otherwise calls healthy.
-func (s *Server) endpoint(e Endpoint, healthy func(*call)) http.HandlerFunc {
+// endpoint returns a handler that records the request, applies its fault if there is one, and
+// calls normal unless the fault has answered the request.
+func (s *Server) endpoint(e Endpoint, normal func(*call)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		c := &call{s: s, w: w, r: r, x: s.newExchange(e, r)}
 		if e == TokenEndpoint {
@@ -55,10 +55,10 @@ func (s *Server) endpoint(e Endpoint, healthy func(*call)) http.HandlerFunc {
 
 		fault, healed := s.faults.next(*c.x)
 		c.healed = healed
-		if fault != nil && !c.suffer(fault) {
+		if fault != nil && !c.applyFault(fault) {
 			return
 		}
-		healthy(c)
+		normal(c)
 	}
 }
 
@@ -76,9 +76,9 @@ func (c *call) end() {
 		slog.String("subject", c.x.Subject))
 }
 
-// suffer applies the fault. It reports whether the request gets its normal answer
+// applyFault applies the fault. It reports whether the request gets its normal answer
 // afterwards.
-func (c *call) suffer(f *Fault) (goOn bool) {
+func (c *call) applyFault(f *Fault) (proceed bool) {
 	c.s.record.update(func() { c.x.Fault = f.Name })
 	if f.Delay > 0 {
 		c.sleep(f.Delay)

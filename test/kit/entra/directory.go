@@ -34,7 +34,7 @@ type FederatedCredential struct {
 
 // directory holds the applications and resources of the tenant.
 type directory struct {
-	mu           sync.Mutex // guards all below
+	mu           sync.Mutex // guards the fields below
 	applications map[string]Application
 	resources    map[string]bool // normalised
 }

@@ -1,7 +1,7 @@
-// Package entra is a stand-in for Microsoft Entra ID and for the cluster's OIDC
+// Package entra is a fake (a stand-in) of Microsoft Entra ID and of the cluster's OIDC
 // issuer, for tests, the demo and benchmarks.
 //
-// It serves HTTPS with a certificate of its own throwaway CA: instance discovery, tenant
+// It serves HTTPS with a certificate of its own temporary CA: instance discovery, tenant
 // discovery, the v2 token endpoint, and, below [Server.Issuer], the issuer's discovery
 // document and keys. The token endpoint checks a request as Entra does: it fetches the
 // issuer's keys, verifies the assertion against the application's federated credentials,
@@ -99,7 +99,7 @@ type Config struct {
 	// a request to an outside host by mistake.
 	IssuerClient *http.Client
 
-	// Keys are the signing keys. Nil: new keys. Making a key takes a fraction of a
+	// Keys are the signing keys. Nil: new keys. Generating a key takes a fraction of a
 	// second, so tests that start many servers share their keys.
 	Keys *Keys
 
@@ -132,8 +132,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Server is the stand-in. Its methods may be called at any time, from any
-// goroutine.
+// Server is the fake. Its methods are safe for concurrent use.
 type Server struct {
 	cfg     Config
 	baseURL string // https://host:port, no trailing slash
@@ -145,11 +144,11 @@ type Server struct {
 	faults    faultPlan
 	record    record
 
-	closeOnce sync.Once
-	closed    chan struct{}
-	http      *http.Server // nil without a listener
-	served    chan error
-	warming   sync.WaitGroup
+	closeOnce  sync.Once
+	closed     chan struct{}
+	http       *http.Server // nil without a listener
+	served     chan error
+	generating sync.WaitGroup // of keys
 }
 
 // New returns a Server without a listener: the caller serves its Handler or uses its
@@ -196,10 +195,10 @@ func Start(cfg Config) (*Server, error) {
 		ConnState:         s.record.connection,
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
-	// Make the keys in the background, so that the first token is in time for clients
+	// Generate the keys in the background, so that the first token is in time for clients
 	// that wait for only one second. An error is returned when the key is used.
-	s.warming.Go(func() { _, _ = s.tokenKey() })
-	s.warming.Go(func() { _, _ = s.cfg.Keys.cluster() })
+	s.generating.Go(func() { _, _ = s.tokenKey() })
+	s.generating.Go(func() { _, _ = s.cfg.Keys.cluster() })
 	s.served = make(chan error, 1)
 	go func() { s.served <- s.http.ServeTLS(listener, "", "") }()
 	return s, nil
@@ -217,7 +216,7 @@ func (s *Server) Close() error {
 		if served := <-s.served; !errors.Is(served, http.ErrServerClosed) {
 			err = errors.Join(err, served)
 		}
-		s.warming.Wait()
+		s.generating.Wait()
 	})
 	return err
 }

@@ -21,7 +21,7 @@ type Fault struct {
 
 	// answer writes the answer. If it returns true or is nil, the request gets its normal
 	// answer.
-	answer func(*call) (goOn bool)
+	answer func(*call) (proceed bool)
 	// edit changes the members of a successful answer. Nil: no change.
 	edit func(answer map[string]any)
 }
@@ -34,11 +34,11 @@ func (f Fault) After(d time.Duration) Fault { f.Delay = d; return f }
 
 // faultPlan decides which request gets which fault.
 type faultPlan struct {
-	mu       sync.Mutex // guards all below
-	script   []Fault
-	rule     func(Exchange) *Fault
-	standing []Fault
-	healed   chan struct{} // closed and replaced by Heal
+	mu     sync.Mutex            // guards the fields below
+	script []Fault               // by FailNext
+	rule   func(Exchange) *Fault // by FailWhen
+	always []Fault               // by FailAlways
+	healed chan struct{}         // closed and replaced by Heal
 }
 
 // FailNext applies the fault to the next n requests of its endpoint. Faults of several
@@ -62,11 +62,11 @@ func (s *Server) FailWhen(rule func(Exchange) *Fault) {
 func (s *Server) FailAlways(f Fault) {
 	s.faults.mu.Lock()
 	defer s.faults.mu.Unlock()
-	s.faults.standing = append(s.withoutStanding(f.Endpoint), f)
+	s.faults.always = append(s.withoutAlways(f.Endpoint), f)
 }
 
-func (s *Server) withoutStanding(e Endpoint) []Fault {
-	return slices.DeleteFunc(s.faults.standing, func(f Fault) bool { return f.Endpoint == e })
+func (s *Server) withoutAlways(e Endpoint) []Fault {
+	return slices.DeleteFunc(s.faults.always, func(f Fault) bool { return f.Endpoint == e })
 }
 
 // Heal removes all faults. Requests that hang get their normal answers.
@@ -74,7 +74,7 @@ func (s *Server) Heal() {
 	p := &s.faults
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.script, p.rule, p.standing = nil, nil, nil
+	p.script, p.rule, p.always = nil, nil, nil
 	close(p.healed)
 	p.healed = make(chan struct{})
 }
@@ -90,7 +90,7 @@ func (p *faultPlan) next(x Exchange) (*Fault, <-chan struct{}) {
 		p.mu.Unlock()
 		return &f, healed
 	}
-	rule, standing := p.rule, slices.Clone(p.standing)
+	rule, always := p.rule, slices.Clone(p.always)
 	p.mu.Unlock()
 
 	if rule != nil { // without the lock: rule may call methods of the Server
@@ -98,8 +98,8 @@ func (p *faultPlan) next(x Exchange) (*Fault, <-chan struct{}) {
 			return f, healed
 		}
 	}
-	if i := slices.IndexFunc(standing, here); i >= 0 {
-		return &standing[i], healed
+	if i := slices.IndexFunc(always, here); i >= 0 {
+		return &always[i], healed
 	}
 	return nil, nil
 }
@@ -183,7 +183,7 @@ func FaultHang() Fault {
 	return Fault{Name: "hang", answer: (*call).hang}
 }
 
-func (c *call) hang() (goOn bool) {
+func (c *call) hang() (proceed bool) {
 	select {
 	case <-c.healed:
 		return true

@@ -15,7 +15,7 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// observed is an answer as an HTTP client sees it.
+// observed is the result of a request.
 type observed struct {
 	status  int
 	header  http.Header
@@ -45,7 +45,7 @@ func observe(ctx context.Context, client *http.Client, url string, form url.Valu
 	return observed{status: response.StatusCode, header: response.Header, body: string(body), bodyErr: err}
 }
 
-// bothWays runs a test over TLS and without a connection.
+// bothWays runs a test with connections by TLS, and without connections.
 func bothWays(t *testing.T, test func(*testing.T, *entra.Server)) {
 	t.Run("listener", func(t *testing.T) {
 		idp := start(t, entra.Config{})
@@ -53,7 +53,7 @@ func bothWays(t *testing.T, test func(*testing.T, *entra.Server)) {
 		test(t, idp)
 	})
 	t.Run("transport", func(t *testing.T) {
-		idp := unserved(t, entra.Config{})
+		idp := withoutListener(t, entra.Config{})
 		idp.AddApplication(testApplication())
 		test(t, idp)
 	})
@@ -69,13 +69,13 @@ func TestFaults(t *testing.T) {
 		{"AADSTS", entra.FaultAADSTS(700213), func(o observed) bool {
 			return o.status == 401 && strings.Contains(o.body, "AADSTS700213: No matching") && strings.Contains(o.body, `"error_codes":[700213]`)
 		}},
-		{"AADSTS of Entra's own", entra.FaultAADSTS(90033), func(o observed) bool {
+		{"transient AADSTS code", entra.FaultAADSTS(90033), func(o observed) bool {
 			return o.status == 503 && strings.Contains(o.body, `"error":"temporarily_unavailable"`)
 		}},
-		{"AADSTS nobody knows", entra.FaultAADSTS(123), func(o observed) bool {
+		{"unknown AADSTS code", entra.FaultAADSTS(123), func(o observed) bool {
 			return o.status == 400 && strings.Contains(o.body, "AADSTS123:")
 		}},
-		{"AADSTS as told", entra.FaultAADSTSAs(403, "interaction_required", 53003, "Access has been blocked."), func(o observed) bool {
+		{"AADSTS code with status and text", entra.FaultAADSTSAs(403, "interaction_required", 53003, "Access has been blocked."), func(o observed) bool {
 			return o.status == 403 && strings.Contains(o.body, "AADSTS53003: Access has been blocked.")
 		}},
 		{"429", entra.FaultThrottle(17 * time.Second), func(o observed) bool {
@@ -130,7 +130,7 @@ func TestFaults(t *testing.T) {
 				t.Errorf("%s: exchanges %+v", test.name, seen)
 			}
 			if got := observe(t.Context(), idp.Client(), idp.TokenURL(), goodForm(idp)); got.status != 200 || got.bodyErr != nil {
-				t.Errorf("%s: the request after it: %+v", test.name, got)
+				t.Errorf("%s: the next request: %+v", test.name, got)
 			}
 		}
 	})
@@ -140,7 +140,7 @@ func TestFaultsAtDiscovery(t *testing.T) {
 	bothWays(t, func(t *testing.T, idp *entra.Server) {
 		idp.FailNext(1, entra.FaultStatus(502, "").On(entra.TenantDiscovery))
 		if got := observe(t.Context(), idp.Client(), idp.TokenURL(), goodForm(idp)); got.status != 200 {
-			t.Fatalf("a fault at discovery met a token request: %+v", got)
+			t.Fatalf("a fault of discovery was applied to a token request: %+v", got)
 		}
 		if _, err := acquire(t.Context(), idp, idp.Client()); err == nil {
 			t.Error("MSAL got a token although discovery fails")
@@ -155,13 +155,13 @@ func TestFaultsAtDiscovery(t *testing.T) {
 	})
 }
 
-func TestFaultsTakeTurns(t *testing.T) {
-	idp := unserved(t, entra.Config{})
+func TestOrderOfFaults(t *testing.T) {
+	idp := withoutListener(t, entra.Config{})
 	idp.AddApplication(testApplication())
 	idp.FailNext(2, entra.FaultStatus(500, ""))
 	idp.FailNext(1, entra.FaultStatus(501, ""))
 	idp.FailAlways(entra.FaultStatus(503, ""))
-	idp.FailAlways(entra.FaultStatus(504, "")) // takes the place of 503
+	idp.FailAlways(entra.FaultStatus(504, "")) // replaces 503
 	idp.FailWhen(func(x entra.Exchange) *entra.Fault {
 		if x.Resource != "https://graph.microsoft.com" {
 			return nil
@@ -179,7 +179,7 @@ func TestFaultsTakeTurns(t *testing.T) {
 		}
 	}
 	if got := ask("https://graph.microsoft.com"); got != 502 {
-		t.Errorf("the rule's request: got %d, want 502", got)
+		t.Errorf("the request of the rule: got %d, want 502", got)
 	}
 	idp.Heal()
 	if got := ask("https://graph.microsoft.com"); got != 200 {
@@ -207,7 +207,7 @@ func waitFor(t *testing.T, what string, condition func() bool) {
 	for !condition() {
 		select {
 		case <-deadline:
-			t.Fatalf("waited in vain for %s", what)
+			t.Fatalf("timeout: waiting for %s", what)
 		case <-tick.C:
 		}
 	}
@@ -245,7 +245,7 @@ func TestHangEndsWhenTheClientLeaves(t *testing.T) {
 		done := hanging(ctx, t, idp)
 		leave()
 		if got := <-done; !errors.Is(got.err, context.Canceled) {
-			t.Errorf("the client that left: %+v", got)
+			t.Errorf("got %+v, want a canceled request", got)
 		}
 		waitFor(t, "the server to notice", func() bool { return idp.InFlight() == 0 })
 		if got := idp.Exchanges()[0].Outcome; got != entra.OutcomeAborted {
@@ -254,9 +254,9 @@ func TestHangEndsWhenTheClientLeaves(t *testing.T) {
 	})
 }
 
-func TestSlowAnswerIsGivenUpWithItsClient(t *testing.T) {
+func TestSlowAnswerEndsWhenTheClientLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		idp := unserved(t, entra.Config{})
+		idp := withoutListener(t, entra.Config{})
 		idp.AddApplication(testApplication())
 		idp.FailNext(1, entra.FaultSlow(time.Hour))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -30,10 +30,10 @@ var errIssuer = errors.New("cannot get the issuer's keys")
 type issuerKeys struct {
 	server *Server
 
-	// turn guards cache: its holder has sent a value. It is a channel and no mutex because
-	// the clock of a synctest bubble advances while goroutines wait for a channel, but not
-	// while they wait for a mutex.
-	turn  chan struct{}
+	// lock guards cache: a goroutine sends a value to lock it, and receives to unlock it. It
+	// is a channel and not a mutex, because the clock of a synctest bubble advances while
+	// goroutines wait for a channel, but not while they wait for a mutex.
+	lock  chan struct{}
 	cache map[string]cachedKeys
 }
 
@@ -43,7 +43,7 @@ type cachedKeys struct {
 }
 
 func newIssuerKeys(s *Server) *issuerKeys {
-	return &issuerKeys{server: s, turn: make(chan struct{}, 1), cache: make(map[string]cachedKeys)}
+	return &issuerKeys{server: s, lock: make(chan struct{}, 1), cache: make(map[string]cachedKeys)}
 }
 
 // client returns the client for url, or nil if url must not be fetched. Requests to the
@@ -78,8 +78,8 @@ func (k *issuerKeys) key(ctx context.Context, issuer, id string) (any, error) {
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
 	select {
-	case k.turn <- struct{}{}:
-		defer func() { <-k.turn }()
+	case k.lock <- struct{}{}:
+		defer func() { <-k.lock }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

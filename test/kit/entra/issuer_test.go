@@ -21,7 +21,7 @@ func federate(t *testing.T, keys *entra.Keys, now func() time.Time) (idp, cluste
 	return idp, cluster
 }
 
-func TestAnotherIssuersKeysAreFetchedAndKept(t *testing.T) {
+func TestKeysOfAnotherIssuerAreCached(t *testing.T) {
 	offset := time.Duration(0)
 	idp, cluster := federate(t, entra.NewKeys(), func() time.Time { return time.Now().Add(offset) })
 	ask := func() answer {
@@ -35,29 +35,29 @@ func TestAnotherIssuersKeysAreFetchedAndKept(t *testing.T) {
 		}
 	}
 	if got := cluster.Counts(); got != (entra.Counts{IssuerDiscovery: 1, IssuerKeys: 1}) {
-		t.Errorf("after three exchanges the issuer saw %+v", got)
+		t.Errorf("after three exchanges the issuer got %+v", got)
 	}
 	offset = time.Hour
 	if got := ask(); got.status != http.StatusOK {
 		t.Fatalf("an hour later: %d %s", got.status, got.Description)
 	}
 	if got := cluster.Counts(); got != (entra.Counts{IssuerDiscovery: 2, IssuerKeys: 2}) {
-		t.Errorf("an hour later the issuer has seen %+v", got)
+		t.Errorf("an hour later the issuer got %+v", got)
 	}
 }
 
 func TestIssuerThatCannotBeUsed(t *testing.T) {
 	keys := entra.NewKeys()
 	for name, fault := range map[string]entra.Fault{
-		"document missing":       entra.FaultStatus(404, "").On(entra.IssuerDiscovery),
-		"document is HTML":       entra.FaultHTML(200).On(entra.IssuerDiscovery),
-		"document reset":         entra.FaultReset().On(entra.IssuerDiscovery),
-		"document of another":    entra.FaultEdit("", func(a map[string]any) { a["issuer"] = "https://other.example.test" }).On(entra.IssuerDiscovery),
-		"keys not over https":    entra.FaultEdit("", func(a map[string]any) { a["jwks_uri"] = "http://127.0.0.1:1/jwks" }).On(entra.IssuerDiscovery),
-		"document redirected":    entra.FaultRedirect(0, "https://127.0.0.1:1/").On(entra.IssuerDiscovery),
-		"keys cannot be had":     entra.FaultStatus(500, "").On(entra.IssuerKeys),
-		"keys are malformed":     entra.FaultMalformedJSON("x").On(entra.IssuerKeys),
-		"keys come in part only": entra.FaultTruncated().On(entra.IssuerKeys),
+		"document missing":           entra.FaultStatus(404, "").On(entra.IssuerDiscovery),
+		"document is HTML":           entra.FaultHTML(200).On(entra.IssuerDiscovery),
+		"document reset":             entra.FaultReset().On(entra.IssuerDiscovery),
+		"document of another issuer": entra.FaultEdit("", func(a map[string]any) { a["issuer"] = "https://other.example.test" }).On(entra.IssuerDiscovery),
+		"keys not over https":        entra.FaultEdit("", func(a map[string]any) { a["jwks_uri"] = "http://127.0.0.1:1/jwks" }).On(entra.IssuerDiscovery),
+		"document redirected":        entra.FaultRedirect(0, "https://127.0.0.1:1/").On(entra.IssuerDiscovery),
+		"no keys":                    entra.FaultStatus(500, "").On(entra.IssuerKeys),
+		"keys are malformed":         entra.FaultMalformedJSON("x").On(entra.IssuerKeys),
+		"keys are truncated":         entra.FaultTruncated().On(entra.IssuerKeys),
 	} {
 		t.Run(name, func(t *testing.T) {
 			idp, cluster := federate(t, keys, nil)
@@ -69,13 +69,13 @@ func TestIssuerThatCannotBeUsed(t *testing.T) {
 				t.Errorf("got %d %s %v", got.status, got.Error, got.Codes)
 			}
 			if got := post(t, idp.Client(), idp.TokenURL(), form); got.status != http.StatusOK {
-				t.Errorf("after it healed: %d %s", got.status, got.Description)
+				t.Errorf("after the fault: %d %s", got.status, got.Description)
 			}
 		})
 	}
 }
 
-func TestIssuerWithoutAClientIsNotAsked(t *testing.T) {
+func TestOtherIssuersAreNotFetchedWithoutIssuerClient(t *testing.T) {
 	cluster := start(t, entra.Config{})
 	idp := start(t, entra.Config{})
 	idp.AddApplication(entra.Application{
@@ -88,6 +88,6 @@ func TestIssuerWithoutAClientIsNotAsked(t *testing.T) {
 		t.Errorf("got %d %v", got.status, got.Codes)
 	}
 	if got := cluster.Counts(); got != (entra.Counts{}) {
-		t.Errorf("the issuer saw %+v", got)
+		t.Errorf("the issuer got %+v", got)
 	}
 }

@@ -25,7 +25,7 @@ type signingKey struct {
 	signer  jose.Signer
 }
 
-// Keys are the signing keys of a Server. Each key is made at its first use.
+// Keys are the signing keys of a Server. Each key is generated at its first use.
 type Keys struct {
 	token   func() (*signingKey, error) // Entra's, for access tokens
 	cluster func() (*signingKey, error) // the issuer's, for federated tokens

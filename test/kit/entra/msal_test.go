@@ -25,7 +25,7 @@ func testApplication() entra.Application {
 	}
 }
 
-// acquire gets a token by the real MSAL, as the proxy does.
+// acquire gets a token with MSAL, as the proxy does.
 func acquire(ctx context.Context, idp *entra.Server, client *http.Client) (confidential.AuthResult, error) {
 	credential := confidential.NewCredFromAssertionCallback(
 		func(context.Context, confidential.AssertionRequestOptions) (string, error) {
@@ -69,13 +69,13 @@ func TestMSALAcquiresAToken(t *testing.T) {
 		t.Errorf("x-client-sku: got %q", got)
 	}
 	if exchange.TokenID != token.ID || exchange.Outcome != entra.OutcomeIssued {
-		t.Errorf("exchange notes token %s, outcome %s", exchange.TokenID, exchange.Outcome)
+		t.Errorf("the record has token %s, outcome %s", exchange.TokenID, exchange.Outcome)
 	}
 }
 
 func TestMSALAcquiresATokenInABubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		idp := unserved(t, entra.Config{})
+		idp := withoutListener(t, entra.Config{})
 		idp.AddApplication(testApplication())
 		idp.FailNext(1, entra.FaultSlow(time.Hour))
 
@@ -99,10 +99,10 @@ func TestMSALAcquiresATokenInABubble(t *testing.T) {
 	})
 }
 
-// testKeys are shared by most tests, because making keys takes time.
+// testKeys are shared by most tests, because generating keys takes time.
 var testKeys = entra.NewKeys()
 
-// start returns a server with a listener, unserved a server without one.
+// start returns a server with a listener, withoutListener a server without one.
 func start(t *testing.T, cfg entra.Config) *entra.Server {
 	t.Helper()
 	if cfg.Keys == nil {
@@ -120,7 +120,7 @@ func start(t *testing.T, cfg entra.Config) *entra.Server {
 	return idp
 }
 
-func unserved(t *testing.T, cfg entra.Config) *entra.Server {
+func withoutListener(t *testing.T, cfg entra.Config) *entra.Server {
 	t.Helper()
 	if cfg.Keys == nil {
 		cfg.Keys = testKeys

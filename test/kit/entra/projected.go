@@ -57,7 +57,7 @@ type ProjectedToken struct {
 	server *Server
 	cfg    ProjectedTokenConfig
 
-	mu     sync.Mutex // guards all below, and the volume
+	mu     sync.Mutex // guards the fields below, and the volume
 	token  string
 	expiry time.Time
 }

@@ -26,7 +26,7 @@ func project(t *testing.T, idp *entra.Server, cfg entra.ProjectedTokenConfig) *e
 	return token
 }
 
-func TestProjectedTokenIsLaidOutAsTheKubeletDoes(t *testing.T) {
+func TestProjectedTokenLayout(t *testing.T) {
 	idp := start(t, entra.Config{})
 	idp.AddApplication(testApplication())
 	token := project(t, idp, entra.ProjectedTokenConfig{})
@@ -58,12 +58,12 @@ func TestProjectedTokenIsLaidOutAsTheKubeletDoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(entries) != 3 {
-		t.Errorf("the volume holds %v, want the version, ..data and the token", entries)
+		t.Errorf("the volume contains %v, want the version, ..data and the token", entries)
 	}
 
 	content, err := os.ReadFile(token.Path())
 	if err != nil || string(content) != token.Token() {
-		t.Errorf("the file does not hold the token: %v", err)
+		t.Errorf("the file does not contain the token: %v", err)
 	}
 	form := goodForm(idp)
 	form.Set("client_assertion", string(content))
@@ -73,8 +73,8 @@ func TestProjectedTokenIsLaidOutAsTheKubeletDoes(t *testing.T) {
 }
 
 func TestProjectedTokenModeAndOwner(t *testing.T) {
-	idp := unserved(t, entra.Config{})
-	owner := &entra.Owner{UID: os.Getuid(), GID: os.Getgid()} // all that a user may set
+	idp := withoutListener(t, entra.Config{})
+	owner := &entra.Owner{UID: os.Getuid(), GID: os.Getgid()} // the only owner that an ordinary user may set
 	if os.Getuid() == 0 {
 		owner = &entra.Owner{UID: 1501, GID: 1501}
 	}
@@ -106,7 +106,7 @@ func TestProjectedTokenModeAndOwner(t *testing.T) {
 
 func TestReadersNeverSeeAPartialToken(t *testing.T) {
 	const swaps, readers = 100, 2
-	idp := unserved(t, entra.Config{})
+	idp := withoutListener(t, entra.Config{})
 	token := project(t, idp, entra.ProjectedTokenConfig{})
 	// Long contents, so that the test would notice a write in place.
 	whole := [2]string{strings.Repeat("a", 1<<16), strings.Repeat("b", 1<<16)}
@@ -126,8 +126,8 @@ func TestReadersNeverSeeAPartialToken(t *testing.T) {
 				}
 				content, err := os.ReadFile(token.Path())
 				if errors.Is(err, fs.ErrNotExist) {
-					// The version that ..data led to was removed before its file
-					// was opened: the kubelet's readers meet this as well.
+					// The version was removed after ..data was resolved and before
+					// the file was opened. This happens with the kubelet too.
 					continue
 				}
 				if err != nil {
@@ -153,7 +153,7 @@ func TestReadersNeverSeeAPartialToken(t *testing.T) {
 
 func TestProjectedTokenIsRenewedAsTheKubeletDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		idp := unserved(t, entra.Config{})
+		idp := withoutListener(t, entra.Config{})
 		token := project(t, idp, entra.ProjectedTokenConfig{Lifetime: time.Hour})
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
@@ -163,16 +163,16 @@ func TestProjectedTokenIsRenewedAsTheKubeletDoes(t *testing.T) {
 		time.Sleep(48*time.Minute - time.Nanosecond)
 		synctest.Wait()
 		if token.Token() != first {
-			t.Error("renewed before 80 % of its life was over")
+			t.Error("renewed before 80 % of its lifetime")
 		}
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		second := token.Token()
 		if second == first {
-			t.Error("not renewed when 80 % of its life was over")
+			t.Error("not renewed after 80 % of its lifetime")
 		}
 		if got, want := time.Until(token.Expiry()), time.Hour; got != want {
-			t.Errorf("the new token lives for %s, want %s", got, want)
+			t.Errorf("the lifetime of the new token is %s, want %s", got, want)
 		}
 		time.Sleep(48 * time.Minute)
 		synctest.Wait()
@@ -186,8 +186,8 @@ func TestProjectedTokenIsRenewedAsTheKubeletDoes(t *testing.T) {
 	})
 }
 
-func TestProjectedTokenNeedsItsVolume(t *testing.T) {
-	idp := unserved(t, entra.Config{})
+func TestProjectedTokenRequiresItsVolume(t *testing.T) {
+	idp := withoutListener(t, entra.Config{})
 	_, err := idp.ProjectToken(entra.ProjectedTokenConfig{Dir: filepath.Join(t.TempDir(), "missing"), Subject: testSubject})
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v, want %v", err, fs.ErrNotExist)

@@ -114,7 +114,7 @@ type Counts struct {
 
 // record stores the token requests and counts all requests.
 type record struct {
-	mu        sync.Mutex // guards all below and what exchanges point to
+	mu        sync.Mutex // guards the fields below and what exchanges point to
 	exchanges []*Exchange
 	counts    [UnknownPath + 1]int
 	inFlight  int

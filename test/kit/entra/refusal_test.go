@@ -74,7 +74,7 @@ func TestRefusals(t *testing.T) {
 		otherAudience = "api://other.example.test"
 		otherIssuer   = "https://issuer.example.test/"
 	)
-	idp := unserved(t, entra.Config{Now: func() time.Time { return noon }})
+	idp := withoutListener(t, entra.Config{Now: func() time.Time { return noon }})
 	idp.AddApplication(testApplication())
 	idp.AddApplication(entra.Application{ClientID: "aaaaaaaa-0000-4000-8000-000000000002"})
 	idp.AddApplication(entra.Application{
@@ -95,41 +95,41 @@ func TestRefusals(t *testing.T) {
 		status    int
 		err       string
 		code      int
-		says      string
+		text      string
 	}{
-		{name: "unknown tenant", tenant: otherTenant, status: 400, err: "invalid_tenant", code: 90002, says: "Tenant '" + otherTenant + "' not found."},
-		{name: "no tenant", tenant: "tenant", status: 400, err: "invalid_request", code: 900023, says: "neither a valid DNS name"},
-		{name: "no grant type", set: map[string]string{"grant_type": ""}, status: 400, err: "invalid_request", code: 900144, says: "'grant_type'"},
-		{name: "no client ID", set: map[string]string{"client_id": ""}, status: 400, err: "invalid_request", code: 900144, says: "'client_id'"},
-		{name: "no scope", set: map[string]string{"scope": ""}, status: 400, err: "invalid_request", code: 900144, says: "'scope'"},
-		{name: "another grant", set: map[string]string{"grant_type": "password"}, status: 400, err: "unsupported_grant_type", code: 70003, says: "unsupported grant type"},
-		{name: "no assertion", set: map[string]string{"client_assertion": ""}, status: 401, err: "invalid_client", code: 7000216, says: "'client_assertion'"},
-		{name: "another assertion type", set: map[string]string{"client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:saml2-bearer"}, status: 401, err: "invalid_client", code: 7000216, says: "'client_assertion'"},
-		{name: "scope without default", set: map[string]string{"scope": testResource}, status: 400, err: "invalid_scope", code: 1002012, says: "/.default"},
-		{name: "two scopes", set: map[string]string{"scope": testResource + "/.default https://management.azure.com/.default"}, status: 400, err: "invalid_scope", code: 70011, says: "'scope' is not valid"},
-		{name: "scope of nothing", set: map[string]string{"scope": "/.default"}, status: 400, err: "invalid_scope", code: 70011, says: "/.default is not valid"},
-		{name: "OpenID's scopes only", set: map[string]string{"scope": "openid profile"}, status: 400, err: "invalid_scope", code: 70011, says: "openid profile"},
-		{name: "unknown application", set: map[string]string{"client_id": otherClientID}, status: 400, err: "unauthorized_client", code: 700016, says: "'" + otherClientID + "' was not found in the directory '" + entra.DefaultTenantID + "'"},
-		{name: "application without credentials", set: map[string]string{"client_id": "aaaaaaaa-0000-4000-8000-000000000002"}, status: 401, err: "invalid_client", code: 70025, says: "no configured federated identity credentials"},
-		{name: "unknown resource", set: map[string]string{"scope": "https://nothing.example.test/.default"}, status: 400, err: "invalid_resource", code: 500011, says: "named https://nothing.example.test was not found"},
-		{name: "asterisk as resource", set: map[string]string{"scope": "https://*.vault.azure.net/.default"}, status: 400, err: "invalid_resource", code: 500011, says: "was not found"},
+		{name: "unknown tenant", tenant: otherTenant, status: 400, err: "invalid_tenant", code: 90002, text: "Tenant '" + otherTenant + "' not found."},
+		{name: "no tenant", tenant: "tenant", status: 400, err: "invalid_request", code: 900023, text: "neither a valid DNS name"},
+		{name: "no grant type", set: map[string]string{"grant_type": ""}, status: 400, err: "invalid_request", code: 900144, text: "'grant_type'"},
+		{name: "no client ID", set: map[string]string{"client_id": ""}, status: 400, err: "invalid_request", code: 900144, text: "'client_id'"},
+		{name: "no scope", set: map[string]string{"scope": ""}, status: 400, err: "invalid_request", code: 900144, text: "'scope'"},
+		{name: "another grant", set: map[string]string{"grant_type": "password"}, status: 400, err: "unsupported_grant_type", code: 70003, text: "unsupported grant type"},
+		{name: "no assertion", set: map[string]string{"client_assertion": ""}, status: 401, err: "invalid_client", code: 7000216, text: "'client_assertion'"},
+		{name: "another assertion type", set: map[string]string{"client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:saml2-bearer"}, status: 401, err: "invalid_client", code: 7000216, text: "'client_assertion'"},
+		{name: "scope without default", set: map[string]string{"scope": testResource}, status: 400, err: "invalid_scope", code: 1002012, text: "/.default"},
+		{name: "two scopes", set: map[string]string{"scope": testResource + "/.default https://management.azure.com/.default"}, status: 400, err: "invalid_scope", code: 70011, text: "'scope' is not valid"},
+		{name: "scope of nothing", set: map[string]string{"scope": "/.default"}, status: 400, err: "invalid_scope", code: 70011, text: "/.default is not valid"},
+		{name: "OpenID's scopes only", set: map[string]string{"scope": "openid profile"}, status: 400, err: "invalid_scope", code: 70011, text: "openid profile"},
+		{name: "unknown application", set: map[string]string{"client_id": otherClientID}, status: 400, err: "unauthorized_client", code: 700016, text: "'" + otherClientID + "' was not found in the directory '" + entra.DefaultTenantID + "'"},
+		{name: "application without credentials", set: map[string]string{"client_id": "aaaaaaaa-0000-4000-8000-000000000002"}, status: 401, err: "invalid_client", code: 70025, text: "no configured federated identity credentials"},
+		{name: "unknown resource", set: map[string]string{"scope": "https://nothing.example.test/.default"}, status: 400, err: "invalid_resource", code: 500011, text: "named https://nothing.example.test was not found"},
+		{name: "asterisk as resource", set: map[string]string{"scope": "https://*.vault.azure.net/.default"}, status: 400, err: "invalid_resource", code: 500011, text: "was not found"},
 
-		{name: "no JWT", set: map[string]string{"client_assertion": "eyJhbGciOiJSUzI1NiJ9.e30"}, status: 400, err: "invalid_request", code: 50027, says: "malformed"},
-		{name: "alg none", set: map[string]string{"client_assertion": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0."}, status: 400, err: "invalid_request", code: 50027, says: "malformed"},
-		{name: "no exp", assertion: &entra.Claims{Subject: testSubject, Extra: map[string]any{"exp": nil}}, status: 400, err: "invalid_request", code: 50027, says: "malformed"},
-		{name: "another issuer", assertion: &entra.Claims{Subject: testSubject, Issuer: otherIssuer}, status: 401, err: "invalid_client", code: 700211, says: "issuer '" + otherIssuer + "'"},
-		{name: "issuer with a slash too many", assertion: &entra.Claims{Subject: testSubject, Issuer: idp.Issuer() + "/"}, status: 401, err: "invalid_client", code: 700211, says: "/cluster/'"},
-		{name: "another audience", assertion: &entra.Claims{Subject: testSubject, Audience: otherAudience}, status: 401, err: "invalid_client", code: 700212, says: "audience '" + otherAudience + "'"},
-		{name: "audience in another case", assertion: &entra.Claims{Subject: testSubject, Audience: "api://azureadtokenexchange"}, status: 401, err: "invalid_client", code: 700212, says: "audience"},
-		{name: "no audience", assertion: &entra.Claims{Subject: testSubject, Extra: map[string]any{"aud": nil}}, status: 401, err: "invalid_client", code: 700212, says: "audience ''"},
-		{name: "another subject", assertion: &entra.Claims{Subject: otherSubject}, status: 401, err: "invalid_client", code: 700213, says: "subject '" + otherSubject + "'"},
-		{name: "subject in another case", assertion: &entra.Claims{Subject: "system:serviceaccount:Shop:cart"}, status: 401, err: "invalid_client", code: 700213, says: "subject"},
-		{name: "no subject", assertion: &entra.Claims{}, status: 401, err: "invalid_client", code: 700213, says: "subject ''"},
-		{name: "claims of different credentials", set: map[string]string{"client_id": "aaaaaaaa-0000-4000-8000-000000000003"}, status: 401, err: "invalid_client", code: 70021, says: "Assertion Subject: '" + testSubject + "'"},
-		{name: "expired now", assertion: &entra.Claims{Subject: testSubject, IssuedAt: noon.Add(-time.Hour), Expiry: noon}, status: 401, err: "invalid_client", code: 700024, says: "expiry time of assertion 2026-03-01T12:00:00.0000000Z"},
-		{name: "not valid yet", assertion: &entra.Claims{Subject: testSubject, NotBefore: noon.Add(time.Second)}, status: 401, err: "invalid_client", code: 700024, says: "valid from 2026-03-01T12:00:01.0000000Z"},
-		{name: "foreign key", assertion: &entra.Claims{Subject: testSubject, Signer: entra.ForeignKey}, status: 401, err: "invalid_client", code: 7000272, says: "could not be found in the metadata of identity provider " + idp.Issuer()},
-		{name: "forged signature", assertion: &entra.Claims{Subject: testSubject, Signer: entra.ForgedKey}, status: 401, err: "invalid_client", code: 700027, says: "invalid signature"},
+		{name: "no JWT", set: map[string]string{"client_assertion": "eyJhbGciOiJSUzI1NiJ9.e30"}, status: 400, err: "invalid_request", code: 50027, text: "malformed"},
+		{name: "alg none", set: map[string]string{"client_assertion": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0."}, status: 400, err: "invalid_request", code: 50027, text: "malformed"},
+		{name: "no exp", assertion: &entra.Claims{Subject: testSubject, Extra: map[string]any{"exp": nil}}, status: 400, err: "invalid_request", code: 50027, text: "malformed"},
+		{name: "another issuer", assertion: &entra.Claims{Subject: testSubject, Issuer: otherIssuer}, status: 401, err: "invalid_client", code: 700211, text: "issuer '" + otherIssuer + "'"},
+		{name: "issuer with an extra slash", assertion: &entra.Claims{Subject: testSubject, Issuer: idp.Issuer() + "/"}, status: 401, err: "invalid_client", code: 700211, text: "/cluster/'"},
+		{name: "another audience", assertion: &entra.Claims{Subject: testSubject, Audience: otherAudience}, status: 401, err: "invalid_client", code: 700212, text: "audience '" + otherAudience + "'"},
+		{name: "audience in another case", assertion: &entra.Claims{Subject: testSubject, Audience: "api://azureadtokenexchange"}, status: 401, err: "invalid_client", code: 700212, text: "audience"},
+		{name: "no audience", assertion: &entra.Claims{Subject: testSubject, Extra: map[string]any{"aud": nil}}, status: 401, err: "invalid_client", code: 700212, text: "audience ''"},
+		{name: "another subject", assertion: &entra.Claims{Subject: otherSubject}, status: 401, err: "invalid_client", code: 700213, text: "subject '" + otherSubject + "'"},
+		{name: "subject in another case", assertion: &entra.Claims{Subject: "system:serviceaccount:Shop:cart"}, status: 401, err: "invalid_client", code: 700213, text: "subject"},
+		{name: "no subject", assertion: &entra.Claims{}, status: 401, err: "invalid_client", code: 700213, text: "subject ''"},
+		{name: "claims of different credentials", set: map[string]string{"client_id": "aaaaaaaa-0000-4000-8000-000000000003"}, status: 401, err: "invalid_client", code: 70021, text: "Assertion Subject: '" + testSubject + "'"},
+		{name: "expired now", assertion: &entra.Claims{Subject: testSubject, IssuedAt: noon.Add(-time.Hour), Expiry: noon}, status: 401, err: "invalid_client", code: 700024, text: "expiry time of assertion 2026-03-01T12:00:00.0000000Z"},
+		{name: "not valid yet", assertion: &entra.Claims{Subject: testSubject, NotBefore: noon.Add(time.Second)}, status: 401, err: "invalid_client", code: 700024, text: "valid from 2026-03-01T12:00:01.0000000Z"},
+		{name: "foreign key", assertion: &entra.Claims{Subject: testSubject, Signer: entra.ForeignKey}, status: 401, err: "invalid_client", code: 7000272, text: "could not be found in the metadata of identity provider " + idp.Issuer()},
+		{name: "forged signature", assertion: &entra.Claims{Subject: testSubject, Signer: entra.ForgedKey}, status: 401, err: "invalid_client", code: 700027, text: "invalid signature"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			idp.Reset()
@@ -150,22 +150,22 @@ func TestRefusals(t *testing.T) {
 			if got.status != test.status || got.Error != test.err || len(got.Codes) != 1 || got.Codes[0] != test.code {
 				t.Errorf("got %d %s %v, want %d %s %d\n%s", got.status, got.Error, got.Codes, test.status, test.err, test.code, got.Description)
 			}
-			if !strings.Contains(got.Description, test.says) {
-				t.Errorf("description %q does not say %q", got.Description, test.says)
+			if !strings.Contains(got.Description, test.text) {
+				t.Errorf("description %q does not contain %q", got.Description, test.text)
 			}
 			if got.AccessToken != "" {
-				t.Error("a refusal carries an access token")
+				t.Error("a refusal contains an access token")
 			}
 			if seen := idp.Exchanges()[0]; seen.Code != test.code || seen.Outcome != fmt.Sprintf("AADSTS%d", test.code) || seen.Status != test.status {
-				t.Errorf("exchange notes %s, code %d, status %d", seen.Outcome, seen.Code, seen.Status)
+				t.Errorf("the record has %s, code %d, status %d", seen.Outcome, seen.Code, seen.Status)
 			}
 		})
 	}
 }
 
-func TestRefusalIsWordedAsEntraWordsIt(t *testing.T) {
+func TestRefusalText(t *testing.T) {
 	noon := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	idp := unserved(t, entra.Config{Now: func() time.Time { return noon }})
+	idp := withoutListener(t, entra.Config{Now: func() time.Time { return noon }})
 	got := post(t, idp.Client(), idp.TokenURL(), goodForm(idp))
 
 	want := regexp.MustCompile(`^AADSTS700016: Application with .* Trace ID: ([0-9a-f-]{36}) Correlation ID: ` + testCorrelationID + ` Timestamp: 2026-03-01 12:00:00Z$`)
@@ -187,10 +187,10 @@ func TestRefusalIsWordedAsEntraWordsIt(t *testing.T) {
 	}
 }
 
-func TestAssertionIsGoodUntilItsLastMoment(t *testing.T) {
+func TestAssertionExpiry(t *testing.T) {
 	expiry := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	now := expiry.Add(-time.Nanosecond)
-	idp := unserved(t, entra.Config{Now: func() time.Time { return now }})
+	idp := withoutListener(t, entra.Config{Now: func() time.Time { return now }})
 	idp.AddApplication(testApplication())
 	form := goodForm(idp)
 	form.Set("client_assertion", idp.SignFederatedToken(entra.Claims{Subject: testSubject, IssuedAt: expiry.Add(-time.Hour), Expiry: expiry}))
@@ -203,8 +203,8 @@ func TestAssertionIsGoodUntilItsLastMoment(t *testing.T) {
 	}
 }
 
-func TestAccessTokenSaysWhatWasAskedFor(t *testing.T) {
-	idp := unserved(t, entra.Config{TokenLifetime: time.Hour, RefreshIn: 30 * time.Minute})
+func TestAccessTokenClaims(t *testing.T) {
+	idp := withoutListener(t, entra.Config{TokenLifetime: time.Hour, RefreshIn: 30 * time.Minute})
 	idp.AddApplication(testApplication())
 	idp.AddResource("https://*.example.test")
 	idp.AddResource("dddddddd-0000-4000-8000-000000000004")
@@ -246,7 +246,7 @@ func TestAccessTokenSaysWhatWasAskedFor(t *testing.T) {
 
 func TestAccessTokenAlgorithms(t *testing.T) {
 	for algorithm, cfg := range map[string]entra.Config{"RS256": {}, "ES256": {QuickTokens: true}} {
-		idp := unserved(t, cfg)
+		idp := withoutListener(t, cfg)
 		idp.AddApplication(testApplication())
 		token := post(t, idp.Client(), idp.TokenURL(), goodForm(idp)).AccessToken
 		header, _, _ := strings.Cut(token, ".")
@@ -257,14 +257,14 @@ func TestAccessTokenAlgorithms(t *testing.T) {
 		if _, err := idp.VerifyAccessToken(token); err != nil {
 			t.Errorf("%s: %v", algorithm, err)
 		}
-		if _, err := idp.VerifyAccessToken(spoil(token)); err == nil {
-			t.Errorf("%s: a spoiled signature was verified", algorithm)
+		if _, err := idp.VerifyAccessToken(corrupt(token)); err == nil {
+			t.Errorf("%s: an invalid signature was verified", algorithm)
 		}
 	}
 }
 
-// spoil changes one character in the middle of the token's signature.
-func spoil(token string) string {
+// corrupt changes one character in the middle of the token's signature.
+func corrupt(token string) string {
 	i := strings.LastIndex(token, ".") + 10
 	other := "A"
 	if token[i] == 'A' {
@@ -275,7 +275,7 @@ func spoil(token string) string {
 
 func TestAccessTokenOfAnotherServerIsRefused(t *testing.T) {
 	idp := start(t, entra.Config{})
-	other := unserved(t, entra.Config{Keys: entra.NewKeys()})
+	other := withoutListener(t, entra.Config{Keys: entra.NewKeys()})
 	other.AddApplication(testApplication())
 	got := post(t, other.Client(), other.TokenURL(), goodForm(other))
 	if _, err := idp.VerifyAccessToken(got.AccessToken); err == nil {
@@ -285,6 +285,6 @@ func TestAccessTokenOfAnotherServerIsRefused(t *testing.T) {
 		t.Errorf("decode: %v", err)
 	}
 	if _, err := entra.DecodeAccessToken("no token"); err == nil {
-		t.Error("junk was decoded")
+		t.Error("an invalid token was decoded")
 	}
 }

@@ -26,7 +26,7 @@ import (
 // TestMain fails if goroutines still run after Close.
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestCertificateIsTrustedByItsCAOnly(t *testing.T) {
+func TestCertificate(t *testing.T) {
 	idp := start(t, entra.Config{ServerNames: []string{"token-proxy.example.test"}})
 	path := filepath.Join(t.TempDir(), "ca.pem")
 	if err := idp.WriteCA(path); err != nil {
@@ -37,10 +37,10 @@ func TestCertificateIsTrustedByItsCAOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(written, idp.CAPEM()) || !x509.NewCertPool().AppendCertsFromPEM(written) {
-		t.Errorf("the CA file does not hold the CA: %q", written)
+		t.Errorf("the CA file does not contain the CA: %q", written)
 	}
 
-	other := unserved(t, entra.Config{})
+	other := withoutListener(t, entra.Config{})
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: other.TLSConfig(), DisableKeepAlives: true}}
 	got := observe(t.Context(), client, idp.TokenURL(), nil)
 	if _, unknown := errors.AsType[x509.UnknownAuthorityError](got.err); !unknown {
@@ -48,7 +48,7 @@ func TestCertificateIsTrustedByItsCAOnly(t *testing.T) {
 	}
 }
 
-func TestExchangeNotesTheRequest(t *testing.T) {
+func TestRecordOfAnExchange(t *testing.T) {
 	idp := start(t, entra.Config{ServerNames: []string{"token-proxy.example.test"}})
 	idp.AddApplication(testApplication())
 	tlsConfig := idp.TLSConfig()
@@ -80,8 +80,8 @@ func TestExchangeNotesTheRequest(t *testing.T) {
 	}
 }
 
-func TestExchangeNotesThePathBeforeAPrefixIsStripped(t *testing.T) {
-	idp := unserved(t, entra.Config{})
+func TestRecordHasThePathBeforeStripPrefix(t *testing.T) {
+	idp := withoutListener(t, entra.Config{})
 	idp.AddApplication(testApplication())
 	w := &recorder{header: http.Header{}}
 	r, err := http.NewRequest(http.MethodPost, "/binding"+strings.TrimPrefix(idp.TokenURL(), "https://"+entra.DefaultHost), strings.NewReader(goodForm(idp).Encode()))
@@ -106,7 +106,7 @@ func (r *recorder) Header() http.Header         { return r.header }
 func (r *recorder) WriteHeader(status int)      { r.status = status }
 func (r *recorder) Write(b []byte) (int, error) { return len(b), nil }
 
-func TestPathsThatEntraDoesNotHave(t *testing.T) {
+func TestUnknownPaths(t *testing.T) {
 	idp := start(t, entra.Config{})
 	for _, path := range []string{"", "/" + idp.TenantID() + "/oauth2/v2.0/token", idp.TenantID() + "/oauth2/v2.0//token", idp.TenantID() + "/oauth2/token", "common/../cluster/openid/v1/jwks"} {
 		if got := observe(t.Context(), idp.Client(), idp.AuthorityHost()+path, nil); got.status != http.StatusNotFound {
@@ -124,7 +124,7 @@ func TestInstanceDiscovery(t *testing.T) {
 
 	got := observe(t.Context(), idp.Client(), endpoint+idp.Authority()+"/oauth2/v2.0/authorize", nil)
 	if want := idp.Authority() + "/v2.0/.well-known/openid-configuration"; got.status != 200 || !strings.Contains(got.body, want) {
-		t.Errorf("its own authority: %+v", got)
+		t.Errorf("authority of this server: %+v", got)
 	}
 	got = observe(t.Context(), idp.Client(), endpoint+"https://other.example.test/common/oauth2/v2.0/authorize", nil)
 	if got.status != 400 || !strings.Contains(got.body, `"error":"invalid_instance"`) {
@@ -146,7 +146,7 @@ func TestOtherTenantsAreNotDiscovered(t *testing.T) {
 	}
 }
 
-func TestRequestsThatAreNoTokenRequests(t *testing.T) {
+func TestInvalidTokenRequests(t *testing.T) {
 	idp := start(t, entra.Config{})
 	if got := post(t, idp.Client(), idp.TokenURL(), nil); got.status != 400 || got.Codes[0] != 900561 {
 		t.Errorf("GET: %d %s", got.status, got.Description)
@@ -154,12 +154,12 @@ func TestRequestsThatAreNoTokenRequests(t *testing.T) {
 	form := goodForm(idp)
 	form.Set("padding", strings.Repeat("x", 2<<20))
 	if got := post(t, idp.Client(), idp.TokenURL(), form); got.status != 400 || got.Codes[0] != 900144 {
-		t.Errorf("a body beyond all bounds: %d %s", got.status, got.Description)
+		t.Errorf("a body that is too large: %d %s", got.status, got.Description)
 	}
 }
 
-func TestApplicationsComeAndGo(t *testing.T) {
-	idp := unserved(t, entra.Config{})
+func TestAddAndRemoveApplication(t *testing.T) {
+	idp := withoutListener(t, entra.Config{})
 	idp.AddApplication(testApplication())
 	if got := post(t, idp.Client(), idp.TokenURL(), goodForm(idp)); got.status != 200 {
 		t.Errorf("added: %d %s", got.status, got.Description)
@@ -186,7 +186,7 @@ func TestConnectionsAreCounted(t *testing.T) {
 	}
 }
 
-func TestNobodyIsThereAfterClose(t *testing.T) {
+func TestRequestsAfterCloseAreRefused(t *testing.T) {
 	bothWays(t, func(t *testing.T, idp *entra.Server) {
 		if err := idp.Close(); err != nil {
 			t.Fatal(err)
@@ -200,7 +200,7 @@ func TestNobodyIsThereAfterClose(t *testing.T) {
 	})
 }
 
-// lockedBuffer is a log that many goroutines write to.
+// lockedBuffer is a bytes.Buffer for concurrent use.
 type lockedBuffer struct {
 	mu sync.Mutex
 	bytes.Buffer
@@ -218,12 +218,12 @@ func (b *lockedBuffer) String() string {
 	return b.Buffer.String()
 }
 
-func TestNobodyGetsAnothersToken(t *testing.T) {
+func TestConcurrentRequestsGetTheirOwnTokens(t *testing.T) {
 	log := new(lockedBuffer)
 	idp := start(t, entra.Config{Log: slog.New(slog.NewTextHandler(log, nil))})
 	idp.AddResource("https://*.example.test")
 	idp.FailWhen(func(x entra.Exchange) *entra.Fault {
-		if len(idp.Exchanges())%5 != 0 { // the rule may ask the server
+		if len(idp.Exchanges())%5 != 0 { // the rule may call methods of the server
 			return nil
 		}
 		return new(entra.FaultStatus(503, ""))
@@ -267,7 +267,7 @@ func TestNobodyGetsAnothersToken(t *testing.T) {
 
 func TestServedOverAPipeInABubble(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		idp := unserved(t, entra.Config{})
+		idp := withoutListener(t, entra.Config{})
 		idp.AddApplication(testApplication())
 		listener := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 		server := &http.Server{Handler: idp.Handler(), TLSConfig: idp.ServerTLSConfig()}
@@ -279,8 +279,8 @@ func TestServedOverAPipeInABubble(t *testing.T) {
 		}}
 		defer func() {
 			server.Close()
-			// Both ends of a pipe may be saying goodbye, which neither reads, for
-			// as long as crypto/tls lets them: five seconds.
+			// Both ends of a pipe may be sending a close_notify alert that the other
+			// end does not read. crypto/tls gives up after five seconds.
 			time.Sleep(time.Minute)
 		}()
 		idp.FailNext(1, entra.FaultSlow(time.Hour))

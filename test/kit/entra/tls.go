@@ -21,7 +21,7 @@ var (
 	certificatesUntil = time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC)
 )
 
-// certificates are a throwaway CA and a server certificate that it has signed.
+// certificates are a temporary CA and a server certificate that it has signed.
 type certificates struct {
 	caPEM []byte
 	pool  *x509.CertPool

@@ -105,7 +105,7 @@ func (w *responseBuffer) response(request *http.Request) *http.Response {
 	length := int64(w.body.Len())
 	var body io.Reader = &w.body
 	if declared, err := strconv.ParseInt(w.sent.Get("Content-Length"), 10, 64); err == nil && declared > length {
-		body = io.MultiReader(&w.body, brokenOff{})
+		body = io.MultiReader(&w.body, truncatedBody{})
 		length = declared
 	}
 	return &http.Response{
@@ -119,7 +119,7 @@ func (w *responseBuffer) response(request *http.Request) *http.Response {
 	}
 }
 
-// brokenOff is the end of a body that is shorter than its Content-Length.
-type brokenOff struct{}
+// truncatedBody is the end of a body that is shorter than its Content-Length.
+type truncatedBody struct{}
 
-func (brokenOff) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+func (truncatedBody) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }

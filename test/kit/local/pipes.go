@@ -25,6 +25,7 @@ func (p *Pipes) Dial(t interface{ Cleanup(func()) }) net.Conn {
 	return client
 }
 
+// Accept implements [net.Listener].
 func (p *Pipes) Accept() (net.Conn, error) {
 	select {
 	case conn := <-p.conns:
@@ -34,9 +35,11 @@ func (p *Pipes) Accept() (net.Conn, error) {
 	}
 }
 
+// Close implements [net.Listener].
 func (p *Pipes) Close() error {
 	p.once.Do(func() { close(p.done) })
 	return nil
 }
 
+// Addr implements [net.Listener].
 func (p *Pipes) Addr() net.Addr { return &net.TCPAddr{} }

@@ -40,7 +40,7 @@ final class AzureIdentity {
         return builder.build();
     }
 
-    /** By name, as old versions do not have all three. */
+    /** Calls a method by its name, because old versions do not have all three methods. */
     private static void select(ManagedIdentityCredentialBuilder builder, String method, String id)
             throws ReflectiveOperationException {
         if (id != null) {

@@ -2,27 +2,27 @@ import java.util.HashMap;
 import java.util.Map;
 
 /**
- * How every Java driver is told what to do and how it tells what happened;
- * test/compat says what each word means.
+ * The arguments and the output of the Java drivers. The package documentation of test/compat
+ * describes them.
  */
 final class Protocol {
-    /** What the last credential of a chain returns, so that a chain that fell through is seen. */
+    /** The token of the last credential of a chain: the credentials before it returned no token. */
     static final String FIXED_TOKEN = "fell-through";
 
-    /** A token, and when it expires in seconds; 0 where the library does not say. */
+    /** A token and its expiry in seconds; 0 if the library does not return the expiry. */
     record Token(String token, long expiresOn) {}
 
-    /** One call on the library. */
+    /** A call of the library. */
     interface Call {
         Token ask() throws Exception;
     }
 
-    /** Makes the library's object, once. */
+    /** Creates the library's object, once. */
     interface Maker {
         Call make(Map<String, String> request) throws Exception;
     }
 
-    /** Asks as often as it was told and prints one line for each answer. */
+    /** Calls the library as often as requested and prints one line for each result. */
     static void run(String[] args, Maker maker) throws InterruptedException {
         Map<String, String> request = new HashMap<>();
         for (String argument : args) {
@@ -49,10 +49,10 @@ final class Protocol {
             }
             System.out.println("{" + line + ",\"ms\":" + (System.nanoTime() - began) / 1e6 + "}");
         }
-        System.exit(0); // some libraries leave threads behind
+        System.exit(0); // some libraries leave threads running
     }
 
-    /** The messages of an error and of what caused it. */
+    /** The messages of an error and its causes. */
     private static String message(Throwable e) {
         String message = String.valueOf(e.getMessage());
         return e.getCause() == null ? message : message + "; " + e.getCause();

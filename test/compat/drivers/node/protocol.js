@@ -1,9 +1,9 @@
-// How every Node.js driver is told what to do and how it tells what happened;
-// test/compat says what each word means.
+// The arguments and the output of the Node.js drivers. The package documentation of
+// test/compat describes them.
 "use strict";
 
-// What the last credential of a chain returns, so that a chain that fell through
-// is seen.
+// The token of the last credential of a chain. It shows that the credentials before it
+// returned no token.
 const fixedToken = "fell-through";
 
 const request = Object.fromEntries(
@@ -15,8 +15,8 @@ const request = Object.fromEntries(
 
 const print = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 
-// run makes the credential once, asks as often as it was told, and prints one line
-// for each answer: ask returns {token, expires_on in seconds}.
+// run creates the credential once, calls ask as often as requested, and prints one line for
+// each result. ask returns {token, expires_on in seconds}.
 async function run(make, ask) {
   const credential = make(request);
   for (let n = 0; n < Number(request.calls || 1); n++) {
@@ -32,7 +32,7 @@ async function run(make, ask) {
     }
     print({ ...line, ms: performance.now() - began });
   }
-  process.exit(0); // some libraries leave timers behind
+  process.exit(0); // some libraries leave timers running
 }
 
 module.exports = { run, fixedToken };

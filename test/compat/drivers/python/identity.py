@@ -24,7 +24,7 @@ def managed(request):
 
 
 def resource_id_name():
-    """The name was IMDS's own before the SDK stood on MSAL, which ignores that one."""
+    """Old versions need the name of IMDS's parameter. Versions based on MSAL ignore this name."""
     major, minor = (int(part) for part in __version__.split(".")[:2])
     return "mi_res_id" if (major, minor) <= (1, 13) else "resource_id"
 

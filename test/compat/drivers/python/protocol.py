@@ -1,12 +1,12 @@
-"""How every Python driver is told what to do and how it tells what happened;
-test/compat says what each word means."""
+"""The arguments and the output of the Python drivers. The package documentation of test/compat
+describes them."""
 
 import json
 import sys
 import time
 
-# What the last credential of a chain returns, so that a chain that fell through is
-# seen.
+# The token of the last credential of a chain. It shows that the credentials before it returned
+# no token.
 FIXED_TOKEN = "fell-through"
 
 
@@ -15,8 +15,8 @@ def arguments():
 
 
 def run(make, ask):
-    """Makes the credential once, asks as often as it was told, and prints one line
-    for each answer: ask returns a token and when it expires, in seconds."""
+    """Creates the credential once, calls ask as often as requested, and prints one line for each
+    result. ask returns a token and its expiry in seconds."""
     request = arguments()
     credential = None
     for n in range(int(request.get("calls", 1))):

@@ -12,7 +12,7 @@ def make(request):
 
 
 def ask(credential, request):
-    # What every request to a service does; the constructor has asked once already.
+    # Every request to a service does the same. The constructor has already sent one request.
     credential.set_token()
     return credential.token["access_token"], credential.token["expires_on"]
 

@@ -1,6 +1,6 @@
-# How every shell driver is told what to do and how it tells what happened;
-# test/compat says what each word means. Sourced by the drivers, which define ask:
-# it prints a token and returns 0, or an error and does not.
+# The arguments and the output of the shell drivers. The package documentation of test/compat
+# describes them. The drivers source this file and define ask, which prints a token and returns
+# 0, or prints an error and returns another status.
 
 credential='' resource='' client_id='' object_id='' resource_id='' calls=1 pause=0
 for argument in "$@"; do
@@ -12,10 +12,10 @@ done
 
 milliseconds() { echo $(($(date +%s%N) / 1000000)); }
 
-# quote makes a JSON string of its argument.
+# quote prints its argument as a JSON string.
 quote() { printf '"%s"' "$(printf '%s' "$1" | tr -d '\000-\037' | sed 's/[\\"]/\\&/g')"; }
 
-# selector is how the request names the identity.
+# selector prints the parameter that selects the identity.
 selector() {
 	if [ -n "$client_id" ]; then echo "&client_id=$client_id"; fi
 	if [ -n "$object_id" ]; then echo "&object_id=$object_id"; fi

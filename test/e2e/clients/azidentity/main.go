@@ -1,8 +1,7 @@
-// Command azidentity gets tokens as an application with the Go SDK does: with no
-// setting that points at the proxy. It prints what it got as one JSON line, so
-// that a test can check whose token it is.
+// Command azidentity gets a token with the Go SDK, as an application does that has no settings
+// for the proxy. It prints the token and its expiry as one line of JSON.
 //
-// The same source is built against several versions of the SDK, one mod file each.
+// The same source is built with several versions of the SDK, each with its own mod file.
 package main
 
 import (
@@ -18,7 +17,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 )
 
-// timeout is long enough for a client's own retries, and ends a test that hangs.
+// timeout is long enough for the retries of the SDK.
 const timeout = 30 * time.Second
 
 func main() {
@@ -30,8 +29,8 @@ func main() {
 
 func run() error {
 	chain := flag.Bool("default-chain", false, "use DefaultAzureCredential")
-	clientID := flag.String("client-id", "", "user-assigned identity to ask for")
-	scope := flag.String("scope", "https://vault.azure.net/.default", "scope to ask for")
+	clientID := flag.String("client-id", "", "client ID of the user-assigned identity")
+	scope := flag.String("scope", "https://vault.azure.net/.default", "scope of the token")
 	flag.Parse()
 
 	credential, err := newCredential(*chain, *clientID)

@@ -18,7 +18,7 @@ func main() {
 		return
 	}
 	request.Run(func(ctx context.Context) (protocol.Token, error) {
-		// What the authorizers do before each request to a service.
+		// The SDK's authorizers do the same before each request to a service.
 		if err := token.EnsureFreshWithContext(ctx); err != nil {
 			return protocol.Token{}, err
 		}

@@ -30,7 +30,7 @@ func newChain(sources ...azcore.TokenCredential) (azcore.TokenCredential, error)
 	return azidentity.NewChainedTokenCredential(sources, nil)
 }
 
-// fixed is a credential that always works.
+// fixed is a credential that always returns the same token.
 type fixed struct{}
 
 func (fixed) GetToken(context.Context, policy.TokenRequestOptions) (azcore.AccessToken, error) {

@@ -26,13 +26,13 @@ func newChain(sources ...azcore.TokenCredential) (azcore.TokenCredential, error)
 	return azidentity.NewChainedTokenCredential(sources...)
 }
 
-// fixed is a credential that always works.
+// fixed is a credential that always returns the same token.
 type fixed struct{}
 
 func (fixed) GetToken(context.Context, policy.TokenRequestOptions) (*azcore.AccessToken, error) {
 	return &azcore.AccessToken{Token: protocol.FixedToken, ExpiresOn: time.Now().Add(time.Hour)}, nil
 }
 
-// NewAuthenticationPolicy is part of the interface; the driver makes no requests
-// that would need it.
+// NewAuthenticationPolicy is part of the interface. The driver does not call it, because it
+// sends no requests to services.
 func (fixed) NewAuthenticationPolicy(runtime.AuthenticationOptions) policy.Policy { return nil }

@@ -1,5 +1,5 @@
-// Package protocol is how every driver is told what to do and how it tells what
-// happened, in Go; test/compat says what each word means.
+// Package protocol implements the arguments and the output of the Go drivers. The package
+// documentation of test/compat describes them.
 package protocol
 
 import (
@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// FixedToken is what the last credential of a chain returns, so that a chain that
-// fell through is seen.
+// FixedToken is the token of the last credential of a chain. It shows that the credentials
+// before it returned no token.
 const FixedToken = "fell-through"
 
-// timeout ends a client that hangs.
+// timeout bounds a call of the client.
 const timeout = 50 * time.Second
 
-// Request is the arguments, each given as name=value.
+// Request has the arguments of a driver, which have the form name=value.
 type Request struct {
 	Credential, Resource           string
 	ClientID, ObjectID, ResourceID string
@@ -27,11 +27,11 @@ type Request struct {
 	pause                          time.Duration
 }
 
-// Token is what a library returned.
+// Token is a token from a library.
 type Token struct {
 	Token     string `json:"token"`
 	ExpiresOn int64  `json:"expires_on"`
-	// MS is how long the call took; Run sets it.
+	// MS is the duration of the call in milliseconds; Run sets it.
 	MS float64 `json:"ms"`
 }
 
@@ -41,7 +41,7 @@ type failure struct {
 	MS      float64 `json:"ms"`
 }
 
-// ReadArguments reads the command line.
+// ReadArguments parses the command line.
 func ReadArguments() Request {
 	given := map[string]string{}
 	for _, argument := range os.Args[1:] {
@@ -57,7 +57,7 @@ func ReadArguments() Request {
 	}
 }
 
-// Run asks as often as it was told and prints one line for each answer.
+// Run calls the library as often as requested and prints one line for each result.
 func (r Request) Run(ask func(context.Context) (Token, error)) {
 	for n := range r.calls {
 		if n > 0 {
@@ -76,8 +76,8 @@ func (r Request) Run(ask func(context.Context) (Token, error)) {
 	}
 }
 
-// Fail prints the error of a credential that could not be made.
+// Fail prints the error of a credential that could not be created.
 func Fail(err error) { print(failure{Error: fmt.Sprintf("%T", err), Message: err.Error()}) }
 
 // print writes one line of JSON.
-func print(v any) { _ = json.NewEncoder(os.Stdout).Encode(v) } // nobody to tell
+func print(v any) { _ = json.NewEncoder(os.Stdout).Encode(v) } // the driver has no other output for an error

@@ -1,14 +1,14 @@
-//! How every Rust driver is told what to do and how it tells what happened;
-//! test/compat says what each word means.
+//! The arguments and the output of the Rust drivers. The package documentation of test/compat
+//! describes them.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-/// The arguments, each given as name=value.
+/// The arguments of a driver, which have the form name=value.
 pub struct Request(HashMap<String, String>);
 
-/// A token, and when it expires in seconds.
+/// A token and its expiry in seconds.
 pub struct Token {
     pub token: String,
     pub expires_on: i64,
@@ -28,7 +28,7 @@ impl Request {
         format!("{}/.default", self.get("resource").unwrap_or_default())
     }
 
-    /// Asks as often as it was told and prints one line for each answer.
+    /// Calls the library as often as requested and prints one line for each result.
     pub async fn run(&self, mut ask: impl AsyncFnMut() -> Result<Token, Box<dyn Error>>) {
         let number = |name: &str| self.get(name).and_then(|v| v.parse::<f64>().ok());
         for n in 0..number("calls").unwrap_or(1.0) as u32 {
@@ -45,7 +45,7 @@ impl Request {
     }
 }
 
-/// An error and what caused it.
+/// An error and its causes.
 fn chain(error: &dyn Error) -> String {
     let mut said = error.to_string();
     let mut next = error.source();
