@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -31,14 +32,18 @@ func TestArchitecture(t *testing.T) {
 	}
 }
 
-// section returns the text from a heading to the next one of the same level.
+// section returns the text from a heading to the next one of the same level or above.
 func section(t *testing.T, page, heading string) string {
 	t.Helper()
 	_, text, found := strings.Cut(page, "\n"+heading+"\n")
 	if !found {
 		t.Fatalf("no heading %q", heading)
 	}
-	text, _, _ = strings.Cut(text, "\n## ")
+	level := strings.Count(strings.Fields(heading)[0], "#")
+	end := regexp.MustCompile(`(?m)^#{1,` + strconv.Itoa(level) + `} `).FindStringIndex(text)
+	if end != nil {
+		text = text[:end[0]]
+	}
 	return text
 }
 
