@@ -349,11 +349,12 @@ func (p programs) initEnv(variable string) reader {
 	}}
 }
 
-// webhook leaves out --namespace: it ends there.
+// webhook names a kubeconfig file that does not exist, so that the program exits after it has
+// validated its flags.
 func (p programs) webhook(flag string, more ...string) reader {
 	return reader{"webhook " + flag, func(t *testing.T, value string) string {
-		args := append([]string{"--proxy-image=proxy:1", "--proxy-init-image=init:1", flag + "=" + value}, more...)
-		return unless(p.run(t, "", nil, "webhook", args...), "--namespace (WEBHOOK_NAMESPACE) is required")
+		args := append([]string{"--proxy-image=proxy:1", "--proxy-init-image=init:1", "--namespace=hook", "--kubeconfig=/does/not/exist", flag + "=" + value}, more...)
+		return unless(p.run(t, "", nil, "webhook", args...), `--kubeconfig (WEBHOOK_KUBECONFIG) "/does/not/exist": `)
 	}}
 }
 
