@@ -11,11 +11,11 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// accounts are the service accounts that were read, by namespace and name.
+// accounts has the service accounts that were read, by namespace and name.
 type accounts map[string]*corev1.ServiceAccount
 
-// collect takes a service account. Of two by one name the later holds, as it would
-// with kubectl apply.
+// collect adds an object if it is a service account. The later one of the same name replaces the
+// earlier one, as with kubectl apply.
 func (a accounts) collect(o object) error {
 	if o.group != "" || o.kind != "ServiceAccount" {
 		return nil
@@ -33,8 +33,8 @@ func (a accounts) collect(o object) error {
 	return nil
 }
 
-// account finds a pod's service account. Where there is none the warning says so, and what
-// the flags say has to do.
+// account returns a pod's service account. If it was not read, account returns an empty one with
+// the client ID of --client-id, or a warning.
 func (m *migration) account(pod *corev1.Pod) (account *corev1.ServiceAccount, warning string) {
 	name := cmp.Or(pod.Spec.ServiceAccountName, pod.Spec.DeprecatedServiceAccount, "default")
 	account = m.accounts[pod.Namespace+"/"+name]
@@ -42,7 +42,7 @@ func (m *migration) account(pod *corev1.Pod) (account *corev1.ServiceAccount, wa
 		account = &corev1.ServiceAccount{}
 		account.Namespace, account.Name = pod.Namespace, name
 		if m.options.clientID == "" {
-			warning = fmt.Sprintf("no ServiceAccount %s/%s in what was read: give it by --service-account-file, or say --client-id (the webhook would ask the API server)", pod.Namespace, name)
+			warning = fmt.Sprintf("ServiceAccount %s/%s was not found: add it with --service-account-file, or set --client-id (the webhook reads it from the API server)", pod.Namespace, name)
 		}
 	}
 	if m.options.clientID == "" || account.Annotations[inject.ClientIDAnnotation] != "" {
@@ -53,7 +53,7 @@ func (m *migration) account(pod *corev1.Pod) (account *corev1.ServiceAccount, wa
 	return account, warning
 }
 
-// readAccounts takes the files that are only read for their service accounts.
+// readAccounts reads the service accounts in the files of --service-account-file.
 func (m *migration) readAccounts(stdin io.Reader) {
 	for _, name := range m.options.accountFile {
 		f, err := readFile(name, stdin)

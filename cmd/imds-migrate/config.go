@@ -15,11 +15,19 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// options are everything that the flags say.
+// The commands.
+const (
+	commandInject   = "inject"
+	commandUninject = "uninject"
+	commandHelp     = "help"
+	commandVersion  = "version"
+)
+
+// options is the configuration from the command line.
 type options struct {
 	config inject.Config
 
-	files []string // none: standard input
+	files []string // empty: standard input
 
 	uninject      bool
 	inPlace, diff bool
@@ -35,65 +43,86 @@ type options struct {
 	version bool
 }
 
-const usageHead = `Usage: imds-migrate inject [flags] [FILE | DIRECTORY | -]…
+const usage = `Usage: imds-migrate inject --proxy-image=IMAGE --proxy-init-image=IMAGE [flags] [FILE | DIRECTORY | -]...
+       imds-migrate uninject [flags] [FILE | DIRECTORY | -]...
+       imds-migrate help | version
 
-imds-migrate inject writes into manifests what the admission webhook would put into
-their pods. Everything else in them stays as it is, to the byte.
+imds-migrate inject writes the changes of the admission webhook into Kubernetes manifests.
+imds-migrate uninject removes them.
 
-Without a file it reads standard input. Of a directory it takes .yaml, .yml and .json,
-those of directories within too.
-
+All other bytes of a manifest stay unchanged. Without a file, imds-migrate reads standard input. From
+a directory it reads the .yaml, .yml and .json files, also those in subdirectories.
 %s
 Exit codes:
-   0  done; warnings may have been given
-   1  something is refused or cannot be read or written; nothing is written then, or the
-      message says what is
-   2  a wrong flag
+   0  success, possibly with warnings
+   1  a manifest was refused, or cannot be read or written; nothing was written, or the message
+      lists the files that were
+   2  invalid flag or command
 `
 
-// parse reads the flags. Help goes to stdout, and is pflag.ErrHelp.
+// parse parses the command line. For help it writes to stdout and returns pflag.ErrHelp.
 func parse(args []string, stdout io.Writer) (options, error) {
 	var o options
 	flags := flagenv.New("imds-migrate", nil)
 	flags.Arguments = true
-	o.addFlags(flags.FlagSet)
-	flags.Usage = func() { fmt.Fprintf(stdout, usageHead, flags.FlagUsages()) }
+	o.addFlags(flags)
+	flags.Usage = func() { fmt.Fprintf(stdout, usage, flags.Usages()) }
 	if err := flags.Parse(args, nil); err != nil || o.version {
 		return o, err
 	}
-	if flags.NArg() == 0 || flags.Arg(0) != "inject" {
-		return o, errors.New("the command must be imds-migrate inject, then flags and files (see imds-migrate --help)")
+	switch command := flags.Arg(0); command {
+	case commandInject:
+	case commandUninject:
+		o.uninject = true
+	case commandHelp:
+		flags.Usage()
+		return o, pflag.ErrHelp
+	case commandVersion:
+		o.version = true
+		return o, nil
+	case "":
+		return o, errors.New("a command is required: inject, uninject, help or version (see imds-migrate help)")
+	default:
+		return o, flagenv.UnknownCommand(command, commandInject, commandUninject, commandHelp, commandVersion)
 	}
 	o.files = flags.Args()[1:]
-	return o, o.check()
+	return o, o.validate()
 }
 
-func (o *options) addFlags(flags *pflag.FlagSet) {
+func (o *options) addFlags(set *flagenv.Set) {
+	flags := set.FlagSet
 	o.nativeSidecar = "on"
-	flags.BoolVar(&o.uninject, "uninject", false, "take out what was injected, and nothing else; with --all, label and annotation too")
-	flags.BoolVarP(&o.inPlace, "in-place", "i", false, "write the files themselves, those that change")
-	flags.BoolVar(&o.diff, "diff", false, "print the differences, for patch -p1, in place of the manifests")
-	flags.BoolVar(&o.all, "all", false, "put "+inject.UseLabel+" and "+inject.InjectProxyAnnotation+" on every workload that does not say otherwise")
+	set.Group(inject.GroupRequired)
+	set.Group("Output")
+	flags.BoolVarP(&o.inPlace, "in-place", "i", false, "write the changed files in place, instead of all manifests to standard output")
+	flags.BoolVar(&o.diff, "diff", false, "print the differences, for patch -p1, instead of the manifests")
+	set.Group("Workloads")
+	flags.BoolVar(&o.all, "all", false, "add "+inject.UseLabel+" and "+inject.InjectProxyAnnotation+" to all workloads that do not opt out with \"false\" (uninject: remove them)")
 	flags.StringVarP(&o.selectorText, "selector", "l", "", "with --all: only workloads whose own labels match this `selector`")
-	flags.StringVarP(&o.namespace, "namespace", "n", corev1.NamespaceDefault, "`namespace` of what names none")
-	flagenv.Var(flags, &o.clientID, "client-id", flagenv.Optional(azure.ParseClientID), "client `ID` for service accounts that are not found or name none")
-	flags.StringSliceVar(&o.accountFile, "service-account-file", nil, "`file` with ServiceAccounts, to read beside the manifests and not to write; - is standard input")
+	flags.StringVarP(&o.namespace, "namespace", "n", corev1.NamespaceDefault, "`namespace` of objects without one")
 	flagenv.Var(flags, &o.nativeSidecar, "native-sidecar", flagenv.OneOf("on", "off"),
-		"on or off: run the proxy as a sidecar among the init containers, which takes Kubernetes 1.29")
-	o.config.AddFlags(flags)
+		"on or off: inject the proxy as a native sidecar, which needs Kubernetes 1.29")
+	set.Group("Service accounts")
+	flags.StringSliceVar(&o.accountFile, "service-account-file", nil, "`file` with ServiceAccounts, which is read and not written; - is standard input; repeatable")
+	flagenv.Var(flags, &o.clientID, "client-id", flagenv.Optional(azure.ParseClientID), "client `ID` for service accounts that are missing or have none")
+	o.config.AddFlags(set)
+	set.Group("Other")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
+	// The old form of the command uninject.
+	flags.BoolVar(&o.uninject, "uninject", false, "")
+	flags.Lookup("uninject").Hidden = true
 }
 
-func (o *options) check() error {
+func (o *options) validate() error {
 	switch {
 	case o.inPlace && o.diff:
-		return errors.New("--in-place and --diff exclude each other")
+		return errors.New("--in-place and --diff must not be set together")
 	case o.selectorText != "" && !o.all:
-		return errors.New("--selector requires --all: it chooses what --all marks")
+		return errors.New("--selector requires --all")
 	case o.namespace == "":
 		return flagenv.Required([]string{"namespace"}, "")
 	}
-	if err := o.checkStdin(); err != nil {
+	if err := o.validateStdin(); err != nil {
 		return err
 	}
 	var err error
@@ -101,26 +130,26 @@ func (o *options) check() error {
 		return flagenv.Errorf("selector", "%q: must be a label selector, such as app=web,tier!=batch", o.selectorText)
 	}
 	if o.uninject {
-		return nil // it needs no configuration
+		return nil // uninject does not use the configuration
 	}
 	o.config.PostStart = o.nativeSidecar == "off"
 	return o.config.Validate()
 }
 
-// checkStdin: standard input can be read once, and not be written.
-func (o *options) checkStdin() error {
+// validateStdin checks that standard input is read at most once, and not written.
+func (o *options) validateStdin() error {
 	isStdin := func(name string) bool { return name == stdinName }
 	forAccounts := len(slices.DeleteFunc(slices.Clone(o.accountFile), func(name string) bool { return !isStdin(name) }))
 	forManifests := len(o.files) == 0 || slices.ContainsFunc(o.files, isStdin)
 	switch {
 	case o.inPlace && len(o.files) == 0:
-		return errors.New("--in-place: name files")
+		return errors.New("--in-place requires files")
 	case o.inPlace && forManifests:
-		return errors.New("--in-place: standard input cannot be written; name files")
+		return errors.New("--in-place requires files: standard input (-) cannot be written")
 	case forAccounts > 1:
-		return errors.New("--service-account-file: - is given twice, and standard input is there once")
+		return errors.New("--service-account-file must not be - twice: standard input can be read once")
 	case forAccounts > 0 && forManifests:
-		return errors.New("--service-account-file -: standard input holds the manifests already; name files")
+		return errors.New("--service-account-file must not be - without files: the manifests are read from standard input")
 	}
 	return nil
 }

@@ -13,20 +13,20 @@ import (
 	"github.com/rogpeppe/go-internal/diff"
 )
 
-// stdinName is standard input among the files.
+// stdinName is the file name that means standard input.
 const stdinName = "-"
 
-// file is a stream of manifests.
+// file is a file of manifests, or standard input.
 type file struct {
 	name  string // for messages
 	path  string // empty: standard input
 	text  []byte
-	after []byte // with everything done
+	after []byte // the text with all changes
 }
 
 func (f *file) changed() bool { return !bytes.Equal(f.text, f.after) }
 
-// read takes the files that are named, and those in directories.
+// read reads the named files, and those in named directories.
 func read(names []string, stdin io.Reader) ([]*file, error) {
 	if len(names) == 0 {
 		names = []string{stdinName}
@@ -40,7 +40,7 @@ func read(names []string, stdin io.Reader) ([]*file, error) {
 		}
 		for _, path := range paths {
 			if seen[filepath.Clean(path)] {
-				continue // named twice, as dir and dir/a.yaml
+				continue // named twice, for example as dir and dir/a.yaml
 			}
 			seen[filepath.Clean(path)] = true
 			f, err := readFile(path, stdin)
@@ -62,7 +62,8 @@ func readFile(name string, stdin io.Reader) (*file, error) {
 	return &file{name: name, path: name, text: text}, err
 }
 
-// expand is the manifests of a directory, in the order of their names; or the name.
+// expand returns the paths of the manifests in a directory, sorted by name. For a file it returns
+// the name.
 func expand(name string) ([]string, error) {
 	if name == stdinName {
 		return []string{name}, nil
@@ -84,12 +85,12 @@ func expand(name string) ([]string, error) {
 		return nil
 	})
 	if err == nil && len(found) == 0 {
-		err = fmt.Errorf("%s: no .yaml, .yml or .json in it", name)
+		err = fmt.Errorf("%s: contains no .yaml, .yml or .json file", name)
 	}
 	return found, err
 }
 
-// write puts the result where it is to go.
+// write writes the result in place, as differences, or to stdout.
 func (o *options) write(files []*file, stdout io.Writer) error {
 	switch {
 	case o.inPlace:
@@ -107,8 +108,8 @@ func (o *options) write(files []*file, stdout io.Writer) error {
 	return err
 }
 
-// diffName is a file's name below a/ and b/. What is not below the working directory is
-// named from the root, for patch -p1 -d /: patch follows no .. out of where it runs.
+// diffName returns a file's name after a/ and b/. A file outside of the working directory has its
+// absolute path, for patch -p1 -d /, because patch does not accept paths with "..".
 func diffName(name string) string {
 	if !filepath.IsAbs(name) && !filepath.IsLocal(name) {
 		if absolute, err := filepath.Abs(name); err == nil {
@@ -117,20 +118,20 @@ func diffName(name string) string {
 	}
 	name = strings.TrimPrefix(filepath.ToSlash(filepath.Clean(name)), "/")
 	if strings.Contains(name, " ") {
-		name += "\t" // ends it, as git does: a blank alone would
+		name += "\t" // as git does: otherwise the name ends at the space
 	}
 	return name
 }
 
-// joined is all files as one stream; a single file is what it is. kubectl takes what
-// begins with a brace for JSON to the end, where there are no markers (until 1.33): it
-// would read the first file and stop at the second.
+// joined returns all files as one stream of documents. A single file is not changed. If the first
+// file begins with a brace, the stream begins with a marker: until 1.33, kubectl reads a stream
+// that begins with a brace as JSON without markers, and fails at the second file.
 func joined(files []*file) []byte {
 	var out bytes.Buffer
 	for i, f := range files {
 		text := f.after
 		if i > 0 {
-			text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // it stands before a stream, not in one
+			text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // a byte order mark is valid only at the start of a stream
 			out.WriteString(between(out.Bytes(), text))
 		}
 		out.Write(text)
@@ -141,8 +142,8 @@ func joined(files []*file) []byte {
 	return out.Bytes()
 }
 
-// between ends what was written and begins the next file: by a marker, if it does not
-// bring its own, and by the end of a document, if it begins with directives.
+// between returns the text between two files: a marker, unless the next file begins with one. If
+// the next file begins with directives, it is the end of a document.
 func between(before, next []byte) string {
 	var text string
 	if len(before) > 0 && !bytes.HasSuffix(before, []byte("\n")) {

@@ -9,20 +9,20 @@ import (
 	"strings"
 )
 
-// replacement is what a file is to become, written and not yet in its place.
+// replacement is a temporary file with the new text of a file.
 type replacement struct {
 	name            string // for messages
 	temporary, path string
 }
 
-// writeInPlace writes the files that change beside what they replace, all of them before
-// the first is put in its place: a full disk or a directory that cannot be written is
-// found while all is as it was.
+// writeInPlace replaces the files that change. It first writes temporary files in the same
+// directories for all of them, and then renames them, so that no file has changed if the disk is
+// full or a directory is not writable.
 func writeInPlace(files []*file) error {
 	var replacements []replacement
 	defer func() {
 		for _, r := range replacements {
-			os.Remove(r.temporary) // if it is there still
+			os.Remove(r.temporary) // fails if it was renamed
 		}
 	}()
 	for _, f := range files {
@@ -31,14 +31,15 @@ func writeInPlace(files []*file) error {
 		}
 		r, err := prepare(f)
 		if err != nil {
-			return fmt.Errorf("nothing is written: %s: %w", f.name, err)
+			return fmt.Errorf("nothing was written: %s: %w", f.name, err)
 		}
 		replacements = append(replacements, r)
 	}
 	return replace(replacements)
 }
 
-// prepare keeps mode and owner. A symbolic link goes on pointing where it does.
+// prepare writes the temporary file, with the mode and owner of the file. It does not replace a
+// symbolic link, but the file that it points to.
 func prepare(f *file) (r replacement, err error) {
 	path, err := filepath.EvalSymlinks(f.path)
 	if err != nil {
@@ -61,20 +62,20 @@ func prepare(f *file) (r replacement, err error) {
 	return replacement{name: f.name, temporary: temporary.Name(), path: path}, nil
 }
 
-// replace has each name show the old or the new text at any time, and nothing between.
-// What can fail here is, for instance, a file that is a mount of its own.
+// replace renames the temporary files. Each rename is atomic. It fails, for example, for a file
+// that is a mount point.
 func replace(replacements []replacement) error {
 	var written []string
 	for _, r := range replacements {
 		if err := os.Rename(r.temporary, r.path); err != nil {
-			return fmt.Errorf("%s: %w; written before it: %s", r.name, withoutNames(err), cmp.Or(strings.Join(written, ", "), "nothing"))
+			return fmt.Errorf("%s: %w; files that were written: %s", r.name, withoutNames(err), cmp.Or(strings.Join(written, ", "), "none"))
 		}
 		written = append(written, r.name)
 	}
 	return nil
 }
 
-// withoutNames returns why a rename failed, without the name of the temporary file.
+// withoutNames returns the reason of a failed rename, without the name of the temporary file.
 func withoutNames(err error) error {
 	if link, ok := errors.AsType[*os.LinkError](err); ok {
 		return link.Err

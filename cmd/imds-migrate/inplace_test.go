@@ -7,20 +7,20 @@ import (
 	"testing"
 )
 
-// TestInPlaceAllOrNothing: a second file that cannot be written leaves the first alone.
+// TestInPlaceAllOrNothing checks that the first file is not changed if the second cannot be written.
 func TestInPlaceAllOrNothing(t *testing.T) {
 	dir := t.TempDir()
 	a, gone := filepath.Join(dir, "a.yaml"), filepath.Join(dir, "gone.yaml")
 	writeFile(t, a, "old")
 	err := writeInPlace([]*file{changedFile(a), changedFile(gone)})
-	if err == nil || !strings.HasPrefix(err.Error(), "nothing is written: "+gone+": ") {
+	if err == nil || !strings.HasPrefix(err.Error(), "nothing was written: "+gone+": ") {
 		t.Errorf("error %v", err)
 	}
 	checkDirectory(t, dir, map[string]string{"a.yaml": "old"})
 }
 
-// TestInPlaceLateFailure: what is found only when it is too late is told in full. A
-// directory is as little to be replaced as a mount.
+// TestInPlaceLateFailure checks that the error of a failed rename lists the files that were already
+// written. Like a mount point, a directory cannot be replaced.
 func TestInPlaceLateFailure(t *testing.T) {
 	dir := t.TempDir()
 	a, b, mount, c := filepath.Join(dir, "a.yaml"), filepath.Join(dir, "b.yaml"), filepath.Join(dir, "mount.yaml"), filepath.Join(dir, "c.yaml")
@@ -31,11 +31,11 @@ func TestInPlaceLateFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := writeInPlace([]*file{changedFile(a), changedFile(b), changedFile(mount), changedFile(c)})
-	if err == nil || !strings.HasPrefix(err.Error(), mount+": ") || !strings.HasSuffix(err.Error(), "; written before it: "+a+", "+b) {
+	if err == nil || !strings.HasPrefix(err.Error(), mount+": ") || !strings.HasSuffix(err.Error(), "; files that were written: "+a+", "+b) {
 		t.Errorf("error %v", err)
 	}
 	checkDirectory(t, dir, map[string]string{"a.yaml": "new", "b.yaml": "new", "c.yaml": "old"})
-	if err := writeInPlace([]*file{changedFile(mount)}); err == nil || !strings.HasSuffix(err.Error(), "; written before it: nothing") {
+	if err := writeInPlace([]*file{changedFile(mount)}); err == nil || !strings.HasSuffix(err.Error(), "; files that were written: none") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -51,7 +51,7 @@ func writeFile(t *testing.T, path, text string) {
 	}
 }
 
-// checkDirectory: the files have these texts, and there are no others.
+// checkDirectory checks that the directory has only these files, with these texts.
 func checkDirectory(t *testing.T, dir string, want map[string]string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

@@ -1,12 +1,12 @@
-// Imds-migrate writes into Kubernetes manifests what the admission webhook would put
-// into their pods, and takes it out again: for GitOps, for clusters where no webhook
-// may run, and to see what the webhook would do.
+// Imds-migrate writes the changes of the admission webhook into Kubernetes manifests, and removes
+// them again. It is for GitOps, for clusters without the webhook, and to see what the webhook
+// would change.
 //
 //	imds-migrate inject --proxy-image … --proxy-init-image … app.yaml | kubectl apply -f -
 //	imds-migrate inject --diff … deploy/
-//	imds-migrate inject --uninject -i deploy/
+//	imds-migrate uninject -i deploy/
 //
-// What it does not have to change stays as it is, to the byte.
+// All other bytes of a manifest stay unchanged.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 // version is set at build time: -ldflags "-X main.version=…".
 var version = "dev"
 
-// Exit codes, which --help lists. They are an interface: never renumbered.
+// Exit codes, which --help lists. Scripts depend on them, so they must not change.
 const (
 	exitOK      = 0
 	exitRefused = 1
@@ -30,8 +30,8 @@ const (
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
-// run is the program: stdout gets manifests or their differences, stderr what is to be
-// said of them.
+// run is the program. It writes manifests or differences to stdout, and messages to stderr, and
+// returns the exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	o, err := parse(args, stdout)
 	switch {
@@ -51,7 +51,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
-// migrate reads, edits and writes the manifests. What it has to say of single objects goes
+// migrate reads, edits and writes the manifests. It writes a message for each warning and refusal
 // to stderr.
 func migrate(o options, stdin io.Reader, stdout, stderr io.Writer) error {
 	files, err := read(o.files, stdin)
@@ -64,7 +64,7 @@ func migrate(o options, stdin io.Reader, stdout, stderr io.Writer) error {
 		fmt.Fprintln(stderr, message)
 	}
 	if m.refused > 0 {
-		return fmt.Errorf("nothing is written: %d refused", m.refused)
+		return fmt.Errorf("nothing was written: %d refused", m.refused)
 	}
 	return o.write(files, stdout)
 }

@@ -9,19 +9,19 @@ import (
 	"imds-oidc-proxy/internal/manifest"
 )
 
-// marks are what a workload says that takes part.
+// marks are the label and the annotation with the value "true" that request injection.
 var marks = []struct{ part, name string }{
 	{"labels", inject.UseLabel},
 	{"annotations", inject.InjectProxyAnnotation},
 }
 
-// selected reports whether --all and --selector choose a workload.
+// selected reports whether --all and --selector select a workload.
 func (m *migration) selected(o object) bool {
 	return m.options.all && m.options.selector.Matches(ownLabels(o))
 }
 
-// addMarks puts label and annotation on a workload. One that says otherwise, "false" for
-// instance, is left to what it says.
+// addMarks adds the label and the annotation to a workload, unless the workload has one of them
+// with another value, such as "false".
 func addMarks(template *manifest.Node) error {
 	for _, mark := range marks {
 		text, _ := template.Get("metadata", mark.part, mark.name).Scalar()
@@ -29,7 +29,7 @@ func addMarks(template *manifest.Node) error {
 			return nil
 		}
 	}
-	return template.Apply(markings(template))
+	return template.Apply(addOperations(template))
 }
 
 func ownLabels(o object) labels.Set {
@@ -42,7 +42,7 @@ func ownLabels(o object) labels.Set {
 	return nil
 }
 
-func markings(template *manifest.Node) []manifest.Operation {
+func addOperations(template *manifest.Node) []manifest.Operation {
 	var operations []manifest.Operation
 	add := func(path string, value any) {
 		operations = append(operations, manifest.Operation{Op: "add", Path: path, Value: value})
@@ -64,7 +64,8 @@ func markings(template *manifest.Node) []manifest.Operation {
 	return operations
 }
 
-func unmarkings(template *manifest.Node) []manifest.Operation {
+// removeOperations removes the label and the annotation, and mappings that would be empty then.
+func removeOperations(template *manifest.Node) []manifest.Operation {
 	var operations []manifest.Operation
 	remove := func(path string) {
 		operations = append(operations, manifest.Operation{Op: "remove", Path: path})
@@ -87,7 +88,7 @@ func unmarkings(template *manifest.Node) []manifest.Operation {
 	return operations
 }
 
-// pointer writes a name as a token of a JSON pointer.
+// pointer returns a name as a token of a JSON pointer.
 func pointer(name string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
 }

@@ -15,8 +15,8 @@ import (
 	"imds-oidc-proxy/internal/manifest"
 )
 
-// migration is one run over all files: what is refused in one does not keep the
-// others from being looked at.
+// migration is one run over all files. It continues after a refusal, so that one run reports all
+// refusals.
 type migration struct {
 	options  options
 	accounts accounts
@@ -24,14 +24,14 @@ type migration struct {
 	refused  int
 }
 
-// document is one of a file.
+// document is a document of a file.
 type document struct {
 	file *file
 	*manifest.Document
 	objects []object
 }
 
-// edit leaves in each file what it is to become.
+// edit sets the changed text of each file.
 func (m *migration) edit(files []*file, stdin io.Reader) {
 	m.accounts = accounts{}
 	m.readAccounts(stdin)
@@ -39,7 +39,7 @@ func (m *migration) edit(files []*file, stdin io.Reader) {
 	for _, f := range files {
 		documents = append(documents, m.parse(f)...)
 	}
-	// All of them first: a service account may stand behind what uses it.
+	// First all service accounts: one may come after the workload that uses it.
 	for _, d := range documents {
 		m.collect(d)
 	}
@@ -50,7 +50,7 @@ func (m *migration) edit(files []*file, stdin io.Reader) {
 
 func (m *migration) parse(f *file) []document {
 	if isUTF16(f.text) {
-		m.refuse(f, object{}, errors.New("UTF-16: save it as UTF-8"))
+		m.refuse(f, object{}, errors.New("the file is UTF-16: save it as UTF-8"))
 		return nil
 	}
 	var documents []document
@@ -67,15 +67,16 @@ func (m *migration) parse(f *file) []document {
 	return documents
 }
 
-// isUTF16 tells what PowerShell's > writes, by its mark.
+// isUTF16 reports whether a text begins with the byte order mark of UTF-16, which PowerShell's >
+// writes.
 func isUTF16(text []byte) bool {
 	return bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff"))
 }
 
 var templateAction = regexp.MustCompile(`\{\{.*\}\}`)
 
-// notManifest tells templates from what is no YAML for another reason. Odd keys alone
-// are nothing against a document.
+// notManifest returns the error for a document that is not a manifest: a special one for a
+// template, otherwise err. Without err, an odd key alone is not an error.
 func notManifest(part manifest.Part, err error) error {
 	if at := templateAction.FindIndex(part.Text); at != nil {
 		line := part.Line + bytes.Count(part.Text[:at[0]], []byte("\n"))
@@ -103,17 +104,17 @@ func (m *migration) document(d document) {
 
 // workload changes one pod or pod template.
 func (m *migration) workload(f *file, o object, template *manifest.Node) error {
-	reason := fromNode(o)
+	reason := derived(o)
 	if reason == "" && !m.options.uninject && m.selected(o) {
 		if err := addMarks(template); err != nil {
 			return err
 		}
 	}
-	if !m.concerned(template) {
+	if !m.relevant(template) {
 		return nil
 	}
 	if reason != "" {
-		m.say(f, o, template.Line(), "warning: "+reason)
+		m.report(f, o, template.Line(), "warning: "+reason)
 		return nil
 	}
 	pod, err := o.pod(template)
@@ -129,7 +130,7 @@ func (m *migration) workload(f *file, o object, template *manifest.Node) error {
 func (m *migration) uninject(o object, template *manifest.Node, pod *corev1.Pod) error {
 	err := apply(template, inject.Remove(pod).Patch)
 	if m.selected(o) {
-		err = errors.Join(err, template.Apply(unmarkings(template)))
+		err = errors.Join(err, template.Apply(removeOperations(template)))
 	}
 	return err
 }
@@ -137,21 +138,21 @@ func (m *migration) uninject(o object, template *manifest.Node, pod *corev1.Pod)
 func (m *migration) inject(f *file, o object, template *manifest.Node, pod *corev1.Pod) error {
 	account, warning := m.account(pod)
 	if warning != "" && pod.Labels[inject.UseLabel] == "true" {
-		m.say(f, o, template.Line(), "warning: "+warning)
+		m.report(f, o, template.Line(), "warning: "+warning)
 	}
 	result, err := inject.Pod(pod, account, m.options.config)
 	if err != nil {
 		return err
 	}
-	lost, err := wayBack(pod, result.Patch)
+	warning, err = irreversible(pod, result.Patch)
 	if err != nil {
 		return err
 	}
-	if lost != "" {
-		result.Warnings = append(result.Warnings, lost)
+	if warning != "" {
+		result.Warnings = append(result.Warnings, warning)
 	}
 	for _, w := range result.Warnings {
-		m.say(f, o, template.Line(), "warning: "+w)
+		m.report(f, o, template.Line(), "warning: "+w)
 	}
 	return apply(template, result.Patch)
 }
@@ -164,8 +165,8 @@ func apply(template *manifest.Node, patch []inject.Operation) error {
 	return template.Apply(operations)
 }
 
-// locate adds to an error about a pod the line of the field that it is about, or of the
-// pod template where the field is not found.
+// locate adds a line number to an error about a pod: that of the field, or that of the pod template
+// if the manifest does not contain the field.
 func locate(template *manifest.Node, err error) error {
 	refusal, ok := errors.AsType[*inject.Refusal](err)
 	if !ok {
@@ -189,11 +190,11 @@ func (m *migration) refuse(f *file, o object, err error) {
 	if where, ok := errors.AsType[*manifest.Error](err); ok {
 		line, reason = where.Line, where.Reason
 	}
-	m.say(f, o, line, "refused: "+reason)
+	m.report(f, o, line, "refused: "+reason)
 }
 
-// say keeps a line for the end: FILE:LINE: KIND NAMESPACE/NAME: what is to be said.
-func (m *migration) say(f *file, o object, line int, what string) {
+// report adds a message for the end of the run: FILE:LINE: KIND NAMESPACE/NAME: TEXT.
+func (m *migration) report(f *file, o object, line int, text string) {
 	where := f.name
 	if line > 0 {
 		where = fmt.Sprintf("%s:%d", f.name, line)
@@ -201,11 +202,11 @@ func (m *migration) say(f *file, o object, line int, what string) {
 	if o.kind != "" {
 		where += ": " + o.String()
 	}
-	m.messages = append(m.messages, oneLine(where+": "+what))
+	m.messages = append(m.messages, oneLine(where+": "+text))
 }
 
-// oneLine keeps names that manifests bring from breaking lines, and from telling a
-// terminal what to do.
+// oneLine replaces line breaks and control characters, which names in manifests may contain: they
+// could forge a message, or control the terminal.
 func oneLine(message string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {

@@ -7,5 +7,5 @@ import (
 	"os"
 )
 
-// keepOwner has nothing to do where files are made with the owner of their directory.
+// keepOwner does nothing on systems without Unix owners.
 func keepOwner(*os.File, fs.FileInfo) {}

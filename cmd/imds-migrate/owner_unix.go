@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// keepOwner gives a file the owner and group of the one that it replaces, as far as who
-// runs this may: root may, and would take the file from its owner otherwise.
+// keepOwner sets the owner and group of a file to those of the file that it replaces, as far as
+// this process is allowed to. Otherwise root would become the owner.
 func keepOwner(f *os.File, of fs.FileInfo) {
 	stat, ok := of.Sys().(*syscall.Stat_t)
 	if !ok {

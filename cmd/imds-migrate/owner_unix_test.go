@@ -9,10 +9,10 @@ import (
 	"testing"
 )
 
-// TestInPlaceKeepsOwner: root does not take files from who they belong to.
+// TestInPlaceKeepsOwner checks that root does not become the owner of a changed file.
 func TestInPlaceKeepsOwner(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("only root may give a file to somebody else; CI runs as root")
+		t.Skip("only root may change the owner of a file; CI runs as root")
 	}
 	path := filepath.Join(t.TempDir(), "a.yaml")
 	writeFile(t, path, "old")

@@ -10,9 +10,9 @@ import (
 	"imds-oidc-proxy/test/kit/azwi"
 )
 
-// TestInjectedTemplatesPassAzureWorkloadIdentity: where its webhook is in the cluster, it
-// sees the pods of an injected Deployment under names that no manifest knows. What it adds
-// may share neither name nor path with what is there: the API server refuses such pods.
+// TestInjectedTemplatesPassAzureWorkloadIdentity runs azure-workload-identity's webhook on a pod of an
+// injected Deployment. The pod has a name that the manifest does not have. The webhook must not add
+// a second volume or mount with the same name or path: the API server would refuse the pod.
 func TestInjectedTemplatesPassAzureWorkloadIdentity(t *testing.T) {
 	const manifest = `{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "shop"}, "spec": {"template": {
   "metadata": {
@@ -20,10 +20,11 @@ func TestInjectedTemplatesPassAzureWorkloadIdentity(t *testing.T) {
     "annotations": {"azure.workload.identity/inject-proxy-sidecar": "true"}},
   "spec": {"containers": [{"name": "app", "image": "registry.example.test/app:1"}]}}}}`
 	for _, layout := range []azwi.Layout{azwi.V160, azwi.Older, azwi.Newer} {
-		// Below Kubernetes 1.32 it looks for its proxy among the containers only.
+		// Before Kubernetes 1.32 that webhook looks for its proxy only in containers.
 		for native, mode := range map[bool]string{true: "--native-sidecar=on", false: "--native-sidecar=off"} {
 			var deployment appsv1.Deployment
-			if err := json.Unmarshal(filter(t, []byte(manifest), mode), &deployment); err != nil {
+			injected, _ := filter(t, commandInject, []byte(manifest), mode)
+			if err := json.Unmarshal(injected, &deployment); err != nil {
 				t.Fatal(err)
 			}
 			pod := &corev1.Pod{ObjectMeta: deployment.Spec.Template.ObjectMeta, Spec: deployment.Spec.Template.Spec}
@@ -32,16 +33,16 @@ func TestInjectedTemplatesPassAzureWorkloadIdentity(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			checkNothingTwice(t, mutated)
+			checkNoDuplicates(t, mutated)
 		}
 	}
 }
 
-func checkNothingTwice(t *testing.T, pod *corev1.Pod) {
+func checkNoDuplicates(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	once := func(what string, seen map[string]bool, name string) {
 		if seen[name] {
-			t.Errorf("%s %s is there twice", what, name)
+			t.Errorf("duplicate %s %s", what, name)
 		}
 		seen[name] = true
 	}

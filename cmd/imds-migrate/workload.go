@@ -23,23 +23,24 @@ type object struct {
 
 func (o object) String() string { return fmt.Sprintf("%s %s/%s", o.kind, o.namespace, o.name) }
 
-// inSpec is where most kinds hold the template of their pods.
+// inSpec is the path of the pod template in most kinds.
 var inSpec = []string{"spec", "template"}
 
-// templates are where the kinds that run pods hold them, by group.
+// templates has the path of the pod template for each kind that runs pods, by group.
 var templates = map[string]map[string][]string{
 	"":      {"Pod": {}, "PodTemplate": {"template"}, "ReplicationController": inSpec},
 	"apps":  {"Deployment": inSpec, "StatefulSet": inSpec, "DaemonSet": inSpec, "ReplicaSet": inSpec},
 	"batch": {"Job": inSpec, "CronJob": {"spec", "jobTemplate", "spec", "template"}},
 }
 
-// objects are those of a document: itself, or what its lists hold. An item may leave its
-// kind and apiVersion to the list, as in a DeploymentList that the API server wrote.
+// objects returns the object of a document, or the items of a list, also of nested lists. An item
+// without kind and apiVersion gets them from the list, as in a DeploymentList of the API server.
 func (m *migration) objects(f *file, root *manifest.Node, list object) []object {
 	if !root.IsMapping() {
 		return nil
 	}
-	// What Kubernetes may take for another kind cannot be passed over.
+	// If one of these keys occurs twice, Kubernetes may read another kind, so the object cannot
+	// be ignored.
 	if err := root.Once("apiVersion", "kind", "items"); err != nil {
 		m.refuse(f, object{}, err)
 		return nil
@@ -67,7 +68,7 @@ func (m *migration) objects(f *file, root *manifest.Node, list object) []object 
 	return []object{o}
 }
 
-// groupOf is the group of an apiVersion, empty for v1.
+// groupOf returns the group of an apiVersion, which is empty for v1.
 func groupOf(version string) string {
 	group, _, found := strings.Cut(version, "/")
 	if !found {
@@ -76,9 +77,9 @@ func groupOf(version string) string {
 	return group
 }
 
-// template is the node with a pod's metadata and spec; nil for what runs no pod. There is
-// none to be had where a key that leads to it, or to what concerns us in it, is given
-// twice: Kubernetes may take the other.
+// template returns the node with a pod's metadata and spec, or nil for a kind without pods. It
+// returns an error if a key in its path, or a key in it that this program uses, occurs twice:
+// Kubernetes may use the other one.
 func (o object) template() (*manifest.Node, error) {
 	path, known := templates[o.group][o.kind]
 	if !known {
@@ -108,9 +109,8 @@ func (o object) template() (*manifest.Node, error) {
 	return node, nil
 }
 
-// concerned tells whether there is anything about a template that inject may have
-// something to do or to say about.
-func (m *migration) concerned(template *manifest.Node) bool {
+// relevant reports whether package inject may change a template, or have a warning about it.
+func (m *migration) relevant(template *manifest.Node) bool {
 	if template.Get("metadata", "labels", inject.UseLabel) != nil ||
 		template.Get("metadata", "annotations", inject.InjectProxyAnnotation) != nil {
 		return true
@@ -125,8 +125,8 @@ func (m *migration) concerned(template *manifest.Node) bool {
 	return m.options.uninject && hasReserved(template)
 }
 
-// hasReserved tells whether there may be something to take out that neither label nor
-// container speaks of, since the label went first.
+// hasReserved reports whether a template has an injected volume, which uninject removes even if the
+// label was removed before.
 func hasReserved(template *manifest.Node) bool {
 	return slices.ContainsFunc(template.Get("spec", "volumes").Items(), func(volume *manifest.Node) bool {
 		name, _ := volume.Get("name").Scalar()
@@ -134,8 +134,8 @@ func hasReserved(template *manifest.Node) bool {
 	})
 }
 
-// unquoted finds a label or annotation that is not a string, the way in which these are
-// most often written wrong: the API server refuses them.
+// unquoted returns an error for a label or annotation that is not a string. This is a frequent
+// mistake, which the API server refuses.
 func unquoted(metadata *manifest.Node) error {
 	for _, a := range inject.Annotations() {
 		for _, part := range []string{"labels", "annotations"} {
@@ -144,7 +144,7 @@ func unquoted(metadata *manifest.Node) error {
 			if value == nil || isString {
 				continue
 			}
-			if v, err := value.Value(); err == nil && v == true { // yes, on, …
+			if v, err := value.Value(); err == nil && v == true { // yes, on and others in YAML 1.1
 				text = "true"
 			}
 			return &manifest.Error{Line: value.Line(), Reason: fmt.Sprintf("%s: write it in quotes: %q", a.Name, text)}
@@ -153,7 +153,7 @@ func unquoted(metadata *manifest.Node) error {
 	return nil
 }
 
-// unquotedEnv is the same for variables.
+// unquotedEnv returns an error for an environment variable whose value is not a string.
 func unquotedEnv(spec *manifest.Node) error {
 	for _, list := range []string{"initContainers", "containers"} {
 		for _, container := range spec.Get(list).Items() {
@@ -170,10 +170,10 @@ func unquotedEnv(spec *manifest.Node) error {
 	return nil
 }
 
-// pod is what the API server would be sent for a template, but for the name, which is
-// not known yet: a Deployment's pods are called after a ReplicaSet that does not exist.
-// inject derives names from it that azure-workload-identity's webhook has to find again,
-// and chooses others where there is none.
+// pod returns the pod of a template. The pods of a Deployment have no known name, since it depends
+// on a ReplicaSet that does not exist yet, so pod removes the name. Package inject derives the name
+// of the volume from the pod's name as azure-workload-identity does, and uses another mount path
+// for a pod without a name.
 func (o object) pod(template *manifest.Node) (*corev1.Pod, error) {
 	if err := errors.Join(unquoted(template.Get("metadata")), unquotedEnv(template.Get("spec"))); err != nil {
 		return nil, err
@@ -189,8 +189,8 @@ func (o object) pod(template *manifest.Node) (*corev1.Pod, error) {
 	return pod, nil
 }
 
-// decode reads a node as the API server would, but for unknown fields, which may be
-// newer than this program.
+// decode decodes a node as the API server would, except that it ignores unknown fields, which may
+// be newer than this program.
 func decode(node *manifest.Node, into any) error {
 	value, err := node.Value()
 	if err != nil {
@@ -201,14 +201,14 @@ func decode(node *manifest.Node, into any) error {
 		err = kubejson.Unmarshal(text, into)
 	}
 	if err != nil {
-		return &manifest.Error{Line: node.Line(), Reason: "not what Kubernetes expects: " + expectation(err)}
+		return &manifest.Error{Line: node.Line(), Reason: "invalid for Kubernetes: " + decodeReason(err)}
 	}
 	return nil
 }
 
-// expectation is an error of decoding in one line. In YAML, yes and off are booleans, which
-// authors often do not know.
-func expectation(err error) string {
+// decodeReason returns an error of decoding in one line. It adds a hint for a string without quotes:
+// many authors do not know that yes and off are booleans in YAML.
+func decodeReason(err error) string {
 	reason := strings.TrimPrefix(strings.Join(strings.Fields(err.Error()), " "), "json: ")
 	if typed, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && typed.Type.Kind() == reflect.String && (typed.Value == "bool" || strings.HasPrefix(typed.Value, "number")) {
 		reason += ": write it in quotes"
@@ -216,9 +216,9 @@ func expectation(err error) string {
 	return reason
 }
 
-// fromNode tells what the kubelet makes of its own files, and what a controller has
-// made: to change the copy does not change them.
-func fromNode(o object) string {
+// derived returns a warning about an object that the kubelet or a controller created from another
+// one, or "". A change of such an object has no effect on its source.
+func derived(o object) string {
 	annotations := o.node.Get("metadata", "annotations")
 	source, _ := annotations.Get("kubernetes.io/config.source").Scalar()
 	if annotations.Get(corev1.MirrorPodAnnotationKey) != nil || source != "" && source != "api" {
@@ -227,7 +227,7 @@ func fromNode(o object) string {
 	if owners := o.node.Get("metadata", "ownerReferences").Items(); len(owners) > 0 {
 		kind, _ := owners[0].Get("kind").Scalar()
 		name, _ := owners[0].Get("name").Scalar()
-		return fmt.Sprintf("made by %s %s: left as it is; change that", kind, name)
+		return fmt.Sprintf("created by %s %s: not changed; change that object instead", kind, name)
 	}
 	return ""
 }

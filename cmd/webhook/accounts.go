@@ -14,25 +14,26 @@ import (
 )
 
 const (
-	// cacheTimeout is for the cache, which answers from memory at once, or is not
-	// there yet.
+	// cacheTimeout is the timeout of a read from the cache, which is in memory, but may not
+	// be filled yet.
 	cacheTimeout = time.Second
 
-	// directTimeout is for the API server, which is waiting for an answer meanwhile.
+	// directTimeout is the timeout of a read from the API server, which waits for the
+	// response of the webhook meanwhile.
 	directTimeout = 4 * time.Second
 )
 
-// accountMetadata is a service account without what this program has no use for:
-// annotations are all that it reads.
+// accountMetadata returns an empty object for the metadata of a service account. This program
+// reads only the annotations.
 func accountMetadata() *metav1.PartialObjectMetadata {
 	metadata := new(metav1.PartialObjectMetadata)
 	metadata.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("ServiceAccount"))
 	return metadata
 }
 
-// keepAnnotations has the cache hold a service account's name and the annotations
-// that matter here. The others, kubectl's copy of the whole object above all, are
-// most of its size.
+// keepAnnotations removes everything from a service account except its name and the annotations
+// that this program reads, to save memory in the cache. Most of the size is in other annotations,
+// such as kubectl's copy of the whole object.
 func keepAnnotations(object any) (any, error) {
 	metadata, ok := object.(*metav1.PartialObjectMetadata)
 	if !ok {
@@ -53,20 +54,19 @@ func keepAnnotations(object any) (any, error) {
 	return metadata, nil
 }
 
-// annotationPrefix is that of every annotation of service accounts that
-// internal/inject reads; a test compares.
+// annotationPrefix is the prefix of all annotations of service accounts that internal/inject
+// reads. A test checks this.
 const annotationPrefix = "azure.workload.identity/"
 
-// cachedAccounts reads service accounts from memory, and from the API server what
-// is not there: the cache hears of a new account a moment later than whoever creates
-// a pod for it right away.
+// cachedAccounts reads service accounts from the cache, and missing ones from the API server: the
+// cache gets a new account with a delay, and a pod may be created before.
 type cachedAccounts struct {
 	cache, direct client.Reader
 }
 
-// account implements [accountReader]. An account without a client ID counts as not
-// there too, since accounts are created first and annotated then: such pods are few,
-// and cost one more question each.
+// account implements [accountReader]. It also reads an account without a client ID from the API
+// server, since accounts are created first and annotated later. There are few such pods, and each
+// costs one more request.
 func (c cachedAccounts) account(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error) {
 	key := types.NamespacedName{Namespace: namespace, Name: name}
 	cached, cacheErr := readAccount(ctx, cacheTimeout, c.cache, key)
@@ -75,7 +75,7 @@ func (c cachedAccounts) account(ctx context.Context, namespace, name string) (*c
 	}
 	direct, err := readAccount(ctx, directTimeout, c.direct, key)
 	if err != nil && cacheErr == nil && client.IgnoreNotFound(err) != nil {
-		return cached, nil // older, and better than none
+		return cached, nil // possibly outdated, but better than none
 	}
 	return direct, err
 }

@@ -20,47 +20,44 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// admitTimeout is for one answer. The API server waits for timeoutSeconds of its
-// configuration, which is 10 s in the chart: an answer of ours that says what is
-// wrong has to come before.
+// admitTimeout is the timeout of one request. It is shorter than the API server's timeout, which
+// is 10 s in the chart (timeoutSeconds), so that the API server gets the webhook's error.
 const admitTimeout = 8 * time.Second
 
-// accountReader finds a service account. What is not there is an error that
-// apierrors.IsNotFound knows.
+// accountReader reads a service account. If there is none, apierrors.IsNotFound is true for the
+// error.
 type accountReader interface {
 	account(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error)
 }
 
-// admitter answers the API server's questions about pods. It changes nothing
-// anywhere, so that a dry run needs no care.
+// admitter answers the API server's requests. It has no side effects, so it handles a dry run like
+// other requests.
 type admitter struct {
 	accounts accountReader
 	decoder  admission.Decoder
-	config   func() inject.Config // as it holds now
+	config   func() inject.Config // the current configuration
 	metrics  *metrics
 	log      *zap.Logger
 	now      func() time.Time
 }
 
-// What became of a request. They are values of a metric's label: there are no
-// others.
+// The results of a request, which are also the values of a metric's label.
 const (
-	resultInjected  = "injected"  // there is a patch
-	resultUnchanged = "unchanged" // the pod takes part, and has all that it needs
-	resultSkipped   = "skipped"   // the pod takes no part, or this is no new pod
-	resultRefused   = "refused"   // the pod's author has to change something
-	resultError     = "error"     // it is not the pod's fault
+	resultInjected  = "injected"  // the response has a patch
+	resultUnchanged = "unchanged" // the pod has the label, and needs no change
+	resultSkipped   = "skipped"   // the pod does not have the label, or this is not a new pod
+	resultRefused   = "refused"   // the pod's author must change something
+	resultError     = "error"     // the webhook failed
 )
 
-// answer is what becomes of a request, for its three readers: the API server, the
-// metrics and the log.
+// answer is the result of a request, for the API server, the metrics and the log.
 type answer struct {
 	result   string
 	patch    []inject.Operation
 	warnings []string
-	message  string // for the pod's author, of a refusal
+	message  string // of a refusal, for the pod's author
 	account  string
-	err      error // for the log alone
+	err      error // for the log only
 }
 
 // Handle implements [admission.Handler].
@@ -68,25 +65,25 @@ func (a *admitter) Handle(ctx context.Context, req admission.Request) admission.
 	started := a.now()
 	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
 	defer cancel()
-	given := a.answerSafely(ctx, req)
-	response, err := given.response(req)
+	result := a.answerSafely(ctx, req)
+	response, err := result.response(req)
 	if err != nil {
-		given = answer{result: resultError, err: err}
-		response, _ = given.response(req)
+		result = answer{result: resultError, err: err}
+		response, _ = result.response(req)
 	}
 	took := a.now().Sub(started)
-	a.metrics.observe(given.result, took)
-	a.report(req, given, took)
+	a.metrics.observe(result.result, took)
+	a.report(req, result, took)
 	return response
 }
 
-// answerSafely keeps a panic from ending the process, which the whole cluster
-// shares, and from reaching the pod's author. What it says may hold values of the
-// pod, so the log has only where it was.
-func (a *admitter) answerSafely(ctx context.Context, req admission.Request) (given answer) {
+// answerSafely recovers from a panic, which must not end the process that the whole cluster uses,
+// and must not be shown to the pod's author. The value of the panic may contain values of the
+// pod, so the error has only its type and the stack.
+func (a *admitter) answerSafely(ctx context.Context, req admission.Request) (result answer) {
 	defer func() {
 		if r := recover(); r != nil {
-			given = answer{result: resultError, err: fmt.Errorf("panic of type %T at %s", r, debug.Stack())}
+			result = answer{result: resultError, err: fmt.Errorf("panic of type %T at %s", r, debug.Stack())}
 		}
 	}()
 	return a.answer(ctx, req)
@@ -94,18 +91,18 @@ func (a *admitter) answerSafely(ctx context.Context, req admission.Request) (giv
 
 func (a *admitter) answer(ctx context.Context, req admission.Request) answer {
 	if req.UID == "" {
-		return answer{result: resultRefused, message: "this is no AdmissionReview with a request"}
+		return answer{result: resultRefused, message: "the request is not an AdmissionReview with a request"}
 	}
 	if req.Operation != admissionv1.Create || req.Kind != (metav1.GroupVersionKind{Version: "v1", Kind: "Pod"}) || req.SubResource != "" {
 		return answer{result: resultSkipped}
 	}
-	// Leniently: a field that is newer than these types is no reason to refuse, and
-	// stays in the pod, since the patch names single fields.
+	// Unknown fields are accepted, since they may be newer than these types. They stay in the
+	// pod, because the patch changes single fields.
 	pod := new(corev1.Pod)
 	if err := a.decoder.Decode(req, pod); err != nil {
-		return answer{result: resultRefused, message: "the request holds no pod that can be read"}
+		return answer{result: resultRefused, message: "the request does not contain a valid pod"}
 	}
-	// Before the service account is looked for, which a mirror pod has none of.
+	// Before the service account is read, since a mirror pod has none.
 	if warnings, skipped := inject.Skipped(pod); skipped {
 		return answer{result: resultSkipped, warnings: warnings}
 	}
@@ -118,9 +115,9 @@ func (a *admitter) answer(ctx context.Context, req admission.Request) answer {
 	if err != nil {
 		return answer{result: resultError, account: name, err: fmt.Errorf("reading the service account: %w", err)}
 	}
-	given := a.injection(pod, account)
-	given.account = name
-	return given
+	result := a.injection(pod, account)
+	result.account = name
+	return result
 }
 
 func (a *admitter) injection(pod *corev1.Pod, account *corev1.ServiceAccount) answer {
@@ -136,25 +133,25 @@ func (a *admitter) injection(pod *corev1.Pod, account *corev1.ServiceAccount) an
 	return answer{result: resultInjected, patch: result.Patch, warnings: result.Warnings}
 }
 
-// accountName is the pod's service account; API servers have put it in before they
-// ask, unless their ServiceAccount admission is off.
+// accountName returns the name of the pod's service account. The API server sets it before it
+// calls webhooks, unless its admission plugin ServiceAccount is disabled.
 func accountName(pod *corev1.Pod) string { return cmp.Or(pod.Spec.ServiceAccountName, "default") }
 
-// response is what the API server reads. An error of this program's own is told
-// apart from a refusal by its code, and says nothing of what is inside.
-func (g answer) response(req admission.Request) (admission.Response, error) {
-	switch g.result {
+// response returns the response for the API server. The code distinguishes an error of the webhook
+// from a refusal. The message of an error contains no internal details.
+func (r answer) response(req admission.Request) (admission.Response, error) {
+	switch r.result {
 	case resultRefused:
-		return denied(http.StatusBadRequest, metav1.StatusReasonBadRequest, g.message), nil
+		return denied(http.StatusBadRequest, metav1.StatusReasonBadRequest, r.message), nil
 	case resultError:
 		return denied(http.StatusInternalServerError, metav1.StatusReasonInternalError,
-			fmt.Sprintf("the webhook could not decide about this pod; its log has the cause, with request_id %s", req.UID)), nil
+			fmt.Sprintf("the webhook failed; its log has the cause, with request_id %s", req.UID)), nil
 	}
-	response := admission.Allowed("").WithWarnings(g.warnings...)
-	if len(g.patch) == 0 {
+	response := admission.Allowed("").WithWarnings(r.warnings...)
+	if len(r.patch) == 0 {
 		return response, nil
 	}
-	patch, err := json.Marshal(g.patch)
+	patch, err := json.Marshal(r.patch)
 	if err != nil {
 		return response, fmt.Errorf("encoding the patch: %w", err)
 	}
@@ -170,30 +167,30 @@ func denied(code int32, reason metav1.StatusReason, message string) admission.Re
 	}}
 }
 
-// report writes one line for each pod that takes part.
-func (a *admitter) report(req admission.Request, given answer, took time.Duration) {
+// report logs one line for each request. Skipped pods are logged at debug level.
+func (a *admitter) report(req admission.Request, r answer, took time.Duration) {
 	fields := []zap.Field{
-		zap.String("namespace", req.Namespace), zap.String("pod", podName(req)), zap.String("service_account", given.account),
-		zap.String("result", given.result), zap.Bool("dry_run", req.DryRun != nil && *req.DryRun),
+		zap.String("namespace", req.Namespace), zap.String("pod", podName(req)), zap.String("service_account", r.account),
+		zap.String("result", r.result), zap.Bool("dry_run", req.DryRun != nil && *req.DryRun),
 		zap.Duration("duration", took), zap.String("request_id", string(req.UID)),
 	}
-	switch given.result {
+	switch r.result {
 	case resultSkipped:
-		a.log.Debug("pod takes no part", fields...)
+		a.log.Debug("pod skipped", fields...)
 	case resultRefused:
-		a.log.Warn("pod refused", append(fields, zap.String("message", given.message))...)
+		a.log.Warn("pod refused", append(fields, zap.String("message", r.message))...)
 	case resultError:
-		a.log.Error("pod not decided about", append(fields, zap.Error(given.err))...)
+		a.log.Error("admission failed", append(fields, zap.Error(r.err))...)
 	default:
-		if len(given.warnings) > 0 {
-			fields = append(fields, zap.Strings("warnings", given.warnings))
+		if len(r.warnings) > 0 {
+			fields = append(fields, zap.Strings("warnings", r.warnings))
 		}
-		a.log.Info("pod admitted", append(fields, zap.Int("operations", len(given.patch)))...)
+		a.log.Info("pod admitted", append(fields, zap.Int("operations", len(r.patch)))...)
 	}
 }
 
-// podName is what the log calls the pod: those of a controller have no name yet when
-// the API server asks, but what their names begin with.
+// podName returns the name of the pod for the log. A controller's pod has no name yet, only the
+// prefix of its name.
 func podName(req admission.Request) string {
 	if req.Name != "" {
 		return req.Name

@@ -37,7 +37,7 @@ import (
 const (
 	testClientID = "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10"
 	testTenantID = "11111111-2222-4333-8444-555555555555"
-	// canary stands for whatever secret a pod may hold.
+	// canary stands for a secret in a pod.
 	canary = "canary-3f9a1c77"
 )
 
@@ -47,20 +47,20 @@ var testConfig = inject.Config{
 	TenantID:       testTenantID,
 }
 
-// testServer is the webhook behind TLS, with an API server that is a fake.
+// testServer is the webhook with TLS and a fake API server.
 type testServer struct {
 	t       *testing.T
 	url     string
 	client  *http.Client
 	log     *bytes.Buffer
 	metrics *metrics
-	reads   atomic.Int32 // of the API server itself, past the cache
+	reads   atomic.Int32 // reads from the API server, not from the cache
 	admit   *admitter
 }
 
-// start runs the webhook with service accounts in the API server, of which the cache
-// knows some. fail, where given, is what the API server answers instead.
-func start(t *testing.T, cached, there []client.Object, fail error) *testServer {
+// start runs the webhook with the given service accounts in the cache and in the API server. If
+// fail is not nil, it is the API server's response.
+func start(t *testing.T, cached, stored []client.Object, fail error) *testServer {
 	t.Helper()
 	scheme, err := newScheme()
 	if err != nil {
@@ -78,7 +78,7 @@ func start(t *testing.T, cached, there []client.Object, fail error) *testServer 
 	s.admit = &admitter{
 		accounts: cachedAccounts{
 			cache:  fake.NewClientBuilder().WithScheme(scheme).WithObjects(cached...).Build(),
-			direct: fake.NewClientBuilder().WithScheme(scheme).WithObjects(there...).WithInterceptorFuncs(counted).Build(),
+			direct: fake.NewClientBuilder().WithScheme(scheme).WithObjects(stored...).WithInterceptorFuncs(counted).Build(),
 		},
 		decoder: admission.NewDecoder(scheme),
 		config:  func() inject.Config { return testConfig },
@@ -110,8 +110,7 @@ func federated(name string) *corev1.ServiceAccount {
 	return account(name, map[string]string{inject.ClientIDAnnotation: testClientID})
 }
 
-// podJSON is a pod that takes part, with a secret in it and a field that no type of
-// today knows.
+// podJSON returns a pod with the label, a secret, and an unknown field.
 func podJSON(annotations map[string]string) string {
 	marshalled, err := json.Marshal(annotations)
 	if err != nil {
@@ -125,7 +124,7 @@ func podJSON(annotations map[string]string) string {
 
 var injected = map[string]string{inject.InjectProxyAnnotation: "true"}
 
-// review is a request as an API server writes it.
+// review returns a request of an API server.
 func review(object string, change func(*admissionv1.AdmissionRequest)) *admissionv1.AdmissionReview {
 	request := &admissionv1.AdmissionRequest{
 		UID:       "4b9d2e71-6c8f-4a05-b3e2-d1f70895ac64",
@@ -144,7 +143,7 @@ func review(object string, change func(*admissionv1.AdmissionRequest)) *admissio
 	}
 }
 
-// ask sends a request and reads the answer as an API server does.
+// ask sends a request and decodes the response as an API server does.
 func (s *testServer) ask(sent *admissionv1.AdmissionReview) *admissionv1.AdmissionResponse {
 	s.t.Helper()
 	body, err := json.Marshal(sent)
@@ -166,14 +165,13 @@ func (s *testServer) ask(sent *admissionv1.AdmissionReview) *admissionv1.Admissi
 	return got.Response
 }
 
-// TestAdmission: each kind of request, and what the API server, the metrics and the
-// log are told.
+// TestAdmission checks the response, the metrics and the log for each kind of request.
 func TestAdmission(t *testing.T) {
 	for _, test := range []struct {
 		name            string
 		object          string
 		change          func(*admissionv1.AdmissionRequest)
-		cached, there   []client.Object
+		cached, stored  []client.Object
 		fail            error
 		result          string
 		code            int32
@@ -185,10 +183,10 @@ func TestAdmission(t *testing.T) {
 	}{
 		{name: "injected", object: podJSON(injected), cached: []client.Object{federated("orders")},
 			result: resultInjected, patched: true, level: "info", inTheLog: `"pod":"orders-"`},
-		{name: "account is new", object: podJSON(injected), there: []client.Object{federated("orders")},
+		{name: "account is new", object: podJSON(injected), stored: []client.Object{federated("orders")},
 			result: resultInjected, patched: true, reads: 1, level: "info"},
 		{name: "account was annotated a moment ago", object: podJSON(injected), cached: []client.Object{account("orders", nil)},
-			there: []client.Object{federated("orders")}, result: resultInjected, patched: true, reads: 1, level: "info"},
+			stored: []client.Object{federated("orders")}, result: resultInjected, patched: true, reads: 1, level: "info"},
 		{name: "account without client ID, API server away", object: podJSON(injected), cached: []client.Object{account("orders", nil)},
 			fail: errors.New("connection refused"), result: resultInjected, patched: true, reads: 1, level: "info"},
 		{name: "account deleted", object: podJSON(injected), cached: []client.Object{account("orders", nil)},
@@ -199,7 +197,7 @@ func TestAdmission(t *testing.T) {
 			cached: []client.Object{federated("default")}, result: resultInjected, patched: true, level: "info", inTheLog: `"service_account":"default"`},
 		{name: "API server fails", object: podJSON(injected), fail: errors.New("dial tcp 10.0.0.1:443: connection refused"),
 			result: resultError, code: 500, message: "its log has the cause, with request_id 4b9d2e71", reads: 1, level: "error", inTheLog: "connection refused"},
-		{name: "junk in an annotation", object: podJSON(map[string]string{inject.InjectProxyAnnotation: "maybe"}),
+		{name: "an invalid annotation", object: podJSON(map[string]string{inject.InjectProxyAnnotation: "maybe"}),
 			cached: []client.Object{federated("orders")}, result: resultRefused, code: 400, message: inject.InjectProxyAnnotation, level: "warn"},
 		{name: "host network", object: strings.Replace(podJSON(injected), `"spec":{`, `"spec":{"hostNetwork":true,`, 1),
 			cached: []client.Object{federated("orders")}, result: resultRefused, code: 400, message: "hostNetwork", level: "warn"},
@@ -207,8 +205,8 @@ func TestAdmission(t *testing.T) {
 		{name: "a mirror pod", object: strings.Replace(podJSON(map[string]string{inject.InjectProxyAnnotation: "true", corev1.MirrorPodAnnotationKey: "0123"}), `"serviceAccountName":"orders",`, "", 1),
 			result: resultSkipped, warning: inject.StaticPod},
 		{name: "no pod", object: `{"apiVersion":"v1","kind":"Pod","spec":{"containers":"` + canary + `"}}`,
-			result: resultRefused, code: 400, message: "holds no pod", level: "warn"},
-		{name: "no object", object: `null`, result: resultRefused, code: 400, message: "holds no pod", level: "warn"},
+			result: resultRefused, code: 400, message: "does not contain a valid pod", level: "warn"},
+		{name: "no object", object: `null`, result: resultRefused, code: 400, message: "does not contain a valid pod", level: "warn"},
 		{name: "another kind", object: `{}`, change: func(r *admissionv1.AdmissionRequest) {
 			r.Kind = metav1.GroupVersionKind{Group: "apps", Version: "v1", Kind: "Deployment"}
 		}, result: resultSkipped},
@@ -219,7 +217,7 @@ func TestAdmission(t *testing.T) {
 			result: resultInjected, patched: true, level: "info", inTheLog: `"dry_run":true`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := start(t, test.cached, test.there, test.fail)
+			s := start(t, test.cached, test.stored, test.fail)
 			got := s.ask(review(test.object, test.change))
 			if allowed := test.code == 0; got.Allowed != allowed || !allowed && got.Result.Code != test.code {
 				t.Errorf("got allowed %v, %+v; want code %d", got.Allowed, got.Result, test.code)
@@ -234,7 +232,7 @@ func TestAdmission(t *testing.T) {
 				t.Errorf("got patch %s, want one: %v", got.Patch, test.patched)
 			}
 			if got := s.reads.Load(); got != test.reads {
-				t.Errorf("asked the API server %d times, want %d", got, test.reads)
+				t.Errorf("read from the API server %d times, want %d", got, test.reads)
 			}
 			if got := testutil.ToFloat64(s.metrics.admissions.WithLabelValues(test.result)); got != 1 {
 				t.Errorf("admissions_total{result=%q} is %v, want 1", test.result, got)
@@ -244,7 +242,8 @@ func TestAdmission(t *testing.T) {
 	}
 }
 
-// checkLog: one line of that level, or none, and nothing of what the pod holds.
+// checkLog checks that the log has one line of the level, or no line for an empty level, and no
+// secret of the pod.
 func (s *testServer) checkLog(level, part string) {
 	s.t.Helper()
 	lines := strings.TrimSpace(s.log.String())
@@ -255,12 +254,12 @@ func (s *testServer) checkLog(level, part string) {
 		s.t.Errorf("logged %s, want one line of level %s with %s", lines, level, part)
 	}
 	if strings.Contains(lines, canary) {
-		s.t.Errorf("logged what the pod holds: %s", lines)
+		s.t.Errorf("logged a secret of the pod: %s", lines)
 	}
 }
 
-// TestPatchOnTheRawPod: what comes out is the pod that went in, unknown fields and
-// all, with ours; a second request finds nothing to do.
+// TestPatchOnTheRawPod checks that the patched pod keeps its unknown fields, and that a second
+// request makes no change.
 func TestPatchOnTheRawPod(t *testing.T) {
 	s := start(t, []client.Object{federated("orders")}, nil, nil)
 	object := podJSON(injected)
@@ -279,14 +278,14 @@ func TestPatchOnTheRawPod(t *testing.T) {
 	}
 	again := s.ask(review(string(patched), nil))
 	if !again.Allowed || len(again.Patch) != 0 {
-		t.Errorf("second pass: got %v, %s", again.Allowed, again.Patch)
+		t.Errorf("second request: got %v, %s", again.Allowed, again.Patch)
 	}
 	if got := testutil.ToFloat64(s.metrics.admissions.WithLabelValues(resultUnchanged)); got != 1 {
 		t.Errorf("unchanged: %v, want 1", got)
 	}
 }
 
-// TestWarnings: what looks wrong reaches the pod's author.
+// TestWarnings checks that the response has the warnings for the pod's author.
 func TestWarnings(t *testing.T) {
 	s := start(t, nil, []client.Object{account("orders", nil)}, nil)
 	got := s.ask(review(podJSON(injected), nil))
@@ -295,14 +294,15 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// panicking stands for a fault of ours, with a pod's secret at hand.
+// panicking simulates a bug: it panics with a secret of the pod.
 type panicking struct{}
 
 func (panicking) account(context.Context, string, string) (*corev1.ServiceAccount, error) {
 	panic(canary)
 }
 
-// TestPanic: it costs one answer, says nothing of the pod, and the log has where.
+// TestPanic checks that a panic fails only one request, that its value is not disclosed, and that
+// the log has the stack.
 func TestPanic(t *testing.T) {
 	s := start(t, nil, nil, nil)
 	s.admit.accounts = panicking{}
@@ -313,13 +313,13 @@ func TestPanic(t *testing.T) {
 	s.checkLog("error", "panicking")
 }
 
-// TestNotAsked: what is not a question of an API server.
-func TestNotAsked(t *testing.T) {
+// TestOtherRequests sends requests that are not those of an API server.
+func TestOtherRequests(t *testing.T) {
 	s := start(t, nil, nil, nil)
 	for _, test := range []struct {
 		name, method, path, contentType, body string
 		status                                int
-		refused                               bool // an answer that says no
+		refused                               bool // the response is a refusal
 	}{
 		{"another path", "POST", "/", "application/json", "{}", 404, false},
 		{"another method", "GET", mutatePath, "", "", 405, false},
@@ -349,12 +349,12 @@ func TestNotAsked(t *testing.T) {
 		})
 	}
 	if strings.Contains(s.log.String(), canary) {
-		t.Errorf("logged what was sent: %s", s.log)
+		t.Errorf("logged the body: %s", s.log)
 	}
 }
 
-// TestBodyBound: a pod that no API server would take is not read to its end, one that
-// it would is.
+// TestBodyBound checks that the webhook accepts a pod of the maximum size of an API server, and
+// refuses a larger one.
 func TestBodyBound(t *testing.T) {
 	s := start(t, []client.Object{federated("orders")}, nil, nil)
 	padded := func(size int) string {
@@ -380,12 +380,12 @@ func TestBodyBound(t *testing.T) {
 	}
 }
 
-// TestAnnotationPrefix: what the cache keeps of a service account is all that
-// internal/inject reads there.
+// TestAnnotationPrefix checks that the cache keeps all annotations of service accounts that
+// internal/inject reads.
 func TestAnnotationPrefix(t *testing.T) {
 	for _, a := range inject.Annotations() {
 		if strings.Contains(a.On, "account") && !strings.HasPrefix(a.Name, annotationPrefix) {
-			t.Errorf("%s stands on service accounts: keepAnnotations drops it", a.Name)
+			t.Errorf("%s is an annotation of service accounts, and keepAnnotations removes it", a.Name)
 		}
 	}
 }

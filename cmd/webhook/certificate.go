@@ -13,15 +13,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
-// The names of a certificate's parts, as keys of a Secret of type kubernetes.io/tls
-// and as files of its volume.
+// The names of the certificate and its key, in a Secret of type kubernetes.io/tls and as files in
+// its volume.
 const (
 	certName = "tls.crt"
 	keyName  = "tls.key"
 )
 
-// certificate is what the webhook shows to the API server. It changes while
-// connections go on.
+// certificate is the server certificate. It can be replaced while connections are open.
 type certificate struct {
 	current atomic.Pointer[tls.Certificate]
 	metrics *metrics
@@ -37,7 +36,7 @@ func (c *certificate) store(pair tls.Certificate) {
 	c.log.Info("certificate loaded", zap.Strings("dns_names", pair.Leaf.DNSNames), zap.Time("not_after", pair.Leaf.NotAfter))
 }
 
-// get is for a tls.Config.
+// get returns the certificate, for a tls.Config.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	pair := c.current.Load()
 	if pair == nil {
@@ -46,7 +45,7 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return pair, nil
 }
 
-// ready is an error while there is nothing to show, or nothing that holds.
+// ready returns an error if there is no certificate, or if it has expired.
 func (c *certificate) ready(now time.Time) error {
 	pair, err := c.get(nil)
 	if err != nil {
@@ -58,13 +57,13 @@ func (c *certificate) ready(now time.Time) error {
 	return nil
 }
 
-// runner runs parts of the program; a manager is one.
+// runner runs parts of the program, such as a manager.
 type runner interface {
 	Add(manager.Runnable) error
 }
 
-// followFiles loads the certificate that is mounted, and again when it changes: the
-// kubelet swaps a Secret's volume some minute after cert-manager has renewed it.
+// followFiles loads the mounted certificate, and loads it again when it changes: the kubelet
+// updates the volume about a minute after cert-manager has renewed the Secret.
 func (c *certificate) followFiles(parts runner, dir string) error {
 	watcher, err := certwatcher.New(filepath.Join(dir, certName), filepath.Join(dir, keyName))
 	if err != nil {

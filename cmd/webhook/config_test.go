@@ -13,8 +13,8 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// needed are the flags without which nothing works.
-var needed = []string{
+// required are the required flags.
+var required = []string{
 	"--proxy-image=registry.example.test/imds-oidc-proxy@sha256:0000000000000000000000000000000000000000000000000000000000000001",
 	"--proxy-init-image=registry.example.test/imds-oidc-proxy-init:v0.1.0",
 	"--namespace=imds-oidc-proxy",
@@ -24,7 +24,7 @@ func none(string) string { return "" }
 
 func parse(t *testing.T, args ...string) config {
 	t.Helper()
-	cfg, err := parseConfig(append(append([]string{}, needed...), args...), none, io.Discard)
+	cfg, err := parseConfig(append(append([]string{}, required...), args...), none, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// TestFlagsReachInjection: each flag, in the field that it stands for.
+// TestFlagsReachInjection checks the field of inject.Config for each flag.
 func TestFlagsReachInjection(t *testing.T) {
 	const pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 	binding := []string{"--token-endpoint-annotation-suffix=identity-binding", "--token-endpoint-audience=api://binding", "--token-endpoint-proxy=https://binding.example.test"}
@@ -86,13 +86,13 @@ func TestFlagsReachInjection(t *testing.T) {
 	}
 }
 
-// TestEnvironmentTwins: a flag wins over its variable, which wins over the default. A
-// variable that is the link to a Service is not one.
-func TestEnvironmentTwins(t *testing.T) {
+// TestEnvironment checks that a flag takes precedence over its variable, and the variable over the
+// default, and that a variable for a Service is ignored.
+func TestEnvironment(t *testing.T) {
 	getenv := func(name string) string {
 		return map[string]string{"WEBHOOK_DRAIN": "7s", "WEBHOOK_LOG_LEVEL": "debug", "WEBHOOK_VERSION": "true", "WEBHOOK_TENANT_ID": testTenantID, "WEBHOOK_ADDRESS": "tcp://10.0.0.7:80"}[name]
 	}
-	cfg, err := parseConfig(append(needed, "--tenant-id=tenant.example.test"), getenv, io.Discard)
+	cfg, err := parseConfig(append(required, "--tenant-id=tenant.example.test"), getenv, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestEnvironmentTwins(t *testing.T) {
 	}
 }
 
-// TestRefusals: one line each, which names the flag to change.
+// TestRefusals checks that each error is one line that names the flag to change.
 func TestRefusals(t *testing.T) {
 	for _, test := range []struct{ arg, want string }{
 		{"--proxy-image=", "--proxy-image "},
@@ -135,10 +135,11 @@ func TestRefusals(t *testing.T) {
 		{"--log-format=xml", "--log-format"},
 		{"--unknown", "--unknown"},
 		{"argument", `"argument"`},
+		{"--proxy-imge=x", "unknown flag: --proxy-imge (did you mean --proxy-image?)"},
 	} {
 		t.Run(test.arg, func(t *testing.T) {
 			var stdout, stderr strings.Builder
-			code := run(t.Context(), append(append([]string{}, needed...), test.arg), none, &stdout, &stderr)
+			code := run(t.Context(), append(append([]string{}, required...), test.arg), none, &stdout, &stderr)
 			got := stderr.String()
 			if code != exitUsage || strings.Count(got, "\n") != 1 || !strings.HasPrefix(got, "webhook: ") || !strings.Contains(got, test.want) {
 				t.Errorf("exit %d, %q; want one line with %q", code, got, test.want)
@@ -147,8 +148,27 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestRequired checks that all missing flags are named at once.
+func TestRequired(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "--proxy-image (WEBHOOK_PROXY_IMAGE) and --proxy-init-image (WEBHOOK_PROXY_INIT_IMAGE) are required, for example registry.example.test/imds-oidc-proxy:v1.0.0; " +
+			"--namespace (WEBHOOK_NAMESPACE) is required with --cert-mode=rotated"},
+		{[]string{"--cert-mode=mounted", "--proxy-image=p:1", "--cert-dir=", "--token-endpoint-sni-name=s"},
+			"--proxy-init-image (WEBHOOK_PROXY_INIT_IMAGE) is required, for example registry.example.test/imds-oidc-proxy:v1.0.0; " +
+				"--token-endpoint-annotation-suffix (WEBHOOK_TOKEN_ENDPOINT_ANNOTATION_SUFFIX), --token-endpoint-audience (WEBHOOK_TOKEN_ENDPOINT_AUDIENCE) and " +
+				"--token-endpoint-proxy (WEBHOOK_TOKEN_ENDPOINT_PROXY) are required with the other --token-endpoint flags; --cert-dir (WEBHOOK_CERT_DIR) is required"},
+	} {
+		if _, err := parseConfig(test.args, none, io.Discard); err == nil || err.Error() != test.want {
+			t.Errorf("%q: got %v, want %s", test.args, err, test.want)
+		}
+	}
+}
+
 func TestMountedNeedsNoNames(t *testing.T) {
-	if _, err := parseConfig(append(needed, "--cert-mode=mounted", "--namespace="), none, io.Discard); err != nil {
+	if _, err := parseConfig(append(required, "--cert-mode=mounted", "--namespace="), none, io.Discard); err != nil {
 		t.Error(err)
 	}
 }

@@ -12,11 +12,11 @@ import (
 	"imds-oidc-proxy/internal/health"
 )
 
-// healthTimeout is for a probe, of which a kubelet's takes a millisecond.
+// healthTimeout is the timeout of a probe. The kubelet's probes take a millisecond.
 const healthTimeout = 5 * time.Second
 
-// listenHealth opens the port that kubelets ask at. It is open from before the
-// service accounts are known until after the last request is answered.
+// listenHealth opens the port for the kubelet's probes. It is open before the service accounts
+// are read, and until the last request is answered.
 func (w *webhook) listenHealth(ctx context.Context, address string) error {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", address)
@@ -27,7 +27,7 @@ func (w *webhook) listenHealth(ctx context.Context, address string) error {
 	return nil
 }
 
-// serveHealth answers until the program ends, which failed brings about.
+// serveHealth serves probes until the returned server is closed. It calls failed if serving fails.
 func (w *webhook) serveHealth(failed func()) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", health.Handler("healthz", []health.Check{{Name: "ping"}}))
@@ -38,15 +38,16 @@ func (w *webhook) serveHealth(failed func()) *http.Server {
 	}
 	go func() {
 		if err := probes.Serve(w.healthListener); !errors.Is(err, http.ErrServerClosed) {
-			w.log.Error("health is not served any more", zap.Error(err))
+			w.log.Error("serving health probes failed", zap.Error(err))
 			failed()
 		}
 	}()
 	return probes
 }
 
-// readyChecks: ready is who can answer so that the API server believes it. The server
-// starts when the cache is filled, so that listening says both.
+// readyChecks returns the checks of /readyz. The webhook is ready if it can answer and the API
+// server trusts its certificate. The server starts after the cache is filled, so the check
+// listening covers the cache too.
 func (w *webhook) readyChecks() []health.Check {
 	return []health.Check{
 		{Name: "certificate", Run: func() error { return w.cert.ready(time.Now()) }},
@@ -54,9 +55,9 @@ func (w *webhook) readyChecks() []health.Check {
 		{Name: "listening", Run: func() error {
 			switch {
 			case w.draining.Load():
-				return errors.New("the webhook is about to end")
+				return errors.New("the webhook is shutting down")
 			case !w.server.listening.Load():
-				return errors.New("the port is not open: service accounts are not read yet, or may not be")
+				return errors.New("the port is not open yet: the service accounts have not been read, or the webhook is not allowed to read them")
 			}
 			return nil
 		}},
@@ -71,6 +72,6 @@ func (w *webhook) authorityKnown() error {
 	case <-w.rotated:
 		return nil
 	default:
-		return errors.New("the certificate's authority is not in the webhook's configuration yet")
+		return errors.New("the certificate authority is not in the MutatingWebhookConfiguration yet")
 	}
 }

@@ -11,9 +11,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// TestReadiness: not ready before there is a certificate, before the API server
-// knows its authority, before the port is open, and after the signal to end; and the
-// answer says which.
+// TestReadiness checks that the webhook is not ready before there is a certificate, before the API
+// server has its authority, before the port is open, and after SIGTERM, and that the response
+// names the failed check.
 func TestReadiness(t *testing.T) {
 	rotated := make(chan struct{})
 	w := &webhook{cert: newCertificate(), rotated: rotated, server: &server{}, log: zap.NewNop()}
@@ -50,15 +50,15 @@ func TestReadiness(t *testing.T) {
 	w.cert.store(pair)
 	expect("/readyz", 503, "authority-known:", "listening:")
 	close(rotated)
-	expect("/readyz", 503, "service accounts are not read yet")
+	expect("/readyz", 503, "the service accounts have not been read")
 	w.server.listening.Store(true)
 	expect("/readyz", 200, "ok")
 	w.draining.Store(true)
-	expect("/readyz", 503, "about to end")
+	expect("/readyz", 503, "shutting down")
 	expect("/healthz", 200)
 	expect("/", 404)
 
 	w.draining.Store(false)
-	w.rotated = nil // somebody else's certificate
+	w.rotated = nil // as with a mounted certificate
 	expect("/readyz", 200)
 }

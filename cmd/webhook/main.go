@@ -1,18 +1,16 @@
-// Command webhook is the admission webhook that puts the proxy and its redirect
-// into pods: the API server asks it about each new pod with the label
-// azure.workload.identity/use=true, and it answers with a patch, a refusal, or
-// nothing to do. What a pod gets is decided by internal/inject; this program reads
-// the pod's service account, keeps its own certificate, and answers.
+// Command webhook is the mutating admission webhook that injects the proxy and its redirect into
+// pods. The API server sends it each new pod with the label azure.workload.identity/use=true. It
+// answers with a patch, with no change, or with a refusal. internal/inject computes the changes.
+// This program reads the pod's service account, manages its own certificate, and serves requests.
 //
-// Everything that it reads from flags and the environment is read in config.go.
+// config.go reads all flags and environment variables.
 //
 // # Security considerations
 //
-// Whoever reaches its port can ask what a made-up pod would be given, and learns
-// whether a service account exists and what azure.workload.identity annotations it
-// has: names and client IDs, no secrets. It reads no Secret but the one that holds
-// its certificate, and logs nothing of a pod but its name. What it cannot do, for want of
-// permission, is in charts/imds-oidc-proxy/templates/rbac.yaml.
+// A client that can connect to its port can send any pod, and learns whether a service account
+// exists and which azure.workload.identity annotations it has: names and client IDs, no secrets.
+// The webhook reads no Secret except the one with its certificate, and logs nothing of a pod
+// except its name. charts/imds-oidc-proxy/templates/rbac.yaml has its permissions.
 package main
 
 import (
@@ -27,26 +25,27 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Exit codes, as those of cmd/proxy.
+// Exit codes. cmd/proxy has the same.
 const (
 	exitOK      = 0
-	exitFailure = 1 // it could not start or go on; standard error says why
-	exitUsage   = 2 // a flag or an environment variable cannot be right
+	exitFailure = 1 // failed to start or to run; the error is on standard error
+	exitUsage   = 2 // invalid flag or environment variable
 )
 
 // version is set at build time: -ldflags "-X main.version=…".
 var version = "dev"
 
 func main() {
-	// Who reads the log may go away: no reason to end, as Go's runtime would at the next line.
+	// If the reader of the log's pipe exits, the next line must not end this process, as it
+	// would by default.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 
-// run is the whole program. It ends when ctx does, or before by an error, which
-// it reports as one line on stderr.
+// run is the program. It returns the exit code when ctx is done, or after an error, which it
+// writes to stderr in one line.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	cfg, err := parseConfig(args, getenv, stdout)
 	switch {

@@ -6,8 +6,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are this program's own, beside those of controller-runtime. The label
-// has the five values of answer.result; nothing that a caller says becomes one.
+// metrics are the metrics of this program, in addition to those of controller-runtime. The label
+// has the five values of answer.result, and never a value from a request.
 type metrics struct {
 	admissions *prometheus.CounterVec
 	duration   *prometheus.HistogramVec
@@ -23,7 +23,7 @@ func newMetrics() *metrics {
 		}, []string{"result"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: prefix + "admission_duration_seconds", Help: "Time that an answer took, by result.",
-			// From an account in memory to the API server's patience of 10 s.
+			// From an account in the cache to the API server's timeout of 10 s.
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"result"}),
 		expiry: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -33,14 +33,14 @@ func newMetrics() *metrics {
 			Name: prefix + "native_sidecar", Help: "1 while proxies are injected as native sidecars, 0 while they are ordinary containers.",
 		}),
 	}
-	// Counters that are there from the start make a rate of the first failure.
+	// Counters that exist from the start have a rate at the first failure.
 	for _, result := range []string{resultInjected, resultUnchanged, resultSkipped, resultRefused, resultError} {
 		m.admissions.WithLabelValues(result)
 	}
 	return m
 }
 
-// collectors are what a registry takes.
+// collectors returns all metrics, for a registry.
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.admissions, m.duration, m.expiry, m.native}
 }

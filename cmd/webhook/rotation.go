@@ -21,29 +21,30 @@ import (
 )
 
 const (
-	// The authority is renewed as seldom as can be: for the moment until each replica
-	// has the new certificate, the API server may know only one of the two.
+	// authorityLifetime is long, because the renewal of the certificate authority has a gap:
+	// until each replica has a certificate of the new one, the API server may trust only one
+	// of the two.
 	authorityLifetime = 10 * 365 * 24 * time.Hour
 
 	certificateLifetime = 365 * 24 * time.Hour
 
-	// renewBefore is how long before its end either is renewed.
+	// renewBefore is how long before their expiry authority and certificate are renewed.
 	renewBefore = 90 * 24 * time.Hour
 
-	// rotationCheck is between looks at how long there is left. A Secret that changes
-	// is looked at at once.
+	// rotationCheck is the interval between checks of the expiry. A changed Secret is checked
+	// at once.
 	rotationCheck = 12 * time.Hour
 
 	authorityName = "imds-oidc-proxy-webhook-ca"
 	fieldOwner    = "imds-oidc-proxy-webhook"
 )
 
-// rotate has cert-controller keep the certificate: it makes it, renews it in the
-// Secret, and writes the authority into the webhook's configuration. Every replica
-// does it; they all write what the same Secret says, and the API server refuses the
-// slower of two that change it at once, which then reads what the other wrote.
+// rotate runs cert-controller, which creates the certificate, renews it in the Secret, and sets the
+// certificate authority in the MutatingWebhookConfiguration. Every replica does this. They all
+// write the content of the same Secret. If two change it at the same time, the API server refuses
+// the second change, and that replica reads the Secret again.
 //
-// The channel that it returns is closed when both are in place.
+// The returned channel is closed when the certificate and the configuration are ready.
 func rotate(mgr manager.Manager, cfg certificateFlags) (<-chan struct{}, error) {
 	ready := make(chan struct{})
 	dnsName := fmt.Sprintf("%s.%s.svc", cfg.service, cfg.namespace)
@@ -68,15 +69,15 @@ func rotate(mgr manager.Manager, cfg certificateFlags) (<-chan struct{}, error) 
 	return ready, err
 }
 
-// narrowManager gives cert-controller a client that lists and watches no more than
-// the two objects it is about, so that the permission can be for these two by name:
-// not for every Secret of the namespace, Helm's releases among them.
+// narrowManager gives cert-controller a client that lists and watches only the two objects that it
+// needs. Thus the webhook needs permission only for these two names, and not for all Secrets of
+// the namespace, which include Helm's releases.
 type narrowManager struct {
 	manager.Manager
 	cfg certificateFlags
 }
 
-// GetConfig is what cert-controller makes its cache with.
+// GetConfig returns the client configuration for cert-controller's cache.
 func (m narrowManager) GetConfig() *rest.Config {
 	config := rest.CopyConfig(m.Manager.GetConfig())
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
@@ -88,7 +89,7 @@ func (m narrowManager) GetConfig() *rest.Config {
 	return config
 }
 
-// narrow adds a name to lists and watches of some resources.
+// narrow adds a field selector with a name to lists and watches of some resources.
 type narrow struct {
 	next  http.RoundTripper
 	names map[string]string
@@ -107,9 +108,9 @@ func (n narrow) RoundTrip(r *http.Request) (*http.Response, error) {
 	return n.next.RoundTrip(narrowed)
 }
 
-// followSecret serves what is in the Secret as soon as it changes. The volume of a
-// Secret, which cert-controller expects, comes up to two minutes later; with a new
-// authority that would be two minutes of answers that the API server does not trust.
+// followSecret loads the certificate from the Secret as soon as the Secret changes. The kubelet
+// updates a Secret's volume, which cert-controller expects, up to two minutes later. After a
+// change of the certificate authority, the API server would not trust the webhook meanwhile.
 func (c *certificate) followSecret(ctx context.Context, mgr manager.Manager, dir string) error {
 	informer, err := mgr.GetCache().GetInformer(ctx, &corev1.Secret{})
 	if err != nil {
@@ -125,17 +126,16 @@ func (c *certificate) followSecret(ctx context.Context, mgr manager.Manager, dir
 func (c *certificate) loadSecret(object any, dir string) {
 	secret, ok := object.(*corev1.Secret)
 	if !ok || len(secret.Data[certName]) == 0 {
-		return // cert-controller is about to fill it
+		return // cert-controller has not filled it yet
 	}
 	pair, err := tls.X509KeyPair(secret.Data[certName], secret.Data[keyName])
 	if err != nil {
-		c.log.Warn("the Secret holds no certificate that can be served", zap.Error(err))
+		c.log.Warn("the Secret contains no valid certificate", zap.Error(err))
 		return
 	}
 	c.store(pair)
-	// cert-controller takes this file for the sign that the certificate has arrived. It
-	// is the public part.
+	// cert-controller waits for this file. It has no private key.
 	if err := os.WriteFile(filepath.Join(dir, certName), secret.Data[certName], 0o600); err != nil {
-		c.log.Error("--cert-dir cannot be written", zap.Error(err))
+		c.log.Error("cannot write to --cert-dir", zap.Error(err))
 	}
 }

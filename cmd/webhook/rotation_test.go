@@ -12,8 +12,8 @@ func (r *recorder) RoundTrip(request *http.Request) (*http.Response, error) {
 	return &http.Response{}, nil
 }
 
-// TestNarrow: lists and watches ask for one object by name, so that a permission by
-// name is enough; everything else passes as it is.
+// TestNarrow checks that lists and watches select one object by name, so that a permission for
+// this name is enough, and that other requests are not changed.
 func TestNarrow(t *testing.T) {
 	const host = "https://api.example.test"
 	for _, test := range []struct{ method, path, want string }{

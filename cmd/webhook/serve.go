@@ -36,11 +36,11 @@ import (
 	"imds-oidc-proxy/internal/loglimit"
 )
 
-// endGrace is for everything to end, after the drain: a little more than the server
-// gives its requests.
-const endGrace = endTimeout + time.Second
+// stopGrace is the timeout of the whole shutdown after the drain. It is longer than the server's
+// timeout for requests in flight.
+const stopGrace = stopTimeout + time.Second
 
-// serve is the program between its configuration and its end.
+// serve runs the webhook until ctx is done.
 func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	limit := loglimit.New(nil)
 	unlimited := logging.New(stderr, cfg.logging)
@@ -60,29 +60,29 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	if err := w.manager.Add(everyReplica(func(ctx context.Context) error { return limit.Run(ctx, unlimited) })); err != nil {
 		return err
 	}
-	log.Info("webhook starts", zap.String("version", version), zap.String("cert_mode", cfg.certificates.mode))
-	defer log.Info("webhook ended")
+	log.Info("starting the webhook", zap.String("version", version), zap.String("cert_mode", cfg.certificates.mode))
+	defer log.Info("webhook stopped")
 	return w.run(ctx, cfg.drain)
 }
 
-// useLog is where the libraries of Kubernetes log, which know global loggers only.
+// useLog sets the global loggers that Kubernetes' libraries use.
 func useLog(log *zap.Logger) {
 	logger := zapr.NewLogger(log)
 	crlog.SetLogger(logger)
 	klog.SetLogger(logger.WithName("client-go"))
 }
 
-// everyReplica is a part of the program that no leader has to be elected for.
+// everyReplica is a part of the program that runs in every replica, without leader election.
 type everyReplica func(context.Context) error
 
 func (f everyReplica) Start(ctx context.Context) error { return f(ctx) }
 func (everyReplica) NeedLeaderElection() bool          { return false }
 
-// webhook is the parts of the program, joined.
+// webhook is the running program.
 type webhook struct {
 	manager  manager.Manager
 	cert     *certificate
-	rotated  <-chan struct{} // nil where somebody else rotates
+	rotated  <-chan struct{} // nil with certMounted
 	sidecars *sidecars
 	server   *server
 	metrics  *metrics
@@ -102,7 +102,7 @@ func newWebhook(ctx context.Context, cfg config, log *zap.Logger) (*webhook, err
 	if w.manager, err = newManager(access, cfg, log); err != nil {
 		return nil, err
 	}
-	// Asked for now, so that it is filled before the first request comes.
+	// Started now, so that the cache is filled before the first request.
 	if _, err := w.manager.GetCache().GetInformer(ctx, accountMetadata(), cache.BlockUntilSynced(false)); err != nil {
 		return nil, fmt.Errorf("watching service accounts: %w", err)
 	}
@@ -130,17 +130,17 @@ func apiServer(kubeconfig string) (*rest.Config, error) {
 	return access, nil
 }
 
-// newManager caches what is read again and again, service accounts, and the one
-// Secret that is watched. Nothing else is listed or watched.
+// newManager returns a manager whose cache has the service accounts, and with certRotated the
+// Secret of the certificate. It lists and watches nothing else.
 func newManager(access *rest.Config, cfg config, log *zap.Logger) (manager.Manager, error) {
 	scheme, err := newScheme()
 	if err != nil {
 		return nil, err
 	}
-	grace := endGrace
+	grace := stopGrace
 	metricsAddress := cfg.metricsAddress
 	if metricsAddress == "" {
-		metricsAddress = "0" // as controller-runtime says it
+		metricsAddress = "0" // disables the server in controller-runtime
 	}
 	byObject := map[client.Object]cache.ByObject{accountMetadata(): {Transform: keepAnnotations}}
 	if cfg.certificates.mode == certRotated {
@@ -160,7 +160,7 @@ func newManager(access *rest.Config, cfg config, log *zap.Logger) (manager.Manag
 	})
 }
 
-// newScheme knows the kinds that are read or written here, and no more.
+// newScheme returns a scheme with only the kinds that this program uses.
 func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	return scheme, errors.Join(corev1.AddToScheme(scheme), admissionv1.AddToScheme(scheme))
@@ -215,13 +215,13 @@ func (w *webhook) addServer(cfg config) error {
 	return w.manager.Add(everyReplica(w.server.Start))
 }
 
-// admissionHandler is the protocol around the answers.
+// admissionHandler returns the handler that decodes and encodes AdmissionReviews.
 func admissionHandler(admit *admitter, log logr.Logger) (http.Handler, error) {
 	return admission.StandaloneWebhook(&admission.Webhook{Handler: admit}, admission.StandaloneOptions{Logger: log, MetricsPath: mutatePath})
 }
 
-// run serves until ctx ends, and for drain after it: for as long as other nodes may
-// not know yet that this replica is out of the Service.
+// run serves until ctx is done, and then for the duration drain, until all nodes have removed
+// this replica from the Service.
 func (w *webhook) run(ctx context.Context, drain time.Duration) error {
 	serving, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()

@@ -16,34 +16,33 @@ import (
 )
 
 const (
-	// mutatePath is where the API server asks, as azure-workload-identity's webhook
-	// has it.
+	// mutatePath is the path of requests, the same as in azure-workload-identity's webhook.
 	mutatePath = "/mutate-v1-pod"
 
-	// maxBody is more than an API server takes from its own clients, which is 3 MiB, by
-	// what it writes around the pod.
+	// maxBody is the maximum size of a request in bytes. The API server accepts pods of up to
+	// 3 MiB and adds the AdmissionReview.
 	maxBody = 4 << 20
 
-	// maxInFlight bounds the memory of requests that are being read and answered. An
-	// answer takes a millisecond, so that it bounds no cluster.
+	// maxInFlight is the maximum number of concurrent requests, to bound the memory. A request
+	// takes a millisecond, so this does not slow down any cluster.
 	maxInFlight = 16
 
-	// maxConnections is for API servers, which keep a few, and for whoever else finds
-	// the port.
+	// maxConnections is the maximum number of connections. API servers keep a few open, but
+	// others may connect too.
 	maxConnections = 256
 
-	// requestTimeout is for reading a request and writing its answer, which the API
-	// server gives up on after timeoutSeconds, 10 s in the chart and at most 30.
+	// requestTimeout is the timeout for reading a request, and for writing its response. The
+	// API server's timeout is timeoutSeconds: 10 s in the chart, at most 30 s.
 	requestTimeout = 15 * time.Second
 	headerTimeout  = 5 * time.Second
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 16 << 10
 
-	// endTimeout is for requests in flight when the server ends.
-	endTimeout = 8 * time.Second
+	// stopTimeout is how long a graceful shutdown waits for requests in flight.
+	stopTimeout = 8 * time.Second
 )
 
-// server is the port that the API server talks to.
+// server serves the API server's requests.
 type server struct {
 	address    string
 	minVersion uint16
@@ -54,7 +53,7 @@ type server struct {
 	log        *zap.Logger
 }
 
-// Start serves until ctx ends, and then until requests in flight are answered.
+// Start serves until ctx is done, and then until requests in flight are answered.
 func (s *server) Start(ctx context.Context) error {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", s.address)
@@ -78,7 +77,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	}
 	ended := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		ended <- server.Shutdown(drain)
 	})
@@ -92,7 +91,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	return <-ended
 }
 
-// routes is one path, with bounds around it.
+// routes returns the handler of the one path. It limits concurrent requests and their size.
 func (s *server) routes() http.Handler {
 	places := make(chan struct{}, maxInFlight)
 	mux := http.NewServeMux()
@@ -104,7 +103,7 @@ func (s *server) routes() http.Handler {
 			return
 		}
 		if s.draining.Load() {
-			w.Header().Set("Connection", "close") // the next one is for another replica
+			w.Header().Set("Connection", "close") // sends the next request to another replica
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		s.handler.ServeHTTP(w, r)
@@ -112,11 +111,11 @@ func (s *server) routes() http.Handler {
 	return mux
 }
 
-// debugLog takes what net/http says of handshakes and requests that break off, such
-// as those of port scans.
+// debugLog returns a logger for net/http's messages about failed handshakes and requests, which
+// port scans cause, for example.
 func debugLog(log *zap.Logger) *stdlog.Logger {
 	std, err := zap.NewStdLogAt(log, zap.DebugLevel)
-	if err != nil { // of a level that is none
+	if err != nil { // only for an invalid level
 		return zap.NewStdLog(log)
 	}
 	return std

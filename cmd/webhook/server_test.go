@@ -28,10 +28,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 )
 
-// patience is how long a test waits for what happens at once on an idle machine.
-const patience = 20 * time.Second
+// timeout is how long a test waits for an event that takes milliseconds on an idle machine.
+const timeout = 20 * time.Second
 
-// keyPair makes a certificate for the webhook, by nobody but itself.
+// keyPair returns a self-signed certificate for the webhook. Its validity in hours is the serial
+// number.
 func keyPair(t *testing.T, serial int64) (cert, key []byte) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -69,7 +70,7 @@ func loaded(t *testing.T, serial int64) *certificate {
 	return c
 }
 
-// running is a server on loopback.
+// running is a server on the loopback device.
 type running struct {
 	*server
 	address string
@@ -101,7 +102,7 @@ func dial(address string, maxVersion uint16) (tls.ConnectionState, error) {
 	return connection.ConnectionState(), nil
 }
 
-// TestTLSVersions: the flag is the floor.
+// TestTLSVersions checks the minimum version.
 func TestTLSVersions(t *testing.T) {
 	for _, test := range []struct {
 		flag   string
@@ -124,7 +125,8 @@ func TestTLSVersions(t *testing.T) {
 	}
 }
 
-// TestNoCertificateYet: nothing is shown, the check says so, and then all is well.
+// TestNoCertificateYet checks that handshakes and the readiness check fail until there is a
+// certificate.
 func TestNoCertificateYet(t *testing.T) {
 	cert := newCertificate()
 	r := serveOnLoopback(t, cert, tls.VersionTLS13, http.NotFoundHandler())
@@ -153,13 +155,13 @@ func TestNoCertificateYet(t *testing.T) {
 	}
 }
 
-// parts keeps what is added instead of running it.
+// parts records the parts that are added, and does not run them.
 type parts struct{ added []manager.Runnable }
 
 func (p *parts) Add(r manager.Runnable) error { p.added = append(p.added, r); return nil }
 
-// mount lays a certificate out as the kubelet does: files are links into ..data,
-// which is a link that is swapped.
+// mount writes a certificate as the kubelet does: the files are symbolic links into ..data, which
+// is a symbolic link that is replaced atomically.
 func mount(t *testing.T, dir, generation string, cert, key []byte) {
 	t.Helper()
 	must := func(err error) {
@@ -182,8 +184,8 @@ func mount(t *testing.T, dir, generation string, cert, key []byte) {
 	}
 }
 
-// TestMountedCertificateIsReloaded: what cert-manager renews is shown without a
-// restart, and what is broken is not.
+// TestMountedCertificateIsReloaded checks that a renewed certificate is used without a restart, and
+// that an invalid one is not.
 func TestMountedCertificateIsReloaded(t *testing.T) {
 	dir := t.TempDir()
 	cert := newCertificate()
@@ -200,10 +202,10 @@ func TestMountedCertificateIsReloaded(t *testing.T) {
 	r := serveOnLoopback(t, cert, tls.VersionTLS13, http.NotFoundHandler())
 	waitForSerial(t, r.address, 1)
 	refused := testutil.ToFloat64(certmetrics.ReadCertificateErrors)
-	mount(t, dir, "..2", []byte("junk"), []byte("junk"))
-	for deadline := time.Now().Add(patience); testutil.ToFloat64(certmetrics.ReadCertificateErrors) == refused; time.Sleep(10 * time.Millisecond) {
+	mount(t, dir, "..2", []byte("invalid"), []byte("invalid"))
+	for deadline := time.Now().Add(timeout); testutil.ToFloat64(certmetrics.ReadCertificateErrors) == refused; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("nobody has read the junk")
+			t.Fatal("the invalid certificate was not read")
 		}
 	}
 	waitForSerial(t, r.address, 1)
@@ -215,7 +217,7 @@ func TestMountedCertificateIsReloaded(t *testing.T) {
 func waitForSerial(t *testing.T, address string, want int64) {
 	t.Helper()
 	var got int64
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		state, err := dial(address, tls.VersionTLS13)
 		if err != nil {
 			t.Fatal(err)
@@ -224,11 +226,11 @@ func waitForSerial(t *testing.T, address string, want int64) {
 			return
 		}
 	}
-	t.Fatalf("certificate %d is shown, want %d", got, want)
+	t.Fatalf("got certificate %d, want %d", got, want)
 }
 
-// TestSecretIsServed: as soon as it is there; the key reaches no disk; junk changes
-// nothing.
+// TestSecretIsServed checks that a certificate in the Secret is used, that its key is not written
+// to disk, and that an invalid certificate is ignored.
 func TestSecretIsServed(t *testing.T) {
 	dir := t.TempDir()
 	cert := newCertificate()
@@ -236,7 +238,7 @@ func TestSecretIsServed(t *testing.T) {
 	secret := func(cert, key []byte) *corev1.Secret {
 		return &corev1.Secret{Data: map[string][]byte{certName: cert, keyName: key, "ca.key": []byte(canary)}}
 	}
-	for _, object := range []any{&corev1.Secret{}, secret(public, nil), secret([]byte("junk"), key), "no Secret"} {
+	for _, object := range []any{&corev1.Secret{}, secret(public, nil), secret([]byte("invalid"), key), "not a Secret"} {
 		cert.loadSecret(object, dir)
 		if _, err := cert.get(nil); err == nil {
 			t.Fatalf("serves %v", object)
@@ -246,22 +248,22 @@ func TestSecretIsServed(t *testing.T) {
 	if _, err := cert.get(nil); err != nil {
 		t.Fatal(err)
 	}
-	cert.loadSecret(secret([]byte("junk"), key), dir)
+	cert.loadSecret(secret([]byte("invalid"), key), dir)
 	if _, err := cert.get(nil); err != nil {
-		t.Error("junk takes away what was served")
+		t.Error("an invalid certificate replaces the valid one")
 	}
 	files, err := os.ReadDir(dir)
 	if err != nil || len(files) != 1 || files[0].Name() != certName {
-		t.Fatalf("%v in --cert-dir, %v; want %s alone", files, err, certName)
+		t.Fatalf("%v in --cert-dir, %v; want only %s", files, err, certName)
 	}
 	if text, _ := os.ReadFile(filepath.Join(dir, certName)); !bytes.Equal(text, public) {
-		t.Errorf("%s holds %q", certName, text)
+		t.Errorf("%s contains %q", certName, text)
 	}
 }
 
-// TestEnd: a request in flight is answered after the signal; while the server
-// drains, connections are given up.
-func TestEnd(t *testing.T) {
+// TestGracefulShutdown checks that a request in flight is answered after SIGTERM, and that the
+// server closes connections while it drains.
+func TestGracefulShutdown(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
 	r := serveOnLoopback(t, loaded(t, 1), tls.VersionTLS13, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		entered <- struct{}{}
@@ -284,7 +286,7 @@ func TestEnd(t *testing.T) {
 	select {
 	case <-entered:
 	case answer := <-got:
-		t.Fatalf("got %q before the handler was asked", answer)
+		t.Fatalf("got %q before the handler was called", answer)
 	}
 	r.end()
 	close(leave)
@@ -299,8 +301,8 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestInFlight: beyond the bound, requests wait for a place, and one that is given up
-// meanwhile takes none.
+// TestInFlight checks that requests beyond the limit wait, and that a request that is canceled
+// meanwhile does not count.
 func TestInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var now atomic.Int32
@@ -317,21 +319,21 @@ func TestInFlight(t *testing.T) {
 		for range maxInFlight + 3 {
 			go ask(t.Context())
 		}
-		synctest.Wait() // the places are taken
-		impatient, giveUp := context.WithCancel(t.Context())
-		go ask(impatient)
+		synctest.Wait() // until the limit is reached
+		canceled, cancel := context.WithCancel(t.Context())
+		go ask(canceled)
 		synctest.Wait()
 		if got := now.Load(); got != maxInFlight {
-			t.Errorf("%d at once, want %d", got, maxInFlight)
+			t.Errorf("%d at the same time, want %d", got, maxInFlight)
 		}
-		giveUp()
+		cancel()
 		synctest.Wait()
 		for range maxInFlight + 3 {
 			leave <- struct{}{}
 		}
 		synctest.Wait()
 		if got := now.Load(); got != 0 {
-			t.Errorf("%d are left", got)
+			t.Errorf("%d requests have not finished", got)
 		}
 	})
 }

@@ -15,12 +15,12 @@ import (
 )
 
 const (
-	// sidecarMinor is the minor version of Kubernetes 1 since which init containers
-	// with restartPolicy Always are on by default.
+	// sidecarMinor is the first minor version of Kubernetes 1 in which init containers with
+	// restartPolicy Always (native sidecars) are enabled by default.
 	sidecarMinor = 29
 
-	// versionInterval is between looks at the API server's version. An upgrade of the
-	// control plane takes this long to be noticed at the most.
+	// versionInterval is the interval between requests for the API server's version. An
+	// upgrade of the control plane is noticed after this time at the latest.
 	versionInterval = 10 * time.Minute
 
 	versionTimeout = 10 * time.Second
@@ -36,8 +36,8 @@ type sidecars struct {
 	native atomic.Bool
 }
 
-// decide asks for the version, where that matters. When the server cannot be asked,
-// what was decided before holds.
+// decide gets the API server's version if the mode is auto. If this fails, the previous decision
+// stays.
 func (s *sidecars) decide(ctx context.Context) error {
 	native := s.mode == sidecarOn
 	if s.mode == sidecarAuto {
@@ -45,21 +45,20 @@ func (s *sidecars) decide(ctx context.Context) error {
 		defer cancel()
 		info, err := s.version(ctx)
 		if err != nil {
-			return fmt.Errorf("asking the API server for its version: %w", err)
+			return fmt.Errorf("getting the API server's version: %w", err)
 		}
 		if native, err = hasSidecars(info); err != nil {
 			return err
 		}
 	}
 	if s.native.Swap(native) != native {
-		s.log.Info("native sidecars decided upon", zap.Bool("native_sidecar", native), zap.String("mode", s.mode))
+		s.log.Info("native sidecar mode changed", zap.Bool("native_sidecar", native), zap.String("mode", s.mode))
 	}
 	s.metrics.native.Set(map[bool]float64{true: 1}[native])
 	return nil
 }
 
-// Start decides again from time to time, until ctx ends. Pods that are there
-// already stay as they are.
+// Start calls decide at an interval until ctx is done. It does not change existing pods.
 func (s *sidecars) Start(ctx context.Context) error {
 	if s.mode != sidecarAuto {
 		return nil
@@ -72,23 +71,24 @@ func (s *sidecars) Start(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			if err := s.decide(ctx); err != nil && ctx.Err() == nil {
-				s.log.Warn("native sidecars not decided upon anew", zap.Error(err))
+				s.log.Warn("checking for native sidecars failed", zap.Error(err))
 			}
 		}
 	}
 }
 
-// hasSidecars reads versions such as 1 and 29+, as distributions write them.
+// hasSidecars reports whether a version has native sidecars. Some distributions have a minor
+// version such as 29+.
 func hasSidecars(info serverversion.Info) (bool, error) {
 	major, majorErr := strconv.Atoi(info.Major)
 	minor, minorErr := strconv.Atoi(strings.TrimRight(info.Minor, "+"))
 	if majorErr != nil || minorErr != nil {
-		return false, fmt.Errorf("the API server says that its version is %q.%q: say --native-sidecar=on or off", info.Major, info.Minor)
+		return false, fmt.Errorf("unknown version %q.%q of the API server: set --native-sidecar to on or off", info.Major, info.Minor)
 	}
 	return major > 1 || major == 1 && minor >= sidecarMinor, nil
 }
 
-// serverVersion asks an API server for its version.
+// serverVersion returns a function that gets the API server's version.
 func serverVersion(client rest.Interface) func(context.Context) (serverversion.Info, error) {
 	return func(ctx context.Context) (serverversion.Info, error) {
 		var info serverversion.Info

@@ -38,8 +38,8 @@ func TestHasSidecars(t *testing.T) {
 	}
 }
 
-// TestNativeSidecar: on and off ask nobody; auto asks, and again, and keeps what it
-// decided while the server cannot be asked.
+// TestNativeSidecar checks that on and off make no request, and that auto gets the version at an
+// interval and keeps its decision after an error.
 func TestNativeSidecar(t *testing.T) {
 	for _, mode := range []string{sidecarOn, sidecarOff} {
 		s := &sidecars{mode: mode, metrics: newMetrics(), log: zap.NewNop()}
@@ -66,7 +66,7 @@ func TestNativeSidecar(t *testing.T) {
 			mu.Lock()
 			minor, fail = newMinor, newFail
 			mu.Unlock()
-			time.Sleep(versionInterval) // of the bubble's clock
+			time.Sleep(versionInterval) // on synctest's clock
 			synctest.Wait()
 			if got := s.native.Load(); got != want {
 				t.Errorf("1.%s, %v: native %v, want %v", newMinor, newFail, got, want)

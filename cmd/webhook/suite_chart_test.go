@@ -10,7 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// rendered are what Helm makes of the chart; test/deploy/chart keeps them true.
+// rendered are files with the output of Helm. test/deploy/chart checks that they are up to date.
 var rendered = []string{
 	"../../deploy/webhook/webhook.yaml",
 	"../../test/deploy/chart/testdata/least.yaml",
@@ -19,7 +19,7 @@ var rendered = []string{
 	"../../test/deploy/chart/testdata/everything.yaml",
 }
 
-// chartConfig is what this program makes of the arguments in a rendered chart.
+// chartConfig parses the arguments of the webhook in a rendered chart.
 func chartConfig(t *testing.T, file string) config {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -46,12 +46,13 @@ func chartConfig(t *testing.T, file string) config {
 	return cfg
 }
 
-// TestChartArguments: the chart's flags are this program's, and its values arrive.
+// TestChartArguments checks that this program accepts the chart's arguments, and the values of
+// some.
 func TestChartArguments(t *testing.T) {
 	for _, file := range rendered {
 		cfg := chartConfig(t, file)
 		if cfg.certificates.dir != "/certs" || cfg.address != ":9443" || cfg.healthAddress != ":8081" || cfg.metricsAddress != ":8080" {
-			t.Errorf("%s: the chart's mount and ports are others than %+v", file, cfg)
+			t.Errorf("%s: the chart's mount and ports differ from %+v", file, cfg)
 		}
 	}
 	all := chartConfig(t, "../../test/deploy/chart/testdata/everything.yaml")

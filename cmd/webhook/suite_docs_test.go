@@ -11,9 +11,10 @@ import (
 	"github.com/spf13/pflag"
 )
 
-var update = flag.Bool("update", false, "write the table of flags into docs/webhook.md")
+var update = flag.Bool("update", false, "write the tables of flags into docs/webhook.md")
 
-// TestDocumentedFlags: the table in the docs is what --help says; make docs writes it.
+// TestDocumentedFlags checks that the tables in docs/webhook.md have the flags of --help. make docs
+// writes them.
 func TestDocumentedFlags(t *testing.T) {
 	const file = "../../docs/webhook.md"
 	text, err := os.ReadFile(file)
@@ -24,7 +25,7 @@ func TestDocumentedFlags(t *testing.T) {
 	if !block.Match(text) {
 		t.Fatalf("%s has no block of flags", file)
 	}
-	want := block.ReplaceAllString(string(text), "${1}\n"+flagTable()+"\n${2}")
+	want := block.ReplaceAllString(string(text), "${1}"+flagTables()+"\n${2}")
 	if want == string(text) {
 		return
 	}
@@ -36,20 +37,23 @@ func TestDocumentedFlags(t *testing.T) {
 	}
 }
 
-func flagTable() string {
+// flagTables returns a table for each group of flags.
+func flagTables() string {
 	var cfg config
 	var b strings.Builder
-	b.WriteString("| flag | variable | default | meaning |\n|---|---|---|---|\n")
-	flags := newFlags(&cfg)
-	flags.VisitAll(func(f *pflag.Flag) {
-		twin, fallback := "`"+flags.Variable(f.Name)+"`", "`"+f.DefValue+"`"
-		if f.Name == "version" {
-			twin, fallback = "", ""
-		}
-		if f.DefValue == "" {
-			fallback = ""
-		}
-		fmt.Fprintf(&b, "| `--%s` | %s | %s | %s |\n", f.Name, twin, fallback, strings.ReplaceAll(f.Usage, "`", ""))
+	set := newFlags(&cfg)
+	set.VisitGroups(func(title string, flags *pflag.FlagSet) {
+		fmt.Fprintf(&b, "\n**%s**\n\n| flag | variable | default | meaning |\n|---|---|---|---|\n", title)
+		flags.VisitAll(func(f *pflag.Flag) {
+			variable, value := "`"+set.Variable(f.Name)+"`", "`"+f.DefValue+"`"
+			if f.Name == "version" {
+				variable, value = "", ""
+			}
+			if f.DefValue == "" {
+				value = ""
+			}
+			fmt.Fprintf(&b, "| `--%s` | %s | %s | %s |\n", f.Name, variable, value, strings.ReplaceAll(f.Usage, "`", ""))
+		})
 	})
 	return b.String()
 }

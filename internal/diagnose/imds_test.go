@@ -29,7 +29,7 @@ func TestMetadata(t *testing.T) {
 		exempt, noRedirect bool
 		wantPort           diagnose.Status
 		wantRedirect       diagnose.Status
-		says               string
+		wantText           string
 	}{
 		{"good, as the application", ours, ours, false, false, diagnose.OK, diagnose.OK, "reach the proxy"},
 		{"good, as the proxy", ours, lost, true, false, diagnose.OK, diagnose.Skipped, "is exempt from the redirect"},
@@ -59,8 +59,8 @@ func TestMetadata(t *testing.T) {
 			if f := finding(t, report, diagnose.IMDS, "127.0.0.1:8000"); f.Status != test.wantPort {
 				t.Errorf("port: got %+v, want %s", f, test.wantPort)
 			}
-			if f := finding(t, report, diagnose.IMDS, "redirect"); f.Status != test.wantRedirect || !strings.Contains(f.Text, test.says) {
-				t.Errorf("redirect: got %+v, want %s and %q", f, test.wantRedirect, test.says)
+			if f := finding(t, report, diagnose.IMDS, "redirect"); f.Status != test.wantRedirect || !strings.Contains(f.Text, test.wantText) {
+				t.Errorf("redirect: got %+v, want %s and %q", f, test.wantRedirect, test.wantText)
 			}
 		})
 	}
@@ -77,7 +77,7 @@ func TestPortOwner(t *testing.T) {
 		err          error
 		want         diagnose.Status
 		wantRedirect diagnose.Status
-		says         string
+		wantText     string
 	}{
 		"the proxy's user":                     {[]uint32{1501}, nil, diagnose.OK, diagnose.OK, "the proxy is ready"},
 		"the check's user":                     {[]uint32{2000}, nil, diagnose.OK, diagnose.OK, "the proxy is ready"},
@@ -94,8 +94,8 @@ func TestPortOwner(t *testing.T) {
 				PortOwners: func() ([]uint32, error) { return test.owners, test.err },
 			}
 			report := diagnose.Run(t.Context(), cfg, nil)
-			if f := finding(t, report, diagnose.IMDS, "127.0.0.1:8000"); f.Status != test.want || !strings.Contains(f.Text, test.says) {
-				t.Errorf("port: got %+v, want %s and %q", f, test.want, test.says)
+			if f := finding(t, report, diagnose.IMDS, "127.0.0.1:8000"); f.Status != test.want || !strings.Contains(f.Text, test.wantText) {
+				t.Errorf("port: got %+v, want %s and %q", f, test.want, test.wantText)
 			}
 			if f := finding(t, report, diagnose.IMDS, "redirect"); f.Status != test.wantRedirect {
 				t.Errorf("redirect: got %+v, want %s", f, test.wantRedirect)

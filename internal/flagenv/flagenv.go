@@ -86,28 +86,29 @@ func (s *Set) Group(title string) {
 	s.groups = append(s.groups, group{title, defined})
 }
 
-// VisitGroups calls fn for each group with its flags, in the order in which the groups were
+// VisitGroups calls fn for each group that has flags, in the order in which the groups were
 // started. Flags before the first group are in a group named Flags.
 func (s *Set) VisitGroups(fn func(title string, flags *pflag.FlagSet)) {
 	groups := append([]group{{title: "Flags"}}, s.groups...)
-	var titles []string
 	flags := map[string]*pflag.FlagSet{}
 	index, current := 0, 0
 	s.VisitAll(func(f *pflag.Flag) {
 		for current+1 < len(groups) && groups[current+1].first <= index {
 			current++
 		}
+		index++
 		title := groups[current].title
 		if flags[title] == nil {
-			titles = append(titles, title)
 			flags[title] = pflag.NewFlagSet("", pflag.ContinueOnError)
 			flags[title].SortFlags = false
 		}
 		flags[title].AddFlag(f)
-		index++
 	})
-	for _, title := range titles {
-		fn(title, flags[title])
+	for _, g := range groups {
+		if flags[g.title] != nil {
+			fn(g.title, flags[g.title])
+			delete(flags, g.title)
+		}
 	}
 }
 

@@ -143,29 +143,32 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestGroups checks the order of groups and flags, a group that is continued, and a group
+// TestGroups checks the order of groups and flags, groups that are continued, and a group
 // without flags.
 func TestGroups(t *testing.T) {
 	set := flagenv.New("prog", nil)
 	set.Bool("a", false, "")
 	set.Group("Required")
-	set.Bool("b", false, "")
 	set.Group("Empty")
+	set.Group("Late")
+	set.Bool("b", false, "")
 	set.Group("More")
 	set.Bool("d", false, "")
 	set.Bool("c", false, "")
 	set.Group("Required")
 	set.Bool("e", false, "")
+	set.Group("Late")
+	set.Bool("f", false, "")
 	var got []string
 	set.VisitGroups(func(title string, flags *pflag.FlagSet) {
 		flags.VisitAll(func(f *pflag.Flag) { title += " " + f.Name })
 		got = append(got, title)
 	})
-	if want := []string{"Flags a", "Required b e", "More d c"}; !slices.Equal(got, want) {
+	if want := []string{"Flags a", "Required e", "Late b f", "More d c"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	usages := strings.ReplaceAll(set.Usages(), "[=true|false]", "")
-	if want := "\nFlags:\n      --a   \n\nRequired:\n      --b   \n      --e   \n\nMore:\n      --d   \n      --c   \n"; usages != want {
+	if want := "\nFlags:\n      --a   \n\nRequired:\n      --e   \n\nLate:\n      --b   \n      --f   \n\nMore:\n      --d   \n      --c   \n"; usages != want {
 		t.Errorf("got %q, want %q", usages, want)
 	}
 }

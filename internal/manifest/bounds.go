@@ -2,31 +2,30 @@ package manifest
 
 import "go.yaml.in/yaml/v3"
 
-// maxValues bounds what aliases may make of a document beyond what it holds itself. The
-// library that kubectl reads with stops at less.
+// maxValues is how many values aliases may add to those of the text. The limit of kubectl's YAML
+// library is lower.
 const maxValues = 1_000_000
 
-// bounded refuses aliases that stand within what they are an alias of, and those that
-// take a few lines to a value that no machine holds: what reads the tree follows aliases
-// and need not count.
-func bounded(root *Node) error {
+// checkAliases refuses recursive aliases, and aliases that expand a short text to more values than
+// fit into memory, so that code that follows aliases needs no limit.
+func checkAliases(root *Node) error {
 	s := sizes{of: map[*Node]int{}}
 	whole, err := s.size(root)
 	if err == nil && whole-s.own > maxValues {
-		err = root.errorf(tooMuch)
+		err = root.errorf(tooManyValues)
 	}
 	return err
 }
 
-const tooMuch = "the aliases of this document make too much of it: write out what is needed"
+const tooManyValues = "the aliases of this document expand to too many values: write the values out"
 
-// sizes counts values: those of the text, and those that each anchor stands for.
+// sizes counts the values of the text, and the values of each anchor with its aliases expanded.
 type sizes struct {
 	own int
 	of  map[*Node]int
 }
 
-// unfinished is the size of what is being counted.
+// unfinished is the size of an anchor's value while its values are being counted.
 const unfinished = -1
 
 func (s *sizes) size(n *Node) (int, error) {
@@ -59,9 +58,9 @@ func (s *sizes) size(n *Node) (int, error) {
 func (s *sizes) alias(n *Node) (int, error) {
 	switch size := s.of[n.target]; {
 	case size == unfinished:
-		return 0, n.errorf("*%s stands within what it is an alias of", n.text)
+		return 0, n.errorf("*%s is an alias of a value that contains it", n.text)
 	case size > maxValues:
-		return 0, n.errorf(tooMuch)
+		return 0, n.errorf(tooManyValues)
 	default:
 		return size, nil
 	}

@@ -18,7 +18,7 @@ func (s *scanner) blockSequence(tree *yaml.Node, n *Node) error {
 		}
 		n.original = append(n.original, e)
 	}
-	n.settle()
+	n.finish()
 	return nil
 }
 
@@ -30,8 +30,8 @@ func (s *scanner) blockMapping(tree *yaml.Node, n *Node) error {
 		if err := s.key(&e, n, tree.Content[i]); err != nil {
 			return err
 		}
-		if e.colon == 0 && !isNothing(tree.Content[i+1]) {
-			return s.lost()
+		if e.colon == 0 && !isEmpty(tree.Content[i+1]) {
+			return s.unsupported()
 		}
 		if err := s.value(&e, n, tree.Content[i+1], n.column); err != nil {
 			return err
@@ -39,11 +39,11 @@ func (s *scanner) blockMapping(tree *yaml.Node, n *Node) error {
 		s.layout.learn(n, e.value)
 		n.original = append(n.original, e)
 	}
-	n.settle()
+	n.finish()
 	return nil
 }
 
-// key scans a key and its colon. Only a key without value may do without.
+// key scans a key and its colon. A key without a value may have no colon.
 func (s *scanner) key(e *entry, n *Node, tree *yaml.Node) (err error) {
 	if s.at('?') && s.pos+1 < len(s.text) && isSpace(s.text[s.pos+1]) {
 		s.pos++
@@ -102,13 +102,13 @@ func (s *scanner) flowMapping(tree *yaml.Node, n *Node) error {
 		}
 	}
 	if n.bare {
-		n.settle()
+		n.finish()
 		return nil
 	}
 	return s.closing(n, '}')
 }
 
-// takeOptional passes an indicator and what is blank before it, if the indicator is there.
+// takeOptional skips an indicator and the blanks before it, if the indicator is next.
 func (s *scanner) takeOptional(indicator byte) bool {
 	end := s.pos
 	if s.skip(); s.at(indicator) {
@@ -121,7 +121,7 @@ func (s *scanner) takeOptional(indicator byte) bool {
 
 func (s *scanner) closing(n *Node, bracket byte) error {
 	s.skip()
-	n.settle()
+	n.finish()
 	return s.take(bracket)
 }
 

@@ -13,11 +13,12 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The parser speaks YAML 1.1 and takes no other number, though it reads what 1.2 has.
+// newerYAML matches the directive of YAML 1.2. The parser refuses this version number, although it
+// supports the syntax.
 var newerYAML = regexp.MustCompile(`(?m)^(\x{FEFF}?%YAML[ \t]+)1\.2`)
 
-// booleans are YAML 1.1's, which the parser takes for strings and kubectl's library does
-// not.
+// booleans are the booleans of YAML 1.1. For this parser some of them are strings, but not for
+// kubectl's library.
 var booleans = map[string]bool{
 	"y": true, "Y": true, "yes": true, "Yes": true, "YES": true,
 	"on": true, "On": true, "ON": true,
@@ -27,7 +28,7 @@ var booleans = map[string]bool{
 	"false": false, "False": false, "FALSE": false,
 }
 
-// shortTag is the type of a value, as kubectl's library has it.
+// shortTag returns the tag of a value as in kubectl's library.
 func shortTag(tree *yaml.Node) string {
 	const plain yaml.Style = 0
 	if _, known := booleans[tree.Value]; known && tree.Kind == yaml.ScalarNode && tree.Style == plain {
@@ -36,7 +37,7 @@ func shortTag(tree *yaml.Node) string {
 	return tree.ShortTag()
 }
 
-// forParser writes a text as the parser takes it: lines stay where they are.
+// forParser returns the text in a form that the parser accepts, with the same lines.
 func forParser(text []byte) []byte {
 	content := bytes.TrimPrefix(text, byteOrderMark)
 	if bytes.HasPrefix(bytes.TrimLeft(content, " \t\r\n"), []byte("{")) && json.Valid(content) {
@@ -45,9 +46,9 @@ func forParser(text []byte) []byte {
 	return newerYAML.ReplaceAll(text, []byte("${1}1.1"))
 }
 
-// plainEscapes writes JSON as the parser reads it: without the escapes that it does not
-// know, \/ and pairs of surrogates, and with escapes for what it takes for no character
-// or for the end of a line. Both are found in strings only.
+// plainEscapes returns JSON in a form that the parser accepts. It replaces the escapes that the
+// parser does not support, \/ and surrogate pairs, and escapes characters that the parser refuses
+// or treats as line breaks. In valid JSON both occur only in strings.
 func plainEscapes(text []byte) []byte {
 	out := make([]byte, 0, len(text))
 	for i := 0; i < len(text); {
@@ -70,13 +71,14 @@ func plainEscapes(text []byte) []byte {
 	return out
 }
 
-// beyondYAML tells what YAML takes for a line break, or allows only as an escape, of what
-// JSON allows in a string.
+// beyondYAML reports whether a character that JSON allows in a string is a line break in YAML, or
+// is allowed there only as an escape.
 func beyondYAML(r rune) bool {
 	return r >= 0x7f && r <= 0x9f || strings.ContainsRune("\u2028\u2029\ufeff\ufffe\uffff", r)
 }
 
-// surrogates decodes \uD83D\uDE00. Half a pair is what encoding/json makes of it.
+// surrogates decodes a surrogate pair such as \uD83D\uDE00. Like encoding/json, it returns U+FFFD for
+// half a pair.
 func surrogates(text []byte) (r rune, size int) {
 	const escape = len(`\u0000`)
 	high, ok := unicodeEscape(text)

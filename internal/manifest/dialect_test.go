@@ -7,8 +7,8 @@ import (
 	"imds-oidc-proxy/internal/manifest"
 )
 
-// TestJSONStrings: what JSON allows in a string and YAML does not. Kubernetes reads JSON
-// as such.
+// TestJSONStrings checks characters and escapes that JSON allows in a string and YAML does not.
+// Kubernetes parses JSON with a JSON parser.
 func TestJSONStrings(t *testing.T) {
 	const text = "{\"a\": \"\x7f \u0085 \u009f \u2028\u2029 \ufeff \uffff é \\/ \\ud83d\\ude00 \\\\/ \\\"\\u0041\"}"
 	const want = "\x7f \u0085 \u009f \u2028\u2029 \ufeff \uffff é / 😀 \\/ \"A"

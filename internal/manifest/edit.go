@@ -3,6 +3,7 @@ package manifest
 import (
 	"bytes"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -14,8 +15,7 @@ type edit struct {
 	text       string
 }
 
-// splice does the edits. Those at one place stay in the order in which they were
-// made; removals may overlap.
+// splice applies the edits. Edits at the same position stay in their order. Removals may overlap.
 func splice(text []byte, edits []edit) []byte {
 	slices.SortStableFunc(edits, func(a, b edit) int { return a.start - b.start })
 	var out bytes.Buffer
@@ -29,7 +29,7 @@ func splice(text []byte, edits []edit) []byte {
 	return out.Bytes()
 }
 
-// editor compares what a tree was with what it became, and collects the edits.
+// editor compares the original and the patched entries of a tree, and collects the edits.
 type editor struct {
 	document *Document
 	edits    []edit
@@ -41,8 +41,8 @@ func (e *editor) insert(at int, text string) {
 	e.edits = append(e.edits, edit{start: at, end: at, text: text})
 }
 
-// insertLines puts whole lines at the start of a line, or after a last line that lacks
-// its break, which it goes on lacking.
+// insertLines inserts whole lines at the start of a line. At the end of a text without a final line
+// break, the new text has none either.
 func (e *editor) insertLines(at int, lines []string) {
 	eol, text := e.document.eol, e.document.text
 	block := strings.Join(lines, eol)
@@ -58,8 +58,8 @@ func (e *editor) cutLines(from, to int) {
 	e.cut(lineStart(e.document.text, from), lineEnd(e.document.text, to))
 }
 
-// lastBreak goes with the last lines where the text ends without one, so that it ends
-// without one still.
+// lastBreak removes the line break before removed last lines, if the text has no final line break,
+// so that the new text has none either.
 func (e *editor) lastBreak() {
 	text := e.document.text
 	if bytes.HasSuffix(text, []byte("\n")) {
@@ -86,28 +86,28 @@ func (d *Document) breakBefore(pos int) string {
 	return ""
 }
 
-// node collects the edits of a value that stays. place is the entry that holds it, nil
-// for the document's own.
-func (e *editor) node(n *Node, place *entry) error {
+// node collects the edits of a value that is kept. The argument holder is the entry with the value,
+// or nil for the root.
+func (e *editor) node(n *Node, holder *entry) error {
 	switch {
 	case n.kind != yaml.MappingNode && n.kind != yaml.SequenceNode:
 		return nil
 	case n.flow:
 		return e.flow(n)
 	}
-	return e.block(n, place)
+	return e.block(n, holder)
 }
 
-// changedEntries tells whether entries came or went.
+// changedEntries reports whether entries were added or removed.
 func (n *Node) changedEntries() bool {
 	return len(n.entries) != len(n.original) || slices.ContainsFunc(n.entries, func(x entry) bool { return x.from == added })
 }
 
-func (e *editor) block(n *Node, place *entry) error {
+func (e *editor) block(n *Node, holder *entry) error {
 	if len(n.entries) == 0 {
-		return e.empty(n, place)
+		return e.empty(n, holder)
 	}
-	// The values first: what is added to one ends where what follows it is added.
+	// The values first: additions to a value come before additions after it, at the same position.
 	for _, x := range n.entries {
 		if x.from == added {
 			continue
@@ -116,11 +116,11 @@ func (e *editor) block(n *Node, place *entry) error {
 			return err
 		}
 	}
-	e.blockAdditions(n, place)
+	e.blockAdditions(n, holder)
 	return e.blockRemovals(n)
 }
 
-// kept edits an entry that stays, its value within or as a whole.
+// kept edits an entry that is kept: inside its value, or by replacing the value.
 func (e *editor) kept(n *Node, x entry) error {
 	old := n.original[x.from].value
 	if old == x.value {
@@ -129,10 +129,10 @@ func (e *editor) kept(n *Node, x entry) error {
 	return e.replace(n, x, old)
 }
 
-// blockAdditions writes the new entries. Those that follow what stays come after its
-// last line, the first before all comments on what follows.
-func (e *editor) blockAdditions(n *Node, place *entry) {
-	after := added // the entry of the text that the next addition follows
+// blockAdditions inserts the new entries after the last line of the existing entry before them, or
+// before the first entry and its comments.
+func (e *editor) blockAdditions(n *Node, holder *entry) {
+	after := added // the existing entry before the next addition
 	for i := 0; i < len(n.entries); i++ {
 		if n.entries[i].from != added {
 			after = n.entries[i].from
@@ -146,18 +146,18 @@ func (e *editor) blockAdditions(n *Node, place *entry) {
 			after = len(n.original) - 1
 		}
 		i--
-		e.addAfter(n, place, after, lines)
+		e.addAfter(n, holder, after, lines)
 	}
 }
 
 func (e *editor) layoutFor(n *Node) layout { return e.document.layout.near(n) }
 
-func (e *editor) addAfter(n *Node, place *entry, after int, lines []string) {
+func (e *editor) addAfter(n *Node, holder *entry, after int, lines []string) {
 	text := e.document.text
 	if after != added {
 		at := lineEnd(text, n.original[after].last())
 		if after == len(n.original)-1 {
-			at = e.document.trailing(at, n.leastComment(place))
+			at = e.document.trailing(at, n.leastComment(holder))
 		}
 		e.insertLines(at, lines)
 		return
@@ -167,12 +167,12 @@ func (e *editor) addAfter(n *Node, place *entry, after int, lines []string) {
 		e.insertLines(at, lines)
 		return
 	}
-	// On the line of a dash, a key or the marker: what is there moves down.
+	// The first entry is in the line of a dash, a key or the marker. It moves down.
 	margin := strings.Repeat(" ", n.column)
 	e.insert(first, strings.TrimPrefix(strings.Join(lines, e.document.eol), margin)+e.document.eol+margin)
 }
 
-// last is the last position of an entry.
+// last returns the last position of an entry.
 func (x entry) last() int {
 	end := max(x.colon, x.value.end)
 	if x.key != nil {
@@ -181,17 +181,18 @@ func (x entry) last() int {
 	return end
 }
 
-// leastComment is the column from which on a comment after the last entry belongs to
-// the collection. Dashes may stand as far left as the key of their list, where a
-// comment is rather about the next key.
-func (n *Node) leastComment(place *entry) int {
-	if n.kind == yaml.SequenceNode && place != nil && n.parent != nil && n.parent.kind == yaml.MappingNode {
+// leastComment returns the smallest column of a comment after the last entry that belongs to the
+// collection. The dashes of a list may be in the column of its key. A comment in that column is
+// more likely about the next key.
+func (n *Node) leastComment(holder *entry) int {
+	if n.kind == yaml.SequenceNode && holder != nil && n.parent != nil && n.parent.kind == yaml.MappingNode {
 		return n.parent.column + 1
 	}
 	return n.column
 }
 
-// trailing passes comments that are indented enough, and what is blank between them.
+// trailing returns the position after the comments that are indented enough, with blank lines between
+// them.
 func (d *Document) trailing(at, column int) int {
 	for pos := at; pos < len(d.text); {
 		next := lineEnd(d.text, pos)
@@ -209,7 +210,7 @@ func (d *Document) trailing(at, column int) int {
 	return at
 }
 
-// blockRemovals takes out the lines of what went. Comments before it stay.
+// blockRemovals removes the lines of removed entries. Comments before them stay.
 func (e *editor) blockRemovals(n *Node) error {
 	kept := make([]bool, len(n.original))
 	firstKept := len(n.original)
@@ -225,7 +226,7 @@ func (e *editor) blockRemovals(n *Node) error {
 		}
 		if i == 0 && !e.document.leadsLine(x.start) {
 			if firstKept == len(n.original) {
-				return n.errorf("nothing of this is to stay, and it begins on the line of what holds it: put it on lines of its own")
+				return n.sharesLine()
 			}
 			e.cut(x.start, n.original[firstKept].start)
 			continue
@@ -235,21 +236,42 @@ func (e *editor) blockRemovals(n *Node) error {
 	return nil
 }
 
-// leadsLine tells whether there is nothing but blanks before pos on its line.
+// leadsLine reports whether there are only blanks before pos in its line.
 func (d *Document) leadsLine(pos int) bool {
 	return len(bytes.Trim(d.text[lineStart(d.text, pos):pos], " ")) == 0
 }
 
-// empty writes [] or {} where all entries of a block went.
-func (e *editor) empty(n *Node, place *entry) error {
-	if place == nil || place.colon == 0 || lineEnd(e.document.text, n.head) > lineStart(e.document.text, n.start) {
-		return n.errorf("nothing of this is to stay, and it begins on the line of what holds it: put it on lines of its own")
+// empty replaces a block whose entries were all removed by [] or {}.
+func (e *editor) empty(n *Node, holder *entry) error {
+	if holder == nil || holder.colon == 0 || lineEnd(e.document.text, n.head) > lineStart(e.document.text, n.start) {
+		return n.sharesLine()
 	}
 	e.insert(n.head, " "+inline(n))
 	for _, x := range n.original {
 		e.cutLines(x.start, x.last())
 	}
 	return nil
+}
+
+// sharesLine returns the error for a block that cannot be removed.
+func (n *Node) sharesLine() error {
+	if n.parent == nil {
+		return n.errorf("cannot remove all of the document")
+	}
+	return n.errorf("cannot remove all of %s: it starts in the line of its key or dash; put it on lines of its own", n.path())
+}
+
+// path returns the keys and indexes of a value below the root, such as spec.volumes.
+func (n *Node) path() string {
+	i := slices.IndexFunc(n.parent.entries, func(x entry) bool { return x.value == n })
+	step := strconv.Itoa(i)
+	if n.parent.kind == yaml.MappingNode {
+		step = n.parent.entries[i].keyName()
+	}
+	if n.parent.parent == nil {
+		return step
+	}
+	return n.parent.path() + "." + step
 }
 
 // replace writes another value after a key of a block mapping.

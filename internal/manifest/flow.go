@@ -5,15 +5,15 @@ import (
 	"strings"
 )
 
-// flow collects the edits of a collection in brackets.
+// flow collects the edits of a collection in flow style, which has brackets.
 func (e *editor) flow(n *Node) error {
 	if n.changedEntries() {
 		if n.bare {
-			return n.errorf("a pair without braces cannot be added to")
+			return n.errorf("cannot edit a pair without braces: write it in braces")
 		}
 		kept := e.flowKept(n)
 		if len(kept) == 0 {
-			return e.flowAnew(n)
+			return e.rewriteFlow(n)
 		}
 		e.flowAdditions(n)
 		e.flowRemovals(n, kept)
@@ -49,12 +49,12 @@ func (e *editor) flowKept(n *Node) []int {
 	return kept
 }
 
-// brackets is how what is added to a collection is to be written: as JSON in JSON, over
-// several lines where the entries have lines of their own. The margin is theirs.
+// brackets returns the style for entries that are added to a collection: JSON in a JSON document,
+// and several lines if the existing entries are on separate lines, with the same margin.
 func (e *editor) brackets(n *Node) (b brackets, margin string) {
 	b = brackets{strict: e.document.isJSON(), eol: e.document.eol, step: e.document.flowStep()}
 	if len(n.original) == 0 && b.strict && n.parent != nil {
-		n = n.parent // nothing in it: as the lines around it
+		n = n.parent // it is empty: use the style of its parent
 	}
 	column, ok := e.document.ownLine(n)
 	if !ok {
@@ -64,7 +64,8 @@ func (e *editor) brackets(n *Node) (b brackets, margin string) {
 	return b, strings.Repeat(e.document.flowBlank(), column)
 }
 
-// ownLine is the column of the first entry, if it leads a line.
+// ownLine returns the column of the first entry, and reports whether the entry is the first text in
+// its line.
 func (d *Document) ownLine(n *Node) (int, bool) {
 	if !n.flow || len(n.original) == 0 {
 		return 0, false
@@ -74,13 +75,13 @@ func (d *Document) ownLine(n *Node) (int, bool) {
 	return len(before), len(bytes.Trim(before, " \t")) == 0
 }
 
-// isJSON tells JSON from YAML in brackets: by the quotes of its first key.
+// isJSON distinguishes JSON from YAML in flow style by the quotes of the first key.
 func (d *Document) isJSON() bool {
 	r := d.root
 	return r.flow && len(r.original) > 0 && r.original[0].key != nil && d.text[r.original[0].key.start] == '"'
 }
 
-// flowStep is how far JSON indents, which is where its first key stands.
+// flowStep returns the indentation of JSON, which is the column of its first key.
 func (d *Document) flowStep() int {
 	if column, ok := d.ownLine(d.root); ok && column > 0 {
 		return column
@@ -95,7 +96,7 @@ func (d *Document) flowBlank() string {
 	return " "
 }
 
-// flowAdditions puts new entries before the first that stays, or after one that does.
+// flowAdditions inserts new entries after the existing entry before them, or before the first one.
 func (e *editor) flowAdditions(n *Node) {
 	b, margin := e.brackets(n)
 	gap := " "
@@ -115,9 +116,9 @@ func (e *editor) flowAdditions(n *Node) {
 	}
 }
 
-// flowRemovals takes out entries, with the comma after them or, of the last, before.
+// flowRemovals removes entries with the comma after them, or for the last entries, before them.
 func (e *editor) flowRemovals(n *Node, kept []int) {
-	next := 0 // the first entry that is not settled yet
+	next := 0 // the first entry that has not been processed
 	for _, k := range kept {
 		if k > next {
 			e.cut(n.original[next].start, n.original[k].start)
@@ -129,8 +130,8 @@ func (e *editor) flowRemovals(n *Node, kept []int) {
 	}
 }
 
-// flowAnew writes a collection of which nothing stays.
-func (e *editor) flowAnew(n *Node) error {
+// rewriteFlow replaces a collection of which no entry is kept.
+func (e *editor) rewriteFlow(n *Node) error {
 	b, margin := e.brackets(n)
 	if b.lines && len(n.original) > 0 {
 		margin = strings.TrimSuffix(margin, strings.Repeat(e.document.flowBlank(), b.step))

@@ -6,14 +6,14 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// layout is how a document indents, so that what is added looks like its neighbours.
+// layout is the indentation of a document, which added values should have too.
 type layout struct {
-	step      int // of a mapping in a mapping; 0: not known
-	dash      int // of a list's dashes, from the key that the list belongs to
+	step      int // the indentation of a mapping in a mapping; 0: not known
+	dash      int // the indentation of a list's dashes, relative to the key of the list
 	knowsDash bool
 }
 
-// learn takes the first example of each.
+// learn sets step or dash from child, if they are not known yet.
 func (l *layout) learn(parent, child *Node) {
 	if child.flow || len(child.original) == 0 || child.column < parent.column {
 		return
@@ -26,7 +26,8 @@ func (l *layout) learn(parent, child *Node) {
 	}
 }
 
-// near prefers what the entries of one mapping do to what the document does.
+// near returns the layout for entries of a mapping: that of its other entries, or else that of the
+// document.
 func (l layout) near(n *Node) layout {
 	if n == nil || n.kind != yaml.MappingNode || n.flow {
 		return l

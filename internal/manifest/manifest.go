@@ -1,8 +1,7 @@
-// Package manifest edits Kubernetes manifests as text: a JSON patch is applied to the
-// tree of a YAML or JSON document, and only the bytes that it is about change.
-// Comments, quotes, indentation, the order of keys, anchors, line endings and
-// documents that no operation touches stay what they were, so that a diff shows the
-// patch and nothing else.
+// Package manifest edits Kubernetes manifests in place. It applies a JSON patch to a YAML or JSON
+// document and changes only the bytes of the patched values. Comments, quotes, indentation, the
+// order of keys, anchors, line endings and other documents stay unchanged, so that a diff shows
+// only the patch.
 //
 //	for _, part := range manifest.Split(text) {
 //		document, err := manifest.Parse(part)
@@ -12,14 +11,14 @@
 //		out, err := document.Text()
 //	}
 //
-// It knows YAML and RFC 6902's add, remove and replace, and nothing of Kubernetes.
+// The package implements YAML and the operations add, remove and replace of RFC 6902. It does not
+// depend on Kubernetes.
 //
-// A document is read twice: by a YAML parser, for what it means, and by a scan of
-// this package that the parser's tree guides, for where each value begins and ends.
-// Where the two disagree there is an error. What was written is read once more and
-// compared with the patched tree: a text that would not mean what it should is never
-// returned. Aliases, merge keys and anchors in use are left alone: an edit that would
-// have to go through one is an error that names it.
+// A document is read twice: by a YAML parser, which returns the values, and by a scanner of this
+// package, which follows the parser's tree and finds where each value begins and ends. If the
+// two disagree, there is an error. The edited text is parsed again and compared with the patched
+// tree, so that a text with other values is never returned. Aliases, merge keys and anchors with
+// aliases are not changed: an edit that would need this is an error that names them.
 package manifest
 
 import (
@@ -35,17 +34,17 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Error says what stands in the way, and where.
+// Error is an error at a line of the text.
 type Error struct {
-	// Line counts from one, in the text that Split was given.
+	// Line is the line number in the argument of Split. The first line is 1.
 	Line   int
 	Reason string
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Reason) }
 
-// Operation is one of RFC 6902: add, remove or replace. Value is anything that
-// encoding/json can write; Path is relative to the node that it is applied to.
+// Operation is an operation of RFC 6902: add, remove or replace. Value is any value that
+// encoding/json can encode. Path is relative to the node that the operation is applied to.
 type Operation struct {
 	Op, Path string
 	Value    any
@@ -59,13 +58,15 @@ type Document struct {
 	eol       string
 	layout    layout
 	changed   bool
-	openEnd   bool  // it ends in a block scalar that lacks its last line break
-	unfit     error // why it can be read and not edited
+	openEnd   bool // it ends in a block scalar without a final line break
+	// notEditable is the error of the scanner, for a document that can be read but not edited.
+	notEditable error
 }
 
-// Parse reads one part of a stream. A part without content has a nil Root. One that is
-// YAML in a way that the scan cannot follow can be read, and Apply refuses it. So that
-// aliases can be followed without end in sight, those that have none are an error.
+// Parse parses one part of a stream. The Root of a part without content is nil. If the scanner
+// does not support the syntax of a document, the document can be read, but Apply returns an
+// error. Parse refuses recursive aliases and aliases that expand to too many values, so that
+// callers can follow aliases without a limit.
 func Parse(part Part) (*Document, error) {
 	d := &Document{text: part.Text, firstLine: part.Line, eol: "\n"}
 	if i := bytes.IndexByte(part.Text, '\n'); i > 0 && part.Text[i-1] == '\r' {
@@ -79,19 +80,19 @@ func Parse(part Part) (*Document, error) {
 		return d, nil
 	}
 	s := &scanner{document: d, text: part.Text, nodes: map[*yaml.Node]*Node{}}
-	if d.root, d.unfit = s.all(tree.Content[0]); d.unfit != nil {
-		d.root = d.unplaced(tree.Content[0], map[*yaml.Node]*Node{})
+	if d.root, d.notEditable = s.all(tree.Content[0]); d.notEditable != nil {
+		d.root = d.withoutPositions(tree.Content[0], map[*yaml.Node]*Node{})
 	}
 	d.layout = s.layout
-	d.layout.step = cmp.Or(d.layout.step, 2) // as kubectl does
-	if err := bounded(d.root); err != nil {
+	d.layout.step = cmp.Or(d.layout.step, 2) // the indentation of kubectl
+	if err := checkAliases(d.root); err != nil {
 		return nil, err
 	}
 	return d, nil
 }
 
-// unplaced is a tree of a text that the scan could not follow: good to read.
-func (d *Document) unplaced(tree *yaml.Node, nodes map[*yaml.Node]*Node) *Node {
+// withoutPositions returns a tree that can be read, for a text that the scanner does not support.
+func (d *Document) withoutPositions(tree *yaml.Node, nodes map[*yaml.Node]*Node) *Node {
 	start := d.lineOffset(tree.Line)
 	n := &Node{document: d, kind: tree.Kind, tag: shortTag(tree), text: tree.Value, anchor: tree.Anchor, start: start}
 	nodes[tree] = n
@@ -101,18 +102,18 @@ func (d *Document) unplaced(tree *yaml.Node, nodes map[*yaml.Node]*Node) *Node {
 	for i := 0; i < len(tree.Content); i++ {
 		e := entry{from: len(n.original)}
 		if tree.Kind == yaml.MappingNode {
-			e.key = d.unplaced(tree.Content[i], nodes)
+			e.key = d.withoutPositions(tree.Content[i], nodes)
 			i++
 		}
-		e.value = d.unplaced(tree.Content[i], nodes)
+		e.value = d.withoutPositions(tree.Content[i], nodes)
 		e.value.parent = n
 		n.original = append(n.original, e)
 	}
-	n.settle()
+	n.finish()
 	return n
 }
 
-// lineOffset is where a line of the document begins, counted from one.
+// lineOffset returns the position of the start of a line. The first line is 1.
 func (d *Document) lineOffset(line int) int {
 	pos := 0
 	for ; line > 1 && pos < len(d.text); line-- {
@@ -121,18 +122,19 @@ func (d *Document) lineOffset(line int) int {
 	return pos
 }
 
-// parseYAML holds a parser that panics, as some have on hostile text, to an error.
+// parseYAML parses a text. It returns an error if the parser panics, which hostile texts have
+// caused in some parsers.
 func parseYAML(text []byte) (tree yaml.Node, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("yaml: not understood: %v", r)
+			err = fmt.Errorf("yaml: the parser failed: %v", r)
 		}
 	}()
 	decoder := yaml.NewDecoder(bytes.NewReader(forParser(text)))
 	if err := decoder.Decode(&tree); err != nil {
 		return tree, ignore(err, io.EOF)
 	}
-	// The parser is content with one value, and says nothing of what follows it.
+	// The parser stops after one value. Decode again to find out whether anything follows.
 	return tree, ignore(decoder.Decode(new(yaml.Node)), io.EOF)
 }
 
@@ -143,11 +145,11 @@ func ignore(err, expected error) error {
 	return err
 }
 
-// Root is the document's outermost value, nil where there is none.
+// Root returns the document's outermost value, or nil for an empty document.
 func (d *Document) Root() *Node { return d.root }
 
-// Text is the document with the operations done: the very bytes that were parsed
-// where none was.
+// Text returns the text of the document after all operations. Without operations these are the
+// bytes that were parsed.
 func (d *Document) Text() ([]byte, error) {
 	if !d.changed {
 		return d.text, nil
@@ -163,9 +165,9 @@ func (d *Document) Text() ([]byte, error) {
 	case err == nil && same(d.root, again.root):
 		return text, nil
 	case d.openEnd:
-		return nil, d.errorAt(len(d.text), "the text after | ends without a line break, and would get one from the lines that follow it: end the file with one, or write |-")
+		return nil, d.errorAt(len(d.text), "the block scalar (|) at the end has no final line break, and an edit would add one: end the file with a line break, or write |-")
 	}
-	return nil, d.errorAt(d.root.start, "the layout of this document is beyond what can be edited in place; write it in plain block style")
+	return nil, d.errorAt(d.root.start, "cannot edit this document in place: write it in block style")
 }
 
 func (d *Document) errorAt(pos int, format string, args ...any) error {
@@ -176,13 +178,13 @@ func (d *Document) line(pos int) int {
 	return d.firstLine + bytes.Count(d.text[:min(pos, len(d.text))], []byte("\n"))
 }
 
-// lineBelow is for errors of which the parser names the line above: its grammar counts
+// lineBelow matches errors for which the parser reports the line before: its grammar counts lines
 // from zero, its scanner from one.
 var lineBelow = regexp.MustCompile(`^did not find expected (',' or|key|'-' indicator|node content|<)`)
 
 var yamlLine = regexp.MustCompile(`^line (\d+): `)
 
-// yamlError puts the parser's line number where ours go.
+// yamlError returns an error of the parser as an [*Error] with its line number.
 func (d *Document) yamlError(err error) error {
 	reason := errorText(err)
 	line := d.firstLine
@@ -195,9 +197,9 @@ func (d *Document) yamlError(err error) error {
 		}
 	}
 	if strings.HasSuffix(reason, "did not find expected <document start>") {
-		return &Error{Line: line, Reason: "something follows the first value, such as a second JSON object: write a line of --- before each of them"}
+		return &Error{Line: line, Reason: "there is more than one value, such as a second JSON object: write a line --- before each value"}
 	}
-	return &Error{Line: line, Reason: "not YAML: " + reason}
+	return &Error{Line: line, Reason: "invalid YAML: " + reason}
 }
 
 func errorText(err error) string {

@@ -15,7 +15,7 @@ import (
 	"imds-oidc-proxy/internal/manifest"
 )
 
-var update = flag.Bool("update", false, "write what came out into testdata")
+var update = flag.Bool("update", false, "write the patched texts into testdata")
 
 // patched applies a patch to each document of a stream that is a mapping.
 func patched(text []byte, patch []manifest.Operation) ([]byte, error) {
@@ -52,7 +52,7 @@ func operations(t *testing.T, text []byte) []manifest.Operation {
 	return patch
 }
 
-// forms are other ways to put the same lines into a file.
+// forms are other forms of a file with the same lines.
 var forms = map[string]func([]byte) []byte{
 	"as is":         func(b []byte) []byte { return b },
 	"CRLF":          func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("\n"), []byte("\r\n")) },
@@ -63,8 +63,8 @@ var forms = map[string]func([]byte) []byte{
 	},
 }
 
-// TestPatch: each file of testdata has a text, a patch, what comes out, and perhaps a
-// patch back, which has to give the text again, to the byte.
+// TestPatch compares the results of patches. Each file in testdata has a text, a patch, and the
+// patched text or the error. If it also has a reverse patch, the result must be the original text.
 func TestPatch(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -112,7 +112,7 @@ func checkPatch(t *testing.T, sections map[string][]byte, form func([]byte) []by
 		t.Fatal(err)
 	}
 	if !bytes.Equal(again, in) {
-		t.Errorf("not the same again:\n%s", diff.Diff("before", in, "after", again))
+		t.Errorf("after the reverse patch:\n%s", diff.Diff("before", in, "after", again))
 	}
 }
 
@@ -136,18 +136,40 @@ func writeCase(t *testing.T, file string, archive *txtar.Archive, sections map[s
 	}
 }
 
-// TestNoLastBreak: a text after | that lacks its last line break would mean another with
-// lines behind it. |- is one without in any case.
+// TestNoLastBreak checks the error for a block scalar without a final line break: with lines after
+// it, it would have one. A scalar with |- has none in any case.
 func TestNoLastBreak(t *testing.T) {
 	for style, want := range map[string]string{
-		"|":  "line 2: the text after | ends without a line break, and would get one from the lines that follow it: end the file with one, or write |-",
-		">":  "line 2: the text after | ends without a line break",
-		"|+": "line 2: the text after | ends without a line break",
+		"|":  "line 2: the block scalar (|) at the end has no final line break, and an edit would add one: end the file with a line break, or write |-",
+		">":  "line 2: the block scalar (|) at the end has no final line break",
+		"|+": "line 2: the block scalar (|) at the end has no final line break",
 		"|-": "",
 	} {
 		_, err := patched([]byte("a: "+style+"\n  b"), []manifest.Operation{{Op: "add", Path: "/c", Value: "d"}})
 		if (err == nil) != (want == "") || err != nil && !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", style, err, want)
+		}
+	}
+}
+
+// TestCannotRemove checks the error for a block of which no entry would be left, and that starts in
+// the line of its key or dash.
+func TestCannotRemove(t *testing.T) {
+	const sharesLine = ": it starts in the line of its key or dash; put it on lines of its own"
+	for _, c := range []struct{ text, path, want string }{
+		{"- a: 1\n", "/0/a", "line 1: cannot remove all of 0" + sharesLine},
+		{"x:\n  y:\n  - - a\n", "/x/y/0/0", "line 3: cannot remove all of x.y.0" + sharesLine},
+		{"--- &a\nb: c\n", "/b", "line 2: cannot remove all of the document"},
+	} {
+		d, err := parse(c.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Root().Apply([]manifest.Operation{{Op: "remove", Path: c.path}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Text(); err == nil || err.Error() != c.want {
+			t.Errorf("%q: got %v, want %s", c.text, err, c.want)
 		}
 	}
 }

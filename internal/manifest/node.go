@@ -9,39 +9,39 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Node is a value: one of the text, or one that an operation brought.
+// Node is a value of the text, or a value of an operation.
 type Node struct {
 	document *Document
 	kind     yaml.Kind
 	tag      string // short: !!str, !!int, …
-	text     string // a scalar's value, an alias's name
+	text     string // the value of a scalar, or the name of an alias
 	anchor   string
-	target   *Node // what an alias stands for
-	aliased  bool  // there are aliases of this
+	target   *Node // the value that an alias refers to
+	aliased  bool  // there are aliases of this value
 	parent   *Node
 
-	// Where it is in the text: outer is before anchor and tag, start after them; head is
-	// where the line ends that a block collection begins below of.
+	// Positions in the text: outer is before the anchor and the tag, head after them, and start
+	// at the value itself. A block collection begins in a line after head.
 	outer, head, start, end int
-	column                  int  // of a block collection's dashes or keys
-	flow                    bool // in brackets
-	bare                    bool // a mapping of one pair without brackets, in a flow sequence
+	column                  int  // of the dashes or keys of a block collection
+	flow                    bool // in flow style
+	bare                    bool // a mapping of one pair without braces, in a flow sequence
 
-	original []entry // as the text has it
-	entries  []entry // with the operations done
+	original []entry // in the text
+	entries  []entry // after the operations
 }
 
 // entry is an item of a sequence or a pair of a mapping.
 type entry struct {
-	name  string // of an entry that an operation brought
+	name  string // the key of an added entry
 	key   *Node
 	value *Node
-	start int // of the key or the dash
-	colon int // after the colon or the dash; 0 where there is none
-	from  int // its place among the original ones, or added
+	start int // position of the key or the dash
+	colon int // position after the colon or the dash; 0: there is none
+	from  int // index in original, or added
 }
 
-// added marks an entry that is not in the text.
+// added is the value of entry.from for an entry that is not in the text.
 const added = -1
 
 func (e entry) keyName() string {
@@ -55,33 +55,34 @@ func (e entry) isMerge() bool {
 	return e.key != nil && e.key.kind == yaml.ScalarNode && e.key.tag == "!!merge"
 }
 
-// settle ends the scan of a collection.
-func (n *Node) settle() { n.entries = slices.Clone(n.original) }
+// finish ends the scan of a collection.
+func (n *Node) finish() { n.entries = slices.Clone(n.original) }
 
-func (n *Node) fresh() bool { return n.document == nil }
+// isNew reports whether the value comes from an operation.
+func (n *Node) isNew() bool { return n.document == nil }
 
-// Line is where the value begins. Of a value that an operation brought it is zero.
+// Line returns the line at which the value begins, or zero for a value of an operation.
 func (n *Node) Line() int {
-	if n.fresh() {
+	if n.isNew() {
 		return 0
 	}
 	return n.document.line(n.start)
 }
 
 func (n *Node) errorf(format string, args ...any) error {
-	for n.fresh() && n.parent != nil {
+	for n.isNew() && n.parent != nil {
 		n = n.parent
 	}
-	if n.fresh() {
+	if n.isNew() {
 		return fmt.Errorf(format, args...)
 	}
 	return n.document.errorAt(n.start, format, args...)
 }
 
-// IsMapping tells whether the value, or what it is an alias of, is a mapping.
+// IsMapping reports whether the value, or the value that it is an alias of, is a mapping.
 func (n *Node) IsMapping() bool { return n != nil && n.resolve().kind == yaml.MappingNode }
 
-// Len is the number of a collection's own entries, 0 for other values.
+// Len returns the number of a collection's entries without merged ones, or 0 for other values.
 func (n *Node) Len() int {
 	if n == nil {
 		return 0
@@ -89,8 +90,8 @@ func (n *Node) Len() int {
 	return len(n.resolve().entries)
 }
 
-// HasOddKey tells whether some key is not a scalar, as in an unrendered template:
-// {{ .Values.image }} reads as a mapping in a mapping.
+// HasOddKey reports whether a key is not a scalar, as in a template that is not rendered: in YAML,
+// {{ .Values.image }} is a mapping as the key of a mapping.
 func (n *Node) HasOddKey() bool {
 	return slices.ContainsFunc(n.entries, func(e entry) bool {
 		odd := e.key != nil && (e.key.kind != yaml.ScalarNode && e.key.kind != yaml.AliasNode || e.key.HasOddKey())
@@ -98,7 +99,8 @@ func (n *Node) HasOddKey() bool {
 	})
 }
 
-// Scalar is the value's text, and whether it is a string: an unquoted 8000 is not.
+// Scalar returns the text of a scalar, and reports whether it is a string: 8000 without quotes is
+// not.
 func (n *Node) Scalar() (text string, isString bool) {
 	if n = n.resolve(); n == nil || n.kind != yaml.ScalarNode {
 		return "", false
@@ -106,10 +108,10 @@ func (n *Node) Scalar() (text string, isString bool) {
 	return n.text, n.tag == "!!str" || n.tag == "!!timestamp" || n.tag == "!!binary"
 }
 
-// IsNull tells whether there is nothing, or null.
+// IsNull reports whether the value is missing or null.
 func (n *Node) IsNull() bool { return n == nil || n.resolve().tag == "!!null" }
 
-// Items are the items of a sequence.
+// Items returns the items of a sequence.
 func (n *Node) Items() []*Node {
 	if n = n.resolve(); n == nil || n.kind != yaml.SequenceNode {
 		return nil
@@ -121,8 +123,8 @@ func (n *Node) Items() []*Node {
 	return items
 }
 
-// Get follows keys, aliases and merges; it is nil where there is nothing. Of a key that
-// is given twice it may not take what others do: Once tells.
+// Get returns the value at a path of keys, or nil. It follows aliases and merge keys. Parsers
+// disagree about duplicate keys: call Once first.
 func (n *Node) Get(keys ...string) *Node {
 	for _, key := range keys {
 		n = n.get(key)
@@ -149,7 +151,7 @@ func (n *Node) get(key string) *Node {
 	return nil
 }
 
-// merged are the mappings whose pairs << brings, the first of which wins.
+// merged returns the mappings of a merge key. The first takes precedence.
 func (e entry) merged() []*Node {
 	if !e.isMerge() {
 		return nil
@@ -167,8 +169,8 @@ func (n *Node) resolve() *Node {
 	return n
 }
 
-// Value is the value as encoding/json would have decoded it, numbers aside: aliases
-// and merges are followed. A key that is given twice is an error.
+// Value returns the value in the types of encoding/json, except for integers. It follows aliases and
+// merge keys. A duplicate key is an error.
 func (n *Node) Value() (any, error) {
 	n = n.resolve()
 	switch n.kind {
@@ -194,7 +196,7 @@ func (n *Node) mapping() (any, error) {
 		return nil, err
 	}
 	m := make(map[string]any, len(pairs))
-	for _, name := range slices.Sorted(maps.Keys(pairs)) { // the same error each time
+	for _, name := range slices.Sorted(maps.Keys(pairs)) { // sorted, so that the first error is always the same
 		if m[name], err = pairs[name].Value(); err != nil {
 			return nil, err
 		}
@@ -202,7 +204,7 @@ func (n *Node) mapping() (any, error) {
 	return m, nil
 }
 
-// scalar gives a scalar the type that the parser resolved.
+// scalar returns a scalar in the type of its tag.
 func (n *Node) scalar() any {
 	switch n.tag {
 	case "!!null":
@@ -217,14 +219,14 @@ func (n *Node) scalar() any {
 			return i
 		}
 	case "!!float":
-		if f, err := strconv.ParseFloat(n.text, 64); err == nil && f-f == 0 { // neither infinite nor not a number
+		if f, err := strconv.ParseFloat(n.text, 64); err == nil && f-f == 0 { // neither infinite nor NaN
 			return f
 		}
 	}
 	return n.text
 }
 
-// same tells whether two trees have the same values in the same order.
+// same reports whether two trees have the same values in the same order.
 func same(a, b *Node) bool {
 	if a == nil || b == nil {
 		return a == b

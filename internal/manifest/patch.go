@@ -10,11 +10,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Apply does operations in order, on the tree; Document.Text writes them. It stops at
-// the first that cannot be done, and leaves the document unfit for use then.
+// Apply applies operations in order to the tree. Document.Text returns the edited text. Apply stops
+// at the first error, after which the document must not be used.
 func (n *Node) Apply(operations []Operation) error {
-	if n.document.unfit != nil && len(operations) > 0 {
-		return n.document.unfit
+	if n.document.notEditable != nil && len(operations) > 0 {
+		return n.document.notEditable
 	}
 	for _, op := range operations {
 		if err := n.apply(op); err != nil {
@@ -28,7 +28,7 @@ func (n *Node) Apply(operations []Operation) error {
 func (n *Node) apply(op Operation) error {
 	tokens := strings.Split(op.Path, "/")
 	if len(tokens) < 2 || tokens[0] != "" {
-		return n.errorf("cannot %s at %q", op.Op, op.Path)
+		return n.errorf("cannot %s %q: invalid path", op.Op, op.Path)
 	}
 	for i := range tokens {
 		tokens[i] = strings.NewReplacer("~1", "/", "~0", "~").Replace(tokens[i])
@@ -47,9 +47,9 @@ func (n *Node) apply(op Operation) error {
 	return holder.change(op, tokens[len(tokens)-1])
 }
 
-// step follows one token of a path, and refuses what is not there in its own right.
+// step returns the value at one token of a path. It refuses a value that comes from a merge key.
 func (n *Node) step(token string) (*Node, error) {
-	i, err := n.place(token)
+	i, err := n.index(token)
 	if err != nil {
 		return nil, err
 	}
@@ -59,19 +59,19 @@ func (n *Node) step(token string) (*Node, error) {
 	return n.entries[i].value, nil
 }
 
-// missing tells apart what is not there from what a merge brings.
+// missing returns the error for a value that does not exist, or that comes from a merge key.
 func (n *Node) missing(token string) error {
 	if n.Get(token) != nil {
-		return n.errorf("%s comes out of a merge (<<): write it out here", token)
+		return n.errorf("%s comes from a merge (<<): write it out here", token)
 	}
-	return n.errorf("there is no %s", token)
+	return n.errorf("%s does not exist", token)
 }
 
-// place is the index of an entry, or their number where there is none of that name.
-func (n *Node) place(token string) (int, error) {
+// index returns the index of an entry, or the number of entries if there is none of that name.
+func (n *Node) index(token string) (int, error) {
 	switch n.kind {
 	case yaml.AliasNode:
-		return 0, n.errorf("*%s is an alias of text elsewhere: write it out here", n.text)
+		return 0, n.errorf("*%s is an alias of a value elsewhere: write the value out here", n.text)
 	case yaml.MappingNode:
 		if err := n.Once(token); err != nil {
 			return 0, err
@@ -87,31 +87,31 @@ func (n *Node) place(token string) (int, error) {
 		}
 		i, err := strconv.Atoi(token)
 		if err != nil || i < 0 || i > len(n.entries) {
-			return 0, n.errorf("there is no item %s", token)
+			return 0, n.errorf("item %s does not exist", token)
 		}
 		return i, nil
 	}
-	return 0, n.errorf("there is no %s in a plain value", token)
+	return 0, n.errorf("%s does not exist: the value is not a mapping or a list", token)
 }
 
-// editable refuses what an edit would change in a second place too.
+// editable returns an error if a change of the value would also change aliases of it elsewhere.
 func (n *Node) editable() error {
 	for ; n != nil; n = n.parent {
 		if n.aliased {
-			return n.errorf("&%s has aliases elsewhere, which an edit would change too: write them out", n.anchor)
+			return n.errorf("&%s has aliases elsewhere, and an edit would change them too: write their values out", n.anchor)
 		}
 	}
 	return nil
 }
 
 func (n *Node) change(op Operation, token string) error {
-	i, err := n.place(token)
+	i, err := n.index(token)
 	if err != nil {
-		// A null where a list or mapping is meant.
+		// An add to null creates the list or mapping.
 		if n.kind != yaml.ScalarNode || n.tag != "!!null" || op.Op != "add" {
 			return err
 		}
-		if n, err = n.become(token); err != nil {
+		if n, err = n.toCollection(token); err != nil {
 			return err
 		}
 		i = 0
@@ -127,7 +127,7 @@ func (n *Node) change(op Operation, token string) error {
 	}
 	switch {
 	case op.Op == "remove" && exists && n.mergesHave(token):
-		return n.missing(token) // which would come to light
+		return n.missing(token) // after the removal, the merged value would apply
 	case op.Op == "remove" && exists:
 		n.entries = slices.Delete(n.entries, i, i+1)
 		return nil
@@ -139,14 +139,14 @@ func (n *Node) change(op Operation, token string) error {
 	return n.errorf("unknown operation %q", op.Op)
 }
 
-// mergesHave tells whether a merge brings this key too.
+// mergesHave reports whether a merge key also has this key.
 func (n *Node) mergesHave(token string) bool {
 	return slices.ContainsFunc(n.entries, func(e entry) bool {
 		return slices.ContainsFunc(e.merged(), func(source *Node) bool { return source.Get(token) != nil })
 	})
 }
 
-// put sets or inserts at i.
+// put sets the entry i, or inserts one there.
 func (n *Node) put(op Operation, i int, token string) error {
 	value, err := newNode(op.Value)
 	if err != nil {
@@ -166,8 +166,8 @@ func (n *Node) put(op Operation, i int, token string) error {
 	return nil
 }
 
-// become puts an empty collection in the place of a null.
-func (n *Node) become(token string) (*Node, error) {
+// toCollection replaces a null by an empty collection.
+func (n *Node) toCollection(token string) (*Node, error) {
 	kind := yaml.MappingNode
 	if _, err := strconv.Atoi(token); err == nil || token == "-" {
 		kind = yaml.SequenceNode
@@ -181,10 +181,10 @@ func (n *Node) become(token string) (*Node, error) {
 	return collection, nil
 }
 
-// unreferenced refuses to remove what aliases elsewhere stand for.
+// unreferenced returns an error if there are aliases of the value or of a value in it.
 func (n *Node) unreferenced() error {
 	if n.aliased {
-		return n.errorf("&%s has aliases elsewhere: write them out", n.anchor)
+		return n.errorf("&%s has aliases elsewhere: write their values out", n.anchor)
 	}
 	for _, e := range n.entries {
 		if err := e.value.unreferenced(); err != nil {
@@ -194,7 +194,7 @@ func (n *Node) unreferenced() error {
 	return nil
 }
 
-// newNode makes a tree of any value, keys in the order that encoding/json gives.
+// newNode returns the tree of a value. The order of keys is that of encoding/json.
 func newNode(value any) (*Node, error) {
 	text, err := json.Marshal(value)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// scanner walks the text along the parser's tree, which says what comes next but
-// not where it ends.
+// scanner finds the positions of values in the text. It follows the parser's tree, which has the
+// values in order, but not where they end.
 type scanner struct {
 	document *Document
 	text     []byte
@@ -18,7 +18,7 @@ type scanner struct {
 	layout   layout
 }
 
-// all scans a document from its marker to its end.
+// all scans a whole document.
 func (s *scanner) all(tree *yaml.Node) (*Node, error) {
 	s.pos = len(s.text) - len(bytes.TrimPrefix(s.text, byteOrderMark))
 	s.prologue()
@@ -28,7 +28,7 @@ func (s *scanner) all(tree *yaml.Node) (*Node, error) {
 	}
 	s.skip()
 	if s.pos < len(s.text) && !marker(s.text[s.pos:], "...") {
-		return nil, s.lost()
+		return nil, s.unsupported()
 	}
 	return root, nil
 }
@@ -49,12 +49,12 @@ func (s *scanner) prologue() {
 	}
 }
 
-// lost is the error for a text that is not as the tree has it.
-func (s *scanner) lost() error {
-	return s.document.errorAt(s.pos, "this way of writing YAML cannot be edited in place; write it in plain block style")
+// unsupported returns the error for a text that the scanner cannot match with the tree.
+func (s *scanner) unsupported() error {
+	return s.document.errorAt(s.pos, "cannot edit this YAML syntax in place: write it in block style")
 }
 
-// skip passes blanks, line breaks and comments.
+// skip skips blanks, line breaks and comments.
 func (s *scanner) skip() {
 	for s.pos < len(s.text) {
 		switch s.text[s.pos] {
@@ -68,10 +68,10 @@ func (s *scanner) skip() {
 	}
 }
 
-// take passes one indicator.
+// take skips one indicator.
 func (s *scanner) take(indicator byte) error {
 	if s.pos >= len(s.text) || s.text[s.pos] != indicator {
-		return s.lost()
+		return s.unsupported()
 	}
 	s.pos++
 	return nil
@@ -81,18 +81,18 @@ func (s *scanner) at(indicator byte) bool {
 	return s.pos < len(s.text) && s.text[s.pos] == indicator
 }
 
-// isNothing tells whether a value takes no text of its own, as in "key:".
-func isNothing(tree *yaml.Node) bool {
+// isEmpty reports whether a value has no text, as in "key:".
+func isEmpty(tree *yaml.Node) bool {
 	const quoted = yaml.DoubleQuotedStyle | yaml.SingleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle
 	return tree.Kind == yaml.ScalarNode && tree.Value == "" && tree.Style&quoted == 0
 }
 
-// node scans one value; indent is the column of the block that it is in.
+// node scans one value. The argument indent is the column of the block that contains it.
 func (s *scanner) node(tree *yaml.Node, indent int) (*Node, error) {
 	n := &Node{document: s.document, kind: tree.Kind, tag: shortTag(tree), text: tree.Value, anchor: tree.Anchor}
 	s.nodes[tree] = n
 	n.outer, n.head, n.start, n.end = s.pos, s.pos, s.pos, s.pos
-	if isNothing(tree) && tree.Anchor == "" && tree.Style&yaml.TaggedStyle == 0 {
+	if isEmpty(tree) && tree.Anchor == "" && tree.Style&yaml.TaggedStyle == 0 {
 		return n, nil
 	}
 	s.skip()
@@ -101,7 +101,7 @@ func (s *scanner) node(tree *yaml.Node, indent int) (*Node, error) {
 		n.head = s.pos
 	}
 	n.start, n.end = s.pos, s.pos
-	if isNothing(tree) {
+	if isEmpty(tree) {
 		return n, nil
 	}
 	s.skip()
@@ -111,7 +111,7 @@ func (s *scanner) node(tree *yaml.Node, indent int) (*Node, error) {
 	return n, err
 }
 
-// properties passes the anchor and the tag, in either order.
+// properties skips the anchor and the tag, in either order.
 func (s *scanner) properties(tree *yaml.Node) {
 	anchor, tag := tree.Anchor != "" && tree.Kind != yaml.AliasNode, tree.Style&yaml.TaggedStyle != 0
 	for end := s.pos; ; s.skip() {
@@ -121,7 +121,7 @@ func (s *scanner) properties(tree *yaml.Node) {
 		case tag && s.at('!'):
 			tag = false
 		default:
-			s.pos = end // what was skipped last belongs to what follows
+			s.pos = end // the blanks after the properties belong to the value
 			return
 		}
 		s.word()
@@ -129,7 +129,7 @@ func (s *scanner) properties(tree *yaml.Node) {
 	}
 }
 
-// word passes an anchor, an alias or a tag.
+// word skips an anchor, an alias or a tag.
 func (s *scanner) word() {
 	for s.pos++; s.pos < len(s.text) && !strings.ContainsRune(" \t\r\n,[]{}", rune(s.text[s.pos])); s.pos++ {
 	}
@@ -141,7 +141,7 @@ func (s *scanner) content(tree *yaml.Node, n *Node, indent int) error {
 	case tree.Kind == yaml.AliasNode:
 		n.target = s.nodes[tree.Alias]
 		if n.target == nil || !s.at('*') {
-			return s.lost()
+			return s.unsupported()
 		}
 		n.target.aliased = true
 		s.word()
@@ -170,8 +170,8 @@ func (s *scanner) scalar(tree *yaml.Node, indent int) error {
 	return s.plain(tree.Value)
 }
 
-// quoted passes a scalar in quotes. A quote within is escaped by a backslash in the
-// one style, and doubled in the other, which reads as two scalars on end.
+// quoted skips a scalar in quotes. In double quotes, a backslash escapes a quote. In single quotes, a
+// quote is doubled.
 func (s *scanner) quoted(quote byte) error {
 	if err := s.take(quote); err != nil {
 		return err
@@ -188,10 +188,10 @@ func (s *scanner) quoted(quote byte) error {
 			return nil
 		}
 	}
-	return s.lost()
+	return s.unsupported()
 }
 
-// plain passes a scalar without quotes, whose lines the parser has folded.
+// plain skips a scalar without quotes. The parser has folded its lines.
 func (s *scanner) plain(value string) error {
 	const blanks = " \t\r\n"
 	for len(value) > 0 {
@@ -199,22 +199,22 @@ func (s *scanner) plain(value string) error {
 			value = rest
 			length := len(s.text[s.pos:]) - len(bytes.TrimLeft(s.text[s.pos:], blanks))
 			if length == 0 {
-				return s.lost()
+				return s.unsupported()
 			}
 			s.pos += length
 			continue
 		}
 		_, size := utf8.DecodeRuneInString(value)
 		if !bytes.HasPrefix(s.text[s.pos:], []byte(value[:size])) {
-			return s.lost()
+			return s.unsupported()
 		}
 		s.pos, value = s.pos+size, value[size:]
 	}
 	return nil
 }
 
-// block passes a literal or folded scalar: its header, then each line that is blank
-// or indented enough. It ends before the break of its last line.
+// block skips a literal or folded scalar: its header, and each line that is blank or indented enough.
+// It stops before the last line break.
 func (s *scanner) block(indent int) error {
 	header := lineEnd(s.text, s.pos)
 	options, _, _ := strings.Cut(string(s.text[s.pos:header]), "#")

@@ -2,23 +2,23 @@ package manifest
 
 import "bytes"
 
-// Part is the text of one document, with its marker, and the line where it begins.
+// Part is the text of one document with its marker, and its first line in the stream.
 type Part struct {
 	Text []byte
 	Line int
 }
 
-// byteOrderMark may stand before a stream; it belongs to no document.
+// byteOrderMark is allowed at the start of a stream. It is not part of a document.
 var byteOrderMark = []byte("\xef\xbb\xbf")
 
-// Split cuts a stream into documents. Put together again the parts are the stream.
+// Split splits a stream into documents. The concatenated parts are the stream.
 //
-// A line that begins with --- or ... is a marker wherever it stands: YAML allows it
-// within no scalar. Directives before a marker go with what follows it.
+// A line that begins with --- or ... is always a marker, since YAML does not allow such a line in a
+// scalar. Directives belong to the document after them.
 func Split(text []byte) []Part {
 	var parts []Part
 	start, line, startLine := 0, 1, 1
-	ended, content := false, false // ended: by "...", so that what follows is of the next document
+	ended, content := false, false // ended: after "...", which ends a document
 	cut := func(at int) {
 		if at > start {
 			parts = append(parts, Part{Text: text[start:at], Line: startLine})
@@ -42,7 +42,7 @@ func Split(text []byte) []Part {
 		case ended:
 			cut(pos)
 		}
-		if !isBlankOrNote(current) {
+		if !isBlankOrComment(current) {
 			content = content || !ended
 		}
 		pos = end
@@ -51,19 +51,19 @@ func Split(text []byte) []Part {
 	return parts
 }
 
-// marker tells whether a line is this marker, with or without something after it.
+// marker reports whether a line begins with this marker.
 func marker(line []byte, mark string) bool {
 	rest, found := bytes.CutPrefix(line, []byte(mark))
 	return found && (len(rest) == 0 || bytes.IndexByte([]byte(" \t\r\n"), rest[0]) >= 0)
 }
 
-// isBlankOrNote tells whether a line holds nothing, a comment or a directive.
-func isBlankOrNote(line []byte) bool {
+// isBlankOrComment reports whether a line is blank, a comment or a directive.
+func isBlankOrComment(line []byte) bool {
 	trimmed := bytes.TrimLeft(line, " \t\r\n")
 	return len(trimmed) == 0 || trimmed[0] == '#' || line[0] == '%'
 }
 
-// lineEnd is the position after the line break that follows pos, or the text's end.
+// lineEnd returns the position after the next line break, or the end of the text.
 func lineEnd(text []byte, pos int) int {
 	for ; pos < len(text); pos++ {
 		switch {
@@ -76,7 +76,7 @@ func lineEnd(text []byte, pos int) int {
 	return len(text)
 }
 
-// lineStart is the position where the line of pos begins.
+// lineStart returns the start of the line that contains pos.
 func lineStart(text []byte, pos int) int {
 	for pos > 0 && text[pos-1] != '\n' && (text[pos-1] != '\r' || pos < len(text) && text[pos] == '\n') {
 		pos--

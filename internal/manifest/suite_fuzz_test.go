@@ -17,30 +17,30 @@ import (
 	"imds-oidc-proxy/internal/manifest"
 )
 
-// place is a key or an item of a tree, by its path.
-type place struct {
+// location is a value in a tree.
+type location struct {
 	path   string
 	length int // of a list or mapping; -1 for other values
 	isList bool
 }
 
-// places lists a tree in the order of its paths.
-func places(v any, path string) []place {
+// locations returns all values of a tree, sorted by path.
+func locations(v any, path string) []location {
 	switch v := v.(type) {
 	case map[string]any:
-		all := []place{{path: path, length: len(v)}}
+		all := []location{{path: path, length: len(v)}}
 		for _, key := range slices.Sorted(maps.Keys(v)) {
-			all = append(all, places(v[key], path+"/"+strings.NewReplacer("~", "~0", "/", "~1").Replace(key))...)
+			all = append(all, locations(v[key], path+"/"+strings.NewReplacer("~", "~0", "/", "~1").Replace(key))...)
 		}
 		return all
 	case []any:
-		all := []place{{path: path, length: len(v), isList: true}}
+		all := []location{{path: path, length: len(v), isList: true}}
 		for i := range v {
-			all = append(all, places(v[i], path+"/"+strconv.Itoa(i))...)
+			all = append(all, locations(v[i], path+"/"+strconv.Itoa(i))...)
 		}
 		return all
 	}
-	return []place{{path: path, length: -1}}
+	return []location{{path: path, length: -1}}
 }
 
 var fuzzValues = []any{
@@ -49,9 +49,9 @@ var fuzzValues = []any{
 	map[string]any{"name": "x", "env": []any{map[string]any{"name": "y"}}},
 }
 
-// chosen makes an operation for a tree out of one byte after the other.
+// chosen returns an operation for a tree that depends on four bytes.
 func chosen(tree any, choice []byte) (manifest.Operation, bool) {
-	all := places(tree, "")
+	all := locations(tree, "")
 	at := all[(int(choice[0])<<8|int(choice[1]))%len(all)]
 	value := fuzzValues[int(choice[2])%len(fuzzValues)]
 	switch {
@@ -67,7 +67,7 @@ func chosen(tree any, choice []byte) (manifest.Operation, bool) {
 	return manifest.Operation{}, false
 }
 
-// applied is RFC 6902 on plain values, written apart from the package.
+// applied implements RFC 6902 for decoded values, independently of the package.
 func applied(tree any, op manifest.Operation, tokens []string) any {
 	if len(tokens) == 0 {
 		return op.Value
@@ -98,8 +98,8 @@ func applied(tree any, op manifest.Operation, tokens []string) any {
 	return tree
 }
 
-// FuzzSplice: what is written means what the patch makes of what was read, documents
-// that no operation touches stay, and an addition removes no byte.
+// FuzzSplice checks that the edited text has the values of the patched tree, that documents without
+// operations do not change, and that additions remove no byte.
 func FuzzSplice(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil {
@@ -164,10 +164,10 @@ func checkSplice(t *testing.T, part manifest.Part, choices []byte) {
 	if onlyAdds && !isWithin(part.Text, got) {
 		t.Errorf("%q lacks bytes of %q", got, part.Text)
 	}
-	checkMeaning(t, got, want)
+	checkValue(t, got, want)
 }
 
-func checkMeaning(t *testing.T, text []byte, want any) {
+func checkValue(t *testing.T, text []byte, want any) {
 	t.Helper()
 	d, err := manifest.Parse(manifest.Part{Text: text, Line: 1})
 	if err != nil {
@@ -175,11 +175,11 @@ func checkMeaning(t *testing.T, text []byte, want any) {
 	}
 	got, err := d.Root().Value()
 	if err != nil || !reflect.DeepEqual(numbers(got), numbers(want)) {
-		t.Errorf("%q means %#v, %v\nwant %#v", text, got, err, want)
+		t.Errorf("%q has the value %#v, %v\nwant %#v", text, got, err, want)
 	}
 }
 
-// numbers makes every number a float64, as encoding/json does.
+// numbers converts every number to float64, as encoding/json does.
 func numbers(v any) any {
 	switch v := v.(type) {
 	case int64:
@@ -200,8 +200,8 @@ func numbers(v any) any {
 	return v
 }
 
-// isWithin tells whether all bytes of part are in whole, in order, but for the blanks
-// that {  } may have lost.
+// isWithin reports whether whole contains all bytes of part in order, except for blanks, which may be
+// removed from {  }.
 func isWithin(part, whole []byte) bool {
 	part = bytes.Join(bytes.Fields(part), nil)
 	for _, b := range whole {
@@ -216,6 +216,6 @@ func checkError(t *testing.T, err error, part manifest.Part) {
 	t.Helper()
 	where, ok := errors.AsType[*manifest.Error](err)
 	if !ok || where.Line < part.Line || strings.Contains(where.Reason, "\n") {
-		t.Errorf("%v: no error of one line with its place", err)
+		t.Errorf("%v: want an error of one line with a line number", err)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// blockLines writes an entry of a block collection, the key or dash included.
+// blockLines returns the lines of an entry of a block collection, with its key or dash.
 func (l layout) blockLines(e entry, in yaml.Kind, column int) []string {
 	if in == yaml.SequenceNode {
 		return l.item(e.value, column)
@@ -22,7 +22,7 @@ func (l layout) blockLines(e entry, in yaml.Kind, column int) []string {
 	return append([]string{key}, l.below(e.value, column)...)
 }
 
-// below writes a block collection that belongs to a key at this column.
+// below returns the lines of a block collection that is the value of a key at this column.
 func (l layout) below(n *Node, column int) []string {
 	inner := column + l.step
 	if n.kind == yaml.SequenceNode {
@@ -39,7 +39,7 @@ func (l layout) block(n *Node, column int) []string {
 	return lines
 }
 
-// item writes an item of a block sequence, its first line behind the dash.
+// item returns the lines of an item of a block sequence. The first line begins with the dash.
 func (l layout) item(n *Node, column int) []string {
 	margin := strings.Repeat(" ", column)
 	if n.isInline() {
@@ -50,7 +50,7 @@ func (l layout) item(n *Node, column int) []string {
 	return lines
 }
 
-// isInline tells whether a value goes on the line of its key.
+// isInline reports whether a value is written on the line of its key.
 func (n *Node) isInline() bool { return len(n.entries) == 0 }
 
 func inline(n *Node) string {
@@ -63,21 +63,22 @@ func inline(n *Node) string {
 	return scalarText(n.tag, n.text)
 }
 
-// harmless strings start like a word or a path and go on without what YAML might take
-// for something else. The rest are put in quotes.
-var harmless = regexp.MustCompile(`^[A-Za-z/][A-Za-z0-9_./:@%+,=-]*( [A-Za-z0-9_./@%+,=-]+)*$`)
+// plainSafe matches strings that need no quotes: they begin like a word or a path and have no
+// characters with a meaning in YAML.
+var plainSafe = regexp.MustCompile(`^[A-Za-z/][A-Za-z0-9_./:@%+,=-]*( [A-Za-z0-9_./@%+,=-]+)*$`)
 
-// words of YAML 1.1 and 1.2 that are no strings, and the marks of numbers.
+// reserved matches words of YAML 1.1 and 1.2 that are not strings, and a colon at the end or a hyphen
+// at the start.
 var reserved = regexp.MustCompile(`(?i)^(y|n|yes|no|on|off|true|false|null|nan|inf)$|:$|^-`)
 
 func scalarText(tag, text string) string {
-	if tag != "!!str" || harmless.MatchString(text) && !reserved.MatchString(text) {
+	if tag != "!!str" || plainSafe.MatchString(text) && !reserved.MatchString(text) {
 		return text
 	}
 	return quote(text)
 }
 
-// quote writes a string in double quotes, in JSON's manner, which YAML shares.
+// quote returns a string in double quotes as in JSON, which is valid in YAML too.
 func quote(text string) string {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
@@ -88,8 +89,8 @@ func quote(text string) string {
 	return strings.ReplaceAll(strings.TrimSuffix(b.String(), "\n"), "\x7f", `\u007f`)
 }
 
-// brackets writes a value in flow style. With a margin it goes over several lines,
-// each entry on its own; strict is JSON.
+// brackets is a flow style. If lines is set, each entry is on its own line. If strict is set, the
+// style is JSON.
 type brackets struct {
 	strict, lines bool
 	step          int
@@ -132,7 +133,7 @@ func (b brackets) entry(e entry, in yaml.Kind, margin string) string {
 	return key + ": " + b.value(e.value, margin)
 }
 
-// flowScalar has no comma or colon outside of quotes.
+// flowScalar returns a string for a flow collection, in quotes if it contains a comma or a colon.
 func flowScalar(text string) string {
 	if strings.ContainsAny(text, ",:") {
 		return quote(text)

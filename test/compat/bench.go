@@ -167,7 +167,7 @@ func (b *bench) drive(ctx context.Context, s scenario, j job, o *observed) {
 	answers, err := readAnswers(out, b.pod.Entra.VerifyAccessToken)
 	o.answers = append(o.answers, answers...)
 	if err == nil && len(answers) == 0 {
-		err = fmt.Errorf("the driver said nothing: %q", lastLines([]byte(out)))
+		err = fmt.Errorf("the driver printed nothing: %q", lastLines([]byte(out)))
 	}
 	o.failure = err
 }

@@ -1,9 +1,9 @@
-// Command demo shows the whole story on one screen: an application asks the
-// metadata address for a token, and gets one from (a stand-in for) Entra.
+// Command demo shows how an application gets a token from Entra, here a stand-in, by a request
+// to the metadata address.
 //
-// As root it runs in a network namespace of its own, with the redirect. Without
-// root it tries a user namespace, and then falls back to the proxy on loopback,
-// without the redirect, and says so.
+// As root it runs in a new network namespace, with the redirect. Otherwise it tries a user
+// namespace. If that is not possible, it prints the reason and runs the proxy on the loopback
+// device, without the redirect.
 package main
 
 import (
@@ -25,12 +25,12 @@ import (
 )
 
 const (
-	// exitNoNamespace tells the process outside that the namespace was made and is
-	// of no use, so that it can fall back.
+	// exitNoNamespace is the exit code of the process in the namespace if it cannot set up
+	// the network, so that the process outside falls back.
 	exitNoNamespace = 75
 
-	// storyTimeout ends a demo that is stuck; it takes a few seconds.
-	storyTimeout = time.Minute
+	// demoTimeout bounds the demo, which takes a few seconds.
+	demoTimeout = time.Minute
 )
 
 type options struct {
@@ -45,9 +45,9 @@ func main() {
 func run() int {
 	var opts options
 	flags := pflag.NewFlagSet("demo", pflag.ContinueOnError)
-	flags.BoolVar(&opts.shell, "shell", false, "leave the pod running, with a shell inside it")
-	flags.StringVar(&opts.proxy, "proxy", "bin/proxy", "the proxy to run")
-	flags.StringVar(&opts.proxyInit, "proxy-init", "bin/proxy-init", "the proxy-init to run")
+	flags.BoolVar(&opts.shell, "shell", false, "start a shell in the pod at the end")
+	flags.StringVar(&opts.proxy, "proxy", "bin/proxy", "`file` of the proxy")
+	flags.StringVar(&opts.proxyInit, "proxy-init", "bin/proxy-init", "`file` of proxy-init")
 	if err := flags.Parse(os.Args[1:]); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			return 0
@@ -66,13 +66,13 @@ func run() int {
 	} else if code != exitNoNamespace {
 		return code
 	} else {
-		why = "the namespace that this user may make does not let it set up a network"
+		why = "this user cannot set up the network in a user namespace"
 	}
-	fmt.Printf("No network namespace: %s.\nShowing the proxy on loopback instead, without the redirect. Run as root to see all of it.\n\n", why)
-	return tell(opts, onLoopback)
+	fmt.Printf("Cannot use a network namespace: %s.\nRunning the proxy on the loopback device, without the redirect. Run as root to see the redirect.\n\n", why)
+	return show(opts, onLoopback)
 }
 
-// enter makes the namespace and runs this program again inside it.
+// enter makes the namespace and runs this program again in it.
 func enter() (exitCode int, err error) {
 	for _, program := range []string{"ip", "iptables"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -88,29 +88,29 @@ func runInside(opts options) int {
 		return exitNoNamespace
 	}
 	if netns.OneUser() {
-		return tell(opts, inUserNamespace)
+		return show(opts, inUserNamespace)
 	}
-	return tell(opts, inNamespace)
+	return show(opts, inNamespace)
 }
 
-// tell starts the pod of the given layout and tells its story.
-func tell(opts options, layout func(options) (pod.Config, error)) int {
+// show starts the pod with this layout and prints the steps of the demo.
+func show(opts options, layout func(options) (pod.Config, error)) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	storyCtx, cancel := context.WithTimeout(ctx, storyTimeout)
+	demoCtx, cancel := context.WithTimeout(ctx, demoTimeout)
 	defer cancel()
 
 	cfg, err := layout(opts)
 	if err != nil {
 		return fail(err)
 	}
-	p, err := pod.Start(storyCtx, cfg)
+	p, err := pod.Start(demoCtx, cfg)
 	if err != nil {
 		return fail(err)
 	}
 	defer p.Stop()
-	s := story{pod: p, cfg: cfg, out: os.Stdout}
-	if err := s.tell(storyCtx); err != nil {
+	s := steps{pod: p, cfg: cfg, out: os.Stdout}
+	if err := s.show(demoCtx); err != nil {
 		return fail(err)
 	}
 	if opts.shell {
@@ -119,18 +119,18 @@ func tell(opts options, layout func(options) (pod.Config, error)) int {
 	return 0
 }
 
-// proxyArgs make a log that a person reads.
+// proxyArgs returns arguments of the proxy with a log for people.
 func proxyArgs(more ...string) []string {
 	return append([]string{"--log-level=debug", "--log-format=console"}, more...)
 }
 
-// inNamespace is the pod as it is on a node.
+// inNamespace returns the configuration of a pod as on a node.
 func inNamespace(opts options) (pod.Config, error) {
 	return pod.Config{ProxyInit: opts.proxyInit, Proxy: opts.proxy, ProxyArgs: proxyArgs()}, nil
 }
 
-// inUserNamespace has no second user whom the redirect could exempt: it is the
-// sealed pod, whose proxy forwards nothing.
+// inUserNamespace returns the configuration of a sealed pod, in which the proxy forwards no
+// requests: a user namespace has only one user, so the redirect cannot exempt the proxy.
 func inUserNamespace(opts options) (pod.Config, error) {
 	return pod.Config{
 		OneUser:   true,
@@ -139,8 +139,8 @@ func inUserNamespace(opts options) (pod.Config, error) {
 	}, nil
 }
 
-// onLoopback forwards nothing either: the metadata address of this machine may
-// be a real one.
+// onLoopback returns the configuration without a namespace. The proxy forwards no requests,
+// because this machine may have a real metadata service.
 func onLoopback(opts options) (pod.Config, error) {
 	port, err := local.FreePort()
 	return pod.Config{
@@ -156,7 +156,7 @@ func (o *options) findBinaries() error {
 			return err
 		}
 		if _, err := os.Stat(absolute); err != nil {
-			return fmt.Errorf("%w (make build makes it)", err)
+			return fmt.Errorf("%w: run make build", err)
 		}
 		*path = absolute
 	}

@@ -350,11 +350,12 @@ func (p programs) initEnv(variable string) reader {
 	}}
 }
 
-// webhook omits --namespace, which is required, so that the webhook ends with an error.
+// webhook names a kubeconfig file that does not exist, so that the program exits after it has
+// validated its flags.
 func (p programs) webhook(flag string, more ...string) reader {
 	return reader{"webhook " + flag, func(t *testing.T, value string) string {
-		args := append([]string{"--proxy-image=proxy:1", "--proxy-init-image=init:1", flag + "=" + value}, more...)
-		return errorUnless(p.run(t, "", nil, "webhook", args...), "--namespace (WEBHOOK_NAMESPACE) is required")
+		args := append([]string{"--proxy-image=proxy:1", "--proxy-init-image=init:1", "--namespace=hook", "--kubeconfig=/does/not/exist", flag + "=" + value}, more...)
+		return errorUnless(p.run(t, "", nil, "webhook", args...), `--kubeconfig (WEBHOOK_KUBECONFIG) "/does/not/exist": `)
 	}}
 }
 

@@ -16,9 +16,9 @@ login() {
 }
 
 ask() {
-	said=$(login 2>&1) || { echo "$said"; return 1; }
-	said=$(az account get-access-token --resource "$resource" --query accessToken --output tsv --only-show-errors 2>&1) || { echo "$said"; return 1; }
-	printf '%s' "$said"
+	output=$(login 2>&1) || { echo "$output"; return 1; }
+	output=$(az account get-access-token --resource "$resource" --query accessToken --output tsv --only-show-errors 2>&1) || { echo "$output"; return 1; }
+	printf '%s' "$output"
 }
 
 run

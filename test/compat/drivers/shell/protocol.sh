@@ -32,10 +32,10 @@ run() {
 		if [ $n -gt 0 ]; then sleep "$pause"; fi
 		n=$((n + 1))
 		began=$(milliseconds)
-		if said=$(ask); then
-			printf '{"token":%s,"ms":%d}\n' "$(quote "$said")" $(($(milliseconds) - began))
+		if output=$(ask); then
+			printf '{"token":%s,"ms":%d}\n' "$(quote "$output")" $(($(milliseconds) - began))
 		else
-			printf '{"error":%s,"message":%s,"ms":%d}\n' "$(quote "exit code $?")" "$(quote "$said")" $(($(milliseconds) - began))
+			printf '{"error":%s,"message":%s,"ms":%d}\n' "$(quote "exit code $?")" "$(quote "$output")" $(($(milliseconds) - began))
 		fi
 	done
 }

@@ -47,13 +47,13 @@ impl Request {
 
 /// An error and its causes.
 fn chain(error: &dyn Error) -> String {
-    let mut said = error.to_string();
+    let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        said += &format!("; {cause}");
+        text += &format!("; {cause}");
         next = cause.source();
     }
-    said
+    text
 }
 
 fn quote(s: &str) -> String {

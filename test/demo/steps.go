@@ -17,18 +17,18 @@ import (
 	"imds-oidc-proxy/test/kit/pod"
 )
 
-// resource is what the demo's application wants to reach.
+// resource is the resource for which the application requests a token.
 const resource = "https://vault.azure.net"
 
-// story tells what happens in a running pod, step by step.
-type story struct {
+// steps prints the steps of the demo in a running pod.
+type steps struct {
 	pod *pod.Pod
 	cfg pod.Config
 	out io.Writer
-	n   int
+	n   int // number of the last step
 }
 
-func (s *story) tell(ctx context.Context) error {
+func (s *steps) show(ctx context.Context) error {
 	if err := s.showFederatedToken(); err != nil {
 		return err
 	}
@@ -37,51 +37,51 @@ func (s *story) tell(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.showToken(ctx, "The application asks the metadata service for a token"); err != nil {
+	if err := s.showToken(ctx, "The application requests a token from the metadata service"); err != nil {
 		return err
 	}
-	if err := s.showToken(ctx, "It asks again: the answer comes from the cache"); err != nil {
+	if err := s.showToken(ctx, "The second request is a cache hit"); err != nil {
 		return err
 	}
 	s.showWithoutMetadata(ctx)
-	s.showWhoAnswered()
+	s.showCounts()
 	s.showLog()
 	return nil
 }
 
-func (s *story) heading(format string, args ...any) {
+func (s *steps) heading(format string, args ...any) {
 	s.n++
 	fmt.Fprintf(s.out, "%d. %s\n\n", s.n, fmt.Sprintf(format, args...))
 }
 
 // lines prints text indented below a heading, and an empty line after it.
-func (s *story) lines(text string) {
+func (s *steps) lines(text string) {
 	for line := range strings.Lines(strings.TrimSpace(text)) {
 		fmt.Fprintf(s.out, "   %s\n", strings.TrimRight(line, "\n"))
 	}
 	fmt.Fprintln(s.out)
 }
 
-func (s *story) showFederatedToken() error {
+func (s *steps) showFederatedToken() error {
 	token, err := exchange.ReadFederatedToken(s.pod.Token.Path())
 	if err != nil {
 		return err
 	}
-	s.heading("The pod's federated token, kept fresh by the kubelet (here: by a stand-in)")
+	s.heading("The pod's federated token, which the kubelet renews (here: a stand-in for it)")
 	s.lines(fmt.Sprintf("issuer    %s\nsubject   %s\naudience  %s\nexpires   in %s",
 		token.Issuer, token.Subject, strings.Join(token.Audiences, ", "), time.Until(token.ExpiresOn).Round(time.Minute)))
 	return nil
 }
 
-func (s *story) showRedirect(ctx context.Context) error {
+func (s *steps) showRedirect(ctx context.Context) error {
 	rules, err := exec.CommandContext(ctx, "iptables-save").Output()
 	if err != nil {
 		return fmt.Errorf("iptables-save: %w", err)
 	}
 	if s.cfg.OneUser {
-		s.heading("proxy-init has installed the redirect, as root of a user namespace, for everyone")
+		s.heading("proxy-init has installed the redirect for all users, as root of a user namespace")
 	} else {
-		s.heading("proxy-init has installed the redirect, as root with NET_ADMIN alone")
+		s.heading("proxy-init has installed the redirect, as root with NET_ADMIN only")
 	}
 	var shown strings.Builder
 	for line := range strings.Lines(string(rules)) {
@@ -93,8 +93,9 @@ func (s *story) showRedirect(ctx context.Context) error {
 	return nil
 }
 
-// tokenURL is the metadata address where the redirect stands, else the proxy's.
-func (s *story) tokenURL() string {
+// tokenURL returns the URL of the token endpoint, at the metadata address if there is a
+// redirect, otherwise at the proxy's address.
+func (s *steps) tokenURL() string {
 	host := netns.MetadataAddress
 	if s.cfg.ProxyInit == "" {
 		host = fmt.Sprintf("127.0.0.1:%d", s.cfg.Port)
@@ -102,7 +103,7 @@ func (s *story) tokenURL() string {
 	return "http://" + host + "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + resource
 }
 
-func (s *story) showToken(ctx context.Context, heading string) error {
+func (s *steps) showToken(ctx context.Context, heading string) error {
 	s.heading("%s", heading)
 	body, err := s.pod.Application(ctx, nil, "curl", "-sS", "--fail-with-body", "-H", "Metadata:true", s.tokenURL())
 	if err != nil {
@@ -119,18 +120,18 @@ func (s *story) showToken(ctx context.Context, heading string) error {
 	}
 	shortened := strings.Replace(body, token, fmt.Sprintf("%.12s… (%d bytes)", token, len(token)), 1)
 	s.lines(fmt.Sprintf("$ curl -H Metadata:true %q\n%s", s.tokenURL(), shortened))
-	s.lines(fmt.Sprintf("The token's own claims: aud %s, appid %s,\ntid %s", claims.Resource, claims.ClientID, claims.TenantID))
+	s.lines(fmt.Sprintf("The token's claims: aud %s, appid %s,\ntid %s", claims.Resource, claims.ClientID, claims.TenantID))
 	return nil
 }
 
-func (s *story) showWithoutMetadata(ctx context.Context) {
-	s.heading("A request without the Metadata header, as a forged one would be, is refused")
-	body, _ := s.pod.Application(ctx, nil, "curl", "-sS", s.tokenURL()) // an error would show as its output
+func (s *steps) showWithoutMetadata(ctx context.Context) {
+	s.heading("A request without the Metadata header is refused, which protects against SSRF")
+	body, _ := s.pod.Application(ctx, nil, "curl", "-sS", s.tokenURL()) // the output shows an error
 	s.lines(fmt.Sprintf("$ curl %q\n%s", s.tokenURL(), body))
 }
 
-func (s *story) showWhoAnswered() {
-	s.heading("Who was asked")
+func (s *steps) showCounts() {
+	s.heading("Requests that left the pod")
 	text := fmt.Sprintf("Entra            %d exchange", len(s.pod.Entra.Exchanges()))
 	if s.pod.Decoy != nil {
 		text += fmt.Sprintf("\nthe node's IMDS  %d requests (a decoy at %s)", len(s.pod.Decoy.Requests()), netns.MetadataAddress)
@@ -138,13 +139,13 @@ func (s *story) showWhoAnswered() {
 	s.lines(text)
 }
 
-func (s *story) showLog() {
+func (s *steps) showLog() {
 	s.heading("The proxy's log")
 	s.lines(s.pod.ProxyLog.String())
 }
 
-// shell runs a shell as the application, and ends with it.
-func (s *story) shell() int {
+// shell runs a shell as the application's user and returns when it ends.
+func (s *steps) shell() int {
 	user := pod.ApplicationUID
 	if s.cfg.OneUser {
 		user = os.Getuid()
@@ -159,6 +160,6 @@ func (s *story) shell() int {
 	if user != os.Getuid() {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(user), Gid: uint32(user)}
 	}
-	_ = cmd.Run() // its exit code is that of the last command typed
+	_ = cmd.Run() // the exit code is that of the user's last command
 	return 0
 }

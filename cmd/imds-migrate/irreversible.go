@@ -10,10 +10,10 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// wayBack says what --uninject would not give back of a pod that is injected now, as it
-// cannot be told from what injection wrote. Where a pod was injected before, what
-// counts is what --uninject would make of it without this run.
-func wayBack(pod *corev1.Pod, patch []inject.Operation) (string, error) {
+// irreversible returns a warning about the changes of a patch that uninject cannot undo, because it
+// cannot distinguish them from parts of the author, or "". If the pod was injected before, the
+// warning is only about changes of this patch.
+func irreversible(pod *corev1.Pod, patch []inject.Operation) (string, error) {
 	if len(patch) == 0 {
 		return "", nil
 	}
@@ -33,10 +33,10 @@ func wayBack(pod *corev1.Pod, patch []inject.Operation) (string, error) {
 	if len(differences) == 0 {
 		return "", nil
 	}
-	return "--uninject will not make this what it was: " + strings.Join(differences, "; "), nil
+	return "imds-migrate uninject cannot undo this completely: " + strings.Join(differences, "; "), nil
 }
 
-// patched is a pod with a patch applied, as the API server does it.
+// patched returns a pod with a patch applied, as the API server applies it.
 func patched(pod *corev1.Pod, operations []inject.Operation) (*corev1.Pod, error) {
 	document, err := json.Marshal(pod)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Once is an error where one of these keys of a mapping is given twice. YAML forbids it,
-// and of those who read it all the same some take the first and some the last.
+// Once returns an error if one of these keys occurs twice in a mapping. YAML forbids this. Parsers
+// that accept it nevertheless use either the first value or the last.
 func (n *Node) Once(keys ...string) error {
 	if !n.IsMapping() {
 		return nil
@@ -17,12 +17,12 @@ func (n *Node) Once(keys ...string) error {
 	return err
 }
 
-// pairs are the wanted keys of a mapping and their values, or all, those that << brings
-// among them.
+// pairs returns the wanted keys of a mapping and their values, including those of merge keys (<<).
+// If wanted is nil, it returns all.
 //
-// By YAML's definition << never overrides a key of the mapping itself. The library that
-// kubectl reads with has it override those that stand above it, another << too: no
-// reading is safe there. Those below it hold for everyone.
+// In the YAML specification << never overrides a key of the mapping itself. In kubectl's YAML
+// library it overrides keys before it, and also the pairs of another << before it, so that
+// parsers disagree and pairs returns an error. All parsers agree about keys after it.
 func (n *Node) pairs(wanted func(name string) bool) (map[string]*Node, error) {
 	pairs := make(map[string]*Node, len(n.entries))
 	own := make(map[string]bool, len(n.entries))
@@ -38,7 +38,7 @@ func (n *Node) pairs(wanted func(name string) bool) (map[string]*Node, error) {
 			continue
 		}
 		if own[name] {
-			return nil, e.errorf("the key %s is given twice", name)
+			return nil, e.errorf("duplicate key %s", name)
 		}
 		pairs[name], own[name] = e.value, true
 	}
@@ -46,31 +46,31 @@ func (n *Node) pairs(wanted func(name string) bool) (map[string]*Node, error) {
 }
 
 func (e entry) mergeInto(pairs map[string]*Node, wanted func(name string) bool) error {
-	brought := map[string]*Node{}
+	merged := map[string]*Node{}
 	for _, source := range e.merged() {
 		if source = source.resolve(); source.kind != yaml.MappingNode {
-			return e.errorf("<< takes mappings")
+			return e.errorf("the value of << must be a mapping or a list of mappings")
 		}
 		more, err := source.pairs(wanted)
 		if err != nil {
 			return err
 		}
 		for name, value := range more {
-			if brought[name] == nil {
-				brought[name] = value
+			if merged[name] == nil {
+				merged[name] = value
 			}
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(brought)) {
+	for _, name := range slices.Sorted(maps.Keys(merged)) {
 		if pairs[name] != nil {
-			return e.errorf("the key %s is given twice, above << and by it: write << once, and above all keys", name)
+			return e.errorf("duplicate key %s, before << and in its mapping: write << once, before all other keys", name)
 		}
-		pairs[name] = brought[name]
+		pairs[name] = merged[name]
 	}
 	return nil
 }
 
-// errorf is an error about a key.
+// errorf returns an error at the line of the key.
 func (e entry) errorf(format string, args ...any) error {
 	if e.key == nil {
 		return e.value.errorf(format, args...)
