@@ -141,8 +141,11 @@ func manifest(t *testing.T, template map[string]any) string {
 	return string(text) + "\n"
 }
 
+// migrateFunc runs imds-migrate inject on a manifest and returns what it writes.
+type migrateFunc func(t *testing.T, manifest string, args ...string) string
+
 // buildMigrate returns what runs imds-migrate on a manifest.
-func buildMigrate(t *testing.T) func(t *testing.T, manifest string, args ...string) string {
+func buildMigrate(t *testing.T) migrateFunc {
 	t.Helper()
 	watchSources(t)
 	binary := filepath.Join(t.TempDir(), "imds-migrate")
