@@ -66,38 +66,6 @@ func TestFirstVersions(t *testing.T) {
 	}
 }
 
-// TestSteps: the pod of docs/migration.md has the port that its census is read from,
-// and after the last step the application has its token and no sidecar.
-func TestSteps(t *testing.T) {
-	text, err := os.ReadFile(repository + "/docs/migration.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	patches := regexp.MustCompile(`(?s)patch deployment app -p '(.*?)'`).FindAllSubmatch(text, -1)
-	forwarded := regexp.MustCompile(`port-forward deploy/app (\d+)`).FindSubmatch(text)
-	if len(patches) != 2 || forwarded == nil {
-		t.Fatalf("%d patches and %q, want those of steps 4 and 8, and a port", len(patches), forwarded)
-	}
-	template := map[string]any{"spec": map[string]any{"containers": []any{map[string]any{"name": "app", "image": "app"}}}}
-	migrate := buildMigrate(t)
-
-	pod := mergePatch(template, templateOf(t, patches[0][1]))
-	with := migrate(t, manifest(t, pod))
-	if want := fmt.Sprintf(`"containerPort": %s`, forwarded[1]); !strings.Contains(with, "azwi-proxy-init") || !strings.Contains(with, want) {
-		t.Errorf("after step 4: no proxy, or no port %s:\n%s", forwarded[1], with)
-	}
-
-	without := migrate(t, with, "--uninject")
-	if without != manifest(t, pod) {
-		t.Errorf("taken out again: got %s, want %s", without, manifest(t, pod))
-	}
-	pod = mergePatch(pod, templateOf(t, patches[1][1]))
-	last := migrate(t, manifest(t, pod))
-	if strings.Contains(last, "azwi-proxy") || !strings.Contains(last, "AZURE_FEDERATED_TOKEN_FILE") {
-		t.Errorf("after step 8: a proxy, or no token:\n%s", last)
-	}
-}
-
 // templateOf returns the pod template of a patch of a Deployment.
 func templateOf(t *testing.T, patch []byte) map[string]any {
 	t.Helper()
@@ -144,8 +112,8 @@ func manifest(t *testing.T, template map[string]any) string {
 // migrateFunc runs imds-migrate inject on a manifest and returns what it writes.
 type migrateFunc func(t *testing.T, manifest string, args ...string) string
 
-// buildMigrate returns what runs imds-migrate on a manifest.
-func buildMigrate(t *testing.T) migrateFunc {
+// migrateBinary builds imds-migrate and returns its path.
+func migrateBinary(t *testing.T) string {
 	t.Helper()
 	watchSources(t)
 	binary := filepath.Join(t.TempDir(), "imds-migrate")
@@ -154,6 +122,11 @@ func buildMigrate(t *testing.T) migrateFunc {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v: %s", err, out)
 	}
+	return binary
+}
+
+// runMigrate returns a function that runs the program at a path.
+func runMigrate(binary string) migrateFunc {
 	return func(t *testing.T, manifest string, args ...string) string {
 		t.Helper()
 		var out, messages bytes.Buffer

@@ -32,7 +32,7 @@ func TestForeignProxies(t *testing.T) {
 		}
 		add(pod, "theirs-"+name)
 	}
-	migrate := buildMigrate(t)
+	migrate := runMigrate(migrateBinary(t))
 	for name, native := range map[string]string{"native": "on", "container": "off"} {
 		add(migratedPod(t, migrate, "--native-sidecar="+native), "ours-"+name)
 	}
