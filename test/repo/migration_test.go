@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"imds-oidc-proxy/internal/census"
@@ -112,15 +113,37 @@ func manifest(t *testing.T, template map[string]any) string {
 // migrateFunc runs imds-migrate inject on a manifest and returns what it writes.
 type migrateFunc func(t *testing.T, manifest string, args ...string) string
 
-// migrateBinary builds imds-migrate and returns its path.
-func migrateBinary(t *testing.T) string {
-	t.Helper()
-	watchSources(t)
-	binary := filepath.Join(t.TempDir(), "imds-migrate")
+// buildDir holds what tests share. TestMain removes it.
+var buildDir string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "repo")
+	if err != nil {
+		panic(err)
+	}
+	buildDir = dir
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+var buildMigrate = sync.OnceValues(func() (string, error) {
+	binary := filepath.Join(buildDir, "imds-migrate")
 	build := exec.Command("go", "build", "-o", binary, "./cmd/imds-migrate")
 	build.Dir = repository
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v: %s", err, out)
+		return "", fmt.Errorf("go build: %w: %s", err, out)
+	}
+	return binary, nil
+})
+
+// migrateBinary returns the path of imds-migrate, which is built once.
+func migrateBinary(t *testing.T) string {
+	t.Helper()
+	watchSources(t)
+	binary, err := buildMigrate()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return binary
 }
