@@ -17,7 +17,7 @@ var guideValues = map[string]string{
 	"<CLUSTER>": "shop-cluster", "<CLUSTER_RESOURCE_GROUP>": "shop-clusters", "<SCALE_SET>": "aks-nodes",
 	"<NAMESPACE>": "shop", "<DEPLOYMENT>": "cart", "<CONTAINER>": "cart", "<SERVICE_ACCOUNT>": "cart", "<DIRECTORY>": "manifests",
 	"<ISSUER_URL>": "https://oidc.example.test/cluster/", "<REGISTRY>": "registry.example.test/team", "<VERSION>": "v0.1.0",
-	"<IDENTITY>": "cart", "<RESOURCE_GROUP>": "shop",
+	"<IDENTITY>": "cart", "<RESOURCE_GROUP>": "shop", "<RESOURCE_ID>": "/subscriptions/s/resourceGroups/shop/providers/p/cart",
 }
 
 // guideStubs stand in for the commands that need a cluster, Azure or a network. They print what
