@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"imds-oidc-proxy/internal/census"
@@ -66,39 +67,6 @@ func TestFirstVersions(t *testing.T) {
 	}
 }
 
-// TestMigrationSteps: with the patches of docs/migration.md, the pod has the port that the page reads the
-// census from, --uninject restores the manifest, and after the last step the application has its
-// federated token and no sidecar.
-func TestMigrationSteps(t *testing.T) {
-	text, err := os.ReadFile(repository + "/docs/migration.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	patches := regexp.MustCompile(`(?s)patch deployment app -p '(.*?)'`).FindAllSubmatch(text, -1)
-	forwarded := regexp.MustCompile(`port-forward deploy/app (\d+)`).FindSubmatch(text)
-	if len(patches) != 2 || forwarded == nil {
-		t.Fatalf("docs/migration.md: got %d patches and the port %q, want the patches of steps 4 and 8, and a port", len(patches), forwarded)
-	}
-	template := map[string]any{"spec": map[string]any{"containers": []any{map[string]any{"name": "app", "image": "app"}}}}
-	migrate := buildMigrate(t)
-
-	pod := mergePatch(template, templateOf(t, patches[0][1]))
-	with := migrate(t, manifest(t, pod))
-	if want := fmt.Sprintf(`"containerPort": %s`, forwarded[1]); !strings.Contains(with, "azwi-proxy-init") || !strings.Contains(with, want) {
-		t.Errorf("after step 4: got no proxy or no port %s:\n%s", forwarded[1], with)
-	}
-
-	without := migrate(t, with, "--uninject")
-	if without != manifest(t, pod) {
-		t.Errorf("after --uninject: got %s, want %s", without, manifest(t, pod))
-	}
-	pod = mergePatch(pod, templateOf(t, patches[1][1]))
-	last := migrate(t, manifest(t, pod))
-	if strings.Contains(last, "azwi-proxy") || !strings.Contains(last, "AZURE_FEDERATED_TOKEN_FILE") {
-		t.Errorf("after step 8: got a proxy or no federated token:\n%s", last)
-	}
-}
-
 // templateOf returns the pod template of a patch of a Deployment.
 func templateOf(t *testing.T, patch []byte) map[string]any {
 	t.Helper()
@@ -142,16 +110,46 @@ func manifest(t *testing.T, template map[string]any) string {
 	return string(text) + "\n"
 }
 
-// buildMigrate builds imds-migrate and returns a function that runs it on a manifest.
-func buildMigrate(t *testing.T) func(t *testing.T, manifest string, args ...string) string {
-	t.Helper()
-	watchSources(t)
-	binary := filepath.Join(t.TempDir(), "imds-migrate")
+// migrateFunc runs imds-migrate inject on a manifest and returns what it writes.
+type migrateFunc func(t *testing.T, manifest string, args ...string) string
+
+// buildDir holds what tests share. TestMain removes it.
+var buildDir string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "repo")
+	if err != nil {
+		panic(err)
+	}
+	buildDir = dir
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+var buildMigrate = sync.OnceValues(func() (string, error) {
+	binary := filepath.Join(buildDir, "imds-migrate")
 	build := exec.Command("go", "build", "-o", binary, "./cmd/imds-migrate")
 	build.Dir = repository
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v: %s", err, out)
+		return "", fmt.Errorf("go build: %w: %s", err, out)
 	}
+	return binary, nil
+})
+
+// migrateBinary returns the path of imds-migrate, which is built once.
+func migrateBinary(t *testing.T) string {
+	t.Helper()
+	watchSources(t)
+	binary, err := buildMigrate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
+}
+
+// runMigrate returns a function that runs the program at a path.
+func runMigrate(binary string) migrateFunc {
 	return func(t *testing.T, manifest string, args ...string) string {
 		t.Helper()
 		var out, messages bytes.Buffer

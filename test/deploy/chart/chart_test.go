@@ -102,12 +102,12 @@ func header(name string) string {
 	if name != "manifest" {
 		return ""
 	}
-	return `# What Helm makes of charts/imds-oidc-proxy with test/deploy/chart/testdata/manifest.values.yaml.
-# Say where your images are, then
+	return `# The output of Helm for charts/imds-oidc-proxy with test/deploy/chart/testdata/manifest.values.yaml.
+# Replace registry.example.test by your registry, then
 #
 #   kubectl apply -f deploy/webhook/webhook.yaml
 #
-# Written by make chart: changes go into the chart.
+# make chart writes this file: change the chart instead.
 `
 }
 
