@@ -17,9 +17,7 @@ func TestRefusalReasons(t *testing.T) {
 	var documented []string
 	page := read(t, "docs/metrics.md")
 	for _, row := range regexp.MustCompile("(?m)^\\| (`[a-z_]+`(?:, `[a-z_]+`)*) \\|").FindAllStringSubmatch(section(t, page, "### Reasons of refused requests"), -1) {
-		for _, name := range regexp.MustCompile(`[a-z_]+`).FindAllString(row[1], -1) {
-			documented = append(documented, name)
-		}
+		documented = append(documented, regexp.MustCompile(`[a-z_]+`).FindAllString(row[1], -1)...)
 	}
 	reasons := refusalReasons(t)
 	slices.Sort(documented)
