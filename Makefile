@@ -1,82 +1,82 @@
-# make demo   the whole story, in a few seconds
-# make test   every test that needs no image, no chart and no cluster, with the race detector
-# make help   the rest
+# make demo   show how a client gets a token through the redirect, in a few seconds
+# make test   run the tests that need no image, no chart and no cluster, with the race detector
+# make help   list all targets
 
 SHELL := /bin/sh
 export CGO_ENABLED ?= 0
-# Debian keeps ip and iptables where a plain user does not look.
+# On Debian, ip and iptables are in sbin, which is not in the PATH of a plain user.
 export PATH := $(PATH):/usr/sbin:/sbin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-# -buildvcs=false: the version says which commit; the stamp would make builds of the same source differ.
+# -buildvcs=false: VERSION names the commit, and a stamp would make builds of the same source differ.
 BUILD := go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
 
 .PHONY: help
-help: ## say what there is to make
+help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## bin/proxy and bin/proxy-init, static and stripped
+build: ## build bin/proxy and bin/proxy-init, static and stripped
 	@[ -e bin/proxy ] || echo "compiling the proxy and proxy-init: about a minute the first time, seconds later"
 	$(BUILD) -o bin/proxy ./cmd/proxy
 	$(BUILD) -o bin/proxy-init ./cmd/proxy-init
 
 .PHONY: build-migrate
-build-migrate: ## bin/imds-migrate, for your own machine
+build-migrate: ## build bin/imds-migrate, for your own machine
 	$(BUILD) -o bin/imds-migrate ./cmd/imds-migrate
 
 .PHONY: build-webhook
-build-webhook: ## bin/webhook, the admission webhook; the first time takes a minute or two
+build-webhook: ## build bin/webhook, the admission webhook; one to two minutes the first time
 	$(BUILD) -o bin/webhook ./cmd/webhook
 
-# As root the demo gets a network namespace with the redirect. Others get that in a
-# user namespace where they can, or the proxy on loopback: what is missing for the
-# namespace the demo says itself.
+# As root, the demo makes a network namespace with the redirect. Other users get one in a user
+# namespace if the system allows that, or else the proxy on loopback. The demo prints what is
+# missing for the namespace.
 NEED_POD := if [ "$$(id -u)" = 0 ]; then tools/need curl ip iptables-nft; else tools/need curl; fi
 
 .PHONY: demo
-demo: build ## one client, one redirect, one token, and how each step came about
+demo: build ## show how one client gets one token through the redirect, step by step
 	@$(NEED_POD)
 	@go run ./test/demo
 
 .PHONY: dev
-dev: build ## the demo left running, with a shell inside for curl
+dev: build ## keep the demo running, with a shell inside for curl
 	@$(NEED_POD)
 	@go run ./test/demo --shell
 
-# Unpacked and not installed: Debian's package would start a Prometheus.
+# Unpacked and not installed: Debian's package would start Prometheus.
 NEED_PROMTOOL := command -v promtool >/dev/null || tools/debs .cache/prometheus prometheus
 
 .PHONY: attack
-attack: ## what a hostile container of the pod can do to the others, as a table (root; part of test)
+attack: ## measure what a hostile container can do to the others of its pod (root; part of test)
 	@tools/need ip iptables-nft setpriv
 	@echo "attacking the proxy in a memory cgroup of 64 MiB: about 4 minutes"
 	go test -count=1 -timeout 20m -v ./test/attack
 
 .PHONY: test
-test: ## every test but test-images, test-chart, test-apiserver and test-cluster, with the race detector (root: they make network namespaces)
+test: ## run all tests but test-images, test-chart, test-apiserver and test-cluster, with the race detector (root, for network namespaces)
 	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv unshare
 	@tools/privileges
 	@echo "compiling every package with the race detector: 5 to 10 minutes the first time, about one later"
-	@# -count=1: some tests build the programs, of which Go's cache of results knows nothing.
+	@# -count=1: some tests build the programs, and Go's test cache does not notice changes there.
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m $$(go list ./... | grep -v /test/attack)
-	@# Alone: it measures how long a client waits, which other tests on the same cores would change.
+	@# Separately: other tests on the same cores would change the waiting times that it measures.
 	@$(MAKE) --no-print-directory attack
 	@$(NEED_PROMTOOL)
-	cd test/deploy/manifests && go test -count=1 ./... # what it reads is outside its module, where Go's cache does not look
+	cd test/deploy/manifests && go test -count=1 ./... # Go's test cache does not notice changes outside of this module
 
-# Each target once, for FUZZTIME: a minute in CI, an hour by hand (FUZZTIME=1h).
+# FUZZTIME is the time for each fuzz target: a minute in CI; by hand, an hour (FUZZTIME=1h).
 FUZZTIME ?= 60s
 .PHONY: fuzz
-fuzz: ## fuzz what parses hostile bytes, FUZZTIME each
+fuzz: ## fuzz the parsers of untrusted input, each for FUZZTIME
 	tools/fuzz $(FUZZTIME)
 
 .PHONY: mutate
-mutate: ## mutation tests: how many small faults the tests detect, by hand and nightly (ONLY=internal/azure: a part)
+mutate: ## run mutation tests: which small faults do the tests detect? By hand and nightly (ONLY=internal/azure: one package)
 	@tools/need ip unshare
 	@tools/mutate $(ONLY)
 
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck, the import map
+lint: ## run gofmt, go vet, staticcheck and misspell, and check imports, documentation and prose
 	@test -z "$$(gofmt -l cmd internal test)" || { echo "gofmt -w:"; gofmt -l cmd internal test; exit 1; }
 	go vet ./...
 	go vet -tags images ./test/deploy/images
@@ -87,64 +87,66 @@ lint: ## gofmt, go vet, staticcheck, the import map
 	go tool -modfile=tools/go.mod staticcheck -tags images ./test/deploy/images
 	cd test/cluster && go tool -modfile=../../tools/go.mod staticcheck ./...
 	go tool -modfile=tools/go.mod staticcheck -tags chart ./test/deploy/chart
+	@# verison: a test of suggestions for misspelled commands.
+	git ls-files | xargs go tool -modfile=tools/go.mod misspell -error -i verison
 	go test ./test/repo
 
 .PHONY: images
-images: ## container images, by docker, podman or buildah; tools/images says how to choose
+images: ## build the container images with docker, podman or buildah; tools/images says how to choose
 	@IMAGES="$(IMAGES)" tools/images "$(VERSION)"
 
 .PHONY: test-images
-test-images: ## not part of test, CI runs both: build the images on stand-in bases, and run them (root)
+test-images: ## build the images on stand-in bases, and run them (root; not part of test, but of CI)
 	@tools/need buildah curl ip iptables-nft podman runc
 	go test -tags images -timeout 10m ./test/deploy/images
 
-# Helm is built from source the first time: two minutes, kept in Go's cache.
+# Helm is built from source: two minutes the first time, then it is in Go's cache.
 .PHONY: chart
-chart: ## write what Helm makes of charts/, deploy/webhook/webhook.yaml among it, and the chart's README
+chart: ## write Helm's output for charts/ (testdata, deploy/webhook/webhook.yaml) and the chart's README
 	go test -count=1 -tags chart ./test/deploy/chart -update
 
 .PHONY: test-chart
-test-chart: ## not part of test, CI runs both: helm lint, helm template, what the chart refuses
+test-chart: ## run helm lint and helm template, and test which values the chart refuses (not part of test, but of CI)
 	go test -count=1 -tags chart ./test/deploy/chart
 
-# Kubernetes is built from source the first time: 5 to 10 minutes, kept in .cache.
-# KUBERNETES=1.37.2 takes another version than test/cluster/kubernetes/go.mod's.
+# Kubernetes is built from source: 5 to 10 minutes the first time, then it is in .cache.
+# KUBERNETES=1.37.2 uses another version than test/cluster/kubernetes/go.mod.
 .PHONY: test-apiserver
-test-apiserver: ## a real Kubernetes API server, with etcd (root: in namespaces)
+test-apiserver: ## test with a real Kubernetes API server and etcd (root, for namespaces)
 	@tools/need ip
-	@tools/kubernetes >/dev/null # go test would show only at its end that this takes so long
+	@tools/kubernetes >/dev/null # here, since go test would not show its messages before the end
 	cd test/cluster && go test -count=1 -timeout 30m ./apiserver
 
 .PHONY: test-cluster
-test-cluster: ## a real node beside it: kubelet, containerd, runc; pods that get tokens
+test-cluster: ## test with a real node as well: kubelet, containerd, runc, and pods that get tokens (root)
 	@tools/need buildah ip npm
-	@tools/kubernetes >/dev/null # go test would show only at its end that this takes so long
+	@tools/kubernetes >/dev/null # here, since go test would not show its messages before the end
 	cd test/cluster && go test -count=1 -timeout 30m ./node
 
 .PHONY: docs
-docs: ## write into docs/ what the programs say of themselves
+docs: ## write the generated parts of docs/ from the programs
 	go test ./test/repo -run 'Configuration|Injection|ChartValues' -update
 	go test ./cmd/webhook -run DocumentedFlags -update
 
 .PHONY: bench
-bench: build ## speed and memory, as ratios measured in one run
+bench: build ## measure speed and memory, as ratios within one run
 	go run ./test/bench
 
 .PHONY: compat
-compat: ## every client, old and new, against the proxy, as root (ONLY=python: a part)
+compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family)
 	@go run ./test/compat --only="$(ONLY)"
 
-# The cluster tests' second Kubernetes: the newest minor, where CI tests the one before.
+# The newest minor version of Kubernetes, for the cluster tests. CI tests the one before.
 .PHONY: nightly
 nightly: export KUBERNETES ?= 1.37.2
-nightly: ## not part of CI, takes hours: all clients, the cluster tests on a newer Kubernetes, mutation tests
-	@echo "nightly 1/3: make compat, every client in every version"
+nightly: ## run compat, the cluster tests on a newer Kubernetes, and mutate: hours, not part of CI
+	@echo "nightly 1/3: make compat"
 	$(MAKE) compat ONLY=
 	@echo "nightly 2/3: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
 	$(MAKE) test-apiserver test-cluster
-	@echo "nightly 3/3: make mutate, the tests against changed code"
+	@echo "nightly 3/3: make mutate"
 	$(MAKE) mutate
 
 .PHONY: clean
-clean: ## remove what was built
+clean: ## remove bin
 	rm -rf bin

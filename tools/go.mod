@@ -1,4 +1,4 @@
-// Tools of the build, apart from the main module so that what ships stays lean.
+// Build tools, in a module of their own so that the programs do not depend on them.
 module imds-oidc-proxy/tools
 
 go 1.26.0
