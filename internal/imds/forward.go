@@ -64,10 +64,10 @@ const (
 //
 // A request holds a slot from before it is sent until its answer is written, because the
 // answer is in memory until then: 16 slots with 512 KiB each are 8 MiB of a container's
-// 64 MiB. If the client does not read, the rest of the answer is dropped as soon as
-// another request waits for the slot (see [forwarder.dropUnread]), so that clients that do
-// not read cannot block forwarding. The connection of such a client then holds
-// forwardBuffer and the header, until package server closes it.
+// 64 MiB. If another request waits for a slot, an answer that its client does not read is
+// dropped (see [forwarder.watch]), so that clients that do not read cannot block
+// forwarding. The connection of such a client then holds forwardBuffer and the header,
+// until package server closes it.
 type forwarder struct {
 	base      string // scheme and host
 	transport *http.Transport
@@ -128,9 +128,9 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, o *outcome) er
 		return err
 	}
 	o.status = reply.status
-	writing, written := context.WithTimeout(context.WithoutCancel(ctx), h.forwarder.timeout)
-	defer written()
-	go h.forwarder.dropUnread(writing, reply, release)
+	written := make(chan struct{})
+	defer close(written)
+	defer h.forwarder.watch(reply, written, release).Stop()
 	return reply.writeTo(w)
 }
 
@@ -184,24 +184,22 @@ func (f *forwarder) release() {
 	<-f.admitted
 }
 
-// dropUnread drops what the client has not read of an answer, and releases the slot: when
-// another request waits for a slot and the client has had forwardUnreadTime, or when
-// writing is done, because of its deadline or because the answer is written.
-func (f *forwarder) dropUnread(writing context.Context, p *reply, release func()) {
-	defer release()
-	defer p.drop()
-	ticker := time.NewTicker(forwardUnreadTime)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-writing.Done():
-			return
-		case <-ticker.C:
-			if len(f.admitted) > cap(f.slots) {
+// watch starts to watch an answer while it is written. Once its client has left it unread for
+// forwardUnreadTime, the rest is dropped and the slot is released as soon as another request
+// waits for a slot, or after a timeout. The caller stops the timer, which is all that an
+// answer costs that is written quickly, and closes written.
+func (f *forwarder) watch(p *reply, written <-chan struct{}, release func()) *time.Timer {
+	return time.AfterFunc(forwardUnreadTime, func() {
+		for end := time.Now().Add(f.timeout); len(f.admitted) <= cap(f.slots) && time.Now().Before(end); {
+			select {
+			case <-written:
 				return
+			case <-time.After(forwardUnreadTime):
 			}
 		}
-	}
+		p.drop()
+		release()
+	})
 }
 
 // get sends a request to the real IMDS. It builds this request from the canonical path,

@@ -1,7 +1,6 @@
 package imds
 
 import (
-	"context"
 	"io"
 	"sync"
 	"testing"
@@ -31,9 +30,9 @@ func TestForwardSlots(t *testing.T) {
 	}
 }
 
-// TestDropUnread: an answer that its client does not read stays in memory until another
-// request waits for its slot, and for forwardUnreadTime at the least.
-func TestDropUnread(t *testing.T) {
+// TestUnreadAnswerIsDropped: an answer that its client does not read is dropped if another
+// request waits for its slot, but not before forwardUnreadTime.
+func TestUnreadAnswerIsDropped(t *testing.T) {
 	for begins, want := range map[time.Duration]time.Duration{
 		time.Millisecond:               forwardUnreadTime,
 		time.Second + time.Millisecond: time.Second + forwardUnreadTime,
@@ -62,7 +61,7 @@ func TestDropUnread(t *testing.T) {
 func TestUnreadAnswerHasDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, p, _ := unreadReply(t)
-		time.Sleep(forwardTimeout - 1)
+		time.Sleep(forwardUnreadTime + forwardTimeout - 1)
 		synctest.Wait()
 		if dropped(p) {
 			t.Error("dropped before the deadline")
@@ -75,16 +74,30 @@ func TestUnreadAnswerHasDeadline(t *testing.T) {
 	})
 }
 
+// TestWrittenAnswerIsNotDropped: the watch ends with the answer, and the slot is released by
+// the caller only.
+func TestWrittenAnswerIsNotDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, p := newForwarder("http://192.0.2.1", 0, forwardLimits{slots: 1}), &reply{unsent: []byte("unread")}
+		written := make(chan struct{})
+		f.watch(p, written, func() { t.Error("released by the watch") })
+		time.Sleep(2 * forwardUnreadTime)
+		close(written)
+		time.Sleep(2 * forwardTimeout)
+		if dropped(p) {
+			t.Error("dropped")
+		}
+	})
+}
+
 // unreadReply returns an answer that holds the only slot and that is not read.
 func unreadReply(t *testing.T) (f *forwarder, p *reply, began time.Time) {
 	f = newForwarder("http://192.0.2.1", 0, forwardLimits{slots: 1})
 	if !f.acquire(t.Context(), nil) {
 		t.Fatal("no slot")
 	}
-	writing, written := context.WithTimeout(t.Context(), f.timeout)
-	t.Cleanup(written)
 	p = &reply{unsent: []byte("unread")}
-	go f.dropUnread(writing, p, sync.OnceFunc(f.release))
+	f.watch(p, nil, sync.OnceFunc(f.release))
 	return f, p, time.Now()
 }
 

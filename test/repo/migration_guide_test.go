@@ -199,14 +199,14 @@ func TestGuidePatches(t *testing.T) {
 	migrate := runMigrate(binary)
 
 	pod := mergePatch(mergePatch(template, patch("0")), patch("1"))
-	with := migrate(t, manifest(t, pod))
+	with := migrate(t, "inject", manifest(t, pod))
 	if want := `"containerPort": ` + forwarded[1]; !strings.Contains(with, "azwi-proxy-init") || !strings.Contains(with, want) {
 		t.Errorf("after step 7: no proxy, or no port %s:\n%s", forwarded[1], with)
 	}
 	if !strings.Contains(with, `"serviceAccountName":"cart"`) {
 		t.Errorf("after step 7: not the service account:\n%s", with)
 	}
-	without := migrate(t, with, "--uninject")
+	without := migrate(t, "uninject", with)
 	if without != manifest(t, pod) {
 		t.Errorf("removed: got %s, want %s", without, manifest(t, pod))
 	}
@@ -215,7 +215,7 @@ func TestGuidePatches(t *testing.T) {
 	if strings.Contains(manifest(t, pod), "aadpodidbinding") {
 		t.Errorf("after step 9: the label of aad-pod-identity is there: %s", manifest(t, pod))
 	}
-	last := migrate(t, manifest(t, mergePatch(pod, patch("3"))))
+	last := migrate(t, "inject", manifest(t, mergePatch(pod, patch("3"))))
 	if strings.Contains(last, "azwi-proxy") || !strings.Contains(last, "AZURE_FEDERATED_TOKEN_FILE") {
 		t.Errorf("after step 12: a proxy, or no token:\n%s", last)
 	}

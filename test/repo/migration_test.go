@@ -110,8 +110,8 @@ func manifest(t *testing.T, template map[string]any) string {
 	return string(text) + "\n"
 }
 
-// migrateFunc runs imds-migrate inject on a manifest and returns what it writes.
-type migrateFunc func(t *testing.T, manifest string, args ...string) string
+// migrateFunc runs a command of imds-migrate on a manifest and returns what it writes.
+type migrateFunc func(t *testing.T, command, manifest string, args ...string) string
 
 // buildDir holds what tests share. TestMain removes it.
 var buildDir string
@@ -150,14 +150,14 @@ func migrateBinary(t *testing.T) string {
 
 // runMigrate returns a function that runs the program at a path.
 func runMigrate(binary string) migrateFunc {
-	return func(t *testing.T, manifest string, args ...string) string {
+	return func(t *testing.T, command, manifest string, args ...string) string {
 		t.Helper()
 		var out, messages bytes.Buffer
-		cmd := exec.Command(binary, append([]string{"inject", "--proxy-image=p:1", "--proxy-init-image=i:1",
+		cmd := exec.Command(binary, append([]string{command, "--proxy-image=p:1", "--proxy-init-image=i:1",
 			"--tenant-id=22222222-2222-4222-8222-222222222222", "--client-id=11111111-1111-4111-8111-111111111111"}, args...)...)
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(manifest), &out, &messages
 		if err := cmd.Run(); err != nil || messages.Len() > 0 {
-			t.Fatalf("imds-migrate %s: %v: %s", args, err, &messages)
+			t.Fatalf("imds-migrate %s %s: %v: %s", command, args, err, &messages)
 		}
 		return out.String()
 	}

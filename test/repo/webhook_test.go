@@ -63,7 +63,7 @@ func migratedPod(t *testing.T, migrate migrateFunc, args ...string) *corev1.Pod 
 		t.Fatal(err)
 	}
 	pod := new(corev1.Pod)
-	if err := json.Unmarshal([]byte(migrate(t, string(text)+"\n", args...)), pod); err != nil {
+	if err := json.Unmarshal([]byte(migrate(t, "inject", string(text)+"\n", args...)), pod); err != nil {
 		t.Fatal(err)
 	}
 	return pod

@@ -1,4 +1,4 @@
-{{- /* What the objects are called, what they are labelled with, and where images are. */ -}}
+{{- /* Names and labels of the objects, and images. */ -}}
 {{- define "imds-oidc-proxy.name" -}}
 {{ default "imds-oidc-proxy-webhook" .Values.fullnameOverride }}
 {{- end }}
@@ -19,14 +19,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
-{{- /* Takes a list: the chart's root, and one of images. A digest wins over a tag. */ -}}
+{{- /* The argument is a list: the chart's root, and an image. A digest takes precedence over a tag. */ -}}
 {{- define "imds-oidc-proxy.image" -}}
 {{- $root := index . 0 }}{{ $image := index . 1 -}}
 {{ $root.Values.images.registry }}/{{ $image.repository }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default $root.Chart.AppVersion $image.tag }}{{ end }}
 {{- end }}
 
-{{- /* Takes a list: the labels to look for, and a topology to spread over. */ -}}
+{{- /* The argument is a list: the labels of the pods, and the key of the topology. */ -}}
 {{- define "imds-oidc-proxy.spread" -}}
 - maxSkew: 1
   topologyKey: {{ index . 1 }}

@@ -13,16 +13,16 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write what Helm renders")
+var update = flag.Bool("update", false, "write the output of Helm")
 
 const (
 	repository = "../../.."
 	chart      = "charts/imds-oidc-proxy"
-	// kubeVersion is the cluster's version that Helm renders for: that of test/cluster.
+	// kubeVersion is the Kubernetes version that Helm renders for, which is that of test/cluster.
 	kubeVersion = "v1.36.3"
 )
 
-// cases are sets of values in testdata, and where what they make is kept.
+// cases are the files of values in testdata, and the files with the rendered manifests.
 var cases = []struct{ name, golden string }{
 	{"least", "test/deploy/chart/testdata/least.yaml"},
 	{"cert-manager", "test/deploy/chart/testdata/cert-manager.yaml"},
@@ -31,7 +31,7 @@ var cases = []struct{ name, golden string }{
 	{"manifest", "deploy/webhook/webhook.yaml"},
 }
 
-// binary is where the go command has put Helm, which it builds when it has to.
+// binary returns the path of Helm. The go command builds it if necessary.
 var binary = sync.OnceValues(func() (string, error) {
 	cmd := exec.Command("go", "tool", "-modfile=tools/helm/go.mod", "-n", "helm")
 	cmd.Dir = repository
@@ -71,7 +71,7 @@ func TestLint(t *testing.T) {
 	}
 }
 
-// TestTemplate compares with what is kept; make chart writes it.
+// TestTemplate compares the rendered manifests with the files. make chart writes them.
 func TestTemplate(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -91,31 +91,31 @@ func TestTemplate(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(got, want) {
-				t.Errorf("%s is not what the chart makes: run make chart, and look at the difference", c.golden)
+				t.Errorf("%s is stale: run make chart, and review the difference", c.golden)
 			}
 		})
 	}
 }
 
-// header says to whoever opens the rendered manifest where it is from.
+// header returns the comment at the start of deploy/webhook/webhook.yaml.
 func header(name string) string {
 	if name != "manifest" {
 		return ""
 	}
-	return `# The output of Helm for charts/imds-oidc-proxy with test/deploy/chart/testdata/manifest.values.yaml.
-# Replace registry.example.test by your registry, then
+	return `# Rendered by Helm from charts/imds-oidc-proxy and test/deploy/chart/testdata/manifest.values.yaml.
+# Replace registry.example.test by your registry, then run
 #
 #   kubectl apply -f deploy/webhook/webhook.yaml
 #
-# make chart writes this file: change the chart instead.
+# Do not edit: change the chart, and run make chart.
 `
 }
 
-// bound are the values of identity bindings without authorities.
+// bound is the values of identity bindings without certificate authorities.
 const bound = "--set=tokenEndpoint.annotationSuffix=binding,tokenEndpoint.audience=api://binding,tokenEndpoint.proxy=https://binding.example.test"
 
-// TestTaken: what a stricter schema must not refuse.
-func TestTaken(t *testing.T) {
+// TestAccepted has values that the schema must accept.
+func TestAccepted(t *testing.T) {
 	for _, set := range []string{
 		"--set=drain=0s", "--set=drain=20s", "--set=drain=1500ms", "--set=drain=2.5s",
 		"--set=tenantID=tenant.example.test", "--set=authorityHost=https://login.example.test", "--set=authorityHost=https://login.example.test:65535/",
@@ -131,8 +131,7 @@ func TestTaken(t *testing.T) {
 	}
 }
 
-// TestRefused: values that cannot be right are refused, by name, before anything
-// reaches a cluster.
+// TestRefused checks that invalid values are refused, with their names, when the chart is rendered.
 func TestRefused(t *testing.T) {
 	for _, c := range []struct {
 		set  string
@@ -178,7 +177,7 @@ func TestRefused(t *testing.T) {
 		t.Run(c.set, func(t *testing.T) {
 			out, errs, err := render(t, values("least"), c.set)
 			if err == nil || !strings.Contains(errs, c.want) {
-				t.Errorf("got %v, %q, want a complaint about %s; rendered %d bytes", err, errs, c.want, len(out))
+				t.Errorf("got %v, %q, want an error about %s; rendered %d bytes", err, errs, c.want, len(out))
 			}
 		})
 	}

@@ -1,6 +1,6 @@
-// Package chart has Helm judge charts/imds-oidc-proxy and renders it: what comes out
-// for several sets of values is compared with what is in testdata, and with
-// deploy/webhook/webhook.yaml. The tests are those of the build tag chart, since Helm
-// takes minutes to build the first time; `make test-chart` runs them, `make chart`
-// writes what they compare. test/deploy/manifests reads the rendered objects.
+// Package chart tests the Helm chart in charts/imds-oidc-proxy. It runs helm lint, and compares the
+// output of helm template for several files of values with the files in testdata and with
+// deploy/webhook/webhook.yaml. The tests need the build tag chart, because Helm takes minutes to build
+// the first time. `make test-chart` runs them, and `make chart` writes the files.
+// test/deploy/manifests tests the rendered objects.
 package chart
