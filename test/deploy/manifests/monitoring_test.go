@@ -19,8 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// promtool runs Prometheus' own tool, from the system or from where `make test` has
-// unpacked it.
+// promtool runs Prometheus' promtool, from PATH or from the directory into which `make test` unpacks it.
 func promtool(t *testing.T, dir string, args ...string) {
 	t.Helper()
 	path, err := exec.LookPath("promtool")
@@ -54,7 +53,7 @@ func monitoring(t *testing.T) (rules *monitoringv1.PrometheusRule, monitor *moni
 	return rules, monitor, dashboard
 }
 
-// TestAlerts: the rules are valid, and fire when they should and only then.
+// TestAlerts checks that the rules are valid, and that the alerts fire only when they should.
 func TestAlerts(t *testing.T) {
 	rules, _, _ := monitoring(t)
 	dir := t.TempDir()
@@ -89,13 +88,13 @@ func writeYAML(t *testing.T, file string, value any) {
 	}
 }
 
-// TestMonitorFindsTheSidecar: label and port are the ones that the component gives.
+// TestMonitorFindsTheSidecar checks that the PodMonitor selects the label and the port of the pod.
 func TestMonitorFindsTheSidecar(t *testing.T) {
 	_, monitor, _ := monitoring(t)
 	v := load(t, "deployment")
 	for label, want := range monitor.Spec.Selector.MatchLabels {
 		if got := v.pod.Labels[label]; got != want {
-			t.Errorf("the pod has %s=%q, the monitor looks for %q", label, got, want)
+			t.Errorf("the pod has %s=%q, the monitor selects %q", label, got, want)
 		}
 	}
 	port := monitor.Spec.PodMetricsEndpoints[0].Port
@@ -104,8 +103,8 @@ func TestMonitorFindsTheSidecar(t *testing.T) {
 	}
 }
 
-// TestNetworkPolicy: the sample selects the pods with a sidecar, and lets somebody
-// chosen to the admin port and nobody else.
+// TestNetworkPolicy checks that the sample selects the pods with a sidecar, and allows only selected pods
+// to connect to the admin port.
 func TestNetworkPolicy(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(deployDir, "monitoring", "networkpolicy.yaml"))
 	if err != nil {
@@ -124,7 +123,7 @@ func TestNetworkPolicy(t *testing.T) {
 	reached := false
 	for _, rule := range sample.Spec.Ingress {
 		if len(rule.Ports) == 0 {
-			t.Error("a rule for every port lets everybody to the admin address")
+			t.Error("a rule for all ports allows all pods to connect to the admin port")
 		}
 		for _, port := range rule.Ports {
 			if port.Port.String() != admin.Name && port.Port.IntVal != admin.ContainerPort {
@@ -141,18 +140,18 @@ func TestNetworkPolicy(t *testing.T) {
 	}
 }
 
-// panel is what the test reads of Grafana's format.
+// panel has the fields of Grafana's format that the test reads.
 type panel struct {
 	ID      int
 	Title   string
 	GridPos struct{ X, Y, W, H int }
 	Targets []struct{ Expr, RefID string }
-	// Interval is the least step. Below the interval of the scrapes, Grafana's own
-	// $__rate_interval holds one sample, and a rate of it is nothing.
+	// Interval is the minimum step. If it is shorter than the scrape interval, $__rate_interval
+	// contains one sample, and the rate is empty.
 	Interval string
 }
 
-// TestDashboard: valid JSON, valid PromQL, and a place of its own for each panel.
+// TestDashboard checks that the dashboard is valid JSON with valid PromQL, and that panels do not overlap.
 func TestDashboard(t *testing.T) {
 	_, _, text := monitoring(t)
 	var dashboard struct {
@@ -174,7 +173,7 @@ func TestDashboard(t *testing.T) {
 		for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
 			for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
 				if other := taken[[2]int{x, y}]; other != "" || x >= 24 {
-					t.Fatalf("panel %q lies over %q or the edge", p.Title, other)
+					t.Fatalf("panel %q overlaps %q or the edge", p.Title, other)
 				}
 				taken[[2]int{x, y}] = p.Title
 			}
@@ -196,8 +195,8 @@ func inPrometheus(expr string) string {
 	return strings.NewReplacer("$__rate_interval", "5m", "$namespace", ".*", "$pod", ".*").Replace(expr)
 }
 
-// TestMetricsExist: alerts and dashboard use only metrics that the proxy has, with
-// values of labels that it gives, and leave no metric out.
+// TestMetricsExist checks that alerts and dashboard use all metrics of the proxy and no others, with label
+// values that exist.
 func TestMetricsExist(t *testing.T) {
 	rules, _, dashboard := monitoring(t)
 	alerts, err := yaml.Marshal(rules.Spec)
@@ -205,11 +204,11 @@ func TestMetricsExist(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := scrape(t)
-	metrics := []string{"soonest_token_expiry_seconds"} // shown once there is a token
+	metrics := []string{"soonest_token_expiry_seconds"} // exists after the first token
 	for _, match := range regexp.MustCompile(`(?m)^# TYPE imds_oidc_proxy_([a-z_]+) `).FindAllStringSubmatch(page, -1) {
 		metrics = append(metrics, match[1])
 	}
-	recorded := regexp.MustCompile(`[a-z_]+:imds_oidc_proxy_[a-z_0-9:]+`) // by the rules themselves
+	recorded := regexp.MustCompile(`[a-z_]+:imds_oidc_proxy_[a-z_0-9:]+`) // metrics of recording rules
 	text := recorded.ReplaceAllString(string(alerts)+strings.ReplaceAll(dashboard, `\"`, `"`), "")
 
 	used := map[string]bool{}
@@ -217,7 +216,7 @@ func TestMetricsExist(t *testing.T) {
 		name := strings.TrimSuffix(match[1], "_bucket")
 		used[name] = true
 		if !slices.Contains(metrics, name) {
-			t.Errorf("imds_oidc_proxy_%s is used, and is no metric of the proxy", name)
+			t.Errorf("imds_oidc_proxy_%s is used, but is not a metric of the proxy", name)
 		}
 	}
 	for _, name := range metrics {
@@ -233,25 +232,24 @@ func TestMetricsExist(t *testing.T) {
 	for _, use := range labelUses(text + string(tests)) {
 		found++
 		if !slices.ContainsFunc(strings.Split(page, "\n"), use.in) {
-			t.Errorf("imds_oidc_proxy_%s is used with %s=%q, and the proxy has no such series", use.metric, use.label, use.value)
+			t.Errorf("imds_oidc_proxy_%s is used with %s=%q, but the proxy has no such series", use.metric, use.label, use.value)
 		}
 	}
 	if found < 20 {
-		t.Errorf("found %d uses of labels, which shows nothing", found)
+		t.Errorf("found only %d uses of labels, so this test is vacuous", found)
 	}
 }
 
-// labelUse is a value of a label that a rule, a panel or a test of a rule asks of a
-// metric.
+// labelUse is a label value of a metric in a rule, a panel, or a test of a rule.
 type labelUse struct{ metric, label, value string }
 
-// in reports whether a line of a scrape is of such a series.
+// in reports whether a line of a scrape is of this series.
 func (u labelUse) in(line string) bool {
 	return strings.HasPrefix(line, "imds_oidc_proxy_"+u.metric+"{") && strings.Contains(line, u.label+`="`+u.value+`"`)
 }
 
-// The labels whose values are short lists that the proxy knows from its start, or
-// that the scrape's requests have made. Others are codes, versions and names.
+// labelMatcher matches labels whose values exist from the start of the proxy, or after the requests of
+// scrape. Other labels are codes, versions and names.
 var (
 	selector     = regexp.MustCompile(`imds_oidc_proxy_([a-z_]+)\{([^}]*)\}`)
 	labelMatcher = regexp.MustCompile(`\b(result|source|handler|reason)(?:=~|!~|!=|=)"([a-z_|]+)"`)
