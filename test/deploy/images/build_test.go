@@ -16,7 +16,7 @@ import (
 	"imds-oidc-proxy/test/kit/bases"
 )
 
-// version is what the images are to say of themselves.
+// version is the version of the images.
 const version = "v0.0.0-test"
 
 const (
@@ -25,7 +25,7 @@ const (
 	hookImage  = "localhost/imds-oidc-proxy-webhook:" + version
 )
 
-// build has the images built by `make images`, once for all tests.
+// build builds the images with `make images`, once for all tests.
 func build(t *testing.T) {
 	t.Helper()
 	if err := built(); err != nil {
@@ -69,7 +69,8 @@ func inspect(t *testing.T, image string) imageConfig {
 	return c
 }
 
-// TestImageConfig: what a registry, a scanner and the kubelet read.
+// TestImageConfig checks the configuration of the images, which registries, scanners and the kubelet
+// read.
 func TestImageConfig(t *testing.T) {
 	build(t)
 	revision := command(t, nil, "git", "rev-parse", "HEAD")
@@ -96,8 +97,8 @@ func TestImageConfig(t *testing.T) {
 	}
 }
 
-// TestReproducible: a second build makes the same image, and the program in it is
-// the one that `make build` makes in another directory.
+// TestReproducible checks that a second build creates the same image, and that its program is the same
+// as one that is built in another directory.
 func TestReproducible(t *testing.T) {
 	build(t)
 	ids := func() string {
@@ -110,18 +111,18 @@ func TestReproducible(t *testing.T) {
 		t.Fatal(err)
 	}
 	if second := ids(); second != first {
-		t.Errorf("the second build made\n%s\nthe first\n%s", second, first)
+		t.Errorf("second build:\n%s\nfirst build:\n%s", second, first)
 	}
 	for image, binary := range map[string]string{proxyImage: "proxy", initImage: "proxy-init", hookImage: "webhook"} {
 		local := filepath.Join(t.TempDir(), binary)
 		command(t, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+version, "-o", local, "../../../cmd/"+binary)
 		if got, want := digest(t, filepath.Join(mount(t, image), binary)), digest(t, local); got != want {
-			t.Errorf("%s: SHA-256 %s in the image, %s built here", binary, got, want)
+			t.Errorf("%s: SHA-256 %s in the image, want %s", binary, got, want)
 		}
 	}
 }
 
-// mount gives a path to the image's files.
+// mount mounts an image and returns the path.
 func mount(t *testing.T, image string) string {
 	t.Helper()
 	container := command(t, nil, "buildah", "from", "--pull=never", image)
@@ -138,15 +139,15 @@ func digest(t *testing.T, file string) string {
 	return fmt.Sprintf("%x", sha256.Sum256(content))
 }
 
-// TestImagesHoldOneProgram: nothing for an attacker to run. The init container's has
-// iptables, and a shell for its alternatives.
-func TestImagesHoldOneProgram(t *testing.T) {
+// TestImagesHaveOneProgram checks that an attacker finds no other program in the images. The image of
+// the init container also has iptables, and a shell for update-alternatives.
+func TestImagesHaveOneProgram(t *testing.T) {
 	build(t)
-	testHoldsOnly(t, proxyImage, "/proxy")
-	testHoldsOnly(t, hookImage, "/webhook")
+	testHasOnly(t, proxyImage, "/proxy")
+	testHasOnly(t, hookImage, "/webhook")
 }
 
-func testHoldsOnly(t *testing.T, image, program string) {
+func testHasOnly(t *testing.T, image, program string) {
 	t.Helper()
 	var executables []string
 	root := mount(t, image)
@@ -160,6 +161,6 @@ func testHoldsOnly(t *testing.T, image, program string) {
 		t.Fatal(err)
 	}
 	if len(executables) != 1 || executables[0] != program {
-		t.Errorf("%s: executables %q, want %s alone", image, executables, program)
+		t.Errorf("%s: executables %q, want only %s", image, executables, program)
 	}
 }

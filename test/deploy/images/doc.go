@@ -1,7 +1,7 @@
-// Package images builds both container images with `make images`, on stand-in bases
-// made of Debian packages, and runs them as a pod would: the proxy as 1501 with a
-// read-only root file system and no capability, proxy-init with NET_ADMIN alone.
+// Package images builds the container images with `make images`, on base images from Debian
+// packages, and runs them as in a pod: the proxy as user 1501 with a read-only root file system and
+// without capabilities, proxy-init with only NET_ADMIN.
 //
-// Its tests take root, buildah, podman and runc, and so have the build tag images:
-// `make test-images` runs them.
+// The tests need root, buildah, podman and runc, so they have the build tag images. `make
+// test-images` runs them.
 package images

@@ -14,19 +14,19 @@ import (
 
 const repository = "../../.."
 
-// storageVar tells the process inside the namespace where the one outside has put
-// the containers' storage and the root file systems of the bases.
+// storageVar is the environment variable with the directory of the container storage and of the root
+// file systems of the base images. The process outside of the namespace sets it.
 const storageVar = "IMAGES_TEST_DIR"
 
 func TestMain(m *testing.M) { os.Exit(netns.RunTests("images", m, prepare)) }
 
-// prepare does what needs the world outside.
+// prepare does the work that needs the network.
 func prepare(dir string) (env []string, err error) {
 	env, err = bases.Config{Dir: dir, Repository: repository}.Fetch()
 	return append(env, storageVar+"="+dir), err
 }
 
-// command runs a program to its end and returns what it prints.
+// command runs a program and returns its standard output.
 func command(t *testing.T, env []string, name string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(name, args...)

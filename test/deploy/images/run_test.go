@@ -19,18 +19,18 @@ import (
 	"imds-oidc-proxy/test/kit/pod"
 )
 
-// hardened is what deploy/ gives every container: a read-only root file system with
-// nothing writable on top, no new privileges, and no capability but those added.
-// The network is the test's own namespace, which every container of a pod shares.
-// The limits are below what a container runtime would ask for, and may not be given.
+// hardened returns podman arguments for the settings of containers in deploy/: a read-only root file
+// system without writable mounts, no new privileges, and no capabilities except added ones. The
+// network is the namespace of the test, as all containers of a pod share one. The limits are lower
+// than the defaults of the container runtime, which the test may not be allowed to set.
 func hardened(args ...string) []string {
 	return append([]string{"--runtime=runc", "--cgroup-manager=cgroupfs", "run", "--pull=never", "--network=host",
 		"--read-only", "--read-only-tmpfs=false", "--security-opt=no-new-privileges", "--cap-drop=all",
 		"--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"}, args...)
 }
 
-// TestPod runs both images as a pod's manifest would, and an application beside
-// them that asks the metadata address.
+// TestPod runs the images as in a pod, and an application that requests a token from the metadata
+// address.
 func TestPod(t *testing.T) {
 	build(t)
 	decoy, err := pod.StartDecoy()
@@ -39,10 +39,10 @@ func TestPod(t *testing.T) {
 	}
 	t.Cleanup(func() { decoy.Close() })
 
-	// No capability at all: it must fail, and say what is missing.
+	// Without capabilities it must fail and name the missing one.
 	out, err := exec.Command("podman", hardened("--rm", initImage)...).CombinedOutput()
 	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 3 || !strings.Contains(string(out), "NET_ADMIN") {
-		t.Errorf("proxy-init without NET_ADMIN: %v, want exit code 3 and the capability's name: %s", err, out)
+		t.Errorf("proxy-init without NET_ADMIN: %v, want exit code 3 and the name of the capability: %s", err, out)
 	}
 	out, err = exec.Command("podman", hardened("--rm", "--cap-add=NET_ADMIN", initImage)...).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "redirect installed") {
@@ -56,18 +56,18 @@ func TestPod(t *testing.T) {
 
 	answer := askMetadataAddress(t)
 	if _, err := server.VerifyAccessToken(answer); err != nil {
-		t.Errorf("the application's token is not one of the stand-in Entra: %v", err)
+		t.Errorf("the application's token is not from the stand-in for Entra: %v", err)
 	}
 	if got := decoy.Requests(); len(got) != 0 {
-		t.Errorf("the real IMDS was asked %q", got)
+		t.Errorf("the decoy of the real IMDS got requests: %q", got)
 	}
 	command(t, nil, "podman", "stop", "--time=10", container)
 	if got := command(t, nil, "podman", "inspect", "--format={{.State.ExitCode}}", container); got != "0" {
-		t.Errorf("the proxy ended by SIGTERM with exit code %s, want 0", got)
+		t.Errorf("exit code of the proxy after SIGTERM: %s, want 0", got)
 	}
 }
 
-// standIn is an Entra, and the volumes that its pods mount.
+// standIn is a stand-in for Entra, and the volumes that the pods mount.
 type standIn struct {
 	*entra.Server
 	ca    string // directory of ca.pem
@@ -99,8 +99,7 @@ func startEntra(t *testing.T) standIn {
 	return standIn{server, ca, token}
 }
 
-// startProxy starts the sidecar with no user of its own choice: the image's counts.
-// It is ready when the command of the startup probe says so.
+// startProxy starts the sidecar as the user of the image, and waits until the startup probe succeeds.
 func startProxy(t *testing.T, server standIn) string {
 	t.Helper()
 	const mounted = "/var/run/secrets/azure/wi/token"
@@ -122,7 +121,7 @@ func startProxy(t *testing.T, server standIn) string {
 	return container
 }
 
-// checkProcess asks the kernel, which knows better than any configuration.
+// checkProcess checks the privileges of the process in /proc, and not only its configuration.
 func checkProcess(t *testing.T, pid string) {
 	t.Helper()
 	status, err := os.ReadFile("/proc/" + pid + "/status")
@@ -131,7 +130,7 @@ func checkProcess(t *testing.T, pid string) {
 	}
 	for field, want := range map[string]string{
 		"Uid": "1501\t1501\t1501\t1501", "Gid": "1501\t1501\t1501\t1501", "NoNewPrivs": "1",
-		"Seccomp": "2", // a filter, as the runtime's default profile is one
+		"Seccomp": "2", // a filter, such as the runtime's default profile
 		"CapInh":  "0000000000000000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000",
 		"CapBnd": "0000000000000000", "CapAmb": "0000000000000000",
 	} {
@@ -152,7 +151,7 @@ func checkProcess(t *testing.T, pid string) {
 	t.Logf("the proxy's resident memory: %v", memory)
 }
 
-// askMetadataAddress is the application: it knows 169.254.169.254 and nothing else.
+// askMetadataAddress requests a token from 169.254.169.254, as the application does.
 func askMetadataAddress(t *testing.T) string {
 	t.Helper()
 	req, err := http.NewRequest(http.MethodGet,

@@ -10,8 +10,7 @@ import (
 	"k8s.io/pod-security-admission/api"
 )
 
-// injectedPods are pods as internal/inject leaves them: its own tests hold these
-// files to what it does.
+// injectedPods returns the patched pods in internal/inject's testdata, by name.
 func injectedPods(t *testing.T) map[string]corev1.PodTemplateSpec {
 	t.Helper()
 	files, err := filepath.Glob(repository + "/internal/inject/testdata/pods/*/patched.yaml")
@@ -30,8 +29,8 @@ func injectedPods(t *testing.T) map[string]corev1.PodTemplateSpec {
 	return pods
 }
 
-// TestInjectedPodSecurity: without a redirect a pod passes the restricted level; with
-// one, NET_ADMIN is all that the baseline level has to say.
+// TestInjectedPodSecurity checks that a pod without a redirect passes the Pod Security level
+// restricted, and that the level baseline refuses a pod with a redirect only because of NET_ADMIN.
 func TestInjectedPodSecurity(t *testing.T) {
 	pods := injectedPods(t)
 	if got := refusals(t, api.LevelRestricted, pods["no-redirect"]); len(got) > 0 {
@@ -45,8 +44,8 @@ func TestInjectedPodSecurity(t *testing.T) {
 	}
 }
 
-// TestInjectedAsDeployed: what is injected are the containers of deploy/, but for
-// where the token is and what the ConfigMap says there.
+// TestInjectedAsDeployed checks that the injected containers are those of deploy/, except for the path
+// of the token and the settings in the ConfigMap.
 func TestInjectedAsDeployed(t *testing.T) {
 	pods := injectedPods(t)
 	for variantName, injected := range map[string]string{"deployment": "injected", "sealed": "sealed"} {
@@ -57,7 +56,7 @@ func TestInjectedAsDeployed(t *testing.T) {
 			if !got.Resources.Requests.Cpu().Equal(*want.Resources.Requests.Cpu()) || !got.Resources.Limits.Memory().Equal(*want.Resources.Limits.Memory()) {
 				t.Errorf("%s: %s has resources %v, want %v", injected, name, got.Resources, want.Resources)
 			}
-			// Said outright by injection, as it has to recognise its own work.
+			// Injection sets this field explicitly, so that it can identify its containers.
 			got.SecurityContext.Privileged, want.SecurityContext.Privileged = nil, nil
 			if got.SecurityContext.String() != want.SecurityContext.String() {
 				t.Errorf("%s: %s has the security context %v, want %v", injected, name, got.SecurityContext, want.SecurityContext)

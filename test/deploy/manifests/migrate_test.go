@@ -15,14 +15,15 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// corpus holds the manifests that cmd/imds-migrate's own tests inject into. Not among
-// these is what has fields that Kubernetes does not know, which the program keeps.
+// corpus is the directory with the manifests of cmd/imds-migrate's tests. This test does not use those
+// with unknown fields.
 const corpus = repository + "/cmd/imds-migrate/testdata/corpus"
 
-// injected is what imds-migrate makes of a file, and of all that is in it.
+// injected returns the output of imds-migrate inject for a file.
 func injected(t *testing.T, file string, args ...string) string {
 	t.Helper()
-	// What go test keeps the result by: the sources are outside this module.
+	// The sources are in another module. Reading the directories makes go test rerun this test after
+	// a change there.
 	for _, dir := range []string{"cmd/imds-migrate", "internal/inject", "internal/manifest"} {
 		if _, err := os.ReadDir(filepath.Join(repository, dir)); err != nil {
 			t.Fatal(err)
@@ -44,7 +45,7 @@ func injected(t *testing.T, file string, args ...string) string {
 	return string(out)
 }
 
-// podTemplate decodes strictly, and finds the pod.
+// podTemplate decodes a document strictly and returns its pods.
 func podTemplate(t *testing.T, document []byte) []corev1.PodTemplateSpec {
 	t.Helper()
 	var kind struct {
@@ -96,12 +97,12 @@ func podTemplate(t *testing.T, document []byte) []corev1.PodTemplateSpec {
 	return all
 }
 
-// foreign is what the corpus has for the program's sake and this test's parser does not
-// know: a comment behind a marker, escapes of JSON that YAML 1.1 has not.
+// foreign removes syntax of the corpus that this test's parser does not support: a comment after a
+// marker, and escapes of JSON that YAML 1.1 does not have.
 var foreign = strings.NewReplacer(" # a Job without any metadata in its template", "", `\/`, "/", `\ud83d\ude00`, "")
 
-// TestMigrated: what imds-migrate writes is what the API server's types know, in each
-// kind, and each pod has its containers in the order that counts.
+// TestMigrated checks that the API server's types accept the output of imds-migrate for each kind, and
+// that the containers of each pod are in the right order.
 func TestMigrated(t *testing.T) {
 	for _, c := range []struct {
 		file string

@@ -8,7 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// The names that azure-workload-identity's webhook looks for before it injects.
+// The names of the containers. azure-workload-identity's webhook does not inject containers with these
+// names again.
 const (
 	sidecarName = "azwi-proxy"
 	initName    = "azwi-proxy-init"
@@ -17,8 +18,8 @@ const (
 // proxyID is the user and group that the redirect exempts.
 const proxyID = 1501
 
-// TestOrder: what runs before the redirect reaches the node's IMDS, and what runs
-// before the sidecar gets no token.
+// TestOrder checks the order of the init containers: a container that starts before the redirect reaches
+// the node's IMDS, and one that starts before the sidecar gets no token.
 func TestOrder(t *testing.T) {
 	for _, c := range []struct {
 		variant string
@@ -40,7 +41,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// TestProxyContainer checks what lessons of other systems ask of the sidecar.
+// TestProxyContainer checks the settings of the sidecar.
 func TestProxyContainer(t *testing.T) {
 	for _, name := range variants {
 		t.Run(name, func(t *testing.T) {
@@ -56,7 +57,7 @@ func TestProxyContainer(t *testing.T) {
 			}
 			checkFederatedToken(t, v)
 			if name == "dev-pod" {
-				return // an ordinary container, so that it may fail and be looked at
+				return // an ordinary container, so that it can fail and be examined
 			}
 			if proxy.RestartPolicy == nil || *proxy.RestartPolicy != corev1.ContainerRestartPolicyAlways {
 				t.Error("not a native sidecar: restartPolicy is not Always")
@@ -69,25 +70,25 @@ func TestProxyContainer(t *testing.T) {
 	}
 }
 
-// TestInitContainer: root, NET_ADMIN, nothing else.
+// TestInitContainer checks that the init container runs as root with NET_ADMIN and no other privilege.
 func TestInitContainer(t *testing.T) {
 	for _, name := range []string{"deployment", "job", "sealed"} {
 		proxyInit := load(t, name).container(initName)
 		checkHardened(t, proxyInit)
 		s := proxyInit.SecurityContext
 		if s.RunAsUser == nil || *s.RunAsUser != 0 || s.RunAsNonRoot == nil || *s.RunAsNonRoot {
-			t.Errorf("%s: %s does not run as root by its own security context, and a pod's would win", name, initName)
+			t.Errorf("%s: %s does not set root in its own security context, so that the pod's applies", name, initName)
 		}
 		if got := s.Capabilities.Add; !slices.Equal(got, []corev1.Capability{"NET_ADMIN"}) {
-			t.Errorf("%s: %s adds capabilities %v, want NET_ADMIN alone", name, initName, got)
+			t.Errorf("%s: %s adds capabilities %v, want only NET_ADMIN", name, initName, got)
 		}
 		if len(proxyInit.VolumeMounts) != 0 {
-			t.Errorf("%s: %s mounts %v, and has no use for any", name, initName, proxyInit.VolumeMounts)
+			t.Errorf("%s: %s mounts %v, want no mounts", name, initName, proxyInit.VolumeMounts)
 		}
 	}
 }
 
-// TestApplication: what docs/security.md asks of the containers beside the proxy.
+// TestApplication checks the requirements of docs/security.md for the other containers.
 func TestApplication(t *testing.T) {
 	for _, name := range variants {
 		v := load(t, name)
@@ -98,7 +99,7 @@ func TestApplication(t *testing.T) {
 				}
 				checkHardened(t, &container)
 				if user := effectiveUser(v, container); user == proxyID || user == 0 {
-					t.Errorf("%s: %s runs as user %d, which may get around the redirect", name, container.Name, user)
+					t.Errorf("%s: %s runs as user %d, which may bypass the redirect", name, container.Name, user)
 				}
 				for _, mount := range container.VolumeMounts {
 					if mount.Name == tokenVolume {
@@ -145,7 +146,7 @@ func checkHardened(t *testing.T, c *corev1.Container) {
 
 const tokenVolume = "azure-federated-token"
 
-// checkFederatedToken follows the token from the volume to the variable.
+// checkFederatedToken checks the volume, the mount and the variable of the token.
 func checkFederatedToken(t *testing.T, v variant) {
 	t.Helper()
 	var token *corev1.ServiceAccountTokenProjection
@@ -173,7 +174,7 @@ func checkFederatedToken(t *testing.T, v variant) {
 				t.Errorf("AZURE_FEDERATED_TOKEN_FILE is %q, the token is at %q", file, want)
 			}
 			if !mount.ReadOnly {
-				t.Error("the token's mount can be written")
+				t.Error("the token's mount is writable")
 			}
 			return
 		}
@@ -181,8 +182,8 @@ func checkFederatedToken(t *testing.T, v variant) {
 	t.Error("the proxy does not mount the token")
 }
 
-// TestAuthorityHost: without a redirect the client has to be told, and the address
-// has to be the proxy's.
+// TestAuthorityHost checks that the application has the proxy's address only in the variant without a
+// redirect.
 func TestAuthorityHost(t *testing.T) {
 	for _, name := range variants {
 		app := load(t, name).container("app")

@@ -9,8 +9,8 @@ import (
 	"k8s.io/pod-security-admission/policy"
 )
 
-// refusals lists the checks of a Pod Security level that refuse a pod. It asks the
-// evaluator that the API server's admission runs.
+// refusals returns the reasons for which a Pod Security level refuses a pod. It uses the evaluator of
+// the API server's admission plugin.
 func refusals(t *testing.T, level api.Level, pod corev1.PodTemplateSpec) []string {
 	t.Helper()
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
@@ -27,8 +27,8 @@ func refusals(t *testing.T, level api.Level, pod corev1.PodTemplateSpec) []strin
 	return reasons
 }
 
-// TestPodSecurity shows which level each variant passes, and what the others are
-// refused for: exactly what a redirect takes.
+// TestPodSecurity checks which level each variant passes, and that the others are refused only because
+// of what a redirect needs.
 func TestPodSecurity(t *testing.T) {
 	netAdmin := `non-default capabilities: container "azwi-proxy-init" must not include "NET_ADMIN" in securityContext.capabilities.add`
 	root := []string{
@@ -56,8 +56,8 @@ func TestPodSecurity(t *testing.T) {
 	}
 }
 
-// TestAllButProxyInitAreRestricted: with the init container out of the way, the
-// strictest level has nothing to say.
+// TestAllButProxyInitAreRestricted checks that the pods pass the strictest level without the init
+// container.
 func TestAllButProxyInitAreRestricted(t *testing.T) {
 	for _, name := range []string{"deployment", "job", "sealed"} {
 		pod := load(t, name).pod
@@ -68,8 +68,8 @@ func TestAllButProxyInitAreRestricted(t *testing.T) {
 	}
 }
 
-// TestNamespaceEnforces: the no-redirect variant brings the proof of its claim, a
-// namespace that would refuse it otherwise.
+// TestNamespaceEnforces checks that the namespace of the variant no-redirect enforces the level
+// restricted.
 func TestNamespaceEnforces(t *testing.T) {
 	for _, object := range load(t, "no-redirect").objects {
 		if namespace, ok := object.(*corev1.Namespace); ok {

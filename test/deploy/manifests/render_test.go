@@ -1,10 +1,8 @@
-// Package manifests proves what deploy/ says: that every manifest is what the API
-// server's types know, which Pod Security level each pod keeps to, that the
-// binaries take the settings they are given, and that the alerts fire when they
+// Package manifests tests deploy/: that the API server's types accept every manifest, which Pod Security
+// level each pod passes, that the programs accept their settings, and that the alerts fire when they
 // should.
 //
-// It is a module of its own, so that the types of Kubernetes stay out of the one
-// that ships.
+// It is a separate module, so that the main module does not depend on its libraries.
 package manifests
 
 import (
@@ -33,13 +31,13 @@ const (
 	deployDir  = repository + "/deploy"
 )
 
-// The variants of deploy/ that hold a pod.
+// variants are the directories of deploy/ with a pod.
 var variants = []string{"dev-pod", "deployment", "job", "sealed", "no-redirect"}
 
-// rendered keeps what render made, by directory: each takes a third of a second.
+// rendered caches the results of render by directory. Each takes a third of a second.
 var rendered sync.Map
 
-// render does what `kubectl apply -k` does with a directory before it sends it.
+// render renders a directory as `kubectl apply -k` does.
 func render(t *testing.T, dir string) string {
 	t.Helper()
 	if text, ok := rendered.Load(dir); ok {
@@ -63,8 +61,7 @@ func documents(stream string) []string {
 	return strings.Split(stream, "\n---\n")
 }
 
-// newObject is an empty object of a kind, nil for a kind that deploy/ has no reason
-// to hold.
+// newObject returns an empty object of a kind, or nil for a kind that deploy/ should not have.
 func newObject(kind metav1.TypeMeta) any {
 	switch kind.APIVersion + " " + kind.Kind {
 	case "v1 Namespace":
@@ -98,7 +95,7 @@ func newObject(kind metav1.TypeMeta) any {
 	case "admissionregistration.k8s.io/v1 MutatingWebhookConfiguration":
 		return &admissionv1.MutatingWebhookConfiguration{}
 	case "cert-manager.io/v1 Certificate", "cert-manager.io/v1 Issuer":
-		return &map[string]any{} // types of another project
+		return &map[string]any{} // this test has no types for cert-manager
 	case "monitoring.coreos.com/v1 PrometheusRule":
 		return &monitoringv1.PrometheusRule{}
 	case "monitoring.coreos.com/v1 PodMonitor":
@@ -107,8 +104,8 @@ func newObject(kind metav1.TypeMeta) any {
 	return nil
 }
 
-// decode reads one document as strictly as the API server does with
-// fieldValidation=Strict: an unknown or doubled field is an error.
+// decode decodes one document like the API server with fieldValidation=Strict: unknown and duplicate
+// fields are errors.
 func decode(t *testing.T, document string) any {
 	t.Helper()
 	var kind metav1.TypeMeta
@@ -125,7 +122,7 @@ func decode(t *testing.T, document string) any {
 	return object
 }
 
-// variant is what the tests look at: one pod, and the configuration beside it.
+// variant has the objects of a variant that the tests check.
 type variant struct {
 	pod     corev1.PodTemplateSpec
 	config  map[string]string // the ConfigMap's data
@@ -150,12 +147,12 @@ func load(t *testing.T, dir string) variant {
 		}
 	}
 	if len(v.pod.Spec.Containers) == 0 {
-		t.Fatalf("%s holds no pod", dir)
+		t.Fatalf("%s contains no pod", dir)
 	}
 	return v
 }
 
-// container finds a container, among the init containers too.
+// container returns the container or init container of a name, or nil.
 func (v variant) container(name string) *corev1.Container {
 	for _, list := range [][]corev1.Container{v.pod.Spec.InitContainers, v.pod.Spec.Containers} {
 		for i := range list {
@@ -167,7 +164,7 @@ func (v variant) container(name string) *corev1.Container {
 	return nil
 }
 
-// TestEveryFileIsRead fails for a file of deploy/ that no other test looks at.
+// TestEveryFileIsRead fails for a file in deploy/ that no other test reads.
 func TestEveryFileIsRead(t *testing.T) {
 	read := map[string]bool{"components": true, "webhook": true, "azwi-webhook": true, "monitoring": true, "README.md": true}
 	for _, dir := range variants {
@@ -182,7 +179,7 @@ func TestEveryFileIsRead(t *testing.T) {
 			t.Errorf("deploy/%s: no test reads it; add it to variants", entry.Name())
 		}
 	}
-	// The variants use every component, so that rendering them reads all of those.
+	// The variants must use every component, so that rendering them reads all components.
 	var used strings.Builder
 	for _, pattern := range []string{"*/kustomization.yaml", "components/*/kustomization.yaml"} {
 		files, err := filepath.Glob(filepath.Join(deployDir, pattern))
@@ -208,7 +205,7 @@ func TestEveryFileIsRead(t *testing.T) {
 	}
 }
 
-// TestStrictDecodingIsStrict keeps decode from passing everything.
+// TestStrictDecodingIsStrict checks that decode refuses invalid documents.
 func TestStrictDecodingIsStrict(t *testing.T) {
 	for _, c := range []struct{ name, document string }{
 		{"unknown field", "spec: {containers: [{name: a, runAsUsr: 1}]}"},

@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// scrape starts the proxy, reads its metrics as Prometheus would, and ends it. It
-// asks nobody outside for anything: it is asked for no token, and forwards nothing.
+// scrape starts the proxy and returns its metrics, as Prometheus reads them. The proxy sends no
+// requests, since it is not asked for a token and forwards nothing.
 func scrape(t *testing.T) string {
 	t.Helper()
 	dir, err := programs()
@@ -38,8 +38,8 @@ func scrape(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = proxy.Process.Signal(syscall.SIGTERM) // it may have ended
-		_ = proxy.Wait()                          // how does not matter here
+		_ = proxy.Process.Signal(syscall.SIGTERM) // it may have exited
+		_ = proxy.Wait()                          // the exit code does not matter here
 	})
 	if out, code := program(t, "proxy", []string{"--probe", "--probe-timeout=20s"}, env); code != 0 {
 		t.Fatalf("the proxy is not ready: %s", out)
@@ -57,7 +57,7 @@ func scrape(t *testing.T) string {
 		}
 		return resp
 	}
-	// Reasons of refusals show once there was one.
+	// The series of refusals exist after the first refusal.
 	get("/metadata/identity/oauth2/token", nil).Body.Close()
 	get("/metadata/identity/oauth2/token?api-version=2018-02-01", http.Header{"Metadata": {"true"}}).Body.Close()
 	get("/nowhere", nil).Body.Close()
@@ -70,8 +70,8 @@ func scrape(t *testing.T) string {
 	return string(page)
 }
 
-// freePort finds a port where nobody listens, below those that Linux gives to outgoing
-// connections unless it is set otherwise. That of test/kit/local is in another module.
+// freePort returns a port at which no process listens, below the default range of ports for outgoing
+// connections on Linux. The function of test/kit/local is in another module.
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
@@ -85,8 +85,8 @@ func freePort(t *testing.T) string {
 	return ""
 }
 
-// federatedToken writes a token that reads like one, for metrics about its life.
-// Nobody is shown it who would look at the signature.
+// federatedToken writes a token with valid claims, for the metrics about its expiry. Its signature is
+// invalid, but it is not sent to Entra.
 func federatedToken(t *testing.T) string {
 	t.Helper()
 	encode := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }

@@ -17,7 +17,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 )
 
-// programsDir is removed in the end. Empty: no test needed the programs.
+// programsDir is removed after the tests. Empty: no test has built the programs.
 var programsDir string
 
 // programs builds both commands, once for all tests.
@@ -42,12 +42,11 @@ func (e *buildError) Error() string { return e.output }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	os.RemoveAll(programsDir) // which does nothing with none
+	os.RemoveAll(programsDir) // does nothing for an empty path
 	os.Exit(code)
 }
 
-// program runs a command with an environment of its own and returns what it prints
-// and its exit code.
+// program runs a command with only the given environment, and returns its output and its exit code.
 func program(t *testing.T, name string, args, env []string) (string, int) {
 	t.Helper()
 	dir, err := programs()
@@ -58,11 +57,11 @@ func program(t *testing.T, name string, args, env []string) (string, int) {
 	cmd.Env = append([]string{}, env...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	_ = cmd.Run() // the exit code says it
+	_ = cmd.Run() // the caller checks the exit code
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-// environment is what the container's process would find.
+// environment returns the environment variables of a container.
 func environment(v variant, c *corev1.Container) []string {
 	var env []string
 	for name, value := range v.config {
@@ -77,7 +76,8 @@ func environment(v variant, c *corev1.Container) []string {
 	return env
 }
 
-// known are the variables that --help names, for proxy by the rule that it states.
+// known returns the variables in --help. The help of proxy lists flags, and states how the variables are
+// named after them.
 func known(t *testing.T, name string) map[string]bool {
 	t.Helper()
 	help, code := program(t, name, []string{"--help"}, nil)
@@ -96,8 +96,7 @@ func known(t *testing.T, name string) map[string]bool {
 	return variables
 }
 
-// TestVariablesAreKnown: a misspelt variable is one that no program reads, and says
-// nothing about it.
+// TestVariablesAreKnown checks for misspelled variables, which the programs would ignore silently.
 func TestVariablesAreKnown(t *testing.T) {
 	for _, name := range variants {
 		v := load(t, name)
@@ -109,16 +108,16 @@ func TestVariablesAreKnown(t *testing.T) {
 			variables := known(t, binary)
 			for _, e := range environment(v, c) {
 				if variable, _, _ := strings.Cut(e, "="); !variables[variable] {
-					t.Errorf("%s: %s is given %s, which %s does not read", name, container, variable, binary)
+					t.Errorf("%s: %s has the variable %s, which %s does not read", name, container, variable, binary)
 				}
 			}
 		}
 	}
 }
 
-// TestProxyTakesItsSettings runs the proxy with what the manifest gives it, up to
-// the point where it would listen: --version comes after the checks of every flag.
-func TestProxyTakesItsSettings(t *testing.T) {
+// TestProxyAcceptsItsSettings runs the proxy with the settings of the manifest and --version: it
+// validates the flags and variables, and exits before it listens.
+func TestProxyAcceptsItsSettings(t *testing.T) {
 	for _, name := range variants {
 		v := load(t, name)
 		proxy := v.container(sidecarName)
@@ -134,13 +133,13 @@ func TestProxyTakesItsSettings(t *testing.T) {
 		}
 	}
 	if _, code := program(t, "proxy", []string{"--version"}, []string{"PROXY_IMDS_PASSTHROUGH=of"}); code == 0 {
-		t.Error("a wrong value passes, so that this test shows nothing")
+		t.Error("an invalid value is accepted, so this test is vacuous")
 	}
 }
 
-// TestProxyInitTakesItsSettings asks proxy-init for the rules that the manifest
-// makes it install.
-func TestProxyInitTakesItsSettings(t *testing.T) {
+// TestProxyInitAcceptsItsSettings checks the rules that proxy-init would install with the settings of the
+// manifest.
+func TestProxyInitAcceptsItsSettings(t *testing.T) {
 	for _, c := range []struct {
 		variant string
 		sealed  bool
@@ -164,30 +163,30 @@ func TestProxyInitTakesItsSettings(t *testing.T) {
 	}
 }
 
-// TestCheckKnowsOfNoRedirect: where a manifest installs none, the command that the docs
-// give, without a flag, does not take its absence for a fault.
-func TestCheckKnowsOfNoRedirect(t *testing.T) {
+// TestCheckWithoutRedirect checks that `proxy check` without flags does not report a missing redirect as a
+// fault if the manifest installs none.
+func TestCheckWithoutRedirect(t *testing.T) {
 	for _, c := range []struct {
-		variant string
-		meant   bool
+		variant  string
+		intended bool
 	}{{"dev-pod", true}, {"no-redirect", true}, {"deployment", false}, {"sealed", false}} {
 		v := load(t, c.variant)
 		port := freePort(t)
-		// Nobody outside is asked: a loopback port stands in for the metadata address,
-		// and nobody connects to it, as where a connection cannot leave.
+		// No request leaves the machine: in place of the metadata address there is a loopback port
+		// whose connections get no answer, as if they could not leave.
 		env := append(environment(v, v.container(sidecarName)),
 			"PROXY_PORT="+port, "AZURE_AUTHORITY_HOST=https://127.0.0.1:1/", "PROXY_IMDS_ADDRESS=http://"+silentAddress(t))
 		out, _ := program(t, "proxy", []string{"check"}, env)
-		if meant := strings.Contains(out, ", as intended; "); meant != c.meant {
-			t.Errorf("%s: the missing redirect is meant: %v, want %v:\n%s", c.variant, meant, c.meant, out)
+		if intended := strings.Contains(out, ", as intended; "); intended != c.intended {
+			t.Errorf("%s: the missing redirect is intended: %v, want %v:\n%s", c.variant, intended, c.intended, out)
 		}
-		if c.meant && strings.Contains(out, "FAIL     redirect") {
-			t.Errorf("%s: a missing redirect that is meant is a fault:\n%s", c.variant, out)
+		if c.intended && strings.Contains(out, "FAIL     redirect") {
+			t.Errorf("%s: an intended missing redirect is reported as a fault:\n%s", c.variant, out)
 		}
 	}
 }
 
-// silentAddress is one where connections are made and nobody answers.
+// silentAddress returns an address whose connections get no answer.
 func silentAddress(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -198,7 +197,7 @@ func silentAddress(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// TestPortsAgree: the redirect leads to where the sidecar listens.
+// TestPortsAgree checks that the redirect's port is that of the sidecar.
 func TestPortsAgree(t *testing.T) {
 	for _, name := range []string{"deployment", "job", "sealed"} {
 		v := load(t, name)
@@ -212,13 +211,13 @@ func TestPortsAgree(t *testing.T) {
 			}
 		}
 		if ports[sidecarName] != ports[initName] {
-			t.Errorf("%s: the redirect leads to %s, the proxy listens on %s", name, ports[initName], ports[sidecarName])
+			t.Errorf("%s: the redirect's port is %s, the proxy's port is %s", name, ports[initName], ports[sidecarName])
 		}
 	}
 }
 
-// TestWebhookImages: the patch is a Deployment's, and sets the two variables that
-// azure-workload-identity v1.6.0 reads (its pkg/config), and no other.
+// TestWebhookImages checks that the patch of the Deployment sets the two variables that
+// azure-workload-identity v1.6.0 reads (its pkg/config), and no others.
 func TestWebhookImages(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(deployDir, "azwi-webhook", "proxy-images.yaml"))
 	if err != nil {
@@ -236,6 +235,6 @@ func TestWebhookImages(t *testing.T) {
 		}
 	}
 	if len(got) != 2 {
-		t.Errorf("sets %v, want PROXY_IMAGE and PROXY_INIT_IMAGE alone", got)
+		t.Errorf("sets %v, want only PROXY_IMAGE and PROXY_INIT_IMAGE", got)
 	}
 }

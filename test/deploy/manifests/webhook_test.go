@@ -15,7 +15,7 @@ import (
 	"k8s.io/pod-security-admission/api"
 )
 
-// charts are what Helm makes of charts/imds-oidc-proxy, which test/deploy/chart keeps true.
+// charts are files with the output of Helm. test/deploy/chart checks that they are up to date.
 var charts = map[string]string{
 	"manifest":     deployDir + "/webhook/webhook.yaml",
 	"least":        repository + "/test/deploy/chart/testdata/least.yaml",
@@ -24,7 +24,7 @@ var charts = map[string]string{
 	"everything":   repository + "/test/deploy/chart/testdata/everything.yaml",
 }
 
-// installed is what the tests look at of a rendered chart.
+// installed has the objects of a rendered chart that the tests check.
 type installed struct {
 	deployment    *appsv1.Deployment
 	configuration *admissionv1.MutatingWebhookConfiguration
@@ -32,10 +32,10 @@ type installed struct {
 	secret        *corev1.Secret
 	budget        *policyv1.PodDisruptionBudget
 	rules         map[string][]rbacv1.PolicyRule // by kind of role
-	namespaces    []string                       // of all that has one
+	namespaces    []string                       // of all objects with a namespace
 }
 
-// install decodes a rendered chart, as strictly as the API server can.
+// install decodes a rendered chart strictly.
 func install(t *testing.T, name string) installed {
 	t.Helper()
 	text, err := os.ReadFile(filepath.FromSlash(charts[name]))
@@ -69,13 +69,13 @@ func install(t *testing.T, name string) installed {
 		}
 	}
 	if i.deployment == nil || i.configuration == nil || i.service == nil || i.budget == nil {
-		t.Fatalf("%s: not all is there: %+v", name, i)
+		t.Fatalf("%s: an object is missing: %+v", name, i)
 	}
 	return i
 }
 
-// TestWebhookPod: the webhook asks for nothing that the strictest level refuses, and
-// the API server reaches it.
+// TestWebhookPod checks that the webhook's pod passes the level restricted, and that labels and ports of
+// Service and pod match.
 func TestWebhookPod(t *testing.T) {
 	for name := range charts {
 		i := install(t, name)
@@ -86,16 +86,16 @@ func TestWebhookPod(t *testing.T) {
 		checkHardened(t, &pod.Spec.Containers[0])
 		for label, value := range i.service.Spec.Selector {
 			if pod.Labels[label] != value || i.deployment.Spec.Selector.MatchLabels[label] != value || i.budget.Spec.Selector.MatchLabels[label] != value {
-				t.Errorf("%s: label %s=%s is not everywhere", name, label, value)
+				t.Errorf("%s: label %s=%s is missing in an object", name, label, value)
 			}
 		}
 		port := i.service.Spec.Ports[0]
 		if !slices.ContainsFunc(pod.Spec.Containers[0].Ports, func(p corev1.ContainerPort) bool { return p.Name == port.TargetPort.StrVal }) {
-			t.Errorf("%s: the Service's target port %s is none of the pod's", name, port.TargetPort.StrVal)
+			t.Errorf("%s: the pod has no port %s, the Service's target", name, port.TargetPort.StrVal)
 		}
 		reference := i.configuration.Webhooks[0].ClientConfig.Service
 		if reference.Name != i.service.Name || reference.Namespace != i.service.Namespace || *reference.Port != port.Port || *reference.Path != "/mutate-v1-pod" {
-			t.Errorf("%s: the API server asks at %+v", name, reference)
+			t.Errorf("%s: the API server sends requests to %+v", name, reference)
 		}
 		if got := slices.Compact(i.namespaces); len(got) != 1 {
 			t.Errorf("%s: objects in namespaces %q", name, got)
@@ -106,8 +106,7 @@ func TestWebhookPod(t *testing.T) {
 	}
 }
 
-// TestWebhookConfiguration: who is asked about which pods, and what happens when
-// nobody answers.
+// TestWebhookConfiguration checks for which pods the webhook is called, and the failure policy.
 func TestWebhookConfiguration(t *testing.T) {
 	for name := range charts {
 		i := install(t, name)
@@ -133,14 +132,14 @@ func TestWebhookConfiguration(t *testing.T) {
 	}
 }
 
-// TestWebhookPermissions: service accounts, and of Secrets and configurations its own
-// by name, where it keeps the certificate itself; else service accounts alone.
+// TestWebhookPermissions checks that the webhook may read service accounts, and with a rotated
+// certificate also its own Secret and configuration by name, and nothing else.
 func TestWebhookPermissions(t *testing.T) {
 	for name := range charts {
 		i := install(t, name)
 		rotated := i.secret != nil
 		if want := name != "cert-manager" && name != "mounted"; rotated != want {
-			t.Errorf("%s: a Secret of its own: %v, want %v", name, rotated, want)
+			t.Errorf("%s: has a Secret: %v, want %v", name, rotated, want)
 		}
 		var resources []string
 		for _, rules := range i.rules {
@@ -155,7 +154,7 @@ func TestWebhookPermissions(t *testing.T) {
 			want = []string{"mutatingwebhookconfigurations", "secrets", "serviceaccounts"}
 		}
 		if !slices.Equal(resources, want) {
-			t.Errorf("%s: may reach %q, want %q", name, resources, want)
+			t.Errorf("%s: has permissions for %q, want %q", name, resources, want)
 		}
 	}
 }

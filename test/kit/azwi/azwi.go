@@ -93,9 +93,9 @@ func (w Webhook) inject(pod *corev1.Pod) error {
 		return fmt.Errorf("hostNetwork is set to true, cannot inject proxy sidecar")
 	}
 	port := int64(8000)
-	if said, ok := pod.Annotations[prefix+"proxy-sidecar-port"]; ok {
+	if value, ok := pod.Annotations[prefix+"proxy-sidecar-port"]; ok {
 		var err error
-		if port, err = strconv.ParseInt(said, 10, 32); err != nil {
+		if port, err = strconv.ParseInt(value, 10, 32); err != nil {
 			return err
 		}
 	}
@@ -158,14 +158,14 @@ func (w Webhook) proxyContainer(port int64) corev1.Container {
 
 func expiration(pod *corev1.Pod, account *corev1.ServiceAccount) (int64, error) {
 	const name = prefix + "service-account-token-expiration"
-	said := pod.Annotations[name]
-	if said == "" && account != nil {
-		said = account.Annotations[name]
+	value := pod.Annotations[name]
+	if value == "" && account != nil {
+		value = account.Annotations[name]
 	}
-	if said == "" {
+	if value == "" {
 		return 3600, nil
 	}
-	seconds, err := strconv.ParseInt(said, 10, 64)
+	seconds, err := strconv.ParseInt(value, 10, 64)
 	if err == nil && (seconds < 3600 || seconds > 86400) {
 		err = fmt.Errorf("token expiration %d not valid", seconds)
 	}
@@ -210,8 +210,8 @@ func (w Webhook) container(c *corev1.Container, pod *corev1.Pod, account *corev1
 	tenant, clientID := w.TenantID, ""
 	if account != nil {
 		clientID = account.Annotations[prefix+"client-id"]
-		if said, ok := account.Annotations[prefix+"tenant-id"]; ok {
-			tenant = said
+		if value, ok := account.Annotations[prefix+"tenant-id"]; ok {
+			tenant = value
 		}
 	}
 	for _, env := range []corev1.EnvVar{
@@ -220,8 +220,8 @@ func (w Webhook) container(c *corev1.Container, pod *corev1.Pod, account *corev1
 		{Name: "AZURE_FEDERATED_TOKEN_FILE", Value: path.Join(dir, file)},
 		{Name: "AZURE_AUTHORITY_HOST", Value: "https://login.microsoftonline.com/"},
 	} {
-		there := slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == env.Name })
-		if !there && env.Value != "" {
+		exists := slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == env.Name })
+		if !exists && env.Value != "" {
 			c.Env = append(c.Env, env)
 		}
 	}

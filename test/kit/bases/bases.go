@@ -1,6 +1,5 @@
-// Package bases builds the container images with `make images` on base images that it
-// makes from Debian packages, for tests on machines that cannot reach a container
-// registry.
+// Package bases builds the container images with `make images`, on base images that it creates from
+// Debian packages. It is for tests on machines that cannot reach a container registry.
 //
 // Only [Config.Fetch] needs a network. The images are stored in a directory of the test
 // and not in the machine's storage for images.
@@ -14,7 +13,7 @@ import (
 	"strings"
 )
 
-// Config holds the directories to work in.
+// Config configures the builds.
 type Config struct {
 	// Dir is an existing directory for root file systems and the storage of images.
 	Dir string
@@ -60,7 +59,7 @@ func (c Config) Fetch() (env []string, err error) {
 // Make makes the base images that stand in for those of the Dockerfiles: localhost/gobase,
 // localhost/staticbase and localhost/iptablesbase.
 func (c Config) Make() error {
-	// An installation of the package would make these links by update-alternatives.
+	// When the package is installed, update-alternatives creates these links.
 	iptables := filepath.Join(c.Dir, "iptables-root")
 	for _, suffix := range []string{"", "-save", "-restore"} {
 		if err := link("iptables-nft"+suffix, filepath.Join(iptables, "usr/sbin/iptables"+suffix)); err != nil {

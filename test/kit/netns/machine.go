@@ -6,14 +6,13 @@ import (
 	"syscall"
 )
 
-// RunMachineTests is [RunTests] for tests that start daemons, mount file systems
-// and write kernel settings: the process inside also has its own namespaces for
-// mounts, process IDs, host name and System V IPC. It has process ID 1 there, so that
-// when it ends or is killed the kernel kills every process that it started and drops
-// its mounts.
+// RunMachineTests is like [RunTests], for tests that start daemons, mount file systems and write
+// kernel settings. The process inside also has its own namespaces for mounts, process IDs, host name
+// and System V IPC. It has process ID 1 there, so that when it exits, the kernel kills all processes
+// that it started and removes its mounts.
 //
-// The process inside shares with the machine: the clock, kernel settings outside the
-// network (see [KeepSettings]), and cgroups, which the caller removes.
+// The process inside shares the clock, kernel settings outside of the network (see [KeepSettings]),
+// and cgroups with the machine. The caller removes the cgroups.
 func RunMachineTests(name string, m interface{ Run() int }, prepare func(dir string) (env []string, err error)) int {
 	return runTests(name, m, prepare, enterMachine)
 }
@@ -25,7 +24,7 @@ func enterMachine(env []string) (int, error) {
 		}, env)
 	}
 	if pid := os.Getpid(); pid != 1 {
-		return 1, fmt.Errorf("process ID %d is not 1: this is not a new namespace (was %s set by hand?); refusing to go on", pid, parentVar)
+		return 1, fmt.Errorf("process ID %d is not 1: this is not a new namespace (was %s set by hand?); refusing to continue", pid, parentVar)
 	}
 	if err := privateMounts(); err != nil {
 		return 1, err
@@ -46,10 +45,9 @@ func privateMounts() error {
 	return nil
 }
 
-// KeepSettings mounts a private copy over each of paths, which are files of
-// /proc/sys. A daemon then writes to the copy and never changes the kernel's setting,
-// which is that of the whole machine. It skips a file that the kernel does not have.
-// The copies are kept in dir.
+// KeepSettings mounts a private copy over each of paths, which are files of /proc/sys. A daemon then
+// writes to the copy and does not change the kernel's setting, which applies to the whole machine.
+// KeepSettings skips files that the kernel does not have. The copies are in dir.
 func KeepSettings(dir string, paths ...string) error {
 	if err := requireOwnMounts(); err != nil {
 		return err
@@ -73,8 +71,7 @@ func KeepSettings(dir string, paths ...string) error {
 	return nil
 }
 
-// requireOwnMounts returns an error outside the mount namespace that
-// [RunMachineTests] makes.
+// requireOwnMounts returns an error outside of the mount namespace of [RunMachineTests].
 func requireOwnMounts() error {
 	if !Inside() || os.Getpid() != 1 {
 		return fmt.Errorf("not in a new mount namespace: refusing to mount over the machine's files")

@@ -30,14 +30,12 @@ const parentVar = "IMDS_OIDC_PROXY_LEFT_NETNS"
 // a decoy can listen on it.
 const MetadataAddress = "169.254.169.254"
 
-// Enter starts this program again in a new network namespace, waits for it and
-// returns its exit code, with inside false: the caller has nothing left to do but to
-// exit with that code. In the process inside, Enter brings the loopback device up,
-// gives it [MetadataAddress] and returns inside true.
+// Enter starts this program again in a new network namespace, waits for it, and returns its exit
+// code and inside false. The caller must then exit with this code. In the process inside, Enter
+// brings the loopback device up, adds [MetadataAddress] to it, and returns inside true.
 //
-// Making a namespace needs root (CAP_SYS_ADMIN). With userNS it needs a kernel that
-// lets users make user namespaces; the process inside is then root, and no other
-// user exists there.
+// Creating a namespace needs root (CAP_SYS_ADMIN). With userNS it needs a kernel that allows users
+// to create user namespaces. The process inside is then root, and there are no other users.
 //
 // env is added to the environment of the process inside.
 func Enter(userNS bool, env ...string) (inside bool, exitCode int, err error) {
@@ -56,9 +54,9 @@ func Enter(userNS bool, env ...string) (inside bool, exitCode int, err error) {
 		return false, 1, err
 	}
 	if here == os.Getenv(parentVar) {
-		return false, 1, fmt.Errorf("still in the network namespace %s of the starting process; refusing to go on", here)
+		return false, 1, fmt.Errorf("still in the network namespace %s of the starting process; refusing to continue", here)
 	}
-	if err := requireNoWayOut(); err != nil {
+	if err := requireNew(); err != nil {
 		return false, 1, err
 	}
 	if err := configureLoopback(); err != nil {
@@ -71,7 +69,7 @@ func Enter(userNS bool, env ...string) (inside bool, exitCode int, err error) {
 func current() (string, error) {
 	name, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
-		return "", fmt.Errorf("cannot tell which network namespace this is (/proc must be mounted): %w", err)
+		return "", fmt.Errorf("cannot determine the network namespace (/proc must be mounted): %w", err)
 	}
 	return name, nil
 }
@@ -91,17 +89,17 @@ func OneUser() bool {
 	return len(fields) == 3 && fields[2] == "1"
 }
 
-// requireNoWayOut returns an error if an interface other than loopback is up, because
-// the namespace is then not new: a parentVar that was forged or inherited must never
-// lead to changing a real host's addresses.
-func requireNoWayOut() error {
+// requireNew returns an error if an interface other than loopback is up, because the namespace is then
+// not new. A forged or inherited parentVar must never make this program change a real host's
+// addresses.
+func requireNew() error {
 	interfaces, err := net.Interfaces()
 	if err != nil {
 		return fmt.Errorf("cannot list network interfaces: %w", err)
 	}
 	for _, i := range interfaces {
 		if i.Flags&net.FlagLoopback == 0 && i.Flags&net.FlagUp != 0 {
-			return fmt.Errorf("interface %s is up: this is not a new network namespace (was %s set by hand?); refusing to go on", i.Name, parentVar)
+			return fmt.Errorf("interface %s is up: this is not a new network namespace (was %s set by hand?); refusing to continue", i.Name, parentVar)
 		}
 	}
 	return nil
@@ -138,7 +136,7 @@ func reexec(attributes *syscall.SysProcAttr, env []string) (int, error) {
 	return 0, nil
 }
 
-// namespaceError says which privilege is missing when the kernel refuses the
+// namespaceError returns an error that names the missing privilege, after the kernel has refused the
 // namespaces of attributes.
 func namespaceError(attributes *syscall.SysProcAttr, err error) error {
 	if attributes.Cloneflags&syscall.CLONE_NEWUSER != 0 {
@@ -171,7 +169,7 @@ func runForwarding(cmd *exec.Cmd) error {
 	}
 }
 
-// configureLoopback brings lo up and puts the metadata address on it.
+// configureLoopback brings lo up and adds the metadata address to it.
 func configureLoopback() error {
 	for _, args := range [][]string{
 		{"link", "set", "lo", "up"},
