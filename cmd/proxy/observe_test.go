@@ -306,6 +306,7 @@ func TestRefusedRequestsInCensus(t *testing.T) {
 		{"GET", "http://attacker.example.test" + token, "Metadata: true", "foreign_host", false},
 		{"GET", "/latest/meta-data/", "Metadata: true", "not_found", false},
 		{"GET", "/metadata/instance?api-version=2021-02-01", "Metadata: true", "forwarding_off", false},
+		{"GET", "/metadata/identity/getplatformmetadata?cred-api-version=2.0", "", "identity_path", false},
 	} {
 		log, lines := infoLog()
 		observed := newObserver(loglimit.New(nil), new(logging.Queue), zap.NewNop())

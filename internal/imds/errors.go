@@ -15,20 +15,29 @@ import (
 // go to the log (see [refused]) and never to the client.
 //
 // The status follows from what clients do with it. After 400 some clients give up for
-// good, so 400 is for errors that do not go away by themselves. After 404 and 410
-// clients retry for a minute. Some clients do not retry after 502 and 503, so transient
-// errors have status 500.
+// good, so 400 is for errors that do not go away by themselves. After 404, 408, 410, 429
+// and any 5xx some clients ask again for many seconds, so probes are refused with 403 (see
+// errIdentityPath). Some clients do not retry after 502 and 503, so transient errors of the
+// token endpoint have status 500.
 type wireError struct {
 	status      int
 	code        string // one of IMDS's error codes
 	reason      string // unique name of this error, for metrics
 	description string
+	failure     bool // the request was valid, although the status is a client's error
 }
 
 func (e *wireError) Error() string { return e.description }
 
 func newWireError(status int, code, reason, description string) *wireError {
 	return &wireError{status: status, code: code, reason: reason, description: description}
+}
+
+// failure returns an error for a valid request, whose status ends the client's tries.
+func failure(code, reason, description string) *wireError {
+	e := newWireError(http.StatusForbidden, code, reason, description)
+	e.failure = true
+	return e
 }
 
 func invalidRequest(reason, description string) *wireError {
@@ -40,6 +49,7 @@ var (
 	errNoMetadataHeader  = invalidRequest("no_metadata_header", "Required metadata header not specified")
 	errForwardedFor      = invalidRequest("forwarded_for", "Requests with an X-Forwarded-For header are not served")
 	errForeignHost       = invalidRequest("foreign_host", "The Host header must be an IP address or localhost")
+	errRequestBody       = invalidRequest("request_body", "A token request has no body")
 	errMalformedQuery    = invalidRequest("malformed_query", "The query is malformed")
 	errDuplicateParam    = invalidRequest("duplicate_param", "A query variable is given more than once")
 	errParamCase         = invalidRequest("param_case", "Query variable names are lower case")
@@ -48,12 +58,29 @@ var (
 	errNoResource        = invalidRequest("no_resource", "Required query variable 'resource' is missing")
 	errMalformedResource = newWireError(http.StatusBadRequest, "invalid_resource", "malformed_resource", "The value of 'resource' must be a URI or a GUID")
 	errSeveralSelectors  = invalidRequest("several_selectors", "At most one of 'client_id', 'object_id', 'msi_res_id' and 'mi_res_id' may be given")
+	errUnknownSelector   = invalidRequest("unknown_selector", "A query variable seems to name an identity, and is not known; use 'client_id', 'object_id', 'msi_res_id' or 'mi_res_id'")
 	errIdentityNotFound  = invalidRequest("identity_not_found", "Identity not found")
 	errIdentityAmbiguous = invalidRequest("identity_ambiguous", "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request")
 	errNotFound          = newWireError(http.StatusNotFound, "not_found", "not_found", "This path is not served")
-	errForwardingOff     = newWireError(http.StatusNotFound, "not_found", "forwarding_off", "This path is not served: forwarding to the instance metadata service is off")
+	errForwardingOff     = newWireError(http.StatusForbidden, "forbidden", "forwarding_off", "This path is not served: forwarding to the instance metadata service is off")
 	errMethodNotAllowed  = newWireError(http.StatusMethodNotAllowed, "method_not_allowed", "method_not_allowed", "The method must be GET")
 )
+
+// errIdentityPath is for all paths of identity that are not served, also without the
+// Metadata header. Clients look there for a newer protocol of IMDS (getplatformmetadata,
+// issuecredential, credential): MSAL.NET, and with it Azure.Identity, and previews of MSAL
+// for Java, Go and Node. 403 ends it at once for all of them:
+//
+//   - 400 means that IMDS has the protocol (MSAL.NET, ImdsManagedIdentitySource.cs).
+//   - 404 is retried for up to 25 seconds, and 410 for 70, by Azure.Core 1.59 to 1.62
+//     (ManagedIdentityResponseClassifier.cs, ImdsRetryDelayStrategy.cs;
+//     azure-sdk-for-net#62761), and 404 and 410 by MSAL after the probe.
+//   - 408, 429 and 5xx are retried by all (MSAL.NET, HttpRetryConditions.cs; MSAL4J,
+//     IMDSRetryPolicy.java; msal-node, ImdsRetryPolicy.ts; MSAL Go, managedidentity.go).
+//
+// The description must not contain the word unreachable: to azidentity and Azure.Identity
+// a 403 with it comes from Docker Desktop.
+var errIdentityPath = newWireError(http.StatusForbidden, "forbidden", "identity_path", "This path of identity is not served")
 
 // exchangeErrors maps each kind of failed exchange to its wire error.
 var exchangeErrors = map[exchange.Kind]*wireError{
@@ -75,12 +102,14 @@ var (
 	errInternal = newWireError(http.StatusInternalServerError, "server_error", "internal", "The token could not be acquired")
 )
 
-// Errors of forwarded requests. The status is 502 and not 500, because outside Azure a
-// retry does not help.
+// Errors of forwarded requests. If there is no answer, or the redirect is wrong, a retry does
+// not help, and some clients retry 404 and all 5xx: MSAL.NET 4.84 and later asks for
+// /metadata/instance/compute before its first token, and for 7 seconds. So the status is 403.
+// The errors of IMDS itself are forwarded with their own status.
 var (
-	errIMDSUnavailable = newWireError(http.StatusBadGateway, "service_unavailable", "imds_unavailable", "The instance metadata service did not give a usable answer; outside Azure there is none")
+	errIMDSUnavailable = failure("service_unavailable", "imds_unavailable", "The instance metadata service did not give a usable answer; outside Azure there is none")
+	errForwardingLoop  = failure("server_error", "forwarding_loop", "The forwarded request came back to this proxy")
 	errForwardingBusy  = newWireError(http.StatusTooManyRequests, "too_many_requests", "forwarding_busy", "Too many requests to the instance metadata service; try again later")
-	errForwardingLoop  = newWireError(http.StatusLoopDetected, "server_error", "forwarding_loop", "The forwarded request came back to this proxy")
 )
 
 // statusClientLeft is the status in the log if the client closed the connection before

@@ -166,7 +166,7 @@ func TestUnusableIMDS(t *testing.T) {
 func checkUnavailable(t *testing.T, w *httptest.ResponseRecorder) {
 	t.Helper()
 	body := decodeError(t, w)
-	if w.Code != http.StatusBadGateway || body.Code != "service_unavailable" || w.Header().Get("Location") != "" {
+	if w.Code != http.StatusForbidden || body.Code != "service_unavailable" || w.Header().Get("Location") != "" {
 		t.Errorf("got %d %s %v", w.Code, w.Body, w.Header())
 	}
 }
@@ -331,7 +331,7 @@ func TestHalfClosedIsForwarded(t *testing.T) {
 }
 
 // TestLoop: if the proxy runs with a UID that is not exempt, the redirect leads its traffic
-// back to it. It detects the loop when the request returns for the first time, answers 508
+// back to it. It detects the loop when the request returns for the first time, answers 403
 // and logs how to fix it.
 func TestLoop(t *testing.T) {
 	for _, test := range []struct {
@@ -363,7 +363,7 @@ func TestLoop(t *testing.T) {
 			h = newHandler(t, cfg)
 
 			w := get(h, instance)
-			if body := decodeError(t, w); w.Code != http.StatusLoopDetected || body.Code != "server_error" {
+			if body := decodeError(t, w); w.Code != http.StatusForbidden || body.Code != "server_error" {
 				t.Errorf("got %d %s", w.Code, w.Body)
 			}
 			if count != 1 {
@@ -392,7 +392,7 @@ func TestLoopWithoutVia(t *testing.T) {
 	const slots = 4
 	cfg.Passthrough = azure.MetadataURL(self.URL)
 	h = newHandler(t, cfg.WithForwardLimits(100*time.Millisecond, 0, slots))
-	if w := get(h, instance); w.Code < 500 && w.Code != http.StatusTooManyRequests {
+	if w := get(h, instance); w.Code != http.StatusForbidden && w.Code != http.StatusTooManyRequests {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
 	// When a request times out, a waiting request may get its slot. All began at almost the

@@ -1,7 +1,10 @@
 package imds_test
 
 import (
+	"bufio"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 
@@ -88,5 +91,50 @@ func TestNewRefuses(t *testing.T) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 		})
+	}
+}
+
+// TestRequestsOfClients sends requests that unmodified clients send, with the names of
+// selectors that do not belong to IMDS. Each gets the identity that it names, or an error.
+func TestRequestsOfClients(t *testing.T) {
+	const first, second, third = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222", "33333333-3333-3333-3333-333333333333"
+	source := &tokenSource{}
+	h := newHandler(t, imds.Config{
+		Tokens: source, TenantID: tenantID, Now: config(nil).Now, DefaultClientID: first,
+		Identities: identities("66666666-6666-4666-8666-666666666666", second,
+			"/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i", third),
+	})
+	file, err := os.Open("testdata/selectors/requests.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	wants := []struct{ selector, clientID string }{
+		{"resource_id=", third},
+		{"clientid=", third},
+		{"principal_id=", second},
+		{"msi-res-id=", ""}, // no identity has this resource ID
+	}
+	lines := bufio.NewScanner(file)
+	for _, want := range wants {
+		if !lines.Scan() || !strings.Contains(lines.Text(), "&"+want.selector) {
+			t.Fatalf("got the line %q, want one with %s", lines.Text(), want.selector)
+		}
+		method, target, _ := strings.Cut(lines.Text(), " ")
+		r := httptest.NewRequest(method, target, nil)
+		r.Host = "169.254.169.254"
+		r.Header.Set("Metadata", "true")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		asked := source.seen()
+		switch {
+		case want.clientID == "" && (w.Code != http.StatusBadRequest || len(asked) != 0):
+			t.Errorf("%s: got %d, asked for %+v, want 400", want.selector, w.Code, asked)
+		case want.clientID != "" && (len(asked) != 1 || string(asked[0].ClientID) != want.clientID):
+			t.Errorf("%s: got %d, asked for %+v, want %s", want.selector, w.Code, asked, want.clientID)
+		}
+	}
+	if lines.Scan() {
+		t.Errorf("no expectation for %q", lines.Text())
 	}
 }

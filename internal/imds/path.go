@@ -16,10 +16,12 @@ const (
 	routeInfo
 	routeVersions
 	routeForward
+	routeOtherIdentity // a path of identity that is not served
 )
 
 const (
 	tokenPath    = "/metadata/identity/oauth2/token"
+	identityRoot = "/metadata/identity"
 	infoPath     = "/metadata/identity/info"
 	versionsPath = "/metadata/versions"
 )
@@ -38,11 +40,17 @@ func forwardable(canonical string) bool {
 		"/metadata/scheduledevents",
 		"/metadata/loadbalancer",
 	} {
-		if rest, ok := strings.CutPrefix(canonical, root); ok && (rest == "" || rest[0] == '/') {
+		if isBelow(canonical, root) {
 			return true
 		}
 	}
 	return false
+}
+
+// isBelow reports whether a canonical path is root or below it.
+func isBelow(canonical, root string) bool {
+	rest, ok := strings.CutPrefix(canonical, root)
+	return ok && (rest == "" || rest[0] == '/')
 }
 
 // classify returns the route for an escaped path, and the canonical path.
@@ -64,6 +72,8 @@ func classify(escapedPath string) (route, string) {
 		return routeInfo, canonical
 	case canonical == versionsPath:
 		return routeVersions, canonical
+	case isBelow(canonical, identityRoot):
+		return routeOtherIdentity, canonical
 	case forwardable(canonical):
 		return routeForward, canonical
 	default:

@@ -54,8 +54,12 @@ func TestClassify(t *testing.T) {
 		{"/metadatas/instance", routeNone, ""}, {"/metadataXinstance", routeNone, ""}, {"xmetadata/instance", routeNone, ""},
 		{"///metadata/instance", routeNone, ""}, {"/metadata//instance", routeNone, ""}, {"/metadata/instance//", routeNone, ""},
 		{"/metadata/instance/.", routeNone, ""}, {"/metadata/instance/../x", routeNone, ""},
-		{"/metadata/instances", routeNone, ""}, {"/metadata/Instance", routeNone, ""}, {"/metadata/identity", routeNone, ""},
-		{"/metadata/identity/oauth2/token/x", routeNone, ""}, {"/metadata/identity/oauth2/tokens", routeNone, ""},
+		{"/metadata/instances", routeNone, ""}, {"/metadata/Instance", routeNone, ""},
+		{"/metadata/identity", routeOtherIdentity, "/metadata/identity"}, {"/Metadata/identity/", routeOtherIdentity, "/metadata/identity"},
+		{"/metadata/identity/getPlatformMetadata", routeOtherIdentity, "/metadata/identity/getPlatformMetadata"},
+		{"/metadata/identity/oauth2/token/x", routeOtherIdentity, "/metadata/identity/oauth2/token/x"},
+		{"/metadata/identity/oauth2/tokens", routeOtherIdentity, "/metadata/identity/oauth2/tokens"},
+		{"/metadata/identityX", routeNone, ""}, {"/metadata/Identity/x", routeNone, ""}, {"/metadata/identity/../x", routeNone, ""},
 	} {
 		if route, got := classify(test.path); route != test.route || got != test.want {
 			t.Errorf("%.100q: got %d %.100q, want %d %.100q", test.path, route, got, test.route, test.want)

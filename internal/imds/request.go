@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"imds-oidc-proxy/internal/azure"
 )
@@ -89,10 +90,10 @@ func parseTokenRequest(rawQuery string, strictVersion bool) (tokenRequest, error
 
 // paramErrors collects the errors of all parameters, so that the answer does not depend on
 // their order in the query.
-type paramErrors struct{ name, version, resource, selector error }
+type paramErrors struct{ name, version, resource, unknown, selector error }
 
 func (e *paramErrors) first() error {
-	for _, err := range [...]error{e.name, e.version, e.resource, e.selector} {
+	for _, err := range [...]error{e.name, e.version, e.resource, e.unknown, e.selector} {
 		if err != nil {
 			return err
 		}
@@ -101,7 +102,8 @@ func (e *paramErrors) first() error {
 }
 
 // set sets the fields for one parameter. An empty value counts as missing, for scripts that
-// send client_id=$UNSET; only an empty api-version is an error. Unknown names are ignored.
+// send client_id=$UNSET; only an empty api-version is an error. Unknown names are ignored,
+// unless they could name an identity.
 func (req *tokenRequest) set(p param, failed *paramErrors) {
 	switch p.name {
 	case "api-version":
@@ -114,21 +116,80 @@ func (req *tokenRequest) set(p param, failed *paramErrors) {
 		if _, err := azure.ParseResource(p.value); err != nil {
 			failed.resource = errMalformedResource
 		}
-	case "client_id":
-		req.selectBy(byClientID, p.value, failed)
-	case "object_id":
-		req.selectBy(byObjectID, p.value, failed)
-	case "msi_res_id", "mi_res_id":
-		req.selectBy(byResourceID, p.value, failed)
 	case "bypass_cache":
 		req.fresh = req.fresh || azure.EqualFoldASCII(p.value, "true")
 	case "token_sha256_to_refresh":
 		req.fresh = req.fresh || p.value != ""
 	default:
-		if knownNameFold(p.name) {
-			failed.name = errParamCase
+		req.setSelector(p, failed)
+	}
+}
+
+// setSelector sets the selector if the parameter names an identity. If a client names an
+// identity in a way that is not known here, the request is refused: if the parameter were
+// ignored, the client would get the default identity's token.
+func (req *tokenRequest) setSelector(p param, failed *paramErrors) {
+	switch kind := selectorKinds[p.name]; {
+	case kind != byNothing:
+		req.selectBy(kind, p.value, failed)
+	case knownNameFold(p.name):
+		failed.name = errParamCase
+	case looksLikeSelector(p):
+		failed.unknown = errUnknownSelector
+	}
+}
+
+// selectorKinds are the parameters by which clients name an identity: the four of IMDS
+// first, then those that clients send to it although they belong to another protocol.
+var selectorKinds = map[string]selectorKind{
+	"client_id":  byClientID,
+	"object_id":  byObjectID,
+	"msi_res_id": byResourceID,
+	"mi_res_id":  byResourceID,
+
+	// App Service, version 2017-09-01: @azure/identity (Node) 4.7 and azure-identity (Java)
+	// 1.5, if MSI_ENDPOINT is set.
+	"clientid": byClientID,
+	// App Service, version 2019-08-01: azure-identity-cpp, AppServiceManagedIdentitySource.
+	"principal_id": byObjectID,
+	// azure-identity (Python) 1.8 to 1.17 sends the keys of identity_config unchanged.
+	"resource_id": byResourceID,
+	// The probe of DefaultAzureCredential (.NET), ImdsManagedIdentityProbeSource.cs in
+	// Azure.Core. It has no Metadata header and gets an error for that, as from IMDS.
+	"msi-res-id": byResourceID,
+}
+
+// selectorWords are parts of the names of parameters that name an identity, as the Azure
+// SDKs, ARM, Entra and the Azure CLI call it. No other parameter that a client is known to
+// send contains one of them (api-version, resource, bypass_cache, token_sha256_to_refresh,
+// xms_cc and claims of the MSAL libraries, authority of hadoop-azure).
+var selectorWords = [...]string{
+	"client", "object", "principal", "resourceid", "resid", "identity", "assigned", "managed",
+	"msi", "uami", "mirid", "appid", "application", "oid",
+}
+
+// looksLikeSelector reports whether a parameter that is not known here could name an
+// identity: the letters of its name contain one of selectorWords or start with mi (managed
+// identity), or they are id; or the name is not ASCII, so that it could show one of these in
+// other characters; or the value is the resource ID of an identity.
+func looksLikeSelector(p param) bool {
+	name := make([]byte, 0, 32)
+	for i := range len(p.name) {
+		switch c := p.name[i] | 0x20; {
+		case p.name[i] >= utf8.RuneSelf:
+			return true
+		case 'a' <= c && c <= 'z':
+			name = append(name, c)
 		}
 	}
+	letters := string(name)
+	for _, word := range selectorWords {
+		if strings.Contains(letters, word) {
+			return true
+		}
+	}
+	_, notAResourceID := azure.ParseResourceID(p.value)
+	return letters == "id" || strings.HasPrefix(letters, "mi") || notAResourceID == nil
 }
 
 func (req *tokenRequest) selectBy(kind selectorKind, value string, failed *paramErrors) {
@@ -141,15 +202,15 @@ func (req *tokenRequest) selectBy(kind selectorKind, value string, failed *param
 	req.selector = selector{kind, value}
 }
 
-// knownNameFold reports whether name is the name of a known parameter, in any case. If
+// knownNameFold reports whether name is the name of a known parameter in another case. If
 // CLIENT_ID=… were ignored, the caller would get another identity's token.
 func knownNameFold(name string) bool {
-	for _, known := range [...]string{"api-version", "resource", "client_id", "object_id", "msi_res_id", "mi_res_id"} {
+	for known := range selectorKinds {
 		if azure.EqualFoldASCII(name, known) {
 			return true
 		}
 	}
-	return false
+	return azure.EqualFoldASCII(name, "api-version") || azure.EqualFoldASCII(name, "resource")
 }
 
 // localHost reports whether the Host header can come from a client of IMDS: it is absent

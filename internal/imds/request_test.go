@@ -32,3 +32,54 @@ func TestAmbiguousQueries(t *testing.T) {
 		}
 	}
 }
+
+// TestUnknownParameters: a parameter that could name an identity is refused, however it is
+// spelled. The parameters that clients send for other purposes are ignored.
+func TestUnknownParameters(t *testing.T) {
+	const arm = "/subscriptions/s/resourcegroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i"
+	for want, queries := range map[error][]string{
+		nil: {
+			"bypass_cache=true", "token_sha256_to_refresh=ab12", "xms_cc=cp1", "claims=%7B%22xms_az_nwperimid%22:%5B%5D%7D",
+			"authority=https://login.microsoftonline.com/t", "cred-api-version=2.0", "format=json", "scope=s", "resources=r",
+			"tenant_id=t", "subscription_id=s", "request_id=1", "timestamp=1", "foo=bar", "foo", "=v", "d=1", "ix=1", "im=1", "cliend=x",
+			"foo=" + strings.TrimSuffix(arm, "/i"), // a resource, but no identity
+		},
+		errParamCase: {
+			"clientId=x", "CLIENTID=x", "Client_Id=x", "Principal_Id=x", "RESOURCE_ID=" + arm, "Msi-Res-Id=" + arm, "Mi_Res_Id=", "Api-Version=2018-02-01",
+		},
+		errUnknownSelector: {
+			"client-id=x", "client.id=x", "client%20id=x", "client+id=x", "client=x", "clientid%5B%5D=x", "amp%3Bclient_id=x", "%00client_id=x", "client_id%3Dx", "client_id_=x",
+			"mi_client_id=x", "azure_client_id=x", "uami=x", "managed_id=x", "object-id=x", "objectid=x", "objectId=x", "object=x",
+			"principalid=x", "principal-id=x", "msi_object_id=x", "oid=x", "appid=x", "application_id=x",
+			"resourceid=x", "resource-id=x", "resourceId=x", "msiresid=x", "msi-res_id=x", "mi-res-id=x", "miresid=x", "msi_resource_id=x", "res_id=x", "xms_mirid=x",
+			"identity=x", "identity_id=x", "user_assigned=x", "msi=x", "mi=x", "MI_ID=x", "id=x", "ID=x", "_id=x",
+			"cl%C4%B1ent_id=x", "%D1%81lient_id=x", "client\u200b_id=x", "%ff=x", "\u00e9=x",
+			"foo=" + arm, "foo=" + strings.ToUpper(arm),
+			"client-id=", // the name never works, so a missing value is no excuse
+		},
+	} {
+		for _, query := range queries {
+			got, err := parseTokenRequest("resource=https://vault.azure.net&"+query, false)
+			if err != want || want == nil && got.selector.kind != byNothing {
+				t.Errorf("%q: got %+v, %v, want %v", query, got.selector, err, want)
+			}
+		}
+	}
+}
+
+// TestSelectorWords: each word is refused at each place in a name, in each case, also with
+// separators between its letters. Without its last letter it is not refused, unless another
+// rule applies.
+func TestSelectorWords(t *testing.T) {
+	for _, word := range selectorWords {
+		spread := strings.Join(strings.Split(word, ""), "_")
+		for _, name := range []string{word, "x" + word, word + "x", "x-" + word + "-x", spread, strings.ToUpper(word), "7" + word + "7"} {
+			if !looksLikeSelector(param{name: name}) {
+				t.Errorf("%q is not refused", name)
+			}
+		}
+		if short := "x" + word[:len(word)-1]; looksLikeSelector(param{name: short}) {
+			t.Errorf("%q is refused", short)
+		}
+	}
+}

@@ -27,6 +27,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.serve(w, r, EndpointVersions, path, h.versions)
 	case routeForward:
 		h.serve(w, r, EndpointForward, path, h.forward)
+	case routeOtherIdentity:
+		h.serve(w, r, EndpointNone, path, func(http.ResponseWriter, *http.Request, *outcome) error { return errIdentityPath })
 	default:
 		h.serve(w, r, EndpointOwn, r.URL.Path, h.other)
 	}
@@ -184,9 +186,9 @@ func describe(o *outcome, err error) (string, zapcore.Level) {
 		return "answered request", zap.DebugLevel
 	case o.status == statusClientLeft:
 		return "client left", zap.WarnLevel
-	case errors.Is(err, errNoMetadataHeader), o.status == http.StatusNotFound:
+	case errors.Is(err, errNoMetadataHeader), errors.Is(err, errIdentityPath), errors.Is(err, errForwardingOff), o.status == http.StatusNotFound:
 		return "refused request", zap.DebugLevel
-	case o.status < http.StatusInternalServerError:
+	case o.status < http.StatusInternalServerError && !isFailure(err):
 		return "refused request", zap.WarnLevel
 	default:
 		return "request failed", zap.ErrorLevel
@@ -237,11 +239,17 @@ const (
 // other errors.
 func refusalOf(err error) string {
 	wire, ok := errors.AsType[*wireError](err)
-	if !ok || wire.status >= http.StatusInternalServerError ||
+	if !ok || wire.status >= http.StatusInternalServerError || wire.failure ||
 		wire.status == http.StatusTooManyRequests || wire.status == statusClientLeft {
 		return ""
 	}
 	return wire.reason
+}
+
+// isFailure reports whether a valid request failed with a status of the client's errors.
+func isFailure(err error) bool {
+	wire, ok := errors.AsType[*wireError](err)
+	return ok && wire.failure
 }
 
 // NotFound answers a request for a path that is not served, as IMDS does.

@@ -42,8 +42,9 @@ func TestEvents(t *testing.T) {
 		{"versions", "/metadata/versions", "", nil, imds.Event{Endpoint: "versions", Status: 200}},
 		{"forwarded", "/metadata/instance?" + tokenVersion, "", nil, imds.Event{Endpoint: "forward", Status: 200}},
 		{"forwarded, not found", "/metadata/instance/x?" + tokenVersion, "", nil, imds.Event{Endpoint: "forward", Status: 404}},
-		{"loop", "/metadata/instance", "Via: 1.1 imds-oidc-proxy", nil, imds.Event{Endpoint: "forward", Status: 508}},
+		{"loop", "/metadata/instance", "Via: 1.1 imds-oidc-proxy", nil, imds.Event{Endpoint: "forward", Status: 403}},
 		{"own", "/readyz", "", nil, imds.Event{Endpoint: "own", Status: 200}},
+		{"probe for a newer protocol", "/metadata/identity/getplatformmetadata", "", nil, imds.Event{Endpoint: "none", Status: 403, Refusal: "identity_path"}},
 		{"path not served", "/latest/", "", nil, imds.Event{Endpoint: "none", Status: 404, Refusal: "not_found"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

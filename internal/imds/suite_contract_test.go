@@ -62,6 +62,7 @@ func TestExpiresInOfCachedToken(t *testing.T) {
 // returns.
 func TestRefusals(t *testing.T) {
 	const malformed = "The query is malformed"
+	const unknownSelector = "A query variable seems to name an identity, and is not known; use 'client_id', 'object_id', 'msi_res_id' or 'mi_res_id'"
 	for _, test := range []struct {
 		name        string
 		query       string
@@ -96,6 +97,17 @@ func TestRefusals(t *testing.T) {
 		{"resource too long", "resource=https://" + strings.Repeat("a", 1024), nil, "The value of 'resource' must be a URI or a GUID"},
 		{"two selectors", "resource=" + vault + "&client_id=" + otherID + "&object_id=" + objectID, nil, "At most one of 'client_id', 'object_id', 'msi_res_id' and 'mi_res_id' may be given"},
 		{"two names of one selector", "resource=" + vault + "&msi_res_id=" + resourceID + "&mi_res_id=" + resourceID, nil, "At most one of 'client_id', 'object_id', 'msi_res_id' and 'mi_res_id' may be given"},
+		{"two names of the client ID", "resource=" + vault + "&client_id=" + otherID + "&clientid=" + otherID, nil, "At most one of 'client_id', 'object_id', 'msi_res_id' and 'mi_res_id' may be given"},
+		{"two names of the object ID", "resource=" + vault + "&principal_id=" + objectID + "&object_id=" + objectID, nil, "At most one of 'client_id', 'object_id', 'msi_res_id' and 'mi_res_id' may be given"},
+		{"two names of the resource ID", "resource=" + vault + "&resource_id=" + resourceID + "&msi-res-id=" + resourceID, nil, "At most one of 'client_id', 'object_id', 'msi_res_id' and 'mi_res_id' may be given"},
+		{"clientid in another case", "resource=" + vault + "&clientId=" + otherID, nil, "Query variable names are lower case"},
+		{"principal_id unknown", "resource=" + vault + "&principal_id=" + otherID, nil, "Identity not found"},
+		{"resource_id unknown", "resource=" + vault + "&resource_id=" + resourceID + "0", nil, "Identity not found"},
+		{"unknown selector", "resource=" + vault + "&mi_client_id=" + otherID, nil, unknownSelector},
+		{"unknown selector beside a known one", "resource=" + vault + "&client_id=" + otherID + "&user_assigned_identity=" + otherID, nil, unknownSelector},
+		{"unknown selector before two known ones", "resource=" + vault + "&oid=x&client_id=" + otherID + "&object_id=" + objectID, nil, unknownSelector},
+		{"resource missing before an unknown selector", "oid=x", nil, "Required query variable 'resource' is missing"},
+		{"an identity's resource ID under an unknown name", "resource=" + vault + "&who=" + resourceID, nil, unknownSelector},
 		{"client_id no GUID", "resource=" + vault + "&client_id=app", nil, "Identity not found"},
 		{"a tenant in client_id", "resource=" + vault + "&client_id=" + otherID + "%2f..%2f" + tenantID, nil, "Identity not found"},
 		{"object_id unknown", "resource=" + vault + "&object_id=" + otherID, nil, "Identity not found"},
@@ -183,6 +195,11 @@ func TestAccepted(t *testing.T) {
 		{"object_id", tokenPath + "?resource=" + vault + "&object_id=" + objectID, tokens.Request{ClientID: mappedID, Resource: vault}},
 		{"mi_res_id", tokenPath + "?resource=" + vault + "&mi_res_id=" + resourceID, tokens.Request{ClientID: mappedID, Resource: vault}},
 		{"msi_res_id in another case", tokenPath + "?resource=" + vault + "&msi_res_id=" + strings.ToUpper(resourceID), tokens.Request{ClientID: mappedID, Resource: vault}},
+		{"clientid", tokenPath + "?api-version=2017-09-01&resource=" + vault + "&clientid=" + otherID, tokens.Request{ClientID: otherID, Resource: vault}},
+		{"clientid empty", tokenPath + "?resource=" + vault + "&clientid=", tokens.Request{ClientID: defaultID, Resource: vault}},
+		{"principal_id", tokenPath + "?resource=" + vault + "&principal_id=" + objectID, tokens.Request{ClientID: mappedID, Resource: vault}},
+		{"resource_id", tokenPath + "?resource=" + vault + "&resource_id=" + resourceID, tokens.Request{ClientID: mappedID, Resource: vault}},
+		{"msi-res-id", tokenPath + "?resource=" + vault + "&msi-res-id=" + resourceID, tokens.Request{ClientID: mappedID, Resource: vault}},
 		{"bypass_cache", tokenPath + "?resource=" + vault + "&bypass_cache=true", tokens.Request{ClientID: defaultID, Resource: vault, Fresh: true}},
 		{"bypass_cache=false", tokenPath + "?resource=" + vault + "&bypass_cache=false", tokens.Request{ClientID: defaultID, Resource: vault}},
 		{"token_sha256_to_refresh", tokenPath + "?resource=" + vault + "&token_sha256_to_refresh=ab12", tokens.Request{ClientID: defaultID, Resource: vault, Fresh: true}},

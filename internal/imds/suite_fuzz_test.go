@@ -27,6 +27,10 @@ func FuzzTokenRequest(f *testing.F) {
 	f.Add("resource=00000002-0000-0000-c000-000000000000/.default&client_id=")
 	f.Add("resource=a:b&CLIENT_ID=" + otherID)
 	f.Add("resource=a:b&client%5Fid=" + otherID + "&=&&x;y")
+	f.Add("resource=a:b&clientid=" + otherID + "&bypass_cache=true&xms_cc=cp1")
+	f.Add("resource=a:b&principal_id=" + objectID + "&mi-client-id=" + otherID)
+	f.Add("resource=a:b&resource_id=" + resourceID + "&objectid=" + objectID)
+	f.Add("resource=a:b&msi-res-id=" + resourceID + "&who=" + resourceID)
 	f.Add("resource=a:%25b&\u017fcope=\u212a")
 
 	source := &tokenSource{}
@@ -63,9 +67,15 @@ func checkGranted(t *testing.T, query string, body []byte, asked []tokens.Reques
 		t.Errorf("resource %q was accepted", m["resource"])
 	}
 	values, _ := url.ParseQuery(query) // without the malformed parameters
-	selectors := map[string]string{"client_id": "", "object_id": mappedID, "msi_res_id": mappedID, "mi_res_id": mappedID}
+	selectors := map[string]string{
+		"client_id": "", "object_id": mappedID, "msi_res_id": mappedID, "mi_res_id": mappedID,
+		"clientid": "", "principal_id": mappedID, "resource_id": mappedID, "msi-res-id": mappedID,
+	}
 	for name, given := range values {
 		want, isSelector := selectors[strings.ToLower(name)]
+		if !isSelector && namesIdentity.MatchString(name) {
+			t.Errorf("%q was ignored", name)
+		}
 		if !isSelector || given[0] == "" {
 			continue
 		}
@@ -77,6 +87,9 @@ func checkGranted(t *testing.T, query string, body []byte, asked []tokens.Reques
 		}
 	}
 }
+
+// namesIdentity matches a parameter's name that a person would take for an identity's.
+var namesIdentity = regexp.MustCompile(`(?i)(client|object|principal|resource|res|app|identity|m[s]?i)[-_ .]?id`)
 
 // allowedTarget matches the request targets that IMDS may see, by the allow-list.
 var allowedTarget = regexp.MustCompile(`^/metadata/(instance|attested|scheduledevents|loadbalancer)(/[A-Za-z0-9._-]+)*(\?[A-Za-z0-9%&=._~-]*)?$`)

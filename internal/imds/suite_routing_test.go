@@ -20,10 +20,10 @@ func TestRouting(t *testing.T) {
 		{"GET", "/metadata/identity/info?api-version=2018-02-01", true, 200, `{"tenantId":"` + tenantID + `"}`},
 		{"GET", "/metadata/identity/info", false, 400, ""},
 		{"GET", "/metadata/versions", false, 400, ""},
-		{"GET", "/metadata/identity/getplatformmetadata", false, 404, ""},
-		{"POST", "/metadata/identity/issuecredential", false, 404, ""},
-		{"GET", "/metadata/identity", false, 404, ""},
-		{"GET", "/metadata/identity/oauth2", false, 404, ""},
+		{"GET", "/metadata/identity/getplatformmetadata", false, 403, ""},
+		{"POST", "/metadata/identity/issuecredential", false, 403, ""},
+		{"GET", "/metadata/identity", false, 403, ""},
+		{"GET", "/metadata/identity/oauth2", false, 403, ""},
 		{"GET", "/metadata", false, 404, ""},
 		{"GET", "/", false, 404, ""},
 		{"GET", "/latest/meta-data/", false, 404, ""},
@@ -36,7 +36,7 @@ func TestRouting(t *testing.T) {
 		{"POST", "/readyz", false, 405, ""},
 		{"GET", "/readyz", false, 200, "ok"},
 		{"GET", "/readyz/", false, 404, ""},
-		{"GET", "/metadata/instance", true, 404, ""}, // forwarding is off
+		{"GET", "/metadata/instance", true, 403, ""}, // forwarding is off
 	} {
 		t.Run(test.method+" "+test.target, func(t *testing.T) {
 			tokens := &tokenSource{}

@@ -75,6 +75,9 @@ func (h *Handler) readTokenRequest(r *http.Request, o *outcome) (tokens.Request,
 	if err := checkHeaders(r); err != nil {
 		return tokens.Request{}, err
 	}
+	if r.ContentLength != 0 { // the body could name an identity, as in a form
+		return tokens.Request{}, errRequestBody
+	}
 	req, err := parseTokenRequest(r.URL.RawQuery, h.strictVersion)
 	o.resource = req.resource
 	if err != nil {
