@@ -97,8 +97,11 @@ func (r *run) document(d exchange.OpenIDConfiguration) Finding {
 	if d.AuthorizationEndpoint == "" {
 		text += ", no authorization_endpoint"
 	}
-	if d.TokenEndpoint == "" {
+	switch {
+	case d.TokenEndpoint == "":
 		text += ", no token_endpoint"
+	case !r.authorityInUse().Serves(d.TokenEndpoint):
+		text += fmt.Sprintf(", the token_endpoint %q", clip(d.TokenEndpoint))
 	}
 	return Finding{Status: Note, Item: "document", Text: text + ": " + address(r.authorityURL())}
 }
@@ -110,8 +113,11 @@ func certificate(c *x509.Certificate) Finding {
 
 // authorityURL returns the URL of the tenant's discovery document.
 func (r *run) authorityURL() string {
-	host := cmp.Or(r.cfg.Exchange.AuthorityHost, azure.PublicAuthorityHost)
-	return string(host) + string(r.cfg.Exchange.TenantID) + "/v2.0/.well-known/openid-configuration"
+	return string(r.authorityInUse()) + string(r.cfg.Exchange.TenantID) + "/v2.0/.well-known/openid-configuration"
+}
+
+func (r *run) authorityInUse() azure.AuthorityHost {
+	return cmp.Or(r.cfg.Exchange.AuthorityHost, azure.PublicAuthorityHost)
 }
 
 // destination returns the URL that token requests are sent to.
