@@ -176,11 +176,12 @@ func (r *run) exchange(ctx context.Context) []Finding {
 func (r *run) details(e *exchange.Error) []Finding {
 	var findings []Finding
 	if e.Kind == exchange.FederationMismatch {
-		findings = append(findings,
-			Finding{Status: Note, Item: "claims", Text: fmt.Sprintf("issuer %q, subject %q, audience %q; a federated credential must have the same values, byte for byte",
-				clip(r.token.Issuer), clip(r.token.Subject), clip(strings.Join(r.token.Audiences, " ")))},
-			Finding{Status: Note, Item: "trailing slash", Text: trailingSlash(r.token.Issuer)},
-			Finding{Status: Note, Item: "credentials", Text: "az identity federated-credential list --identity-name IDENTITY --resource-group GROUP"})
+		findings = append(findings, Finding{Status: Note, Item: "claims", Text: fmt.Sprintf("issuer %q, subject %q, audience %q; a federated credential must have the same values, byte for byte",
+			clip(r.token.Issuer), clip(r.token.Subject), clip(strings.Join(r.token.Audiences, " ")))})
+		if e.Code != subjectCase {
+			findings = append(findings, Finding{Status: Note, Item: "trailing slash", Text: trailingSlash(r.token.Issuer)})
+		}
+		findings = append(findings, Finding{Status: Note, Item: "credentials", Text: "az identity federated-credential list --identity-name IDENTITY --resource-group GROUP"})
 	}
 	if e.TraceID != "" {
 		findings = append(findings, Finding{Status: Note, Item: "trace ID", Text: e.TraceID})
@@ -190,6 +191,10 @@ func (r *run) details(e *exchange.Error) []Finding {
 	}
 	return findings
 }
+
+// subjectCase is the AADSTS code for a credential whose subject differs in case from the token's.
+// Its issuer matches.
+const subjectCase = 7002138
 
 func trailingSlash(issuer string) string {
 	if strings.HasSuffix(issuer, "/") {

@@ -161,7 +161,7 @@ func (e *Exchanger) request(ctx context.Context, clientID azure.ClientID, resour
 
 // advised sets Hint, and the claims for the log.
 func (e *Error) advised(clientID azure.ClientID, resource azure.Resource, token FederatedToken) *Error {
-	e.Hint = e.hint.advise(string(clientID), string(resource), token)
+	e.Hint = e.hint.advise(e.Code, string(clientID), string(resource), token)
 	if token.raw != nil {
 		e.federated = token.boundedClaims()
 	}
