@@ -192,6 +192,12 @@ var checkScenarios = []struct {
 	{"subject", 14, func(p *checkedPod) {
 		p.project(entra.Claims{Subject: "system:serviceaccount:shop:default"})
 	}},
+	{"subject-case", 14, func(p *checkedPod) {
+		p.idp.AddApplication(entra.Application{ClientID: checkClientID, Credentials: []entra.FederatedCredential{{Subject: "system:serviceaccount:Shop:cart"}}})
+	}},
+	{"unlisted-code", 14, func(p *checkedPod) {
+		p.idp.FailAlways(entra.FaultAADSTSAs(401, "invalid_client", 7000999, "An error that this version does not know."))
+	}},
 	{"unknown-client", 14, func(p *checkedPod) { p.idp.RemoveApplication(checkClientID) }},
 	{"unknown-resource", 14, func(p *checkedPod) { p.args = []string{"--resource=https://orders.example.test"} }},
 	{"unknown-tenant", 13, func(p *checkedPod) {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -101,7 +102,11 @@ var documentedCurls = []struct {
 	{"unknown-tenant", func(p *checkedPod) { p.environment["AZURE_TENANT_ID"] = "99999999-8888-4777-8666-555555555555" }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"federation", func(p *checkedPod) { p.project(entra.Claims{Subject: "system:serviceaccount:shop:default"}) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"expired-token", func(p *checkedPod) { p.project(entra.Claims{IssuedAt: longAgo()}) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
-	{"throttled", func(p *checkedPod) { p.idp.FailAlways(entra.FaultThrottle(0)) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+	{"issuer", func(p *checkedPod) { p.idp.FailAlways(entra.FaultAADSTS(501661)) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+	{"refused", func(p *checkedPod) {
+		p.idp.FailAlways(entra.FaultAADSTSAs(401, "invalid_client", 7000999, "An error that this version does not know."))
+	}, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+	{"throttled", func(p *checkedPod) { p.idp.FailAlways(entra.FaultThrottle(time.Minute)) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"entra-down", func(p *checkedPod) { p.idp.Close() }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 }
 

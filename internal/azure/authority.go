@@ -1,8 +1,10 @@
 package azure
 
 import (
+	"cmp"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -108,6 +110,49 @@ func ParseAuthorityHost(s string) (AuthorityHost, error) {
 		return "", errPath
 	}
 	return AuthorityHost("https://" + u.Host + "/"), nil
+}
+
+// entraHosts has the hosts of each of Microsoft's clouds that are names of one service: the
+// aliases in Entra's metadata for instance discovery. A host may have a region in front, such as
+// westus.login.microsoft.com.
+var entraHosts = [...][]string{
+	{"login.microsoftonline.com", "login.windows.net", "login.microsoft.com", "sts.windows.net"},
+	{"login.microsoftonline.us", "login.usgovcloudapi.net"},
+	{"login.partner.microsoftonline.cn", "login.chinacloudapi.cn"},
+}
+
+// Serves reports whether address is an https URL of the authority: with the same host and port,
+// or with another name of the same cloud of Microsoft. Azure's SDKs set login.chinacloudapi.cn,
+// and Entra's documents there name login.partner.microsoftonline.cn.
+func (h AuthorityHost) Serves(address string) bool {
+	own, err := url.Parse(string(h))
+	if err != nil {
+		return false
+	}
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "https" || u.User != nil || httpsPort(u) != httpsPort(own) {
+		return false
+	}
+	host, ownHost := lowerASCII(u.Hostname()), lowerASCII(own.Hostname())
+	if host == ownHost {
+		return host != ""
+	}
+	cloud, ok := cloudOf(host)
+	ownCloud, known := cloudOf(ownHost)
+	return ok && known && cloud == ownCloud && httpsPort(u) == "443"
+}
+
+func httpsPort(u *url.URL) string { return cmp.Or(u.Port(), "443") }
+
+// cloudOf returns which cloud of entraHosts a host belongs to.
+func cloudOf(host string) (cloud int, ok bool) {
+	_, withoutRegion, _ := strings.Cut(host, ".")
+	for i, names := range entraHosts {
+		if slices.Contains(names, host) || slices.Contains(names, withoutRegion) {
+			return i, true
+		}
+	}
+	return 0, false
 }
 
 // ParseTokenProxy parses the https URL of a token proxy.

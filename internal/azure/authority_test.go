@@ -123,3 +123,66 @@ func TestParseMetadataURL(t *testing.T) {
 		check(t, azure.ParseMetadataURL, in, "", "must be http://HOST or http://HOST:PORT")
 	}
 }
+
+// TestServes: an authority serves the URLs of its own host and port, and those of the other names
+// of its cloud.
+func TestServes(t *testing.T) {
+	for authority, addresses := range map[azure.AuthorityHost]map[string]bool{
+		"https://login.example.test/": {
+			"https://login.example.test/t/oauth2/v2.0/token":       true,
+			"https://LOGIN.example.test:443/token":                 true,
+			"http://login.example.test/token":                      false,
+			"https://login.example.test:8443/token":                false,
+			"https://login.example.test./token":                    false,
+			"https://x.login.example.test/token":                   false,
+			"https://example.test/token":                           false,
+			"https://login.example.test@evil.example.test/token":   false,
+			"https://user:secret@login.example.test/token":         false,
+			"https://login.example.test.evil.example.test/token":   false,
+			"https://login.microsoftonline.com/token":              false,
+			"//login.example.test/token":                           false,
+			"https:///token":                                       false,
+			"https://login.example.test%zz/":                       false,
+			"":                                                     false,
+			"https://evil.example.test/https://login.example.test": false,
+		},
+		"https://127.0.0.1:8443/": {
+			"https://127.0.0.1:8443/token": true,
+			"https://127.0.0.1:8444/token": false,
+			"https://127.0.0.1/token":      false,
+		},
+		"https://login.example.test:443/": {"https://login.example.test/token": true},
+		azure.PublicAuthorityHost: {
+			"https://login.microsoftonline.com/token":              true,
+			"https://login.windows.net/token":                      true,
+			"https://westus.login.microsoft.com/token":             true,
+			"https://login.microsoftonline.us/token":               false,
+			"https://login.partner.microsoftonline.cn/token":       false,
+			"https://login.windows.net:8443/token":                 false,
+			"https://login.microsoftonline.com.example.test/token": false,
+			"https://evil.example.test/login.microsoftonline.com":  false,
+			"https://a.b.login.microsoft.com/token":                false,
+		},
+		"https://westus.login.microsoft.com/": {
+			"https://westus.login.microsoft.com/token": true,
+			"https://login.microsoftonline.com/token":  true,
+		},
+		azure.USGovernmentAuthorityHost: {
+			"https://login.microsoftonline.us/token":  true,
+			"https://login.usgovcloudapi.net/token":   true,
+			"https://login.microsoftonline.com/token": false,
+		},
+		azure.ChinaAuthorityHost: {
+			"https://login.chinacloudapi.cn/token":           true,
+			"https://login.partner.microsoftonline.cn/token": true,
+			"https://login.microsoftonline.com/token":        false,
+		},
+		"": {"https:///token": false, "": false},
+	} {
+		for address, want := range addresses {
+			if got := authority.Serves(address); got != want {
+				t.Errorf("%q serves %q: got %t, want %t", authority, address, got, want)
+			}
+		}
+	}
+}

@@ -97,8 +97,11 @@ func (r *run) document(d exchange.OpenIDConfiguration) Finding {
 	if d.AuthorizationEndpoint == "" {
 		text += ", no authorization_endpoint"
 	}
-	if d.TokenEndpoint == "" {
+	switch {
+	case d.TokenEndpoint == "":
 		text += ", no token_endpoint"
+	case !r.authorityInUse().Serves(d.TokenEndpoint):
+		text += fmt.Sprintf(", the token_endpoint %q", clip(d.TokenEndpoint))
 	}
 	return Finding{Status: Note, Item: "document", Text: text + ": " + address(r.authorityURL())}
 }
@@ -110,8 +113,11 @@ func certificate(c *x509.Certificate) Finding {
 
 // authorityURL returns the URL of the tenant's discovery document.
 func (r *run) authorityURL() string {
-	host := cmp.Or(r.cfg.Exchange.AuthorityHost, azure.PublicAuthorityHost)
-	return string(host) + string(r.cfg.Exchange.TenantID) + "/v2.0/.well-known/openid-configuration"
+	return string(r.authorityInUse()) + string(r.cfg.Exchange.TenantID) + "/v2.0/.well-known/openid-configuration"
+}
+
+func (r *run) authorityInUse() azure.AuthorityHost {
+	return cmp.Or(r.cfg.Exchange.AuthorityHost, azure.PublicAuthorityHost)
 }
 
 // destination returns the URL that token requests are sent to.
@@ -170,11 +176,12 @@ func (r *run) exchange(ctx context.Context) []Finding {
 func (r *run) details(e *exchange.Error) []Finding {
 	var findings []Finding
 	if e.Kind == exchange.FederationMismatch {
-		findings = append(findings,
-			Finding{Status: Note, Item: "claims", Text: fmt.Sprintf("issuer %q, subject %q, audience %q; a federated credential must have the same values, byte for byte",
-				clip(r.token.Issuer), clip(r.token.Subject), clip(strings.Join(r.token.Audiences, " ")))},
-			Finding{Status: Note, Item: "trailing slash", Text: trailingSlash(r.token.Issuer)},
-			Finding{Status: Note, Item: "credentials", Text: "az identity federated-credential list --identity-name IDENTITY --resource-group GROUP"})
+		findings = append(findings, Finding{Status: Note, Item: "claims", Text: fmt.Sprintf("issuer %q, subject %q, audience %q; a federated credential must have the same values, byte for byte",
+			clip(r.token.Issuer), clip(r.token.Subject), clip(strings.Join(r.token.Audiences, " ")))})
+		if e.Code != subjectCase {
+			findings = append(findings, Finding{Status: Note, Item: "trailing slash", Text: trailingSlash(r.token.Issuer)})
+		}
+		findings = append(findings, Finding{Status: Note, Item: "credentials", Text: "az identity federated-credential list --identity-name IDENTITY --resource-group GROUP"})
 	}
 	if e.TraceID != "" {
 		findings = append(findings, Finding{Status: Note, Item: "trace ID", Text: e.TraceID})
@@ -184,6 +191,10 @@ func (r *run) details(e *exchange.Error) []Finding {
 	}
 	return findings
 }
+
+// subjectCase is the AADSTS code for a credential whose subject differs in case from the token's.
+// Its issuer matches.
+const subjectCase = 7002138
 
 func trailingSlash(issuer string) string {
 	if strings.HasSuffix(issuer, "/") {

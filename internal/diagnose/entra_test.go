@@ -39,6 +39,8 @@ func TestWrongDocument(t *testing.T) {
 	}{
 		{issuer("https://sts.example.test/"), `has the issuer "https://sts.example.test/": ` + idp.AuthorityHost()},
 		{issuer("https://\x1b[2J\n.example.test/" + strings.Repeat("x", 60_000)), `has the issuer "https://?[2J?.example.test/xxx`},
+		{entra.FaultEdit("endpoint", func(answer map[string]any) { answer["token_endpoint"] = "https://login.example.test/token" }),
+			`/v2.0", the token_endpoint "https://login.example.test/token": `},
 		{entra.FaultWithout("token_endpoint"), `/v2.0", no token_endpoint: `},
 		{entra.FaultStatus(200, `{"hello": "`+secret+`"}`), "has no issuer, no authorization_endpoint, no token_endpoint: "},
 	} {

@@ -116,7 +116,7 @@ func (b *bindingTransport) logCAFile(caFault string) {
 		return
 	}
 	b.cfg.Log.Warn("cannot read the CA file of the identity binding, using the previous certificates",
-		zap.String("error", bounded(caFault)), zap.String("hint", hintBindingCA.advise("", "", FederatedToken{})))
+		zap.String("error", bounded(caFault)), zap.String("hint", hintBindingCA.advise(0, "", "", FederatedToken{})))
 }
 
 func (b *bindingTransport) CloseIdleConnections() {

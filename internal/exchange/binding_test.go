@@ -53,6 +53,18 @@ func TestBindingPathAndServerName(t *testing.T) {
 	}
 }
 
+// The token proxy gets the token request, whatever host its discovery document names.
+func TestBindingIgnoresTheHostOfTheTokenEndpoint(t *testing.T) {
+	p := bindingPod(t, "", "localhost")
+	p.cfg.Binding.CAData = string(p.idp.CAPEM())
+	p.idp.FailAlways(entra.FaultEdit("endpoint", func(answer map[string]any) {
+		answer["token_endpoint"] = "https://binding.example.test/" + p.idp.TenantID() + "/oauth2/v2.0/token"
+	}).On(entra.TenantDiscovery))
+	if _, err := p.get(t, p.service(t)); err != nil || p.idp.Counts().Token != 1 {
+		t.Errorf("got error %v after %d token requests, want a token from the token proxy", err, p.idp.Counts().Token)
+	}
+}
+
 // The token proxy has its own roots: certificates that are trusted for Entra are not trusted for it.
 func TestBindingTrustsItsOwnRootsOnly(t *testing.T) {
 	p := bindingPod(t, "", "localhost")

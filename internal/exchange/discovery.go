@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -196,7 +197,20 @@ func (d *document) valid() bool {
 	return d.status == http.StatusOK && c.Issuer != "" && c.AuthorizationEndpoint != "" && c.TokenEndpoint != ""
 }
 
-// misfit is MSAL's error for a valid discovery document that does not match the authority host.
+// checkEndpoint returns an error if no request may be sent to the token endpoint in d. The guard
+// refuses the request in any case; with this check, Discover returns the error too.
+func (d *document) checkEndpoint(g *guard) error {
+	if d == nil {
+		return nil // MSAL got no document from discovery
+	}
+	endpoint, err := url.Parse(d.configuration().TokenEndpoint)
+	if err != nil {
+		return err
+	}
+	return g.check(endpoint)
+}
+
+// misfit is the error for a valid discovery document that does not match the authority host.
 type misfit struct {
 	OpenIDConfiguration
 	err error

@@ -1,7 +1,11 @@
 package exchange_test
 
 import (
+	"fmt"
+	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,6 +104,10 @@ func TestDocumentOfAnotherAuthority(t *testing.T) {
 	}{
 		"a foreign issuer":         {discovered("https://"+secret+".example.test/", "https://login.example.test/token"), true},
 		"an issuer that is no URL": {discovered("https://"+secret+"%zz/", "https://login.example.test/token"), true},
+		"a foreign token endpoint": {discovered("https://login.example.test/", "https://"+secret+".example.test/token"), true},
+		"another port":             {discovered("https://login.example.test/", "https://login.example.test:8443/token"), true},
+		"a token endpoint, http":   {discovered("https://login.example.test/", "http://login.example.test/token"), true},
+		"not a URL":                {discovered("https://login.example.test/", "https://"+secret+"%zz/token"), true},
 		"an empty document":        {entra.FaultStatus(200, "{}"), true},
 		"no token endpoint":        {entra.FaultWithout("token_endpoint"), true},
 		"HTML":                     {entra.FaultHTML(200), false},
@@ -119,6 +127,69 @@ func TestDocumentOfAnotherAuthority(t *testing.T) {
 				}
 				checkNoSecret(t, p, tokens.Result{}, exchanged)
 			})
+		})
+	}
+}
+
+// hostRecorder records the hosts of all requests.
+type hostRecorder struct {
+	next http.RoundTripper
+
+	mu    sync.Mutex // guards hosts
+	hosts []string
+}
+
+func (r *hostRecorder) RoundTrip(req *http.Request) (*http.Response, error) {
+	r.mu.Lock()
+	r.hosts = append(r.hosts, req.URL.Host)
+	r.mu.Unlock()
+	return r.next.RoundTrip(req)
+}
+
+// The assertion is sent to the authority host only, even if a document is ambiguous: MSAL may
+// then use another token endpoint than the one that this package reads.
+func TestAssertionIsSentToTheAuthorityOnly(t *testing.T) {
+	const own, foreign = "https://login.example.test/token", "https://foreign.example.test/token"
+	for name, endpoints := range map[string]string{
+		"foreign":               fmt.Sprintf(`"token_endpoint":%q`, foreign),
+		"given twice":           fmt.Sprintf(`"token_endpoint":%q,"token_endpoint":%q`, own, foreign),
+		"given twice, reversed": fmt.Sprintf(`"token_endpoint":%q,"token_endpoint":%q`, foreign, own),
+		"another case":          fmt.Sprintf(`"token_endpoint":%q,"Token_Endpoint":%q`, foreign, own),
+		"another case, first":   fmt.Sprintf(`"TOKEN_ENDPOINT":%q,"token_endpoint":%q`, own, foreign),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := bubblePod(t, entra.Config{})
+				sent := &hostRecorder{next: p.transport}
+				p.transport = sent
+				p.idp.FailAlways(entra.FaultStatus(200,
+					`{"issuer":"https://login.example.test/","authorization_endpoint":"https://login.example.test/a",`+endpoints+`}`).On(entra.TenantDiscovery))
+				_, _ = p.get(t, p.service(t))
+				if len(sent.hosts) == 0 || slices.ContainsFunc(sent.hosts, func(host string) bool { return host != "login.example.test" }) {
+					t.Errorf("got requests to %q, want login.example.test only", sent.hosts)
+				}
+			})
+		})
+	}
+}
+
+// Hosts of one cloud are the same service: azure-workload-identity sets login.chinacloudapi.cn, and
+// documents there name the host's newer name.
+func TestTokenEndpointWithAnotherNameOfTheCloud(t *testing.T) {
+	for endpoint, want := range map[string]bool{
+		"login.partner.microsoftonline.cn": true,
+		"login.chinacloudapi.cn":           true,
+		"login.microsoftonline.com":        false,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := bubblePod(t, entra.Config{Host: "login.chinacloudapi.cn"})
+			p.idp.FailAlways(entra.FaultEdit("endpoint", func(answer map[string]any) {
+				answer["token_endpoint"] = "https://" + endpoint + "/" + p.idp.TenantID() + "/oauth2/v2.0/token"
+			}).On(entra.TenantDiscovery))
+			_, err := p.get(t, p.service(t))
+			if (err == nil) != want {
+				t.Errorf("%s: got error %v, want a token: %t", endpoint, err, want)
+			}
 		})
 	}
 }

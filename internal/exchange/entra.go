@@ -120,12 +120,16 @@ func refusal(resp *http.Response) *Error {
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests:
 		e.Kind, e.Detail = Throttled, "entra throttles requests (status 429)"
-	case known && !(resp.StatusCode >= 500 && r.kind.Permanent()):
+	case known && !(resp.StatusCode >= 500 && (r.kind.Permanent() || r.kind == Refused)):
 		e.Kind, e.Code, e.Retry, e.hint, e.Detail = r.kind, r.code, r.retry, r.hint, r.detail
 	case resp.StatusCode >= 500:
 		e.Kind, e.Retry, e.Detail = Unavailable, RetrySoon, fmt.Sprintf("entra answered with status %d", resp.StatusCode)
 	default:
-		e.Kind, e.Detail = byOAuthError(body.Error), fmt.Sprintf("entra refused the request with status %d", resp.StatusCode)
+		e.Kind, e.Retry = byOAuthError(body.Error, e.Code)
+		e.Detail = fmt.Sprintf("entra refused the request with status %d", resp.StatusCode)
+		if e.Code != 0 {
+			e.Detail, e.hint = "entra refused the request", hintUnlisted
+		}
 	}
 	if !e.Kind.Permanent() {
 		e.RetryAfter = retryAfter(resp.Header, time.Now())
@@ -133,19 +137,24 @@ func refusal(resp *http.Response) *Error {
 	return e
 }
 
-// byOAuthError returns the kind of an OAuth error whose AADSTS code is unknown. The kind is
-// permanent only if the OAuth error is clear: unauthorized_client, for example, is also the
-// error for a new application that has not been replicated to all of Entra yet.
-func byOAuthError(code string) Kind {
-	switch code {
+// byOAuthError returns the kind of an OAuth error whose AADSTS code is unknown, or zero for none.
+// The kind is permanent only if the OAuth error is clear: unauthorized_client, for example, is
+// also the error for a new application that has not been replicated to all of Entra yet.
+func byOAuthError(name string, code int) (Kind, Retry) {
+	switch name {
 	case "invalid_resource", "invalid_target":
-		return InvalidResource
+		return InvalidResource, RetryNever
 	case "invalid_scope":
-		return InvalidScope
+		return InvalidScope, RetryNever
 	case "invalid_tenant":
-		return InvalidTenant
+		return InvalidTenant, RetryNever
+	case "temporarily_unavailable", "server_error":
+		return Unavailable, RetrySoon
 	}
-	return Unavailable
+	if name == "" && code == 0 {
+		return Unavailable, RetryNever // no response of Entra, but of a server in between
+	}
+	return Refused, RetryOnce
 }
 
 // retryAfter parses Retry-After (RFC 9110, section 10.2.3): seconds, or a date, which is

@@ -28,8 +28,14 @@ const (
 	// the configuration is wrong, or a new credential has not been replicated yet, which
 	// takes minutes.
 	FederationMismatch
+	// IssuerUnusable: Entra cannot read the documents of the federated token's issuer, or
+	// does not accept them.
+	IssuerUnusable
 	// FederatedTokenUnusable: the federated token is missing, unreadable or expired.
 	FederatedTokenUnusable
+	// Refused: Entra refuses the request for another reason, which this package may not
+	// know, and which may pass.
+	Refused
 	// Throttled: Entra throttles requests, or a limit of the proxy refuses them.
 	Throttled
 	// Unavailable: Entra cannot be reached, or has an internal error.
@@ -50,7 +56,9 @@ var kinds = [...]struct {
 	UnauthorizedClient:     {"unauthorized_client", true},
 	InvalidTenant:          {"invalid_tenant", true},
 	FederationMismatch:     {"federation_mismatch", false},
+	IssuerUnusable:         {"issuer_unusable", false},
 	FederatedTokenUnusable: {"federated_token_unusable", false},
+	Refused:                {"refused", false},
 	Throttled:              {"throttled", false},
 	Unavailable:            {"unavailable", false},
 	DeadlineExceeded:       {"deadline_exceeded", false},
@@ -79,6 +87,8 @@ const (
 	RetrySoon
 	// RetryReread: retry once, since each try reads the federated token file again.
 	RetryReread
+	// RetryOnce: retry once, after a pause. It is unknown whether this helps.
+	RetryOnce
 )
 
 // Error is a failed exchange. Its text is safe to log: it contains no token, no assertion, and
@@ -136,8 +146,8 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Cause }
 
 // Label returns the name of the failure in metrics: the AADSTS number if this package knows it,
-// "other" if it does not, and the kind if there is no AADSTS number. So there are a few dozen
-// names, whatever a response contains.
+// "other" if it does not, and the kind if there is no AADSTS number. So there are less than two
+// hundred names, whatever a response contains.
 func (e *Error) Label() string {
 	if e.Code == 0 {
 		return e.Kind.String()

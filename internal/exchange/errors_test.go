@@ -125,6 +125,7 @@ func TestLabelsAreBounded(t *testing.T) {
 	}{
 		{exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016}, "700016"},
 		{exchange.Error{Kind: exchange.Unavailable, Code: 123456789}, "other"},
+		{exchange.Error{Kind: exchange.FederationMismatch, Code: 7002139}, "7002139"},
 		{exchange.Error{Kind: exchange.Unavailable, Code: -1}, "other"},
 		{exchange.Error{Kind: exchange.Throttled}, "throttled"},
 		{exchange.Error{Kind: exchange.FederatedTokenUnusable}, "federated_token_unusable"},

@@ -85,7 +85,8 @@ type Exchanger struct {
 	peer      string                    // the server that answers, for errors
 	via       func(failed error) string // the HTTP proxy in between, for errors
 	tokenFile *sharedFile[FederatedToken]
-	discovery *discovery
+	guard     *guard
+	discovery *discovery   // on top of guard
 	http      *http.Client // on top of discovery
 }
 
@@ -106,12 +107,17 @@ func New(cfg Config) (*Exchanger, error) {
 
 // newExchanger returns an Exchanger for a complete configuration and a transport to Entra.
 func newExchanger(cfg Config, transport http.RoundTripper) *Exchanger {
-	discovery := &discovery{next: &guard{next: transport}}
+	guard := &guard{next: transport, authority: cfg.AuthorityHost}
+	if cfg.Binding.TokenProxy != "" {
+		guard.authority = "" // the token proxy gets the request, whatever its host
+	}
+	discovery := &discovery{next: guard}
 	return &Exchanger{
 		authority: string(cfg.AuthorityHost) + string(cfg.TenantID),
 		peer:      cfg.peer(),
 		via:       cfg.via,
 		tokenFile: newTokenFile(cfg.FederatedTokenFile),
+		guard:     guard,
 		discovery: discovery,
 		http:      &http.Client{Transport: discovery, CheckRedirect: noRedirect},
 	}
@@ -155,7 +161,7 @@ func (e *Exchanger) request(ctx context.Context, clientID azure.ClientID, resour
 
 // advised sets Hint, and the claims for the log.
 func (e *Error) advised(clientID azure.ClientID, resource azure.Resource, token FederatedToken) *Error {
-	e.Hint = e.hint.advise(string(clientID), string(resource), token)
+	e.Hint = e.hint.advise(e.Code, string(clientID), string(resource), token)
 	if token.raw != nil {
 		e.federated = token.boundedClaims()
 	}
@@ -189,7 +195,11 @@ func (e *Exchanger) acquire(ctx context.Context, clientID azure.ClientID, scope 
 	fits := false
 	credential := confidential.NewCredFromAssertionCallback(
 		func(context.Context, confidential.AssertionRequestOptions) (string, error) {
-			fits = true // MSAL validates the document before it asks for the assertion
+			// MSAL has validated the rest of the document before it asks for the assertion.
+			if err := (*used).checkEndpoint(e.guard); err != nil {
+				return "", err
+			}
+			fits = true
 			return assertion()
 		})
 	client, err := confidential.New(e.authority, string(clientID), credential,

@@ -71,7 +71,8 @@ var faults = [...]struct {
 	{FaultTimeout, true, is[error], "PEER did not answer in timeVIA"},
 
 	{FaultNotJSON, false, is[msal.InvalidJsonErr], "PEER's response is not the expected JSON"},
-	{FaultMisfit, false, is[*misfit], "PEER's discovery document does not match " + azure.EnvAuthorityHost + ": its issuer has another host, or fields are missing"},
+	{FaultMisfit, false, is[*misfit], misfitText},
+	{FaultMisfit, false, errorIs(errForeignHost), misfitText},
 	{FaultHTTPProxy, false, failedTo("proxyconnect"), "the HTTP proxy (HTTPS_PROXY) cannot be reached"},
 	{FaultDNS, false, is[*net.DNSError], "the name of PEER's host cannot be resolved"},
 	{FaultAuthority, false, is[x509.UnknownAuthorityError], "PEER's certificate is signed by an unknown authority (--ca-file adds one)"},
@@ -87,6 +88,9 @@ var faults = [...]struct {
 	{FaultBroken, false, errorIs(syscall.ECONNRESET, io.EOF, io.ErrUnexpectedEOF), "the connection to PEER brokeVIA"},
 	{FaultUnknown, false, is[error], "PEER could not be reached, or its response could not be usedVIA"},
 }
+
+const misfitText = "PEER's discovery document does not match " + azure.EnvAuthorityHost +
+	": its issuer or its token endpoint is of another host, or fields are missing"
 
 // FaultOf returns the fault of a request that failed with err. peer names the server in the
 // text, such as "the issuer".

@@ -90,6 +90,7 @@ func TestFaultsOfRealResponses(t *testing.T) {
 		"broken":    {idp.AuthorityHost(), ca, new(entra.FaultReset()), exchange.FaultBroken},
 		"not JSON":  {idp.AuthorityHost(), ca, new(entra.FaultHTML(200)), exchange.FaultNotJSON},
 		"too large": {idp.AuthorityHost(), ca, new(entra.FaultStatus(200, overLimit)), exchange.FaultTooLarge},
+		"endpoint":  {idp.AuthorityHost(), ca, new(discovered(idp.AuthorityHost(), "https://login.example.test/token")), exchange.FaultMisfit},
 		"misfit":    {idp.AuthorityHost(), ca, new(discovered("https://sts.example.test/", "https://login.example.test/token")), exchange.FaultMisfit},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -119,7 +120,7 @@ func TestFaultsOfRealResponses(t *testing.T) {
 			if c := failed.Fault.Certificate; (c != nil) != wantCertificate || c != nil && c.NotAfter.Before(time.Now()) {
 				t.Errorf("got certificate %v, want a certificate: %t", c, wantCertificate)
 			}
-			if d := failed.Fault.Document; (d != nil) != (test.want == exchange.FaultMisfit) || d != nil && d.Issuer != "https://sts.example.test/" {
+			if d := failed.Fault.Document; (d != nil) != (test.want == exchange.FaultMisfit) || d != nil && d.Issuer != "https://sts.example.test/" && d.TokenEndpoint != "https://login.example.test/token" {
 				t.Errorf("got document %+v", d)
 			}
 		})

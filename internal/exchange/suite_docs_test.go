@@ -16,6 +16,7 @@ const troubleshooting = "../../docs/troubleshooting.md"
 var sections = map[hint]string{
 	hintNone:         "wait",
 	hintCredential:   "[the federated credential](#the-federated-credential-does-not-match)",
+	hintCase:         "[the federated credential](#the-federated-credential-does-not-match)",
 	hintIssuer:       "[the issuer](#entra-cannot-use-the-issuer)",
 	hintClock:        "[the federated token](#the-federated-token-is-refused)",
 	hintClientID:     "[the client ID](#the-client-id-or-the-tenant-is-not-known)",
@@ -23,6 +24,11 @@ var sections = map[hint]string{
 	hintTenant:       "[the tenant](#the-client-id-or-the-tenant-is-not-known)",
 	hintAccess:       "[access](#the-application-may-not)",
 	hintForeignToken: "[the federated token](#the-federated-token-is-refused)",
+
+	hintPolicy:       "[access](#the-application-may-not)",
+	hintPublicClient: "[access](#the-application-may-not)",
+	hintRequest:      "[the way to Entra](#entra-cannot-be-reached)",
+	hintRestriction:  "[the way to Entra](#entra-cannot-be-reached)",
 
 	hintServicePrincipal: "[the client ID](#the-client-id-or-the-tenant-is-not-known)",
 	hintAuthority:        "[the way to Entra](#entra-cannot-be-reached)",
@@ -65,7 +71,7 @@ func codeTable() string {
 	var b strings.Builder
 	b.WriteString("| code | meaning | kind | retried | fix |\n|---|---|---|---|---|\n")
 	for _, r := range rulings {
-		retried := map[Retry]string{RetryNever: "no", RetrySoon: "yes", RetryReread: "once, after rereading the token"}[r.retry]
+		retried := map[Retry]string{RetryNever: "no", RetrySoon: "yes", RetryReread: "once, after rereading the token", RetryOnce: "once"}[r.retry]
 		fmt.Fprintf(&b, "| AADSTS%d | %s | `%s` | %s | %s |\n", r.code, r.detail, r.kind, retried, sections[r.hint])
 	}
 	return b.String()

@@ -2,7 +2,9 @@ package exchange_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -35,7 +37,11 @@ func faults() []fault {
 		{"700211 issuer", entra.FaultAADSTS(700211), exchange.FederationMismatch, retried},
 		{"700212 audience", entra.FaultAADSTS(700212), exchange.FederationMismatch, retried},
 		{"700213 subject", entra.FaultAADSTS(700213), exchange.FederationMismatch, retried},
-		{"90061 issuer unreachable", entra.FaultAADSTSAs(400, "invalid_request", 90061, secret), exchange.FederationMismatch, retried},
+		{"7002138 case of the subject", entra.FaultAADSTS(7002138), exchange.FederationMismatch, retried},
+		{"a variant of 700213", entra.FaultAADSTSAs(401, "invalid_client", 7002139, secret), exchange.FederationMismatch, retried},
+		{"700233 expression", entra.FaultAADSTSAs(401, "invalid_client", 700233, secret), exchange.FederationMismatch, 1},
+		{"90061 issuer unreachable", entra.FaultAADSTSAs(400, "invalid_request", 90061, secret), exchange.IssuerUnusable, retried},
+		{"501661 issuer unreachable", entra.FaultAADSTS(501661), exchange.IssuerUnusable, retried},
 		{"700024 time range", entra.FaultAADSTS(700024), exchange.FederatedTokenUnusable, 2},
 		{"700027 signature", entra.FaultAADSTS(700027), exchange.FederatedTokenUnusable, 2},
 		{"700016 application", entra.FaultAADSTS(700016), exchange.UnknownIdentity, 1},
@@ -43,13 +49,19 @@ func faults() []fault {
 		{"70011 scope", entra.FaultAADSTS(70011), exchange.InvalidScope, 1},
 		{"90002 tenant", entra.FaultAADSTS(90002), exchange.InvalidTenant, 1},
 		{"7000112 disabled", entra.FaultAADSTSAs(401, "invalid_client", 7000112, secret), exchange.UnauthorizedClient, 1},
-		{"7000229 service principal", entra.FaultAADSTSAs(400, "unauthorized_client", 7000229, secret), exchange.Unavailable, retried},
+		{"7000229 service principal", entra.FaultAADSTSAs(400, "unauthorized_client", 7000229, secret), exchange.Refused, retried},
+		{"700223 policy", entra.FaultAADSTSAs(401, "invalid_client", 700223, secret), exchange.UnauthorizedClient, 1},
+		{"90023 malformed", entra.FaultAADSTSAs(400, "invalid_request", 90023, secret), exchange.Refused, 2},
+		{"a malformed request with a 5xx", entra.FaultAADSTSAs(503, "server_error", 90023, secret), exchange.Unavailable, retried},
 		{"unknown code, plain error", entra.FaultAADSTSAs(400, "invalid_scope", 99999999, secret), exchange.InvalidScope, 1},
-		{"unknown code, unauthorized", entra.FaultAADSTSAs(400, "unauthorized_client", 99999999, secret), exchange.Unavailable, 1},
+		{"unknown code, unauthorized", entra.FaultAADSTSAs(400, "unauthorized_client", 99999999, secret), exchange.Refused, 2},
+		{"unknown code, temporary", entra.FaultAADSTSAs(400, "temporarily_unavailable", 99999999, secret), exchange.Unavailable, retried},
+		{"unknown code with a 5xx", entra.FaultAADSTSAs(503, "invalid_client", 99999999, secret), exchange.Unavailable, retried},
+		{"an OAuth error without a code", entra.FaultJSON(401, `{"error":"invalid_client"}`), exchange.Refused, 2},
 		{"a code in the description only", entra.FaultStatus(400, `{"error":"invalid_request","error_description":"AADSTS700016: `+secret+`"}`), exchange.UnknownIdentity, 1},
-		{"a code that is quoted", entra.FaultStatus(400, `{"error":"invalid_request","error_description":"not AADSTS700016"}`), exchange.Unavailable, 1},
+		{"a code that is quoted", entra.FaultStatus(400, `{"error":"invalid_request","error_description":"not AADSTS700016"}`), exchange.Refused, 2},
 		{"invalid codes", entra.FaultStatus(400, `{"error_codes":["700016"],"error_description":"AADSTS70011: x"}`), exchange.InvalidScope, 1},
-		{"unknown code, unclear error", entra.FaultAADSTSAs(400, "invalid_client", 99999999, secret), exchange.Unavailable, 1},
+		{"unknown code, unclear error", entra.FaultAADSTSAs(400, "invalid_client", 99999999, secret), exchange.Refused, 2},
 		{"permanent code with a 5xx", entra.FaultAADSTSAs(503, "server_error", 700016, secret), exchange.Unavailable, retried},
 		{"429", entra.FaultThrottle(0), exchange.Throttled, 1},
 		{"429 with Retry-After", entra.FaultThrottle(7 * time.Second), exchange.Throttled, 1},
@@ -153,6 +165,7 @@ func TestFaultsOfDiscovery(t *testing.T) {
 	eachFault(t, []fault{
 		{"unknown tenant", entra.FaultAADSTS(90002), exchange.InvalidTenant, 1},
 		{"tenant of another cloud", entra.FaultAADSTSAs(400, "invalid_request", 90038, secret), exchange.InvalidTenant, 1},
+		{"unknown code", entra.FaultAADSTSAs(400, "invalid_request", 99999999, secret), exchange.Refused, 2},
 		{"429 with Retry-After", entra.FaultThrottle(7 * time.Second), exchange.Throttled, 1},
 		{"503", entra.FaultStatus(503, secret), exchange.Unavailable, retried},
 		{"HTML with a 200", entra.FaultHTML(200), exchange.Unavailable, retried},
@@ -178,6 +191,60 @@ func TestFaultsOfDiscovery(t *testing.T) {
 		checkNoSecret(t, p, got, err)
 		p.checkRecovery(t, s)
 	})
+}
+
+// TestReportedAnswers: answers of Entra from bug reports, in testdata/entra.json, are tried again
+// and reported as what they are. A retry that succeeds returns a token.
+func TestReportedAnswers(t *testing.T) {
+	var reported []struct {
+		Status int
+		Body   json.RawMessage
+	}
+	content, err := os.ReadFile("testdata/entra.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(content, &reported); err != nil {
+		t.Fatal(err)
+	}
+	wants := map[int]struct {
+		kind       exchange.Kind
+		posts      int
+		text, hint string
+	}{
+		501661:  {exchange.IssuerUnusable, maxTries, "entra cannot reach the federated token's issuer (AADSTS501661)", "/.well-known/openid-configuration"},
+		7002138: {exchange.FederationMismatch, maxTries, "differs in case", "az identity federated-credential update --name NAME"},
+		7000999: {exchange.Refused, 2, "entra refused the request (AADSTS7000999)", "https://login.microsoftonline.com/error?code=7000999"},
+	}
+	for _, answer := range reported {
+		fault := entra.FaultJSON(answer.Status, string(answer.Body))
+		synctest.Test(t, func(t *testing.T) {
+			p := bubblePod(t, entra.Config{})
+			p.idp.FailAlways(fault)
+			_, err := p.getInTime(t, p.service(t))
+			e, _ := errors.AsType[*exchange.Error](err)
+			if e == nil {
+				t.Fatalf("%s: got error %v", answer.Body, err)
+			}
+			want, ok := wants[e.Code]
+			if !ok || e.Kind != want.kind || !strings.Contains(e.Error(), want.text) || !strings.Contains(e.Hint, want.hint) {
+				t.Errorf("%s: got kind %s, %q, hint %q", answer.Body, e.Kind, e, e.Hint)
+			}
+			if got := p.idp.Counts().Token; got != want.posts {
+				t.Errorf("%s: %d token requests, want %d", answer.Body, got, want.posts)
+			}
+			delete(wants, e.Code)
+
+			p.idp.Reset()
+			p.idp.FailNext(1, fault)
+			if _, err := p.get(t, p.service(t)); err != nil {
+				t.Errorf("%s once: %v", answer.Body, err)
+			}
+		})
+	}
+	if len(wants) > 0 {
+		t.Errorf("no answer has the codes of %v", wants)
+	}
 }
 
 // discovered is a complete OpenID configuration with the issuer and the token endpoint.

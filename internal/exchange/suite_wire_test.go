@@ -78,12 +78,34 @@ func TestRulings(t *testing.T) {
 		if r.kind.Permanent() && (r.retry != RetryNever || r.hint == hintNone) {
 			t.Errorf("%d is permanent: it must have RetryNever and a hint", r.code)
 		}
-		if r.hint != hintNone && r.hint.advise("id", "resource", FederatedToken{}) == "" {
+		if r.hint != hintNone && r.hint.advise(r.code, "id", "resource", FederatedToken{}) == "" {
 			t.Errorf("%d: the hint has no text", r.code)
 		}
 	}
 	if r, ok := rulingOn([]int{1, 2, 700016}); !ok || r.kind != UnknownIdentity {
 		t.Errorf("a known code after unknown ones: got %v, %t", r, ok)
+	}
+}
+
+// TestVariantsOfCodes: a code with one more digit is a variant of a listed code in some families,
+// and unknown in the others.
+func TestVariantsOfCodes(t *testing.T) {
+	for _, code := range families {
+		if _, ok := rulingFor(code); !ok {
+			t.Errorf("%d is not in the table", code)
+		}
+	}
+	for code, want := range map[int]Kind{
+		7002139: FederationMismatch, 7002110: FederationMismatch, 501669: IssuerUnusable, 900613: IssuerUnusable,
+		7000222: 0, 7000161: 0, 70021380: 0, 5016: 0, 0: 0, -7: 0,
+	} {
+		r, ok := rulingOn([]int{code})
+		if r.kind != want || ok != (want != 0) || ok && r.code != code {
+			t.Errorf("%d: got kind %s for %d, known %t, want %s", code, r.kind, r.code, ok, want)
+		}
+	}
+	if r, _ := rulingOn([]int{7002139, 700016}); r.code != 700016 {
+		t.Errorf("a variant before a listed code: got %d, want the listed one", r.code)
 	}
 }
 
@@ -144,7 +166,7 @@ func FuzzFederatedToken(f *testing.F) {
 		if token.raw == nil || *token.raw != raw {
 			t.Error("raw is not the token that was parsed")
 		}
-		advice := hintCredential.advise(token.Subject, token.Issuer, token)
+		advice := hintCredential.advise(0, token.Subject, token.Issuer, token)
 		if strings.Count(advice, "'") != 10 || strings.ContainsAny(advice, "\n`$\\") {
 			t.Errorf("advice %q", advice)
 		}

@@ -13,6 +13,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 const (
@@ -42,6 +44,7 @@ const (
 var (
 	errBodyTooLarge = errors.New("the response is too large")
 	errNotHTTPS     = errors.New("the address is not https")
+	errForeignHost  = errors.New("the address is not of the authority host")
 )
 
 func newTransport(cfg Config) (http.RoundTripper, error) {
@@ -105,13 +108,31 @@ func baseTransport(cfg Config, config *tls.Config) *http.Transport {
 // another server. A redirect that is not followed is a response with an error status.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// guard checks every request. It refuses addresses that are not https, which a discovery
-// document could contain, and bounds the body of responses.
-type guard struct{ next http.RoundTripper }
+// guard checks every request, and bounds the body of responses. It refuses addresses that are
+// not https, and those of other hosts: a discovery document could contain them, and the request
+// would send the assertion there.
+type guard struct {
+	next http.RoundTripper
+
+	// authority is the host that requests may be for. Empty: any host, because a token
+	// proxy gets all requests, or because requests have no assertion.
+	authority azure.AuthorityHost
+}
+
+// check returns an error if no request may be sent to the address.
+func (g *guard) check(address *url.URL) error {
+	switch {
+	case address.Scheme != "https":
+		return errNotHTTPS
+	case g.authority != "" && !g.authority.Serves(address.String()):
+		return errForeignHost
+	}
+	return nil
+}
 
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" {
-		return nil, errNotHTTPS
+	if err := g.check(req.URL); err != nil {
+		return nil, err
 	}
 	resp, err := g.next.RoundTrip(req)
 	if err != nil {

@@ -30,6 +30,8 @@ func TestExchangeFailures(t *testing.T) {
 		{"unauthorized client", &exchange.Error{Kind: exchange.UnauthorizedClient, Code: 7000112, Detail: canary}, 400, "unauthorized_client", "AADSTS7000112", ""},
 		{"invalid tenant", &exchange.Error{Kind: exchange.InvalidTenant, Code: 90002, Detail: canary}, 400, "invalid_request", "AADSTS90002", ""},
 		{"federation mismatch", &exchange.Error{Kind: exchange.FederationMismatch, Code: 700213, Detail: canary}, 500, "server_error", "AADSTS700213", ""},
+		{"issuer unusable", &exchange.Error{Kind: exchange.IssuerUnusable, Code: 501661, Detail: canary}, 500, "server_error", "issuer cannot be read (AADSTS501661)", ""},
+		{"refused", &exchange.Error{Kind: exchange.Refused, Code: 7000999, Detail: canary}, 500, "server_error", "Entra refused the request (AADSTS7000999)", ""},
 		{"federated token unusable", &exchange.Error{Kind: exchange.FederatedTokenUnusable, Detail: canary}, 500, "server_error", "service account token", ""},
 		{"unavailable", &exchange.Error{Kind: exchange.Unavailable, Detail: canary}, 500, "service_unavailable", "not available", ""},
 		{"deadline", &exchange.Error{Kind: exchange.DeadlineExceeded, Detail: canary}, 500, "service_unavailable", "in time", ""},

@@ -152,6 +152,8 @@ func retryable(err *exchange.Error, n, tries int, reread bool) bool {
 	case exchange.RetrySoon:
 		// A Retry-After is longer than the pauses between tries.
 		return n < tries && err.RetryAfter == 0
+	case exchange.RetryOnce:
+		return n < min(tries, 2) && err.RetryAfter == 0
 	case exchange.RetryReread:
 		return !reread
 	}

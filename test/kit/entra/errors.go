@@ -25,6 +25,7 @@ const (
 	codeIssuerMismatch     = 700211
 	codeAudienceMismatch   = 700212
 	codeSubjectMismatch    = 700213
+	codeSubjectCase        = 7002138
 	codeUnknownKey         = 7000272
 	codeBadSignature       = 700027
 	codeOutsideTimeRange   = 700024
@@ -39,6 +40,7 @@ const (
 	codeApplicationDisabled  = 7000112
 	codeRequestLoop          = 50196
 	codeExternalOIDCEndpoint = 50166
+	codeExternalOIDCRequest  = 501661
 )
 
 // refusal is Entra's answer for one code.
@@ -96,6 +98,9 @@ var refusals = map[int]refusal{
 	codeSubjectMismatch: {401, "invalid_client", func(c *call) string {
 		return fmt.Sprintf("No matching federated identity record found for presented assertion subject '%s'. %s", c.x.Subject, federationHint)
 	}},
+	codeSubjectCase: {401, "invalid_client", func(c *call) string {
+		return fmt.Sprintf("No matching federated identity record found for presented assertion subject '%s'. The subject matches with case-insensitive comparison, but not with case-sensitive comparison. %s", c.x.Subject, federationHint)
+	}},
 	codeUnknownKey: {401, "invalid_client", func(c *call) string {
 		return fmt.Sprintf("The certificate with identifier %s used to sign the federated credential could not be found in the metadata of identity provider %s. Please validate that your Identity Provider's metadata exposes the key used to sign the incoming token.", c.keyID, c.x.Issuer)
 	}},
@@ -106,6 +111,7 @@ var refusals = map[int]refusal{
 	}},
 	codeIssuerUnreachable:    {400, "invalid_request", fixed("Request to External OIDC endpoint failed.")},
 	codeExternalOIDCEndpoint: {400, "invalid_request", fixed("Request to External OIDC endpoint failed.")},
+	codeExternalOIDCRequest:  {400, "invalid_request", fixed("Request to External OIDC endpoint failed.")},
 	codeScopeNotDefault: {400, "invalid_scope", func(c *call) string {
 		return fmt.Sprintf("The provided value for scope %s is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier (application ID URI).", c.x.Scope)
 	}},

@@ -157,6 +157,11 @@ func FaultStatus(status int, body string) Fault {
 	return faultBody(strconv.Itoa(status), status, plainText, body)
 }
 
+// FaultJSON answers with the given status and JSON body.
+func FaultJSON(status int, body string) Fault {
+	return faultBody(strconv.Itoa(status), status, "application/json; charset=utf-8", body)
+}
+
 // FaultHTML answers with an HTML page, as gateways and captive portals do.
 func FaultHTML(status int) Fault {
 	return faultBody("HTML", status, "text/html; charset=utf-8",

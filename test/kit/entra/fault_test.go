@@ -93,6 +93,9 @@ func TestFaults(t *testing.T) {
 		{"503 with body", entra.FaultStatus(503, "The service is unavailable."), func(o observed) bool {
 			return o.status == 503 && o.body == "The service is unavailable."
 		}},
+		{"JSON", entra.FaultJSON(401, `{"error":"invalid_client"}`), func(o observed) bool {
+			return o.status == 401 && o.body == `{"error":"invalid_client"}` && strings.HasPrefix(o.header.Get("Content-Type"), "application/json")
+		}},
 		{"HTML with 200", entra.FaultHTML(200), func(o observed) bool {
 			return o.status == 200 && strings.HasPrefix(o.body, "<!DOCTYPE html>")
 		}},

@@ -123,7 +123,7 @@ func TestRefusals(t *testing.T) {
 		{name: "audience in another case", assertion: &entra.Claims{Subject: testSubject, Audience: "api://azureadtokenexchange"}, status: 401, err: "invalid_client", code: 700212, text: "audience"},
 		{name: "no audience", assertion: &entra.Claims{Subject: testSubject, Extra: map[string]any{"aud": nil}}, status: 401, err: "invalid_client", code: 700212, text: "audience ''"},
 		{name: "another subject", assertion: &entra.Claims{Subject: otherSubject}, status: 401, err: "invalid_client", code: 700213, text: "subject '" + otherSubject + "'"},
-		{name: "subject in another case", assertion: &entra.Claims{Subject: "system:serviceaccount:Shop:cart"}, status: 401, err: "invalid_client", code: 700213, text: "subject"},
+		{name: "subject in another case", assertion: &entra.Claims{Subject: "system:serviceaccount:Shop:cart"}, status: 401, err: "invalid_client", code: 7002138, text: "case-sensitive"},
 		{name: "no subject", assertion: &entra.Claims{}, status: 401, err: "invalid_client", code: 700213, text: "subject ''"},
 		{name: "claims of different credentials", set: map[string]string{"client_id": "aaaaaaaa-0000-4000-8000-000000000003"}, status: 401, err: "invalid_client", code: 70021, text: "Assertion Subject: '" + testSubject + "'"},
 		{name: "expired now", assertion: &entra.Claims{Subject: testSubject, IssuedAt: noon.Add(-time.Hour), Expiry: noon}, status: 401, err: "invalid_client", code: 700024, text: "expiry time of assertion 2026-03-01T12:00:00.0000000Z"},

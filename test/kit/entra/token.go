@@ -120,10 +120,15 @@ func matchCredentials(credentials []FederatedCredential, claims jwt.Claims) int 
 	issuer := func(f FederatedCredential) bool { return f.Issuer == claims.Issuer }
 	audience := func(f FederatedCredential) bool { return slices.Contains(claims.Audience, f.Audience) }
 	subject := func(f FederatedCredential) bool { return f.Subject == claims.Subject }
+	sameSubject := func(f FederatedCredential) bool {
+		return issuer(f) && audience(f) && strings.EqualFold(f.Subject, claims.Subject)
+	}
 	all := func(f FederatedCredential) bool { return issuer(f) && audience(f) && subject(f) }
 	switch {
 	case slices.ContainsFunc(credentials, all):
 		return 0
+	case slices.ContainsFunc(credentials, sameSubject):
+		return codeSubjectCase
 	case !slices.ContainsFunc(credentials, issuer):
 		return codeIssuerMismatch
 	case !slices.ContainsFunc(credentials, audience):
