@@ -126,7 +126,9 @@ const ownPrefix = "imds-oidc-proxy/"
 func readSettings(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (*settings, error) {
 	s := defaults(config)
 	for _, a := range annotations {
-		if a.read == nil {
+		// Without the proxy, the annotations of the proxy have no effect, so an invalid value is
+		// no reason to refuse the pod. [annotations] has InjectProxyAnnotation before them.
+		if a.read == nil || a.proxy && !s.inject {
 			continue
 		}
 		value, where, given := a.value(pod, account)
@@ -139,6 +141,9 @@ func readSettings(pod *corev1.Pod, account *corev1.ServiceAccount, config Config
 	}
 	if err := readTokenEndpoint(s, pod, config.TokenEndpoint); err != nil {
 		return nil, err
+	}
+	if !s.inject {
+		return s, nil // as for invalid values, there is a warning
 	}
 	return s, checkUnknown(pod)
 }

@@ -94,6 +94,8 @@ var refusals = []struct {
 		`annotation imds-oidc-proxy/log-level: "loud": must be error, warn, info or debug`},
 	{"an image", injected(annotate(inject.ProxyImageAnnotation, "a b")),
 		`annotation imds-oidc-proxy/proxy-image: "a b": must be an image, such as registry.example.test/imds-oidc-proxy:v1.0.0`},
+	{"an image with a scheme", injected(annotate(inject.ProxyImageAnnotation, "https://registry.example.test/p:v1")),
+		`annotation imds-oidc-proxy/proxy-image: "https://registry.example.test/p:v1": must be an image without a scheme, such as registry.example.test/imds-oidc-proxy:v1.0.0`},
 	{"resources that are not JSON", injected(annotate(inject.ProxyResourcesAnnotation, "128Mi")),
 		`annotation imds-oidc-proxy/proxy-resources: "128Mi": must be JSON with requests and limits, such as {"limits": {"memory": "128Mi"}}`},
 	{"misspelt resources", injected(annotate(inject.ProxyResourcesAnnotation, `{"limit": {}}`)),

@@ -68,9 +68,24 @@ func optional[T any](flags *pflag.FlagSet, target *T, name string, parse func(st
 
 const exampleImage = "registry.example.test/imds-oidc-proxy:v1.0.0"
 
-// image is the pattern of an image's name. It is lax: it refuses only names that are invalid in
-// all registries.
-var image = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._:/@-]{0,511}$`)
+// image is the pattern of an image's name: host and port, path, tag and digest. It is lax: it
+// refuses only names that are invalid in all registries. A kubelet would report them as
+// InvalidImageName, in a pod that has been admitted.
+var image = regexp.MustCompile(`^([0-9A-Za-z][0-9A-Za-z.-]*(:[0-9]{1,5})?/)?[0-9a-z][0-9a-z._-]*(/[0-9a-z][0-9a-z._-]*)*(:[0-9A-Za-z_][0-9A-Za-z_.-]*)?(@[0-9A-Za-z]+:[0-9a-fA-F]+)?$`)
+
+const maxImage = 512 // bytes
+
+// parseImage parses the name of an image. It says what is wrong with a URL, which people paste
+// from a browser.
+func parseImage(s string) (string, error) {
+	switch {
+	case strings.Contains(s, "://"):
+		return "", azure.Invalid(s, "must be an image without a scheme, such as "+exampleImage)
+	case len(s) > maxImage || !image.MatchString(s):
+		return "", azure.Invalid(s, "must be an image, such as "+exampleImage)
+	}
+	return s, nil
+}
 
 // accepted returns a parser that accepts the texts for which ok is true, and does not change
 // them.
@@ -84,7 +99,6 @@ func accepted(ok func(string) bool, reason string) func(string) (string, error) 
 }
 
 var (
-	parseImage  = accepted(image.MatchString, "must be an image, such as "+exampleImage)
 	parseSuffix = accepted(func(s string) bool { return len(validation.IsQualifiedName(TokenEndpointPrefix+s)) == 0 },
 		"must be the end of an annotation's name after "+TokenEndpointPrefix+", such as identity-binding")
 	parseConfigMap = accepted(func(s string) bool { return len(validation.IsDNS1123Subdomain(s)) == 0 },

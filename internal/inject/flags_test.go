@@ -76,6 +76,26 @@ func withTenant(c inject.Config) inject.Config {
 	return c
 }
 
+// TestImages checks which names of images the flags accept: those that Docker's grammar of
+// references has.
+func TestImages(t *testing.T) {
+	digest := "@sha256:" + strings.Repeat("0a", 32)
+	for value, valid := range map[string]bool{
+		"p": true, "p:1": true, "team/p:v1.0.0": true, "registry.example.test/p" + digest: true, "localhost:5000/a/b__c:v1" + digest: true,
+		"192.0.2.1:5000/p": true, "Registry.example.test/p:V1": true,
+		"https://registry.example.test/p:v1": false, "docker://p": false, "oci://p:1": false, "//registry.example.test/p": false,
+		"registry.example.test/": false, "registry.example.test//p": false, "p:": false, "p@": false, "p:v1:v2": false, "p@sha256": false,
+		"registry.example.test:port/p": false, "registry.example.test/Team/p": false, "-p": false, " p": false, "p\n": false,
+		strings.Repeat("p", 513): false,
+	} {
+		for _, flag := range []string{"--proxy-image=", "--proxy-init-image="} {
+			if _, err := parseFlags(flag + value); (err == nil) != valid {
+				t.Errorf("%s%s: %v, want valid: %t", flag, value, err, valid)
+			}
+		}
+	}
+}
+
 // TestFlagErrors checks that an error is one line that names the flag, and that it does not repeat
 // a URL, which may contain a password.
 func TestFlagErrors(t *testing.T) {
@@ -87,6 +107,7 @@ func TestFlagErrors(t *testing.T) {
 		{"--proxy-image is required, for example ", []string{"--proxy-image="}},
 		{"--proxy-image and --proxy-init-image are required, for example ", []string{"--proxy-image=", "--proxy-init-image="}},
 		{`--proxy-image "a b": must be an image`, []string{"--proxy-image=a b"}},
+		{`--proxy-image "https://r.example.test/p": must be an image without a scheme, such as `, []string{"--proxy-image=https://r.example.test/p"}},
 		{`--proxy-init-image "a b": must be an image`, []string{"--proxy-init-image=a b"}},
 		{`--tenant-id "a b": must be a tenant's ID`, []string{"--tenant-id=a b"}},
 		{`--tenant-id "../x": must be a tenant's ID`, []string{"--tenant-id=../x"}},

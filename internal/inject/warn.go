@@ -26,7 +26,9 @@ func warnUnlabelled(pod *corev1.Pod) []string {
 func (p *plan) warn() {
 	p.warnIdentity()
 	p.warnSkipped()
+	p.warnAADPodIdentity()
 	if p.settings.inject {
+		p.warnApplication()
 		p.warnRedirect()
 		p.warnPostStart()
 		p.warnTokenMode()
@@ -128,5 +130,8 @@ func (p *plan) warnNotInjected() {
 		if _, given := p.pod.Annotations[a.Name]; given && a.proxy {
 			p.warnf(`annotation %s has no effect without %s: "true"`, a.Name, InjectProxyAnnotation)
 		}
+	}
+	if err := checkUnknown(p.pod); err != nil {
+		p.warnf("%v", err)
 	}
 }
