@@ -28,11 +28,11 @@ import (
 type Set struct {
 	*pflag.FlagSet
 
-	// Arguments allows arguments that are not flags. False: Parse returns an error for them.
+	// Arguments allows arguments that are not flags. Otherwise Parse returns an error for them.
 	Arguments bool
 
 	// Commands are words that the program accepts as its first argument, before Parse is
-	// called. Parse only suggests them for a misspelled one. Nil: there are none.
+	// called. Parse only suggests them for a misspelled one. It may be nil.
 	Commands []string
 
 	program  string
@@ -47,7 +47,7 @@ type group struct {
 }
 
 // New returns an empty set. The function variable returns the name of a flag's environment
-// variable, or "" for a flag without one. Nil: no flag has a variable.
+// variable, or "" for a flag without one. If name is nil, no flag has a variable.
 func New(program string, variable func(flag string) string) *Set {
 	flags := pflag.NewFlagSet(program, pflag.ContinueOnError)
 	flags.SortFlags = false

@@ -55,13 +55,13 @@ type Annotation struct {
 	On string
 	// Values are the valid values.
 	Values string
-	// Default is the default value. Empty: none.
+	// Default is the default value, or "" if there is none.
 	Default string
 	// Effect describes the effect in one sentence.
 	Effect string
 
-	// read parses the value into the settings. Its error quotes the value. Nil: the value
-	// is not a setting.
+	// read parses the value into the settings. Its error quotes the value. It is
+	// nil if the value is not a setting.
 	read func(s *settings, value string) error
 	// proxy is true if the annotation has an effect only where the proxy is injected.
 	proxy bool

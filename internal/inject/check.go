@@ -82,7 +82,7 @@ func (s *settings) checkUser(pod *corev1.Pod) error {
 }
 
 // userOf returns the user that a container runs as according to its security context or the
-// pod's, and the path of the field. Nil: the user of the image.
+// pod's, and the path of the field. A nil user means the user of the image.
 func userOf(pod *corev1.Pod, c containerRef) (user *int64, where string) {
 	if c.SecurityContext != nil && c.SecurityContext.RunAsUser != nil {
 		return c.SecurityContext.RunAsUser, c.field("securityContext.runAsUser")
@@ -181,8 +181,8 @@ func (p *plan) warnTokenMode() {
 	}
 }
 
-// userOfAll returns the user of all application containers. Nil: they have several, or one has
-// the user of its image.
+// userOfAll returns the user of all application containers. It returns nil if they have
+// several users, or if a container has the user of its image.
 func (p *plan) userOfAll() *int64 {
 	var all *int64
 	for _, c := range authorContainers(p.pod) {

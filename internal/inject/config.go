@@ -18,32 +18,32 @@ type Config struct {
 	// ProxyImage and ProxyInitImage are required.
 	ProxyImage, ProxyInitImage string
 
-	// TenantID is the tenant of service accounts without a tenant. Empty: their pods get no
-	// tenant, with a warning.
+	// TenantID is the tenant of service accounts without a tenant. If it is empty, their
+	// pods get no tenant, with a warning.
 	TenantID azure.Tenant
 
-	// Cloud is the Azure cloud whose Entra is used. Empty: AzurePublicCloud.
+	// Cloud is the Azure cloud whose Entra is used. The default is AzurePublicCloud.
 	Cloud string
 
-	// AuthorityHost is the URL of Entra. Empty: that of Cloud.
+	// AuthorityHost is the URL of Entra. The default is that of Cloud.
 	AuthorityHost azure.AuthorityHost
 
-	// Audience is the audience of the projected token. Empty: [azure.Audience].
+	// Audience is the audience of the projected token. The default is [azure.Audience].
 	Audience string
 
 	// PostStart makes the proxy the first of the pod's containers, with a postStart hook that
-	// waits until it is ready, for Kubernetes before 1.29. False: the proxy is a native
-	// sidecar.
+	// waits until it is ready, for Kubernetes before 1.29. Otherwise the proxy is a
+	// native sidecar.
 	PostStart bool
 
-	// LogLevel is the log level of both containers. Empty: their default, info.
+	// LogLevel is the log level of both containers. The default is info.
 	LogLevel string
 
 	// ProxyResources and ProxyInitResources are the resource requests and limits of the
-	// containers. Nil: those of deploy/components.
+	// containers. The defaults are those of deploy/components.
 	ProxyResources, ProxyInitResources *corev1.ResourceRequirements
 
-	// TokenEndpoint configures identity bindings. Zero: there are none.
+	// TokenEndpoint configures identity bindings. If it is zero, there are none.
 	TokenEndpoint TokenEndpoint
 }
 
@@ -61,7 +61,7 @@ type TokenEndpoint struct {
 	// TokenProxy is the URL of the endpoint, AZURE_KUBERNETES_TOKEN_PROXY. Required.
 	TokenProxy azure.TokenProxy
 
-	// SNIName is AZURE_KUBERNETES_SNI_NAME. Empty: not set.
+	// SNIName is AZURE_KUBERNETES_SNI_NAME. If it is empty, the variable is not set.
 	SNIName string
 
 	// CAData is AZURE_KUBERNETES_CA_DATA, PEM. At most one of CAData, CAConfigMap and

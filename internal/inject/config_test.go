@@ -55,14 +55,14 @@ func TestBinding(t *testing.T) {
 	c := config()
 	c.TokenEndpoint = binding()
 	asks := inject.TokenEndpointPrefix + "identity-binding"
-	for _, said := range []string{"", "false"} {
+	for _, optIn := range []string{"", "false"} {
 		pod := injected()
-		if said != "" {
-			annotate(asks, said)(pod)
+		if optIn != "" {
+			annotate(asks, optIn)(pod)
 		}
 		pod = mutate(t, pod, account(), c)
 		if got := value(&pod.Spec.Containers[0], "AZURE_KUBERNETES_TOKEN_PROXY"); got != "(unset)" {
-			t.Errorf("%q: AZURE_KUBERNETES_TOKEN_PROXY=%s", said, got)
+			t.Errorf("%q: AZURE_KUBERNETES_TOKEN_PROXY=%s", optIn, got)
 		}
 	}
 	pod := mutate(t, injected(annotate(asks, "true")), account(), c)

@@ -21,9 +21,9 @@
 //
 // # Security considerations
 //
-// The pod and its annotations come from everyone who may create pods in a namespace. The
-// annotations choose among the settings that the configuration allows, and may set the images,
-// since who may create pods can run any image anyway. The patch contains values of annotations
+// The pod and its annotations come from any user with permission to create pods in a namespace.
+// The annotations choose among the settings that the configuration allows, and may set the
+// images, since such a user can run any image anyway. The patch contains values of annotations
 // only in typed fields, and never in a shell command. The init container has NET_ADMIN. This
 // gives no pod a privilege that admission would deny it, since the API server checks the pod
 // after the patch.
@@ -126,7 +126,7 @@ func (p *plan) metricsLabel() {
 
 // Result is the change to a pod.
 type Result struct {
-	// Patch is a list of operations to apply in order. Empty: the pod is not changed.
+	// Patch is a list of operations to apply in order. If it is empty, the pod is not changed.
 	Patch []Operation
 
 	// Warnings are for the pod's author: one line for each setting or change that was
@@ -140,7 +140,7 @@ type Operation struct {
 	// Path is a JSON pointer into the pod.
 	Path string `json:"path"`
 	// Value is a container, a volume or another part of a pod, in the types of k8s.io/api.
-	// Nil: the operation is remove.
+	// If it is nil, the operation is remove.
 	Value any `json:"value,omitempty"`
 }
 

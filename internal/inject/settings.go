@@ -34,7 +34,7 @@ type settings struct {
 
 	clientID azure.ClientID
 
-	// endpoint is the token endpoint of this pod. Nil: Entra.
+	// endpoint is the token endpoint of this pod. If it is nil, tokens come from Entra.
 	endpoint *TokenEndpoint
 
 	expiration    int64

@@ -46,7 +46,7 @@ type token struct {
 	// mountPath is the mount path for containers that do not mount the volume yet.
 	mountPath string
 	// path is the path of the token in the volume, and ca that of the certificate
-	// authorities. Empty: none.
+	// authorities. If it is empty, there are none.
 	path, ca string
 }
 

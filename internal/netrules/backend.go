@@ -53,7 +53,7 @@ type backend struct {
 	mode   Mode
 	tables tables
 	// inUse reports whether a table exists, for a backend where reading a table creates it.
-	// Nil: reading creates no tables.
+	// It is nil if reading creates no tables.
 	inUse func(table string) bool
 	// restore commits iptables-restore input. The commit of each table is atomic.
 	restore func(ctx context.Context, input string) error

@@ -20,7 +20,7 @@ type candidate struct {
 	foreign bool
 	// inUse is true if it has tables in this namespace. They were not read if err is set.
 	inUse bool
-	// kubernetes is the name of a chain of kubelet or kube-proxy. Empty: there is none.
+	// kubernetes is the name of a chain of kubelet or kube-proxy. It is empty if there is none.
 	kubernetes string
 }
 

@@ -16,26 +16,26 @@ type Kind int
 
 // The kinds of failure. The zero value is an unknown kind.
 const (
-	// MissingCapability: the process may not change the namespace's rules.
+	// MissingCapability means that the process may not change the namespace's rules.
 	MissingCapability Kind = iota + 1
-	// NoBinary: there is no iptables for the backend, or a part of it is missing.
+	// NoBinary means that there is no iptables for the backend, or a part of it is missing.
 	NoBinary
-	// LockHeld: another process holds the xtables lock, or its file cannot be opened.
+	// LockHeld means that another process holds the xtables lock, or its file cannot be opened.
 	LockHeld
-	// MissingModule: the kernel lacks a match, a target or a table.
+	// MissingModule means that the kernel lacks a match, a target or a table.
 	MissingModule
-	// WrongBackend: the backend's tables contain rules that it cannot read.
+	// WrongBackend means that the backend's tables contain rules that it cannot read.
 	WrongBackend
-	// RulesDiffer: the namespace's rules are not the planned ones, or another process changed
-	// them at the same time.
+	// RulesDiffer means that the namespace's rules are not the planned ones, or that another
+	// process changed them at the same time.
 	RulesDiffer
-	// NotRedirected: the rules are in place, but a connection was not redirected.
+	// NotRedirected means that the rules are in place, but a connection was not redirected.
 	NotRedirected
-	// HostNetwork: this is the network namespace of a node.
+	// HostNetwork means that this is the network namespace of a node.
 	HostNetwork
-	// TimedOut: iptables did not exit in time.
+	// TimedOut means that iptables did not exit in time.
 	TimedOut
-	// PortTaken: a process of another user than the proxy's holds the proxy's port.
+	// PortTaken means that a process of another user than the proxy's holds the proxy's port.
 	PortTaken
 )
 
@@ -47,7 +47,7 @@ type Error struct {
 	// Cause is one line: the step that failed, and what went wrong.
 	Cause string
 
-	// Remedy is one line: what to change. Empty: not known.
+	// Remedy says in one line what to change. It is empty if that is not known.
 	Remedy string
 }
 
@@ -65,7 +65,7 @@ type failedRun struct {
 	mode     Mode
 	exitCode int
 	output   string
-	// input is the input of iptables-restore. Empty: it was another command.
+	// input is the input of iptables-restore. It is empty for other commands.
 	input string
 	// unprivileged is true if this process lacks a capability that the mode needs. Some
 	// versions of iptables do not report this reason.
@@ -90,29 +90,29 @@ var (
 // identify it: if a capability is missing, nft exits with 4 and legacy with 3; legacy exits
 // with 4 for the lock too, and iptables-restore with 1 or 2 for any failure.
 func (f failedRun) classify() *Error {
-	said := oneLine(f.output)
-	ended := fmt.Sprintf("exited with %d: %s", f.exitCode, said)
+	output := oneLine(f.output)
+	ended := fmt.Sprintf("exited with %d: %s", f.exitCode, output)
 	if f.exitCode < 0 {
 		ended = "was killed by a signal"
 	}
 	e := &Error{Cause: fmt.Sprintf("%s: iptables (%s) %s", f.step, f.mode, ended)}
 	switch {
-	case lockFileSign.MatchString(said):
+	case lockFileSign.MatchString(output):
 		e.Kind, e.Remedy = LockHeld, "mount an emptyDir at /run, or set XTABLES_LOCKFILE to a file that exists"
-	case lockSigns.MatchString(said):
+	case lockSigns.MatchString(output):
 		e.Kind, e.Remedy = LockHeld, "another process holds the xtables lock: restart this container when it is done"
-	case permissionSigns.MatchString(said), noTable.MatchString(said) && f.unprivileged:
+	case permissionSigns.MatchString(output), noTable.MatchString(output) && f.unprivileged:
 		e.Kind, e.Remedy = MissingCapability, capabilityRemedy(f.mode)
-	case nftOnlySign.MatchString(said):
+	case nftOnlySign.MatchString(output):
 		e.Kind, e.Remedy = WrongBackend, nftOnlyRemedy
-	case chainInUse.MatchString(said), strings.HasPrefix(f.inputLine(said), "-X "):
+	case chainInUse.MatchString(output), strings.HasPrefix(f.inputLine(output), "-X "):
 		e.Kind, e.Remedy = RulesDiffer, "a rule of another program jumps to a chain of proxy-init: remove that rule, and run proxy-init again"
-	case noSuchRule.MatchString(said), strings.HasPrefix(f.inputLine(said), "-D "):
+	case noSuchRule.MatchString(output), strings.HasPrefix(f.inputLine(output), "-D "):
 		e.Kind, e.Remedy = RulesDiffer, "another process changed the rules at the same time: run proxy-init again"
-	case noPlugin.MatchString(said):
-		e.Kind, e.Remedy = NoBinary, "this image's iptables lacks its extension "+noPlugin.FindStringSubmatch(said)[1]+": use the published init image"
+	case noPlugin.MatchString(output):
+		e.Kind, e.Remedy = NoBinary, "this image's iptables lacks its extension "+noPlugin.FindStringSubmatch(output)[1]+": use the published init image"
 	default:
-		if module := f.missingModule(said); module != "" {
+		if module := f.missingModule(output); module != "" {
 			e.Kind, e.Remedy = MissingModule, "the node's kernel lacks a module: load on the node "+module
 		}
 	}
@@ -124,8 +124,8 @@ const nftOnlyRemedy = "the nft tool added rules to a table of iptables: move the
 
 // inputLine returns the line of the input at which iptables-restore failed, or "" if its output
 // does not contain the line number.
-func (f failedRun) inputLine(said string) string {
-	m := failedLine.FindStringSubmatch(said)
+func (f failedRun) inputLine(output string) string {
+	m := failedLine.FindStringSubmatch(output)
 	if m == nil {
 		return ""
 	}
@@ -138,18 +138,18 @@ func (f failedRun) inputLine(said string) string {
 }
 
 // missingModule returns the kernel module that is missing, or "" if the output shows none.
-func (f failedRun) missingModule(said string) string {
-	if m := noExtension.FindStringSubmatch(said); m != nil {
+func (f failedRun) missingModule(output string) string {
+	if m := noExtension.FindStringSubmatch(output); m != nil {
 		return moduleOf(m[1], f.mode)
 	}
-	if m := noTable.FindStringSubmatch(said); m != nil {
+	if m := noTable.FindStringSubmatch(output); m != nil {
 		if m[1] == tableNAT {
 			return "iptable_nat, nf_nat"
 		}
 		return "iptable_" + m[1]
 	}
 	// iptables-legacy-restore gives no reason for a commit that the kernel refuses.
-	if noKernelSupport.MatchString(said) || f.inputLine(said) == "COMMIT" {
+	if noKernelSupport.MatchString(output) || f.inputLine(output) == "COMMIT" {
 		return unloaded(f.mode)
 	}
 	return ""

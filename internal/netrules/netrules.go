@@ -53,12 +53,11 @@ type Config struct {
 	UID, GID uint32
 
 	// Sealed exempts no process: nothing in the namespace reaches the metadata address.
-	// False: forwarding mode.
+	// Otherwise the mode is forwarding.
 	Sealed bool
 
-	// Deny lists further destinations to reject, for every process. Empty: none. It must not
-	// contain the metadata address, whose own rules come first, so that denying it would
-	// have no effect.
+	// Deny lists further destinations to reject, for every process. It must not contain
+	// the metadata address: its own rules come first, so denying it would have no effect.
 	Deny []Target
 }
 
@@ -67,7 +66,7 @@ type Target struct {
 	// Prefix is the range of IPv4 addresses, with zeros after the prefix length.
 	Prefix netip.Prefix
 
-	// Port is a TCP port. Zero: all ports and protocols.
+	// Port is a TCP port. Zero means all ports and protocols.
 	Port uint16
 }
 

@@ -22,13 +22,13 @@ type Proof string
 
 // The results of [Prove].
 const (
-	// ProvenByConnection: a connection to the metadata address arrived at the
+	// ProvenByConnection means that a connection to the metadata address arrived at the
 	// proxy's port.
 	ProvenByConnection Proof = "connection"
-	// PortInUse: the proxy's user already listens at the proxy's port, so no connection was
-	// made, and the rules were only read back.
+	// PortInUse means that the proxy's user already listens at the proxy's port, so no
+	// connection was made, and the rules were only read back.
 	PortInUse Proof = "rules (the proxy's port is in use)"
-	// ProberExempt: this process has the UID and GID that the rules exempt, so no
+	// ProberExempt means that this process has the UID and GID that the rules exempt, so no
 	// connection was made: it would have reached the real metadata service.
 	ProberExempt Proof = "rules (this process is exempt from the redirect)"
 )

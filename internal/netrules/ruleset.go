@@ -22,8 +22,8 @@ type Ruleset struct {
 	// auto allows the second backend if the kernel does not support the first.
 	auto   bool
 	reason string
-	// unseen is why the other backend's rules cannot be read. Nil: they can be read, or
-	// there are none.
+	// unseen is why the other backend's rules cannot be read. It is nil if they can be
+	// read, or if there are none.
 	unseen error
 }
 

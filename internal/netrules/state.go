@@ -28,7 +28,7 @@ type state struct {
 	// foreign is true if other programs have chains in the table or rules in OUTPUT.
 	foreign bool
 	// kubernetes is the name of a chain of kubelet or kube-proxy, which exist on a node.
-	// Empty: there is none, as in a pod.
+	// It is empty if there is none, as in a pod.
 	kubernetes string
 }
 

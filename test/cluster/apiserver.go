@@ -12,8 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// apiServerAddress is where the API server listens: at the port of its service too,
-// which has the same.
+// apiServerAddress is the address of the API server. Its port is that of the service
+// kubernetes, so that it also answers at serviceAddress.
 const apiServerAddress = NodeAddress + ":443"
 
 // startAPIServer starts etcd, the API server and the controllers.
@@ -71,8 +71,8 @@ func (c *Cluster) issueCertificates() error {
 	return c.pki.signingKey("service-accounts")
 }
 
-// apiServerFlags leaves the admission plug-ins as they are by default, which has
-// those in that the tests are about: PodSecurity, ServiceAccount and the webhooks.
+// apiServerFlags returns the API server's arguments. They disable no default admission
+// plug-in: tests depend on PodSecurity, ServiceAccount and MutatingAdmissionWebhook.
 func (c *Cluster) apiServerFlags(etcdURL string) []string {
 	p := c.pki
 	return []string{
@@ -86,19 +86,19 @@ func (c *Cluster) apiServerFlags(etcdURL string) []string {
 		"--service-account-issuer=" + Issuer, "--service-account-jwks-uri=" + Issuer + "/openid/v1/jwks",
 		"--service-account-key-file=" + p.keyFile("service-accounts"),
 		"--service-account-signing-key-file=" + p.keyFile("service-accounts"),
-		// Otherwise a token lives for a year, and the kubelet's renewal shows nothing.
+		// By default, the API server extends the lifetime of the kubelet's tokens to a year.
 		"--service-account-extend-token-expiration=false",
 		"--kubelet-client-certificate=" + p.certFile("admin"), "--kubelet-client-key=" + p.keyFile("admin"),
 		"--kubelet-certificate-authority=" + p.caFile(), "--kubelet-preferred-address-types=InternalIP",
-		// Identity bindings may have their authorities in a ClusterTrustBundle.
+		// Identity bindings can read their certificate authorities from a ClusterTrustBundle.
 		"--feature-gates=ClusterTrustBundle=true,ClusterTrustBundleProjection=true",
 		"--runtime-config=certificates.k8s.io/v1beta1/clustertrustbundles=true",
-		// Webhooks are called at the endpoints of their service: there is no kube-proxy.
+		// Call webhooks at the endpoints of their service: there is no kube-proxy.
 		"--enable-aggregator-routing=true",
 	}
 }
 
-// serving is whether the API server is ready, and has what pods need to be made.
+// serving is a condition for wait: the API server is ready, and namespace default exists.
 func (c *Cluster) serving(ctx context.Context) error {
 	if _, err := c.Client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx); err != nil {
 		return err
@@ -107,8 +107,8 @@ func (c *Cluster) serving(ctx context.Context) error {
 	return err
 }
 
-// publishIssuer lets everybody read the discovery document and the keys, as whoever
-// federates a cluster with Entra has to.
+// publishIssuer gives anonymous clients read access to the discovery document and the keys,
+// which Entra needs to verify federated tokens.
 func (c *Cluster) publishIssuer(ctx context.Context) error {
 	_, err := c.Client.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "public-issuer-discovery"},
@@ -121,8 +121,8 @@ func (c *Cluster) publishIssuer(ctx context.Context) error {
 	return nil
 }
 
-// NewNamespace makes a namespace of a name that none has, with the labels, and waits
-// until pods can be made in it.
+// NewNamespace creates a namespace with a generated name and the labels, and waits until
+// pods can be created in it.
 func (c *Cluster) NewNamespace(ctx context.Context, labels map[string]string) (string, error) {
 	namespace, err := c.Client.CoreV1().Namespaces().Create(ctx,
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: labels}}, metav1.CreateOptions{})

@@ -16,7 +16,7 @@ import (
 	sigsyaml "sigs.k8s.io/yaml"
 )
 
-// fieldOwner is who the API server notes as having applied an object.
+// fieldOwner is the field manager of objects that Apply applies.
 const fieldOwner = "cluster-test"
 
 // Objects reads a stream of YAML documents.
@@ -41,9 +41,9 @@ func Objects(stream []byte) ([]*unstructured.Unstructured, error) {
 	}
 }
 
-// Apply applies an object as kubectl apply --server-side does, refusing fields that
-// the API server does not know. dryRun has it admitted, and not kept. It returns the
-// object as the API server made it.
+// Apply applies an object as kubectl apply --server-side does, and returns the object as
+// the API server stored it. An unknown field is an error. With dryRun, the API server runs
+// admission and does not store the object.
 func (c *Cluster) Apply(ctx context.Context, object *unstructured.Unstructured, dryRun bool) (*unstructured.Unstructured, error) {
 	resource, err := c.resource(object)
 	if err != nil {
@@ -65,7 +65,7 @@ func (c *Cluster) Apply(ctx context.Context, object *unstructured.Unstructured, 
 	return applied, nil
 }
 
-// resource is where objects of the kind are.
+// resource returns a client for the object's kind and namespace.
 func (c *Cluster) resource(object *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
 	kind := object.GroupVersionKind()
 	mapping, err := c.mapper.RESTMapping(kind.GroupKind(), kind.Version)

@@ -32,14 +32,15 @@ func hierarchies() []string {
 	return all
 }
 
-// makeCgroup makes the cgroup below which the kubelet keeps those of the pods.
+// makeCgroup makes the parent cgroup of the pods' cgroups, which the kubelet makes.
 func makeCgroup(name string) error {
 	for _, hierarchy := range hierarchies() {
 		dir := filepath.Join(hierarchy, name)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
-		// A new cpuset of version 1 allows no processor at all until it is told.
+		// A new cpuset of cgroup version 1 allows no CPUs and no memory nodes until these
+		// files are written.
 		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 			allowed, err := os.ReadFile(filepath.Join(hierarchy, file))
 			if errors.Is(err, fs.ErrNotExist) {
@@ -56,11 +57,12 @@ func makeCgroup(name string) error {
 	return nil
 }
 
-// removeTimeout: the kernel takes a moment to let go of processes that were killed.
+// removeTimeout limits the wait for cgroups to become empty: killed processes stay in them
+// for a moment.
 const removeTimeout = 5 * time.Second
 
-// removeCgroups removes the cgroups of the run whose process is pid, which has ended
-// or is about to, and of all that ended before.
+// removeCgroups removes the cgroups of the run with process ID pid, which has exited or is
+// about to exit, and of all runs whose process does not exist any more.
 func removeCgroups(pid string) {
 	for _, hierarchy := range hierarchies() {
 		runs, _ := filepath.Glob(filepath.Join(hierarchy, cgroupPrefix+"*"))
@@ -81,12 +83,12 @@ func removeTree(cgroup string) {
 		}
 		return nil
 	})
-	slices.Reverse(dirs) // the deepest first
+	slices.Reverse(dirs) // children before parents: only an empty cgroup can be removed
 	deadline := time.Now().Add(removeTimeout)
 	for _, dir := range dirs {
 		for os.Remove(dir) != nil && exists(dir) {
 			if time.Now().After(deadline) {
-				fmt.Fprintf(os.Stderr, "cgroup %s is still in use: remove it by rmdir\n", dir)
+				fmt.Fprintf(os.Stderr, "cgroup %s is still in use: remove it with rmdir\n", dir)
 				return
 			}
 			time.Sleep(pollInterval)

@@ -6,15 +6,15 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// BuildHelm builds Helm in the process outside, into Go's cache, where the one inside
-// finds it.
+// BuildHelm builds Helm into Go's build cache. Call it in the process outside: the process
+// inside has no network to download modules.
 func BuildHelm() error {
 	_, err := helm("version")
 	return err
 }
 
-// chart renders this project's chart for a namespace, which is the release's name too,
-// with values as helm's --set takes them.
+// chart renders this project's chart. The release has the name of the namespace, and
+// values have the syntax of helm's --set.
 func (c *Cluster) chart(namespace string, values []string) ([]*unstructured.Unstructured, error) {
 	root, err := repository()
 	if err != nil {

@@ -21,55 +21,57 @@ import (
 	"imds-oidc-proxy/test/kit/pod"
 )
 
-// Config says what cluster to start. The zero value is one without nodes.
+// Config configures a cluster. The zero value is a cluster without nodes.
 type Config struct {
 	// Node adds a node that runs pods: scheduler, kubelet, containerd and runc.
 	Node bool
 
-	// Prepare does what a suite needs of the world outside, such as building
-	// programs, and returns the environment for the process inside. Nil: nothing.
+	// Prepare does the work of a suite that needs the machine's network, such as building
+	// programs into dir. It runs in the process outside and returns environment variables
+	// for the process inside. It may be nil.
 	Prepare func(dir string) (env []string, err error)
 }
 
 const (
-	// NodeName is the node's, and NodeAddress its address: the API server's and the
-	// stand-in Entra's too. RFC 5737 keeps it for documentation.
+	// NodeName is the name of the node. NodeAddress is the address of the node, the API
+	// server and the fake Entra. RFC 5737 reserves it for documentation.
 	NodeName    = "node"
 	NodeAddress = "198.51.100.10"
 
-	// entraPort is known beforehand, so that a chart's values can say it.
+	// entraPort is the port of the fake Entra. It is fixed, so that values of a chart can
+	// contain it.
 	entraPort = "8443"
 
-	// serviceAddress is that of the service kubernetes, the first of its range. It
-	// stands on the node itself, since there is no kube-proxy, and pods ask it.
+	// serviceAddress is the address of the service kubernetes, the first of serviceRange.
+	// Pods use it. It is an address of the node, because there is no kube-proxy.
 	serviceAddress = "10.96.0.1"
 	serviceRange   = "10.96.0.0/24"
 
-	// Issuer is the iss of service-account tokens. The name is nobody's: the
-	// stand-in Entra is told to look for it at the API server.
+	// Issuer is the claim iss of service account tokens. The host does not exist; the fake
+	// Entra connects to the API server instead.
 	Issuer = "https://cluster.example.test"
 
-	// Version is what the images of this project are tagged with.
+	// Version is the tag of this project's images.
 	Version = "v0.0.0-test"
 )
 
-// Cluster is a running one. It ends with the process.
+// Cluster is a running cluster. It stops when the process exits.
 type Cluster struct {
-	// REST is an administrator's access, Client and Dynamic clients with it.
+	// REST has the credentials of a cluster administrator, which Client and Dynamic use.
 	REST    *rest.Config
 	Client  kubernetes.Interface
 	Dynamic dynamic.Interface
 
-	// Entra is the stand-in, at an address that pods reach.
+	// Entra is the fake Entra, which pods can reach.
 	Entra *entra.Server
-	// Decoy stands where the node's IMDS would be.
+	// Decoy listens at the address of the node's IMDS.
 	Decoy *pod.Decoy
 
 	mapper *restmapper.DeferredDiscoveryRESTMapper
 
-	dir   string // for everything, and shared with the process outside
-	state string // gone with the process: a file system in memory
-	logs  string
+	dir   string // for all files; the process outside sees it too
+	state string // a tmpfs in dir, which is removed when the process exits
+	logs  string // in state
 	pki   *pki
 
 	kubelet     *daemon
@@ -80,7 +82,7 @@ func newCluster(dir string) *Cluster {
 	return &Cluster{dir: dir, state: filepath.Join(dir, "state"), logs: filepath.Join(dir, "state/logs")}
 }
 
-// start brings everything up. What ran when an error came ends with the process.
+// start starts the cluster. After an error, some daemons may run until the process exits.
 func (c *Cluster) start(ctx context.Context, config Config) (err error) {
 	if err := c.prepareMachine(); err != nil {
 		return err
@@ -101,7 +103,7 @@ func (c *Cluster) start(ctx context.Context, config Config) (err error) {
 	return c.startNode(ctx)
 }
 
-// prepareMachine makes the namespaces such as the daemons expect a machine to be.
+// prepareMachine sets up mounts and network of the namespaces as the daemons expect them.
 func (c *Cluster) prepareMachine() error {
 	if err := mountState(c.state); err != nil {
 		return err
@@ -112,8 +114,8 @@ func (c *Cluster) prepareMachine() error {
 	if err := netns.KeepSettings(c.state, keptSettings...); err != nil {
 		return err
 	}
-	// A bridge without ports carries the node's address and default route: programs
-	// look for both, and nothing ever leaves by it.
+	// The daemons require an address and a default route. Both belong to a bridge without
+	// ports, so that no packet leaves the namespace.
 	for _, args := range [][]string{
 		{"link", "add", "uplink", "type", "bridge"},
 		{"address", "add", NodeAddress + "/24", "dev", "uplink"},
@@ -128,12 +130,12 @@ func (c *Cluster) prepareMachine() error {
 	return nil
 }
 
-// connect makes the clients of the administrator's kubeconfig.
+// connect creates the clients from the administrator's kubeconfig.
 func (c *Cluster) connect(kubeconfig string) (err error) {
 	if c.REST, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
 		return err
 	}
-	c.REST.QPS, c.REST.Burst = -1, -1 // nobody else asks this server
+	c.REST.QPS, c.REST.Burst = -1, -1 // no rate limit: the tests are the server's only clients
 	if c.Client, err = kubernetes.NewForConfig(c.REST); err != nil {
 		return err
 	}
@@ -142,8 +144,9 @@ func (c *Cluster) connect(kubeconfig string) (err error) {
 	return err
 }
 
-// issuerClient finds the issuer's name at the API server, as the DNS would, and logs
-// in as nobody: Entra has no credentials of the cluster.
+// issuerClient returns the client with which the fake Entra reads the issuer's discovery
+// document and keys. It connects to the API server instead of the issuer's host, and has no
+// credentials, as Entra has none.
 func (c *Cluster) issuerClient() *http.Client {
 	var dialer net.Dialer
 	return &http.Client{Transport: &http.Transport{

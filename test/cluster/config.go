@@ -7,12 +7,12 @@ import (
 	"strings"
 )
 
-// pauseImage is what holds a pod's namespaces.
+// pauseImage is the image of the sandbox container, which keeps a pod's namespaces.
 const pauseImage = "localhost/pause:test"
 
-// containerdConfig: nothing of systemd or AppArmor, which a container that runs the
-// tests has not, no other OOM scores than processes may give themselves there, and
-// images in the file system that goes with the test.
+// containerdConfig returns containerd's configuration. It does not use systemd or AppArmor,
+// nor lower an OOM score, because the tests may run in a container, where these are not
+// possible. Images are stored in the tmpfs of the test.
 func (c *Cluster) containerdConfig() string {
 	return fmt.Sprintf(`version = 2
 root = %q
@@ -39,15 +39,15 @@ oom_score = 0
 `, filepath.Join(c.state, "containerd"), containerdSocket, filepath.Join(c.state, "opt"), pauseImage, cniPrograms(), filepath.Join(c.state, cniConfigDir))
 }
 
-// cniPrograms is where the plug-ins of Debian's package are, unpacked: the first
-// entry of PATH is /usr/bin of what was.
+// cniPrograms returns the directory of the CNI plug-ins from Debian's unpacked package.
+// The first entry of PATH is the /usr/bin of the unpacked packages; see prepare.
 func cniPrograms() string {
 	bin, _, _ := strings.Cut(os.Getenv("PATH"), ":")
 	return filepath.Join(filepath.Dir(bin), "lib/cni")
 }
 
-// cniConfig gives each pod an address on a bridge of its node, with no masquerading:
-// there is nowhere to go.
+// cniConfig gives each pod an address on a bridge of the node. It does not masquerade,
+// because no traffic leaves the network namespace.
 const cniConfig = `{
   "cniVersion": "1.0.0",
   "name": "pods",
@@ -64,9 +64,9 @@ const cniConfig = `{
 }
 `
 
-// kubeletConfig: cgroups below the run's own, no evictions for a disk that is full
-// of other things, nothing set in the machine's kernel that can be left alone, and
-// looks more often than on a node that has to last.
+// kubeletConfig returns the kubelet's configuration. Cgroups are below the cgroup of the
+// run. Pods are not evicted when the machine's disk is full. The kubelet changes no kernel
+// settings where it has an option for that. Intervals are short, to keep tests fast.
 func (c *Cluster) kubeletConfig() string {
 	return fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration

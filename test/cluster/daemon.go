@@ -12,18 +12,18 @@ import (
 	"time"
 )
 
-// daemon is a program that runs as long as the cluster does. Nobody stops it: the
-// kernel ends it with the first process of the namespace.
+// daemon is a program that runs until the end of the test. Nothing stops it: the kernel
+// kills it when process 1 of its PID namespace exits.
 type daemon struct {
 	name    string
 	logFile string
 	process *os.Process
-	ended   chan struct{} // closed when it ended, which it never should
+	exited  chan struct{} // closed when the program has exited
 }
 
 // startDaemon starts a program whose output goes to a file in logs.
 func startDaemon(logs, name, path string, args ...string) (*daemon, error) {
-	d := &daemon{name: name, logFile: filepath.Join(logs, name+".log"), ended: make(chan struct{})}
+	d := &daemon{name: name, logFile: filepath.Join(logs, name+".log"), exited: make(chan struct{})}
 	output, err := os.Create(d.logFile)
 	if err != nil {
 		return nil, err
@@ -36,14 +36,14 @@ func startDaemon(logs, name, path string, args ...string) (*daemon, error) {
 	}
 	d.process = cmd.Process
 	go func() {
-		defer close(d.ended)
+		defer close(d.exited)
 		defer output.Close()
-		fmt.Fprintf(output, "ended: %v\n", cmd.Wait())
+		fmt.Fprintf(output, "exited: %v\n", cmd.Wait())
 	}()
 	return d, nil
 }
 
-// tailBytes is how much of a log stands in an error: the last dozen lines or so.
+// tailBytes is how many bytes from the end of a log an error contains, about a dozen lines.
 const tailBytes = 4 << 10
 
 func (d *daemon) tail() string {
@@ -54,14 +54,14 @@ func (d *daemon) tail() string {
 	return string(content[max(0, len(content)-tailBytes):])
 }
 
-// wait waits until ready returns nil. A daemon that ends before is an error.
+// wait waits until ready returns nil. It returns an error if the daemon exits before.
 func (d *daemon) wait(ctx context.Context, ready func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
 		select {
-		case <-d.ended:
-			cancel(errors.New("it ended"))
+		case <-d.exited:
+			cancel(errors.New("the program exited"))
 		case <-ctx.Done():
 		}
 	}()
@@ -71,12 +71,12 @@ func (d *daemon) wait(ctx context.Context, ready func(context.Context) error) er
 	return nil
 }
 
-// pollInterval is how often Wait looks: it costs little, and a test waits no longer
-// than it has to.
+// pollInterval is the interval at which Wait calls ready. The calls cost little, and a
+// short interval keeps tests fast.
 const pollInterval = 50 * time.Millisecond
 
-// Wait calls ready until it returns nil, or until ctx ends, and then returns why it
-// was not ready.
+// Wait calls ready until it returns nil. If ctx ends before, Wait returns the cause and
+// the last error of ready.
 func Wait(ctx context.Context, ready func(context.Context) error) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -87,7 +87,7 @@ func Wait(ctx context.Context, ready func(context.Context) error) error {
 			return nil
 		}
 		if last == nil || ctx.Err() == nil {
-			last = err // and not that ctx ended while it was asked
+			last = err // unless err only reports that ctx ended during the call
 		}
 		select {
 		case <-tick.C:
@@ -97,7 +97,7 @@ func Wait(ctx context.Context, ready func(context.Context) error) error {
 	}
 }
 
-// healthy is, for wait, that a URL is answered with 200.
+// healthy returns a condition for wait: a GET request for url gets status 200.
 func healthy(url string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -110,13 +110,13 @@ func healthy(url string) func(context.Context) error {
 		}
 		response.Body.Close()
 		if response.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s answers %s", url, response.Status)
+			return fmt.Errorf("GET %s: status %s", url, response.Status)
 		}
 		return nil
 	}
 }
 
-// command runs a program to its end and returns what it prints on standard output.
+// command runs a program and returns its standard output, without surrounding white space.
 func command(name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)
 	var stdout, stderr strings.Builder

@@ -1,7 +1,7 @@
-// Package cluster runs a real Kubernetes for tests: etcd, kube-apiserver and
-// kube-controller-manager, and on demand a node with scheduler, kubelet, containerd
-// and runc. All of it is built from source or unpacked from Debian's packages, and
-// lives in namespaces that end with the test: see docs/adr/0043.
+// Package cluster runs a real Kubernetes for tests: etcd, kube-apiserver,
+// kube-controller-manager and, on demand, a scheduler and a node with kubelet, containerd
+// and runc. All programs are built from source or unpacked from Debian's packages. They
+// run in Linux namespaces that exist as long as the test: see docs/adr/0043.
 //
 //	var running *cluster.Cluster
 //
@@ -12,16 +12,17 @@
 //		}))
 //	}
 //
-// A stand-in for Entra verifies federated tokens against the API server's own
-// discovery document and keys, and a decoy of the node's IMDS stands on the metadata
-// address, so that a request that gets past the proxy is seen.
+// A fake Entra verifies federated tokens with the API server's discovery document and
+// keys. A decoy of the node's IMDS listens at the metadata address and records requests,
+// so that tests see each request that bypasses the proxy.
 //
-// It is a module of its own, so that client-go stays out of the one that ships.
-// Kubernetes itself is built in yet another, ./kubernetes, by tools/kubernetes.
+// The package is a separate module, so that client-go is no dependency of the module that
+// ships. tools/kubernetes builds Kubernetes in a third module, ./kubernetes.
 //
 // # Security considerations
 //
-// It runs as root, and containers with it. The network is a namespace with no way
-// out; what the kubelet would change of the whole machine it sees private copies of.
-// What is left is cgroups, below one directory for each run, which is removed.
+// The cluster and its containers run as root. Their network namespace has no connection
+// to any other network. The kubelet writes to private copies of the kernel settings and
+// directories that it would change for the whole machine. Only cgroups are shared with
+// the machine: each run has one directory of them, which is removed afterwards.
 package cluster

@@ -8,12 +8,12 @@ import (
 	"syscall"
 )
 
-// guardVar tells a process that it is the guard, and whose: the process ID, and in
-// dirVar the directory, of the process outside.
+// guardVar is set for the guard process only. Its value is the process ID of the process
+// outside, whose directory is in dirVar.
 const guardVar = "CLUSTER_TEST_GUARD"
 
-// guard is a process that outlives a run that is killed, and removes what the kernel
-// does not: the cgroups, and the directory. It knows of the end by that of a pipe.
+// guard is a process that removes the run's cgroups and directory, which the kernel does
+// not, even if the run is killed. It starts when the write end of its pipe is closed.
 type guard struct {
 	cmd  *exec.Cmd
 	pipe io.WriteCloser
@@ -22,7 +22,7 @@ type guard struct {
 func startGuard(dir string) (*guard, error) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), guardVar+"="+strconv.Itoa(os.Getpid()), dirVar+"="+dir)
-	// An interrupt from the terminal is not for it.
+	// A new session, so that Ctrl-C in the terminal does not stop the guard.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	pipe, err := cmd.StdinPipe()
 	if err != nil {
@@ -31,15 +31,16 @@ func startGuard(dir string) (*guard, error) {
 	return &guard{cmd, pipe}, cmd.Start()
 }
 
-// end has the guard do its work, and waits for it.
-func (g *guard) end() error {
+// stop makes the guard clean up, and waits until it has exited.
+func (g *guard) stop() error {
 	if err := g.pipe.Close(); err != nil {
 		return err
 	}
 	return g.cmd.Wait()
 }
 
-// isGuard reports whether this process is a guard; its work is done by then.
+// isGuard reports whether this process is a guard. If so, isGuard first waits for the end
+// of the run and cleans up.
 func isGuard() bool {
 	pid := os.Getenv(guardVar)
 	if pid == "" {

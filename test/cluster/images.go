@@ -10,27 +10,28 @@ import (
 	"imds-oidc-proxy/test/kit/bases"
 )
 
-// Images of this project, as tests name them.
+// Names of this project's images on the node.
 const (
 	ProxyImage     = "localhost/imds-oidc-proxy:" + Version
 	ProxyInitImage = "localhost/imds-oidc-proxy-init:" + Version
 	WebhookImage   = "localhost/imds-oidc-proxy-webhook:" + Version
 )
 
-// imagesDir is what of dir becomes images, each directory one: NAME makes
-// localhost/NAME:test, which runs its file /NAME.
+// imagesDir is the directory, below the suite's, that contains a directory for each image.
+// The directory NAME becomes the image localhost/NAME:test with the entry point /NAME.
 const imagesDir = "images"
 
-// BuildImage builds a Go program, in the process outside, for an image of that name
-// on the node. More programs make it hold more; the image runs the one of its name.
-// dir is what Config.Prepare got, module where the program's go.mod is, and args are
-// what go build takes.
+// BuildImage builds a Go program into an image on the node, in the process outside. Several
+// calls add several programs to an image; its entry point is the program with the image's
+// name. dir is the argument of Config.Prepare, module the directory with the program's
+// go.mod, and args are arguments of go build.
 func BuildImage(dir, image, program, module string, args ...string) error {
 	return Build(filepath.Join(dir, imagesDir, image, program), module, args...)
 }
 
-// CopyImage makes an image of a root file system, in the process outside. The tool lays
-// it out in kept, both named from the repository's root, where it is not there yet.
+// CopyImage makes an image of a root file system, in the process outside. It runs tool with
+// kept as argument, which creates the file system there unless it exists. Both paths are
+// relative to the repository's root.
 func CopyImage(dir, image, tool, kept string) error {
 	root, err := repository()
 	if err != nil {
@@ -44,11 +45,12 @@ func CopyImage(dir, image, tool, kept string) error {
 	if err := os.MkdirAll(images, 0o755); err != nil {
 		return err
 	}
-	_, err = command("cp", "-a", kept, filepath.Join(images, image)) // as it is, with its links
+	_, err = command("cp", "-a", kept, filepath.Join(images, image)) // -a keeps symbolic links and modes
 	return err
 }
 
-// Build builds a static Go program, in the process outside, as [BuildImage] does.
+// Build builds a static Go program to the file out, in the process outside. module and args
+// are as for [BuildImage].
 func Build(out, module string, args ...string) error {
 	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-o", out}, args...)...)
 	cmd.Dir, cmd.Env = module, append(os.Environ(), "CGO_ENABLED=0")
@@ -58,8 +60,8 @@ func Build(out, module string, args ...string) error {
 	return nil
 }
 
-// loadImages builds this project's images, on bases that trust the stand-in Entra,
-// and gives them to the node.
+// loadImages builds this project's images, with base images that trust the fake Entra's
+// certificate authority, and imports all images into the node's containerd.
 func (c *Cluster) loadImages() error {
 	root, err := repository()
 	if err != nil {
@@ -73,11 +75,11 @@ func (c *Cluster) loadImages() error {
 		return err
 	}
 	names := []string{ProxyImage, ProxyInitImage, WebhookImage}
-	own, err := os.ReadDir(filepath.Join(c.dir, imagesDir))
+	directories, err := os.ReadDir(filepath.Join(c.dir, imagesDir))
 	if err != nil {
 		return err
 	}
-	for _, entry := range own {
+	for _, entry := range directories {
 		name := fmt.Sprintf("localhost/%s:test", entry.Name())
 		root := filepath.Join(c.dir, imagesDir, entry.Name())
 		if err := bases.FromDirectory(name, root, fmt.Sprintf("--entrypoint=[%q]", "/"+entry.Name())); err != nil {
@@ -93,7 +95,7 @@ func (c *Cluster) loadImages() error {
 	return nil
 }
 
-// importImage moves an image from buildah's storage to containerd's.
+// importImage copies an image from buildah's storage to containerd's.
 func (c *Cluster) importImage(name, archive string) error {
 	if _, err := command("buildah", "push", "--quiet", name, "oci-archive:"+archive+":"+name); err != nil {
 		return err

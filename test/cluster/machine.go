@@ -6,15 +6,16 @@ import (
 	"syscall"
 )
 
-// keptSettings are what the kubelet would set for the whole machine.
+// keptSettings are the kernel settings that the kubelet would change for the whole
+// machine; see [netns.KeepSettings].
 var keptSettings = []string{
 	"/proc/sys/kernel/panic", "/proc/sys/kernel/panic_on_oops",
 	"/proc/sys/kernel/keys/root_maxkeys", "/proc/sys/kernel/keys/root_maxbytes",
 	"/proc/sys/vm/overcommit_memory", "/proc/sys/vm/panic_on_oom",
 }
 
-// mountState mounts a file system in memory at dir: it goes with the namespace, also
-// when the test is killed, and spares etcd the disk.
+// mountState mounts a tmpfs at dir. The kernel removes it with the mount namespace, even
+// if the test is killed, and etcd does not wait for a disk.
 func mountState(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
@@ -22,8 +23,9 @@ func mountState(dir string) error {
 	return mount("tmpfs", dir, "tmpfs", "mode=0755")
 }
 
-// hideMachine gives the daemons /run, /var/log and /var/lib of their own: not all
-// their paths can be configured. What the machine has in /var/lib can still be read.
+// hideMachine mounts separate file systems at /run, /var/log and /var/lib, because some
+// of the daemons' paths there cannot be configured. The machine's files in /var/lib can
+// still be read, through an overlay.
 func hideMachine(state string) error {
 	for _, dir := range []string{"/run", "/var/log"} {
 		if err := mount("tmpfs", dir, "tmpfs", "mode=0755"); err != nil {

@@ -12,10 +12,10 @@ import (
 
 const (
 	containerdSocket = "/run/containerd/containerd.sock"
-	cniConfigDir     = "cni" // below the state
+	cniConfigDir     = "cni" // below Cluster.state
 )
 
-// startNode starts a scheduler, and a node with this project's images on it.
+// startNode starts the scheduler, and a node with this project's images.
 func (c *Cluster) startNode(ctx context.Context) error {
 	if err := hideMachine(c.state); err != nil {
 		return err
@@ -79,22 +79,22 @@ func (c *Cluster) runKubelet(ctx context.Context, log string) (err error) {
 	return c.kubelet.wait(ctx, c.nodeReady)
 }
 
-// RestartKubelet restarts the kubelet, while the containers run on. It forgets the
-// tokens that it had requested for pods, and requests new ones.
+// RestartKubelet restarts the kubelet; the containers continue to run. The kubelet loses
+// its cache of the pods' service account tokens, and requests new ones.
 func (c *Cluster) RestartKubelet(ctx context.Context) error {
 	if err := c.kubelet.process.Kill(); err != nil {
 		return err
 	}
-	<-c.kubelet.ended
+	<-c.kubelet.exited
 	return c.runKubelet(ctx, "kubelet-again")
 }
 
-// Containerd runs ctr where the kubelet's containers are.
+// Containerd runs ctr, containerd's client, in the namespace of the kubelet's containers.
 func (c *Cluster) Containerd(args ...string) (string, error) {
 	return command("ctr", append([]string{"--address=" + containerdSocket, "--namespace=k8s.io"}, args...)...)
 }
 
-// nodeReady is whether the node takes pods.
+// nodeReady is a condition for wait: the node is ready and has no taints.
 func (c *Cluster) nodeReady(ctx context.Context) error {
 	node, err := c.Client.CoreV1().Nodes().Get(ctx, NodeName, metav1.GetOptions{})
 	if err != nil {

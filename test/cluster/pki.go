@@ -17,14 +17,14 @@ import (
 	"time"
 )
 
-// pki is the cluster's certificate authority, which lives as long as a test.
+// pki is the cluster's certificate authority. It exists as long as the test.
 type pki struct {
 	dir  string
 	cert *x509.Certificate
 	key  crypto.Signer
 }
 
-// certificateLifetime is far beyond any test's, and shorter than anybody's patience.
+// certificateLifetime is much longer than any test takes.
 const certificateLifetime = 24 * time.Hour
 
 func newPKI(dir string) (*pki, error) {
@@ -36,7 +36,7 @@ func newPKI(dir string) (*pki, error) {
 		return nil, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "cluster of a test"},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test cluster CA"},
 		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(certificateLifetime),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
@@ -56,16 +56,15 @@ func (p *pki) caFile() string           { return filepath.Join(p.dir, "ca.crt") 
 func (p *pki) certFile(n string) string { return filepath.Join(p.dir, n+".crt") }
 func (p *pki) keyFile(n string) string  { return filepath.Join(p.dir, n+".key") }
 
-// pool trusts the authority and nothing else.
+// pool returns a pool with the authority's certificate only.
 func (p *pki) pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(p.cert)
 	return pool
 }
 
-// issue writes a certificate and its key, good for clients and servers alike. The
-// API server takes the subject's common name for the user and its organizations for
-// the groups.
+// issue writes a certificate for clients and servers, and its key. The API server uses the
+// subject's common name as user name and its organizations as groups.
 func (p *pki) issue(name string, subject pkix.Name, hosts ...string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -97,8 +96,8 @@ func (p *pki) issue(name string, subject pkix.Name, hosts ...string) error {
 	return p.writeKey(name, key)
 }
 
-// signingKey writes the key of service-account tokens. RSA, since Entra takes no
-// federated token but those of RS256.
+// signingKey writes the key that signs service account tokens. It is an RSA key, because
+// Entra accepts federated tokens with RS256 signatures only.
 func (p *pki) signingKey(name string) error {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -119,8 +118,8 @@ func writePEM(path, kind string, der []byte) error {
 	return os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)
 }
 
-// kubeconfig writes the file by which a component logs in with the certificate of
-// that name, and returns its path.
+// kubeconfig writes a kubeconfig that authenticates with the certificate name, and returns
+// its path.
 func (p *pki) kubeconfig(name, server string) (string, error) {
 	path := filepath.Join(p.dir, name+".kubeconfig")
 	text := fmt.Sprintf(`apiVersion: v1

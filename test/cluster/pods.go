@@ -11,8 +11,7 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 )
 
-// Exec runs a program in a container of a running pod, and returns what it prints on
-// standard output.
+// Exec runs a program in a container of a running pod, and returns its standard output.
 func (c *Cluster) Exec(ctx context.Context, namespace, pod, container string, args ...string) (string, error) {
 	request := c.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Container: container, Command: args, Stdout: true, Stderr: true}, scheme.ParameterCodec)
@@ -27,14 +26,14 @@ func (c *Cluster) Exec(ctx context.Context, namespace, pod, container string, ar
 	return stdout.String(), nil
 }
 
-// Logs is what a container has printed; previous asks for the run before the present.
+// Logs returns a container's log, or with previous that of its run before the last restart.
 func (c *Cluster) Logs(ctx context.Context, namespace, pod, container string, previous bool) (string, error) {
 	log, err := c.Client.CoreV1().Pods(namespace).GetLogs(pod, &corev1.PodLogOptions{Container: container, Previous: previous}).DoRaw(ctx)
 	return string(log), err
 }
 
-// WaitPod waits until a pod is as wanted, and returns it. ready returns what is
-// still missing; a pod that cannot be read is not ready either.
+// WaitPod reads a pod until ready returns nil, and returns the pod. An error in reading the
+// pod also means that it is not ready yet.
 func (c *Cluster) WaitPod(ctx context.Context, namespace, name string, ready func(*corev1.Pod) error) (pod *corev1.Pod, err error) {
 	err = Wait(ctx, func(ctx context.Context) (err error) {
 		if pod, err = c.Client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{}); err != nil {
@@ -45,7 +44,7 @@ func (c *Cluster) WaitPod(ctx context.Context, namespace, name string, ready fun
 	return pod, err
 }
 
-// Running is, for WaitPod, that every container of the pod is ready.
+// Running is a condition for WaitPod: the pod has condition Ready.
 func Running(pod *corev1.Pod) error {
 	for _, condition := range pod.Status.Conditions {
 		if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue {
@@ -55,7 +54,7 @@ func Running(pod *corev1.Pod) error {
 	return fmt.Errorf("%s is %s", pod.Name, Describe(pod))
 }
 
-// Succeeded is, for WaitPod, that the pod has done its work.
+// Succeeded is a condition for WaitPod: the pod has phase Succeeded.
 func Succeeded(pod *corev1.Pod) error {
 	if pod.Status.Phase == corev1.PodSucceeded {
 		return nil
@@ -63,7 +62,7 @@ func Succeeded(pod *corev1.Pod) error {
 	return fmt.Errorf("%s is %s", pod.Name, Describe(pod))
 }
 
-// Describe says in one line how a pod and its containers are.
+// Describe returns one line with the status of a pod and its containers.
 func Describe(pod *corev1.Pod) string {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s %s%s", pod.Status.Phase, pod.Status.Reason, pod.Status.Message)
@@ -73,7 +72,7 @@ func Describe(pod *corev1.Pod) string {
 		case s.State.Waiting != nil:
 			fmt.Fprintf(&text, "waiting, %s %s", s.State.Waiting.Reason, s.State.Waiting.Message)
 		case s.State.Terminated != nil:
-			fmt.Fprintf(&text, "ended, %s, exit code %d %s", s.State.Terminated.Reason, s.State.Terminated.ExitCode, s.State.Terminated.Message)
+			fmt.Fprintf(&text, "terminated, %s, exit code %d %s", s.State.Terminated.Reason, s.State.Terminated.ExitCode, s.State.Terminated.Message)
 		case s.State.Running != nil:
 			fmt.Fprintf(&text, "running, ready %t, restarts %d", s.Ready, s.RestartCount)
 		}

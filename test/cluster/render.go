@@ -10,8 +10,7 @@ import (
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 )
 
-// Render does what `kubectl apply -k` does with a directory of deploy/ before it
-// sends it.
+// Render renders a directory of deploy/ as `kubectl apply -k` does.
 func Render(directory string) ([]*unstructured.Unstructured, error) {
 	root, err := repository()
 	if err != nil {
@@ -28,8 +27,8 @@ func Render(directory string) ([]*unstructured.Unstructured, error) {
 	return Objects(text)
 }
 
-// WithImages replaces the made-up images of deploy/ by those on the node, in an
-// object of any kind. application is what stands for the user's own.
+// WithImages replaces the example images of deploy/ with images on the node, in an object
+// of any kind. application replaces the images of the user's applications.
 func WithImages(object *unstructured.Unstructured, application string) error {
 	text, err := object.MarshalJSON()
 	if err != nil {

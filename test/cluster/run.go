@@ -14,51 +14,53 @@ import (
 	"imds-oidc-proxy/test/kit/netns"
 )
 
-// What the process outside tells the one inside.
+// Environment variables that the process outside sets for the process inside.
 const (
-	dirVar        = "CLUSTER_TEST_DIR"        // where to work
-	cgroupVar     = "CLUSTER_TEST_CGROUP"     // the name of the run's cgroup
-	kubernetesVar = "CLUSTER_TEST_KUBERNETES" // where Kubernetes' programs are
+	dirVar        = "CLUSTER_TEST_DIR"        // directory for all files
+	cgroupVar     = "CLUSTER_TEST_CGROUP"     // name of the run's cgroup
+	kubernetesVar = "CLUSTER_TEST_KUBERNETES" // directory of the Kubernetes programs
 )
 
-// startTimeout is for a machine under load; 20 seconds are usual, with a node.
+// startTimeout limits the start of the cluster. With a node, it usually takes 20 seconds;
+// a machine under load needs more.
 const startTimeout = 3 * time.Minute
 
-// daemonPackages are Debian's packages of what is not built here. Unpacked and not
-// installed: theirs would start services. They need nothing but libc and libseccomp,
-// which Debian always has.
+// daemonPackages are the Debian packages of the programs that are not built here. They are
+// unpacked and not installed, because an installation would start services. They depend
+// only on libc and libseccomp, which every Debian system has.
 var daemonPackages = []string{"etcd-server", "containerd", "runc", "containernetworking-plugins"}
 
-// RunTests is what a TestMain does: it builds what is missing, starts a cluster in
-// namespaces of its own, hands it to started, and runs the tests.
-func RunTests(name string, m *testing.M, config Config, started func(context.Context, *Cluster) error) int {
+// RunTests is for TestMain. It builds the missing programs, starts a cluster in new Linux
+// namespaces, calls setUp with the cluster, runs the tests, and returns the exit code.
+func RunTests(name string, m *testing.M, config Config, setUp func(context.Context, *Cluster) error) int {
 	if isGuard() {
 		return 0
 	}
 	cgroup := fmt.Sprintf("%s%d", cgroupPrefix, os.Getpid())
 	var guard *guard
-	code := netns.RunMachineTests(name, suite{name, m, config, started}, func(dir string) (env []string, err error) {
+	code := netns.RunMachineTests(name, suite{name, m, config, setUp}, func(dir string) (env []string, err error) {
 		if guard, err = startGuard(dir); err != nil {
 			return nil, err
 		}
 		return prepare(dir, cgroup, config)
 	})
 	if guard != nil {
-		if err := guard.end(); err != nil {
+		if err := guard.stop(); err != nil {
 			fmt.Fprintf(os.Stderr, "%s: cannot clean up: %v\n", name, err)
 		}
 	}
 	return code
 }
 
-// prepare does what needs the world outside.
+// prepare does the work that needs the machine's network, in the process outside. It
+// returns environment variables for the process inside.
 func prepare(dir, cgroup string, config Config) ([]string, error) {
 	root, err := repository()
 	if err != nil {
 		return nil, err
 	}
 	build := exec.Command(filepath.Join(root, "tools/kubernetes"))
-	build.Stderr = os.Stderr // minutes, the first time
+	build.Stderr = os.Stderr // shows the progress: the first build takes minutes
 	kubernetes, err := build.Output()
 	if err != nil {
 		return nil, fmt.Errorf("tools/kubernetes: %w", err)
@@ -89,7 +91,8 @@ func prepare(dir, cgroup string, config Config) ([]string, error) {
 	return env, nil
 }
 
-// repository is the root of this project's source, wherever in it a test runs.
+// repository returns the root directory of this project's source, from any directory in
+// this module.
 func repository() (string, error) {
 	module, err := command("go", "env", "GOMOD")
 	if err != nil {
@@ -98,12 +101,12 @@ func repository() (string, error) {
 	return filepath.Dir(filepath.Dir(filepath.Dir(module))), nil
 }
 
-// suite is what runs inside.
+// suite runs the tests in the process inside.
 type suite struct {
-	name    string
-	m       *testing.M
-	config  Config
-	started func(context.Context, *Cluster) error
+	name   string
+	m      *testing.M
+	config Config
+	setUp  func(context.Context, *Cluster) error
 }
 
 func (s suite) Run() int {
@@ -113,14 +116,14 @@ func (s suite) Run() int {
 	c := newCluster(os.Getenv(dirVar))
 	err := c.start(ctx, s.config)
 	if err == nil {
-		err = s.started(ctx, c)
+		err = s.setUp(ctx, c)
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: cannot start the cluster: %v\n", s.name, err)
 		s.keepLogs(c)
 		return 1
 	}
-	fmt.Printf("%s: the cluster is up after %v\n", s.name, time.Since(began).Round(100*time.Millisecond))
+	fmt.Printf("%s: the cluster started in %v\n", s.name, time.Since(began).Round(100*time.Millisecond))
 	code := s.m.Run()
 	if code != 0 {
 		s.keepLogs(c)
@@ -128,7 +131,7 @@ func (s suite) Run() int {
 	return code
 }
 
-// keepLogs saves what the daemons said from what ends with this process.
+// keepLogs copies the daemons' logs out of the tmpfs, which is removed with this process.
 func (s suite) keepLogs(c *Cluster) {
 	kept, err := os.MkdirTemp("", s.name+"-logs-")
 	if err == nil {
@@ -138,5 +141,5 @@ func (s suite) keepLogs(c *Cluster) {
 		fmt.Fprintf(os.Stderr, "%s: cannot keep the logs: %v\n", s.name, err)
 		return
 	}
-	fmt.Printf("%s: what etcd, the API server and the rest said is in %s\n", s.name, kept)
+	fmt.Printf("%s: the logs of etcd, the API server and the other daemons are in %s\n", s.name, kept)
 }

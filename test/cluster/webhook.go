@@ -21,17 +21,17 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// Process is a webhook that runs beside the API server, where there is no node, as
-// its chart would run it.
+// Process is a webhook that runs as a process beside the API server, for clusters without
+// a node.
 type Process struct {
 	daemon *daemon
-	// Namespace is that of the chart's objects.
+	// Namespace is the namespace of the chart's objects.
 	Namespace string
 }
 
-// StartWebhook applies what the chart renders for the namespace and runs the program
-// with the arguments that its Deployment has, as its service account and with no more
-// permissions. port is a free one, with the next two.
+// StartWebhook applies the chart in the namespace, and runs the program with the arguments
+// and the service account of the chart's Deployment. The program uses port and the next
+// two.
 func (c *Cluster) StartWebhook(ctx context.Context, program, namespace string, port int, values ...string) (*Process, error) {
 	deployment, err := c.applyChart(ctx, namespace, values...)
 	if err != nil {
@@ -43,8 +43,8 @@ func (c *Cluster) StartWebhook(ctx context.Context, program, namespace string, p
 	return c.runWebhook(ctx, program, deployment, port)
 }
 
-// InstallChart applies what the chart renders for the namespace, with the images on
-// the node, and waits until the webhook's pods are ready.
+// InstallChart applies the chart in the namespace, with the images on the node, and waits
+// until the webhook's pods are ready.
 func (c *Cluster) InstallChart(ctx context.Context, namespace string, values ...string) error {
 	values = append(values, "images.registry=localhost", "images.webhook.tag="+Version, "images.proxy.tag="+Version, "images.proxyInit.tag="+Version,
 		"tenantID="+c.Entra.TenantID(), "authorityHost="+c.Entra.AuthorityHost())
@@ -61,7 +61,7 @@ func (c *Cluster) InstallChart(ctx context.Context, namespace string, values ...
 	})
 }
 
-// applyChart applies what the chart renders, and returns its Deployment.
+// applyChart renders and applies the chart, and returns its Deployment.
 func (c *Cluster) applyChart(ctx context.Context, namespace string, values ...string) (*appsv1.Deployment, error) {
 	objects, err := c.chart(namespace, append(values, "namespace.create=true"))
 	if err != nil {
@@ -80,12 +80,12 @@ func (c *Cluster) applyChart(ctx context.Context, namespace string, values ...st
 		}
 	}
 	if deployment == nil {
-		return nil, fmt.Errorf("the chart renders no Deployment for %s", namespace)
+		return nil, fmt.Errorf("the chart for namespace %s has no Deployment", namespace)
 	}
 	return deployment, nil
 }
 
-// inOrder puts namespaces before what is in them.
+// inOrder returns objects with the namespaces first, since the other objects need them.
 func inOrder(objects []*unstructured.Unstructured) []*unstructured.Unstructured {
 	var first, rest []*unstructured.Unstructured
 	for _, object := range objects {
@@ -98,7 +98,7 @@ func inOrder(objects []*unstructured.Unstructured) []*unstructured.Unstructured 
 	return append(first, rest...)
 }
 
-// exposeProcess makes the process the endpoint of its service, as a pod would be.
+// exposeProcess makes the process the endpoint of the webhook's service.
 func (c *Cluster) exposeProcess(ctx context.Context, deployment *appsv1.Deployment, port int) error {
 	name, portName, portNumber, ready := deployment.Name, "webhook", int32(port), true
 	_, err := c.Client.DiscoveryV1().EndpointSlices(deployment.Namespace).Create(ctx, &discoveryv1.EndpointSlice{
@@ -142,8 +142,8 @@ func (c *Cluster) runWebhook(ctx context.Context, program string, deployment *ap
 	return &Process{daemon: d, Namespace: deployment.Namespace}, nil
 }
 
-// mountCertificate puts a certificate of the cluster's authority where the webhook
-// looks for it, as cert-manager and a Secret's volume would.
+// mountCertificate writes a certificate of the cluster's authority to dir, as cert-manager
+// and a Secret volume would.
 func (c *Cluster) mountCertificate(dir string, deployment *appsv1.Deployment) error {
 	name := deployment.Name + "." + deployment.Namespace + ".svc"
 	if err := c.pki.issue(name, pkix.Name{CommonName: name}, name); err != nil {
@@ -152,43 +152,45 @@ func (c *Cluster) mountCertificate(dir string, deployment *appsv1.Deployment) er
 	return errors.Join(os.Rename(c.pki.certFile(name), filepath.Join(dir, "tls.crt")), os.Rename(c.pki.keyFile(name), filepath.Join(dir, "tls.key")))
 }
 
-// Authority is the certificate of the cluster's authority, in PEM.
+// Authority returns the certificate of the cluster's authority, in PEM.
 func (c *Cluster) Authority() (string, error) {
 	authority, err := os.ReadFile(c.pki.caFile())
 	return string(authority), err
 }
 
-// Log is what the webhook has logged.
+// Log returns the webhook's log.
 func (p *Process) Log() (string, error) {
 	log, err := os.ReadFile(p.daemon.logFile)
 	return string(log), err
 }
 
-// ErrEnded is that a program has ended already.
-var ErrEnded = os.ErrProcessDone
+// ErrExited means that the program had already exited.
+var ErrExited = os.ErrProcessDone
 
-// stopTimeout is what Kubernetes gives a pod to end.
+// stopTimeout is Kubernetes' default terminationGracePeriodSeconds.
 const stopTimeout = 30 * time.Second
 
-// Stop ends the webhook as a node does, and waits for its end. [ErrEnded]: it had.
+// Stop sends SIGTERM to the webhook, as a kubelet does, and waits until it exits. If it has
+// already exited, Stop returns [ErrExited].
 func (p *Process) Stop() error {
 	select {
-	case <-p.daemon.ended:
-		return ErrEnded
+	case <-p.daemon.exited:
+		return ErrExited
 	default:
 	}
 	if err := p.daemon.process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
 	select {
-	case <-p.daemon.ended:
+	case <-p.daemon.exited:
 		return nil
 	case <-time.After(stopTimeout):
-		return fmt.Errorf("%s has not ended %s after SIGTERM; its log ends with\n%s", p.daemon.name, stopTimeout, p.daemon.tail())
+		return fmt.Errorf("%s did not exit within %s of SIGTERM; its log ends with\n%s", p.daemon.name, stopTimeout, p.daemon.tail())
 	}
 }
 
-// tokenKubeconfig is the access of a service account.
+// tokenKubeconfig writes a kubeconfig that authenticates as a service account, and returns
+// its path.
 func (c *Cluster) tokenKubeconfig(ctx context.Context, namespace, account string) (string, error) {
 	token, err := c.Client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 	if err != nil {
@@ -211,8 +213,8 @@ current-context: test
 	return path, os.WriteFile(path, []byte(text), 0o600)
 }
 
-// ServingCertificate is a certificate for a server on the node's address, of the
-// cluster's authority.
+// ServingCertificate issues a certificate of the cluster's authority for a server at
+// NodeAddress.
 func (c *Cluster) ServingCertificate(name string) (tls.Certificate, error) {
 	if err := c.pki.issue(name, pkix.Name{CommonName: name}, NodeAddress); err != nil {
 		return tls.Certificate{}, err

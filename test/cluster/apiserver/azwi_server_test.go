@@ -22,14 +22,14 @@ import (
 	"imds-oidc-proxy/test/kit/azwi"
 )
 
-// azwiServer is the webhook of azure-workload-identity, several installations of it:
-// one for each path.
+// azwiServer serves several installations of azure-workload-identity's webhook, each at its
+// own path.
 type azwiServer struct {
 	address   string
 	authority []byte
 
 	mu     sync.Mutex
-	served map[string]int // requests, by path
+	served map[string]int // number of requests by path
 	hooks  map[string]azwi.Webhook
 }
 
@@ -49,7 +49,7 @@ func startAzwi(t *testing.T) *azwiServer {
 	}
 	s := &azwiServer{address: listener.Addr().String(), authority: []byte(authority), served: map[string]int{}, hooks: map[string]azwi.Webhook{}}
 	server := &http.Server{Handler: s, ReadHeaderTimeout: time.Minute}
-	go server.Serve(listener) // ends with Close
+	go server.Serve(listener) // returns after Close
 	t.Cleanup(func() { server.Close() })
 	return s
 }
@@ -68,8 +68,8 @@ func (s *azwiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(review)
 }
 
-// answer makes the patch by comparing the pod with what became of it, as that webhook
-// does too.
+// answer returns the response to a request. As in azwi's webhook, the patch is the
+// difference between the pod before and after.
 func answer(ctx context.Context, hook azwi.Webhook, request *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
 	refuse := func(err error) *admissionv1.AdmissionResponse {
 		return &admissionv1.AdmissionResponse{UID: request.UID, Result: &metav1.Status{Message: err.Error()}}
@@ -102,16 +102,15 @@ func answer(ctx context.Context, hook azwi.Webhook, request *admissionv1.Admissi
 	return &admissionv1.AdmissionResponse{UID: request.UID, Allowed: true, Patch: patch, PatchType: &kind}
 }
 
-// requests is how many came for an installation.
+// requests returns the number of requests for an installation.
 func (s *azwiServer) requests(path string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.served[path]
 }
 
-// install registers an installation for the pods of one namespace, and waits until
-// the API server asks it. The API server calls webhooks in the order of their
-// configurations' names.
+// install registers an installation for the pods of one namespace, waits until the API
+// server calls it, and returns its path.
 func (s *azwiServer) install(ctx context.Context, t *testing.T, configuration, namespace string, hook azwi.Webhook, reinvocation admissionregistrationv1.ReinvocationPolicyType) (path string) {
 	t.Helper()
 	path = "/" + configuration
@@ -140,7 +139,7 @@ func (s *azwiServer) install(ctx context.Context, t *testing.T, configuration, n
 	err = cluster.Wait(ctx, func(ctx context.Context) error {
 		_, err := running.Client.CoreV1().Pods(namespace).Create(ctx, injected(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if s.requests(path) == 0 {
-			return fmt.Errorf("%s has not been asked yet: %w", configuration, err)
+			return fmt.Errorf("the API server does not call %s yet: %w", configuration, err)
 		}
 		return nil
 	})

@@ -13,33 +13,35 @@ import (
 	"imds-oidc-proxy/test/kit/azwi"
 )
 
-// besideAzwi is one way for the two webhooks to meet.
-type besideAzwi struct {
-	order        string // of azwi's webhook: before or after ours
+// azwiCase is a case of azure-workload-identity's webhook running on the same pod as ours.
+type azwiCase struct {
+	order        string // "before" or "after": when azwi's webhook runs, relative to ours
 	layout       azwi.Layout
-	native       bool // azwi's proxy as a native sidecar, as on servers from 1.32 on
+	native       bool // azwi injects its proxy as a native sidecar, as on API servers 1.32 and later
 	reinvocation admissionregistrationv1.ReinvocationPolicyType
 }
 
-func (b besideAzwi) String() string {
+func (b azwiCase) String() string {
 	return fmt.Sprintf("%s/layout-%d/native-%t/reinvocation-%s", b.order, b.layout, b.native, b.reinvocation)
 }
 
-// refused is the way that does not work: azwi's webhook comes last and is asked again,
-// and looks for its proxy among the containers, where ours never is. It puts one there
-// each time, ours takes it out, and azwi has the last word. The API server refuses two
-// containers of one name, so that nothing starts. azwi's own configuration is called
-// azure-wi-webhook-…, which comes before ours.
-func (b besideAzwi) refused() bool {
+// refused reports whether the API server refuses the pod. It does if azwi's webhook runs
+// after ours, has the reinvocation policy IfNeeded, and looks for its proxy among the
+// containers only, because our proxy is an init container. azwi's webhook then adds its
+// proxy, ours is reinvoked and removes it, and azwi's is reinvoked and adds it again. The
+// API server refuses the two containers with the same name, so the pod does not start.
+// With its default name, azure-wi-webhook-…, azwi's configuration comes before ours.
+func (b azwiCase) refused() bool {
 	return b.order == "after" && !b.native && b.reinvocation == admissionregistrationv1.IfNeededReinvocationPolicy
 }
 
-func allWaysBesideAzwi() (all []besideAzwi) {
+// azwiCases returns all combinations of the fields.
+func azwiCases() (all []azwiCase) {
 	for _, order := range []string{"before", "after"} {
 		for _, layout := range []azwi.Layout{azwi.V160, azwi.Older, azwi.Newer} {
 			for _, native := range []bool{false, true} {
 				for _, reinvocation := range []admissionregistrationv1.ReinvocationPolicyType{admissionregistrationv1.NeverReinvocationPolicy, admissionregistrationv1.IfNeededReinvocationPolicy} {
-					all = append(all, besideAzwi{order, layout, native, reinvocation})
+					all = append(all, azwiCase{order, layout, native, reinvocation})
 				}
 			}
 		}
@@ -47,18 +49,18 @@ func allWaysBesideAzwi() (all []besideAzwi) {
 	return all
 }
 
-// TestBesideAzwi: whichever of the two webhooks comes first, and whether azwi's is
-// asked again or not, the pod ends with one proxy and one init container: ours.
+// TestBesideAzwi checks that the pod gets one proxy and one init container, ours, in any
+// order of the two webhooks and any reinvocation policy of azwi's, except as in refused.
 func TestBesideAzwi(t *testing.T) {
 	server := startAzwi(t)
-	for _, way := range allWaysBesideAzwi() {
-		t.Run(way.String(), func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+	for _, c := range azwiCases() {
+		t.Run(c.String(), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 			defer cancel()
-			pod, err := meet(ctx, t, server, way)
-			if way.refused() {
+			pod, err := createBesideAzwi(ctx, t, server, c)
+			if c.refused() {
 				if err == nil || !strings.Contains(err.Error(), `Duplicate value: "azwi-proxy"`) {
-					t.Errorf("%v, want the refusal of two containers of one name", err)
+					t.Errorf("%v, want a refusal of two containers with the same name", err)
 				}
 				return
 			}
@@ -75,22 +77,24 @@ func TestBesideAzwi(t *testing.T) {
 	}
 }
 
-// meet makes a pod that both webhooks are asked about.
-func meet(ctx context.Context, t *testing.T, server *azwiServer, way besideAzwi) (*corev1.Pod, error) {
+// createBesideAzwi creates a pod that both webhooks get.
+func createBesideAzwi(ctx context.Context, t *testing.T, server *azwiServer, c azwiCase) (*corev1.Pod, error) {
 	t.Helper()
 	namespace := appNamespace(ctx, t)
-	// Ours is called imds-….
-	configuration := map[string]string{"before": "azwi-", "after": "zz-azwi-"}[way.order] + namespace
-	path := server.install(ctx, t, configuration, namespace, azwi.Webhook{Layout: way.layout, NativeSidecar: way.native, TenantID: tenantID}, way.reinvocation)
+	// The API server calls webhooks in the order of their configurations' names. Ours
+	// begins with imds-.
+	configuration := map[string]string{"before": "azwi-", "after": "zz-azwi-"}[c.order] + namespace
+	path := server.install(ctx, t, configuration, namespace, azwi.Webhook{Layout: c.layout, NativeSidecar: c.native, TenantID: tenantID}, c.reinvocation)
 	before := server.requests(path)
 	pod, _, err := create(ctx, t, namespace, injected())
 	if server.requests(path) == before {
-		t.Fatal("azwi's webhook was not asked")
+		t.Fatal("azwi's webhook got no request")
 	}
 	return pod, err
 }
 
-// checkMountsDiffer checks what kubelets trip over: a path that is mounted twice.
+// checkMountsDiffer checks that no container has two mounts at the same path, with which
+// the container would not start.
 func checkMountsDiffer(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	for _, c := range append(append([]corev1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...) {
@@ -104,28 +108,29 @@ func checkMountsDiffer(t *testing.T, pod *corev1.Pod) {
 	}
 }
 
-// TestAzwiWithoutUs: what azwi does where our webhook is not, so that the test before
-// shows something; and that a copy of such a pod becomes ours.
-func TestAzwiWithoutUs(t *testing.T) {
+// TestAzwiAlone checks that azwi's webhook alone injects its own proxy. Otherwise
+// TestBesideAzwi would prove nothing. It also checks that our webhook replaces that proxy
+// in a copy of the pod.
+func TestAzwiAlone(t *testing.T) {
 	server := startAzwi(t)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
-	namespace := appNamespace(ctx, t, ownWebhookLabel, "nobody")
+	namespace := appNamespace(ctx, t, ownWebhookLabel, "none")
 	server.install(ctx, t, "azwi-"+namespace, namespace, azwi.Webhook{TenantID: tenantID}, admissionregistrationv1.NeverReinvocationPolicy)
 	pod, _, err := create(ctx, t, namespace, injected())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := container(t, pod, inject.ProxyName).Image; got != azwi.ProxyImage {
-		t.Errorf("image %s, want azwi's: the stand-in shows nothing otherwise", got)
+		t.Errorf("the proxy has the image %s, want %s", got, azwi.ProxyImage)
 	}
 	if got := names(pod.Spec.InitContainers); got != "migrate azwi-proxy-init" {
-		t.Errorf("init containers %s, want azwi's order", got)
+		t.Errorf("init containers %s, want azwi's order: migrate azwi-proxy-init", got)
 	}
-	// The same pod where our webhook is: as one that is made from a copy.
+	// A copy of the pod, in a namespace with our webhook.
 	copied := pod.DeepCopy()
 	copied.ResourceVersion, copied.UID, copied.Namespace, copied.Status = "", "", "", corev1.PodStatus{}
-	mended := mustCreate(ctx, t, appNamespace(ctx, t), copied, "")
-	checkOurs(t, mended)
-	checkMountsDiffer(t, mended)
+	replaced := mustCreate(ctx, t, appNamespace(ctx, t), copied, "")
+	checkInjected(t, replaced)
+	checkMountsDiffer(t, replaced)
 }

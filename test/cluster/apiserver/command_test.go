@@ -15,8 +15,8 @@ import (
 	"imds-oidc-proxy/test/cluster"
 )
 
-// byCommand has imds-migrate inject a pod's manifest, with the webhook's settings.
-func byCommand(ctx context.Context, t *testing.T, pod *corev1.Pod) *corev1.Pod {
+// injectByCommand runs imds-migrate inject on a pod's manifest, with the webhook's settings.
+func injectByCommand(ctx context.Context, t *testing.T, pod *corev1.Pod) *corev1.Pod {
 	t.Helper()
 	pod = pod.DeepCopy()
 	pod.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
@@ -42,35 +42,35 @@ func byCommand(ctx context.Context, t *testing.T, pod *corev1.Pod) *corev1.Pod {
 	return injected
 }
 
-// TestCommand: the command makes of a manifest what the webhook makes of its pod, and
-// where both have their turn, the webhook finds nothing left to do.
-func TestCommand(t *testing.T) {
+// TestCommandMatchesWebhook checks that imds-migrate and the webhook produce the same pod,
+// and that the webhook does not change a pod that imds-migrate injected.
+func TestCommandMatchesWebhook(t *testing.T) {
 	for _, c := range injections {
 		if c.pod.Name == "" {
-			continue // volumes are named after the pod, whose name no manifest knows
+			continue // the webhook names volumes after the pod, and a manifest has no generated name
 		}
 		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 			defer cancel()
 			pod := c.pod.DeepCopy()
-			pod.Spec.AutomountServiceAccountToken = new(bool) // its volume has a name by chance
-			written := byCommand(ctx, t, pod)
-			without, _, err := create(ctx, t, appNamespace(ctx, t, ownWebhookLabel, "nobody"), written)
+			pod.Spec.AutomountServiceAccountToken = new(bool) // false: its volume would have a random name
+			written := injectByCommand(ctx, t, pod)
+			without, _, err := create(ctx, t, appNamespace(ctx, t, ownWebhookLabel, "none"), written)
 			if err != nil {
 				t.Fatal(err)
 			}
 			c.check(t, without)
-			for name, with := range map[string]*corev1.Pod{"the webhook": pod, "both": written} {
-				made := mustCreate(ctx, t, appNamespace(ctx, t), with, c.warning)
-				if !reflect.DeepEqual(made.Spec, without.Spec) {
-					t.Errorf("%s made\n%+v\nthe command\n%+v", name, made.Spec, without.Spec)
+			for name, with := range map[string]*corev1.Pod{"webhook": pod, "command and webhook": written} {
+				created := mustCreate(ctx, t, appNamespace(ctx, t), with, c.warning)
+				if !reflect.DeepEqual(created.Spec, without.Spec) {
+					t.Errorf("%s:\n%+v\nwant as with the command:\n%+v", name, created.Spec, without.Spec)
 				}
 			}
 		})
 	}
-	t.Run("no webhook", func(t *testing.T) { // in the namespaces of the command's pods
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Run("no webhook", func(t *testing.T) { // no webhook injects where the command's pods were created
+		ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 		defer cancel()
-		checkUntouched(t, mustCreate(ctx, t, appNamespace(ctx, t, ownWebhookLabel, "nobody"), injected(), ""))
+		checkUnchanged(t, mustCreate(ctx, t, appNamespace(ctx, t, ownWebhookLabel, "none"), injected(), ""))
 	})
 }

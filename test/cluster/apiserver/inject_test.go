@@ -11,44 +11,44 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// injections are pods that are admitted, and what they are to become.
+// injections are pods that are admitted, with checks of the result.
 var injections = []struct {
 	name string
 	pod  *corev1.Pod
-	// warning is part of the one that comes. Empty: none may.
+	// warning is part of the only warning. If it is empty, there must be no warning.
 	warning string
 	check   func(*testing.T, *corev1.Pod)
 }{
 	{"redirect and sidecar", injected(), "", func(t *testing.T, p *corev1.Pod) {
-		checkOurs(t, p)
+		checkInjected(t, p)
 		for _, name := range []string{"app", "migrate"} {
 			checkEnv(t, container(t, p, name), "AZURE_CLIENT_ID="+clientID, "AZURE_TENANT_ID="+tenantID,
 				"AZURE_AUTHORITY_HOST=https://login.microsoftonline.com/")
 			if got := *checkToken(t, p, name).ExpirationSeconds; got != 3600 {
-				t.Errorf("the token lives %d seconds, want 3600", got)
+				t.Errorf("the token's lifetime is %d seconds, want 3600", got)
 			}
 		}
 		checkHardened(t, p)
 	}},
-	{"environment alone", newPod(), "", checkEnvironmentAlone},
-	{"inject-proxy-sidecar false", newPod(annotate(inject.InjectProxyAnnotation, "false")), "azure-workload-identity v1.6.0 injects even so", checkEnvironmentAlone},
-	{"no label", injected(func(p *corev1.Pod) { delete(p.Labels, inject.UseLabel) }), "", checkUntouched},
-	{"another value of the label", injected(func(p *corev1.Pod) { p.Labels[inject.UseLabel] = "True" }), "", checkUntouched},
+	{"environment only", newPod(), "", checkEnvironmentOnly},
+	{"inject-proxy-sidecar false", newPod(annotate(inject.InjectProxyAnnotation, "false")), "azure-workload-identity v1.6.0 injects its proxy nevertheless", checkEnvironmentOnly},
+	{"no label", injected(func(p *corev1.Pod) { delete(p.Labels, inject.UseLabel) }), "", checkUnchanged},
+	{"label with the value True", injected(func(p *corev1.Pod) { p.Labels[inject.UseLabel] = "True" }), "", checkUnchanged},
 	{"another port", injected(annotate(inject.ProxyPortAnnotation, "18000")), "", func(t *testing.T, p *corev1.Pod) {
-		checkOurs(t, p)
+		checkInjected(t, p)
 		checkEnv(t, container(t, p, inject.ProxyName), "PROXY_PORT=18000")
 		checkEnv(t, container(t, p, inject.ProxyInitName), "PROXY_PORT=18000")
 	}},
-	{"expiration of the pod", newPod(annotate(inject.TokenExpirationAnnotation, "86400")), "", func(t *testing.T, p *corev1.Pod) {
+	{"token expiration", newPod(annotate(inject.TokenExpirationAnnotation, "86400")), "", func(t *testing.T, p *corev1.Pod) {
 		if got := *checkToken(t, p, "app").ExpirationSeconds; got != 86400 {
-			t.Errorf("the token lives %d seconds, want 86400", got)
+			t.Errorf("the token's lifetime is %d seconds, want 86400", got)
 		}
 	}},
 	{"skipped containers", newPod(annotate(inject.SkipContainersAnnotation, " migrate ; other")), `no container "other"`, func(t *testing.T, p *corev1.Pod) {
 		checkNoToken(t, p, "migrate")
 		checkToken(t, p, "app")
 	}},
-	{"values that are there", newPod(func(p *corev1.Pod) {
+	{"existing variables", newPod(func(p *corev1.Pod) {
 		p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "AZURE_CLIENT_ID", Value: "mine"}, {Name: "AZURE_AUTHORITY_HOST", Value: ""}}
 	}), "", func(t *testing.T, p *corev1.Pod) {
 		checkEnv(t, container(t, p, "app"), "AZURE_CLIENT_ID=mine", "AZURE_AUTHORITY_HOST=", "AZURE_TENANT_ID="+tenantID)
@@ -57,13 +57,13 @@ var injections = []struct {
 		user := int64(1501)
 		p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsUser: &user}
 	}), "", func(t *testing.T, p *corev1.Pod) {
-		checkOurs(t, p)
+		checkInjected(t, p)
 		checkEnv(t, container(t, p, inject.ProxyInitName), "PROXY_SEAL=true", "PROXY_DENY=168.63.129.16:80,168.63.129.16:32526")
 		checkEnv(t, container(t, p, inject.ProxyName), "PROXY_IMDS_PASSTHROUGH=off")
 	}},
-	{"no redirect", injected(annotate(inject.RedirectAnnotation, "none")), "clients that heed AZURE_POD_IDENTITY_AUTHORITY_HOST only", func(t *testing.T, p *corev1.Pod) {
+	{"no redirect", injected(annotate(inject.RedirectAnnotation, "none")), "only clients that use AZURE_POD_IDENTITY_AUTHORITY_HOST get tokens", func(t *testing.T, p *corev1.Pod) {
 		if got := names(p.Spec.InitContainers); got != "azwi-proxy migrate" {
-			t.Errorf("init containers %s", got)
+			t.Errorf("init containers %s, want azwi-proxy migrate", got)
 		}
 		checkEnv(t, container(t, p, "app"), "AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:8000")
 	}},
@@ -73,16 +73,16 @@ var injections = []struct {
 		annotate(inject.AllowedClientIDsAnnotation, clientID),
 		annotate(inject.LogLevelAnnotation, "debug"),
 		annotate(inject.AdminPortAnnotation, "8001")), "", func(t *testing.T, p *corev1.Pod) {
-		checkOurs(t, p)
+		checkInjected(t, p)
 		checkEnv(t, container(t, p, inject.ProxyName), "PROXY_IDENTITY=77777777-7777-4888-9999-aaaaaaaaaaaa="+clientID,
 			"PROXY_PREFETCH=https://vault.azure.net", "PROXY_ALLOWED_CLIENT_IDS="+clientID, "PROXY_LOG_LEVEL=debug", "PROXY_ADMIN_ADDRESS=:8001")
 		if container(t, p, inject.ProxyName).LivenessProbe == nil {
-			t.Error("no liveness probe at the admin port")
+			t.Error("the proxy has no liveness probe at the admin port")
 		}
 	}},
 	{"resources", injected(annotate(inject.ProxyResourcesAnnotation, `{"limits":{"memory":"128Mi"}}`)), "", func(t *testing.T, p *corev1.Pod) {
 		if got := container(t, p, inject.ProxyName).Resources.Limits.Memory().String(); got != "128Mi" {
-			t.Errorf("a memory limit of %s, want 128Mi", got)
+			t.Errorf("the memory limit is %s, want 128Mi", got)
 		}
 	}},
 	{"images", injected(annotate(inject.ProxyImageAnnotation, "registry.example.test/mine:1"), annotate(inject.ProxyInitImageAnnotation, "registry.example.test/my-init:1")), "",
@@ -91,13 +91,13 @@ var injections = []struct {
 				t.Errorf("images %s", got)
 			}
 		}},
-	{"a name that is generated", injected(func(p *corev1.Pod) { p.Name, p.GenerateName = "", "app-" }), "", checkOurs},
+	{"generated name", injected(func(p *corev1.Pod) { p.Name, p.GenerateName = "", "app-" }), "", checkInjected},
 }
 
 func TestInjections(t *testing.T) {
 	for _, c := range injections {
 		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 			defer cancel()
 			namespace := appNamespace(ctx, t)
 			pod := mustCreate(ctx, t, namespace, c.pod, c.warning)
@@ -107,8 +107,8 @@ func TestInjections(t *testing.T) {
 	}
 }
 
-// checkSecondPass makes a pod of what was read back, which holds every default of the
-// API server and what its own admission added: nothing may change any more.
+// checkSecondPass creates a pod from one that was read back, with all defaults and changes
+// of the API server's admission. The second injection must not change it.
 func checkSecondPass(ctx context.Context, t *testing.T, namespace string, first *corev1.Pod, warning string) {
 	t.Helper()
 	again := first.DeepCopy()
@@ -122,51 +122,54 @@ func checkSecondPass(ctx context.Context, t *testing.T, namespace string, first 
 	}
 	second := mustCreate(ctx, t, namespace, again, warning)
 	if !reflect.DeepEqual(second.Spec, first.Spec) {
-		t.Errorf("the second pass made\n%+v\nof\n%+v", second.Spec, first.Spec)
+		t.Errorf("the pod after the second injection:\n%+v\nand after the first:\n%+v", second.Spec, first.Spec)
 	}
 }
 
-func checkEnvironmentAlone(t *testing.T, p *corev1.Pod) {
+// checkEnvironmentOnly checks that the pod got tokens and no containers.
+func checkEnvironmentOnly(t *testing.T, p *corev1.Pod) {
 	t.Helper()
 	if got := names(p.Spec.InitContainers) + "; " + names(p.Spec.Containers); got != "migrate; app" {
-		t.Errorf("containers %s, want the pod's own", got)
+		t.Errorf("containers %s, want migrate; app", got)
 	}
 	checkToken(t, p, "app")
 	checkToken(t, p, "migrate")
 }
 
-func checkUntouched(t *testing.T, p *corev1.Pod) {
+// checkUnchanged checks that no webhook changed the pod.
+func checkUnchanged(t *testing.T, p *corev1.Pod) {
 	t.Helper()
 	if got := names(p.Spec.InitContainers) + "; " + names(p.Spec.Containers); got != "migrate; app" {
-		t.Errorf("containers %s, want the pod's own", got)
+		t.Errorf("containers %s, want migrate; app", got)
 	}
 	if got := tokenVolumes(p); len(got) > 0 {
-		t.Errorf("volumes with a token: %v", got)
+		t.Errorf("the pod has volumes with a token: %v", got)
 	}
 	for _, c := range append(p.Spec.InitContainers, p.Spec.Containers...) {
 		for _, e := range c.Env {
 			if strings.HasPrefix(e.Name, "AZURE_") {
-				t.Errorf("%s has %s", c.Name, e.Name)
+				t.Errorf("container %s has the variable %s", c.Name, e.Name)
 			}
 		}
 	}
 }
 
-// checkHardened checks what both containers say against whatever the pod may say.
+// checkHardened checks the security context and the resources that both containers set,
+// independently of the pod's.
 func checkHardened(t *testing.T, p *corev1.Pod) {
 	t.Helper()
 	for name, user := range map[string]int64{inject.ProxyName: 1501, inject.ProxyInitName: 0} {
 		c := container(t, p, name)
 		s := c.SecurityContext
 		if *s.RunAsUser != user || *s.RunAsGroup != user {
-			t.Errorf("%s runs as %d:%d, want %d", name, *s.RunAsUser, *s.RunAsGroup, user)
+			t.Errorf("%s runs as %d:%d, want %d:%d", name, *s.RunAsUser, *s.RunAsGroup, user, user)
 		}
 		if s.Privileged != nil && *s.Privileged || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem ||
 			s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault || len(s.Capabilities.Drop) != 1 || s.Capabilities.Drop[0] != "ALL" {
-			t.Errorf("%s: %+v", name, s)
+			t.Errorf("%s has the security context %+v", name, s)
 		}
 		if c.Resources.Requests.Memory().IsZero() || c.Resources.Limits.Memory().IsZero() {
-			t.Errorf("%s asks for no memory, or has no limit: %+v", name, c.Resources)
+			t.Errorf("%s has no memory request or no memory limit: %+v", name, c.Resources)
 		}
 	}
 }

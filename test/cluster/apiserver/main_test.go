@@ -1,5 +1,5 @@
-// Package apiserver asks a real API server what it thinks of this project's manifests
-// and of what is injected into pods. There is no node: pods are made and read back.
+// Package apiserver tests this project's manifests and injection with a real API server.
+// There is no node: the tests create pods and read them back.
 package apiserver
 
 import (
@@ -14,32 +14,32 @@ import (
 const (
 	repository = "../../.."
 
-	// programsVar tells the process inside where the programs are.
+	// programsVar is the environment variable with the directory of the programs.
 	programsVar = "APISERVER_TEST_PROGRAMS"
 
-	// release is the webhook's, and its namespace. firstPort and the next two are its
-	// own; tests that start another take later ones.
+	// release is the Helm release and the namespace of the shared webhook, which uses
+	// firstPort and the next two ports. Tests that start another webhook use later ports.
 	release   = "imds-oidc-proxy"
 	firstPort = 9443
 
-	// registry is where the chart is told that images are. Nobody pulls them here.
+	// registry is the chart's value images.registry. No image is pulled.
 	registry = "registry.example.test/team"
 
 	tenantID = "11111111-2222-4333-8444-555555555555"
 	clientID = "66666666-7777-4888-9999-aaaaaaaaaaaa"
 )
 
-// programs are what is under test.
+// programs are the programs under test, by their names in cmd.
 var programs = []string{"webhook", "imds-migrate"}
 
-// program is the path of one that was built.
+// program returns the path of a program that TestMain built.
 func program(name string) string { return filepath.Join(os.Getenv(programsVar), name) }
 
 var (
-	// running is the cluster that all tests share, each in a namespace of its own.
+	// running is the cluster. All tests share it, and each has its own namespace.
 	running *cluster.Cluster
-	// webhook is the chart's as it comes, for all namespaces but those of a test that
-	// starts another.
+	// webhook is the shared webhook, with the chart's defaults. It serves all namespaces
+	// without ownWebhookLabel.
 	webhook *cluster.Process
 )
 
@@ -59,12 +59,13 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// ownWebhookLabel, on a namespace, says that a webhook other than the shared one is
-// for its pods, and which.
+// ownWebhookLabel is a label of namespaces whose pods the shared webhook does not get. Its
+// value is the name of their webhook, or "none".
 const ownWebhookLabel = "test/webhook"
 
-// startWebhook starts a webhook with its chart's values. Empty own: for namespaces
-// without the label, else for those with that value, which names its objects too.
+// startWebhook starts a webhook with values of the chart. If own is empty, it is the shared
+// webhook. Otherwise own is the name of the webhook's objects and the value of
+// ownWebhookLabel in its namespaces.
 func startWebhook(ctx context.Context, own string, port int, values ...string) (*cluster.Process, error) {
 	name := release
 	values = append(values, "images.registry="+registry, "tenantID="+tenantID, "drain=0s", "webhook.namespaceSelector[0].key="+ownWebhookLabel)

@@ -13,8 +13,9 @@ import (
 	"imds-oidc-proxy/test/cluster"
 )
 
-// patience is for one request or a few on a machine under load.
-const patience = 30 * time.Second
+// testTimeout limits each test. A test sends few requests; a machine under load needs more
+// time for them.
+const testTimeout = 30 * time.Second
 
 const (
 	podSecurityEnforce = "pod-security.kubernetes.io/enforce"
@@ -23,22 +24,22 @@ const (
 	baseline           = "baseline"
 )
 
-// variants of deploy/ that hold a pod, with the Pod Security level that its README
-// gives each.
+// variants are the directories of deploy/ that contain a pod, with the Pod Security level
+// that deploy/README.md gives each.
 var variants = map[string]string{
 	"dev-pod": restricted, "deployment": privileged, "job": privileged, "sealed": privileged, "no-redirect": restricted,
 }
 
-// TestManifests applies every object of deploy/ to the API server, which admits it
-// and keeps nothing, with fields that it does not know an error. Left out is
-// deploy/monitoring, whose kinds are another project's: test/deploy/manifests decodes them.
+// TestManifests applies every object of deploy/ as a dry run, in which unknown fields are
+// errors. deploy/monitoring is missing, because the API server has no definitions of its
+// kinds; test/deploy/manifests decodes them.
 func TestManifests(t *testing.T) {
 	for directory, level := range variants {
 		t.Run(directory, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 			defer cancel()
 			namespace := newNamespace(ctx, t, level)
-			makeAccount(ctx, t, namespace, "app") // dev-pod's is that of the application in question
+			makeAccount(ctx, t, namespace, "app") // dev-pod uses an existing service account
 			for _, object := range render(t, directory, namespace) {
 				if _, err := running.Apply(ctx, object, true); err != nil {
 					t.Error(err)
@@ -48,13 +49,13 @@ func TestManifests(t *testing.T) {
 	}
 }
 
-// TestManifestsPodSecurity makes the pod of every variant at the level that the
-// README gives it, and, where that is not the strictest, at the next one, which has
-// to refuse it for NET_ADMIN and nothing else.
+// TestManifestsPodSecurity checks that the pods of each variant are admitted at the level
+// in variants. If that is privileged, it also checks that level baseline refuses them only
+// because of NET_ADMIN.
 func TestManifestsPodSecurity(t *testing.T) {
 	for directory, level := range variants {
 		t.Run(directory, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 			defer cancel()
 			if err := tryPods(ctx, t, directory, level); err != nil {
 				t.Errorf("level %s: %v", level, err)
@@ -64,13 +65,14 @@ func TestManifestsPodSecurity(t *testing.T) {
 			}
 			err := tryPods(ctx, t, directory, baseline)
 			if err == nil || !strings.Contains(err.Error(), `container "azwi-proxy-init" must not include "NET_ADMIN"`) || strings.Contains(err.Error(), "), ") {
-				t.Errorf("level %s: %v, want a refusal for NET_ADMIN alone", baseline, err)
+				t.Errorf("level %s: %v, want a refusal of NET_ADMIN only", baseline, err)
 			}
 		})
 	}
 }
 
-// tryPods has the pods of a variant admitted in a namespace of that level.
+// tryPods applies the pods of a variant as a dry run, in a namespace with the Pod Security
+// level, and returns the last refusal.
 func tryPods(ctx context.Context, t *testing.T, directory, level string) error {
 	t.Helper()
 	namespace, pods := newNamespace(ctx, t, level), 0
@@ -80,7 +82,7 @@ func tryPods(ctx context.Context, t *testing.T, directory, level string) error {
 		pod := podOf(t, object)
 		if pod == nil {
 			if _, err := running.Apply(ctx, object, false); err != nil {
-				t.Fatal(err) // the service account has to be there before its pod
+				t.Fatal(err) // not a dry run: a pod needs its service account
 			}
 			continue
 		}
@@ -95,7 +97,8 @@ func tryPods(ctx context.Context, t *testing.T, directory, level string) error {
 	return refused
 }
 
-// podOf is the pod that a controller would make of a workload; a pod itself; or nil.
+// podOf returns the object if it is a pod, or the pod that a controller would create from
+// the object's template, or nil if the object has neither.
 func podOf(t *testing.T, object *unstructured.Unstructured) *unstructured.Unstructured {
 	t.Helper()
 	if object.GetKind() == "Pod" {
@@ -116,8 +119,8 @@ func podOf(t *testing.T, object *unstructured.Unstructured) *unstructured.Unstru
 	return pod
 }
 
-// render renders a directory of deploy/ into another namespace than its own, without
-// the namespace itself.
+// render renders a directory of deploy/ without its Namespace, and moves the other objects
+// to the given namespace.
 func render(t *testing.T, directory, namespace string) []*unstructured.Unstructured {
 	t.Helper()
 	objects, err := cluster.Render(directory)
@@ -132,12 +135,12 @@ func render(t *testing.T, directory, namespace string) []*unstructured.Unstructu
 		}
 	}
 	if len(kept) == 0 {
-		t.Fatalf("deploy/%s renders nothing", directory)
+		t.Fatalf("deploy/%s has no objects but a Namespace", directory)
 	}
 	return kept
 }
 
-// makeAccount makes a service account, with annotations in pairs of name and value.
+// makeAccount creates a service account. annotations are pairs of name and value.
 func makeAccount(ctx context.Context, t *testing.T, namespace, name string, annotations ...string) {
 	t.Helper()
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{}}}

@@ -23,7 +23,7 @@ const (
 	appImage       = "registry.example.test/team/app:1.0.0"
 )
 
-// edit changes a pod before it is made.
+// edit changes a pod before it is created.
 type edit func(*corev1.Pod)
 
 func annotate(name, value string) edit {
@@ -34,7 +34,8 @@ func podOfAccount(account string) edit {
 	return func(p *corev1.Pod) { p.Spec.ServiceAccountName = account }
 }
 
-// newPod is a labelled pod of the account app, with an init container of its own.
+// newPod returns a pod with the injection label, the service account app, the container app
+// and the init container migrate.
 func newPod(edits ...edit) *corev1.Pod {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "app", Labels: map[string]string{inject.UseLabel: "true"}, Annotations: map[string]string{}},
@@ -50,13 +51,13 @@ func newPod(edits ...edit) *corev1.Pod {
 	return pod
 }
 
-// injected is newPod with the proxy asked for.
+// injected returns newPod with the annotation that requests the proxy.
 func injected(edits ...edit) *corev1.Pod {
 	return newPod(append([]edit{annotate(inject.InjectProxyAnnotation, "true")}, edits...)...)
 }
 
-// appNamespace makes a namespace with the annotated service account app, and labels
-// in pairs of name and value.
+// appNamespace creates a namespace with the service account app, which has the client ID
+// annotation. labels are pairs of name and value.
 func appNamespace(ctx context.Context, t *testing.T, labels ...string) string {
 	t.Helper()
 	set := map[string]string{}
@@ -71,55 +72,56 @@ func appNamespace(ctx context.Context, t *testing.T, labels ...string) string {
 	return namespace
 }
 
-// warnings collects what the API server says beside its answers.
+// warnings collects the API server's warnings.
 type warnings struct {
-	mu   sync.Mutex
-	said []string
+	mu    sync.Mutex
+	texts []string
 }
 
 func (w *warnings) HandleWarningHeader(_ int, _ string, text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.said = append(w.said, text)
+	w.texts = append(w.texts, text)
 }
 
-// create makes a pod and reads it back, with the warnings that came.
+// create creates a pod, reads it back, and returns it with the warnings.
 func create(ctx context.Context, t *testing.T, namespace string, pod *corev1.Pod) (*corev1.Pod, []string, error) {
 	t.Helper()
-	config, said := rest.CopyConfig(running.REST), &warnings{}
-	config.WarningHandler = said
+	config, received := rest.CopyConfig(running.REST), &warnings{}
+	config.WarningHandler = received
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	made, err := client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})
+	created, err := client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})
 	if err != nil {
-		return nil, said.said, err
+		return nil, received.texts, err
 	}
-	read, err := client.CoreV1().Pods(namespace).Get(ctx, made.Name, metav1.GetOptions{})
+	read, err := client.CoreV1().Pods(namespace).Get(ctx, created.Name, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return read, said.said, nil
+	return read, received.texts, nil
 }
 
-// mustCreate is create for a pod that has to be admitted, with one warning that holds
-// the text, or with none where it is empty.
+// mustCreate is like create, and fails the test if the pod is refused. There must be one
+// warning, which contains the text, or no warning if the text is empty.
 func mustCreate(ctx context.Context, t *testing.T, namespace string, pod *corev1.Pod, warning string) *corev1.Pod {
 	t.Helper()
-	made, said, err := create(ctx, t, namespace, pod)
+	created, texts, err := create(ctx, t, namespace, pod)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if warning == "" && len(said) > 0 {
-		t.Errorf("warnings %q, want none", said)
+	if warning == "" && len(texts) > 0 {
+		t.Errorf("warnings %q, want none", texts)
 	}
-	if warning != "" && (len(said) != 1 || !strings.Contains(said[0], warning)) {
-		t.Errorf("warnings %q, want one with %q", said, warning)
+	if warning != "" && (len(texts) != 1 || !strings.Contains(texts[0], warning)) {
+		t.Errorf("warnings %q, want one that contains %q", texts, warning)
 	}
-	return made
+	return created
 }
 
+// names returns the containers' names, separated by spaces.
 func names(containers []corev1.Container) string {
 	var all []string
 	for _, c := range containers {
@@ -128,7 +130,8 @@ func names(containers []corev1.Container) string {
 	return strings.Join(all, " ")
 }
 
-// container is that of the name, of either list. None is the end of the test.
+// container returns the container or init container with the name. The test fails if there
+// is none.
 func container(t *testing.T, pod *corev1.Pod, name string) *corev1.Container {
 	t.Helper()
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
@@ -136,11 +139,11 @@ func container(t *testing.T, pod *corev1.Pod, name string) *corev1.Container {
 			return &list[i]
 		}
 	}
-	t.Fatalf("no container %s among %s; %s", name, names(pod.Spec.InitContainers), names(pod.Spec.Containers))
+	t.Fatalf("the pod has no container %s, only %s; %s", name, names(pod.Spec.InitContainers), names(pod.Spec.Containers))
 	return nil
 }
 
-// env is a variable of a container, and whether it has it.
+// env returns the value of a container's environment variable, and whether it exists.
 func env(c *corev1.Container, name string) (string, bool) {
 	i := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == name })
 	if i < 0 {
@@ -149,19 +152,20 @@ func env(c *corev1.Container, name string) (string, bool) {
 	return c.Env[i].Value, true
 }
 
-// checkEnv compares variables of a container: NAME=VALUE, or NAME for none.
+// checkEnv checks environment variables of a container. NAME=VALUE means that the variable
+// has the value, and NAME that it does not exist.
 func checkEnv(t *testing.T, c *corev1.Container, want ...string) {
 	t.Helper()
 	for _, w := range want {
-		name, value, has := strings.Cut(w, "=")
-		if got, there := env(c, name); got != value || there != has {
-			t.Errorf("%s: %s is %q (there: %t), want %q", c.Name, name, got, there, w)
+		name, value, wanted := strings.Cut(w, "=")
+		if got, exists := env(c, name); got != value || exists != wanted {
+			t.Errorf("%s: %s is %q (exists: %t), want %s", c.Name, name, got, exists, w)
 		}
 	}
 }
 
-// tokenVolumes lists the volumes with a token of Entra's audience, as
-// NAME:EXPIRATION, the token's path in them being what the mounts are for.
+// tokenVolumes returns the projections of tokens with Entra's audience, by the names of
+// their volumes.
 func tokenVolumes(pod *corev1.Pod) map[string]corev1.ServiceAccountTokenProjection {
 	found := map[string]corev1.ServiceAccountTokenProjection{}
 	for _, v := range pod.Spec.Volumes {
@@ -177,8 +181,8 @@ func tokenVolumes(pod *corev1.Pod) map[string]corev1.ServiceAccountTokenProjecti
 	return found
 }
 
-// checkToken checks that a container finds the federated token where its environment
-// says, read-only, and returns the projection.
+// checkToken checks that AZURE_FEDERATED_TOKEN_FILE of a container is the path of a
+// federated token, that its mount is read-only, and returns the token's projection.
 func checkToken(t *testing.T, pod *corev1.Pod, name string) corev1.ServiceAccountTokenProjection {
 	t.Helper()
 	c, volumes := container(t, pod, name), tokenVolumes(pod)
@@ -186,16 +190,16 @@ func checkToken(t *testing.T, pod *corev1.Pod, name string) corev1.ServiceAccoun
 	for _, m := range c.VolumeMounts {
 		if projection, ok := volumes[m.Name]; ok && m.MountPath+"/"+projection.Path == file {
 			if !m.ReadOnly {
-				t.Errorf("%s: the token can be written", name)
+				t.Errorf("%s: the mount of the token is not read-only", name)
 			}
 			return projection
 		}
 	}
-	t.Fatalf("%s: AZURE_FEDERATED_TOKEN_FILE is %q, mounts %+v", name, file, c.VolumeMounts)
+	t.Fatalf("%s: no token is mounted at AZURE_FEDERATED_TOKEN_FILE, %q: %+v", name, file, c.VolumeMounts)
 	return corev1.ServiceAccountTokenProjection{}
 }
 
-// checkNoToken checks that a container has nothing to do with the token.
+// checkNoToken checks that a container has no mount of a token and no variables for it.
 func checkNoToken(t *testing.T, pod *corev1.Pod, name string) {
 	t.Helper()
 	c, volumes := container(t, pod, name), tokenVolumes(pod)
@@ -207,18 +211,18 @@ func checkNoToken(t *testing.T, pod *corev1.Pod, name string) {
 	}
 }
 
-// checkOurs checks that the pod is as our webhook alone makes it.
-func checkOurs(t *testing.T, pod *corev1.Pod) {
+// checkInjected checks that the pod is as our webhook makes it, without azwi's webhook.
+func checkInjected(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	checkContainers(t, pod)
 	checkNoToken(t, pod, inject.ProxyInitName)
 	if volumes := tokenVolumes(pod); len(volumes) != 1 {
-		t.Errorf("%d volumes with the token, want 1: %v", len(volumes), volumes)
+		t.Errorf("the pod has %d volumes with a token, want 1: %v", len(volumes), volumes)
 	}
 }
 
-// checkContainers checks that the pod has one proxy and one init container, ours, in
-// the order in that they have to run, beside the pod's own.
+// checkContainers checks that the pod has one proxy and one init container, that both are
+// ours, and that they are in the order in which they must start.
 func checkContainers(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	if got, want := names(pod.Spec.InitContainers)+"; "+names(pod.Spec.Containers), "azwi-proxy-init azwi-proxy migrate; app"; got != want {
@@ -226,18 +230,18 @@ func checkContainers(t *testing.T, pod *corev1.Pod) {
 	}
 	for name, image := range map[string]string{inject.ProxyName: proxyImage, inject.ProxyInitName: proxyInitImage} {
 		if got := container(t, pod, name).Image; got != image {
-			t.Errorf("%s: image %s, want %s", name, got, image)
+			t.Errorf("%s has the image %s, want %s", name, got, image)
 		}
 	}
 	proxy := container(t, pod, inject.ProxyName)
 	if proxy.RestartPolicy == nil || *proxy.RestartPolicy != corev1.ContainerRestartPolicyAlways || proxy.StartupProbe == nil {
-		t.Errorf("%s is no native sidecar with a startup probe", proxy.Name)
+		t.Errorf("%s is not a native sidecar with a startup probe", proxy.Name)
 	}
 	if got := fmt.Sprint(container(t, pod, inject.ProxyInitName).SecurityContext.Capabilities.Add); got != "[NET_ADMIN]" {
-		t.Errorf("the init container adds the capabilities %s", got)
+		t.Errorf("the init container adds the capabilities %s, want [NET_ADMIN]", got)
 	}
 	checkToken(t, pod, inject.ProxyName)
 }
 
-// deleteNow waits for no container to end: there is no kubelet to ask.
+// deleteNow has no grace period, because no kubelet would finish the deletion.
 var deleteNow = metav1.DeleteOptions{GracePeriodSeconds: new(int64)}

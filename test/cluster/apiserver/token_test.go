@@ -15,10 +15,10 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// TestFederatedToken: what the API server signs for a service account, the stand-in
-// Entra trades, having read the issuer's document and keys where the token says.
+// TestFederatedToken checks that the fake Entra accepts a token that the API server signed
+// for a service account, and verifies it with the issuer's discovery document and keys.
 func TestFederatedToken(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	namespace := newNamespace(ctx, t, restricted)
 	running.Entra.AddApplication(entra.Application{ClientID: clientID, Credentials: []entra.FederatedCredential{
@@ -29,7 +29,7 @@ func TestFederatedToken(t *testing.T) {
 		code     string
 	}{
 		{entra.DefaultAudience, http.StatusOK, ""},
-		{cluster.Issuer, http.StatusUnauthorized, "AADSTS700212"}, // the audience of the API server's own tokens
+		{cluster.Issuer, http.StatusUnauthorized, "AADSTS700212"}, // the API server's default audience
 	} {
 		status, body := exchange(ctx, t, projectedToken(ctx, t, namespace, test.audience))
 		if status != test.status || !strings.Contains(body, test.code) {
@@ -38,7 +38,7 @@ func TestFederatedToken(t *testing.T) {
 	}
 }
 
-// projectedToken asks for a token as the kubelet does for a projected volume.
+// projectedToken requests a token as the kubelet does for a projected volume.
 func projectedToken(ctx context.Context, t *testing.T, namespace, audience string) string {
 	t.Helper()
 	seconds := int64(3600)
@@ -50,7 +50,8 @@ func projectedToken(ctx context.Context, t *testing.T, namespace, audience strin
 	return answer.Status.Token
 }
 
-// exchange trades a federated token at Entra's token endpoint.
+// exchange sends a federated token to Entra's token endpoint, and returns the status and
+// body of the response.
 func exchange(ctx context.Context, t *testing.T, assertion string) (int, string) {
 	t.Helper()
 	form := url.Values{

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -17,32 +18,32 @@ import (
 	"imds-oidc-proxy/test/cluster"
 )
 
-// startOwn starts a webhook with other values of the chart, and returns a namespace
-// that it is for, in which the API server asks it already.
-func startOwn(ctx context.Context, t *testing.T, name string, port int, values ...string) (*cluster.Process, string) {
+// startOwnWebhook starts a webhook with other values of the chart. It returns the webhook
+// and a namespace of it, once the API server calls the webhook there.
+func startOwnWebhook(ctx context.Context, t *testing.T, name string, port int, values ...string) (*cluster.Process, string) {
 	t.Helper()
 	own, err := startWebhook(ctx, name, port, values...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := own.Stop(); err != nil && !errors.Is(err, cluster.ErrEnded) {
+		if err := own.Stop(); err != nil && !errors.Is(err, cluster.ErrExited) {
 			t.Error(err)
 		}
 		_ = running.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(context.Background(), name, metav1.DeleteOptions{})
 	})
 	namespace := appNamespace(ctx, t, ownWebhookLabel, name)
-	waitAsked(ctx, t, namespace)
+	waitForWebhook(ctx, t, namespace)
 	return own, namespace
 }
 
-// waitAsked waits until pods of the namespace go through a webhook.
-func waitAsked(ctx context.Context, t *testing.T, namespace string) {
+// waitForWebhook waits until a webhook changes the pods of the namespace.
+func waitForWebhook(ctx context.Context, t *testing.T, namespace string) {
 	t.Helper()
 	err := cluster.Wait(ctx, func(ctx context.Context) error {
 		pod, err := running.Client.CoreV1().Pods(namespace).Create(ctx, newPod(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		if err == nil && len(pod.Spec.Containers[0].Env) == 0 {
-			err = errors.New("the webhook is not asked yet")
+			err = errors.New("the API server does not call the webhook yet")
 		}
 		return err
 	})
@@ -51,11 +52,12 @@ func waitAsked(ctx context.Context, t *testing.T, namespace string) {
 	}
 }
 
-// TestOldStyle: where servers or nodes know no native sidecars.
-func TestOldStyle(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+// TestWithoutNativeSidecars tests the injection for servers or nodes that do not support
+// native sidecars.
+func TestWithoutNativeSidecars(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
-	_, namespace := startOwn(ctx, t, "old-style", 9543, "nativeSidecar=off")
+	_, namespace := startOwnWebhook(ctx, t, "no-native-sidecars", 9543, "nativeSidecar=off")
 	const warning = "init containers get no tokens"
 	pod := mustCreate(ctx, t, namespace, injected(), warning)
 	if got, want := names(pod.Spec.InitContainers)+"; "+names(pod.Spec.Containers), "azwi-proxy-init migrate; azwi-proxy app"; got != want {
@@ -63,53 +65,53 @@ func TestOldStyle(t *testing.T) {
 	}
 	proxy := container(t, pod, inject.ProxyName)
 	if proxy.Lifecycle == nil || proxy.Lifecycle.PostStart == nil || proxy.RestartPolicy != nil {
-		t.Errorf("no postStart hook, or a restart policy: %+v", proxy)
+		t.Errorf("the proxy has no postStart hook, or it has a restart policy: %+v", proxy)
 	}
 	checkSecondPass(ctx, t, namespace, pod, warning)
 }
 
-// TestMountedCertificate: where somebody else makes the certificate, the webhook has no
-// permission but to read service accounts.
+// TestMountedCertificate checks that a webhook with a mounted certificate works, and that
+// the chart then gives it no Role: it can only read service accounts.
 func TestMountedCertificate(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	authority, err := running.Authority()
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, namespace := startOwn(ctx, t, "mounted", 9593, "certificates.mode=mounted", "certificates.secretName=mine", "certificates.caBundle="+authority)
-	checkOurs(t, mustCreate(ctx, t, namespace, injected(), ""))
+	_, namespace := startOwnWebhook(ctx, t, "mounted", 9593, "certificates.mode=mounted", "certificates.secretName=mine", "certificates.caBundle="+authority)
+	checkInjected(t, mustCreate(ctx, t, namespace, injected(), ""))
 	roles, err := running.Client.RbacV1().Roles("mounted").List(ctx, metav1.ListOptions{})
 	if err != nil || len(roles.Items) != 0 {
-		t.Errorf("roles %v, %v; want none", roles.Items, err)
+		t.Errorf("Roles %v, %v; want none", roles.Items, err)
 	}
 }
 
-// TestIdentityBindings: tokens come from the cluster's own endpoint, for the pods that
-// ask for it, and are of another audience.
+// TestIdentityBindings checks that pods with the annotation get tokens from the cluster's
+// token endpoint, with another audience, and that other pods do not.
 func TestIdentityBindings(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	const audience, endpoint = "api://bindings.example.test", "https://bindings.example.test"
 	common := []string{"tokenEndpoint.annotationSuffix=identity-binding", "tokenEndpoint.audience=" + audience, "tokenEndpoint.proxy=" + endpoint, "tokenEndpoint.sniName=sni.example.test"}
-	asked := annotate(inject.TokenEndpointPrefix+"identity-binding", "true")
+	withBinding := annotate(inject.TokenEndpointPrefix+"identity-binding", "true")
 
 	t.Run("ConfigMap", func(t *testing.T) {
-		_, namespace := startOwn(ctx, t, "bindings-map", 9553, append(common, "tokenEndpoint.caConfigMap=bindings-ca")...)
-		pod := mustCreate(ctx, t, namespace, injected(asked), "")
+		_, namespace := startOwnWebhook(ctx, t, "bindings-map", 9553, append(common, "tokenEndpoint.caConfigMap=bindings-ca")...)
+		pod := mustCreate(ctx, t, namespace, injected(withBinding), "")
 		checkBinding(t, pod, audience, endpoint)
-		if other := mustCreate(ctx, t, namespace, injected(func(p *corev1.Pod) { p.Name = "unasked" }), ""); len(tokenVolumes(other)) != 1 {
-			t.Error("a pod that did not ask has no token for Entra")
+		if other := mustCreate(ctx, t, namespace, injected(func(p *corev1.Pod) { p.Name = "without-binding" }), ""); len(tokenVolumes(other)) != 1 {
+			t.Error("a pod without the annotation has no token for Entra")
 		}
 	})
 	t.Run("ClusterTrustBundle", func(t *testing.T) {
-		_, namespace := startOwn(ctx, t, "bindings-bundle", 9563, append(common, "tokenEndpoint.trustBundleSigner=example.test/bindings", "tokenEndpoint.trustBundleLabels=*")...)
-		checkBinding(t, mustCreate(ctx, t, namespace, injected(asked), ""), audience, endpoint)
+		_, namespace := startOwnWebhook(ctx, t, "bindings-bundle", 9563, append(common, "tokenEndpoint.trustBundleSigner=example.test/bindings", "tokenEndpoint.trustBundleLabels=*")...)
+		checkBinding(t, mustCreate(ctx, t, namespace, injected(withBinding), ""), audience, endpoint)
 	})
 }
 
-// checkBinding checks the proxy of a pod with bindings: its endpoint, the token of the
-// endpoint's audience, and a file of authorities that is mounted.
+// checkBinding checks the proxy of a pod with an identity binding: the endpoint, a mounted
+// file with certificate authorities, and a token with the endpoint's audience.
 func checkBinding(t *testing.T, pod *corev1.Pod, audience, endpoint string) {
 	t.Helper()
 	proxy := container(t, pod, inject.ProxyName)
@@ -120,7 +122,7 @@ func checkBinding(t *testing.T, pod *corev1.Pod, audience, endpoint string) {
 		mounted = mounted || strings.HasPrefix(file, m.MountPath+"/")
 	}
 	if !mounted {
-		t.Errorf("AZURE_KUBERNETES_CA_FILE is %q, mounts %+v", file, proxy.VolumeMounts)
+		t.Errorf("nothing is mounted at AZURE_KUBERNETES_CA_FILE, %q: %+v", file, proxy.VolumeMounts)
 	}
 	for _, v := range pod.Spec.Volumes {
 		if v.Projected == nil {
@@ -132,23 +134,24 @@ func checkBinding(t *testing.T, pod *corev1.Pod, audience, endpoint string) {
 			}
 		}
 	}
-	t.Errorf("no token of audience %s among %+v", audience, pod.Spec.Volumes)
+	t.Errorf("no volume has a token with audience %s: %+v", audience, pod.Spec.Volumes)
 }
 
-// TestWebhookAway: without the webhook no labelled pod starts, since it would reach
-// the node's identity; or each does, where Ignore was chosen. Others never notice.
-func TestWebhookAway(t *testing.T) {
+// TestWebhookDown checks the failure policies while the webhook is down. With Fail, the API
+// server refuses labeled pods, because without injection they could get the node's
+// identity. With Ignore, it admits them. It always admits pods without the label.
+func TestWebhookDown(t *testing.T) {
 	for policy, port := range map[string]int{"Fail": 9573, "Ignore": 9583} {
 		t.Run(policy, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 			defer cancel()
-			own, namespace := startOwn(ctx, t, "away-"+strings.ToLower(policy), port, "webhook.failurePolicy="+policy)
+			own, namespace := startOwnWebhook(ctx, t, "down-"+strings.ToLower(policy), port, "webhook.failurePolicy="+policy)
 			if err := own.Stop(); err != nil {
 				t.Fatal(err)
 			}
 			_, _, err := create(ctx, t, namespace, injected())
 			if policy == "Fail" && !apierrors.IsInternalError(err) || policy == "Ignore" && err != nil {
-				t.Errorf("a labelled pod: %v", err)
+				t.Errorf("failure policy %s, labeled pod: %v", policy, err)
 			}
 			if _, _, err := create(ctx, t, namespace, injected(func(p *corev1.Pod) { p.Name = "plain"; delete(p.Labels, inject.UseLabel) })); err != nil {
 				t.Errorf("a pod without the label: %v", err)
@@ -157,9 +160,10 @@ func TestWebhookAway(t *testing.T) {
 	}
 }
 
-// TestExcludedNamespaces: what a cluster needs to start never depends on the webhook.
+// TestExcludedNamespaces checks that the webhook does not apply to kube-system and its own
+// namespace, so that a cluster can start without it.
 func TestExcludedNamespaces(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	waitAccount(ctx, t, metav1.NamespaceSystem)
 	for _, namespace := range []string{metav1.NamespaceSystem, release} {
@@ -167,7 +171,7 @@ func TestExcludedNamespaces(t *testing.T) {
 			p.GenerateName, p.Name = "excluded-", ""
 			restrict(p)
 		})
-		checkUntouched(t, mustCreate(ctx, t, namespace, pod, ""))
+		checkUnchanged(t, mustCreate(ctx, t, namespace, pod, ""))
 	}
 }
 
@@ -182,10 +186,10 @@ func waitAccount(ctx context.Context, t *testing.T, namespace string) {
 	}
 }
 
-// TestPermissions: what the webhook's service account may do beside what it needs,
-// which it has shown by then.
+// TestPermissions checks that the webhook's service account has no permissions that the
+// webhook does not need. Other tests show that it has those that it needs.
 func TestPermissions(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	const account = "imds-oidc-proxy-webhook"
 	for _, c := range []struct {
@@ -215,11 +219,11 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
-// TestControllers: a pod that a Deployment's controller makes, under a name that the
-// API server chooses, is injected as any other; and so the webhook's own pods are
-// admitted in their namespace, which enforces restricted.
+// TestControllers checks that a Deployment's pods, which have generated names, are
+// injected. It also checks that the webhook's pods are admitted in their namespace, which
+// enforces the Pod Security level restricted.
 func TestControllers(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	namespace, template := appNamespace(ctx, t), injected()
 	template.Labels["app"] = "app"
@@ -233,7 +237,7 @@ func TestControllers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkOurs(t, &waitPods(ctx, t, namespace, "app=app", 1)[0])
+	checkInjected(t, &waitPods(ctx, t, namespace, "app=app", 1)[0])
 	waitPods(ctx, t, release, "app.kubernetes.io/name=imds-oidc-proxy-webhook", 2)
 }
 
@@ -246,7 +250,7 @@ func waitPods(ctx context.Context, t *testing.T, namespace, selector string, cou
 			return err
 		}
 		if pods = list.Items; len(pods) != count {
-			return errors.New("not all pods are there")
+			return fmt.Errorf("%d pods match %s, want %d", len(pods), selector, count)
 		}
 		return nil
 	})
@@ -256,10 +260,11 @@ func waitPods(ctx context.Context, t *testing.T, namespace, selector string, cou
 	return pods
 }
 
-// TestRotatedCertificate: the webhook has told the API server the authority that it
-// made, and keeps the certificate's key nowhere but in its Secret.
+// TestRotatedCertificate checks that the webhook writes its certificate authority to the
+// webhook configuration, also after the configuration was overwritten, and that its log
+// contains no private key.
 func TestRotatedCertificate(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	const name = "imds-oidc-proxy-webhook"
 	configurations := running.Client.AdmissionregistrationV1().MutatingWebhookConfigurations()
@@ -273,32 +278,32 @@ func TestRotatedCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	if authority == "" || authority != string(secret.Data["ca.crt"]) {
-		t.Errorf("the API server trusts %q, the Secret holds %q", authority, secret.Data["ca.crt"])
+		t.Errorf("the webhook configuration has the authority %q, the Secret %q", authority, secret.Data["ca.crt"])
 	}
 	log, err := webhook.Log()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if log == "" || strings.Contains(log, "PRIVATE KEY") {
-		t.Error("the webhook's log is empty, or holds a key")
+		t.Error("the webhook's log is empty, or contains a private key")
 	}
-	// Somebody overwrites the configuration, as an upgrade of the chart does.
+	// Overwrite the configuration, as an upgrade of the chart does.
 	configuration.Webhooks[0].ClientConfig.CABundle = nil
 	if _, err := configurations.Update(ctx, configuration, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
 	err = cluster.Wait(ctx, func(ctx context.Context) error {
-		mended, err := configurations.Get(ctx, name, metav1.GetOptions{})
-		if err == nil && string(mended.Webhooks[0].ClientConfig.CABundle) != authority {
-			err = errors.New("the authority is not back")
+		updated, err := configurations.Get(ctx, name, metav1.GetOptions{})
+		if err == nil && string(updated.Webhooks[0].ClientConfig.CABundle) != authority {
+			err = errors.New("the webhook has not restored the authority yet")
 		}
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("the authority was back after %v", time.Since(began).Round(time.Millisecond))
+	t.Logf("the webhook restored the authority after %v", time.Since(began).Round(time.Millisecond))
 	namespace := appNamespace(ctx, t)
-	waitAsked(ctx, t, namespace)
+	waitForWebhook(ctx, t, namespace)
 }

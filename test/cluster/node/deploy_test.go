@@ -16,18 +16,19 @@ import (
 )
 
 const (
-	// clientID is the made-up identity of deploy/.
+	// clientID is the example client ID in deploy/.
 	clientID = "66666666-7777-4888-9999-aaaaaaaaaaaa"
 
-	// application is the image of an SDK's client; see main_test.go.
+	// application is the image with the clients of the SDKs for Go; see TestMain.
 	application = "localhost/azidentity:test"
 
-	// patience is for a pod to come up on a machine under load: 3 seconds are usual.
-	patience = time.Minute
+	// testTimeout limits each test. A pod usually starts in 3 seconds; a machine under
+	// load needs more.
+	testTimeout = time.Minute
 )
 
-// trust makes Entra trust a service account of the cluster, as a federated
-// credential does, and returns the subject.
+// trust adds a federated credential for a service account of the cluster to the fake Entra,
+// and returns its subject.
 func trust(namespace, account string) string {
 	subject := "system:serviceaccount:" + namespace + ":" + account
 	running.Entra.AddApplication(entra.Application{ClientID: clientID,
@@ -35,8 +36,8 @@ func trust(namespace, account string) string {
 	return subject
 }
 
-// applyVariant applies a directory of deploy/, with the images of this test, and the
-// stand-in Entra as authority. edit, if any, changes what is to be run.
+// applyVariant applies a directory of deploy/, with the images of this test and the fake
+// Entra as authority host. edit changes each object first; it may be nil.
 func applyVariant(ctx context.Context, t *testing.T, directory string, edit func(*unstructured.Unstructured)) {
 	t.Helper()
 	objects, err := cluster.Render(directory)
@@ -71,7 +72,7 @@ func makeNamespace(ctx context.Context, t *testing.T, name string) {
 	}
 }
 
-// set sets a field of an object.
+// set sets the field of an object at the path fields.
 func set(t *testing.T, object *unstructured.Unstructured, value any, fields ...string) {
 	t.Helper()
 	if err := unstructured.SetNestedField(object.Object, value, fields...); err != nil {
@@ -79,8 +80,9 @@ func set(t *testing.T, object *unstructured.Unstructured, value any, fields ...s
 	}
 }
 
-// idle has a workload's only container do nothing, for a test to exec the client in.
-func idle(t *testing.T) func(*unstructured.Unstructured) {
+// makeIdle returns an edit that makes a workload's only container wait, so that a test can
+// run the client in it.
+func makeIdle(t *testing.T) func(*unstructured.Unstructured) {
 	return func(object *unstructured.Unstructured) {
 		containers, found, err := unstructured.NestedSlice(object.Object, "spec", "template", "spec", "containers")
 		if err != nil {
@@ -93,7 +95,7 @@ func idle(t *testing.T) func(*unstructured.Unstructured) {
 	}
 }
 
-// podOf waits for a pod with the label app=… or of a Job, as the condition wants it.
+// podOf returns the pod that the label selector matches, once it meets the condition.
 func podOf(ctx context.Context, t *testing.T, namespace, selector string, condition func(*corev1.Pod) error) *corev1.Pod {
 	t.Helper()
 	var pod *corev1.Pod
@@ -114,8 +116,8 @@ func podOf(ctx context.Context, t *testing.T, namespace, selector string, condit
 	return pod
 }
 
-// checkToken checks what a client printed: a token that Entra issued to the identity,
-// for an assertion that the API server had signed for the subject.
+// checkToken checks the output of a client. It must be a token that Entra issued to clientID
+// for an assertion that the API server signed for the subject.
 func checkToken(t *testing.T, output, subject string) {
 	t.Helper()
 	var answer struct{ Token string }
@@ -124,38 +126,38 @@ func checkToken(t *testing.T, output, subject string) {
 	}
 	token, err := running.Entra.VerifyAccessToken(answer.Token)
 	if err != nil {
-		t.Fatalf("the client printed %.300q: not a token of Entra: %v", output, err)
+		t.Fatalf("the client printed %.300q, which is not a token of Entra: %v", output, err)
 	}
 	if token.ClientID != clientID {
-		t.Errorf("a token of client ID %s, want %s", token.ClientID, clientID)
+		t.Errorf("the token is for client ID %s, want %s", token.ClientID, clientID)
 	}
 	for _, exchange := range running.Entra.Exchanges() {
 		if exchange.TokenID == token.ID {
 			if exchange.Issuer != cluster.Issuer || exchange.Subject != subject || exchange.Audience != entra.DefaultAudience {
-				t.Errorf("traded for a token of issuer %q, subject %q, audience %q; want %q, %q, %q", exchange.Issuer, exchange.Subject,
+				t.Errorf("the assertion has issuer %q, subject %q, audience %q; want %q, %q, %q", exchange.Issuer, exchange.Subject,
 					exchange.Audience, cluster.Issuer, subject, entra.DefaultAudience)
 			}
 			return
 		}
 	}
-	t.Errorf("Entra remembers no exchange for token %s", token.ID)
+	t.Errorf("Entra has no exchange with token %s", token.ID)
 }
 
-// checkNodeUntouched checks that nobody has asked the node's IMDS for a token since it
-// had that many requests.
-func checkNodeUntouched(t *testing.T, since int) {
+// checkNoNodeTokens checks that the node's IMDS got no token request, except in its first
+// since requests.
+func checkNoNodeTokens(t *testing.T, since int) {
 	t.Helper()
 	for _, request := range running.Decoy.Requests()[since:] {
 		if strings.Contains(strings.ToLower(request), "identity") {
-			t.Errorf("the node's IMDS was asked %q", request)
+			t.Errorf("the node's IMDS got the request %q", request)
 		}
 	}
 }
 
 func TestDeploymentOfManifests(t *testing.T) {
-	ctx := begin(t)
+	ctx := startTest(t)
 	subject := trust("demo", "app")
-	applyVariant(ctx, t, "deployment", idle(t))
+	applyVariant(ctx, t, "deployment", makeIdle(t))
 	pod := podOf(ctx, t, "demo", "app=app", cluster.Running)
 	output, err := running.Exec(ctx, "demo", pod.Name, "app", "/azidentity")
 	if err != nil {
@@ -165,7 +167,7 @@ func TestDeploymentOfManifests(t *testing.T) {
 }
 
 func TestJobOfManifests(t *testing.T) {
-	ctx := begin(t)
+	ctx := startTest(t)
 	subject := trust("demo", "nightly")
 	applyVariant(ctx, t, "job", nil)
 	pod := podOf(ctx, t, "demo", "job-name=nightly", cluster.Succeeded)

@@ -19,16 +19,16 @@ import (
 	"imds-oidc-proxy/test/cluster"
 )
 
-// edit changes a pod before it is made.
+// edit changes a pod template before it is used.
 type edit func(*corev1.PodTemplateSpec)
 
 func annotate(name, value string) edit {
 	return func(p *corev1.PodTemplateSpec) { p.Annotations[name] = value }
 }
 
-// client is a pod of the SDK's client as its author writes it: an init container that
-// gets a token, and a container that waits for a test to exec the client. It asks for
-// injection by one label and one annotation, and knows nothing else of it.
+// client returns a pod template with the client of the SDK for Go. Its init container gets
+// a token. Its container waits, so that a test can run the client in it. One label and one
+// annotation request injection, and nothing else in the template concerns it.
 func client(edits ...edit) corev1.PodTemplateSpec {
 	user := int64(1000)
 	p := corev1.PodTemplateSpec{
@@ -49,7 +49,8 @@ func client(edits ...edit) corev1.PodTemplateSpec {
 	return p
 }
 
-// appNamespace makes a namespace with the annotated and trusted service account app.
+// appNamespace creates a namespace with the service account app, which has the client ID
+// annotation and a federated credential.
 func appNamespace(ctx context.Context, t *testing.T, labels map[string]string) (namespace, subject string) {
 	t.Helper()
 	namespace, err := running.NewNamespace(ctx, labels)
@@ -64,7 +65,7 @@ func appNamespace(ctx context.Context, t *testing.T, labels map[string]string) (
 	return namespace, trust(namespace, "app")
 }
 
-// startPod makes one pod and waits until it runs.
+// startPod creates the pod client and waits until it is ready.
 func startPod(ctx context.Context, t *testing.T, namespace string, template corev1.PodTemplateSpec) *corev1.Pod {
 	t.Helper()
 	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
@@ -80,13 +81,14 @@ func startPod(ctx context.Context, t *testing.T, namespace string, template core
 	return pod
 }
 
-// deletePod gives the node back what a pod had of it. Nobody waits for it.
+// deletePod deletes a pod, so that its resources on the node become free. It does not wait
+// until the pod has terminated.
 func deletePod(namespace, name string) {
 	now := int64(0)
 	_ = running.Client.CoreV1().Pods(namespace).Delete(context.Background(), name, metav1.DeleteOptions{GracePeriodSeconds: &now})
 }
 
-// getToken has a program of the container get a token, and checks it.
+// getToken runs a client in the container app, and checks the token that it prints.
 func getToken(ctx context.Context, t *testing.T, pod *corev1.Pod, subject, program string, args ...string) {
 	t.Helper()
 	output, err := running.Exec(ctx, pod.Namespace, pod.Name, "app", append([]string{program}, args...)...)
@@ -96,7 +98,7 @@ func getToken(ctx context.Context, t *testing.T, pod *corev1.Pod, subject, progr
 	checkToken(t, output, subject)
 }
 
-// checkInitToken checks the token that the pod's own init container got.
+// checkInitToken checks the token that the pod's init container fetch printed.
 func checkInitToken(ctx context.Context, t *testing.T, pod *corev1.Pod, subject string) {
 	t.Helper()
 	output, err := running.Logs(ctx, pod.Namespace, pod.Name, "fetch", false)
@@ -106,20 +108,21 @@ func checkInitToken(ctx context.Context, t *testing.T, pod *corev1.Pod, subject 
 	checkToken(t, output, subject)
 }
 
-// begin is what each test begins with.
-func begin(t *testing.T) context.Context {
+// startTest returns a context with the timeout. At the end of the test, it checks that the
+// node's IMDS got no token request.
+func startTest(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	t.Cleanup(cancel)
 	since := len(running.Decoy.Requests())
-	t.Cleanup(func() { checkNodeUntouched(t, since) })
+	t.Cleanup(func() { checkNoNodeTokens(t, since) })
 	return ctx
 }
 
-// TestInjectedDeployment: by injection alone an application gets tokens, and so do its
-// init containers; another pod in the place of one that is gone too.
+// TestInjectedDeployment checks that an application and its init containers get tokens with
+// no change but injection, also in the pod that replaces a deleted one.
 func TestInjectedDeployment(t *testing.T) {
-	ctx := begin(t)
+	ctx := startTest(t)
 	namespace, subject := appNamespace(ctx, t, nil)
 	deployments := running.Client.AppsV1().Deployments(namespace)
 	_, err := deployments.Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "client"}, Spec: appsv1.DeploymentSpec{
@@ -136,7 +139,7 @@ func TestInjectedDeployment(t *testing.T) {
 	deletePod(namespace, first.Name)
 	second := podOf(ctx, t, namespace, "app=client", func(p *corev1.Pod) error {
 		if p.Name == first.Name {
-			return errors.New("the first pod is still there")
+			return errors.New("the first pod still exists")
 		}
 		return cluster.Running(p)
 	})
@@ -145,21 +148,22 @@ func TestInjectedDeployment(t *testing.T) {
 	getToken(ctx, t, second, subject, "/adal", "resource=https://vault.azure.net")
 }
 
-// javaScript has the pod's clients be the SDK's for JavaScript.
+// javaScript replaces the clients in the pod by the client of the SDK for JavaScript.
 func javaScript(p *corev1.PodTemplateSpec) {
 	p.Spec.InitContainers[0].Image, p.Spec.InitContainers[0].Command = jsApplication, getByJavaScript
 	p.Spec.Containers[0].Image = jsApplication
 }
 
-// jsApplication is an image of [cluster.CopyImage], and getByJavaScript its client.
+// jsApplication is an image of [cluster.CopyImage]. getByJavaScript is the command of its
+// client.
 const jsApplication = "localhost/jssdk:test"
 
 var getByJavaScript = []string{"/jssdk", "/app/identity.js", "resource=https://vault.azure.net"}
 
-// TestInjectedJob: a Job completes, with the sidecar in its pod.
+// TestInjectedJob checks that a Job with the sidecar in its pod completes.
 func TestInjectedJob(t *testing.T) {
 	t.Run("Go", func(t *testing.T) {
-		testJob(t, client(func(p *corev1.PodTemplateSpec) { p.Spec.Containers[0].Command = nil })) // the client itself
+		testJob(t, client(func(p *corev1.PodTemplateSpec) { p.Spec.Containers[0].Command = nil })) // nil: the image's entry point, the client
 	})
 	t.Run("JavaScript", func(t *testing.T) {
 		testJob(t, client(javaScript, func(p *corev1.PodTemplateSpec) { p.Spec.Containers[0].Command = getByJavaScript }))
@@ -167,7 +171,7 @@ func TestInjectedJob(t *testing.T) {
 }
 
 func testJob(t *testing.T, template corev1.PodTemplateSpec) {
-	ctx := begin(t)
+	ctx := startTest(t)
 	namespace, subject := appNamespace(ctx, t, nil)
 	template.Spec.RestartPolicy = corev1.RestartPolicyNever
 	_, err := running.Client.BatchV1().Jobs(namespace).Create(ctx,
@@ -199,9 +203,10 @@ func waitComplete(ctx context.Context, t *testing.T, namespace, name string) {
 	}
 }
 
-// TestForwarded: what is no token comes from the node's own IMDS, through the proxy.
-func TestForwarded(t *testing.T) {
-	ctx := begin(t)
+// TestForwardedRequest checks that the proxy forwards a request that is not for a token to
+// the node's IMDS.
+func TestForwardedRequest(t *testing.T) {
+	ctx := startTest(t)
 	namespace, _ := appNamespace(ctx, t, nil)
 	pod := startPod(ctx, t, namespace, client())
 	output, err := running.Exec(ctx, namespace, pod.Name, "app", "/ask", "/metadata/instance?api-version=2021-02-01")
@@ -210,10 +215,10 @@ func TestForwarded(t *testing.T) {
 	}
 }
 
-// TestSealed: in a sealed pod nothing reaches the node's IMDS, the proxy's own user
-// neither, who is the one that the redirect would let pass otherwise.
+// TestSealed checks that no request from a sealed pod reaches the node's IMDS, even from
+// the proxy's user, which the redirect exempts in other modes.
 func TestSealed(t *testing.T) {
-	ctx := begin(t)
+	ctx := startTest(t)
 	namespace, subject := appNamespace(ctx, t, nil)
 	asProxy := int64(1501)
 	pod := startPod(ctx, t, namespace, client(annotate(inject.RedirectAnnotation, "sealed"), func(p *corev1.PodTemplateSpec) {
@@ -225,14 +230,14 @@ func TestSealed(t *testing.T) {
 		t.Errorf("instance metadata: %q, want none", output)
 	}
 	if after := running.Decoy.Requests(); len(after) != before {
-		t.Errorf("the node's IMDS was asked %q", after[before:])
+		t.Errorf("the node's IMDS got the requests %q", after[before:])
 	}
 }
 
-// TestNoRedirect: under the restricted Pod Security Standard, for clients that heed
-// the variable, as the SDK for JavaScript does.
+// TestNoRedirect checks redirect mode none under the restricted Pod Security Standard, with
+// a client that uses AZURE_POD_IDENTITY_AUTHORITY_HOST: the SDK for JavaScript.
 func TestNoRedirect(t *testing.T) {
-	ctx := begin(t)
+	ctx := startTest(t)
 	namespace, subject := appNamespace(ctx, t, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
 	pod := startPod(ctx, t, namespace, client(annotate(inject.RedirectAnnotation, "none"), javaScript, func(p *corev1.PodTemplateSpec) {
 		yes, no := true, false
@@ -246,13 +251,13 @@ func TestNoRedirect(t *testing.T) {
 	getToken(ctx, t, pod, subject, getByJavaScript[0], getByJavaScript[1:]...)
 }
 
-// TestOldStyle: where there are no native sidecars the application still starts after
-// the proxy.
-func TestOldStyle(t *testing.T) {
-	ctx := begin(t)
-	namespace, subject := appNamespace(ctx, t, map[string]string{oldStyleLabel: "yes"})
+// TestWithoutNativeSidecars checks that the application starts after the proxy even if the
+// proxy is not a native sidecar.
+func TestWithoutNativeSidecars(t *testing.T) {
+	ctx := startTest(t)
+	namespace, subject := appNamespace(ctx, t, map[string]string{webhookLabel: "no-native-sidecars"})
 	pod := startPod(ctx, t, namespace, client(func(p *corev1.PodTemplateSpec) {
-		p.Spec.InitContainers = nil // they come before the proxy
+		p.Spec.InitContainers = nil // init containers run before the proxy, so they get no tokens
 	}))
 	if got := pod.Spec.Containers[0].Name; got != inject.ProxyName {
 		t.Fatalf("the first container is %s, want %s", got, inject.ProxyName)
@@ -270,11 +275,11 @@ func TestOldStyle(t *testing.T) {
 	}
 }
 
-// TestInjectedByCommand: in a namespace that no webhook is for, what imds-migrate has
-// written into the manifests does the same.
+// TestInjectedByCommand checks that a Deployment that imds-migrate injected gets tokens, in
+// a namespace without a webhook.
 func TestInjectedByCommand(t *testing.T) {
-	ctx := begin(t)
-	namespace, subject := appNamespace(ctx, t, map[string]string{oldStyleLabel: "no"})
+	ctx := startTest(t)
+	namespace, subject := appNamespace(ctx, t, map[string]string{webhookLabel: "none"})
 	manifest, err := yaml.Marshal(&appsv1.Deployment{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "Deployment"},
 		ObjectMeta: metav1.ObjectMeta{Name: "client", Namespace: namespace},

@@ -17,7 +17,7 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// status is how a container of the pod is.
+// status returns the status of a container of the pod. The test fails if there is none.
 func status(t *testing.T, pod *corev1.Pod, name string) corev1.ContainerStatus {
 	t.Helper()
 	for _, s := range append(append([]corev1.ContainerStatus{}, pod.Status.InitContainerStatuses...), pod.Status.ContainerStatuses...) {
@@ -25,14 +25,15 @@ func status(t *testing.T, pod *corev1.Pod, name string) corev1.ContainerStatus {
 			return s
 		}
 	}
-	t.Fatalf("no container %s: %s", name, cluster.Describe(pod))
+	t.Fatalf("the pod has no status of container %s: %s", name, cluster.Describe(pod))
 	return corev1.ContainerStatus{}
 }
 
-// TestSandboxLost: the pod's network namespace goes, and the redirect with it, as when
-// a node is rebooted. The kubelet makes another, and runs the init containers again.
+// TestSandboxLost kills the pod's sandbox, which removes the network namespace and the
+// redirect, as a reboot of the node does. The kubelet creates a new sandbox and runs the
+// init containers again, so that clients get tokens again.
 func TestSandboxLost(t *testing.T) {
-	ctx := begin(t)
+	ctx := startTest(t)
 	namespace, subject := appNamespace(ctx, t, nil)
 	before := startPod(ctx, t, namespace, client())
 	sandbox, err := running.Containerd("containers", "list", "--quiet",
@@ -46,7 +47,7 @@ func TestSandboxLost(t *testing.T) {
 	after, err := running.WaitPod(ctx, namespace, before.Name, func(p *corev1.Pod) error {
 		for _, name := range []string{inject.ProxyInitName, inject.ProxyName, "fetch", "app"} {
 			if status(t, p, name).ContainerID == status(t, before, name).ContainerID {
-				return fmt.Errorf("%s is still the container that it was: %s", name, cluster.Describe(p))
+				return fmt.Errorf("container %s has not been replaced yet: %s", name, cluster.Describe(p))
 			}
 		}
 		return cluster.Running(p)
@@ -55,16 +56,16 @@ func TestSandboxLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	if after.UID != before.UID {
-		t.Fatal("it is another pod")
+		t.Fatal("the pod was replaced")
 	}
 	checkInitToken(ctx, t, after, subject)
 	getToken(ctx, t, after, subject, "/azidentity")
 }
 
-// TestProxyOutOfMemory: the kernel kills the proxy for want of memory. The kubelet
-// starts it again; the application and the redirect stay, and the next token comes.
+// TestProxyOutOfMemory checks that after the kernel's OOM killer ended the proxy, the
+// kubelet restarts it alone, and that clients get tokens again.
 func TestProxyOutOfMemory(t *testing.T) {
-	ctx := begin(t)
+	ctx := startTest(t)
 	namespace, subject := appNamespace(ctx, t, nil)
 	before := startPod(ctx, t, namespace, client())
 	getToken(ctx, t, before, subject, "/azidentity")
@@ -79,22 +80,23 @@ func TestProxyOutOfMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	if last := status(t, after, inject.ProxyName).LastTerminationState.Terminated; last == nil || last.Reason != "OOMKilled" {
-		t.Errorf("the proxy's last end was %+v, want OOMKilled", last)
+		t.Errorf("the proxy's last termination was %+v, want OOMKilled", last)
 	}
 	for _, name := range []string{"app", inject.ProxyInitName} {
 		if status(t, after, name).ContainerID != status(t, before, name).ContainerID {
-			t.Errorf("%s was started again", name)
+			t.Errorf("container %s was restarted", name)
 		}
 	}
 	getToken(ctx, t, after, subject, "/azidentity", "--scope=https://storage.azure.com/.default")
 }
 
-// memoryLine is what /proc/PID/cgroup says of the memory controller, in either version.
+// memoryLine matches the line of the memory controller in /proc/PID/cgroup, for cgroup
+// versions 1 and 2.
 var memoryLine = regexp.MustCompile(`(?m)^(?:\d+:memory:|0::)(/.+)$`)
 
-// fillMemory uses up the memory of a container's cgroup, by pages of a file in memory:
-// they are no process's, so that the kernel ends the largest process, which is the
-// container's own and not the one that writes.
+// fillMemory makes the container's cgroup run out of memory by writing a file to a tmpfs.
+// The file's pages count for the cgroup but belong to no process. The OOM killer therefore
+// selects the largest process, which is the container's and not the writer.
 func fillMemory(ctx context.Context, t *testing.T, containerID string) {
 	t.Helper()
 	_, id, _ := strings.Cut(containerID, "://")
@@ -104,7 +106,7 @@ func fillMemory(ctx context.Context, t *testing.T, containerID string) {
 	}
 	pid := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(id) + `\s+(\d+)`).FindStringSubmatch(tasks)
 	if pid == nil {
-		t.Fatalf("%s is not among\n%s", id, tasks)
+		t.Fatalf("containerd has no task %s:\n%s", id, tasks)
 	}
 	groups, err := os.ReadFile("/proc/" + pid[1] + "/cgroup")
 	if err != nil {
@@ -112,7 +114,7 @@ func fillMemory(ctx context.Context, t *testing.T, containerID string) {
 	}
 	line := memoryLine.FindStringSubmatch(string(groups))
 	if line == nil {
-		t.Fatalf("no memory cgroup among\n%s", groups)
+		t.Fatalf("process %s has no memory cgroup:\n%s", pid[1], groups)
 	}
 	hierarchy := "/sys/fs/cgroup"
 	if strings.Contains(line[0], ":memory:") {
@@ -120,18 +122,18 @@ func fillMemory(ctx context.Context, t *testing.T, containerID string) {
 	}
 	file := filepath.Join("/run", "fill-"+id)
 	t.Cleanup(func() { os.Remove(file) })
-	// It ends with the file full or killed, and either is well.
+	// The error does not matter: the writer may finish, or be killed too.
 	output, err := exec.CommandContext(ctx, "sh", "-c", `echo $$ > "$1/cgroup.procs" && exec head -c 512M /dev/zero > "$2"`, "sh",
 		filepath.Join(hierarchy, line[1]), file).CombinedOutput()
 	os.Remove(file)
 	t.Logf("filled the memory of %s: %v %s", line[1], err, output)
 }
 
-// TestTokenRotation: the kubelet writes another federated token in the place of the
-// first, as it does when most of the first one's life is over; here since it has been
-// restarted, and knows of none. The proxy trades the new one.
+// TestTokenRotation checks that the proxy uses a new federated token after the kubelet
+// replaced the file. The kubelet does so after most of a token's lifetime; here it does so
+// because a restart cleared its token cache.
 func TestTokenRotation(t *testing.T) {
-	ctx := begin(t)
+	ctx := startTest(t)
 	namespace, subject := appNamespace(ctx, t, nil)
 	pod := startPod(ctx, t, namespace, client())
 	first := projected(t, pod)
@@ -143,7 +145,7 @@ func TestTokenRotation(t *testing.T) {
 	}
 	err := cluster.Wait(ctx, func(context.Context) error {
 		if projected(t, pod) == first {
-			return fmt.Errorf("the token is still the first one")
+			return fmt.Errorf("the kubelet has not replaced the token yet")
 		}
 		return nil
 	})
@@ -154,22 +156,22 @@ func TestTokenRotation(t *testing.T) {
 	exchanges := running.Entra.Exchanges()
 	before, after := exchanges[0], exchanges[len(exchanges)-1]
 	if before.AssertionID == "" || before.AssertionID == after.AssertionID || !after.AssertionFrom.After(before.AssertionFrom) {
-		t.Errorf("tokens %s of %v, then %s of %v were traded; want a later one", before.AssertionID, before.AssertionFrom, after.AssertionID, after.AssertionFrom)
+		t.Errorf("the first assertion was %s, valid from %v, the last %s, valid from %v; want a different, later one", before.AssertionID, before.AssertionFrom, after.AssertionID, after.AssertionFrom)
 	}
 	if after.Outcome != entra.OutcomeIssued {
-		t.Errorf("the outcome was %s", after.Outcome)
+		t.Errorf("the outcome of the last exchange was %s, want %s", after.Outcome, entra.OutcomeIssued)
 	}
 	if proxy := status(t, pod, inject.ProxyName); proxy.RestartCount != 0 {
 		t.Error("the proxy was restarted")
 	}
 }
 
-// projected is the federated token that the kubelet has written for the pod.
+// projected returns the federated token that the kubelet wrote for the pod.
 func projected(t *testing.T, pod *corev1.Pod) string {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/var/lib/kubelet/pods/%s/volumes/kubernetes.io~projected/azure-workload-identity-reserved-*/token/azure-identity-token", pod.UID))
 	if err != nil || len(files) != 1 {
-		t.Fatalf("tokens %q, %v; want one", files, err)
+		t.Fatalf("token files %q, %v; want one", files, err)
 	}
 	token, err := os.ReadFile(files[0])
 	if err != nil {

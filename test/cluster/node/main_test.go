@@ -1,5 +1,5 @@
-// Package node runs pods of this project on a real node: kubelet, containerd and
-// runc, with tokens that a real API server signs.
+// Package node tests this project's pods on a real node with kubelet, containerd and runc,
+// and with tokens that a real API server signs.
 package node
 
 import (
@@ -12,21 +12,23 @@ import (
 	"imds-oidc-proxy/test/cluster"
 )
 
-// clientModule is an application with Microsoft's SDK for Go and nothing that points
-// at the proxy: the SDK's first version with identities, which knows IMDS only.
+// clientModule is an application with Microsoft's SDK for Go and no configuration for the
+// proxy. It has the SDK's first version with credentials, which requests tokens only from
+// IMDS.
 const clientModule = "../../e2e/clients/azidentity"
 
-// olderModule has the SDK before that one, adal, which asks in its own way.
+// olderModule has adal, the SDK before azidentity, which sends different requests.
 const olderModule = "../../compat/drivers/go"
 
-// oldStyleLabel, on a namespace, asks with "yes" for the webhook of a cluster without
-// native sidecars, and with "no" for none.
-const oldStyleLabel = "test/old-style"
+// webhookLabel is a label of namespaces that selects the webhook for their pods: the
+// webhook for clusters without native sidecars if the value is "no-native-sidecars", and no
+// webhook if it is "none". Without the label it is the webhook with the chart's defaults.
+const webhookLabel = "test/webhook"
 
-// migrateVar tells the process inside where imds-migrate is.
+// migrateVar is the environment variable with the path of imds-migrate.
 const migrateVar = "NODE_TEST_IMDS_MIGRATE"
 
-// running is the cluster that all tests share, each in a namespace of its own.
+// running is the cluster. All tests share it, and each has its own namespace.
 var running *cluster.Cluster
 
 func TestMain(m *testing.M) {
@@ -37,14 +39,15 @@ func TestMain(m *testing.M) {
 		if err := cluster.BuildImage(dir, "azidentity", "adal", olderModule, "-modfile=versions/adal-0.9.24.mod", "./adal"); err != nil {
 			return nil, err
 		}
-		// Beside them a program that does nothing, for pods to exec the client in, and one
-		// that asks for whatever it is told.
+		// pause keeps a container running, so that tests can run the client in it. ask
+		// sends a request for any path.
 		for program, source := range map[string]string{"pause": "./pause", "ask": "./node/ask"} {
 			if err := cluster.BuildImage(dir, "azidentity", program, "..", source); err != nil {
 				return nil, err
 			}
 		}
-		// An SDK that asks where the environment says, which Go's does not.
+		// Unlike the SDK for Go, the SDK for JavaScript uses the environment variable
+		// AZURE_POD_IDENTITY_AUTHORITY_HOST.
 		if err := cluster.CopyImage(dir, "jssdk", "tools/jssdk", ".cache/cluster-jssdk"); err != nil {
 			return nil, err
 		}
@@ -59,13 +62,13 @@ func TestMain(m *testing.M) {
 	os.Exit(cluster.RunTests("node", m, config, func(ctx context.Context, c *cluster.Cluster) error {
 		running = c
 		return errors.Join(
-			c.InstallChart(ctx, "imds-oidc-proxy", "webhook.namespaceSelector[0].key="+oldStyleLabel, "webhook.namespaceSelector[0].operator=DoesNotExist"),
-			c.InstallChart(ctx, "old-style", "fullnameOverride=old-style", "replicas=1", "nativeSidecar=off",
-				"webhook.namespaceSelector[0].key="+oldStyleLabel, "webhook.namespaceSelector[0].operator=In", "webhook.namespaceSelector[0].values[0]=yes"))
+			c.InstallChart(ctx, "imds-oidc-proxy", "webhook.namespaceSelector[0].key="+webhookLabel, "webhook.namespaceSelector[0].operator=DoesNotExist"),
+			c.InstallChart(ctx, "no-native-sidecars", "fullnameOverride=no-native-sidecars", "replicas=1", "nativeSidecar=off",
+				"webhook.namespaceSelector[0].key="+webhookLabel, "webhook.namespaceSelector[0].operator=In", "webhook.namespaceSelector[0].values[0]=no-native-sidecars"))
 	}))
 }
 
 var (
-	errNoPod       = errors.New("there is no pod yet")
-	errNotComplete = errors.New("the Job has not completed")
+	errNoPod       = errors.New("the pod has not been created yet")
+	errNotComplete = errors.New("the Job has not completed yet")
 )

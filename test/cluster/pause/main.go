@@ -1,5 +1,5 @@
-// Command pause waits until it is told to end: it holds a pod's namespaces, or is
-// an application that has nothing to do.
+// Command pause waits for SIGTERM or SIGINT. It is the program of a pod's sandbox
+// container, and of application containers in which tests run other programs.
 package main
 
 import (
@@ -9,7 +9,8 @@ import (
 )
 
 func main() {
-	// The first process of a namespace gets no signal that it has no handler for.
+	// Without a handler, the kernel does not deliver these signals to process 1 of a PID
+	// namespace.
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	<-stop

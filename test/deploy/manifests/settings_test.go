@@ -17,7 +17,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 )
 
-// programsDir is removed after the tests. Empty: no test has built the programs.
+// programsDir is removed after the tests. It is empty until a test has built the programs.
 var programsDir string
 
 // programs builds both commands, once for all tests.

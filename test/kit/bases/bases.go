@@ -22,7 +22,7 @@ type Config struct {
 	Repository string
 
 	// Authorities are the certificate authorities that the static base trusts, in
-	// PEM. Nil: none.
+	// PEM. It may be nil.
 	Authorities []byte
 }
 

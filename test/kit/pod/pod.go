@@ -20,7 +20,7 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// The made-up identity of the pod.
+// The identities of the pod.
 const (
 	ClientID       = "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10"
 	Subject        = "system:serviceaccount:demo:app"
@@ -31,7 +31,7 @@ const (
 // stopTimeout bounds how long a process may take to exit after SIGTERM.
 const stopTimeout = 10 * time.Second
 
-// Config says which programs run in the pod, and with which settings.
+// Config configures the programs of the pod.
 type Config struct {
 	// ProxyInit and Proxy are the binaries to run. Without ProxyInit there is no redirect.
 	ProxyInit, Proxy string
@@ -43,17 +43,17 @@ type Config struct {
 	ProxyEnv []string
 
 	// ProxyPrefix is a command that root runs, that changes to ProxyUID, and that becomes the
-	// proxy, whose command line is appended. Empty: none.
+	// proxy, whose command line is appended. It may be empty.
 	ProxyPrefix []string
 
-	// IPTablesMode is proxy-init's --iptables-mode. Empty: its own choice.
+	// IPTablesMode is proxy-init's --iptables-mode. If it is empty, proxy-init chooses.
 	IPTablesMode string
 
 	// OneUser runs all processes as the caller: for a user namespace with one user, or
 	// for a caller that is not root.
 	OneUser bool
 
-	// Port is where the proxy listens. Zero: 8000.
+	// Port is the port of the proxy. The default is 8000.
 	Port int
 
 	// Entra configures the stand-in. The zero value works.

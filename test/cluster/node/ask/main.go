@@ -1,5 +1,5 @@
-// Command ask asks the metadata service for the path that is its argument, and prints
-// the answer as it comes.
+// Command ask sends a GET request for the path in its argument to the metadata service,
+// and prints the body of the response.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// metadataAddress is what SDKs have compiled in.
+// metadataAddress is the IMDS endpoint that SDKs use.
 const metadataAddress = "http://169.254.169.254"
 
 func main() {
@@ -23,7 +23,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) != 1 {
-		return errors.New("name one path")
+		return errors.New("usage: ask PATH")
 	}
 	request, err := http.NewRequest(http.MethodGet, metadataAddress+args[0], nil)
 	if err != nil {
