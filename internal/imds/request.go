@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -60,7 +61,8 @@ func refuseForeign(r *http.Request) error {
 	if _, present := r.Header["X-Forwarded-For"]; present {
 		return errForwardedFor
 	}
-	if !localHost(r.Host) {
+	// HTTP/1.0 has no Host. Where it is required, clients do not leave it empty.
+	if absent := r.Host == "" && !r.ProtoAtLeast(1, 1); !absent && !localHost(r.Host) {
 		return errForeignHost
 	}
 	return nil
@@ -213,30 +215,48 @@ func knownNameFold(name string) bool {
 	return azure.EqualFoldASCII(name, "api-version") || azure.EqualFoldASCII(name, "resource")
 }
 
-// localHost reports whether the Host header can come from a client of IMDS: it is absent
-// (HTTP/1.0), an IP address, or a name without a dot such as localhost. Clients of IMDS
-// send the address that they connect to.
+// localHost reports whether the Host header can come from a client of IMDS: it is an IP
+// address, or a name without a dot such as localhost, each with or without a port. Clients of
+// IMDS send the address that they connect to.
 //
 // This stops DNS rebinding: a browser in the pod, for example a headless one that renders
 // PDFs, loads a page from attacker.example, and the attacker then changes the DNS entry of
 // this name to the metadata address. The page can set any header, also Metadata, because
 // it sends the request to its own origin. It cannot change the Host header.
+//
+// Other spellings are refused, although no browser sends them: two parsers could read them
+// differently (localhost:80.attacker.example), and filters against SSRF overlook numbers
+// that some clients take for an address (2852039166, 0xa9fea9fe).
 func localHost(host string) bool {
-	if host == "" {
-		return true
+	name := host
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		if _, err := strconv.ParseUint(host[i+1:], 10, 16); err != nil {
+			return false
+		}
+		name = host[:i]
 	}
-	if _, err := netip.ParseAddr(host); err == nil {
-		return true
+	if inner, ok := strings.CutPrefix(name, "["); ok {
+		inner, closed := strings.CutSuffix(inner, "]")
+		addr, err := netip.ParseAddr(inner)
+		return closed && err == nil && addr.Is6() && addr.Zone() == ""
 	}
-	if _, err := netip.ParseAddrPort(host); err == nil {
-		return true
+	if addr, err := netip.ParseAddr(name); err == nil {
+		return addr.Is4()
 	}
-	if inner, ok := strings.CutPrefix(host, "["); ok {
-		_, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
-		return err == nil
+	return localName(name)
+}
+
+// localName reports whether a name is one label of a host name, which starts with a letter.
+func localName(name string) bool {
+	for i := range len(name) {
+		switch c := name[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z':
+		case i > 0 && ('0' <= c && c <= '9' || c == '-' || c == '_'):
+		default:
+			return false
+		}
 	}
-	name, _, _ := strings.Cut(host, ":")
-	return !strings.Contains(name, ".")
+	return name != ""
 }
 
 // maxParams bounds the search for duplicate names. Real clients send at most five

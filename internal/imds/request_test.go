@@ -33,6 +33,32 @@ func TestAmbiguousQueries(t *testing.T) {
 	}
 }
 
+// TestLocalHost: a Host header is accepted in the forms in which clients send it.
+func TestLocalHost(t *testing.T) {
+	for want, hosts := range map[bool][]string{
+		true: {
+			"169.254.169.254", "169.254.169.254:80", "127.0.0.1:8000", "127.0.0.1:65535", "127.0.0.1:0",
+			"[::1]", "[::1]:8000", "[fd00::1]", "[::ffff:169.254.169.254]:80",
+			"localhost", "LOCALHOST:8000", "proxy", "imds-proxy:80", "my_host", "a", "Z9:1", "a0-_z",
+		},
+		false: {
+			"", ":", ":80", "rebound.example.test", "rebound.example.test:80", "rebound.", "localhost.", ".localhost", "169.254.169.254.",
+			"localhost:", "localhost:80.example.test", "localhost:80:80", "localhost:65536", "localhost:-1", "localhost:+80", "localhost:http", "localhost: 80",
+			"2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518", "169.254.169.254.80", "0169.254.169.254", "1a",
+			"::1", "::1:8000", "fe80::1%eth0", "[fe80::1%eth0]", "[::1%.example.test]", "[::1", "::1]", "[]", "[127.0.0.1]", "[localhost]", "[[::1]]", "[::1]x", "[::1].example.test", "[::1]:", "x[::1]",
+			"user@localhost", "localhost/", "localhost#", "localhost?", "local%68ost", "rebound%2eexample", "rebound%2Eexample", "localhost\\x", "local host", " localhost", "localhost\t",
+			"-localhost", "_localhost", "lo\x00calhost", "rebound\u3002example", "localhos\u017f", "\u212aelvin", "loc\xffalhost", "a`", "a{", "a@", "a[", "a/", "a:", "a^",
+			"localhost,localhost", "localhost;a", "a,b:80",
+		},
+	} {
+		for _, host := range hosts {
+			if got := localHost(host); got != want {
+				t.Errorf("%q: got %t, want %t", host, got, want)
+			}
+		}
+	}
+}
+
 // TestUnknownParameters: a parameter that could name an identity is refused, however it is
 // spelled. The parameters that clients send for other purposes are ignored.
 func TestUnknownParameters(t *testing.T) {

@@ -71,7 +71,7 @@ func (c *conn) update(change func()) {
 
 // Read returns at most one request's header, and no byte of the next request, so that this
 // package always knows the state of the connection. It refuses a header that is too large
-// before net/http gets the excess bytes.
+// before net/http gets the excess bytes, and one with a folded line.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.hasBody {
 		// net/http reads a body only after the answer is written, to discard it.
@@ -89,6 +89,8 @@ func (c *conn) Read(p []byte) (int, error) {
 		return 0, err
 	case c.header.tooLarge():
 		return 0, c.refuse(tooLarge, p)
+	case c.header.folded:
+		return 0, c.refuse(foldedLine, p)
 	case !c.received(ended):
 		return 0, c.refuse(tooMany, p)
 	}
@@ -111,14 +113,20 @@ func (c *conn) readHeader(p []byte) (n int, ended bool, err error) {
 }
 
 // Answers to requests that net/http does not get to see. The first is net/http's own.
+//
+// A folded line continues the line before it, which net/http joins to one value and other
+// servers do not: a header that a proxy in front has checked could have another value here.
+// RFC 9112, section 5.2, lets a server refuse it. No client sends it.
 const (
 	tooLarge = "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: text/plain; charset=utf-8\r\n" +
 		"Connection: close\r\n\r\n431 Request Header Fields Too Large"
 	tooMany = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n" +
 		"Retry-After: 1\r\nConnection: close\r\n\r\n503 Service Unavailable: too many large requests"
+	foldedLine = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n" +
+		"Connection: close\r\n\r\n400 Bad Request: folded header line"
 )
 
-var errRefused = errors.New("the request is refused: its header is too large")
+var errRefused = errors.New("the request is refused: its header is too large, or has a folded line")
 
 // refuse answers a request in net/http's place. For a moment it discards what else the client
 // sends: a connection that is closed with unread bytes is reset, and the client may miss
@@ -207,6 +215,7 @@ type header struct {
 	bytes, lines int
 	line         lineState // of the present line
 	begun        bool      // at least one line that is not empty is complete
+	folded       bool      // a line continues the one before it: it starts with white space
 }
 
 type lineState int
@@ -241,6 +250,9 @@ func (h *header) add(text []byte) {
 	case h.line == lineEmpty && len(text) == 1 && text[0] == '\r':
 		h.line = lineCR
 	default:
+		if h.line == lineEmpty && h.begun && (text[0] == ' ' || text[0] == '\t') {
+			h.folded = true
+		}
 		h.line = lineText
 	}
 }

@@ -87,10 +87,51 @@ func TestNothingFollowsARefusal(t *testing.T) {
 	}
 }
 
+// TestFoldedLine: a header with a folded line is refused, in parts of each size, also in a
+// pipelined request.
+func TestFoldedLine(t *testing.T) {
+	const begin = "GET / HTTP/1.1\r\nHost: a\r\n"
+	for _, test := range []struct {
+		name, header string
+		folded       bool
+	}{
+		{"a value on the next line", begin + "Metadata:\r\n true\r\n\r\n", true},
+		{"a tab", begin + "Metadata:\r\n\ttrue\r\n\r\n", true},
+		{"the end of a value", begin + "Metadata: tr\r\n  ue\r\n\r\n", true},
+		{"a line feed alone", "GET / HTTP/1.1\nHost: a\n X-Forwarded-For: 192.0.2.1\n\n", true},
+		{"white space alone", begin + " \r\n\r\n", true},
+		{"the first header line", "GET / HTTP/1.1\r\n Host: a\r\n\r\n", true},
+		{"white space around a value", begin + "Metadata: \t true \t \r\n\r\n", false},
+		{"an empty value", begin + "X:\r\nY: \r\n\r\n", false},
+		{"empty lines before", "\r\n\r\n" + begin + "\r\n", false},
+	} {
+		for step := 1; step <= len(test.header); step++ {
+			var h header
+			for rest := test.header; rest != ""; {
+				n := min(step, len(rest))
+				h.take([]byte(rest[:n]))
+				rest = rest[n:]
+			}
+			if h.folded != test.folded {
+				t.Errorf("%s: in steps of %d: got %t, want %t", test.name, step, h.folded, test.folded)
+			}
+		}
+	}
+	s := start(t, ok, plenty)
+	c := s.dial(t)
+	c.send(begin + "\r\n" + begin + "X: a\r\n b\r\n\r\n")
+	c.wantAnswer(200)
+	if ends := c.wantAnswer(400); !ends {
+		t.Error("the connection stays open")
+	}
+	c.wantClosed()
+}
+
 // FuzzHeader: a header ends where net/http finds its end, if net/http accepts it.
 func FuzzHeader(f *testing.F) {
 	f.Add("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n")
 	f.Add("GET / HTTP/1.1\nHost: a\n b\n\t\n\nrest")
+	f.Add("GET / HTTP/1.1\r\nHost: a\r\nMetadata:\r\n true\r\n\r\n")
 	f.Add("GET / HTTP/1.1\r\n\r\r\n: \r\n\r\n")
 	f.Add("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\r\nGET")
 	f.Fuzz(func(t *testing.T, text string) {
