@@ -118,6 +118,10 @@ func newWebhook(ctx context.Context, cfg config, log *zap.Logger) (*webhook, err
 	return w, w.listenHealth(ctx, cfg.healthAddress)
 }
 
+// apiServer returns the access to the API server. It has no client-side rate limit, because an
+// admission waits for these requests: client-go's default of 5 requests per second would limit the
+// creation of pods in the whole cluster. The API server limits its clients by API Priority and
+// Fairness, and places bounds the number of requests that wait.
 func apiServer(kubeconfig string) (*rest.Config, error) {
 	access, err := rest.InClusterConfig()
 	if kubeconfig != "" {
@@ -127,6 +131,7 @@ func apiServer(kubeconfig string) (*rest.Config, error) {
 		return nil, flagError("kubeconfig", kubeconfig, err)
 	}
 	access.UserAgent = "imds-oidc-proxy-webhook/" + version
+	access.QPS = -1
 	return access, nil
 }
 

@@ -1,7 +1,6 @@
 package inject
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"unicode"
@@ -184,12 +183,16 @@ func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint TokenEndpoint) err
 // redirect annotation would not be sealed although its author meant it to be.
 func checkUnknown(pod *corev1.Pod) error {
 	known := ownNames()
-	for _, name := range slices.Sorted(maps.Keys(pod.Annotations)) {
+	var unknown []string
+	for name := range pod.Annotations {
 		if strings.HasPrefix(name, ownPrefix) && !slices.Contains(known, name) {
-			return refuse("annotation "+shorten(name), "unknown annotation: must be one of %s", strings.Join(known, ", "))
+			unknown = append(unknown, name)
 		}
 	}
-	return nil
+	if len(unknown) == 0 {
+		return nil
+	}
+	return refuse("annotation "+shorten(slices.Min(unknown)), "unknown annotation: must be one of %s", strings.Join(known, ", "))
 }
 
 func ownNames() []string {

@@ -35,9 +35,28 @@ func checkPlatform(pod *corev1.Pod) error {
 	return nil
 }
 
+// maxReplaced is how many containers of one list are replaced by the injected ones. One of each name
+// is valid, and other webhooks may add a second one. The API server copies the whole list for each
+// container that is removed.
+const maxReplaced = 8
+
+func count[T any](list []T, of func(T) bool) (n int) {
+	for _, e := range list {
+		if of(e) {
+			n++
+		}
+	}
+	return n
+}
+
 // checkNames refuses a pod whose containers all have the names of injected containers. Injection
 // replaces containers with these names, so the pod would have no other container.
 func checkNames(pod *corev1.Pod) error {
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		if n := count(list, isOurs); n > maxReplaced {
+			return refuse("spec", "%d containers of one list are named %s or %s, the names of the injected containers: must be at most %d", n, ProxyName, ProxyInitName, maxReplaced)
+		}
+	}
 	list := pod.Spec.Containers
 	if len(list) == 0 || slices.ContainsFunc(list, func(c corev1.Container) bool { return !isOurs(c) }) {
 		return nil
@@ -96,6 +115,7 @@ func userOf(pod *corev1.Pod, c containerRef) (user *int64, where string) {
 // checkIdentity refuses settings that the proxy would refuse at its start, where the error is
 // harder to find.
 func (s *settings) checkIdentity(account *corev1.ServiceAccount) error {
+	allows := s.allows()
 	switch {
 	case s.TenantID == "":
 		return refuse(accountName(account), "annotation %s is required: the configuration has no tenant", TenantIDAnnotation)
@@ -103,14 +123,14 @@ func (s *settings) checkIdentity(account *corev1.ServiceAccount) error {
 		return refuse(accountName(account), "annotation %s is required with the pod's annotation %s: tokens are prefetched for this client ID", ClientIDAnnotation, PrefetchAnnotation)
 	case len(s.prefetch.items) > azure.MaxPrefetch:
 		return refuse("annotation "+PrefetchAnnotation, "lists %d resources: must be at most %d", len(s.prefetch.items), azure.MaxPrefetch)
-	case s.clientID != "" && !s.allows(s.clientID):
+	case s.clientID != "" && !allows(s.clientID):
 		return refuse("annotation "+AllowedClientIDsAnnotation, "must contain %s, the client ID of %s", s.clientID, accountName(account))
 	}
 	if _, err := azure.Identities(s.identities.items); err != nil {
 		return refuse("annotation "+IdentitiesAnnotation, "%v", err)
 	}
 	for _, i := range s.identities.items {
-		if !s.allows(i.ClientID) {
+		if !allows(i.ClientID) {
 			return refuse("annotation "+AllowedClientIDsAnnotation, "must contain %s, a client ID in annotation %s", i.ClientID, IdentitiesAnnotation)
 		}
 	}
@@ -134,23 +154,22 @@ const (
 	readableByGroup = 0o040
 )
 
-// rootOnly reports whether a volume has a token that only root can read once the proxy is in the
-// pod.
-func (p *plan) rootOnly(v corev1.Volume) bool {
+// rootOnly returns a function that reports whether a volume has a token that only root can read
+// once the proxy is in the pod.
+func (p *plan) rootOnly() func(corev1.Volume) bool {
 	user := p.userOfAll()
-	sameUser := p.settings.redirect == redirectNone && user != nil && *user == azure.ProxyID
-	if v.Projected == nil || v.Projected.DefaultMode == nil || sameUser {
-		return false
-	}
-	mode := *v.Projected.DefaultMode
+	othersRead := p.settings.redirect == redirectNone && user != nil && *user == azure.ProxyID
+	readable := int32(readableByAll)
 	if s := p.pod.Spec.SecurityContext; s != nil {
-		inRootsGroup := slices.Contains(s.SupplementalGroups, 0)
-		if s.FSGroup != nil || inRootsGroup && mode&readableByGroup != 0 {
-			return false
+		othersRead = othersRead || s.FSGroup != nil
+		if slices.Contains(s.SupplementalGroups, 0) {
+			readable |= readableByGroup
 		}
 	}
-	return mode&readableByAll == 0 &&
-		slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.ServiceAccountToken != nil })
+	return func(v corev1.Volume) bool {
+		return !othersRead && v.Projected != nil && v.Projected.DefaultMode != nil && *v.Projected.DefaultMode&readable == 0 &&
+			slices.ContainsFunc(v.Projected.Sources, func(s corev1.VolumeProjection) bool { return s.ServiceAccountToken != nil })
+	}
 }
 
 // checkTokenMode refuses a pod whose own token is used for the proxy, if the proxy cannot read
@@ -160,7 +179,7 @@ func (p *plan) checkTokenMode() error {
 		return nil
 	}
 	volume := p.pod.Spec.Volumes[p.token.index]
-	if !p.rootOnly(volume) {
+	if !p.rootOnly()(volume) {
 		return nil
 	}
 	return refuse(fmt.Sprintf("spec.volumes[%s].projected.defaultMode", shorten(volume.Name)),
@@ -173,8 +192,9 @@ func (p *plan) warnTokenMode() {
 	if user := p.userOfAll(); user == nil || *user == 0 {
 		return
 	}
+	rootOnly := p.rootOnly()
 	for _, volume := range p.pod.Spec.Volumes {
-		if p.rootOnly(volume) {
+		if rootOnly(volume) {
 			p.warnf("volume %q: with the proxy in the pod, the application cannot read the token, because of the defaultMode %#o; set it to 0444, or set spec.securityContext.fsGroup",
 				shorten(volume.Name), *volume.Projected.DefaultMode)
 		}

@@ -140,6 +140,14 @@ func withoutEmpty(env []corev1.EnvVar) []corev1.EnvVar {
 	return slices.DeleteFunc(env, func(e corev1.EnvVar) bool { return e.Value == "" })
 }
 
+// ownParts adds what the proxy needs, if it is injected.
+func (p *plan) ownParts() {
+	if p.settings.inject {
+		p.ownContainers()
+		p.metricsLabel()
+	}
+}
+
 // ownContainers adds the injected containers before all others: a container that starts before
 // the redirect reaches the node's IMDS, and one that starts before the proxy gets no token.
 func (p *plan) ownContainers() {

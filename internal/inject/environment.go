@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"context"
 	"fmt"
 	"path"
 	"slices"
@@ -32,8 +33,11 @@ func (p *plan) identityEnv(mountPath string) []corev1.EnvVar {
 }
 
 // environments adds the variables and the token to the application containers.
-func (p *plan) environments() error {
+func (p *plan) environments(ctx context.Context) error {
 	for _, c := range allContainers(p.pod) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if !p.takesToken(c) {
 			continue
 		}
@@ -49,7 +53,7 @@ func (p *plan) environments() error {
 func (p *plan) takesToken(c containerRef) bool {
 	return c.Name != ProxyInitName &&
 		!(c.Name == ProxyName && p.settings.inject) &&
-		!slices.Contains(p.settings.skip, c.Name)
+		!p.settings.skip[c.Name]
 }
 
 func (p *plan) environment(c containerRef) error {
@@ -111,9 +115,8 @@ func (p *plan) mountPath(c containerRef) (mountPath string, mounted bool, err er
 	if m := mountOf(c.Container, p.token.volume); m != nil {
 		return m.MountPath, true, nil
 	}
-	taken := slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return path.Clean(m.MountPath) == path.Clean(p.token.mountPath)
-	})
+	wanted := path.Clean(p.token.mountPath)
+	taken := slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return path.Clean(m.MountPath) == wanted })
 	if taken < 0 {
 		return p.token.mountPath, false, nil
 	}
@@ -139,11 +142,45 @@ func dangling(c *corev1.Container, env corev1.EnvVar, mountPath string) bool {
 
 // mountedIn reports whether a file is in a volume of the container, or is mounted itself.
 func mountedIn(c *corev1.Container, file string) bool {
+	clean := path.Clean(file)
 	return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return inDir(file, m.MountPath) || path.Clean(file) == path.Clean(m.MountPath)
+		return inDir(file, m.MountPath) || clean == path.Clean(m.MountPath)
 	})
 }
 
 func inDir(file, dir string) bool {
 	return strings.HasPrefix(file, strings.TrimSuffix(path.Clean(dir), "/")+"/")
+}
+
+// dirs is a set of directories as a tree of their names. With it, many files are compared with
+// many directories in linear time.
+type dirs struct {
+	member bool
+	within map[string]*dirs
+}
+
+func (d *dirs) add(dir string) {
+	for name := range strings.SplitSeq(strings.TrimSuffix(path.Clean(dir), "/"), "/") {
+		if d.within[name] == nil {
+			if d.within == nil {
+				d.within = map[string]*dirs{}
+			}
+			d.within[name] = new(dirs)
+		}
+		d = d.within[name]
+	}
+	d.member = true
+}
+
+// contain reports whether [inDir] is true for the file and one of the directories.
+func (d *dirs) contain(file string) bool {
+	for name := range strings.SplitSeq(file, "/") {
+		if d.member {
+			return true
+		}
+		if d = d.within[name]; d == nil {
+			return false
+		}
+	}
+	return false
 }

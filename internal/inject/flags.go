@@ -3,6 +3,7 @@ package inject
 import (
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -135,6 +136,9 @@ func parseResources(s string) (*corev1.ResourceRequirements, error) {
 	if !strings.HasPrefix(strings.TrimSpace(s), "{") { // null would mean no limits
 		return nil, azure.Invalid(s, resourcesReason)
 	}
+	if len(s) > maxResources {
+		return nil, azure.Invalid(s, fmt.Sprintf("must have at most %d bytes", maxResources))
+	}
 	r := new(corev1.ResourceRequirements)
 	strict, err := kjson.UnmarshalStrict([]byte(s), r)
 	if err := errors.Join(append(strict, err)...); err != nil {
@@ -145,6 +149,10 @@ func parseResources(s string) (*corev1.ResourceRequirements, error) {
 	}
 	return r, nil
 }
+
+// maxResources is the maximum length of resources in JSON. The time to parse a quantity is quadratic
+// in its digits: a million digits take more than a second.
+const maxResources = 4096
 
 const resourcesReason = `must be JSON with requests and limits, such as {"limits": {"memory": "128Mi"}}`
 

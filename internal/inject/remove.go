@@ -37,14 +37,20 @@ func Remove(pod *corev1.Pod) Result {
 
 func (p *plan) removeIdentity(c containerRef) {
 	removeWhere(p, c.path()+"/env", c.Env, p.injectedBefore(c))
-	removeWhere(p, c.path()+"/volumeMounts", c.VolumeMounts, func(_ int, m corev1.VolumeMount) bool { return p.injectedVolume(m.Name) })
+	removeWhere(p, c.path()+"/volumeMounts", c.VolumeMounts, func(_ int, m corev1.VolumeMount) bool { return p.injectedVolumes()[m.Name] })
 }
 
 // injectedBefore returns a function that reports whether Pod added a variable of the container.
 // This depends on the position: a variable before the path of the token is the author's.
 func (p *plan) injectedBefore(c containerRef) func(int, corev1.EnvVar) bool {
+	mounts := new(dirs)
+	for _, m := range c.VolumeMounts {
+		if p.injectedVolumes()[m.Name] {
+			mounts.add(m.MountPath)
+		}
+	}
 	anchor := slices.IndexFunc(c.Env, func(e corev1.EnvVar) bool {
-		return e.Name == azure.EnvFederatedTokenFile && p.inInjectedVolume(c, e.Value)
+		return e.Name == azure.EnvFederatedTokenFile && mounts.contain(e.Value)
 	})
 	return func(i int, e corev1.EnvVar) bool {
 		return anchor >= 0 && i >= anchor && e.ValueFrom == nil && slices.Contains(injectedEnv, e.Name)
@@ -57,15 +63,17 @@ var injectedEnv = []string{
 	azure.EnvTokenProxy, azure.EnvSNIName, azure.EnvCAFile, azure.EnvCAData, azure.EnvIMDSHost,
 }
 
-func (p *plan) inInjectedVolume(c containerRef, file string) bool {
-	return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return p.injectedVolume(m.Name) && inDir(file, m.MountPath)
-	})
-}
-
-// injectedVolume reports whether the volume of this name is injected, and thus removed.
-func (p *plan) injectedVolume(volume string) bool {
-	return slices.ContainsFunc(p.pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == volume && isInjectedVolume(v) })
+// injectedVolumes returns the names of the volumes that are injected, and thus removed.
+func (p *plan) injectedVolumes() map[string]bool {
+	if p.injectedNames == nil {
+		p.injectedNames = map[string]bool{}
+		for _, v := range p.pod.Spec.Volumes {
+			if isInjectedVolume(v) {
+				p.injectedNames[v.Name] = true
+			}
+		}
+	}
+	return p.injectedNames
 }
 
 func (p *plan) removeMetricsLabel(ours func(corev1.Container) bool) {
@@ -145,30 +153,44 @@ func changed(was, is text) []string {
 
 // parts returns the parts of a pod and of each of its containers.
 func parts(pod *corev1.Pod) map[string]text {
-	own := text{}
-	all := map[string]text{"the pod": own}
+	own := contents{}
+	all := map[string]text{}
 	for name, value := range pod.Labels {
-		own["label "+name] = value
+		own.add("label "+name, value)
 	}
 	for _, v := range pod.Spec.Volumes {
-		own["volume "+shorten(v.Name)] += encoded(v)
+		own.add("volume "+shorten(v.Name), encoded(v))
 	}
 	for _, c := range allContainers(pod) {
 		rest := *c.Container
 		rest.Env, rest.VolumeMounts = nil, nil
-		own["container "+shorten(c.Name)] += c.list + encoded(rest)
+		own.add("container "+shorten(c.Name), c.list+encoded(rest))
 		all["container "+shorten(c.Name)] = containerParts(c.Container)
 	}
+	all["the pod"] = own.text()
 	return all
 }
 
 func containerParts(c *corev1.Container) text {
-	t := text{}
+	t := contents{}
 	for _, e := range c.Env {
-		t["env "+shorten(e.Name)] += encoded(e)
+		t.add("env "+shorten(e.Name), encoded(e))
 	}
 	for _, m := range c.VolumeMounts {
-		t["mount "+shorten(m.Name)] += encoded(m)
+		t.add("mount "+shorten(m.Name), encoded(m))
+	}
+	return t.text()
+}
+
+// contents collects the contents of parts, of which several may have the same name.
+type contents map[string][]string
+
+func (c contents) add(name, content string) { c[name] = append(c[name], content) }
+
+func (c contents) text() text {
+	t := make(text, len(c))
+	for name, list := range c {
+		t[name] = strings.Join(list, "")
 	}
 	return t
 }

@@ -2,7 +2,6 @@ package inject
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -38,8 +37,8 @@ type settings struct {
 	endpoint *TokenEndpoint
 
 	expiration    int64
-	expirationSet bool // by an annotation
-	skip          []string
+	expirationSet bool            // by an annotation
+	skip          map[string]bool // names of containers
 
 	inject, injectSet bool
 	port, adminPort   int32
@@ -142,9 +141,10 @@ func readExpiration(s *settings, value string) error {
 }
 
 func readSkip(s *settings, value string) error {
+	s.skip = map[string]bool{}
 	for name := range strings.SplitSeq(value, ";") {
 		if name = strings.TrimSpace(name); name != "" {
-			s.skip = append(s.skip, name)
+			s.skip[name] = true
 		}
 	}
 	return nil
@@ -164,7 +164,12 @@ func parseBool(value string) (bool, error) {
 	return b, nil
 }
 
-// allows reports whether the proxy serves requests for a client ID. Without a list it serves all.
-func (s *settings) allows(id azure.ClientID) bool {
-	return len(s.allowed.items) == 0 || slices.Contains(s.allowed.items, id)
+// allows returns a function that reports whether the proxy serves requests for a client ID.
+// Without a list it serves all.
+func (s *settings) allows() func(azure.ClientID) bool {
+	allowed := make(map[azure.ClientID]bool, len(s.allowed.items))
+	for _, id := range s.allowed.items {
+		allowed[id] = true
+	}
+	return func(id azure.ClientID) bool { return len(allowed) == 0 || allowed[id] }
 }

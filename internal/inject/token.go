@@ -19,6 +19,11 @@ const (
 	// maxVolumeName is the maximum length of a volume's name. The hash is cut to fit.
 	maxVolumeName = 63
 
+	// maxCopied is the maximum length of an author's path that is copied into the other
+	// containers. Without a limit, the size of the patch would be the product of this length
+	// and the number of containers.
+	maxCopied = 512
+
 	// azwiMountPath is the mount path of v1.6.0.
 	azwiMountPath = "/var/run/secrets/azure/wi"
 
@@ -76,7 +81,7 @@ func (p *plan) locateToken() {
 	for i, volume := range p.pod.Spec.Volumes {
 		found, usable := p.projectedToken(volume, t.ca)
 		switch {
-		case usable && !t.usable:
+		case usable && !t.usable && len(volume.Name) <= maxVolumeName && len(found) <= maxCopied:
 			t.volume, t.index, t.usable, t.path = volume.Name, i, true, found
 		case volume.Name == name && !t.usable:
 			t.index = i
@@ -111,7 +116,7 @@ func (p *plan) projectedToken(volume corev1.Volume, ca string) (string, bool) {
 // mountedAt returns the path at which the first container with the volume mounts it, or fallback.
 func mountedAt(pod *corev1.Pod, volume, fallback string) string {
 	for _, c := range allContainers(pod) {
-		if m := mountOf(c.Container, volume); m != nil {
+		if m := mountOf(c.Container, volume); m != nil && len(m.MountPath) <= maxCopied {
 			return m.MountPath
 		}
 	}

@@ -2,6 +2,7 @@ package inject
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -74,13 +75,16 @@ func (p *plan) warnOutdated(c containerRef, want []corev1.EnvVar) {
 }
 
 func (p *plan) warnSkipped() {
-	unknown := slices.DeleteFunc(slices.Clone(p.settings.skip), func(name string) bool {
-		// A pod may list the injected containers for azure-workload-identity, which would
-		// otherwise add a token to them.
-		return isOurName(name) || slices.ContainsFunc(allContainers(p.pod), func(c containerRef) bool { return c.Name == name })
-	})
+	unknown := maps.Clone(p.settings.skip)
+	for _, c := range allContainers(p.pod) {
+		delete(unknown, c.Name)
+	}
+	// A pod may list the injected containers for azure-workload-identity, which would otherwise
+	// add a token to them.
+	delete(unknown, ProxyName)
+	delete(unknown, ProxyInitName)
 	if len(unknown) > 0 {
-		p.warnf("annotation %s: the pod has no container %q", SkipContainersAnnotation, shorten(strings.Join(unknown, "; ")))
+		p.warnf("annotation %s: the pod has no container %q", SkipContainersAnnotation, shorten(strings.Join(slices.Sorted(maps.Keys(unknown)), "; ")))
 	}
 }
 
