@@ -23,8 +23,9 @@ const (
 	// caller stops waiting, even if the exchange ignores its timeout.
 	recordTime = time.Second
 
-	// maxTries bounds the tries of one exchange for a key that has not failed before. A
-	// federation mismatch that comes and goes has usually passed by the next try.
+	// maxTries bounds the tries of one exchange for a key that has no valid token and has not
+	// failed recently. A federation mismatch that comes and goes has usually passed by the
+	// next try.
 	maxTries = 3
 
 	// firstRetryDelay is the pause before the second try. Each further pause is three
