@@ -15,7 +15,7 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// forwardLimits holds bounds for tests. A zero field means the default.
+// forwardLimits replaces the limits of forwarding in tests. A zero field means the default.
 type forwardLimits struct {
 	timeout  time.Duration
 	maxBytes int64
@@ -23,28 +23,29 @@ type forwardLimits struct {
 }
 
 const (
-	// forwardTimeout bounds the wait for a slot and for IMDS's answer together, and then
-	// the time until the client has read the answer. IMDS is on the same host and answers
-	// within milliseconds, and within a second when it is throttling.
+	// forwardTimeout bounds two times: the wait for a slot and for IMDS's answer together,
+	// and then the time until the client has read the answer. IMDS is on the same host. It
+	// answers within milliseconds, and within a second while it throttles.
 	forwardTimeout = 5 * time.Second
 
-	// forwardDialTimeout is short: outside Azure packets to the address get no reply, and
-	// programs wait for the proxy in order to find out that they are not on Azure.
+	// forwardDialTimeout is short because outside Azure packets to the address get no reply,
+	// and programs that check whether they run on Azure wait for the proxy's answer.
 	forwardDialTimeout = time.Second
 
-	// forwardMaxBytes bounds the body of an answer. It is five times the largest known
-	// answer: user data of 64 KiB in base64, within the document of an instance.
+	// forwardMaxBytes bounds the body of an answer. It is five times the size of the largest
+	// known answer: the document of an instance with user data of 64 KiB in base64.
 	forwardMaxBytes = 512 << 10
 
 	// forwardMaxHeaderBytes bounds the header of an answer. IMDS sends a few hundred bytes.
 	forwardMaxHeaderBytes = 4 << 10
 
-	// forwardMaxSlots is more than IMDS serves: 5 requests a second, 5 at a time. The
-	// slots also bound a loop in which another intermediary removes the Via header.
+	// forwardMaxSlots bounds the number of slots, which is how many requests are forwarded at
+	// the same time. IMDS serves fewer: 5 requests a second, 5 at a time. The slots also bound
+	// a loop in which another intermediary removes the Via header.
 	forwardMaxSlots = 16
 
 	// forwardConnections is the number of client connections for each slot. As many
-	// requests may wait as there are slots, so that forwarded requests take at most a
+	// requests may wait for a slot as there are slots, so forwarded requests take at most a
 	// quarter of all connections.
 	forwardConnections = 8
 
@@ -56,7 +57,8 @@ const (
 	// forwardBuffer is the size of the buffer through which an answer is written.
 	forwardBuffer = 1 << 10
 
-	// forwardIdleTimeout closes the connection to IMDS between a program's polls.
+	// forwardIdleTimeout is how long an idle connection to IMDS stays open. A program that
+	// polls less often gets a new connection.
 	forwardIdleTimeout = 30 * time.Second
 )
 
@@ -64,10 +66,9 @@ const (
 //
 // A request holds a slot from before it is sent until its answer is written, because the
 // answer is in memory until then: 16 slots with 512 KiB each are 8 MiB of a container's
-// 64 MiB. If another request waits for a slot, an answer that its client does not read is
-// dropped (see [forwarder.watch]), so that clients that do not read cannot block
-// forwarding. The connection of such a client then holds forwardBuffer and the header,
-// until package server closes it.
+// 64 MiB. Clients that do not read cannot block forwarding: if another request waits for a
+// slot, an unread answer is dropped (see [forwarder.watch]). The connection of its client
+// then holds only forwardBuffer and the header, until package server closes it.
 type forwarder struct {
 	base      string // scheme and host
 	transport *http.Transport
@@ -113,9 +114,9 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, o *outcome) er
 	if err != nil {
 		return err
 	}
-	// net/http ends the request's context also for a client that has only closed its half
-	// of the connection, as nc -N does, and that still reads. Such a client does not wait
-	// for a slot, but if there is one, it gets its answer.
+	// net/http cancels the request's context when the client closes its sending side, even
+	// if the client still reads, as nc -N does. So ctx does not inherit this cancellation.
+	// Such a client does not wait for a slot, but if a slot is free, it gets its answer.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), h.forwarder.timeout)
 	defer cancel()
 	if !h.forwarder.acquire(ctx, r.Context().Done()) {
@@ -156,8 +157,8 @@ func (h *Handler) readForwarded(r *http.Request) ([]param, error) {
 	return appendParams(nil, r.URL.RawQuery)
 }
 
-// acquire waits for a slot until ctx or client is done. It returns false if it got none, at
-// once if too many others wait.
+// acquire waits for a slot until ctx or client is done, and reports whether it got one. If too
+// many other requests wait, it returns false at once.
 func (f *forwarder) acquire(ctx context.Context, client <-chan struct{}) bool {
 	select {
 	case f.admitted <- struct{}{}:
@@ -184,10 +185,11 @@ func (f *forwarder) release() {
 	<-f.admitted
 }
 
-// watch starts to watch an answer while it is written. Once its client has left it unread for
-// forwardUnreadTime, the rest is dropped and the slot is released as soon as another request
-// waits for a slot, or after a timeout. The caller stops the timer, which is all that an
-// answer costs that is written quickly, and closes written.
+// watch drops an answer that its client does not read. The timer that it returns fires if the
+// answer is not written after forwardUnreadTime. Then watch waits until another request waits
+// for a slot, or for the forwarder's timeout at most, drops the rest of the answer and releases
+// the slot. When the answer is written, the caller must stop the timer and close written. An
+// answer that is written quickly costs only the timer.
 func (f *forwarder) watch(p *reply, written <-chan struct{}, release func()) *time.Timer {
 	return time.AfterFunc(forwardUnreadTime, func() {
 		for end := time.Now().Add(f.timeout); len(f.admitted) <= cap(f.slots) && time.Now().Before(end); {
@@ -241,7 +243,8 @@ func (f *forwarder) read(resp *http.Response) (*reply, error) {
 	return &reply{status: resp.StatusCode, header: header, length: len(body), unsent: body}, nil
 }
 
-// reply is an answer of the real IMDS. Its whole body was read, within the bounds.
+// reply is an answer of the real IMDS. Its whole body is in memory, and was not larger than
+// forwarder.maxBytes.
 type reply struct {
 	status int
 	header http.Header
@@ -252,8 +255,8 @@ type reply struct {
 	dropped bool
 }
 
-// Read copies from the body instead of returning a part of it: while a write blocks, drop
-// can free the body.
+// Read implements [io.Reader]. Because it copies from the body, drop can free the body while
+// the write of an earlier part blocks.
 func (p *reply) Read(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -268,7 +271,7 @@ func (p *reply) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// drop frees what is not written of the body.
+// drop frees the part of the body that is not written yet.
 func (p *reply) drop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -296,8 +299,9 @@ func (p *reply) writeTo(w http.ResponseWriter) error {
 // other intermediaries keep this header.
 const via = "1.1 " + ServerName
 
-// isLoop reports whether this proxy has already forwarded a request: the redirect leads
-// its own traffic back to it, and it would forward the request for ever.
+// isLoop reports whether this proxy has already forwarded a request. This happens if the
+// redirect does not exempt the proxy: its own requests come back to it, and it would forward
+// them again and again.
 func isLoop(header http.Header) bool {
 	for _, line := range header["Via"] {
 		for hop := range strings.SplitSeq(line, ",") {
@@ -327,8 +331,8 @@ func forwardedHeader(from http.Header) http.Header {
 }
 
 // removeHopByHop removes the hop-by-hop headers of an answer (RFC 9110, section 7.6.1)
-// and X-Forwarded-For. If the Connection header has the option close, net/http has
-// already removed the header, and the headers that it lists remain: IMDS lists none.
+// and X-Forwarded-For. If the Connection header has the option close, net/http has already
+// removed it, so the headers that it listed remain. IMDS lists none.
 func removeHopByHop(header http.Header) {
 	for _, line := range header["Connection"] {
 		for option := range strings.SplitSeq(line, ",") {

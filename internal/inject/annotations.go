@@ -21,8 +21,8 @@ const (
 	InjectProxyAnnotation     = "azure.workload.identity/inject-proxy-sidecar"
 	ProxyPortAnnotation       = "azure.workload.identity/proxy-sidecar-port"
 
-	// TokenEndpointPrefix and [TokenEndpoint.AnnotationSuffix] are the name of the annotation
-	// that selects identity bindings for a pod.
+	// TokenEndpointPrefix is the start of the name of the annotation that selects identity
+	// bindings for a pod. [TokenEndpoint.AnnotationSuffix] is the rest of the name.
 	TokenEndpointPrefix = "azure.workload.identity/use-"
 
 	// ProxyName and ProxyInitName are the names of the injected containers.
@@ -46,11 +46,11 @@ const (
 
 // Annotation describes a label or an annotation of a pod or a service account.
 type Annotation struct {
-	// Name is the full name. That of identity bindings has SUFFIX in place of the configured
-	// suffix.
+	// Name is the full name. The name of the annotation for identity bindings ends in SUFFIX,
+	// in place of the configured suffix.
 	Name string
-	// On is the object with the annotation: pod, service account, or both, where the pod's
-	// takes precedence. For a label it says so.
+	// On is the object that can have the annotation: pod, service account, or both. If both
+	// have it, the pod's annotation takes precedence. For a label it is "pod, as a label".
 	On string
 	// Values are the valid values.
 	Values string
@@ -59,8 +59,9 @@ type Annotation struct {
 	// Effect describes the effect in one sentence.
 	Effect string
 
-	// read parses the value into the settings. Its error quotes the value. It is
-	// nil if the value is not a setting.
+	// read parses the value into the settings. Its error quotes the value. It is nil for
+	// UseLabel, which [Skipped] reads, and for TokenEndpointPrefix, which readTokenEndpoint
+	// reads.
 	read func(s *settings, value string) error
 	// proxy is true if the annotation has an effect only where the proxy is injected.
 	proxy bool
@@ -120,8 +121,8 @@ var annotations = []Annotation{
 // ownPrefix is the prefix of the annotations that only this project uses.
 const ownPrefix = "imds-oidc-proxy/"
 
-// readSettings returns the configuration, changed by the annotations of the pod and its service
-// account.
+// readSettings returns the settings for a pod: the configuration, changed by the annotations of
+// the pod and its service account.
 func readSettings(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (*settings, error) {
 	s := defaults(config)
 	for _, a := range annotations {
@@ -147,7 +148,9 @@ func readSettings(pod *corev1.Pod, account *corev1.ServiceAccount, config Config
 	return s, checkUnknown(pod)
 }
 
-// value returns the value of the annotation, and the object and name for an error message.
+// value returns the value of the annotation and, for error messages, the object that has it and
+// its name. given is false if neither object has the annotation. An empty value counts as absent,
+// except for annotations that only a pod can have.
 func (a Annotation) value(pod *corev1.Pod, account *corev1.ServiceAccount) (value, where string, given bool) {
 	if a.On != onAccount {
 		if value, given = pod.Annotations[a.Name]; given && (a.On == onPod || value != "") {
@@ -157,12 +160,13 @@ func (a Annotation) value(pod *corev1.Pod, account *corev1.ServiceAccount) (valu
 	if a.On == onPod || account == nil {
 		return "", "", false
 	}
-	// An empty value of a service account counts as not set. azure-workload-identity uses an
-	// empty tenant-id as the tenant, so that pods get no tenant.
+	// Unlike here, azure-workload-identity uses an empty tenant-id as the tenant, so that pods
+	// get no tenant.
 	value = account.Annotations[a.Name]
 	return value, "service account " + account.Name + ": annotation " + a.Name, value != ""
 }
 
+// readTokenEndpoint reads the annotation for identity bindings.
 func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint TokenEndpoint) error {
 	name := TokenEndpointPrefix + endpoint.AnnotationSuffix
 	value, given := pod.Annotations[name]
@@ -179,8 +183,8 @@ func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint TokenEndpoint) err
 	return nil
 }
 
-// checkUnknown refuses unknown annotations with our prefix. Otherwise a pod with a misspelled
-// redirect annotation would not be sealed although its author meant it to be.
+// checkUnknown refuses unknown annotations with ownPrefix. Otherwise a pod whose author misspells
+// the annotation for sealed mode would run without sealed mode.
 func checkUnknown(pod *corev1.Pod) error {
 	known := ownNames()
 	var unknown []string
@@ -195,6 +199,7 @@ func checkUnknown(pod *corev1.Pod) error {
 	return refuse("annotation "+shorten(slices.Min(unknown)), "unknown annotation: must be one of %s", strings.Join(known, ", "))
 }
 
+// ownNames returns the names of all annotations with ownPrefix.
 func ownNames() []string {
 	var names []string
 	for _, a := range annotations {
@@ -205,10 +210,10 @@ func ownNames() []string {
 	return names
 }
 
-// maxShown is how many bytes of a name a message repeats.
+// maxShown is the maximum number of bytes of a name in a message.
 const maxShown = 100
 
-// shorten returns a name from a pod in a form that is safe in a message of one line. The API
+// shorten returns a name from a pod in a form that is safe in a message of one line: the API
 // server has not validated the pod yet.
 func shorten(value string) string {
 	if len(value) > maxShown {

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Kind is the kind of a failure. Each kind has its own remedy and its own exit code.
+// Kind is the kind of a failure. proxy-init has an exit code for each kind.
 type Kind int
 
 // The kinds of failure. The zero value is an unknown kind.
@@ -44,7 +44,7 @@ type Error struct {
 	// Kind is zero if the kind of failure is not known.
 	Kind Kind
 
-	// Cause is one line: the step that failed, and what went wrong.
+	// Cause is one line with the step that failed and the reason.
 	Cause string
 
 	// Remedy says in one line what to change. It is empty if that is not known.
@@ -65,13 +65,14 @@ type failedRun struct {
 	mode     Mode
 	exitCode int
 	output   string
-	// input is the input of iptables-restore. It is empty for other commands.
+	// input is the input of iptables-restore. It is empty if another command failed.
 	input string
 	// unprivileged is true if this process lacks a capability that the mode needs. Some
 	// versions of iptables do not report this reason.
 	unprivileged bool
 }
 
+// The texts by which classify recognizes a failure in the output of iptables.
 var (
 	lockSigns       = regexp.MustCompile(`xtables lock|Can't lock `)
 	lockFileSign    = regexp.MustCompile(`can't open lock file`)
@@ -87,8 +88,9 @@ var (
 )
 
 // classify finds the kind of a failure in the output of iptables. The exit status does not
-// identify it: if a capability is missing, nft exits with 4 and legacy with 3; legacy exits
-// with 4 for the lock too, and iptables-restore with 1 or 2 for any failure.
+// identify the kind: if a capability is missing, iptables-nft exits with 4 and iptables-legacy
+// with 3; but iptables-legacy also exits with 4 if the lock is held, and iptables-restore exits
+// with 1 or 2 for any failure.
 func (f failedRun) classify() *Error {
 	output := oneLine(f.output)
 	ended := fmt.Sprintf("exited with %d: %s", f.exitCode, output)
@@ -119,7 +121,7 @@ func (f failedRun) classify() *Error {
 	return e
 }
 
-// nftOnlyRemedy is for tables with a name of iptables and rules that only the nft tool can read.
+// nftOnlyRemedy is the remedy if a table of iptables has rules that only the nft tool can read.
 const nftOnlyRemedy = "the nft tool added rules to a table of iptables: move them to another table, or use --iptables-mode=legacy"
 
 // inputLine returns the line of the input at which iptables-restore failed, or "" if its output
@@ -158,7 +160,7 @@ func (f failedRun) missingModule(output string) string {
 // extensions are the matches and targets that the rules use.
 var extensions = [...]string{"tcp", "owner", "conntrack", "REDIRECT", "DNAT", "REJECT"}
 
-// moduleOf returns the kernel module of an extension.
+// moduleOf returns the kernel modules of an extension.
 func moduleOf(extension string, mode Mode) string {
 	nft := map[string]string{"REJECT": "nft_reject_ipv4", "REDIRECT": "xt_REDIRECT, nft_redir, nf_nat"}
 	either := map[string]string{"tcp": "xt_tcpudp", "DNAT": "xt_nat, nf_nat", "REJECT": "ipt_REJECT", "REDIRECT": "xt_REDIRECT, nf_nat"}
@@ -168,8 +170,8 @@ func moduleOf(extension string, mode Mode) string {
 	return cmp.Or(either[extension], "xt_"+extension)
 }
 
-// The kernel's lists of its loaded extensions. It loads an extension at the first use. The
-// lists do not exist without legacy iptables.
+// The kernel's lists of its loaded extensions. The kernel loads an extension at the first use.
+// Without legacy iptables the lists do not exist.
 const (
 	procMatches = "/proc/net/ip_tables_matches"
 	procTargets = "/proc/net/ip_tables_targets"
@@ -183,6 +185,8 @@ func unloaded(mode Mode) string {
 	return modulesNotIn(known, mode)
 }
 
+// modulesNotIn returns the modules of the extensions that are not in known. If that finds no
+// module, it returns a text with the modules that may be missing.
 func modulesNotIn(known []string, mode Mode) string {
 	var missing []string
 	for _, x := range extensions {
@@ -196,6 +200,7 @@ func modulesNotIn(known []string, mode Mode) string {
 	return strings.Join(missing, ", ")
 }
 
+// capabilityRemedy is the remedy for a missing capability.
 func capabilityRemedy(mode Mode) string {
 	if mode == ModeLegacy {
 		return "run the init container as root with the capabilities NET_ADMIN and NET_RAW, which iptables-legacy needs"
@@ -203,8 +208,8 @@ func capabilityRemedy(mode Mode) string {
 	return "run the init container as root with the capability NET_ADMIN"
 }
 
-// oneLine joins the lines that iptables printed, without its hint to run --help, which does not
-// help in a container's log.
+// oneLine joins the lines that iptables printed. It leaves out two hints that do not help in a
+// container's log: to run iptables --help, and to upgrade iptables or the kernel.
 func oneLine(s string) string {
 	var kept []string
 	for line := range strings.Lines(s) {

@@ -1,10 +1,10 @@
-// Package server is an HTTP/1 server that hostile clients cannot make unavailable, with
-// graceful shutdown.
+// Package server is an HTTP/1 server with connection limits, so that hostile clients cannot
+// make it unavailable, and with graceful shutdown.
 //
 // It runs net/http's server, and bounds the resources that clients can use: the number of
 // connections, the size and the number of lines of a request's header, the time for each
-// step, and the kernel's buffers (see [Listen]). The handler has to bound what it uses for an
-// answer.
+// step, and the kernel's buffers (see [Listen]). The handler must bound the time and memory
+// that it uses itself.
 //
 //	listener, err := server.Listen(ctx, "127.0.0.1:8000")
 //	…
@@ -47,18 +47,20 @@ type Config struct {
 	// alive.
 	OneRequest bool
 
-	// Log gets a line for each panic of the handler and, at debug level, net/http's messages
-	// about connections. If it is nil, nothing is logged.
+	// Log gets a line for each panic of the handler, for each failure to accept a connection
+	// and, at debug level, for net/http's other messages about connections. If it is nil,
+	// nothing is logged.
 	Log *zap.Logger
 }
 
-// times are the time limits of a connection. Only tests use others than standardTimes.
+// times are the time limits of a connection. Only tests use other values than standardTimes.
 type times struct {
 	header, body, idle, write, grace, unread, refusal time.Duration
 }
 
 var standardTimes = times{
-	// header and body: a request arrives over loopback in one packet, with its body.
+	// header and body bound how long a request's header and its body may take to arrive. Over
+	// loopback, they arrive in one packet.
 	header: 5 * time.Second,
 	body:   5 * time.Second,
 
@@ -76,13 +78,14 @@ var standardTimes = times{
 	// within a few hundred on an overloaded machine.
 	grace: 500 * time.Millisecond,
 
-	// unread is the same for reading a part of an answer that the kernel's buffers do not
-	// take. They take all but the largest answers.
+	// unread is how long a connection may make the server wait for the client to read a part
+	// of an answer before a new connection may evict it. The kernel's buffers take all but
+	// the largest answers at once.
 	unread: 100 * time.Millisecond,
 
-	// refusal is how long a client that is refused while it sends a request has to read the
-	// answer. A connection that is closed with unread bytes is reset, and the answer may be
-	// lost.
+	// refusal is how long the server discards the rest of a request that it has refused, so
+	// that the client can read the answer. A connection that is closed with unread bytes is
+	// reset, and the answer may be lost.
 	refusal: 500 * time.Millisecond,
 }
 
@@ -93,10 +96,10 @@ type Server struct {
 	http     *http.Server
 	listener net.Listener
 	closing  sync.Once
-	closed   chan struct{} // closed when the listener is
+	closed   chan struct{} // closed when the listener is closed
 	freed    chan struct{} // has an element after a connection was removed from conns
 
-	mu       sync.Mutex // guards the fields below, and the place of each conn
+	mu       sync.Mutex // guards the fields below, and the field place of each conn
 	conns    map[*conn]struct{}
 	large    []*conn // connections with a large request, the oldest first
 	draining bool
@@ -160,12 +163,14 @@ type connKey struct{}
 // serveHTTP runs the handler for one request.
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(connKey{}).(*conn)
-	// Not ContentLength: it is -1 for HTTP/2's preface, which has no body. Where there is none,
-	// net/http reads ahead while the handler runs.
+	// The condition is about Body and not ContentLength, which is -1 for HTTP/2's preface
+	// although that has no body. hasBody must not be set for a request without a body: net/http
+	// reads ahead on its connection while the handler runs.
 	if r.Body != http.NoBody {
-		// The server does not wait for the body, and bytes that follow it are never parsed as
-		// another request (request smuggling). Before net/http closes the connection it reads
-		// a part of the body, until the deadline, so that the client gets the answer.
+		// The server does not wait for the body. The connection closes after the answer, so
+		// that bytes after the body are never parsed as another request (request smuggling).
+		// Before net/http closes the connection, it reads a part of the body, until the
+		// deadline, so that the client gets the answer.
 		w.Header().Set("Connection", "close")
 		c.hasBody = true
 		_ = c.SetReadDeadline(time.Now().Add(s.times.body)) // fails if the connection is closed
@@ -180,8 +185,8 @@ type answer struct {
 	begun bool
 }
 
-// WriteHeader decides whether this answer closes its connection. The decision is made as
-// late as possible: the request may have waited since long before the drain began.
+// WriteHeader writes the header, and decides whether this answer closes its connection. It
+// decides so late because a drain may begin while the handler works on the request.
 func (a *answer) WriteHeader(status int) {
 	a.begun = status >= http.StatusOK
 	if a.begun && a.conn.server.endsConnections() {
@@ -208,9 +213,9 @@ func (s *Server) endsConnections() bool {
 	return s.cfg.OneRequest || s.draining || s.full()
 }
 
-// errorLog logs net/http's messages. Most are about connections that clients close early
-// (Java and .NET probe by connecting and closing), and are logged at debug level. Panics and
-// failures to accept connections are not.
+// errorLog logs net/http's messages. Most of them are about connections that clients close
+// early (Java and .NET probe by connecting and closing), and have the level debug. Panics have
+// the level error, and failures to accept connections the level warn.
 type errorLog struct{ log *zap.Logger }
 
 // Write logs one line.

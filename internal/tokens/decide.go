@@ -16,14 +16,14 @@ const refreshWait = 2 * time.Second
 type decision struct {
 	action action
 
-	// run is the exchange to wait for or, if the caller does not wait, the one that runs
-	// in the background. Nil: there is none.
+	// run is the exchange to wait for or, if the caller does not wait, the exchange in the
+	// background. It is nil if no exchange runs.
 	run *run
 
-	// start says that run is new: its goroutine has to be started.
+	// start says that run is new, and that its goroutine has to be started.
 	start bool
 
-	// waiter is the caller among those that wait for run.
+	// waiter represents the caller in run.waiters. It is nil unless action is wait.
 	waiter waiter
 
 	// fallback says that token may be returned if run fails or takes longer than
@@ -42,8 +42,8 @@ const (
 	refuse               // return the error
 )
 
-// decide decides what to do with a request for k. If fresh, the caller asks for a token that
-// is not cached.
+// decide decides what to do with a request for k. If fresh is true, the caller wants a token
+// that is not cached ([Request.Fresh]).
 func (m *memory) decide(k key, fresh bool, now time.Time) decision {
 	e, _ := m.cache.Get(k)
 	if e == nil || e.end.reached(now) {
@@ -52,14 +52,16 @@ func (m *memory) decide(k key, fresh bool, now time.Time) decision {
 	e.used = true
 	d := decision{action: serve, token: e.tokenAt(now)}
 	due := e.due.reached(now)
+	// A fresh request may start an exchange from forceable on, any other from due on.
 	if fresh && !e.forceable.reached(now) || !fresh && !due {
 		return d
 	}
 	worthWaiting := (fresh || e.stale.reached(now)) && !m.failingOrThrottled(k, now)
 	b := m.refreshes
 	if !due {
-		b = m.budgetOf(k.clientID)
+		b = m.budgetOf(k.clientID) // forced by the caller, so rate-limited
 	}
+	// The cached token is returned if no exchange may begin now or too many callers wait.
 	var err *exchange.Error
 	if d.run, d.start, err = m.join(k, b, now); err != nil || !worthWaiting {
 		return d
@@ -88,8 +90,10 @@ func (m *memory) decideWithout(k key, now time.Time) decision {
 	return d
 }
 
-// join returns the run for k on behalf of a caller: the running one, or a new one if an
-// exchange may begin now or after a throttle of a few seconds, whose tries b pays for.
+// join returns a run for k, for a caller that wants its token: the running one, or a new one
+// if an exchange may begin now or after a throttle of a few seconds. start is true for a new
+// run, whose tries count against b. If no exchange may begin, join returns the error for the
+// caller.
 func (m *memory) join(k key, b *budget, now time.Time) (r *run, start bool, err *exchange.Error) {
 	if r = m.running[k]; r == nil {
 		f := m.backedOff(k, now)
@@ -119,7 +123,7 @@ func (m *memory) begin(k key, b *budget, c class, now time.Time) *run {
 		budget: b, class: c, waiters: make(map[waiter]struct{}),
 	}
 	if r.refresh || m.failing(k, now) != nil {
-		r.tries = 1 // the next exchange is the retry
+		r.tries = 1 // the retry is a later exchange, after the backoff
 	}
 	m.running[k] = r
 	m.take(b)
@@ -127,28 +131,29 @@ func (m *memory) begin(k key, b *budget, c class, now time.Time) *run {
 }
 
 const (
-	// staleMargin is the remaining lifetime below which a token is returned only if a new
-	// one cannot be had. SDKs fetch a new token when 5 minutes or less remain, so with an
-	// older token they would ask again on every call.
+	// staleMargin is the remaining lifetime below which a token is stale: it is returned
+	// only if no new token can be obtained. SDKs request a new token when 5 minutes or less
+	// remain, so with a stale token they would request a token on every call.
 	staleMargin = 5 * time.Minute
 
-	// staleShare limits the margin to a quarter of a short lifetime.
+	// staleShare limits the margin to a quarter of the lifetime, for tokens with a short
+	// lifetime.
 	staleShare = 4
 
-	// minRefresh is the least time after which a token is refreshed because Entra asks
-	// for it. A refresh_in of a second is a mistake of Entra's; a fleet that obeyed it
-	// would make one exchange a second for each token.
+	// minRefresh is the minimum of refresh_in, the time after which Entra asks to refresh a
+	// token. A value of one second is a mistake of Entra; a fleet that obeyed it would make
+	// one exchange a second for each token.
 	minRefresh = 5 * time.Minute
 
-	// freshInterval is the least time between exchanges of one key that callers force
-	// with [Request.Fresh], or that the schedule starts: if Entra grants tokens of one
-	// second, it must not be asked each second.
+	// freshInterval is the minimum time between exchanges of one key that callers force with
+	// [Request.Fresh], or that the schedule starts. Without it, tokens that are valid for one
+	// second would cause an exchange each second.
 	freshInterval = 30 * time.Second
 )
 
 // moment is a point in the lifetime of a token, on the wall clock and on the monotonic clock.
-// Both are needed: the wall clock may be set back, which extends no token's lifetime, and the
-// monotonic clock stops while a machine sleeps.
+// Both are needed: somebody may set back the wall clock, which must not extend the lifetime of
+// a token, and the monotonic clock stops while a machine sleeps.
 type moment struct{ wall, monotonic time.Time }
 
 func momentAfter(now time.Time, d time.Duration) moment {
@@ -161,7 +166,7 @@ func (m moment) reached(now time.Time) bool {
 	return !now.Before(m.wall) || !now.Before(m.monotonic)
 }
 
-// next returns when m will be reached if neither clock is set.
+// next returns when m will be reached if nobody changes the wall clock.
 func (m moment) next(now time.Time) time.Time {
 	return now.Add(min(m.wall.Sub(now), m.monotonic.Sub(now)))
 }
@@ -170,26 +175,27 @@ func (m moment) next(now time.Time) time.Time {
 type entry struct {
 	token exchange.Token
 
-	// forceable is when callers may force the next exchange, or the schedule start it.
+	// forceable is when callers may force the next exchange ([Request.Fresh]), and when the
+	// schedule may start it.
 	forceable moment
 
 	// due is when to refresh the token in the background.
 	due moment
 
-	// stale is when the token is returned only if a new one cannot be had. It is never
-	// before due.
+	// stale is when the token becomes stale: from then on it is returned only if no new
+	// token can be obtained. stale is never before due.
 	stale moment
 
 	// end is when the token is no longer returned, [exchange.MinLife] before it expires.
 	end moment
 
-	// used says that a caller asked for the token since it was last refreshed, or caused
-	// the exchange.
+	// used says that a caller has requested the token: since its last refresh, or while the
+	// exchange ran. Unused tokens are not refreshed, except prefetched ones.
 	used bool
 }
 
-// clockNoise is how far the two clocks drift apart without being set. Below it, ExpiresOn
-// of the same token does not change.
+// clockNoise is the largest difference between the two clocks that counts as drift. Up to it,
+// tokenAt returns the same ExpiresOn each time.
 const clockNoise = time.Second
 
 // tokenAt returns the token for a caller. If the wall clock was set back, ExpiresOn is the
@@ -218,10 +224,11 @@ func newEntry(g exchange.Grant, now time.Time, used bool, jitter float64) *entry
 	}
 }
 
-// refreshDelay returns how long after it was obtained a token is refreshed: what Entra asks
-// for, or else half of its lifetime, with a jitter of a third more or less. With this jitter,
-// the refreshes of a fleet that started in one second are spread evenly after one lifetime; in
-// the first lifetime their peak is 3/2 of the mean (they spread over 2/3 of the period).
+// refreshDelay returns the time from obtaining a token to refreshing it: what Entra asks for,
+// or else half of the lifetime, with a jitter of a third more or less. With this jitter, the
+// refreshes of a fleet that started in the same second are spread evenly after one lifetime. In
+// the first lifetime their peak is 3/2 of the mean, because they are spread over 2/3 of the
+// delay.
 func refreshDelay(asked, life, fresh time.Duration, jitter float64) time.Duration {
 	if asked <= 0 || asked >= life {
 		asked = life / 2

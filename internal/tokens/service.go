@@ -58,7 +58,7 @@ func New(cfg Config) (*Service, error) {
 
 // Run connects to Entra, prefetches tokens, and refreshes the tokens in use before they
 // expire. When ctx ends, it cancels the exchanges that no caller waits for, and returns after
-// the others have ended, within [exchangeTimeout].
+// the others have ended, within [exchangeTimeout] + [recordTime].
 func (s *Service) Run(ctx context.Context) error {
 	s.mu.Lock()
 	if s.running {
