@@ -74,7 +74,7 @@ func TestIdentify(t *testing.T) {
 		{agent("object_store/0.5.3"), "rust-object-store", "0.5.3", census.No},
 		{agent("object_store/0.5.4"), "rust-object-store", "0.5.4", census.Yes},
 		{agent("Faraday v1.10.3"), "ruby-faraday", "", census.Unknown},
-		{agent("curl/7.88.1 curl/8.0.1"), "curl", "8.0.1", census.Unknown}, // the last one counts
+		{agent("curl/7.88.1 curl/8.0.1"), "curl", "8.0.1", census.Unknown},                              // the last one counts
 		{agent("Go-http-client without accept-encoding/1.1"), "azcopy-or-blobfuse", "", census.Unknown}, // a product has no space
 		{agent("Fluent-Bit"), "fluent-bit", "", census.Unknown},
 		{agent("azsdk-go-azidentity"), "go-azidentity", "", census.Unknown},
