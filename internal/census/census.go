@@ -86,8 +86,11 @@ type Census struct {
 	callers map[Caller]*tally
 }
 
-// signature holds the headers that identify a client.
-type signature struct{ userAgent, sku, version string }
+// signature holds what identifies a client.
+type signature struct {
+	userAgent, sku, version string // headers
+	unencoded               bool   // there is no Accept-Encoding
+}
 
 // tally counts the requests of one caller.
 type tally struct {
@@ -108,7 +111,7 @@ func New(cfg Config) *Census {
 // Count counts one request by its header. It does not allocate if the header is in the
 // cache.
 func (c *Census) Count(header http.Header) {
-	s := signature{bounded(header.Get("User-Agent")), bounded(header.Get("X-Client-Sku")), bounded(header.Get("X-Client-Ver"))}
+	s := signature{bounded(header.Get("User-Agent")), bounded(header.Get("X-Client-Sku")), bounded(header.Get("X-Client-Ver")), header["Accept-Encoding"] == nil}
 	now := c.now()
 	c.mu.RLock()
 	t := c.known[s]
@@ -130,7 +133,7 @@ func (c *Census) learn(s signature, now time.Time) *tally {
 	t, isNew := c.tallyOf(caller, now)
 	if len(c.known) < maxKnown {
 		// The header's strings share memory with the whole request and would keep it alive.
-		c.known[signature{strings.Clone(s.userAgent), strings.Clone(s.sku), strings.Clone(s.version)}] = t
+		c.known[signature{strings.Clone(s.userAgent), strings.Clone(s.sku), strings.Clone(s.version), s.unencoded}] = t
 	}
 	c.mu.Unlock()
 	if isNew && c.isNew != nil {

@@ -1,6 +1,7 @@
 package census_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -67,6 +68,14 @@ func TestIdentify(t *testing.T) {
 		{withSKU("", "MSAL.NetCore", "4.61.3.0"), "msal-net", "4.61.3.0", census.No},
 		{withSKU("azsdk-go-azidentity/v1.15.0 (go1.26; linux)", "MSAL.Go", "1.10.1"), "go-azidentity", "1.15.0", census.Yes},
 		{agent("Java/1.8.0_292"), "java", "1.8.0", census.Unknown},
+		{agent("rclone/v1.62.2"), "rclone", "1.62.2", census.No},
+		{agent("rclone/v1.63.0"), "rclone", "1.63.0", census.Yes},
+		{agent("rclone"), "rclone", "", census.Unknown},
+		{agent("object_store/0.5.3"), "rust-object-store", "0.5.3", census.No},
+		{agent("object_store/0.5.4"), "rust-object-store", "0.5.4", census.Yes},
+		{agent("Faraday v1.10.3"), "ruby-faraday", "", census.Unknown},
+		{agent("curl/7.88.1 curl/8.0.1"), "curl", "8.0.1", census.Unknown},                              // the last one counts
+		{agent("Go-http-client without accept-encoding/1.1"), "azcopy-or-blobfuse", "", census.Unknown}, // a product has no space
 		{agent("Fluent-Bit"), "fluent-bit", "", census.Unknown},
 		{agent("azsdk-go-azidentity"), "go-azidentity", "", census.Unknown},
 		// Text that is not recognized is not kept.
@@ -86,6 +95,59 @@ func TestIdentify(t *testing.T) {
 		}
 		if (got.WorkloadIdentity == census.No) && got.Upgrade == "" {
 			t.Errorf("%q: Upgrade is empty", test.header)
+		}
+	}
+}
+
+// TestProgramsOfTheirOwn: programs that ask IMDS with code of their own, by the lines that they
+// send, in their order. The source of the lines is above each of them.
+func TestProgramsOfTheirOwn(t *testing.T) {
+	for _, test := range []struct {
+		lines   string
+		sdk     string
+		version string
+		wi      census.WorkloadIdentity
+		upgrade string // part of it
+	}{
+		// rclone, backend/azureblob/imds.go and fs/fshttp/http.go, up to 1.60.
+		{"Host: 169.254.169.254|User-Agent: rclone/v1.60.1|Metadata: true|Accept-Encoding: gzip", "rclone", "1.60.1", census.No, "rclone 1.63.0 or later, with env_auth = true"},
+		// The same for Debian's build.
+		{"Host: 169.254.169.254|User-Agent: rclone/v1.60.1-DEV|Metadata: true|Accept-Encoding: gzip", "rclone", "1.60.1", census.No, "1.63.0 or later"},
+		// rclone, backend/azureblob/auth/auth.go, newTransporter: azidentity with use_msi.
+		{"Host: 169.254.169.254|User-Agent: APN/1.0 rclone/1.0 rclone/1.68.2|Metadata: true|X-Client-Sku: MSAL.Go|X-Client-Ver: 1.2.2|Accept-Encoding: gzip", "rclone", "1.68.2", census.Yes, "no upgrade needed: use env_auth = true"},
+		// object_store, src/client/mod.rs (DEFAULT_USER_AGENT) and src/azure/credential.rs.
+		{"metadata: true|accept: */*|user-agent: object_store/0.13.2|host: 169.254.169.254", "rust-object-store", "0.13.2", census.Yes, "AZURE_FEDERATED_TOKEN_FILE"},
+		// databricks-sdk-go, config/auth_azure_msi.go, httpclient/api_client.go, useragent.
+		{"Host: 169.254.169.254|User-Agent: unknown/0.0.0 databricks-sdk-go/0.26.0 go/1.21.5 os/linux|Accept: application/json|Metadata: true|Traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01|Accept-Encoding: gzip", "databricks-sdk-go", "0.26.0", census.No, "file-oidc"},
+		// The same in the Databricks CLI.
+		{"Host: 169.254.169.254|User-Agent: cli/0.210.0 databricks-sdk-go/0.26.0 go/1.21.5 os/linux cmd/clusters_list auth/azure-msi|Metadata: true|Accept-Encoding: gzip", "databricks-sdk-go", "0.26.0", census.No, "file-oidc"},
+		// azcopy up to 10.20, common/oauthTokenManager.go: DisableCompression.
+		{"Host: 169.254.169.254|User-Agent: Go-http-client/1.1|Metadata: true", "azcopy-or-blobfuse", "1.1", census.Unknown, "azcopy 10.25.0 or later with AZCOPY_AUTO_LOGIN_TYPE=WORKLOAD"},
+		// hamilton, auth/msi.go, azureMetadata.
+		{"Host: 169.254.169.254|User-Agent: Go-http-client/1.1|Metadata: true|Accept-Encoding: gzip", "go-http-client", "1.1", census.Unknown, "hamilton: go-azure-sdk"},
+		// Terraform azurerm: go-azure-sdk, sdk/auth/managed_identity_authorizer.go, client.go.
+		{"Host: 169.254.169.254|User-Agent: Go-http-client/1.1|Metadata: true|Accept-Encoding: gzip", "go-http-client", "1.1", census.Unknown, "azurerm: 3.85.0 or later with use_aks_workload_identity"},
+		// msodbcsql 18.5: the strings of libmsodbcsql, which uses libcurl.
+		{"Host: 169.254.169.254|User-Agent: AzureADAuthProvider|Accept: */*|Metadata: true", "msodbcsql", "", census.No, "SQL_COPT_SS_ACCESS_TOKEN"},
+		// mssql-jdbc 8.3 to 11.2, SQLServerSecurityUtility.java: java.net.HttpURLConnection.
+		{"Metadata: true|User-Agent: Java/11.0.22|Host: 169.254.169.254|Accept: text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2|Connection: keep-alive", "java", "11.0.22", census.Unknown, "mssql-jdbc: 12.4 or later with authentication=ActiveDirectoryDefault"},
+		// azure-security-keyvault-jca, AccessTokenUtil.java and HttpUtil.java (Apache HttpClient).
+		{"User-Agent: az-se-kv-jca/2.10.1|Metadata: true|Accept-Encoding: gzip, x-gzip, deflate|Host: 169.254.169.254|Connection: keep-alive", "java-keyvault-jca", "2.10.1", census.No, "azure-security-keyvault-certificates"},
+		// The same in a jar without a manifest, and in the Spring starter.
+		{"User-Agent: az-sp-kv-jca/unknown|Metadata: true|Accept-Encoding: gzip, x-gzip, deflate|Host: 169.254.169.254|Connection: keep-alive", "java-keyvault-jca", "", census.No, "azure-security-keyvault-certificates"},
+		// MSAL4J 1.26, IMDSManagedIdentitySource.java.
+		{"Metadata: true|x-client-SKU: MSAL.Java|x-client-VER: 1.26.1|x-ms-client-request-id: 69a0b5a4-e62b-11f1-9f02-465e9a5fe042|User-Agent: Java/17.0.15|Host: 169.254.169.254|Accept: */*|Connection: keep-alive", "msal-java", "1.26.1", census.No, "azure-identity (Java) 1.9.0 or later"},
+		// MSAL4J 1.19, which does not send its name.
+		{"Metadata: true|User-Agent: Java/17.0.15|Host: 169.254.169.254|Accept: */*|Connection: keep-alive", "java", "17.0.15", census.Unknown, "azure-identity (Java) 1.9.0 or later"},
+	} {
+		text := "GET / HTTP/1.1\r\n" + strings.ReplaceAll(test.lines, "|", "\r\n") + "\r\n\r\n"
+		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(text)))
+		if err != nil {
+			t.Fatalf("%s: %v", test.lines, err)
+		}
+		got := identify(r.Header)
+		if got.SDK != test.sdk || got.Version != test.version || got.WorkloadIdentity != test.wi || !strings.Contains(got.Upgrade, test.upgrade) {
+			t.Errorf("%s: got %+v, want %s %q %s with %q", test.lines, got, test.sdk, test.version, test.wi, test.upgrade)
 		}
 	}
 }

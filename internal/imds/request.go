@@ -190,8 +190,11 @@ func looksLikeSelector(p param) bool {
 			return true
 		}
 	}
-	_, notAResourceID := azure.ParseResourceID(p.value)
-	return letters == "id" || strings.HasPrefix(letters, "mi") || notAResourceID == nil
+	if letters == "id" || strings.HasPrefix(letters, "mi") {
+		return true
+	}
+	_, err := azure.ParseResourceID(p.value)
+	return err == nil
 }
 
 func (req *tokenRequest) selectBy(kind selectorKind, value string, failed *paramErrors) {
