@@ -237,23 +237,9 @@ func (c *config) checkPodEnvironment() error {
 	return c.checkPrefetch()
 }
 
-// checkHTTPProxy refuses an HTTPS_PROXY that is not the URL of a proxy. Package httpproxy
-// ignores such a value, and the client assertion would not go through the proxy. The error
-// does not contain the value, which may contain a password.
 func (c *config) checkHTTPProxy() error {
-	value := c.httpProxy.HTTPSProxy
-	if value == "" {
-		return nil
-	}
-	if !strings.Contains(value, "://") {
-		value = "http://" + value // as package httpproxy does
-	}
-	u, err := url.Parse(value)
-	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
-		return configErrorf("HTTPS_PROXY must be the URL of a proxy, for example http://<HOST>:<PORT>; percent-encode special characters in a user name or password")
-	}
-	if _, err := azure.ParsePort(cmp.Or(u.Port(), "80")); err != nil {
-		return configErrorf("HTTPS_PROXY: port %w", err)
+	if _, err := flagenv.Optional(azure.ParseHTTPProxy)(c.httpProxy.HTTPSProxy); err != nil {
+		return configErrorf("HTTPS_PROXY %w", err)
 	}
 	return nil
 }

@@ -43,6 +43,22 @@ type Config struct {
 	// containers. Nil: those of deploy/components.
 	ProxyResources, ProxyInitResources *corev1.ResourceRequirements
 
+	// HTTPSProxy is the URL of the HTTP proxy for the proxy's connections to Entra, its
+	// HTTPS_PROXY. Empty: it connects directly.
+	HTTPSProxy string
+
+	// NoProxy is the proxy's NO_PROXY: hosts, domains and CIDR blocks that it connects to
+	// directly. Empty: none.
+	NoProxy string
+
+	// CAConfigMap has the certificate authorities that the proxy trusts for Entra in addition
+	// to the system's. Zero: none.
+	CAConfigMap ConfigMapKey
+
+	// ProxyEnv is further variables of the proxy. They take precedence over those of the
+	// fields above. Nil: none.
+	ProxyEnv []corev1.EnvVar
+
 	// TokenEndpoint configures identity bindings. Zero: there are none.
 	TokenEndpoint TokenEndpoint
 }

@@ -63,7 +63,9 @@ func Pod(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (Result
 		p.ownContainers()
 		p.metricsLabel()
 	}
-	p.tokenVolume()
+	if err := p.authoritiesVolume(p.tokenVolume()); err != nil {
+		return Result{}, err
+	}
 	p.warn()
 	return p.Result, nil
 }
