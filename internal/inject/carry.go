@@ -24,7 +24,9 @@ const defaultRecord = "limits.memory,requests.cpu,requests.memory"
 func record(extra []corev1.EnvVar, r corev1.ResourceRequirements) string {
 	names := []string{}
 	for _, e := range extra {
-		names = append(names, "env."+e.Name)
+		if !slices.Contains(writtenSettings, e.Name) {
+			names = append(names, "env."+e.Name)
+		}
 	}
 	for name := range r.Limits {
 		names = append(names, "limits."+string(name))

@@ -15,8 +15,12 @@ import (
 const (
 	adminPortName = "imds-admin"
 
-	// shutdownDelayEnv is the variable of the proxy's --shutdown-delay.
+	// shutdownDelayEnv is the variable of the proxy's --shutdown-delay. maxShutdownDelay is
+	// how long a proxy that is not a native sidecar serves after SIGTERM, in seconds, unless
+	// half of the pod's grace period is less. Every pod ends that much later, and the other
+	// half is left for the requests in progress.
 	shutdownDelayEnv = "PROXY_SHUTDOWN_DELAY"
+	maxShutdownDelay = 10
 
 	// probeLimit is how long the kubelet waits for one probe, in seconds: longer than the
 	// timeout of probeCommand, since the message of the probe has the reason. Six probes are
@@ -85,6 +89,20 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 	extra := s.extraEnv()
 	env = append(env, corev1.EnvVar{Name: recordEnv, Value: record(extra, *s.ProxyResources)})
 	return append(withoutEmpty(env), extra...)
+}
+
+// shutdownDelay returns the PROXY_SHUTDOWN_DELAY of a proxy that is not a native sidecar: it gets
+// SIGTERM together with the application, which may still need tokens. The kubelet stops native
+// sidecars after the application.
+func shutdownDelay(pod *corev1.Pod) string {
+	grace := int64(corev1.DefaultTerminationGracePeriodSeconds)
+	if given := pod.Spec.TerminationGracePeriodSeconds; given != nil {
+		grace = *given
+	}
+	if delay := min(grace/2, maxShutdownDelay); delay > 0 {
+		return fmt.Sprintf("%ds", delay)
+	}
+	return ""
 }
 
 // memoryLimit returns a GOMEMLIMIT of three quarters of the container's memory limit, so that a

@@ -58,8 +58,8 @@ func parseEnv(s string) ([]corev1.EnvVar, error) {
 	return env, nil
 }
 
-// extraEnv returns the variables of the proxy for its connections to Entra, and those of
-// [Config.ProxyEnv], which take precedence.
+// extraEnv returns the variables of the proxy for its connections to Entra and for its end, and
+// those of [Config.ProxyEnv], which take precedence.
 func (s *settings) extraEnv() []corev1.EnvVar {
 	var env []corev1.EnvVar
 	if s.CAConfigMap.Name != "" {

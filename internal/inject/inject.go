@@ -60,6 +60,7 @@ func Pod(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (Result
 		return Result{}, err
 	}
 	if s.inject {
+		s.shutdownDelay = shutdownDelay(pod)
 		p.ownContainers()
 		p.metricsLabel()
 	}
