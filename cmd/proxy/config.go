@@ -42,6 +42,7 @@ type config struct {
 	imdsAddress      azure.MetadataURL
 	prefetch         []azure.Resource
 	caFile           string
+	shutdownDelay    time.Duration
 
 	defaultClientID    azure.ClientID
 	tenantID           azure.Tenant
@@ -123,6 +124,8 @@ func (c *config) addFlags(flags *flagenv.Set) {
 	flagenv.Var(flags.FlagSet, &c.port, "proxy-port", azure.ParsePort, "`port` of the token endpoint, on 127.0.0.1")
 	flagenv.Var(flags.FlagSet, &c.adminAddress, "admin-address", flagenv.Optional(azure.ParseAddress),
 		"`address` (HOST:PORT or :PORT) that serves /readyz, /livez, /metrics and /debug/clients to the kubelet and Prometheus, and never tokens; empty means none")
+	flags.DurationVar(&c.shutdownDelay, "shutdown-delay", 0,
+		"how long to serve requests after SIGTERM before the shutdown begins, for a proxy that is not a native sidecar and gets the signal together with the application; the pod ends that much later")
 	flags.Group("Token requests")
 	flagenv.List(flags.FlagSet, &c.identityList, "identity", azure.ParseIdentity,
 		"`SELECTOR=CLIENT_ID`: answer requests for this object ID or ARM resource ID with a token of this client ID; repeatable")
@@ -168,14 +171,17 @@ Environment variables, as azure-workload-identity's webhook sets them:
 
 Exit codes:
 %s
-On SIGTERM, the proxy stops accepting connections and finishes the requests in progress. A
-second SIGTERM ends the process at once, with exit code 1.
+On SIGTERM, after --shutdown-delay, the proxy stops accepting connections and finishes the
+requests in progress. A second SIGTERM ends the process at once, with exit code 1.
 `
 
 func (c *config) checkFlags(flags *pflag.FlagSet) error {
 	// An empty list must not mean that any client ID is allowed (fail closed).
 	if flags.Changed(allowedClientIDsFlag) && len(c.allowedClientIDs) == 0 {
 		return flagenv.Errorf(allowedClientIDsFlag, "is empty: list the client IDs to allow, or remove it to allow any")
+	}
+	if c.shutdownDelay < 0 {
+		return flagenv.Errorf("shutdown-delay", "%q: must not be negative", c.shutdownDelay)
 	}
 	if c.probeTimeout <= 0 {
 		return flagenv.Errorf("probe-timeout", "%q: must be greater than zero, for example 10s", c.probeTimeout)
@@ -237,23 +243,9 @@ func (c *config) checkPodEnvironment() error {
 	return c.checkPrefetch()
 }
 
-// checkHTTPProxy refuses an HTTPS_PROXY that is not the URL of a proxy. Package httpproxy
-// ignores such a value, and the client assertion would not go through the proxy. The error
-// does not contain the value, which may contain a password.
 func (c *config) checkHTTPProxy() error {
-	value := c.httpProxy.HTTPSProxy
-	if value == "" {
-		return nil
-	}
-	if !strings.Contains(value, "://") {
-		value = "http://" + value // as package httpproxy does
-	}
-	u, err := url.Parse(value)
-	if err != nil || u.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme) {
-		return configErrorf("HTTPS_PROXY must be the URL of a proxy, for example http://<HOST>:<PORT>; percent-encode special characters in a user name or password")
-	}
-	if _, err := azure.ParsePort(cmp.Or(u.Port(), "80")); err != nil {
-		return configErrorf("HTTPS_PROXY: port %w", err)
+	if _, err := flagenv.Optional(azure.ParseHTTPProxy)(c.httpProxy.HTTPSProxy); err != nil {
+		return configErrorf("HTTPS_PROXY %w", err)
 	}
 	return nil
 }

@@ -73,7 +73,7 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		return err
 	}
 	listening.Store(true)
-	return proxy{server: tokenServer, listening: &listening, parts: parts, log: log}.run(ctx)
+	return proxy{server: tokenServer, listening: &listening, parts: parts, shutdownDelay: cfg.shutdownDelay, log: log}.run(ctx)
 }
 
 // mostConnections is the maximum number of connections to the token port: 1,000 for clients
@@ -219,16 +219,18 @@ type proxy struct {
 	server    *server.Server
 	listening *atomic.Bool                  // read by the readiness check
 	parts     []func(context.Context) error // run as long as the server, which needs them
-	log       *zap.Logger
+	// shutdownDelay is how long the proxy serves after ctx has ended, before it drains.
+	shutdownDelay time.Duration
+	log           *zap.Logger
 }
 
-// run serves until ctx ends or a part fails. Then it drains the server: it stops accepting
-// connections and waits for the requests in progress. It stops the parts last, because those
-// requests need them.
+// run serves until shutdownDelay after ctx ends, or until a part fails. Then it drains the
+// server: it stops accepting connections and waits for the requests in progress. It stops the
+// parts last, because those requests need them.
 func (p proxy) run(ctx context.Context) error {
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBackground()
-	group, ctx := errgroup.WithContext(ctx)
+	group, failed := errgroup.WithContext(background)
 	for _, part := range p.parts {
 		group.Go(func() error { return part(background) })
 	}
@@ -240,7 +242,7 @@ func (p proxy) run(ctx context.Context) error {
 	})
 	group.Go(func() error {
 		defer stopBackground()
-		<-ctx.Done()
+		p.waitForShutdown(ctx, failed)
 		p.log.Info("stopping the proxy server")
 		p.listening.Store(false)
 		drainCtx, cancel := context.WithTimeout(background, drainTimeout)
@@ -251,4 +253,22 @@ func (p proxy) run(ctx context.Context) error {
 		return nil
 	})
 	return group.Wait()
+}
+
+// waitForShutdown returns shutdownDelay after ctx ends, or when a part has failed. Until then the
+// proxy stays ready: containers that end at the same time as the proxy still request tokens.
+func (p proxy) waitForShutdown(ctx, failed context.Context) {
+	select {
+	case <-failed.Done():
+		return
+	case <-ctx.Done():
+	}
+	if p.shutdownDelay == 0 {
+		return
+	}
+	p.log.Info("delaying the shutdown", zap.Duration("delay", p.shutdownDelay))
+	select {
+	case <-failed.Done():
+	case <-time.After(p.shutdownDelay):
+	}
 }

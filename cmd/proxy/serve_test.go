@@ -89,7 +89,7 @@ func TestFailedPartEndsReadiness(t *testing.T) {
 	go func() {
 		part := func(context.Context) error { <-inFlight; return fault }
 		s := server.New(listener, server.Config{Handler: handler, MaxConnections: 1})
-		ended <- proxy{s, &listening, []func(context.Context) error{part}, zap.NewNop()}.run(t.Context())
+		ended <- proxy{s, &listening, []func(context.Context) error{part}, 0, zap.NewNop()}.run(t.Context())
 	}()
 	resp, err := http.Get("http://" + listener.Addr().String())
 	if err != nil {

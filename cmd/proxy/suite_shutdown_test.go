@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,11 +10,15 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
 
 	"imds-oidc-proxy/test/kit/entra"
 )
@@ -311,6 +316,70 @@ func TestSecondSignalEndsImmediately(t *testing.T) {
 	_ = proxy.Wait() // the exit code is checked below
 	if code := proxy.ProcessState.ExitCode(); code != exitFailure {
 		t.Errorf("got exit code %d, want %d", code, exitFailure)
+	}
+}
+
+// TestShutdownDelay: until --shutdown-delay has passed after SIGTERM, the proxy is ready and accepts
+// connections. A second SIGTERM ends it at once.
+func TestShutdownDelay(t *testing.T) {
+	p := newPod(t)
+	p.environment["PROXY_SHUTDOWN_DELAY"] = "1h"
+	var log syncBuffer
+	proxy := startProcessWithLog(t, p, &log)
+	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the delay to begin", func() bool { return strings.Contains(log.String(), "delaying the shutdown") })
+	p.waitReady(t)
+	conn, r := dial(t, p.port)
+	if _, err := askOnce(conn, r, "close"); err != nil {
+		t.Errorf("request during the delay: got error %v, want an answer", err)
+	}
+	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	_ = proxy.Wait() // the exit code is checked below
+	if code := proxy.ProcessState.ExitCode(); code != exitFailure {
+		t.Errorf("got exit code %d, want %d", code, exitFailure)
+	}
+}
+
+// TestShutdownAfterDelay: after the delay, the proxy shuts down as without one.
+func TestShutdownAfterDelay(t *testing.T) {
+	p := newPod(t)
+	p.environment["PROXY_SHUTDOWN_DELAY"] = "1ms"
+	stopProxy(t, startProcess(t, p))
+}
+
+// TestWaitForShutdown: the shutdown begins exactly after the delay, or at once if a part fails.
+func TestWaitForShutdown(t *testing.T) {
+	for name, test := range map[string]struct {
+		delay        time.Duration
+		signal, fail time.Duration // when they happen; 0: never
+		want         time.Duration
+	}{
+		"no delay":         {0, time.Second, 0, time.Second},
+		"delay":            {10 * time.Second, time.Second, 0, 11 * time.Second},
+		"failure":          {10 * time.Second, 0, time.Second, time.Second},
+		"failure in delay": {10 * time.Second, time.Second, 3 * time.Second, 3 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				after := func(d time.Duration) context.Context {
+					if d == 0 {
+						return t.Context()
+					}
+					ctx, cancel := context.WithTimeout(t.Context(), d)
+					t.Cleanup(cancel)
+					return ctx
+				}
+				start := time.Now()
+				proxy{shutdownDelay: test.delay, log: zap.NewNop()}.waitForShutdown(after(test.signal), after(test.fail))
+				if got := time.Since(start); got != test.want {
+					t.Errorf("the shutdown began after %s, want %s", got, test.want)
+				}
+			})
+		})
 	}
 }
 

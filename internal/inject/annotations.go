@@ -42,6 +42,10 @@ const (
 	ProxyInitImageAnnotation     = "imds-oidc-proxy/proxy-init-image"
 	ProxyResourcesAnnotation     = "imds-oidc-proxy/proxy-resources"
 	ProxyInitResourcesAnnotation = "imds-oidc-proxy/proxy-init-resources"
+	HTTPSProxyAnnotation         = "imds-oidc-proxy/https-proxy"
+	NoProxyAnnotation            = "imds-oidc-proxy/no-proxy"
+	CAConfigMapAnnotation        = "imds-oidc-proxy/ca-config-map"
+	ProxyEnvAnnotation           = "imds-oidc-proxy/proxy-env"
 )
 
 // Annotation describes a label or an annotation of a pod or a service account.
@@ -116,6 +120,14 @@ var annotations = []Annotation{
 		Effect: "the resources of `azwi-proxy`; they replace the default as a whole", read: readProxyResources, proxy: true},
 	{Name: ProxyInitResourcesAnnotation, On: onPod, Values: "JSON, as above", Default: "as configured, else 5m CPU, 16Mi to 64Mi of memory",
 		Effect: "the resources of `azwi-proxy-init`; they replace the default as a whole", read: readProxyInitResources, proxy: true},
+	{Name: HTTPSProxyAnnotation, On: onPod, Values: "a URL such as `http://proxy.example.test:3128`; empty for none", Default: "as configured",
+		Effect: "`HTTPS_PROXY` of `azwi-proxy`: the HTTP proxy for its connections to Entra", read: readHTTPSProxy, proxy: true},
+	{Name: NoProxyAnnotation, On: onPod, Values: "hosts, domains and CIDR blocks, separated by commas", Default: "as configured",
+		Effect: "`NO_PROXY` of `azwi-proxy`", read: readNoProxy, proxy: true},
+	{Name: CAConfigMapAnnotation, On: onPod, Values: "NAME or NAME/KEY of a ConfigMap; empty for none", Default: "as configured; the key `ca.crt`",
+		Effect: "`PROXY_CA_FILE` of `azwi-proxy`: it trusts these certificate authorities for Entra in addition to the system's, for example those of a proxy that inspects TLS", read: readCAConfigMap, proxy: true},
+	{Name: ProxyEnvAnnotation, On: onPod, Values: "JSON such as `{\"PROXY_LOG_FORMAT\": \"console\"}`", Default: "as configured",
+		Effect: "further variables of `azwi-proxy`; they replace the default as a whole", read: readProxyEnv, proxy: true},
 }
 
 // ownPrefix is the prefix of the annotations that only this project uses.

@@ -43,6 +43,22 @@ type Config struct {
 	// containers. The defaults are those of deploy/components.
 	ProxyResources, ProxyInitResources *corev1.ResourceRequirements
 
+	// HTTPSProxy is the URL of the HTTP proxy for the proxy's connections to Entra, its
+	// HTTPS_PROXY. If it is empty, the proxy connects directly.
+	HTTPSProxy string
+
+	// NoProxy is the proxy's NO_PROXY: hosts, domains and CIDR blocks that it connects to
+	// directly. It may be empty.
+	NoProxy string
+
+	// CAConfigMap has the certificate authorities that the proxy trusts for Entra in addition
+	// to the system's. If it is zero, there are none.
+	CAConfigMap ConfigMapKey
+
+	// ProxyEnv is further variables of the proxy. They take precedence over those of the
+	// fields above.
+	ProxyEnv []corev1.EnvVar
+
 	// TokenEndpoint configures identity bindings. If it is zero, there are none.
 	TokenEndpoint TokenEndpoint
 }

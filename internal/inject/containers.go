@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -14,10 +15,16 @@ import (
 const (
 	adminPortName = "imds-admin"
 
-	// probeTimeout is how long one probe waits for the proxy. probeLimit is how long the
-	// kubelet waits for the probe, in seconds: it is longer, since the message of the probe
-	// has the reason. Six probes are two minutes.
-	probeTimeout  = "--probe-timeout=20s"
+	// shutdownDelayEnv is the variable of the proxy's --shutdown-delay. maxShutdownDelay is
+	// how long a proxy that is not a native sidecar serves after SIGTERM, in seconds, unless
+	// half of the pod's grace period is less. Every pod ends that much later, and the other
+	// half is left for the requests in progress.
+	shutdownDelayEnv = "PROXY_SHUTDOWN_DELAY"
+	maxShutdownDelay = 10
+
+	// probeLimit is how long the kubelet waits for one probe, in seconds: longer than the
+	// timeout of probeCommand, since the message of the probe has the reason. Six probes are
+	// two minutes.
 	probeLimit    = 25
 	probeFailures = 6
 
@@ -25,6 +32,9 @@ const (
 	// ports must stay reachable: Azure's DNS server has the same address.
 	wireServer = "168.63.129.16:80,168.63.129.16:32526"
 )
+
+// probeCommand waits for the proxy.
+var probeCommand = []string{"/proxy", "--probe", "--probe-timeout=20s"}
 
 // proxyContainer returns the container of deploy/components/sidecar. Its settings are environment
 // variables and not flags, so that `kubectl exec … -- /proxy check` uses them too.
@@ -35,10 +45,10 @@ func (p *plan) proxyContainer() corev1.Container {
 		Image:           s.ProxyImage,
 		Env:             append(p.identityEnv(p.token.mountPath), s.proxyEnv()...),
 		Resources:       *s.ProxyResources,
-		VolumeMounts:    []corev1.VolumeMount{p.mount(p.token.mountPath)},
+		VolumeMounts:    append([]corev1.VolumeMount{p.mount(p.token.mountPath)}, s.caMounts()...),
 		SecurityContext: restricted(azure.ProxyID),
 	}
-	probe := corev1.ExecAction{Command: []string{"/proxy", "--probe", probeTimeout}}
+	probe := corev1.ExecAction{Command: slices.Clone(probeCommand)}
 	if s.PostStart {
 		c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &probe}}
 	} else {
@@ -76,7 +86,23 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 	if s.redirect != redirectForward {
 		env = append(env, corev1.EnvVar{Name: "PROXY_IMDS_PASSTHROUGH", Value: "off"})
 	}
-	return withoutEmpty(env)
+	extra := s.extraEnv()
+	env = append(env, corev1.EnvVar{Name: recordEnv, Value: record(extra, *s.ProxyResources)})
+	return append(withoutEmpty(env), extra...)
+}
+
+// shutdownDelay returns the PROXY_SHUTDOWN_DELAY of a proxy that is not a native sidecar: it gets
+// SIGTERM together with the application, which may still need tokens. The kubelet stops native
+// sidecars after the application.
+func shutdownDelay(pod *corev1.Pod) string {
+	grace := int64(corev1.DefaultTerminationGracePeriodSeconds)
+	if given := pod.Spec.TerminationGracePeriodSeconds; given != nil {
+		grace = *given
+	}
+	if delay := min(grace/2, maxShutdownDelay); delay > 0 {
+		return fmt.Sprintf("%ds", delay)
+	}
+	return ""
 }
 
 // memoryLimit returns a GOMEMLIMIT of three quarters of the container's memory limit, so that a
@@ -107,6 +133,7 @@ func (s *settings) initContainer() corev1.Container {
 	if s.redirect == redirectSealed {
 		env = append(env, corev1.EnvVar{Name: "PROXY_SEAL", Value: "true"}, corev1.EnvVar{Name: "PROXY_DENY", Value: wireServer})
 	}
+	env = append(env, corev1.EnvVar{Name: recordEnv, Value: record(nil, *s.ProxyInitResources)})
 	security := restricted(0)
 	security.RunAsNonRoot = new(false)
 	security.Capabilities.Add = []corev1.Capability{"NET_ADMIN"}
@@ -143,6 +170,7 @@ func withoutEmpty(env []corev1.EnvVar) []corev1.EnvVar {
 // ownParts adds what the proxy needs, if it is injected.
 func (p *plan) ownParts() {
 	if p.settings.inject {
+		p.settings.shutdownDelay = shutdownDelay(p.pod)
 		p.ownContainers()
 		p.metricsLabel()
 	}
@@ -169,6 +197,11 @@ func (p *plan) ownContainers() {
 func (p *plan) ours(list string, want, have []corev1.Container) {
 	if !inPlace(want, have) {
 		p.warnReplaced(have...)
+		for i := range want {
+			if earlier := p.earlier(want[i].Name); earlier != nil {
+				want[i] = p.carried(want[i], *earlier)
+			}
+		}
 		p.front(list, want, have)
 		return
 	}
@@ -176,11 +209,35 @@ func (p *plan) ours(list string, want, have []corev1.Container) {
 		switch {
 		case !fits(want[i], have[i]):
 			p.warnReplaced(have[i])
-			p.replace(at(list, i), want[i])
+			p.replace(at(list, i), p.carried(want[i], have[i]))
 		case want[i].Image != unpinned(want[i].Image, have[i].Image):
 			p.warnf("container %s keeps image %s, which is %s from another registry; remove the container to replace it", want[i].Name, shorten(have[i].Image), shorten(want[i].Image))
 		}
 	}
+}
+
+// earlier returns the container of this name in either list: an injected one, else the first.
+func (p *plan) earlier(name string) *corev1.Container {
+	var found *corev1.Container
+	for _, c := range allContainers(p.pod) {
+		if c.Name == name && (found == nil || !isInjected(*found) && isInjected(*c.Container)) {
+			found = c.Container
+		}
+	}
+	return found
+}
+
+// carried returns the wanted container with the additions of the one that it replaces, unless
+// that is a container of the author, and warns about what it loses.
+func (p *plan) carried(want, have corev1.Container) corev1.Container {
+	if p.settings.foreign(have) {
+		return want
+	}
+	merged, lost := carry(want, have)
+	if len(lost) > 0 {
+		p.warnf("container %s is replaced and loses %s, which injection does not keep; use an annotation, or another container", want.Name, shorten(strings.Join(lost, ", ")))
+	}
+	return merged
 }
 
 // inPlace reports whether the list begins with containers of the wanted names, and has no others

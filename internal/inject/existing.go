@@ -82,17 +82,21 @@ func values(env []corev1.EnvVar) map[string]string {
 	return set
 }
 
-// isSetting reports whether an injected container reads the variable. The init container reads
+// isSetting reports whether an injected container reads the variable, and it is not one that
+// others may add. The init container reads
 // no AZURE_ variables, which azure-workload-identity may have added to it.
 func isSetting(container, name string) bool {
-	return strings.HasPrefix(name, "PROXY_") || name == "GOMEMLIMIT" || name == "METADATA_IP" || name == "METADATA_PORT" ||
+	if slices.Contains(keptSettings, name) {
+		return false
+	}
+	return strings.HasPrefix(name, "PROXY_") || name == recordEnv || name == "GOMEMLIMIT" || name == "METADATA_IP" || name == "METADATA_PORT" ||
 		container == ProxyName && strings.HasPrefix(name, "AZURE_")
 }
 
-// asJSON returns a container as decoded JSON, in which equal values have the same form: a
+// asJSON returns a part of a pod as decoded JSON, in which equal values have the same form: a
 // quantity, for example, has several in its Go type.
-func asJSON(c corev1.Container) (t any) {
-	_ = json.Unmarshal([]byte(encoded(c)), &t) // cannot fail: encoded returns JSON
+func asJSON(part any) (t any) {
+	_ = json.Unmarshal([]byte(encoded(part)), &t) // cannot fail: encoded returns JSON
 	return t
 }
 

@@ -62,7 +62,7 @@ func PodContext(ctx context.Context, pod *corev1.Pod, account *corev1.ServiceAcc
 		p.checkTokenMode,
 		func() error { return p.environments(ctx) },
 		infallible(p.ownParts),
-		infallible(p.tokenVolume),
+		func() error { return p.authoritiesVolume(p.tokenVolume()) },
 		infallible(p.warn),
 		ctx.Err,
 	} {

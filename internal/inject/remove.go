@@ -23,6 +23,7 @@ import (
 func Remove(pod *corev1.Pod) Result {
 	p := &plan{pod: pod}
 	ours := injectedIn(pod)
+	proxied := slices.ContainsFunc(allContainers(pod), func(c containerRef) bool { return ours(*c.Container) })
 	for _, c := range allContainers(pod) {
 		if !ours(*c.Container) {
 			p.removeIdentity(c)
@@ -31,7 +32,7 @@ func Remove(pod *corev1.Pod) Result {
 	p.removeMetricsLabel(ours)
 	removeWhere(p, initContainers, pod.Spec.InitContainers, each(ours))
 	removeWhere(p, containers, pod.Spec.Containers, each(ours))
-	removeWhere(p, volumes, pod.Spec.Volumes, each(isInjectedVolume))
+	removeWhere(p, volumes, pod.Spec.Volumes, each(func(v corev1.Volume) bool { return isInjectedVolume(v) || proxied && isCAVolume(v) && !p.mountsCA() }))
 	return p.Result
 }
 

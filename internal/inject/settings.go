@@ -43,6 +43,7 @@ type settings struct {
 	inject, injectSet bool
 	port, adminPort   int32
 	redirect          string
+	shutdownDelay     string // [shutdownDelayEnv]
 
 	identities list[azure.Identity]
 	prefetch   list[azure.Resource]
@@ -120,6 +121,10 @@ var (
 	readProxyImage         = into(func(s *settings) *string { return &s.ProxyImage }, parseImage)
 	readProxyInitImage     = into(func(s *settings) *string { return &s.ProxyInitImage }, parseImage)
 	readProxyResources     = into(func(s *settings) **corev1.ResourceRequirements { return &s.ProxyResources }, parseResources)
+	readHTTPSProxy         = into(func(s *settings) *string { return &s.HTTPSProxy }, flagenv.Optional(azure.ParseHTTPProxy))
+	readNoProxy            = into(func(s *settings) *string { return &s.NoProxy }, parseNoProxy)
+	readCAConfigMap        = into(func(s *settings) *ConfigMapKey { return &s.CAConfigMap }, flagenv.Optional(parseConfigMapKey))
+	readProxyEnv           = into(func(s *settings) *[]corev1.EnvVar { return &s.ProxyEnv }, parseEnv)
 	readProxyInitResources = into(func(s *settings) **corev1.ResourceRequirements { return &s.ProxyInitResources }, parseResources)
 )
 

@@ -133,16 +133,20 @@ func mountOf(c *corev1.Container, volume string) *corev1.VolumeMount {
 	return &c.VolumeMounts[i]
 }
 
-// tokenVolume adds the volume, replaces it, or updates the expiration in it.
-func (p *plan) tokenVolume() {
+// tokenVolume adds the volume, replaces it, or updates the expiration in it. It returns how many
+// volumes the pod then has.
+func (p *plan) tokenVolume() (count int) {
+	count = len(p.pod.Spec.Volumes)
 	switch {
 	case p.token.usable:
 		p.tokenExpiration()
 	case p.token.index >= 0:
 		p.replace(at(volumes, p.token.index), p.newVolume())
 	default:
-		appendAll(p, volumes, len(p.pod.Spec.Volumes), []corev1.Volume{p.newVolume()})
+		appendAll(p, volumes, count, []corev1.Volume{p.newVolume()})
+		count++
 	}
+	return count
 }
 
 // tokenExpiration sets the expiration of the annotation in a webhook's volume. It does not change

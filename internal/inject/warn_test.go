@@ -77,12 +77,12 @@ func TestInvalidWithoutProxy(t *testing.T) {
 			continue
 		}
 		count++
-		result, err := inject.Pod(labelled(annotate(a.Name, "\x00")), account(), config())
+		result, err := inject.Pod(labelled(annotate(a.Name, "\x00\n")), account(), config())
 		want := `annotation ` + a.Name + ` has no effect without azure.workload.identity/inject-proxy-sidecar: "true"`
 		if err != nil || !slices.Equal(result.Warnings, []string{want}) {
 			t.Errorf("%s: %v, %q, want %q", a.Name, err, result.Warnings, want)
 		}
-		if _, err := inject.Pod(injected(annotate(a.Name, "\x00")), account(), config()); err == nil {
+		if _, err := inject.Pod(injected(annotate(a.Name, "\x00\n")), account(), config()); err == nil {
 			t.Errorf("%s: not refused with the proxy", a.Name)
 		}
 	}
