@@ -116,6 +116,8 @@ var annotations = []Annotation{
 		Effect: "the resources of `azwi-proxy`; they replace the default as a whole", read: readProxyResources, proxy: true},
 	{Name: ProxyInitResourcesAnnotation, On: onPod, Values: "JSON, as above", Default: "as configured, else 5m CPU, 16Mi to 64Mi of memory",
 		Effect: "the resources of `azwi-proxy-init`; they replace the default as a whole", read: readProxyInitResources, proxy: true},
+	{Name: AddedAnnotation, On: onPod, Values: "written by imds-migrate", Default: "none",
+		Effect: "which label and annotation `imds-migrate inject --all` has added, for `uninject --all`"},
 }
 
 // ownPrefix is the prefix of the annotations that only this project uses.
