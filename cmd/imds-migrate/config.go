@@ -31,10 +31,12 @@ type options struct {
 
 	uninject      bool
 	inPlace, diff bool
+	exitCode      bool
 	all           bool
 	selectorText  string
 	selector      labels.Selector
 	nativeSidecar string
+	templatePaths []templatePath
 
 	namespace   string
 	clientID    azure.ClientID
@@ -58,6 +60,7 @@ Exit codes:
    1  a manifest was refused, or cannot be read or written; nothing was written, or the message
       lists the files that were
    2  invalid flag or command
+   3  with --diff --exit-code: there are differences
 `
 
 // parse parses the command line. For help it writes to stdout and returns pflag.ErrHelp.
@@ -96,12 +99,15 @@ func (o *options) addFlags(set *flagenv.Set) {
 	set.Group("Output")
 	flags.BoolVarP(&o.inPlace, "in-place", "i", false, "write the changed files in place, instead of all manifests to standard output")
 	flags.BoolVar(&o.diff, "diff", false, "print the differences, for patch -p1, instead of the manifests")
+	flags.BoolVar(&o.exitCode, "exit-code", false, "with --diff: exit with code 3 if there are differences")
 	set.Group("Workloads")
-	flags.BoolVar(&o.all, "all", false, "add "+inject.UseLabel+" and "+inject.InjectProxyAnnotation+" to all workloads that do not opt out with \"false\" (uninject: remove them)")
+	flags.BoolVar(&o.all, "all", false, "add "+inject.UseLabel+" and "+inject.InjectProxyAnnotation+" to all workloads that do not opt out with \"false\" (uninject: remove those that --all has added)")
 	flags.StringVarP(&o.selectorText, "selector", "l", "", "with --all: only workloads whose own labels match this `selector`")
 	flags.StringVarP(&o.namespace, "namespace", "n", corev1.NamespaceDefault, "`namespace` of objects without one")
 	flagenv.Var(flags, &o.nativeSidecar, "native-sidecar", flagenv.OneOf("on", "off"),
 		"on or off: inject the proxy as a native sidecar, which needs Kubernetes 1.29")
+	flagenv.List(flags, &o.templatePaths, "template-path", parseTemplatePath,
+		"`KIND.GROUP=PATH` of the pod template of a custom resource, such as Rollout.argoproj.io=spec.template; repeatable")
 	set.Group("Service accounts")
 	flags.StringSliceVar(&o.accountFile, "service-account-file", nil, "`file` with ServiceAccounts, which is read and not written; - is standard input; repeatable")
 	flagenv.Var(flags, &o.clientID, "client-id", flagenv.Optional(azure.ParseClientID), "client `ID` for service accounts that are missing or have none")
@@ -117,6 +123,8 @@ func (o *options) validate() error {
 	switch {
 	case o.inPlace && o.diff:
 		return errors.New("--in-place and --diff must not be set together")
+	case o.exitCode && !o.diff:
+		return errors.New("--exit-code requires --diff")
 	case o.selectorText != "" && !o.all:
 		return errors.New("--selector requires --all")
 	case o.namespace == "":

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bytes"
+	"bufio"
 	"fmt"
 	"io"
 	"io/fs"
@@ -18,16 +18,30 @@ const stdinName = "-"
 
 // file is a file of manifests, or standard input.
 type file struct {
-	name  string // for messages
-	path  string // empty: standard input
-	text  []byte
-	after []byte // the text with all changes
+	name    string // for messages
+	path    string // empty: standard input
+	stdin   *spool
+	changed bool
+	after   *io.SectionReader // the text with all changes
 }
 
-func (f *file) changed() bool { return !bytes.Equal(f.text, f.after) }
+// open returns the text before the changes.
+func (f *file) open() (io.ReadCloser, error) {
+	if f.path == "" {
+		return io.NopCloser(f.stdin.after(0)), nil
+	}
+	return os.Open(f.path)
+}
 
-// read reads the named files, and those in named directories.
-func read(names []string, stdin io.Reader) ([]*file, error) {
+// isUTF16 reports whether a text begins with the byte order mark of UTF-16, which PowerShell's >
+// writes.
+func isUTF16(in *bufio.Reader) bool {
+	mark, _ := in.Peek(2)
+	return string(mark) == "\xff\xfe" || string(mark) == "\xfe\xff"
+}
+
+// find returns the named files, and those in named directories. It reads standard input.
+func find(names []string, stdin io.Reader) ([]*file, error) {
 	if len(names) == 0 {
 		names = []string{stdinName}
 	}
@@ -43,7 +57,7 @@ func read(names []string, stdin io.Reader) ([]*file, error) {
 				continue // named twice, for example as dir and dir/a.yaml
 			}
 			seen[filepath.Clean(path)] = true
-			f, err := readFile(path, stdin)
+			f, err := newFile(path, stdin)
 			if err != nil {
 				return nil, err
 			}
@@ -53,13 +67,13 @@ func read(names []string, stdin io.Reader) ([]*file, error) {
 	return files, nil
 }
 
-func readFile(name string, stdin io.Reader) (*file, error) {
-	if name == stdinName {
-		text, err := io.ReadAll(stdin)
-		return &file{name: "stdin", text: text}, err
+func newFile(name string, stdin io.Reader) (f *file, err error) {
+	if name != stdinName {
+		return &file{name: name, path: name}, nil
 	}
-	text, err := os.ReadFile(name)
-	return &file{name: name, path: name, text: text}, err
+	f = &file{name: "stdin"}
+	f.stdin, err = spooled(stdin)
+	return f, err
 }
 
 // expand returns the paths of the manifests in a directory, sorted by name. For a file it returns
@@ -97,14 +111,35 @@ func (o *options) write(files []*file, stdout io.Writer) error {
 		return writeInPlace(files)
 	case o.diff:
 		for _, f := range files {
-			name := diffName(f.name)
-			if _, err := stdout.Write(diff.Diff("a/"+name, f.text, "b/"+name, f.after)); err != nil {
+			if err := f.writeDiff(stdout); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	_, err := stdout.Write(joined(files))
+	return writeJoined(files, stdout)
+}
+
+// writeDiff writes the differences of one file, which it holds in memory.
+func (f *file) writeDiff(stdout io.Writer) error {
+	if !f.changed {
+		return nil
+	}
+	in, err := f.open()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	before, err := io.ReadAll(in)
+	if err != nil {
+		return err
+	}
+	after, err := io.ReadAll(f.after)
+	if err != nil {
+		return err
+	}
+	name := diffName(f.name)
+	_, err = stdout.Write(diff.Diff("a/"+name, before, "b/"+name, after))
 	return err
 }
 
@@ -123,36 +158,68 @@ func diffName(name string) string {
 	return name
 }
 
-// joined returns all files as one stream of documents. A single file is not changed. If the first
-// file begins with a brace, the stream begins with a marker: until 1.33, kubectl reads a stream
+// writeJoined writes all files as one stream of documents. A single file is not changed. If the
+// first file begins with a brace, the stream begins with a marker: until 1.33, kubectl reads a stream
 // that begins with a brace as JSON without markers, and fails at the second file.
-func joined(files []*file) []byte {
-	var out bytes.Buffer
+func writeJoined(files []*file, stdout io.Writer) error {
+	buffer := bufio.NewWriter(stdout)
+	out := &lastByte{to: buffer}
 	for i, f := range files {
-		text := f.after
-		if i > 0 {
-			text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // a byte order mark is valid only at the start of a stream
-			out.WriteString(between(out.Bytes(), text))
+		in := bufio.NewReader(f.after)
+		switch {
+		case i > 0:
+			if mark, _ := in.Peek(3); string(mark) == "\xef\xbb\xbf" {
+				in.Discard(3) // a byte order mark is valid only at the start of a stream
+			}
+			io.WriteString(out, between(out.last, in))
+		case len(files) > 1 && beginsWithBrace(f.after):
+			io.WriteString(out, "---\n")
 		}
-		out.Write(text)
+		if _, err := io.Copy(out, in); err != nil {
+			return err
+		}
 	}
-	if len(files) > 1 && bytes.HasPrefix(bytes.TrimSpace(out.Bytes()), []byte("{")) {
-		return append([]byte("---\n"), out.Bytes()...)
+	return buffer.Flush()
+}
+
+// lastByte is a writer that knows the last byte that was written, or 0.
+type lastByte struct {
+	to   io.Writer
+	last byte
+}
+
+func (w *lastByte) Write(text []byte) (int, error) {
+	if len(text) > 0 {
+		w.last = text[len(text)-1]
 	}
-	return out.Bytes()
+	return w.to.Write(text)
+}
+
+// beginsWithBrace reports whether the first character that is not white space is a brace. It does
+// not change the position of the text.
+func beginsWithBrace(text *io.SectionReader) bool {
+	in := bufio.NewReader(io.NewSectionReader(text, 0, text.Size()))
+	for {
+		switch b, err := in.ReadByte(); {
+		case err != nil:
+			return false
+		case !strings.ContainsRune(" \t\r\n", rune(b)):
+			return b == '{'
+		}
+	}
 }
 
 // between returns the text between two files: a marker, unless the next file begins with one. If
 // the next file begins with directives, it is the end of a document.
-func between(before, next []byte) string {
+func between(last byte, next *bufio.Reader) string {
 	var text string
-	if len(before) > 0 && !bytes.HasSuffix(before, []byte("\n")) {
+	if last != 0 && last != '\n' {
 		text = "\n"
 	}
-	switch {
-	case bytes.HasPrefix(next, []byte("---")):
+	switch start, _ := next.Peek(3); {
+	case string(start) == "---":
 		return text
-	case bytes.HasPrefix(next, []byte("%")):
+	case strings.HasPrefix(string(start), "%"):
 		return text + "...\n"
 	}
 	return text + "---\n"

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,7 +27,7 @@ func writeInPlace(files []*file) error {
 		}
 	}()
 	for _, f := range files {
-		if !f.changed() {
+		if !f.changed {
 			continue
 		}
 		r, err := prepare(f)
@@ -53,7 +54,7 @@ func prepare(f *file) (r replacement, err error) {
 	if err != nil {
 		return r, err
 	}
-	_, err = temporary.Write(f.after)
+	_, err = io.Copy(temporary, f.after)
 	keepOwner(temporary, info)
 	if err := errors.Join(err, temporary.Chmod(info.Mode().Perm()), temporary.Sync(), temporary.Close()); err != nil {
 		os.Remove(temporary.Name())

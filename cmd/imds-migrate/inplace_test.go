@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,7 +42,7 @@ func TestInPlaceLateFailure(t *testing.T) {
 }
 
 func changedFile(path string) *file {
-	return &file{name: path, path: path, text: []byte("old"), after: []byte("new")}
+	return &file{name: path, path: path, changed: true, after: io.NewSectionReader(strings.NewReader("new"), 0, 3)}
 }
 
 func writeFile(t *testing.T, path, text string) {

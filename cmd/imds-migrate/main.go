@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/pflag"
 )
@@ -26,6 +27,7 @@ const (
 	exitOK      = 0
 	exitRefused = 1
 	exitUsage   = 2
+	exitDiffers = 3 // with --exit-code
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -44,27 +46,40 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "imds-migrate %s\n", version)
 		return exitOK
 	}
-	if err := migrate(o, stdin, stdout, stderr); err != nil {
+	differs, err := migrate(o, stdin, stdout, stderr)
+	switch {
+	case err != nil:
 		fmt.Fprintf(stderr, "imds-migrate: %v\n", err)
 		return exitRefused
+	case differs && o.exitCode:
+		return exitDiffers
 	}
 	return exitOK
 }
 
 // migrate reads, edits and writes the manifests. It writes a message for each warning and refusal
 // to stderr.
-func migrate(o options, stdin io.Reader, stdout, stderr io.Writer) error {
-	files, err := read(o.files, stdin)
+func migrate(o options, stdin io.Reader, stdout, stderr io.Writer) (differs bool, err error) {
+	files, err := find(o.files, stdin)
+	defer func() {
+		for _, f := range files {
+			f.stdin.close()
+		}
+	}()
 	if err != nil {
-		return err
+		return false, err
 	}
-	m := &migration{options: o}
-	m.edit(files, stdin)
-	for _, message := range m.messages {
-		fmt.Fprintln(stderr, message)
+	m := &migration{options: o, out: new(spool), messages: stderr}
+	defer m.out.close()
+	if err := m.edit(files, stdin); err != nil {
+		return false, err
 	}
 	if m.refused > 0 {
-		return fmt.Errorf("nothing was written: %d refused", m.refused)
+		return false, fmt.Errorf("nothing was written: %d refused", m.refused)
 	}
-	return o.write(files, stdout)
+	if err := o.write(files, stdout); err != nil {
+		return false, err
+	}
+	m.summary()
+	return slices.ContainsFunc(files, func(f *file) bool { return f.changed }), nil
 }

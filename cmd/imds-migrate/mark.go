@@ -1,35 +1,29 @@
 package main
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"imds-oidc-proxy/internal/inject"
 	"imds-oidc-proxy/internal/manifest"
 )
 
-// marks are the label and the annotation with the value "true" that request injection.
-var marks = []struct{ part, name string }{
-	{"labels", inject.UseLabel},
-	{"annotations", inject.InjectProxyAnnotation},
+// mark is the label or the annotation with the value "true" that requests injection. Its id is its
+// name in the annotation [inject.AddedAnnotation].
+type mark struct{ id, part, name string }
+
+var marks = []mark{
+	{"use", "labels", inject.UseLabel},
+	{"inject-proxy-sidecar", "annotations", inject.InjectProxyAnnotation},
 }
 
 // selected reports whether --all and --selector select a workload.
 func (m *migration) selected(o object) bool {
 	return m.options.all && m.options.selector.Matches(ownLabels(o))
-}
-
-// addMarks adds the label and the annotation to a workload, unless the workload has one of them
-// with another value, such as "false".
-func addMarks(template *manifest.Node) error {
-	for _, mark := range marks {
-		text, _ := template.Get("metadata", mark.part, mark.name).Scalar()
-		if text != "true" && template.Get("metadata", mark.part, mark.name) != nil {
-			return nil
-		}
-	}
-	return template.Apply(addOperations(template))
 }
 
 func ownLabels(o object) labels.Set {
@@ -42,7 +36,54 @@ func ownLabels(o object) labels.Set {
 	return nil
 }
 
-func addOperations(template *manifest.Node) []manifest.Operation {
+// missingMarks returns the marks that --all adds to a template: none if the template has one of them
+// with another value, such as "false".
+func missingMarks(template *manifest.Node) []mark {
+	var missing []mark
+	for _, mark := range marks {
+		node := template.Get("metadata", mark.part, mark.name)
+		if text, _ := node.Scalar(); text != "true" && node != nil {
+			return nil
+		}
+		if node == nil {
+			missing = append(missing, mark)
+		}
+	}
+	return missing
+}
+
+// marked returns a copy of a pod with added marks. It also records them in an annotation, so that
+// uninject --all does not remove those of the author.
+func marked(pod *corev1.Pod, added []mark) *corev1.Pod {
+	pod = pod.DeepCopy()
+	if pod.Labels == nil {
+		pod.Labels = map[string]string{}
+	}
+	if pod.Annotations == nil {
+		pod.Annotations = map[string]string{}
+	}
+	record := recorded(pod.Annotations[inject.AddedAnnotation])
+	for _, mark := range added {
+		map[string]map[string]string{"labels": pod.Labels, "annotations": pod.Annotations}[mark.part][mark.name] = "true"
+		record = append(record, mark.id)
+	}
+	pod.Annotations[inject.AddedAnnotation] = strings.Join(record, ",")
+	return pod
+}
+
+// recorded returns the marks in the value of the annotation.
+func recorded(value string) []string {
+	return slices.DeleteFunc(strings.Split(value, ","), func(id string) bool { return id == "" })
+}
+
+// addOperations returns the operations that add the marks of a marked pod to its template.
+func addOperations(template *manifest.Node, pod *corev1.Pod, added []mark) []manifest.Operation {
+	additions := map[string]map[string]string{"labels": {}, "annotations": {
+		inject.AddedAnnotation: pod.Annotations[inject.AddedAnnotation],
+	}}
+	for _, mark := range added {
+		additions[mark.part][mark.name] = "true"
+	}
 	var operations []manifest.Operation
 	add := func(path string, value any) {
 		operations = append(operations, manifest.Operation{Op: "add", Path: path, Value: value})
@@ -50,40 +91,52 @@ func addOperations(template *manifest.Node) []manifest.Operation {
 	if template.Get("metadata").Len() == 0 {
 		add("/metadata", map[string]any{})
 	}
-	for _, mark := range marks {
-		part := template.Get("metadata", mark.part)
-		if part.Get(mark.name) != nil {
-			continue
-		}
-		if part.Len() > 0 {
-			add("/metadata/"+mark.part+"/"+pointer(mark.name), "true")
-		} else {
-			add("/metadata/"+mark.part, map[string]string{mark.name: "true"})
+	for _, part := range []string{"labels", "annotations"} {
+		switch names := additions[part]; {
+		case len(names) == 0:
+		case template.Get("metadata", part).Len() == 0:
+			add("/metadata/"+part, names)
+		default:
+			for _, name := range slices.Sorted(maps.Keys(names)) {
+				add("/metadata/"+part+"/"+pointer(name), names[name])
+			}
 		}
 	}
 	return operations
 }
 
-// removeOperations removes the label and the annotation, and mappings that would be empty then.
+// removeOperations removes the marks that --all has added, and mappings that would be empty then.
 func removeOperations(template *manifest.Node) []manifest.Operation {
+	value, _ := template.Get("metadata", "annotations", inject.AddedAnnotation).Scalar()
+	added := recorded(value)
+	removals := map[string][]string{"annotations": {inject.AddedAnnotation}}
+	for _, mark := range marks {
+		text, _ := template.Get("metadata", mark.part, mark.name).Scalar()
+		if slices.Contains(added, mark.id) && text == "true" {
+			removals[mark.part] = append(removals[mark.part], mark.name)
+		}
+	}
+	if len(added) == 0 {
+		return nil
+	}
 	var operations []manifest.Operation
 	remove := func(path string) {
 		operations = append(operations, manifest.Operation{Op: "remove", Path: path})
 	}
 	left := template.Get("metadata").Len()
-	for _, mark := range marks {
-		part := template.Get("metadata", mark.part)
-		if text, _ := part.Get(mark.name).Scalar(); text != "true" {
+	for _, part := range []string{"labels", "annotations"} {
+		names := removals[part]
+		if len(names) > 0 && len(names) == template.Get("metadata", part).Len() {
+			remove("/metadata/" + part)
+			left--
 			continue
 		}
-		if part.Len() > 1 {
-			remove("/metadata/" + mark.part + "/" + pointer(mark.name))
-			continue
+		for _, name := range names {
+			remove("/metadata/" + part + "/" + pointer(name))
 		}
-		remove("/metadata/" + mark.part)
-		if left--; left == 0 {
-			remove("/metadata")
-		}
+	}
+	if left == 0 {
+		remove("/metadata")
 	}
 	return operations
 }
@@ -91,4 +144,8 @@ func removeOperations(template *manifest.Node) []manifest.Operation {
 // pointer returns a name as a token of a JSON pointer.
 func pointer(name string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(name, "~", "~0"), "/", "~1")
+}
+
+func unpointer(token string) string {
+	return strings.NewReplacer("~1", "/", "~0", "~").Replace(token)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -9,68 +10,124 @@ import (
 	"strings"
 	"unicode"
 
-	corev1 "k8s.io/api/core/v1"
-
-	"imds-oidc-proxy/internal/inject"
 	"imds-oidc-proxy/internal/manifest"
 )
 
 // migration is one run over all files. It continues after a refusal, so that one run reports all
-// refusals.
+// refusals. It holds one document at a time.
 type migration struct {
 	options  options
 	accounts accounts
-	messages []string
-	refused  int
+	patches  patches
+	out      *spool
+	messages io.Writer
+
+	refused                     int
+	changed, unchanged, skipped int  // workloads
+	matched                     bool // --selector matches a workload
 }
 
 // document is a document of a file.
 type document struct {
 	file *file
+	text []byte
 	*manifest.Document
 	objects []object
 }
 
 // edit sets the changed text of each file.
-func (m *migration) edit(files []*file, stdin io.Reader) {
-	m.accounts = accounts{}
+func (m *migration) edit(files []*file, stdin io.Reader) error {
+	m.accounts, m.patches = accounts{}, patches{}
 	m.readAccounts(stdin)
-	var documents []document
+	if err := m.lookAhead(files); err != nil {
+		return err
+	}
 	for _, f := range files {
-		documents = append(documents, m.parse(f)...)
+		start := m.out.size
+		if err := m.documents(f, everyPart, m.document); err != nil {
+			return err
+		}
+		f.after = m.out.after(start)
 	}
-	// First all service accounts: one may come after the workload that uses it.
-	for _, d := range documents {
-		m.collect(d)
-	}
-	for _, d := range documents {
-		m.document(d)
-	}
+	return nil
 }
 
-func (m *migration) parse(f *file) []document {
-	if isUTF16(f.text) {
+// lookAhead collects what workloads before it depend on: service accounts, which may come after the
+// workload that uses them, and the names of the files that are kustomize patches. The documents are
+// parsed again later, and errors are reported then.
+func (m *migration) lookAhead(files []*file) error {
+	ahead := &migration{options: m.options, accounts: accounts{}, patches: m.patches, messages: io.Discard}
+	for _, f := range files {
+		wanted := func(text []byte) bool {
+			return isKustomization(f) || bytes.Contains(text, []byte("ServiceAccount")) || bytes.ContainsRune(text, '\\')
+		}
+		if err := ahead.documents(f, wanted, ahead.collect); err != nil {
+			return err
+		}
+	}
+	for _, account := range ahead.accounts {
+		m.accounts.apply(account)
+	}
+	return nil
+}
+
+// collect adds the service accounts of a document, and the patches of a kustomization. Of two
+// accounts with the same name the later one counts, as with kubectl apply.
+func (m *migration) collect(d document) error {
+	m.patches.collect(d)
+	for _, o := range d.objects {
+		account, err := o.serviceAccount()
+		if err != nil {
+			m.refuse(d.file, o, err)
+		} else if account != nil {
+			m.accounts[account.Namespace+"/"+account.Name] = account
+		}
+	}
+	return nil
+}
+
+func everyPart([]byte) bool { return true }
+
+// documents calls do for each wanted document of a file. A document that cannot be parsed is refused.
+func (m *migration) documents(f *file, wanted func(text []byte) bool, do func(document) error) error {
+	in, err := f.open()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	buffered := bufio.NewReader(in)
+	if isUTF16(buffered) {
 		m.refuse(f, object{}, errors.New("the file is UTF-16: save it as UTF-8"))
 		return nil
 	}
-	var documents []document
-	for _, part := range manifest.Split(f.text) {
-		d, err := manifest.Parse(part)
-		if err != nil || d.Root() != nil && d.Root().HasOddKey() {
-			if err = notManifest(part, err); err != nil {
-				m.refuse(f, object{}, err)
-				continue
-			}
+	for reader := manifest.NewReader(buffered); ; {
+		part, err := reader.Next()
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("%s: %w", f.name, err)
+		case !wanted(part.Text):
+			continue
 		}
-		documents = append(documents, document{file: f, Document: d, objects: m.objects(f, d.Root(), object{})})
+		d, err := parsed(part)
+		if err != nil {
+			m.refuse(f, object{}, err)
+			continue
+		}
+		if err := do(document{file: f, text: part.Text, Document: d, objects: m.objects(f, d.Root(), object{})}); err != nil {
+			return err
+		}
 	}
-	return documents
 }
 
-// isUTF16 reports whether a text begins with the byte order mark of UTF-16, which PowerShell's >
-// writes.
-func isUTF16(text []byte) bool {
-	return bytes.HasPrefix(text, []byte("\xff\xfe")) || bytes.HasPrefix(text, []byte("\xfe\xff"))
+// parsed returns a document, or an error if it is not a manifest.
+func parsed(part manifest.Part) (*manifest.Document, error) {
+	d, err := manifest.Parse(part)
+	if err != nil || d.Root() != nil && d.Root().HasOddKey() {
+		err = notManifest(part, err)
+	}
+	return d, err
 }
 
 var templateAction = regexp.MustCompile(`\{\{.*\}\}`)
@@ -85,103 +142,18 @@ func notManifest(part manifest.Part, err error) error {
 	return err
 }
 
-func (m *migration) document(d document) {
+// document writes a document with its changes to the output.
+func (m *migration) document(d document) error {
 	for _, o := range d.objects {
-		template, err := o.template()
-		if template != nil {
-			err = m.workload(d.file, o, template)
-		}
-		if err != nil {
-			m.refuse(d.file, o, locate(template, err))
-		}
+		m.object(d.file, o)
 	}
 	text, err := d.Text()
 	if err != nil {
 		m.refuse(d.file, object{}, err)
 	}
-	d.file.after = append(d.file.after, text...)
-}
-
-// workload changes one pod or pod template.
-func (m *migration) workload(f *file, o object, template *manifest.Node) error {
-	reason := derived(o)
-	if reason == "" && !m.options.uninject && m.selected(o) {
-		if err := addMarks(template); err != nil {
-			return err
-		}
-	}
-	if !m.relevant(template) {
-		return nil
-	}
-	if reason != "" {
-		m.report(f, o, template.Line(), "warning: "+reason)
-		return nil
-	}
-	pod, err := o.pod(template)
-	if err != nil {
-		return err
-	}
-	if m.options.uninject {
-		return m.uninject(o, template, pod)
-	}
-	return m.inject(f, o, template, pod)
-}
-
-func (m *migration) uninject(o object, template *manifest.Node, pod *corev1.Pod) error {
-	err := apply(template, inject.Remove(pod).Patch)
-	if m.selected(o) {
-		err = errors.Join(err, template.Apply(removeOperations(template)))
-	}
+	d.file.changed = d.file.changed || !bytes.Equal(text, d.text)
+	_, err = m.out.Write(text)
 	return err
-}
-
-func (m *migration) inject(f *file, o object, template *manifest.Node, pod *corev1.Pod) error {
-	account, warning := m.account(pod)
-	if warning != "" && pod.Labels[inject.UseLabel] == "true" {
-		m.report(f, o, template.Line(), "warning: "+warning)
-	}
-	result, err := inject.Pod(pod, account, m.options.config)
-	if err != nil {
-		return err
-	}
-	warning, err = irreversible(pod, result.Patch)
-	if err != nil {
-		return err
-	}
-	if warning != "" {
-		result.Warnings = append(result.Warnings, warning)
-	}
-	for _, w := range result.Warnings {
-		m.report(f, o, template.Line(), "warning: "+w)
-	}
-	return apply(template, result.Patch)
-}
-
-func apply(template *manifest.Node, patch []inject.Operation) error {
-	operations := make([]manifest.Operation, len(patch))
-	for i, op := range patch {
-		operations[i] = manifest.Operation(op)
-	}
-	return template.Apply(operations)
-}
-
-// locate adds a line number to an error about a pod: that of the field, or that of the pod template
-// if the manifest does not contain the field.
-func locate(template *manifest.Node, err error) error {
-	refusal, ok := errors.AsType[*inject.Refusal](err)
-	if !ok {
-		return err
-	}
-	at := template
-	if name, isAnnotation := strings.CutPrefix(refusal.Where, "annotation "); isAnnotation {
-		at = template.Get("metadata", "annotations", name)
-	} else if field := template.Get(strings.Split(refusal.Where, ".")...); field != nil {
-		at = field
-	}
-	if at == nil || at.Line() == 0 {
-		at = template
-	}
-	return &manifest.Error{Line: at.Line(), Reason: err.Error()}
 }
 
 func (m *migration) refuse(f *file, o object, err error) {
@@ -193,7 +165,11 @@ func (m *migration) refuse(f *file, o object, err error) {
 	m.report(f, o, line, "refused: "+reason)
 }
 
-// report adds a message for the end of the run: FILE:LINE: KIND NAMESPACE/NAME: TEXT.
+func (m *migration) warn(f *file, o object, line int, text string) {
+	m.report(f, o, line, "warning: "+text)
+}
+
+// report writes a message: FILE:LINE: KIND NAMESPACE/NAME: TEXT.
 func (m *migration) report(f *file, o object, line int, text string) {
 	where := f.name
 	if line > 0 {
@@ -202,7 +178,22 @@ func (m *migration) report(f *file, o object, line int, text string) {
 	if o.kind != "" {
 		where += ": " + o.String()
 	}
-	m.messages = append(m.messages, oneLine(where+": "+text))
+	fmt.Fprintln(m.messages, oneLine(where+": "+text))
+}
+
+// summary writes warnings about the run as a whole, and the numbers of workloads.
+func (m *migration) summary() {
+	switch {
+	case m.changed+m.unchanged+m.skipped == 0:
+		fmt.Fprintln(m.messages, "imds-migrate: warning: the manifests contain no workload")
+	case m.options.selectorText != "" && !m.matched:
+		fmt.Fprintf(m.messages, "imds-migrate: warning: --selector %q matches no workload\n", m.options.selectorText)
+	}
+	verb := "injected"
+	if m.options.uninject {
+		verb = "uninjected"
+	}
+	fmt.Fprintf(m.messages, "%d %s, %d unchanged, %d skipped\n", m.changed, verb, m.unchanged, m.skipped)
 }
 
 // oneLine replaces line breaks and control characters, which names in manifests may contain: they

@@ -2,10 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"os"
+	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
 
 	"imds-oidc-proxy/test/kit/azwi"
 )
@@ -36,6 +39,52 @@ func TestInjectedTemplatesPassAzureWorkloadIdentity(t *testing.T) {
 			checkNoDuplicates(t, mutated)
 		}
 	}
+}
+
+// TestInjectedPodsPassAzureWorkloadIdentity does the same with a Pod: under its own name, and under
+// the name that a workflow engine gives to the pods that it makes of a template file.
+func TestInjectedPodsPassAzureWorkloadIdentity(t *testing.T) {
+	text, err := os.ReadFile("testdata/cases/pod-template.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, layout := range []azwi.Layout{azwi.V160, azwi.Older, azwi.Newer} {
+		for native, mode := range map[bool]string{true: "--native-sidecar=on", false: "--native-sidecar=off"} {
+			for _, name := range []string{"placeholder-name", "task-x7k2p"} {
+				injected, _ := filter(t, commandInject, text, mode)
+				pod := new(corev1.Pod)
+				if err := yaml.Unmarshal(injected, pod); err != nil {
+					t.Fatal(err)
+				}
+				pod.Name = name
+				mutated, err := azwi.Webhook{Layout: layout, NativeSidecar: native, TenantID: "22222222-2222-4222-8222-222222222222"}.Mutate(pod, new(corev1.ServiceAccount))
+				if err != nil {
+					t.Fatal(err)
+				}
+				checkNoDuplicates(t, mutated)
+				checkToken(t, mutated, "base")
+			}
+		}
+	}
+}
+
+// checkToken checks that the token's path in a container is in a mount of a volume with a token.
+func checkToken(t *testing.T, pod *corev1.Pod, container string) {
+	t.Helper()
+	tokens := map[string]bool{}
+	for _, v := range pod.Spec.Volumes {
+		tokens[v.Name] = v.Projected != nil
+	}
+	for _, c := range pod.Spec.Containers {
+		for _, e := range c.Env {
+			for _, m := range c.VolumeMounts {
+				if c.Name == container && e.Name == "AZURE_FEDERATED_TOKEN_FILE" && tokens[m.Name] && strings.HasPrefix(e.Value, m.MountPath+"/") {
+					return
+				}
+			}
+		}
+	}
+	t.Errorf("container %s of pod %s has no token", container, pod.Name)
 }
 
 func checkNoDuplicates(t *testing.T, pod *corev1.Pod) {

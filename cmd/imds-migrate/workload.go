@@ -23,15 +23,7 @@ type object struct {
 
 func (o object) String() string { return fmt.Sprintf("%s %s/%s", o.kind, o.namespace, o.name) }
 
-// inSpec is the path of the pod template in most kinds.
-var inSpec = []string{"spec", "template"}
-
-// templates has the path of the pod template for each kind that runs pods, by group.
-var templates = map[string]map[string][]string{
-	"":      {"Pod": {}, "PodTemplate": {"template"}, "ReplicationController": inSpec},
-	"apps":  {"Deployment": inSpec, "StatefulSet": inSpec, "DaemonSet": inSpec, "ReplicaSet": inSpec},
-	"batch": {"Job": inSpec, "CronJob": {"spec", "jobTemplate", "spec", "template"}},
-}
+func (o object) kindAndGroup() kind { return kind{o.group, o.kind} }
 
 // objects returns the object of a document, or the items of a list, also of nested lists. An item
 // without kind and apiVersion gets them from the list, as in a DeploymentList of the API server.
@@ -77,39 +69,7 @@ func groupOf(version string) string {
 	return group
 }
 
-// template returns the node with a pod's metadata and spec, or nil for a kind without pods. It
-// returns an error if a key in its path, or a key in it that this program uses, occurs twice:
-// Kubernetes may use the other one.
-func (o object) template() (*manifest.Node, error) {
-	path, known := templates[o.group][o.kind]
-	if !known {
-		return nil, nil
-	}
-	node := o.node
-	for _, key := range path {
-		if err := node.Once(key); err != nil {
-			return nil, err
-		}
-		node = node.Get(key)
-	}
-	for _, part := range []struct{ path, keys []string }{
-		{nil, []string{"metadata", "spec"}},
-		{[]string{"metadata"}, []string{"labels", "annotations"}},
-		{[]string{"metadata", "labels"}, []string{inject.UseLabel}},
-		{[]string{"metadata", "annotations"}, []string{inject.InjectProxyAnnotation}},
-		{[]string{"spec"}, []string{"initContainers", "containers", "volumes"}},
-	} {
-		if err := node.Get(part.path...).Once(part.keys...); err != nil {
-			return nil, err
-		}
-	}
-	if !node.IsMapping() || node.Get("spec") == nil {
-		return nil, nil
-	}
-	return node, nil
-}
-
-// relevant reports whether package inject may change a template, or have a warning about it.
+// relevant reports whether a template requests injection, or has injected parts.
 func (m *migration) relevant(template *manifest.Node) bool {
 	if template.Get("metadata", "labels", inject.UseLabel) != nil ||
 		template.Get("metadata", "annotations", inject.InjectProxyAnnotation) != nil {
@@ -122,7 +82,7 @@ func (m *migration) relevant(template *manifest.Node) bool {
 			}
 		}
 	}
-	return m.options.uninject && hasReserved(template)
+	return m.options.uninject && (hasReserved(template) || template.Get("metadata", "annotations", inject.AddedAnnotation) != nil)
 }
 
 // hasReserved reports whether a template has an injected volume, which uninject removes even if the
@@ -170,10 +130,11 @@ func unquotedEnv(spec *manifest.Node) error {
 	return nil
 }
 
-// pod returns the pod of a template. The pods of a Deployment have no known name, since it depends
-// on a ReplicaSet that does not exist yet, so pod removes the name. Package inject derives the name
-// of the volume from the pod's name as azure-workload-identity does, and uses another mount path
-// for a pod without a name.
+// pod returns the pod of a template, without its name. The pods of a Deployment have no known name,
+// since it depends on a ReplicaSet that does not exist yet, and workflow engines replace the name of
+// a Pod that is their template. Package inject derives the name of the volume from the pod's name as
+// azure-workload-identity does. If that webhook saw another name, it would add a second volume at
+// the same mount path, so inject uses another path for a pod without a name.
 func (o object) pod(template *manifest.Node) (*corev1.Pod, error) {
 	if err := errors.Join(unquoted(template.Get("metadata")), unquotedEnv(template.Get("spec"))); err != nil {
 		return nil, err
@@ -182,10 +143,7 @@ func (o object) pod(template *manifest.Node) (*corev1.Pod, error) {
 	if err := decode(template, pod); err != nil {
 		return nil, err
 	}
-	pod.Namespace = o.namespace
-	if o.kind != "Pod" {
-		pod.Name, pod.GenerateName = "", ""
-	}
+	pod.Namespace, pod.Name, pod.GenerateName = o.namespace, "", ""
 	return pod, nil
 }
 

@@ -128,6 +128,8 @@ var annotations = []Annotation{
 		Effect: "`PROXY_CA_FILE` of `azwi-proxy`: it trusts these certificate authorities for Entra in addition to the system's, for example those of a proxy that inspects TLS", read: readCAConfigMap, proxy: true},
 	{Name: ProxyEnvAnnotation, On: onPod, Values: "JSON such as `{\"PROXY_LOG_FORMAT\": \"console\"}`", Default: "as configured",
 		Effect: "further variables of `azwi-proxy`; they replace the default as a whole", read: readProxyEnv, proxy: true},
+	{Name: AddedAnnotation, On: onPod, Values: "written by imds-migrate", Default: "none",
+		Effect: "which label and annotation `imds-migrate inject --all` has added, for `uninject --all`"},
 }
 
 // ownPrefix is the prefix of the annotations that only this project uses.

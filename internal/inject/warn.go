@@ -15,16 +15,22 @@ func (p *plan) warnf(format string, args ...any) {
 	p.Warnings = append(p.Warnings, fmt.Sprintf(format, args...))
 }
 
-// warnUnlabelled warns about a pod with an annotation for injection, and without the label.
+// warnUnlabelled warns about a pod without the label whose author probably wants injection.
 func warnUnlabelled(pod *corev1.Pod) []string {
-	if _, annotated := pod.Annotations[InjectProxyAnnotation]; !annotated {
-		return nil
+	warnings := WrongNames(pod)
+	_, annotated := pod.Annotations[InjectProxyAnnotation]
+	switch value := strings.ToLower(pod.Labels[UseLabel]); {
+	case annotated:
+		warnings = append(warnings, fmt.Sprintf(`annotation %s has no effect without the label %s: "true" on the pod`, InjectProxyAnnotation, UseLabel))
+	case value == "true" || value == "1" || value == "yes":
+		warnings = append(warnings, fmt.Sprintf(`label %s has no effect: must be "true"`, UseLabel))
 	}
-	return []string{fmt.Sprintf(`annotation %s has no effect without the label %s: "true" on the pod`, InjectProxyAnnotation, UseLabel)}
+	return warnings
 }
 
 // warn adds the warnings that do not depend on a single change.
 func (p *plan) warn() {
+	p.Warnings = append(p.Warnings, WrongNames(p.pod)...)
 	p.warnIdentity()
 	p.warnSkipped()
 	p.warnAADPodIdentity()

@@ -3,7 +3,10 @@
 // order of keys, anchors, line endings and other documents stay unchanged, so that a diff shows
 // only the patch.
 //
-//	for _, part := range manifest.Split(text) {
+//	reader := manifest.NewReader(file)
+//	for {
+//		part, err := reader.Next() // io.EOF at the end
+//		…
 //		document, err := manifest.Parse(part)
 //		…
 //		err = document.Root().Apply([]manifest.Operation{{Op: "add", Path: "/spec/replicas", Value: 2}})
@@ -36,7 +39,7 @@ import (
 
 // Error is an error at a line of the text.
 type Error struct {
-	// Line is the line number in the argument of Split. The first line is 1.
+	// Line is the line number in the stream. The first line is 1.
 	Line   int
 	Reason string
 }

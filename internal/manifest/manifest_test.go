@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/rogpeppe/go-internal/diff"
 	"github.com/rogpeppe/go-internal/txtar"
@@ -17,10 +21,62 @@ import (
 
 var update = flag.Bool("update", false, "write the patched texts into testdata")
 
+// split returns the parts of a stream.
+func split(text []byte) []manifest.Part {
+	var parts []manifest.Part
+	for reader := manifest.NewReader(bytes.NewReader(text)); ; {
+		part, err := reader.Next()
+		if err != nil {
+			return parts
+		}
+		parts = append(parts, part)
+	}
+}
+
+// TestReader checks where a stream is split, and the first line of each part.
+func TestReader(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		want []manifest.Part
+	}{
+		{"", nil},
+		{"a: 1", parts("a: 1", 1)},
+		{"---\na: 1\n---\nb: 1\n", parts("---\na: 1\n", 1, "---\nb: 1\n", 3)},
+		{"# c\n---\na: 1\n", parts("# c\n---\na: 1\n", 1)},
+		{"---\n---\n", parts("---\n", 1, "---\n", 2)},
+		{"a: 1\r\n---\r\nb: 1\r---\rc: 1", parts("a: 1\r\n", 1, "---\r\nb: 1\r", 2, "---\rc: 1", 4)},
+		{"a: 1\n...\n%YAML 1.2\n---\nb: 1\n", parts("a: 1\n...\n", 1, "%YAML 1.2\n---\nb: 1\n", 3)},
+		{"\xef\xbb\xbf---\na: 1\n---\n", parts("\xef\xbb\xbf---\na: 1\n", 1, "---\n", 3)},
+		{"a: |\n  ---\n ...\n--- b\n", parts("a: |\n  ---\n ...\n", 1, "--- b\n", 4)},
+	} {
+		if got := split([]byte(c.text)); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%q: got %+v, want %+v", c.text, got, c.want)
+		}
+	}
+}
+
+func parts(textsAndLines ...any) []manifest.Part {
+	var all []manifest.Part
+	for pair := range slices.Chunk(textsAndLines, 2) {
+		all = append(all, manifest.Part{Text: []byte(pair[0].(string)), Line: pair[1].(int)})
+	}
+	return all
+}
+
+// TestReaderError checks that an error of the stream is not taken for its end.
+func TestReaderError(t *testing.T) {
+	for _, text := range []string{"", "a: 1\n", "a: 1\r", "a: 1"} {
+		reader := manifest.NewReader(io.MultiReader(strings.NewReader(text), iotest.ErrReader(io.ErrClosedPipe)))
+		if _, err := reader.Next(); err != io.ErrClosedPipe {
+			t.Errorf("%q: got %v, want %v", text, err, io.ErrClosedPipe)
+		}
+	}
+}
+
 // patched applies a patch to each document of a stream that is a mapping.
 func patched(text []byte, patch []manifest.Operation) ([]byte, error) {
 	var out bytes.Buffer
-	for _, part := range manifest.Split(text) {
+	for _, part := range split(text) {
 		d, err := manifest.Parse(part)
 		if err != nil {
 			return nil, err

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strconv"
@@ -110,6 +111,30 @@ func (n *Node) Scalar() (text string, isString bool) {
 
 // IsNull reports whether the value is missing or null.
 func (n *Node) IsNull() bool { return n == nil || n.resolve().tag == "!!null" }
+
+// All returns the keys and values of a mapping, followed by those of its merge keys.
+func (n *Node) All() iter.Seq2[string, *Node] {
+	return func(yield func(string, *Node) bool) { n.all(yield) }
+}
+
+func (n *Node) all(yield func(string, *Node) bool) bool {
+	if n = n.resolve(); n == nil || n.kind != yaml.MappingNode {
+		return true
+	}
+	for _, e := range n.entries {
+		if !e.isMerge() && !yield(e.keyName(), e.value) {
+			return false
+		}
+	}
+	for _, e := range n.entries {
+		for _, source := range e.merged() {
+			if !source.all(yield) {
+				return false
+			}
+		}
+	}
+	return true
+}
 
 // Items returns the items of a sequence.
 func (n *Node) Items() []*Node {

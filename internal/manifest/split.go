@@ -1,6 +1,10 @@
 package manifest
 
-import "bytes"
+import (
+	"bufio"
+	"bytes"
+	"io"
+)
 
 // Part is the text of one document with its marker, and its first line in the stream.
 type Part struct {
@@ -11,44 +15,74 @@ type Part struct {
 // byteOrderMark is allowed at the start of a stream. It is not part of a document.
 var byteOrderMark = []byte("\xef\xbb\xbf")
 
-// Split splits a stream into documents. The concatenated parts are the stream.
+// Reader splits a stream into documents. It holds one document in memory, not the stream.
+type Reader struct {
+	in   *bufio.Reader
+	line int    // the number of lines before next
+	next []byte // the first line of the next part, which ended the part before it
+}
+
+// NewReader returns a Reader of a stream.
+func NewReader(in io.Reader) *Reader { return &Reader{in: bufio.NewReader(in)} }
+
+// Next returns the next part. The concatenated parts are the stream. After the last part, the error
+// is io.EOF.
 //
 // A line that begins with --- or ... is always a marker, since YAML does not allow such a line in a
 // scalar. Directives belong to the document after them.
-func Split(text []byte) []Part {
-	var parts []Part
-	start, line, startLine := 0, 1, 1
+func (r *Reader) Next() (Part, error) {
+	part := Part{Line: r.line + 1}
 	ended, content := false, false // ended: after "...", which ends a document
-	cut := func(at int) {
-		if at > start {
-			parts = append(parts, Part{Text: text[start:at], Line: startLine})
+	for {
+		start := len(part.Text)
+		var err error
+		if part.Text, err = r.appendLine(part.Text); err != nil {
+			return part, err
 		}
-		start, startLine, ended, content = at, line, false, false
-	}
-	for pos := 0; pos < len(text); line++ {
-		end := lineEnd(text, pos)
-		current := text[pos:end]
-		if pos == 0 {
+		current := part.Text[start:]
+		if len(current) == 0 {
+			break
+		}
+		if r.line == 0 {
 			current = bytes.TrimPrefix(current, byteOrderMark)
 		}
-		switch {
-		case marker(current, "---"):
-			if content {
-				cut(pos)
-			}
-			content = true
-		case marker(current, "..."):
-			ended = true
-		case ended:
-			cut(pos)
+		isStart, isEnd := marker(current, "---"), marker(current, "...")
+		if isStart && content || ended && !isStart && !isEnd {
+			part.Text, r.next = part.Text[:start:start], bytes.Clone(current)
+			break
 		}
-		if !isBlankOrComment(current) {
-			content = content || !ended
-		}
-		pos = end
+		r.line++
+		ended = ended || isEnd
+		content = content || isStart || !ended && !isBlankOrComment(current)
 	}
-	cut(len(text))
-	return parts
+	if len(part.Text) == 0 {
+		return part, io.EOF
+	}
+	return part, nil
+}
+
+// appendLine appends the next line with its line break. At the end of the stream it appends nothing.
+func (r *Reader) appendLine(text []byte) ([]byte, error) {
+	if r.next != nil {
+		text, r.next = append(text, r.next...), nil
+		return text, nil
+	}
+	for {
+		b, err := r.in.ReadByte()
+		if err != nil {
+			return text, ignore(err, io.EOF)
+		}
+		text = append(text, b)
+		if b == '\n' {
+			return text, nil
+		}
+		if b != '\r' {
+			continue
+		}
+		if next, err := r.in.Peek(1); err != nil || next[0] != '\n' {
+			return text, ignore(err, io.EOF)
+		}
+	}
 }
 
 // marker reports whether a line begins with this marker.

@@ -116,7 +116,7 @@ func FuzzSplice(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text, choices []byte) {
 		var all [][]byte
-		for _, part := range manifest.Split(text) {
+		for _, part := range split(text) {
 			all = append(all, part.Text)
 			checkSplice(t, part, choices)
 		}

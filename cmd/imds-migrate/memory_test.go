@@ -1,0 +1,65 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestMemory checks that the memory of a run depends on the largest document and not on the number
+// of documents: the parsed documents of the long stream together would need several times the bound.
+func TestMemory(t *testing.T) {
+	const document = `apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app-%d}
+spec:
+  template:
+    metadata:
+      labels: {azure.workload.identity/use: "true"}
+      annotations: {azure.workload.identity/inject-proxy-sidecar: "true"}
+    spec:
+      containers:
+      - name: app
+        image: registry.example.test/app:1
+        args: [%s]
+---
+`
+	args := strings.TrimSuffix(strings.Repeat("argument, ", 200), ", ")
+	run := func(documents int) (bytes int64, lines string) {
+		executable, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var messages strings.Builder
+		cmd := exec.Command(executable, append([]string{commandInject}, configuration...)...)
+		cmd.Args[0] = "imds-migrate" // for TestMain
+		cmd.Env = append(os.Environ(), "GOGC=50", "GOMAXPROCS=1")
+		in, out := io.Pipe()
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = in, io.Discard, &messages
+		go func() {
+			for i := range documents {
+				fmt.Fprintf(out, document, i, args)
+			}
+			out.Close()
+		}()
+		if err := cmd.Run(); err != nil {
+			t.Fatalf("%v: %s", err, &messages)
+		}
+		return cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10, messages.String()
+	}
+	few, _ := run(20)
+	many, messages := run(1000)
+	if !strings.HasSuffix(messages, "1000 injected, 0 unchanged, 0 skipped\n") {
+		t.Fatalf("got %q", messages)
+	}
+	const bound = 24 << 20 // two spools of 4 MiB, and garbage
+	if many-few > bound {
+		t.Errorf("%d MiB for 20 documents and %d MiB for 1000: at most %d MiB more are allowed", few>>20, many>>20, bound>>20)
+	}
+}
