@@ -89,15 +89,19 @@ func (m *memory) decideWithout(k key, now time.Time) decision {
 }
 
 // join returns the run for k on behalf of a caller: the running one, or a new one if an
-// exchange may begin now, whose tries b pays for.
+// exchange may begin now or after a throttle of a few seconds, whose tries b pays for.
 func (m *memory) join(k key, b *budget, now time.Time) (r *run, start bool, err *exchange.Error) {
 	if r = m.running[k]; r == nil {
-		if f := m.backedOff(k, now); f != nil {
+		f := m.backedOff(k, now)
+		if f != nil && !m.mayWaitForThrottle(k, f, now) {
 			return nil, false, f.at(now)
 		}
 		c := m.classOf(k, now)
 		if err := m.admit(b, c, now); err != nil {
 			m.noteRefused(k, now)
+			if f != nil {
+				err = f.at(now) // Entra is the reason, and has its own Retry-After
+			}
 			return nil, false, err
 		}
 		r, start = m.begin(k, b, c, now), true
@@ -120,12 +124,6 @@ func (m *memory) begin(k key, b *budget, c class, now time.Time) *run {
 	m.running[k] = r
 	m.take(b)
 	return r
-}
-
-// mayRetry reports whether a failed run may try again: Entra has not throttled it since it
-// began, and its budget allows another try.
-func (m *memory) mayRetry(r *run, now time.Time) bool {
-	return m.throttling(r.key, now) == nil && r.budget.spend(r.class, now)
 }
 
 const (

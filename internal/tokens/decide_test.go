@@ -13,7 +13,7 @@ type situation struct {
 	life       time.Duration // of the cached token. Zero: there is none
 	age        time.Duration // of the token
 	failed     bool          // the last exchange failed just now
-	throttle   bool          // Entra throttles the client ID
+	throttle   time.Duration // Entra throttles the client ID, with this Retry-After
 	running    bool          // an exchange is running, without callers
 	full       bool          // no more callers may wait
 	prefetched bool          // the key is prefetched
@@ -34,8 +34,8 @@ func (s situation) memory(now time.Time) *memory {
 	if s.failed {
 		m.failed(k, &exchange.Error{Kind: exchange.Unavailable}, now, 0.5)
 	}
-	if s.throttle {
-		m.noteThrottle(k, &exchange.Error{Kind: exchange.Throttled}, now, 0.5)
+	if s.throttle > 0 {
+		m.noteThrottle(k, &exchange.Error{Kind: exchange.Throttled, RetryAfter: s.throttle}, now, 0)
 	}
 	if s.running {
 		m.begin(k, m.refreshes, known, now)
@@ -59,11 +59,15 @@ func TestDecide(t *testing.T) {
 		start    bool // an exchange starts
 		fallback bool
 	}{
-		"no token":                           {situation{}, false, wait, true, false},
-		"no token, fresh":                    {situation{}, true, wait, true, false},
-		"no token, an exchange is running":   {situation{running: true}, false, wait, false, false},
-		"no token, the last exchange failed": {situation{failed: true}, false, refuse, false, false},
-		"no token, Entra throttles":          {situation{throttle: true}, false, refuse, false, false},
+		"no token":                                               {situation{}, false, wait, true, false},
+		"no token, fresh":                                        {situation{}, true, wait, true, false},
+		"no token, an exchange is running":                       {situation{running: true}, false, wait, false, false},
+		"no token, the last exchange failed":                     {situation{failed: true}, false, refuse, false, false},
+		"no token, Entra throttles for long":                     {situation{throttle: maxPause + 1}, false, refuse, false, false},
+		"no token, Entra throttles":                              {situation{throttle: maxPause}, false, wait, true, false},
+		"no token, Entra throttles, the last exchange failed":    {situation{throttle: maxPause, failed: true}, false, refuse, false, false},
+		"no token, Entra throttles, over the budget":             {situation{throttle: maxPause, spent: true}, false, refuse, false, false},
+		"no token, Entra throttles, no caller may wait":          {situation{throttle: maxPause, full: true}, false, refuse, true, false},
 		"no token, the last exchange failed, another is running": {situation{failed: true, running: true}, false, wait, false, false},
 		"no token, over the budget":                              {situation{spent: true}, false, refuse, false, false},
 		"no token, over the budget, prefetched":                  {situation{spent: true, prefetched: true}, false, wait, true, false},
@@ -76,7 +80,9 @@ func TestDecide(t *testing.T) {
 		"valid, fresh, over the budget":          {situation{life: hour, age: freshInterval, spent: true}, true, serve, false, false},
 		"valid, fresh, no caller may wait":       {situation{life: hour, age: freshInterval, full: true}, true, serve, true, false},
 		"valid, fresh, the last exchange failed": {situation{life: hour, age: freshInterval, failed: true}, true, serve, false, false},
-		"valid, fresh, Entra throttles":          {situation{life: hour, age: freshInterval, throttle: true}, true, serve, false, false},
+		"valid, fresh, Entra throttles":          {situation{life: hour, age: freshInterval, throttle: maxPause}, true, serve, false, false},
+		"due, Entra throttles":                   {situation{life: hour, age: hour / 2, throttle: maxPause}, false, serve, false, false},
+		"ended, Entra throttles":                 {situation{life: hour, age: hour, throttle: maxPause}, false, wait, true, false},
 		"valid, fresh, the last exchange failed, another is running": {situation{life: hour, age: freshInterval, failed: true, running: true}, true, serve, false, false},
 
 		"1 ns before it is due":         {situation{life: hour, age: hour/2 - 1}, false, serve, false, false},

@@ -10,6 +10,7 @@ const (
 	TryTimeout      = tryTimeout
 	ExchangeTimeout = exchangeTimeout
 	RefreshWait     = refreshWait
+	MaxPause        = maxPause
 	RecordTime      = recordTime
 	StaleMargin     = staleMargin
 	FreshInterval   = freshInterval

@@ -119,11 +119,10 @@ func (m *memory) backoffUntil(k key, now time.Time) time.Time {
 	return until
 }
 
-// noteThrottle remembers, for all keys of the client ID, that Entra throttles it, and returns
-// until when: Entra throttles by client ID, not by resource. The answers to a burst of
-// exchanges count as one throttle: the streak grows only if Entra throttles again after the
-// backoff.
-func (m *memory) noteThrottle(k key, err *exchange.Error, now time.Time, jitter float64) time.Time {
+// noteThrottle remembers, for all keys of the client ID, that Entra throttles it: Entra throttles
+// by client ID, not by resource. The answers to a burst of exchanges count as one throttle: the
+// streak grows only if Entra throttles again after the backoff.
+func (m *memory) noteThrottle(k key, err *exchange.Error, now time.Time, jitter float64) {
 	clientID := k.clientID
 	if err.Code == tenantThrottled {
 		clientID = wholeTenant
@@ -137,7 +136,6 @@ func (m *memory) noteThrottle(k key, err *exchange.Error, now time.Time, jitter 
 	}
 	next.until = later(next.until, now.Add(backoffAfter(err, next.streak, false, jitter)))
 	m.throttlesWith(clientID).Add(clientID, next)
-	return next.until
 }
 
 // forgetThrottle removes the throttle of the client ID of k, and of the tenant, if its backoff

@@ -2,6 +2,7 @@ package tokens_test
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -69,13 +70,11 @@ func TestBackoff(t *testing.T) {
 		backoffs []time.Duration // with the jitter in the middle
 	}{
 		{"fault", &exchange.Error{Kind: exchange.Unavailable}, seconds(0.5, 1, 2, 4, 8, 16, 30, 30)},
-		{"throttle", &exchange.Error{Kind: exchange.Throttled}, seconds(5, 10, 20, 40, 60, 60)},
 		{"permanent", &exchange.Error{Kind: exchange.UnknownIdentity}, seconds(10, 20, 40, 80, 120, 120)},
 		{"no federated token", &exchange.Error{Kind: exchange.FederatedTokenUnusable}, seconds(1, 1, 1, 1, 1, 1)},
 		{"a federated token that Entra refuses", &exchange.Error{Kind: exchange.FederatedTokenUnusable, Code: 700024}, seconds(0.5, 1, 2)},
 		// What Entra asks for, plus half of a jitter of half as long, which doubles.
 		{"Retry-After", &exchange.Error{Kind: exchange.Throttled, RetryAfter: 10 * time.Second}, seconds(12.5, 15, 20, 30, 40, 40)},
-		{"Retry-After of a second", &exchange.Error{Kind: exchange.Throttled, RetryAfter: time.Second}, seconds(1.25, 1.5, 2)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -91,15 +90,19 @@ func TestBackoff(t *testing.T) {
 					if !e.Kind.Permanent() && e.RetryAfter != backoff {
 						t.Errorf("failure %d: Retry-After %s, want %s", i+1, e.RetryAfter, backoff)
 					}
-					time.Sleep(backoff - 1)
+					var early time.Duration // callers wait for the end of a throttle
+					if c.err.Kind == exchange.Throttled {
+						early = tokens.MaxPause
+					}
+					time.Sleep(backoff - early - 1)
 					_, err = ask(t, s, tokens.Request{})
-					if e := wantKind(t, err, c.err.Kind); !e.Kind.Permanent() && e.RetryAfter != 1 {
-						t.Errorf("1 ns before the end: Retry-After %s", e.RetryAfter)
+					if e := wantKind(t, err, c.err.Kind); !e.Kind.Permanent() && e.RetryAfter != early+1 {
+						t.Errorf("%s before the end: Retry-After %s", early+1, e.RetryAfter)
 					}
 					if got := f.count(resource); got != i+1 {
-						t.Fatalf("1 ns before the end of backoff %d: %d exchanges", i+1, got)
+						t.Fatalf("%s before the end of backoff %d: %d exchanges", early+1, i+1, got)
 					}
-					time.Sleep(time.Nanosecond)
+					time.Sleep(early + 1)
 				}
 			})
 		})
@@ -201,17 +204,29 @@ func TestTriesAreBounded(t *testing.T) {
 	})
 }
 
+// The Retry-After of a fault is a pause between tries if it is short, and ends the exchange if it
+// is long.
 func TestRetryAfterOfAFaultIsObeyed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeEntra{}
-		f.failWith(&exchange.Error{Kind: exchange.Unavailable, RetryAfter: 3 * time.Second, Detail: "503", Retry: exchange.RetrySoon})
-		s := fakeService(t, f)
-		_, err := ask(t, s, tokens.Request{})
-		wantKind(t, err, exchange.Unavailable)
-		if got := f.count(resource); got != 1 {
-			t.Errorf("%d tries within Retry-After, want 1", got)
-		}
-	})
+	for _, c := range []struct {
+		asked time.Duration
+		gaps  []time.Duration // with the jitter in the middle
+	}{
+		{time.Second, seconds(1.25, 1.25)},
+		{3 * time.Second, seconds(3.75, 3.75)},
+		{5 * time.Second, seconds(6.25)},
+		{7 * time.Second, nil},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &fakeEntra{}
+			f.failWith(&exchange.Error{Kind: exchange.Unavailable, RetryAfter: c.asked, Detail: "503", Retry: exchange.RetrySoon})
+			s := fakeService(t, f)
+			_, err := ask(t, s, tokens.Request{})
+			wantKind(t, err, exchange.Unavailable)
+			if got := f.gaps(); !slices.Equal(got, c.gaps) {
+				t.Errorf("Retry-After %s: tries have pauses of %s, want %s", c.asked, got, c.gaps)
+			}
+		})
+	}
 }
 
 func TestExchangeTimesOut(t *testing.T) {

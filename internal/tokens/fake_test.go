@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -127,6 +128,20 @@ func (f *fakeEntra) all() map[azure.Resource][]time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return maps.Clone(f.calls)
+}
+
+// gaps returns the times between the exchanges of all resources.
+func (f *fakeEntra) gaps() []time.Duration {
+	var times []time.Time
+	for _, calls := range f.all() {
+		times = append(times, calls...)
+	}
+	slices.SortFunc(times, time.Time.Compare)
+	var gaps []time.Duration
+	for i := range max(len(times)-1, 0) {
+		gaps = append(gaps, times[i+1].Sub(times[i]))
+	}
+	return gaps
 }
 
 const (

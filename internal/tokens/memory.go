@@ -126,8 +126,8 @@ func (m *memory) learn(r *run, g exchange.Grant, err *exchange.Error, now time.T
 	switch {
 	case err == nil:
 		return nil, m.succeeded(r, g, now, jitter)
-	case r.dropped:
-		return err, nil // it was canceled, which says nothing about Entra
+	case r.dropped, !r.tried:
+		return err, nil // it was canceled, or held back by a throttle: nothing new about Entra
 	}
 	note := m.failed(r.key, err, now, jitter)
 	return note.failed.at(now), note
@@ -161,8 +161,8 @@ func (m *memory) failed(k key, err *exchange.Error, now time.Time, jitter float6
 		// Once the token has ended, callers wait: the longer backoff of a refresh ends too.
 		next.until = earlier(next.until, e.end.next(now))
 	}
-	if err.Kind == exchange.Throttled {
-		next.until = later(next.until, m.noteThrottle(k, err, now, jitter))
+	if f := m.throttling(k, now); f != nil && err.Kind == exchange.Throttled {
+		next.until = later(next.until, f.until)
 	}
 	m.failures.Add(k, next)
 	return m.reportOf(next, past, now)

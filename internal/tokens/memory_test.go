@@ -32,6 +32,7 @@ func TestRunsAreCounted(t *testing.T) {
 	var runs []*run
 	for i, id := range []azure.ClientID{idA, idA, idB} {
 		runs = append(runs, m.decide(testKey(id, i), false, now).run)
+		runs[i].tried = true
 	}
 	check := func(all, ofA, others int) {
 		t.Helper()
@@ -54,4 +55,11 @@ func TestRunsAreCounted(t *testing.T) {
 	if m.waiting != 0 {
 		t.Errorf("%d callers wait", m.waiting)
 	}
+
+	heldBack := m.decide(testKey(idA, 9), false, now).run
+	check(1, 1, 0)
+	if _, note := m.learn(heldBack, exchange.Grant{}, &exchange.Error{Kind: exchange.Throttled}, now, 0); note != nil || m.failing(heldBack.key, now) != nil {
+		t.Error("a run that made no try is remembered as a failure")
+	}
+	check(0, 0, 0)
 }

@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -22,14 +23,6 @@ const (
 	// recordTime is the time for recording an exchange that has timed out. After it a
 	// caller stops waiting, even if the exchange ignores its timeout.
 	recordTime = time.Second
-
-	// maxTries bounds the tries of one exchange for a key that has not failed before. A
-	// federation mismatch that comes and goes has usually passed by the next try.
-	maxTries = 3
-
-	// firstRetryDelay is the pause before the second try. Each further pause is three
-	// times as long. All have jitter.
-	firstRetryDelay = 500 * time.Millisecond
 )
 
 // run is a running exchange. All callers that want the token of its key wait for it (as with
@@ -51,6 +44,8 @@ type run struct {
 
 	budget *budget
 	class  class
+
+	tried bool // a try was made; only its goroutine uses it
 
 	// Service.mu guards the fields below.
 
@@ -128,36 +123,27 @@ func (s *Service) finish(r *run) {
 }
 
 // attempt makes tries until it has a grant or an error that a retry cannot fix, or until
-// ctx ends or no more tries are allowed.
-func (s *Service) attempt(ctx context.Context, r *run) (exchange.Grant, *exchange.Error) {
-	pause, reread := firstRetryDelay, false
+// ctx ends or no more tries are allowed. No try begins while Entra throttles the client ID: the
+// run waits, or ends with an error.
+func (s *Service) attempt(ctx context.Context, r *run) (g exchange.Grant, err *exchange.Error) {
+	reread := false
 	for n := 1; ; n++ {
-		g, err := s.try(ctx, r.key)
-		if err == nil || !retryable(err, n, r.tries, reread) {
+		if throttle := s.waitForThrottle(ctx, r); throttle != nil {
+			return exchange.Grant{}, cmp.Or(err, throttle)
+		}
+		if n > 1 && !s.spend(r) {
+			return g, err
+		}
+		r.tried = true
+		if g, err = s.try(ctx, r.key); err == nil {
+			return g, nil
+		}
+		pause, ok := s.pauseAfter(r, err, n, reread)
+		if !ok || !sleep(ctx, pause) {
 			return g, err
 		}
 		reread = reread || err.Retry == exchange.RetryReread
-		// A jitter of half the pause more or less: a fleet must not retry at the same time.
-		if !sleep(ctx, pause/2+time.Duration(float64(pause)*s.random())) || !s.mayRetry(r) {
-			return g, err
-		}
-		pause *= 3
 	}
-}
-
-// retryable reports whether another try may succeed after the nth has failed with err. reread
-// says that the federated token was already reread for a retry.
-func retryable(err *exchange.Error, n, tries int, reread bool) bool {
-	switch err.Retry {
-	case exchange.RetrySoon:
-		// A Retry-After is longer than the pauses between tries.
-		return n < tries && err.RetryAfter == 0
-	case exchange.RetryOnce:
-		return n < min(tries, 2) && err.RetryAfter == 0
-	case exchange.RetryReread:
-		return !reread
-	}
-	return false
 }
 
 // try makes one try, within tryTimeout. whole is the context of the exchange with all its
@@ -177,29 +163,11 @@ func (s *Service) try(whole context.Context, k key) (exchange.Grant, *exchange.E
 	return g, failed
 }
 
-func (s *Service) mayRetry(r *run) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.memory.mayRetry(r, time.Now())
-}
-
 func asError(err error) *exchange.Error {
 	if e, ok := errors.AsType[*exchange.Error](err); ok {
 		return e
 	}
 	return &exchange.Error{Kind: exchange.Unavailable, Detail: "the exchange failed"}
-}
-
-// sleep reports whether the whole pause passed before ctx ended.
-func sleep(ctx context.Context, pause time.Duration) bool {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // record stores the outcome of a run and answers its callers. It calls the observer and the

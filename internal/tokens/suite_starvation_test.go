@@ -261,6 +261,49 @@ func TestForcedExchangesDrawOnTheBudget(t *testing.T) {
 	})
 }
 
+// TestInventedResourcesDuringAThrottle: while Entra throttles a client ID for some seconds, and
+// others invent resources of it, these wait in the places of that client ID only: cached tokens
+// are returned at once, another identity gets a new token, and the throttled client ID costs
+// Entra no exchange before the throttle ends, and no more than its places afterwards.
+func TestInventedResourcesDuringAThrottle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const latency = time.Second / 2
+		const pause = 6250 * time.Millisecond // Retry-After with the jitter in the middle
+		f := &fakeEntra{latency: latency}
+		s := newService(t, tokens.Config{Exchanger: f, Identities: []azure.ClientID{clientID, otherClientID}})
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, latency)
+		f.failWith(throttle(5 * time.Second))
+		first := callers(t, s, tokens.Request{ClientID: clientID, Resource: "https://first.example.test"}, 1)
+		time.Sleep(latency)
+		synctest.Wait()
+		throttled := time.Now()
+		f.failWith(nil)
+
+		stop := attack(t, s, fast, inventedResource)
+		honest := callers(t, s, tokens.Request{ClientID: clientID, Resource: "https://honest.vault.example.test"}, 1)
+		for range 5 {
+			time.Sleep(time.Second)
+			wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
+		}
+		wantAnswer(t, s, tokens.Request{ClientID: otherClientID, Resource: "https://new.example.test"}, tokens.SourceEntra, 1, latency)
+		time.Sleep(time.Until(throttled.Add(pause - 1)))
+		synctest.Wait()
+		if got := f.total(); got != 3 {
+			t.Errorf("%d exchanges until the throttle ends, want the first, the throttled one and that of the other identity", got)
+		}
+		time.Sleep(1)
+		synctest.Wait()
+		if got := f.total() - 3; got < 2 || got > tokens.MaxPlaces {
+			t.Errorf("%d exchanges when the throttle ends, want at most %d", got, tokens.MaxPlaces)
+		}
+		if err := errors.Join(append(first(), honest()...)...); err != nil {
+			t.Errorf("callers that asked before the flood took the places: %v", err)
+		}
+		stop()
+		time.Sleep(tokens.ExchangeTimeout)
+	})
+}
+
 // A request that is refused because of a remembered failure costs no budget.
 func TestRememberedFailureCostsNoBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

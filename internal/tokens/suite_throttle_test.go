@@ -1,7 +1,10 @@
 package tokens_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,6 +29,16 @@ func throttle(after time.Duration) *exchange.Error {
 	return &exchange.Error{Kind: exchange.Throttled, RetryAfter: after, Detail: "throttled"}
 }
 
+// throttledFirst is a fault that throttles the first exchange of each resource.
+func throttledFirst(after time.Duration) func(call) *exchange.Error {
+	return func(c call) *exchange.Error {
+		if c.n == 1 {
+			return throttle(after)
+		}
+		return nil
+	}
+}
+
 func request(i int) tokens.Request {
 	return tokens.Request{Resource: azure.Resource(fmt.Sprintf("https://%d.example.test", i))}
 }
@@ -33,7 +46,11 @@ func request(i int) tokens.Request {
 // Entra throttles client IDs, not resources: a throttle of one key backs off all keys of its
 // client ID.
 func TestThrottleBacksOffTheWholeClientID(t *testing.T) {
-	for name, asked := range map[string]time.Duration{"with Retry-After": 10 * time.Second, "without": 0} {
+	for name, c := range map[string]struct {
+		asked     time.Duration
+		exchanges int // the first caller waits for a short throttle, and is throttled again
+	}{"with Retry-After": {10 * time.Second, 1}, "without": {0, 2}} {
+		asked := c.asked
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := &fakeEntra{}
@@ -48,8 +65,8 @@ func TestThrottleBacksOffTheWholeClientID(t *testing.T) {
 					}
 					wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
 				}
-				if got := f.total() - before; got != 1 {
-					t.Errorf("50 keys of a throttled client ID cost %d exchanges, want 1", got)
+				if got := f.total() - before; got != c.exchanges {
+					t.Errorf("50 keys of a throttled client ID cost %d exchanges, want %d", got, c.exchanges)
 				}
 				f.failWith(nil)
 				if _, err := ask(t, s, tokens.Request{ClientID: otherClientID}); err != nil {
@@ -68,38 +85,51 @@ func TestThrottleEndsAfterItsBackoff(t *testing.T) {
 		_, err := ask(t, s, request(0))
 		wantKind(t, err, exchange.Throttled)
 		f.failWith(nil)
-		time.Sleep(12500*time.Millisecond - 1)
+		time.Sleep(12500*time.Millisecond - tokens.MaxPause - 1)
 		_, err = ask(t, s, request(1))
-		if e := wantKind(t, err, exchange.Throttled); e.RetryAfter != 1 {
-			t.Errorf("1 ns before the end: Retry-After %s", e.RetryAfter)
+		if e := wantKind(t, err, exchange.Throttled); e.RetryAfter != tokens.MaxPause+1 {
+			t.Errorf("1 ns before callers wait for the end: Retry-After %s", e.RetryAfter)
 		}
 		time.Sleep(time.Nanosecond)
+		wantAnswer(t, s, request(1), tokens.SourceEntra, 1, tokens.MaxPause)
 		for i := range 30 {
 			if _, err := ask(t, s, request(i)); err != nil {
 				t.Errorf("key %d: %v", i, err)
 			}
+		}
+		if got := f.gaps()[0]; got != 12500*time.Millisecond {
+			t.Errorf("the first exchange after the throttle began after %s", got)
 		}
 	})
 }
 
 // The backoff of a throttled client ID grows, even if each throttle is for another key.
 func TestThrottleBackoffGrowsOverKeys(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &fakeEntra{}
-		s := fakeService(t, f)
-		f.failWith(throttle(0))
-		for i, want := range seconds(5, 10, 20, 40, 60, 60) {
-			_, err := ask(t, s, request(i))
-			if e := wantKind(t, err, exchange.Throttled); e.RetryAfter != want {
-				t.Errorf("key %d: Retry-After %s, want %s", i, e.RetryAfter, want)
+	for _, c := range []struct {
+		asked time.Duration
+		want  []time.Duration // with the jitter in the middle
+	}{
+		{0, seconds(5, 10, 20, 40, 60, 60)},
+		{time.Second, seconds(1.25, 1.5, 2, 3, 5, 9, 17, 31, 31)},
+		{10 * time.Second, seconds(12.5, 15, 20, 30, 40, 40)},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &fakeEntra{}
+			s := fakeService(t, f)
+			f.failWith(throttle(c.asked))
+			for i := 0; f.total() <= len(c.want); i++ {
+				_, err := ask(t, s, request(i))
+				time.Sleep(wantKind(t, err, exchange.Throttled).RetryAfter)
 			}
-			time.Sleep(want)
-		}
-	})
+			if got := f.gaps()[:len(c.want)]; !slices.Equal(got, c.want) {
+				t.Errorf("Retry-After %s: got backoffs of %s, want %s", c.asked, got, c.want)
+			}
+		})
+	}
 }
 
-// Exchanges that run at the same time count as one throttle, not as fifty in a row. A failed
-// exchange whose client ID is throttled meanwhile is not retried.
+// Exchanges that run at the same time count as one throttle, not as twenty in a row. A failed
+// exchange whose client ID is throttled meanwhile is not retried before the throttle ends.
 func TestThrottleOfABurstCountsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeEntra{latency: 100 * time.Millisecond}
@@ -110,24 +140,33 @@ func TestThrottleOfABurstCountsOnce(t *testing.T) {
 			return throttle(0)
 		}
 		s := fakeService(t, f)
-		answers := make(chan error, 50)
-		for i := range 50 {
+		began := time.Now()
+		const keys = 20 // their tries are within the budget
+		answers := make(chan error, keys)
+		for i := range keys {
 			go func() {
 				_, err := s.Token(t.Context(), tokens.Request{ClientID: clientID, Resource: request(i).Resource})
 				answers <- err
 			}()
 		}
-		for range 50 {
+		for range keys {
 			if <-answers == nil {
 				t.Error("got a token while Entra throttles")
 			}
 		}
-		if got := f.count("https://0.example.test"); got != 1 {
-			t.Errorf("%d tries of a key whose client ID was throttled, want 1", got)
+		for resource, calls := range f.all() {
+			for _, at := range calls {
+				if after := at.Sub(began); after > 0 && after < 5*time.Second {
+					t.Errorf("%s: an exchange after %s, while Entra throttles", resource, after)
+				}
+			}
+		}
+		if got := f.count("https://0.example.test"); got != 2 {
+			t.Errorf("%d tries of a key whose client ID was throttled, want 2", got)
 		}
 		_, err := ask(t, s, request(100))
-		if e := wantKind(t, err, exchange.Throttled); e.RetryAfter > 5*time.Second {
-			t.Errorf("Retry-After %s, want at most 5s", e.RetryAfter)
+		if e := wantKind(t, err, exchange.Throttled); e.RetryAfter > 10*time.Second {
+			t.Errorf("Retry-After %s, want at most 10s", e.RetryAfter)
 		}
 	})
 }
@@ -155,19 +194,10 @@ func TestThrottleIsNotEvicted(t *testing.T) {
 // A success after a throttle resets its backoff.
 func TestSuccessResetsTheThrottle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fakeEntra{}
+		f := &fakeEntra{fault: throttledFirst(0)}
 		s := fakeService(t, f)
 		for i := range 3 {
-			f.failWith(throttle(0))
-			_, err := ask(t, s, request(2*i))
-			if e := wantKind(t, err, exchange.Throttled); e.RetryAfter != 5*time.Second {
-				t.Errorf("throttle %d: Retry-After %s, want 5s", i+1, e.RetryAfter)
-			}
-			time.Sleep(5 * time.Second)
-			f.failWith(nil)
-			if _, err := ask(t, s, request(2*i+1)); err != nil {
-				t.Fatal(err)
-			}
+			wantAnswer(t, s, request(i), tokens.SourceEntra, 2, 5*time.Second)
 		}
 	})
 }
@@ -229,11 +259,12 @@ func TestThrottleOfTheTenantBacksOffEveryClientID(t *testing.T) {
 			_, err := ask(t, s, tokens.Request{ClientID: id})
 			wantKind(t, err, exchange.Throttled)
 		}
-		if got := f.total(); got != 1 {
-			t.Errorf("%d exchanges, want 1", got)
+		// The first caller has waited for the end of the first throttle.
+		if got := f.gaps(); !slices.Equal(got, seconds(5)) {
+			t.Errorf("exchanges %s apart, want 5s and no other", got)
 		}
 		f.failWith(nil)
-		time.Sleep(5 * time.Second)
+		time.Sleep(10 * time.Second)
 		if _, err := ask(t, s, tokens.Request{ClientID: otherClientID}); err != nil {
 			t.Errorf("after the throttle: %v", err)
 		}
@@ -256,6 +287,154 @@ func TestCachedTokenIsServedWhileThrottled(t *testing.T) {
 		synctest.Wait()
 		if got := f.total(); got != 2 {
 			t.Errorf("%d exchanges, want the first and the one that was throttled", got)
+		}
+	})
+}
+
+// A client that asks once gets its token although Entra throttles its client ID: the exchange
+// waits, and so do the others of the client ID. None begins before the throttle ends.
+func TestShortThrottleIsWaitedFor(t *testing.T) {
+	for name, c := range map[string]struct {
+		asked, wait time.Duration // with the jitter in the middle
+	}{
+		"Retry-After":         {2 * time.Second, 2500 * time.Millisecond},
+		"without Retry-After": {0, 5 * time.Second},
+		"the longest":         {6400 * time.Millisecond, tokens.MaxPause},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeEntra{fault: func(c2 call) *exchange.Error {
+					if c2.resource == resource && c2.n == 1 {
+						return throttle(c.asked)
+					}
+					return nil
+				}}
+				s := fakeService(t, f)
+				first := callers(t, s, tokens.Request{ClientID: clientID, Resource: resource}, 1)
+				time.Sleep(time.Second)
+				all := first
+				for i := range 10 {
+					before, more := all, callers(t, s, tokens.Request{ClientID: clientID, Resource: request(i).Resource}, 1)
+					all = func() []error { return append(before(), more()...) }
+				}
+				began := time.Now().Add(-time.Second)
+				if err := errors.Join(all()...); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(began); took != c.wait {
+					t.Errorf("all are answered after %s, want %s", took, c.wait)
+				}
+				gaps := f.gaps()
+				if len(gaps) != 11 || gaps[0] != c.wait {
+					t.Errorf("exchanges %s apart, want the second and 10 others after %s", gaps, c.wait)
+				}
+			})
+		})
+	}
+}
+
+// A throttle that is longer than a caller may wait is answered at once.
+func TestLongThrottleIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		f.failWith(throttle(6401 * time.Millisecond))
+		began := time.Now()
+		for i := range 2 {
+			_, err := ask(t, s, request(i))
+			if e := wantKind(t, err, exchange.Throttled); e.RetryAfter <= tokens.MaxPause || time.Since(began) > 0 {
+				t.Errorf("key %d: Retry-After %s after %s", i, e.RetryAfter, time.Since(began))
+			}
+		}
+	})
+}
+
+// While Entra keeps throttling, a caller waits for the tries of one exchange, within its time, and
+// no try begins within Retry-After.
+func TestWaitsForThrottlesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: time.Second / 2}
+		s := fakeService(t, f)
+		f.failWith(throttle(time.Second))
+		for range 100 {
+			tries, began := f.total(), time.Now()
+			_, err := ask(t, s, tokens.Request{})
+			e := wantKind(t, err, exchange.Throttled)
+			if got, took := f.total()-tries, time.Since(began); got > tokens.MaxTries || took > tokens.MaxPause+f.latency {
+				t.Errorf("answered after %d tries and %s", got, took)
+			}
+			time.Sleep(e.RetryAfter / 2)
+		}
+		if got := slices.Min(f.gaps()); got < f.latency+time.Second {
+			t.Errorf("an exchange %s after the one before, within Retry-After", got)
+		}
+	})
+}
+
+// A caller with a stale token does not wait for the end of a throttle.
+func TestThrottleIsNotWaitedForWithAToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
+		time.Sleep(time.Hour - tokens.StaleMargin)
+		f.failWith(throttle(time.Second))
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
+		if got := f.total(); got != 2 {
+			t.Errorf("%d exchanges, want 2", got)
+		}
+	})
+}
+
+// An exchange that no caller waits for any more does not wait for the end of a throttle.
+func TestThrottleIsNotWaitedForWithoutCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{latency: time.Second}
+		s := fakeService(t, f)
+		f.failWith(throttle(time.Second))
+		impatient, leave := context.WithTimeout(t.Context(), time.Second/2)
+		defer leave()
+		_, err := s.Token(impatient, tokens.Request{ClientID: clientID, Resource: resource})
+		wantKind(t, err, exchange.DeadlineExceeded)
+		time.Sleep(time.Hour)
+		if got := f.total(); got != 1 {
+			t.Errorf("%d exchanges, want 1", got)
+		}
+	})
+}
+
+// Callers that wait for the end of a throttle are among the waiting callers that are limited.
+func TestWaitsForThrottlesTakePlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const places = 10
+		f := &fakeEntra{fault: throttledFirst(2 * time.Second)}
+		s := newService(t, tokens.Config{Exchanger: f, MaxWaiting: places})
+		errs := callers(t, s, tokens.Request{ClientID: clientID, Resource: resource}, places)
+		began := time.Now()
+		_, err := s.Token(t.Context(), tokens.Request{ClientID: clientID, Resource: resource})
+		if wantOverloaded(t, err); time.Since(began) > 0 {
+			t.Errorf("refused after %s", time.Since(began))
+		}
+		if err := errors.Join(errs()...); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Shutdown waits for callers that wait for the end of a throttle, and for no others.
+func TestShutdownDuringAThrottle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{fault: throttledFirst(2 * time.Second)}
+		s := fakeService(t, f)
+		stop := run(t, s)
+		errs := callers(t, s, tokens.Request{ClientID: clientID, Resource: resource}, 2)
+		began := time.Now()
+		stop()
+		if took := time.Since(began); took != 2500*time.Millisecond {
+			t.Errorf("Run took %s to end, want 2.5s", took)
+		}
+		if err := errors.Join(errs()...); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -119,7 +119,7 @@ func scenarios() []scenario {
 		where: redirected, arguments: managed(), want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(4)),
 		fault: first(3, entra.FaultStatus(500, "")),
 	}, {
-		name: "throttled", title: "429", about: "Entra throttles; client and proxy leave it alone for as long as it says",
+		name: "throttled", title: "429", about: "Entra throttles for 2 s: the proxy waits, and the client gets its token",
 		where: redirected, arguments: managed(), want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(2), backedOff),
 		fault: first(1, entra.FaultThrottle(throttle)),
 	}, {
