@@ -104,7 +104,7 @@ func (m *memory) join(k key, b *budget, now time.Time) (r *run, start bool, err 
 		if err := m.admit(b, c, now); err != nil {
 			m.noteRefused(k, now)
 			if f != nil {
-				err = f.at(now) // its Retry-After is longer
+				err = f.at(now) // Entra is the reason, and has its own Retry-After
 			}
 			return nil, false, err
 		}

@@ -128,7 +128,7 @@ func TestThrottleBackoffGrowsOverKeys(t *testing.T) {
 	}
 }
 
-// Exchanges that run at the same time count as one throttle, not as fifty in a row. A failed
+// Exchanges that run at the same time count as one throttle, not as twenty in a row. A failed
 // exchange whose client ID is throttled meanwhile is not retried before the throttle ends.
 func TestThrottleOfABurstCountsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -141,14 +141,15 @@ func TestThrottleOfABurstCountsOnce(t *testing.T) {
 		}
 		s := fakeService(t, f)
 		began := time.Now()
-		answers := make(chan error, 50)
-		for i := range 50 {
+		const keys = 20 // their tries are within the budget
+		answers := make(chan error, keys)
+		for i := range keys {
 			go func() {
 				_, err := s.Token(t.Context(), tokens.Request{ClientID: clientID, Resource: request(i).Resource})
 				answers <- err
 			}()
 		}
-		for range 50 {
+		for range keys {
 			if <-answers == nil {
 				t.Error("got a token while Entra throttles")
 			}
@@ -366,6 +367,21 @@ func TestWaitsForThrottlesAreBounded(t *testing.T) {
 		}
 		if got := slices.Min(f.gaps()); got < f.latency+time.Second {
 			t.Errorf("an exchange %s after the one before, within Retry-After", got)
+		}
+	})
+}
+
+// A caller with a stale token does not wait for the end of a throttle.
+func TestThrottleIsNotWaitedForWithAToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeEntra{}
+		s := fakeService(t, f)
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceEntra, 1, 0)
+		time.Sleep(time.Hour - tokens.StaleMargin)
+		f.failWith(throttle(time.Second))
+		wantAnswer(t, s, tokens.Request{}, tokens.SourceCache, 1, 0)
+		if got := f.total(); got != 2 {
+			t.Errorf("%d exchanges, want 2", got)
 		}
 	})
 }
