@@ -141,7 +141,4 @@ func (p *plan) warnNotInjected() {
 			p.warnf(`annotation %s has no effect without %s: "true"`, a.Name, InjectProxyAnnotation)
 		}
 	}
-	if err := checkUnknown(p.pod); err != nil {
-		p.warnf("%v", err)
-	}
 }

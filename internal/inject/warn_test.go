@@ -73,7 +73,7 @@ func httpProxyWarning(address string) string {
 func TestInvalidWithoutProxy(t *testing.T) {
 	count := 0
 	for _, a := range inject.Annotations() {
-		if !strings.HasPrefix(a.Name, "imds-oidc-proxy/") && a.Name != inject.ProxyPortAnnotation {
+		if !strings.HasPrefix(a.Name, "imds-oidc-proxy/") && a.Name != inject.ProxyPortAnnotation || a.Name == inject.AddedAnnotation {
 			continue
 		}
 		count++
@@ -158,7 +158,7 @@ func TestWarnings(t *testing.T) {
 		{"aad-pod-identity's label", labelled(func(p *corev1.Pod) { p.Labels["aadpodidbinding"] = "cart" }), config(),
 			[]string{"label aadpodidbinding is of aad-pod-identity and has no effect here: annotation azure.workload.identity/client-id of the service account names the identity; remove the label"}},
 		{"an unknown annotation without the proxy", labelled(annotate("imds-oidc-proxy/redirects", "sealed")), config(),
-			[]string{"annotation imds-oidc-proxy/redirects: unknown annotation: must be one of imds-oidc-proxy/redirect, "}},
+			[]string{"annotation imds-oidc-proxy/redirects has no effect: did you mean imds-oidc-proxy/redirect?"}},
 		{"an invalid port without the proxy", labelled(annotate(inject.ProxyPortAnnotation, "junk")), config(),
 			[]string{`annotation azure.workload.identity/proxy-sidecar-port has no effect without azure.workload.identity/inject-proxy-sidecar: "true"`}},
 		{"postStart", injected(initNamed("migrate")), postStart,
