@@ -1,7 +1,8 @@
 // Package cluster runs a real Kubernetes for tests: etcd, kube-apiserver and
 // kube-controller-manager, and on demand a node with scheduler, kubelet, containerd
-// and runc. All of it is built from source or unpacked from Debian's packages, and
-// lives in namespaces that end with the test: see docs/adr/0043.
+// and runc. Kubernetes is built from source; the other programs are unpacked from
+// Debian's packages. All of them run in namespaces that end with the test: see
+// docs/adr/0043.
 //
 //	var running *cluster.Cluster
 //
@@ -13,15 +14,16 @@
 //	}
 //
 // A stand-in for Entra verifies federated tokens against the API server's own
-// discovery document and keys, and a decoy of the node's IMDS stands on the metadata
-// address, so that a request that gets past the proxy is seen.
+// discovery document and keys. A decoy of the node's IMDS listens at the metadata
+// address, so that a test notices a request that bypasses the proxy.
 //
-// It is a module of its own, so that client-go stays out of the one that ships.
-// Kubernetes itself is built in yet another, ./kubernetes, by tools/kubernetes.
+// The package is in a Go module of its own, so that client-go is not in the main
+// module. tools/kubernetes builds Kubernetes in another module, ./kubernetes.
 //
 // # Security considerations
 //
-// It runs as root, and containers with it. The network is a namespace with no way
-// out; what the kubelet would change of the whole machine it sees private copies of.
-// What is left is cgroups, below one directory for each run, which is removed.
+// The package and its containers run as root. The network namespace has no route to
+// the outside. The kubelet gets private copies of the kernel settings that it changes.
+// Its cgroups are not private: they are below one directory for each run, which is
+// removed at the end.
 package cluster

@@ -1,5 +1,6 @@
-// Package apiserver asks a real API server what it thinks of this project's manifests
-// and of what is injected into pods. There is no node: pods are made and read back.
+// Package apiserver tests with a real API server whether it accepts this project's
+// manifests and injected pods. There is no node: the tests create pods and read them
+// back, but the pods do not run.
 package apiserver
 
 import (

@@ -1,5 +1,5 @@
-// Package node runs pods of this project on a real node: kubelet, containerd and
-// runc, with tokens that a real API server signs.
+// Package node tests pods of this project on a real node (kubelet, containerd and
+// runc), with tokens that a real API server signs.
 package node
 
 import (

@@ -1,5 +1,5 @@
-// Command pause waits until it is told to end: it holds a pod's namespaces, or is
-// an application that has nothing to do.
+// Command pause waits for SIGTERM or SIGINT. It keeps a pod's namespaces open, or takes
+// the place of an application.
 package main
 
 import (

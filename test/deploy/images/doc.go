@@ -1,7 +1,8 @@
-// Package images builds both container images with `make images`, on stand-in bases
-// made of Debian packages, and runs them as a pod would: the proxy as 1501 with a
-// read-only root file system and no capability, proxy-init with NET_ADMIN alone.
+// Package images builds the three container images with `make images`, on stand-in base
+// images made of Debian packages. It runs the images of a pod as the kubelet would: the proxy
+// as user 1501, with a read-only root file system and no capability, and proxy-init with
+// NET_ADMIN only.
 //
-// Its tests take root, buildah, podman and runc, and so have the build tag images:
+// Its tests need root, buildah, podman and runc. So they have the build tag images, and
 // `make test-images` runs them.
 package images

@@ -1,10 +1,10 @@
-// Package manifests proves what deploy/ says: that every manifest is what the API
-// server's types know, which Pod Security level each pod keeps to, that the
-// binaries take the settings they are given, and that the alerts fire when they
-// should.
+// Package manifests tests what deploy/README.md says: every manifest can be decoded
+// strictly with the API server's types, each pod complies with its Pod Security level,
+// the programs accept the arguments and variables of the manifests, and the alerts
+// fire when they should.
 //
-// It is a module of its own, so that the types of Kubernetes stay out of the one
-// that ships.
+// It is in a Go module of its own, so that kustomize and the Pod Security evaluator,
+// which only these tests need, are not in the main module.
 package manifests
 
 import (

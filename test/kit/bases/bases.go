@@ -2,8 +2,8 @@
 // makes from Debian packages, for tests on machines that cannot reach a container
 // registry.
 //
-// Only [Config.Fetch] needs a network. The images are stored in a directory of the test
-// and not in the machine's storage for images.
+// Only [Config.Fetch] needs a network. The images are stored in a directory of the test,
+// not in the machine's image storage.
 package bases
 
 import (

@@ -1,5 +1,5 @@
-// Command ask asks the metadata service for the path that is its argument, and prints
-// the answer as it comes.
+// Command ask sends a GET request for the path in its argument to the metadata service,
+// and prints the body of the answer unchanged.
 package main
 
 import (
