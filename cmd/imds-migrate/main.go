@@ -1,6 +1,6 @@
-// Imds-migrate writes the changes of the admission webhook into Kubernetes manifests, and removes
-// them again. It is for GitOps, for clusters without the webhook, and to see what the webhook
-// would change.
+// Command imds-migrate makes the same changes to Kubernetes manifests that the admission webhook
+// makes to pods, and removes them again. It is for GitOps, for clusters without the webhook, and
+// to see what the webhook would change.
 //
 //	imds-migrate inject --proxy-image … --proxy-init-image … app.yaml | kubectl apply -f -
 //	imds-migrate inject --diff … deploy/

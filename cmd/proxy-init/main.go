@@ -1,7 +1,7 @@
-// Proxy-init redirects the pod's requests to the instance metadata service (IMDS) to the proxy.
-// It runs as an init container, before all containers that may request a token. It fails
-// closed: after any failure its exit code is not zero, so that the pod does not start without
-// the redirect.
+// Command proxy-init installs the redirect: requests of the pod to the instance metadata service
+// (IMDS) go to the proxy instead. It runs as an init container, before all containers that may
+// request a token. It fails closed: after any failure its exit code is not zero, so that the pod
+// does not start without the redirect.
 package main
 
 import (

@@ -1,8 +1,8 @@
-// Command proxy is the sidecar: it answers an application's managed-identity requests with
-// Entra access tokens, which it gets in exchange for the pod's federated token. The init
-// container proxy-init redirects the metadata address to it.
+// Command proxy is the sidecar. It answers an application's requests for managed identity tokens
+// with Entra access tokens, which it gets in exchange for the pod's federated token. The init
+// container proxy-init redirects the metadata address to the proxy.
 //
-// config.go reads the flags and environment variables, check.go those of `proxy check` only.
+// config.go reads the flags and environment variables; check.go reads those of `proxy check`.
 package main
 
 import (

@@ -6,10 +6,9 @@
 //
 // # Security considerations
 //
-// The headers are untrusted input. Of their text the package keeps only a version,
-// which consists of digits, dots and a few known words. The SDK's name comes from a
-// table in this package, or is "unknown". Memory is bounded, whatever clients a program
-// makes up.
+// The headers are untrusted input. From their text the package keeps only a version:
+// digits, dots and a few known words. The SDK's name comes from a table in this
+// package, or is "unknown". Memory is bounded, however many clients a program invents.
 package census
 
 import (

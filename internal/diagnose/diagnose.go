@@ -4,9 +4,9 @@
 //	report := diagnose.Run(ctx, diagnose.Config{Exchange: …, ClientID: …, Resource: …}, nil)
 //	step, failed := report.FirstFailed()
 //
-// It changes nothing. It obtains a token in the same way as the proxy, by package exchange,
-// with one real token request to Entra. It does not read the packet filter's rules, because
-// that requires privileges that a sidecar does not have.
+// It changes nothing. It obtains a token in the same way as the proxy, with package exchange
+// and one real token request to Entra. It does not read the iptables rules, because that
+// requires privileges that a sidecar does not have.
 //
 // # Security considerations
 //

@@ -22,7 +22,7 @@ var sections = map[hint]string{
 	hintClientID:     "[the client ID](#the-client-id-or-the-tenant-is-not-known)",
 	hintResource:     "[the resource](#the-resource-is-not-known)",
 	hintTenant:       "[the tenant](#the-client-id-or-the-tenant-is-not-known)",
-	hintAccess:       "[access](#the-application-may-not)",
+	hintAccess:       "[access](#entra-refuses-the-application)",
 	hintForeignToken: "[the federated token](#the-federated-token-is-refused)",
 
 	hintPolicy:       "[access](#the-application-may-not)",

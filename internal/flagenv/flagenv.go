@@ -1,6 +1,6 @@
 // Package flagenv defines and parses the flags of a program, and reads the environment
-// variable of each flag that is not given. All programs use it, so that the same text means
-// the same in all of them, and errors have one form.
+// variable of each flag that is not given. All programs use it, so that a value has the same
+// meaning and an error the same form in all of them.
 //
 //	flags := flagenv.New("proxy", flagenv.Prefix("PROXY_", "probe"))
 //	flags.Group("Ports")

@@ -2,8 +2,8 @@
 // components: "ok", or status 503 with the reasons; with ?verbose, one line for each
 // check.
 //
-// The checks come from the caller. The text of their errors is shown to everybody who
-// can reach the endpoint, which may be the whole cluster: it must not hold a secret.
+// The checks come from the caller. Everybody who can connect to the endpoint can read the
+// text of their errors, possibly the whole cluster. So this text must not contain a secret.
 package health
 
 import (

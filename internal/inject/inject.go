@@ -1,6 +1,6 @@
 // Package inject computes the changes with which a pod gets tokens through the proxy. From a
-// pod, its service account and a configuration it makes a JSON patch, or returns in one line why
-// the pod is refused.
+// pod, its service account and a configuration it computes a JSON patch, or returns an error of
+// one line that says why the pod is refused.
 //
 //	result, err := inject.Pod(pod, account, config)
 //	if refusal, ok := errors.AsType[*inject.Refusal](err); ok { … } // what the pod's author has to change
@@ -22,12 +22,12 @@
 //
 // # Security considerations
 //
-// The pod and its annotations come from any user with permission to create pods in a namespace.
-// The annotations choose among the settings that the configuration allows, and may set the
-// images, since such a user can run any image anyway. The patch contains values of annotations
-// only in typed fields, and never in a shell command. The init container has NET_ADMIN. This
-// gives no pod a privilege that admission would deny it, since the API server checks the pod
-// after the patch.
+// Everyone who may create pods in a namespace chooses the pod and its annotations. The
+// annotations choose among the settings that the configuration allows. They may also set the
+// images, because anyone who may create pods can run any image anyway. The patch contains values
+// of annotations only in typed fields, and never in a shell command. The init container has
+// NET_ADMIN. This gives no pod a privilege that admission would refuse, because the API server
+// checks the pod after the patch.
 package inject
 
 import (

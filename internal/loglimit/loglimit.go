@@ -1,12 +1,12 @@
 // Package loglimit rate-limits log lines, so that a client that sends requests in a loop
 // cannot fill the disk.
 //
-// At ordinary rates it writes every line. Above, it drops repeated lines first. Two lines
-// are of the same kind if they have the same level, message and fields, except for the
-// fields that differ in every line (duration and request ID). Each kind has its own rate
-// limit, so that successes do not cause the loss of a failure, nor frequent failures the
-// loss of another failure or of a panic. Dropped lines are counted, and a line once a minute
-// says how many there were.
+// At ordinary rates it writes every line. At higher rates, it drops repeated lines first.
+// Two lines are of the same kind if they have the same level, message and fields, except for
+// the fields that differ in every line (duration and request ID). Each kind has its own rate
+// limit, so that frequent lines of one kind, such as successes, do not cause the loss of a
+// line of another kind, such as a failure or a panic. Dropped lines are counted, and once a
+// minute a line reports their number.
 package loglimit
 
 import (

@@ -3,12 +3,12 @@
 //
 // Callers report events by the methods of [Metrics]. Values that are known only at the
 // time of a scrape come from [Sample]. The package imports no other package of this
-// module, and no other package knows the format. docs/metrics.md says what each metric
-// means, and docs/adr/0030 why the package uses no library.
+// module, and no other package depends on the format. docs/metrics.md explains each
+// metric, and docs/adr/0030 explains why the package uses no library.
 //
 // # Security considerations
 //
-// Everybody who can reach the endpoint can read it, which may be the whole cluster. The
+// Everybody who can connect to the endpoint can read it, possibly the whole cluster. The
 // values of labels are from short lists: no client ID, no resource, no text from a
 // request.
 package metrics

@@ -1,8 +1,8 @@
 // Package netrules plans, applies, proves and removes the iptables rules that redirect the
 // metadata address to the proxy.
 //
-// [NewPlan] is a pure function from a [Config] to a [Plan]. A [Ruleset] is the iptables rules of
-// the network namespace, on the backend (nft or legacy) in use there:
+// [NewPlan] is a pure function from a [Config] to a [Plan]. A [Ruleset] represents the iptables
+// rules of the network namespace, on the backend (nft or legacy) in use there:
 //
 //	plan := netrules.NewPlan(config)
 //	rules, err := netrules.Open(ctx, netrules.Options{Mode: netrules.ModeAuto})
@@ -23,8 +23,8 @@
 // mode a process that can change to the proxy's UID and GID is exempt. docs/security.md has the
 // whole threat model.
 //
-// It fails closed: after a failure the namespace is unchanged or rejects more, because the
-// filter table, which rejects, is committed before the nat table, which redirects.
+// The package fails closed: after a failure the rules are unchanged or reject more than before,
+// because the filter table, which rejects, is committed before the nat table, which redirects.
 package netrules
 
 import (

@@ -6,9 +6,9 @@
 //	go tokens.Run(ctx) // prefetches and refreshes in the background
 //	result, err := tokens.Token(ctx, tokens.Request{ClientID: …, Resource: …})
 //
-// A [Service] owns the lock, the clock and the goroutines of the running exchanges. It asks a
-// memory, which has none of these, what to do with a request, and what follows from the
-// outcome of an exchange.
+// A [Service] has the lock, the clock and the goroutines of the running exchanges. The type
+// memory has none of these: it holds the tokens and failures, decides what to do with a request,
+// and records the outcome of an exchange.
 //
 // The package makes no exchange itself (package exchange does), does not speak HTTP to the
 // pod's applications (package imds does), and never writes a token to disk.

@@ -1,9 +1,9 @@
 // Command bench measures the proxy: its throughput, as a ratio to a bare net/http server in the
 // same run, and its memory and start time. It prints one table.
 //
-// Everything runs on loopback, with a bounded number of requests: the proxy is the real binary,
-// Entra is the fake of test/kit/entra, and the load comes from its own process. A ratio is the
-// median of several rounds that alternate between the two servers, so that a drift of the
+// Everything runs on loopback, with a bounded number of requests. The proxy is the real binary,
+// Entra is the fake of test/kit/entra, and a separate process sends the requests. A ratio is the
+// median of several rounds that alternate between the two servers, so that a change of the
 // machine's speed affects both in the same way.
 package main
 

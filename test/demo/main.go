@@ -1,9 +1,9 @@
-// Command demo shows how an application gets a token from Entra, here a stand-in, by a request
-// to the metadata address.
+// Command demo shows how an application sends a request to the metadata address and gets a token
+// from Entra. A stand-in takes the place of Entra.
 //
-// As root it runs in a new network namespace, with the redirect. Otherwise it tries a user
-// namespace. If that is not possible, it prints the reason and runs the proxy on the loopback
-// device, without the redirect.
+// As root, the demo runs in a new network namespace, with the redirect. As another user, it tries
+// a user namespace. If that is not possible, it prints the reason and runs the proxy on the
+// loopback device, without the redirect.
 package main
 
 import (

@@ -21,11 +21,11 @@ func TestArchitecture(t *testing.T) {
 		t.Errorf("the packages of docs/architecture.md are %q, want those of the import map: %q", packages, want)
 	}
 
-	way := firstColumn(section(t, page, "## The way of a token request, file by file"), `internal/\S+\.go`)
-	if len(way) == 0 || len(way) > 11 {
-		t.Errorf("the way of a token request has %d files, want 1 to 11", len(way))
+	passed := firstColumn(section(t, page, "## The files that a token request passes through"), `internal/\S+\.go`)
+	if len(passed) == 0 || len(passed) > 11 {
+		t.Errorf("a token request passes through %d files, want 1 to 11", len(passed))
 	}
-	for _, file := range way {
+	for _, file := range passed {
 		if _, err := os.Stat(filepath.Join(repository, file)); err != nil {
 			t.Errorf("docs/architecture.md: %v", err)
 		}

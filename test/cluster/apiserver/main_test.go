@@ -1,5 +1,6 @@
-// Package apiserver tests this project's manifests and injection with a real API server.
-// There is no node: the tests create pods and read them back.
+// Package apiserver tests with a real API server whether it accepts this project's
+// manifests and injected pods. There is no node: the tests create pods and read them
+// back, but the pods do not run.
 package apiserver
 
 import (

@@ -1,5 +1,5 @@
-// Package node tests this project's pods on a real node with kubelet, containerd and runc,
-// and with tokens that a real API server signs.
+// Package node tests pods of this project on a real node (kubelet, containerd and
+// runc), with tokens that a real API server signs.
 package node
 
 import (

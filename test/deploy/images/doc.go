@@ -1,7 +1,8 @@
-// Package images builds the container images with `make images`, on base images from Debian
-// packages, and runs them as in a pod: the proxy as user 1501 with a read-only root file system and
-// without capabilities, proxy-init with only NET_ADMIN.
+// Package images builds the three container images with `make images`, on stand-in base
+// images made of Debian packages. It runs the images of a pod as the kubelet would: the proxy
+// as user 1501, with a read-only root file system and no capability, and proxy-init with
+// NET_ADMIN only.
 //
-// The tests need root, buildah, podman and runc, so they have the build tag images. `make
-// test-images` runs them.
+// Its tests need root, buildah, podman and runc. So they have the build tag images, and
+// `make test-images` runs them.
 package images

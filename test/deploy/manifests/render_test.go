@@ -1,8 +1,10 @@
-// Package manifests tests deploy/: that the API server's types accept every manifest, which Pod Security
-// level each pod passes, that the programs accept their settings, and that the alerts fire when they
-// should.
+// Package manifests tests what deploy/README.md says: every manifest can be decoded
+// strictly with the API server's types, each pod complies with its Pod Security level,
+// the programs accept the arguments and variables of the manifests, and the alerts
+// fire when they should.
 //
-// It is a separate module, so that the main module does not depend on its libraries.
+// It is in a Go module of its own, so that kustomize and the Pod Security evaluator,
+// which only these tests need, are not in the main module.
 package manifests
 
 import (

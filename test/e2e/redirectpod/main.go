@@ -1,6 +1,6 @@
-// Command redirectpod has the processes of a pod for the redirect tests, except the redirect:
-// the process that keeps a network namespace open, the servers that a client may reach, and
-// the client, which prints the name of the server that answers.
+// Command redirectpod is the program of each process of a pod in the redirect tests, except
+// proxy-init: the process that keeps a network namespace open, the servers that a client may
+// reach, and the client, which prints the name of the server that answers.
 //
 //	redirectpod pause
 //	redirectpod answer NAME=NETWORK/ADDRESS...

@@ -1,7 +1,8 @@
 // Package azwi imitates azure-workload-identity's webhook, so that tests can run it on
-// the same pods as ours. It uses the same names and the same order and has the same
-// bugs. [V160] follows v1.6.0, whose behaviour was observed in a cluster. [Older] and
-// [Newer] are other known versions, which mount the token elsewhere.
+// the same pods as this project's webhook. It uses the same names and the same order as
+// the original, and has the same bugs. [V160] follows v1.6.0, whose behaviour was
+// observed in a cluster. [Older] and [Newer] are other known versions, which mount the
+// token at another path.
 package azwi
 
 import (

@@ -1,8 +1,8 @@
 // Package bases builds the container images with `make images`, on base images that it creates from
 // Debian packages. It is for tests on machines that cannot reach a container registry.
 //
-// Only [Config.Fetch] needs a network. The images are stored in a directory of the test
-// and not in the machine's storage for images.
+// Only [Config.Fetch] needs a network. The images are stored in a directory of the test,
+// not in the machine's image storage.
 package bases
 
 import (

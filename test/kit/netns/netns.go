@@ -2,9 +2,9 @@
 // outside, so that the process can use the metadata address 169.254.169.254 and no
 // packet ever reaches real infrastructure.
 //
-// Moving a single thread is not reliable: net/http dials on whatever thread the
-// scheduler picks. So the whole process starts itself again inside the namespace,
-// and stops if it cannot verify that it runs in a new one.
+// It would not be enough to move a single thread: net/http dials on any thread that the
+// scheduler picks. So the program starts itself again inside the namespace, and stops if
+// it cannot verify that it runs in a new one.
 //
 // Test binaries (from TestMain), test/compat and the demo use it.
 package netns

@@ -4,8 +4,8 @@
 // token as the kubelet does, and starts a decoy of the node's real IMDS at the metadata
 // address, so that a test notices a request that bypasses the proxy.
 //
-// Tests and the demo use it. It needs root, because the processes run as three users: root
-// for the init container, 1501 for the proxy, 1000 for the application.
+// Tests and the demo use it. It needs root, because the processes run as three users: the
+// init container as root, the proxy as 1501 and the application as 1000.
 package pod
 
 import (

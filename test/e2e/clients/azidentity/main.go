@@ -1,5 +1,5 @@
-// Command azidentity gets a token with the Go SDK, as an application does that has no settings
-// for the proxy. It prints the token and its expiry as one line of JSON.
+// Command azidentity gets a token with the Go SDK, like an application that has no settings for
+// the proxy. It prints the token and its expiry as one line of JSON.
 //
 // The same source is built with several versions of the SDK, each with its own mod file.
 package main
