@@ -20,14 +20,15 @@ import (
 	"imds-oidc-proxy/internal/inject"
 )
 
-// admitTimeout is the timeout of one request. It is shorter than the API server's timeout, which
+// admitTimeout is the maximum timeout of one request. It is shorter than the API server's timeout, which
 // is 10 s in the chart (timeoutSeconds), so that the API server gets the webhook's error.
 const admitTimeout = 8 * time.Second
 
 // accountReader reads a service account. If there is none, apierrors.IsNotFound is true for the
 // error.
 type accountReader interface {
-	account(ctx context.Context, namespace, name string) (*corev1.ServiceAccount, error)
+	// again is true if the pod may have been answered a moment ago, from the same account.
+	account(ctx context.Context, namespace, name string, again bool) (*corev1.ServiceAccount, error)
 }
 
 // admitter answers the API server's requests. It has no side effects, so it handles a dry run like
@@ -63,8 +64,6 @@ type answer struct {
 // Handle implements [admission.Handler].
 func (a *admitter) Handle(ctx context.Context, req admission.Request) admission.Response {
 	started := a.now()
-	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
-	defer cancel()
 	result := a.answerSafely(ctx, req)
 	response, err := result.response(req)
 	if err != nil {
@@ -107,7 +106,7 @@ func (a *admitter) answer(ctx context.Context, req admission.Request) answer {
 		return answer{result: resultSkipped, warnings: warnings}
 	}
 	name := accountName(pod)
-	account, err := a.accounts.account(ctx, req.Namespace, name)
+	account, err := a.accounts.account(ctx, req.Namespace, name, inject.HasToken(pod))
 	if apierrors.IsNotFound(err) {
 		return answer{result: resultRefused, account: name,
 			message: fmt.Sprintf("spec.serviceAccountName: there is no service account %s in namespace %s; create it before the pod", name, req.Namespace)}
@@ -115,13 +114,14 @@ func (a *admitter) answer(ctx context.Context, req admission.Request) answer {
 	if err != nil {
 		return answer{result: resultError, account: name, err: fmt.Errorf("reading the service account: %w", err)}
 	}
-	result := a.injection(pod, account)
+	result := a.injection(ctx, pod, account)
 	result.account = name
 	return result
 }
 
-func (a *admitter) injection(pod *corev1.Pod, account *corev1.ServiceAccount) answer {
-	result, err := inject.Pod(pod, account, a.config())
+func (a *admitter) injection(ctx context.Context, pod *corev1.Pod, account *corev1.ServiceAccount) answer {
+	result, err := inject.PodContext(ctx, pod, account, a.config())
+	result.Warnings = atMost(result.Warnings)
 	switch refusal, refused := errors.AsType[*inject.Refusal](err); {
 	case refused:
 		return answer{result: resultRefused, message: refusal.Error()}
@@ -131,6 +131,17 @@ func (a *admitter) injection(pod *corev1.Pod, account *corev1.ServiceAccount) an
 		return answer{result: resultUnchanged, warnings: result.Warnings}
 	}
 	return answer{result: resultInjected, patch: result.Patch, warnings: result.Warnings}
+}
+
+// maxWarnings is the maximum number of warnings for one pod. The API server drops those beyond 4 KiB,
+// and a line of the log should be readable.
+const maxWarnings = 20
+
+func atMost(warnings []string) []string {
+	if len(warnings) <= maxWarnings {
+		return warnings
+	}
+	return append(warnings[:maxWarnings:maxWarnings], fmt.Sprintf("%d more warnings", len(warnings)-maxWarnings))
 }
 
 // accountName returns the name of the pod's service account. The API server sets it before it

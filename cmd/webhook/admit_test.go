@@ -56,7 +56,13 @@ type testServer struct {
 	metrics *metrics
 	reads   atomic.Int32 // reads from the API server, not from the cache
 	admit   *admitter
+
+	outdated error                // of the cache; nil: it is current
+	slow     atomic.Pointer[gate] // for reads from the API server; nil: none
 }
+
+// gate stops reads from the API server until it is opened.
+type gate struct{ entered, open chan struct{} }
 
 // start runs the webhook with the given service accounts in the cache and in the API server. If
 // fail is not nil, it is the API server's response.
@@ -69,6 +75,10 @@ func start(t *testing.T, cached, stored []client.Object, fail error) *testServer
 	s := &testServer{t: t, log: new(bytes.Buffer), metrics: newMetrics()}
 	counted := interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
 		s.reads.Add(1)
+		if g := s.slow.Load(); g != nil {
+			g.entered <- struct{}{}
+			<-g.open
+		}
 		if fail != nil {
 			return fail
 		}
@@ -76,10 +86,11 @@ func start(t *testing.T, cached, stored []client.Object, fail error) *testServer
 	}}
 	log := logging.New(s.log, logging.Config{})
 	s.admit = &admitter{
-		accounts: cachedAccounts{
-			cache:  fake.NewClientBuilder().WithScheme(scheme).WithObjects(cached...).Build(),
-			direct: fake.NewClientBuilder().WithScheme(scheme).WithObjects(stored...).WithInterceptorFuncs(counted).Build(),
-		},
+		accounts: newAccounts(
+			fake.NewClientBuilder().WithScheme(scheme).WithObjects(cached...).Build(),
+			fake.NewClientBuilder().WithScheme(scheme).WithObjects(stored...).WithInterceptorFuncs(counted).Build(),
+			func() error { return s.outdated },
+		),
 		decoder: admission.NewDecoder(scheme),
 		config:  func() inject.Config { return testConfig },
 		metrics: s.metrics, log: log, now: time.Now,
@@ -146,11 +157,7 @@ func review(object string, change func(*admissionv1.AdmissionRequest)) *admissio
 // ask sends a request and decodes the response as an API server does.
 func (s *testServer) ask(sent *admissionv1.AdmissionReview) *admissionv1.AdmissionResponse {
 	s.t.Helper()
-	body, err := json.Marshal(sent)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	answered, err := s.client.Post(s.url, "application/json", bytes.NewReader(body))
+	answered, err := s.client.Post(s.url, "application/json", bytes.NewReader(encoded(s.t, sent)))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -297,7 +304,7 @@ func TestWarnings(t *testing.T) {
 // panicking simulates a bug: it panics with a secret of the pod.
 type panicking struct{}
 
-func (panicking) account(context.Context, string, string) (*corev1.ServiceAccount, error) {
+func (panicking) account(context.Context, string, string, bool) (*corev1.ServiceAccount, error) {
 	panic(canary)
 }
 
@@ -353,29 +360,52 @@ func TestOtherRequests(t *testing.T) {
 	}
 }
 
+func encoded(t *testing.T, value any) []byte {
+	t.Helper()
+	text, err := json.Marshal(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 // TestBodyBound checks that the webhook accepts a pod of the maximum size of an API server, and
-// refuses a larger one.
+// that it answers larger ones with an HTTP status, so that failurePolicy decides about them.
 func TestBodyBound(t *testing.T) {
 	s := start(t, []client.Object{federated("orders")}, nil, nil)
 	padded := func(size int) string {
 		object := strings.Replace(podJSON(injected), `"a":1`, `"a":"`+strings.Repeat("a", size)+`"`, 1)
-		body, err := json.Marshal(review(object, nil))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(body)
+		return string(encoded(t, review(object, nil)))
 	}
+	of := func(content string) string {
+		return strings.Replace(podJSON(injected), `"a":1`, `"a":`+content, 1)
+	}
+	objects := maxObjects - strings.Count(padded(0), "{")
 	for _, test := range []struct {
-		size int
-		want string
-	}{{3 << 20, `"allowed":true`}, {maxBody, `"allowed":false`}} {
-		answered, err := s.client.Post(s.url, "application/json", strings.NewReader(padded(test.size)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer answered.Body.Close()
-		if body, _ := io.ReadAll(answered.Body); !strings.Contains(string(body), test.want) {
-			t.Errorf("%d bytes: got %.300s, want %s", test.size, body, test.want)
+		name, body string
+		status     int
+		want       string
+	}{
+		{"3 MiB", padded(3 << 20), 200, `"allowed":true`},
+		{"more than the limit", padded(maxBody), 413, "the AdmissionReview is too large: must be at most 4194304 bytes"},
+		{"the maximum number of objects", string(encoded(t, review(of("["+strings.Repeat("{},", objects)+"0]"), nil))), 200, `"allowed":true`},
+		{"too many objects", string(encoded(t, review(of("["+strings.Repeat("{},", objects+1)+"0]"), nil))), 413, "the AdmissionReview has 64001 objects: must be at most 64000"},
+		{"the longest number", string(encoded(t, review(of(strings.Repeat("1", maxDigits)), nil))), 200, `"allowed":true`},
+		{"a longer number", string(encoded(t, review(of(strings.Repeat("1", maxDigits+1)), nil))), 413, "a number of 65537 digits: must be at most 65536"},
+	} {
+		for _, known := range []bool{true, false} {
+			var body io.Reader = strings.NewReader(test.body)
+			if !known {
+				body = io.MultiReader(body) // without Content-Length
+			}
+			answered, err := s.client.Post(s.url, "application/json", body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer answered.Body.Close()
+			if body, _ := io.ReadAll(answered.Body); answered.StatusCode != test.status || !strings.Contains(string(body), test.want) {
+				t.Errorf("%s, length known: %t: got %s %.300s, want %d %s", test.name, known, answered.Status, body, test.status, test.want)
+			}
 		}
 	}
 }

@@ -45,13 +45,14 @@ func (w *webhook) serveHealth(failed func()) *http.Server {
 	return probes
 }
 
-// readyChecks returns the checks of /readyz. The webhook is ready if it can answer and the API
-// server trusts its certificate. The server starts after the cache is filled, so the check
+// readyChecks returns the checks of /readyz. The webhook is ready if it can answer from current
+// service accounts and the API server trusts its certificate. The server starts after the cache is filled, so the check
 // listening covers the cache too.
 func (w *webhook) readyChecks() []health.Check {
 	return []health.Check{
 		{Name: "certificate", Run: func() error { return w.cert.ready(time.Now()) }},
 		{Name: "authority-known", Run: w.authorityKnown},
+		{Name: "service-accounts", Run: w.watch.current},
 		{Name: "listening", Run: func() error {
 			switch {
 			case w.draining.Load():

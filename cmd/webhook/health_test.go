@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 )
@@ -16,7 +18,9 @@ import (
 // names the failed check.
 func TestReadiness(t *testing.T) {
 	rotated := make(chan struct{})
+	clock := &fakeClock{now: time.Now()}
 	w := &webhook{cert: newCertificate(), rotated: rotated, server: &server{}, log: zap.NewNop()}
+	w.watch = newAccountWatch(clock.Now, newMetrics(), w.log)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -53,6 +57,12 @@ func TestReadiness(t *testing.T) {
 	expect("/readyz", 503, "the service accounts have not been read")
 	w.server.listening.Store(true)
 	expect("/readyz", 200, "ok")
+	clock.now = clock.now.Add(maxBroken + time.Second)
+	expect("/readyz", 503, "service-accounts: service accounts have not been watched for 1m1s")
+	w.watch.begin()
+	w.watch.list = func(context.Context) error { return nil }
+	w.watch.check(t.Context())
+	expect("/readyz", 200)
 	w.draining.Store(true)
 	expect("/readyz", 503, "shutting down")
 	expect("/healthz", 200)

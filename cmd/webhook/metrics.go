@@ -13,6 +13,7 @@ type metrics struct {
 	duration   *prometheus.HistogramVec
 	expiry     prometheus.Gauge
 	native     prometheus.Gauge
+	current    prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -32,6 +33,9 @@ func newMetrics() *metrics {
 		native: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: prefix + "native_sidecar", Help: "1 while proxies are injected as native sidecars, 0 while they are ordinary containers.",
 		}),
+		current: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: prefix + "service_accounts_current", Help: "1 while the service accounts in memory follow the API server, 0 when they have not for a minute.",
+		}),
 	}
 	// Counters that exist from the start have a rate at the first failure.
 	for _, result := range []string{resultInjected, resultUnchanged, resultSkipped, resultRefused, resultError} {
@@ -42,7 +46,7 @@ func newMetrics() *metrics {
 
 // collectors returns all metrics, for a registry.
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.admissions, m.duration, m.expiry, m.native}
+	return []prometheus.Collector{m.admissions, m.duration, m.expiry, m.native, m.current}
 }
 
 func (m *metrics) observe(result string, took time.Duration) {

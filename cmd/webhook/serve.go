@@ -84,6 +84,7 @@ type webhook struct {
 	cert     *certificate
 	rotated  <-chan struct{} // nil with certMounted
 	sidecars *sidecars
+	watch    *accountWatch
 	server   *server
 	metrics  *metrics
 	draining atomic.Bool
@@ -99,12 +100,18 @@ func newWebhook(ctx context.Context, cfg config, log *zap.Logger) (*webhook, err
 		return nil, err
 	}
 	w := &webhook{metrics: newMetrics(), log: log}
+	w.watch = newAccountWatch(time.Now, w.metrics, log)
+	access.Wrap(w.watch.wrap)
 	if w.manager, err = newManager(access, cfg, log); err != nil {
 		return nil, err
 	}
 	// Started now, so that the cache is filled before the first request.
 	if _, err := w.manager.GetCache().GetInformer(ctx, accountMetadata(), cache.BlockUntilSynced(false)); err != nil {
 		return nil, fmt.Errorf("watching service accounts: %w", err)
+	}
+	w.watch.list = listOne(w.manager.GetAPIReader())
+	if err := w.manager.Add(everyReplica(w.watch.Start)); err != nil {
+		return nil, err
 	}
 	if err := w.addCertificate(ctx, cfg.certificates); err != nil {
 		return nil, err
@@ -200,7 +207,7 @@ func (w *webhook) addSidecars(ctx context.Context, access *rest.Config, mode str
 
 func (w *webhook) addServer(cfg config) error {
 	admit := &admitter{
-		accounts: cachedAccounts{cache: w.manager.GetCache(), direct: w.manager.GetAPIReader()},
+		accounts: newAccounts(w.manager.GetCache(), w.manager.GetAPIReader(), w.watch.current),
 		decoder:  admission.NewDecoder(w.manager.GetScheme()),
 		config: func() inject.Config {
 			c := cfg.inject

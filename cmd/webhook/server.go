@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	stdlog "log"
 	"net"
 	"net/http"
@@ -19,13 +21,9 @@ const (
 	// mutatePath is the path of requests, the same as in azure-workload-identity's webhook.
 	mutatePath = "/mutate-v1-pod"
 
-	// maxBody is the maximum size of a request in bytes. The API server accepts pods of up to
-	// 3 MiB and adds the AdmissionReview.
-	maxBody = 4 << 20
-
-	// maxInFlight is the maximum number of concurrent requests, to bound the memory. A request
-	// takes a millisecond, so this does not slow down any cluster.
-	maxInFlight = 16
+	// maxStreams is the maximum number of concurrent requests of one connection. places limits
+	// those of all connections.
+	maxStreams = 100
 
 	// maxConnections is the maximum number of connections. API servers keep a few open, but
 	// others may connect too.
@@ -72,7 +70,7 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 		WriteTimeout:      requestTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxInFlight},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          debugLog(s.log),
 	}
 	ended := make(chan error, 1)
@@ -91,24 +89,38 @@ func (s *server) serve(ctx context.Context, listener net.Listener) error {
 	return <-ended
 }
 
-// routes returns the handler of the one path. It limits concurrent requests and their size.
+// routes returns the handler of the one path. It limits the size of requests, the memory of
+// concurrent requests, and the time of each.
 func (s *server) routes() http.Handler {
-	places := make(chan struct{}, maxInFlight)
+	places := newPlaces()
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+mutatePath, func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case places <- struct{}{}:
-			defer func() { <-places }()
-		case <-r.Context().Done():
-			return
-		}
 		if s.draining.Load() {
 			w.Header().Set("Connection", "close") // sends the next request to another replica
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		ctx, cancel := context.WithTimeout(r.Context(), admitTime(r))
+		defer cancel()
+		place, body, err := places.read(ctx, w, r)
+		if err != nil {
+			writeBodyError(w, err)
+			return
+		}
+		defer place.leave()
+		r = r.WithContext(place.with(ctx))
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		s.handler.ServeHTTP(w, r)
 	})
 	return mux
+}
+
+// admitTime returns the timeout of a request. The API server sends its own timeout, the webhook's
+// timeoutSeconds, as a parameter. A fifth of it is for the way.
+func admitTime(r *http.Request) time.Duration {
+	theirs, err := time.ParseDuration(r.URL.Query().Get("timeout"))
+	if err != nil || theirs <= 0 {
+		return admitTimeout
+	}
+	return min(admitTimeout, theirs-theirs/5)
 }
 
 // debugLog returns a logger for net/http's messages about failed handshakes and requests, which

@@ -301,6 +301,9 @@ func TestGracefulShutdown(t *testing.T) {
 	}
 }
 
+// maxInFlight is how many small requests are handled at the same time.
+const maxInFlight = workBudget / workUnit
+
 // TestInFlight checks that requests beyond the limit wait, and that a request that is canceled
 // meanwhile does not count.
 func TestInFlight(t *testing.T) {

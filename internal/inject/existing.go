@@ -148,6 +148,9 @@ func hasEnv(c corev1.Container, name string) bool { return variable(&c, name) >=
 // give to their volumes.
 func reserved(volume string) bool { return strings.HasPrefix(volume, VolumePrefix) }
 
+// HasToken reports whether a webhook has added the volume with the token to the pod.
+func HasToken(pod *corev1.Pod) bool { return slices.ContainsFunc(pod.Spec.Volumes, isInjectedVolume) }
+
 // isInjectedVolume reports whether [Pod] or azure-workload-identity's webhook added the volume.
 // Both add the same one.
 func isInjectedVolume(v corev1.Volume) bool {
