@@ -130,6 +130,9 @@ var annotations = []Annotation{
 		Effect: "further variables of `azwi-proxy`; they replace the default as a whole", read: readProxyEnv, proxy: true},
 }
 
+// injectedAnnotation has the values of [Config.RecordValues]. It is not a setting.
+const injectedAnnotation = ownPrefix + "injected"
+
 // ownPrefix is the prefix of the annotations that only this project uses.
 const ownPrefix = "imds-oidc-proxy/"
 
@@ -197,7 +200,7 @@ func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint TokenEndpoint) err
 func checkUnknown(pod *corev1.Pod) error {
 	known := ownNames()
 	for _, name := range slices.Sorted(maps.Keys(pod.Annotations)) {
-		if strings.HasPrefix(name, ownPrefix) && !slices.Contains(known, name) {
+		if strings.HasPrefix(name, ownPrefix) && name != injectedAnnotation && !slices.Contains(known, name) {
 			return refuse("annotation "+shorten(name), "unknown annotation: must be one of %s", strings.Join(known, ", "))
 		}
 	}

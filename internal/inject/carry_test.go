@@ -22,12 +22,14 @@ var additions = map[string][]struct {
 	add  func(*corev1.Container)
 	lost string
 }{
-	"Command":            {{func(c *corev1.Container) { c.Command = []string{"/bin/sh"} }, "command"}},
-	"Args":               {{func(c *corev1.Container) { c.Args = []string{"--log-level=debug"} }, "args"}},
-	"WorkingDir":         {{func(c *corev1.Container) { c.WorkingDir = "/tmp" }, ""}},
-	"Ports":              {{func(c *corev1.Container) { c.Ports = []corev1.ContainerPort{{ContainerPort: 9}} }, "ports"}},
-	"EnvFrom":            {{func(c *corev1.Container) { c.EnvFrom = []corev1.EnvFromSource{{Prefix: "P"}} }, "envFrom"}},
-	"ResizePolicy":       {{func(c *corev1.Container) { c.ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: "cpu", RestartPolicy: "NotRequired"}} }, ""}},
+	"Command":    {{func(c *corev1.Container) { c.Command = []string{"/bin/sh"} }, "command"}},
+	"Args":       {{func(c *corev1.Container) { c.Args = []string{"--log-level=debug"} }, "args"}},
+	"WorkingDir": {{func(c *corev1.Container) { c.WorkingDir = "/tmp" }, ""}},
+	"Ports":      {{func(c *corev1.Container) { c.Ports = []corev1.ContainerPort{{ContainerPort: 9}} }, "ports"}},
+	"EnvFrom":    {{func(c *corev1.Container) { c.EnvFrom = []corev1.EnvFromSource{{Prefix: "P"}} }, "envFrom"}},
+	"ResizePolicy": {{func(c *corev1.Container) {
+		c.ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: "cpu", RestartPolicy: "NotRequired"}}
+	}, ""}},
 	"RestartPolicyRules": {{func(c *corev1.Container) { c.RestartPolicyRules = []corev1.ContainerRestartRule{{Action: "Restart"}} }, "restartPolicyRules"}},
 	"VolumeMounts": {
 		{mounts("corporate-ca", "/ca"), ""},
@@ -51,16 +53,22 @@ var additions = map[string][]struct {
 		{func(c *corev1.Container) { c.Resources.Claims = []corev1.ResourceClaim{{Name: "x"}} }, ""},
 		{func(c *corev1.Container) { c.Resources.Limits["cpu"] = resource.MustParse("1m") }, "resources.limits.cpu"},
 	},
-	"LivenessProbe":            {{func(c *corev1.Container) { c.LivenessProbe = tcp() }, "livenessProbe"}},
-	"ReadinessProbe":           {{func(c *corev1.Container) { c.ReadinessProbe = tcp() }, "readinessProbe"}},
-	"Lifecycle":                {{func(c *corev1.Container) { c.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 5}}} }, "lifecycle"}},
+	"LivenessProbe":  {{func(c *corev1.Container) { c.LivenessProbe = tcp() }, "livenessProbe"}},
+	"ReadinessProbe": {{func(c *corev1.Container) { c.ReadinessProbe = tcp() }, "readinessProbe"}},
+	"Lifecycle": {{func(c *corev1.Container) {
+		c.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 5}}}
+	}, "lifecycle"}},
 	"TerminationMessagePath":   {{func(c *corev1.Container) { c.TerminationMessagePath = "/dev/end" }, ""}},
 	"TerminationMessagePolicy": {{func(c *corev1.Container) { c.TerminationMessagePolicy = "FallbackToLogsOnError" }, ""}},
 	"ImagePullPolicy":          {{func(c *corev1.Container) { c.ImagePullPolicy = corev1.PullAlways }, ""}},
 	"SecurityContext": {
 		{func(c *corev1.Container) { c.SecurityContext.SELinuxOptions = &corev1.SELinuxOptions{Type: "spc_t"} }, ""},
-		{func(c *corev1.Container) { c.SecurityContext.AppArmorProfile = &corev1.AppArmorProfile{Type: "RuntimeDefault"} }, ""},
-		{func(c *corev1.Container) { c.SecurityContext.Capabilities.Add = append(c.SecurityContext.Capabilities.Add, "SYS_ADMIN") }, "securityContext"},
+		{func(c *corev1.Container) {
+			c.SecurityContext.AppArmorProfile = &corev1.AppArmorProfile{Type: "RuntimeDefault"}
+		}, ""},
+		{func(c *corev1.Container) {
+			c.SecurityContext.Capabilities.Add = append(c.SecurityContext.Capabilities.Add, "SYS_ADMIN")
+		}, "securityContext"},
 		{func(c *corev1.Container) { c.SecurityContext.Privileged = new(true) }, "securityContext"},
 		{func(c *corev1.Container) { c.SecurityContext.SeccompProfile.Type = "Unconfined" }, "securityContext"},
 	},
@@ -93,7 +101,9 @@ func mounts(volume, mountPath string) func(*corev1.Container) {
 
 // replacements are changes after which an injected container is replaced.
 var replacements = map[string]func(*corev1.Pod, *corev1.ServiceAccount, *inject.Config){
-	"images": func(_ *corev1.Pod, _ *corev1.ServiceAccount, c *inject.Config) { c.ProxyImage, c.ProxyInitImage = c.ProxyImage+".1", c.ProxyInitImage+".1" },
+	"images": func(_ *corev1.Pod, _ *corev1.ServiceAccount, c *inject.Config) {
+		c.ProxyImage, c.ProxyInitImage = c.ProxyImage+".1", c.ProxyInitImage+".1"
+	},
 	"another init container in front": func(p *corev1.Pod, _ *corev1.ServiceAccount, _ *inject.Config) {
 		p.Spec.InitContainers = slices.Insert(p.Spec.InitContainers, 0, corev1.Container{Name: "mesh", Image: "mesh:1"})
 	},
@@ -101,7 +111,9 @@ var replacements = map[string]func(*corev1.Pod, *corev1.ServiceAccount, *inject.
 		a.Annotations[inject.ClientIDAnnotation] = otherID
 		annotate(inject.LogLevelAnnotation, "debug")(p) // replaces the init container too
 	},
-	"a setting": func(p *corev1.Pod, _ *corev1.ServiceAccount, _ *inject.Config) { annotate(inject.ProxyPortAnnotation, "9000")(p) },
+	"a setting": func(p *corev1.Pod, _ *corev1.ServiceAccount, _ *inject.Config) {
+		annotate(inject.ProxyPortAnnotation, "9000")(p)
+	},
 }
 
 // TestAdditions checks for each field of both injected containers that an addition of others is

@@ -189,7 +189,7 @@ func (p *plan) ours(list string, want, have []corev1.Container) {
 	if !inPlace(want, have) {
 		p.warnReplaced(have...)
 		for i := range want {
-			if earlier := p.earlier(want[i].Name); earlier != nil {
+			if earlier := p.replaced(want[i].Name); earlier != nil {
 				want[i] = p.carried(want[i], *earlier)
 			}
 		}
@@ -207,8 +207,8 @@ func (p *plan) ours(list string, want, have []corev1.Container) {
 	}
 }
 
-// earlier returns the container of this name in either list: an injected one, else the first.
-func (p *plan) earlier(name string) *corev1.Container {
+// replaced returns the container of this name in either list: an injected one, else the first.
+func (p *plan) replaced(name string) *corev1.Container {
 	var found *corev1.Container
 	for _, c := range allContainers(p.pod) {
 		if c.Name == name && (found == nil || !isInjected(*found) && isInjected(*c.Container)) {

@@ -35,7 +35,9 @@ func checkEgress(t *testing.T, what string, pod *corev1.Pod, key string) {
 		}
 	}
 	for _, c := range all(pod) {
-		if mounted := slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == "imds-oidc-proxy-ca" && m.MountPath == "/etc/imds-oidc-proxy/ca" && m.ReadOnly }); mounted != (c == proxy) {
+		if mounted := slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
+			return m.Name == "imds-oidc-proxy-ca" && m.MountPath == "/etc/imds-oidc-proxy/ca" && m.ReadOnly
+		}); mounted != (c == proxy) {
 			t.Errorf("%s: %s mounts the authorities: %t", what, c.Name, mounted)
 		}
 		if c != proxy && value(c, "HTTPS_PROXY") != "(unset)" {

@@ -51,7 +51,7 @@ func Pod(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (Result
 	if err := s.check(pod, account); err != nil {
 		return Result{}, err
 	}
-	p := &plan{pod: pod, settings: s, account: account}
+	p := &plan{pod: pod, settings: s, account: account, earlier: earlierValues(pod)}
 	p.locateToken()
 	if err := p.checkTokenMode(); err != nil {
 		return Result{}, err
@@ -64,6 +64,7 @@ func Pod(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (Result
 		p.ownContainers()
 		p.metricsLabel()
 	}
+	p.recordValues()
 	if err := p.authoritiesVolume(p.tokenVolume()); err != nil {
 		return Result{}, err
 	}
@@ -96,6 +97,7 @@ type plan struct {
 	settings *settings
 	account  *corev1.ServiceAccount
 	token    token
+	earlier  map[string]string // [earlierValues]
 
 	Result // so far
 }
