@@ -76,7 +76,7 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 		{Name: "PROXY_PREFETCH", Value: s.prefetch.text},
 		{Name: "PROXY_ALLOWED_CLIENT_IDS", Value: s.allowed.text},
 		{Name: "PROXY_LOG_LEVEL", Value: s.LogLevel},
-		{Name: "GOMEMLIMIT", Value: memoryLimit(*s.ProxyResources)},
+		{Name: "GOMEMLIMIT", Value: s.memoryLimit},
 	}
 	if s.adminPort != 0 {
 		env = append(env, corev1.EnvVar{Name: "PROXY_ADMIN_ADDRESS", Value: ":" + decimal(s.adminPort)})

@@ -61,6 +61,7 @@ func Pod(pod *corev1.Pod, account *corev1.ServiceAccount, config Config) (Result
 	}
 	if s.inject {
 		s.shutdownDelay = shutdownDelay(pod)
+		p.fitResources()
 		p.ownContainers()
 		p.metricsLabel()
 	}
