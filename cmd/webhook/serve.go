@@ -211,7 +211,7 @@ func (w *webhook) addServer(cfg config) error {
 		decoder:  admission.NewDecoder(w.manager.GetScheme()),
 		config: func() inject.Config {
 			c := cfg.inject
-			c.PostStart = !w.sidecars.native.Load()
+			c.PostStart, c.RecordValues = !w.sidecars.native.Load(), true
 			return c
 		},
 		metrics: w.metrics, log: w.log, now: time.Now,

@@ -132,6 +132,9 @@ var annotations = []Annotation{
 		Effect: "which label and annotation `imds-migrate inject --all` has added, for `uninject --all`"},
 }
 
+// injectedAnnotation has the values of [Config.RecordValues]. It is not a setting.
+const injectedAnnotation = ownPrefix + "injected"
+
 // ownPrefix is the prefix of the annotations that only this project uses.
 const ownPrefix = "imds-oidc-proxy/"
 
@@ -203,7 +206,7 @@ func checkUnknown(pod *corev1.Pod) error {
 	known := ownNames()
 	var unknown []string
 	for name := range pod.Annotations {
-		if strings.HasPrefix(name, ownPrefix) && !slices.Contains(known, name) {
+		if strings.HasPrefix(name, ownPrefix) && name != injectedAnnotation && !slices.Contains(known, name) {
 			unknown = append(unknown, name)
 		}
 	}

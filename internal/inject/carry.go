@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -234,7 +235,9 @@ func lostFields(have, now corev1.Container) []string {
 	kept, _ := asJSON(now).(map[string]any)
 	var lost []string
 	for _, field := range slices.Sorted(maps.Keys(others)) {
-		if !isSubset(others[field], kept[field]) {
+		// Comparing subsets takes the product of the lengths of two lists. Lists that are kept
+		// are equal.
+		if !reflect.DeepEqual(others[field], kept[field]) && !isSubset(others[field], kept[field]) {
 			lost = append(lost, field)
 		}
 	}

@@ -36,6 +36,12 @@ type Config struct {
 	// native sidecar.
 	PostStart bool
 
+	// RecordValues makes a pod without the proxy record the values of its variables in an
+	// annotation. A later pass, with another service account, then replaces them, and keeps
+	// values that the pod's author has set. It is for the webhook, which is called again after
+	// another webhook has changed the pod. Otherwise such a pod keeps the values, with a warning.
+	RecordValues bool
+
 	// LogLevel is the log level of both containers. The default is info.
 	LogLevel string
 

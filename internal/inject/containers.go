@@ -76,7 +76,7 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 		{Name: "PROXY_PREFETCH", Value: s.prefetch.text},
 		{Name: "PROXY_ALLOWED_CLIENT_IDS", Value: s.allowed.text},
 		{Name: "PROXY_LOG_LEVEL", Value: s.LogLevel},
-		{Name: "GOMEMLIMIT", Value: memoryLimit(*s.ProxyResources)},
+		{Name: "GOMEMLIMIT", Value: s.memoryLimit},
 	}
 	if s.adminPort != 0 {
 		env = append(env, corev1.EnvVar{Name: "PROXY_ADMIN_ADDRESS", Value: ":" + decimal(s.adminPort)})
@@ -171,6 +171,7 @@ func withoutEmpty(env []corev1.EnvVar) []corev1.EnvVar {
 func (p *plan) ownParts() {
 	if p.settings.inject {
 		p.settings.shutdownDelay = shutdownDelay(p.pod)
+		p.fitResources()
 		p.ownContainers()
 		p.metricsLabel()
 	}
@@ -198,7 +199,7 @@ func (p *plan) ours(list string, want, have []corev1.Container) {
 	if !inPlace(want, have) {
 		p.warnReplaced(have...)
 		for i := range want {
-			if earlier := p.earlier(want[i].Name); earlier != nil {
+			if earlier := p.replaced(want[i].Name); earlier != nil {
 				want[i] = p.carried(want[i], *earlier)
 			}
 		}
@@ -216,8 +217,8 @@ func (p *plan) ours(list string, want, have []corev1.Container) {
 	}
 }
 
-// earlier returns the container of this name in either list: an injected one, else the first.
-func (p *plan) earlier(name string) *corev1.Container {
+// replaced returns the container of this name in either list: an injected one, else the first.
+func (p *plan) replaced(name string) *corev1.Container {
 	var found *corev1.Container
 	for _, c := range allContainers(p.pod) {
 		if c.Name == name && (found == nil || !isInjected(*found) && isInjected(*c.Container)) {

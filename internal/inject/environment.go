@@ -2,7 +2,6 @@ package inject
 
 import (
 	"context"
-	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -63,16 +62,22 @@ func (p *plan) environment(c containerRef) error {
 	}
 	want := p.identityEnv(mountPath)
 	if s := p.settings; s.inject && s.redirect == redirectNone {
-		want = append(want, corev1.EnvVar{Name: azure.EnvIMDSHost, Value: fmt.Sprintf("http://127.0.0.1:%d", s.port)})
+		want = append(want, corev1.EnvVar{Name: azure.EnvIMDSHost, Value: imdsHost(decimal(s.port))})
 	}
+	written := p.writtenIn(c)
 	var missing []corev1.EnvVar
 	for _, env := range want {
 		i := variable(c.Container, env.Name)
 		switch {
 		case i < 0:
 			missing = append(missing, env)
-		case dangling(c.Container, c.Env[i], mountPath):
+		case dangling(c.Container, c.Env[i], mountPath), written(i) && c.Env[i].Value != env.Value:
 			p.replace(at(c.path()+"/env", i)+"/value", env.Value)
+		}
+	}
+	for i, env := range slices.Backward(c.Env) {
+		if written(i) && !slices.ContainsFunc(want, func(e corev1.EnvVar) bool { return e.Name == env.Name }) {
+			p.remove(at(c.path()+"/env", i))
 		}
 	}
 	appendAll(p, c.path()+"/env", len(c.Env), missing)

@@ -39,7 +39,28 @@ func defaulted(pod *corev1.Pod) *corev1.Pod {
 	for _, c := range all(pod) {
 		defaultContainer(c, apiAccess)
 	}
+	defaultPodRequests(pod)
 	return pod
+}
+
+// defaultPodRequests adds the requests of spec.resources, as defaultPodRequests in
+// pkg/apis/core/v1 of Kubernetes does.
+func defaultPodRequests(pod *corev1.Pod) {
+	level := pod.Spec.Resources
+	if level == nil || len(level.Limits) == 0 {
+		return
+	}
+	requests := corev1.ResourceList{}
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		limit, limited := level.Limits[name]
+		if sum := aggregate(pod, name); !sum.IsZero() {
+			requests[name] = sum
+		} else if limited {
+			requests[name] = limit
+		}
+	}
+	maps.Copy(requests, level.Requests)
+	level.Requests = requests
 }
 
 func or[T comparable](field *T, fallback T) {

@@ -55,13 +55,14 @@ func PodContext(ctx context.Context, pod *corev1.Pod, account *corev1.ServiceAcc
 	if err != nil {
 		return Result{}, err
 	}
-	p := &plan{pod: pod, settings: s, account: account}
+	p := &plan{pod: pod, settings: s, account: account, earlier: earlierValues(pod)}
 	for _, step := range []func() error{
 		func() error { return s.check(pod, account) },
 		infallible(p.locateToken),
 		p.checkTokenMode,
 		func() error { return p.environments(ctx) },
 		infallible(p.ownParts),
+		infallible(p.recordValues),
 		func() error { return p.authoritiesVolume(p.tokenVolume()) },
 		infallible(p.warn),
 		ctx.Err,
@@ -105,6 +106,7 @@ type plan struct {
 	settings *settings
 	account  *corev1.ServiceAccount
 	token    token
+	earlier  map[string]string // [earlierValues]
 
 	injectedNames map[string]bool // by injectedVolumes
 

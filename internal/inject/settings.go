@@ -44,6 +44,7 @@ type settings struct {
 	port, adminPort   int32
 	redirect          string
 	shutdownDelay     string // [shutdownDelayEnv]
+	memoryLimit       string // the proxy's GOMEMLIMIT
 
 	identities list[azure.Identity]
 	prefetch   list[azure.Resource]

@@ -22,7 +22,7 @@ func FuzzPod(f *testing.F) {
 			t.Fatal("the same seed generates another pod")
 		}
 		c := config()
-		c.PostStart = postStart
+		c.PostStart, c.RecordValues = postStart, seed%2 == 0
 		checkProperties(t, document, c)
 	})
 }

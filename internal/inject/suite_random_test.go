@@ -54,6 +54,9 @@ func (r random) pod() object {
 	if r.cache {
 		spec["volumes"] = r.volumes()
 	}
+	if r.one(4) {
+		spec["resources"] = r.unknown(object{"requests": object{"cpu": "10m"}, "limits": object{"cpu": "2", pick(r, "memory", "hugepages-2Mi"): "1Gi"}})
+	}
 	if r.one(3) {
 		spec["securityContext"] = r.unknown(object{"runAsUser": 1000 + r.IntN(5)})
 	}
@@ -112,6 +115,9 @@ func (r random) containers(name string, n int) []any {
 			c["volumeMounts"] = []any{}
 		case r.cache:
 			c["volumeMounts"] = r.mounts()
+		}
+		if r.one(2) {
+			c["resources"] = r.unknown(object{"limits": object{"cpu": "100m", "memory": "128Mi"}})
 		}
 		if r.one(3) {
 			c["ports"] = []any{r.unknown(object{"containerPort": 7000 + r.IntN(3)})}

@@ -68,13 +68,13 @@ func (p *plan) warnNoToken(c containerRef, mountPath string) {
 // warnOutdated warns about variables that were injected with other annotations or another
 // configuration. They are not changed, since the author may have edited them.
 func (p *plan) warnOutdated(c containerRef, want []corev1.EnvVar) {
-	ours := p.injectedBefore(c)
+	ours, written := p.injectedBefore(c), p.writtenIn(c)
 	for i, env := range c.Env {
 		isFile := env.Name == azure.EnvFederatedTokenFile || env.Name == azure.EnvCAFile // the path may differ
 		same := func(e corev1.EnvVar) bool {
 			return e.Name == env.Name && azure.EqualFoldASCII(strings.TrimSuffix(e.Value, "/"), strings.TrimSuffix(env.Value, "/"))
 		}
-		if ours(i, env) && !isFile && !slices.ContainsFunc(want, same) {
+		if ours(i, env) && !isFile && !written(i) && !slices.ContainsFunc(want, same) {
 			p.warnf("container %q keeps its %s, which differs from the value that would be injected now; remove the variable, or run imds-migrate uninject before you inject again", shorten(c.Name), env.Name)
 		}
 	}

@@ -187,44 +187,51 @@ func TestWarningsOfAccounts(t *testing.T) {
 	}
 }
 
-// TestOutdated checks that injected variables whose values would differ now are not changed, and
-// that there is a warning.
+// TestOutdated checks that variables that the author has changed after injection are not changed
+// back, also if the values that would be injected change, and that there is a warning.
 func TestOutdated(t *testing.T) {
 	keeps := func(variable string) string {
 		return `container "app" keeps its ` + variable + `, which differs from the value that would be injected now; remove the variable, or run imds-migrate uninject before you inject again`
 	}
-	none := annotate(inject.RedirectAnnotation, "none")
-	china := config()
-	china.TenantID, china.AuthorityHost = objectID, "https://login.chinacloudapi.cn/"
 	other := account()
 	other.Annotations[inject.ClientIDAnnotation] = otherID
-	written := func(variable, value string) func(*corev1.Pod) {
-		return func(p *corev1.Pod) {
-			p.Spec.Containers[0].Env = append(p.Spec.Containers[0].Env, corev1.EnvVar{Name: variable, Value: value})
-		}
-	}
+	recording := config()
+	recording.RecordValues = true
+	withProxy := annotate(inject.InjectProxyAnnotation, "true")
+	none := func(p *corev1.Pod) { withProxy(p); annotate(inject.RedirectAnnotation, "none")(p) }
+	nothing := func(*corev1.Pod) {}
 	for _, c := range []struct {
-		name    string
-		before  func(*corev1.Pod)
-		after   func(*corev1.Pod)
-		account *corev1.ServiceAccount
-		config  inject.Config
-		want    []string
+		name     string
+		before   func(*corev1.Pod)
+		config   inject.Config
+		variable string
+		value    string
+		account  *corev1.ServiceAccount
+		want     []string
 	}{
-		{"nothing", none, none, account(), config(), nil},
-		{"client ID", none, none, other, config(), []string{keeps("AZURE_CLIENT_ID")}},
-		{"the author's", written("AZURE_CLIENT_ID", clientID), none, other, config(), nil},
-		{"tenant and cloud", none, none, account(), china, []string{keeps("AZURE_TENANT_ID"), keeps("AZURE_AUTHORITY_HOST")}},
-		{"port", none, annotate(inject.ProxyPortAnnotation, "9000"), account(), config(), []string{keeps("AZURE_POD_IDENTITY_AUTHORITY_HOST")}},
-		{"redirect", none, annotate(inject.RedirectAnnotation, "forward"), account(), config(), []string{keeps("AZURE_POD_IDENTITY_AUTHORITY_HOST")}},
+		{"nothing", none, config(), "", "", account(), nil},
+		{"client ID", withProxy, config(), "AZURE_CLIENT_ID", objectID, account(), []string{keeps("AZURE_CLIENT_ID")}},
+		{"client ID, another account", withProxy, config(), "AZURE_CLIENT_ID", objectID, other, []string{keeps("AZURE_CLIENT_ID")}},
+		{"client ID, without the proxy", nothing, recording, "AZURE_CLIENT_ID", objectID, other, []string{keeps("AZURE_CLIENT_ID")}},
+		{"unknown, without the proxy", nothing, config(), "", "", other, []string{keeps("AZURE_CLIENT_ID")}},
+		{"the author's", sets("AZURE_CLIENT_ID", clientID), recording, "", "", other, nil},
+		{"tenant", withProxy, config(), "AZURE_TENANT_ID", objectID, account(), []string{keeps("AZURE_TENANT_ID")}},
+		{"cloud", withProxy, config(), "AZURE_AUTHORITY_HOST", "https://login.example.test/", account(), []string{keeps("AZURE_AUTHORITY_HOST")}},
+		{"endpoint", none, config(), "AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:9", account(), []string{keeps("AZURE_POD_IDENTITY_AUTHORITY_HOST")}},
 	} {
-		pod := mutate(t, injected(c.before), account(), config())
-		c.after(pod)
+		pod := mutate(t, labelled(c.before), account(), c.config)
+		if c.variable != "" {
+			env(&pod.Spec.Containers[0], c.variable).Value = c.value
+		}
 		result, err := inject.Pod(pod, c.account, c.config)
 		// The warning about a missing redirect is not compared.
 		got := slices.DeleteFunc(result.Warnings, func(w string) bool { return !strings.HasPrefix(w, "container ") })
 		if err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, warnings\n%s, want\n%s", c.name, err, strings.Join(got, "\n"), strings.Join(c.want, "\n"))
+		}
+		want := c.value
+		if c.variable != "" && value(&mutate(t, pod, c.account, c.config).Spec.Containers[0], c.variable) != want {
+			t.Errorf("%s: %s is changed, want %s", c.name, c.variable, want)
 		}
 	}
 }

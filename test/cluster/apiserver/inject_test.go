@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"imds-oidc-proxy/internal/inject"
 )
@@ -66,6 +67,28 @@ var injections = []struct {
 			t.Errorf("init containers %s, want azwi-proxy migrate", got)
 		}
 		checkEnv(t, container(t, p, "app"), "AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:8000")
+	}},
+	{"pod-level resources", injected(func(p *corev1.Pod) {
+		all := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("100Mi")}
+		p.Spec.Resources = &corev1.ResourceRequirements{Requests: all, Limits: all}
+		p.Spec.Containers[0].Resources = *p.Spec.Resources
+	}), "", func(t *testing.T, p *corev1.Pod) {
+		checkOurs(t, p)
+		if p.Status.QOSClass != corev1.PodQOSGuaranteed {
+			t.Errorf("QoS class %s, want Guaranteed", p.Status.QOSClass)
+		}
+	}},
+	{"guaranteed", injected(func(p *corev1.Pod) {
+		for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+			for i := range list {
+				list[i].Resources.Limits = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m"), corev1.ResourceMemory: resource.MustParse("100Mi")}
+			}
+		}
+	}), "", func(t *testing.T, p *corev1.Pod) {
+		checkOurs(t, p)
+		if p.Status.QOSClass != corev1.PodQOSGuaranteed {
+			t.Errorf("QoS class %s, want Guaranteed", p.Status.QOSClass)
+		}
 	}},
 	{"settings of the proxy", injected(
 		annotate(inject.IdentitiesAnnotation, "77777777-7777-4888-9999-aaaaaaaaaaaa="+clientID),
