@@ -158,26 +158,28 @@ func (m *migration) inject(f *file, o object, template *manifest.Node, pod *core
 func emptied(template *manifest.Node, operations []manifest.Operation) []string {
 	var keys []string
 	for _, op := range operations {
-		node, readable := template, []string{}
-		for token := range strings.SplitSeq(op.Path[1:], "/") {
-			token = unpointer(token)
-			readable = append(readable, token)
-			if i, err := strconv.Atoi(token); err == nil && i < node.Len() && len(node.Items()) > 0 {
-				node = node.Items()[i]
-				if name, _ := node.Get("name").Scalar(); name != "" {
-					readable = append(readable[:len(readable)-2], readable[len(readable)-2]+"["+name+"]")
-				}
-				continue
-			}
-			node = node.Get(token)
-		}
-		text, isString := node.Scalar()
-		isEmpty := node.IsNull() || node.Len() == 0 && text == "" && !isString
-		if op.Op == "add" && node != nil && isEmpty {
-			keys = append(keys, strings.Join(readable, "."))
+		if node, name := follow(template, op.Path); op.Op == "add" && node != nil && node.IsEmpty() {
+			keys = append(keys, name)
 		}
 	}
 	return keys
+}
+
+// follow returns the value at a JSON pointer, or nil, and its path for a message, such as
+// spec.containers[app].env.
+func follow(node *manifest.Node, pointer string) (found *manifest.Node, name string) {
+	for token := range strings.SplitSeq(pointer[1:], "/") {
+		token = unpointer(token)
+		if i, err := strconv.Atoi(token); err == nil && i < len(node.Items()) {
+			node = node.Items()[i]
+			token, _ = node.Get("name").Scalar()
+			name += "[" + token + "]"
+			continue
+		}
+		node = node.Get(token)
+		name += "." + token
+	}
+	return node, name[1:]
 }
 
 func (m *migration) uninject(template *manifest.Node, o object, selected bool) error {

@@ -112,6 +112,11 @@ func (n *Node) Scalar() (text string, isString bool) {
 // IsNull reports whether the value is missing or null.
 func (n *Node) IsNull() bool { return n == nil || n.resolve().tag == "!!null" }
 
+// IsEmpty reports whether the value is missing, null, or a list or mapping without entries.
+func (n *Node) IsEmpty() bool {
+	return n.IsNull() || n.resolve().kind != yaml.ScalarNode && n.Len() == 0
+}
+
 // All returns the keys and values of a mapping, followed by those of its merge keys.
 func (n *Node) All() iter.Seq2[string, *Node] {
 	return func(yield func(string, *Node) bool) { n.all(yield) }

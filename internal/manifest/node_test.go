@@ -65,3 +65,37 @@ func TestOnce(t *testing.T) {
 		t.Errorf("a string has no keys: %v", err)
 	}
 }
+
+func TestIsEmpty(t *testing.T) {
+	d, err := parse("a:\nb: []\nc: {}\nd: null\ne: &e []\nf: *e\ng: ''\nh: 0\ni: [1]\nj: {k: l}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range d.Root().All() {
+		if want := key < "g"; value.IsEmpty() != want {
+			t.Errorf("%s: got %t, want %t", key, !want, want)
+		}
+	}
+	if !d.Root().Get("none").IsEmpty() {
+		t.Error("a missing value is not empty")
+	}
+}
+
+// TestAll checks the order of keys, and that those of merge keys come last.
+func TestAll(t *testing.T) {
+	d, err := parse("base: &base {c: 3, d: 4}\nuse:\n  <<: [*base]\n  a: 1\n  b: 2\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for key, value := range d.Root().Get("use").All() {
+		text, _ := value.Scalar()
+		got = append(got, key+text)
+	}
+	if want := "a1 b2 c3 d4"; strings.Join(got, " ") != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for range d.Root().Get("use").All() {
+		break // the iterator must not yield after this
+	}
+}

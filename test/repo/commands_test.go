@@ -16,8 +16,8 @@ var foreign = []string{"--storage.tsdb.retention.time", "--custom", "AZURE_CLIEN
 
 var (
 	flagName = regexp.MustCompile(`--[a-z][a-z.-]*`)
-	// commandBlock is a fenced block of commands.
-	commandBlock = regexp.MustCompile("(?ms)^ *```(|console|sh)\n(.*?)^ *```")
+	// block is a fenced block with its language.
+	block = regexp.MustCompile("(?ms)^ *```([a-z]*)\n(.*?)^ *```")
 	// call is a program where a command begins: on a line of its own, after a prompt, a pipe
 	// or an operator, or after the -- of kubectl. The rest is its arguments.
 	call = regexp.MustCompile(`(?:^|&& |\|\| |\| |; | -- )(?:\$ )?(?:/|\./|bin/)?(proxy-init|proxy|webhook|imds-migrate)((?: [^|;&#]*)?)`)
@@ -123,7 +123,10 @@ func checkFlag(t *testing.T, file, flag string, programs map[string]program) {
 // commandsOf returns the commands of a page: the lines of its fenced blocks, without the output
 // of a console, and its code spans.
 func commandsOf(markdown string) (lines, spans []string) {
-	for _, block := range commandBlock.FindAllStringSubmatch(markdown, -1) {
+	for _, block := range block.FindAllStringSubmatch(markdown, -1) {
+		if !slices.Contains([]string{"", "console", "sh"}, block[1]) {
+			continue
+		}
 		for line := range strings.Lines(strings.ReplaceAll(block[2], "\\\n", " ")) {
 			line = strings.TrimSpace(line)
 			if block[1] != "console" || strings.HasPrefix(line, "$ ") {

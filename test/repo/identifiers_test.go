@@ -361,7 +361,7 @@ func (p programs) webhook(flag string, more ...string) reader {
 
 func (p programs) migrateFlag(flag string, more ...string) reader {
 	return reader{"imds-migrate " + flag, func(t *testing.T, value string) string {
-		return p.migrate(t, "{}", append(more, flag+"="+value)...)
+		return errorUnless(p.migrate(t, "{}", append(more, flag+"="+value)...), "0 injected, 0 unchanged, 0 skipped")
 	}}
 }
 
