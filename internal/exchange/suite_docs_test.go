@@ -25,8 +25,8 @@ var sections = map[hint]string{
 	hintAccess:       "[access](#entra-refuses-the-application)",
 	hintForeignToken: "[the federated token](#the-federated-token-is-refused)",
 
-	hintPolicy:       "[access](#the-application-may-not)",
-	hintPublicClient: "[access](#the-application-may-not)",
+	hintPolicy:       "[access](#entra-refuses-the-application)",
+	hintPublicClient: "[access](#entra-refuses-the-application)",
 	hintRequest:      "[the way to Entra](#entra-cannot-be-reached)",
 	hintRestriction:  "[the way to Entra](#entra-cannot-be-reached)",
 

@@ -73,7 +73,7 @@ var injections = []struct {
 		p.Spec.Resources = &corev1.ResourceRequirements{Requests: all, Limits: all}
 		p.Spec.Containers[0].Resources = *p.Spec.Resources
 	}), "", func(t *testing.T, p *corev1.Pod) {
-		checkOurs(t, p)
+		checkInjected(t, p)
 		if p.Status.QOSClass != corev1.PodQOSGuaranteed {
 			t.Errorf("QoS class %s, want Guaranteed", p.Status.QOSClass)
 		}
@@ -85,7 +85,7 @@ var injections = []struct {
 			}
 		}
 	}), "", func(t *testing.T, p *corev1.Pod) {
-		checkOurs(t, p)
+		checkInjected(t, p)
 		if p.Status.QOSClass != corev1.PodQOSGuaranteed {
 			t.Errorf("QoS class %s, want Guaranteed", p.Status.QOSClass)
 		}
