@@ -116,7 +116,7 @@ func (m *migration) injectMarked(f *file, o object, template *manifest.Node, pod
 	if strings.Contains(reason, inject.InjectProxyAnnotation) {
 		reason, _, _ = strings.Cut(reason, "; ") // the remedy would be to remove an annotation that is not there
 	}
-	m.report(f, o, lineOf(template, refusal.Where), "warning: --all does not add the proxy here: "+reason)
+	m.warn(f, o, lineOf(template, refusal.Where), "--all does not add the proxy here: "+reason)
 	return false, nil
 }
 
