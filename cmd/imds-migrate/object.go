@@ -77,6 +77,12 @@ func (m *migration) workload(f *file, o object, template *manifest.Node) error {
 		m.count(false)
 		return nil
 	}
+	return m.injectSelected(f, o, template, selected)
+}
+
+// injectSelected injects into a workload that requests it or that --all selects. If it cannot have
+// the marks of --all, it gets what its author has requested.
+func (m *migration) injectSelected(f *file, o object, template *manifest.Node, selected bool) error {
 	pod, err := o.pod(template)
 	if err != nil {
 		return err
@@ -110,7 +116,7 @@ func (m *migration) injectMarked(f *file, o object, template *manifest.Node, pod
 	if strings.Contains(reason, inject.InjectProxyAnnotation) {
 		reason, _, _ = strings.Cut(reason, "; ") // the remedy would be to remove an annotation that is not there
 	}
-	m.report(f, o, lineOf(template, refusal.Where), "warning: --all does not add the proxy here: "+reason)
+	m.warn(f, o, lineOf(template, refusal.Where), "--all does not add the proxy here: "+reason)
 	return false, nil
 }
 
