@@ -49,7 +49,7 @@ const (
 
 	// refusedSlots bounds the keys that are remembered as refused, in 512 KiB: while
 	// 5,000 others a second are refused, a key is remembered for a second with a
-	// probability of 93 %.
+	// probability of 99.9 %, and for 4 seconds of 96 %.
 	refusedSlots = 1 << 16
 )
 
@@ -167,14 +167,19 @@ func limited(limit Limit, detail string) *exchange.Error {
 }
 
 // marks is a hash table of fixed size that remembers when keys were marked. A newer key
-// replaces an older one in the same slot. Clients cannot choose the slot of a key, since the
-// seed of the hash is random.
+// replaces the oldest one in the same bucket. Clients cannot choose the bucket of a key, since
+// the seed of the hash is random.
 type marks struct {
-	seed  maphash.Seed
-	size  uint64
-	start time.Time
-	slots []mark // nil until a key is marked
+	seed    maphash.Seed
+	size    uint64
+	start   time.Time
+	buckets []bucket // nil until a key is marked
 }
+
+type bucket [bucketSize]mark
+
+// bucketSize makes it improbable that all marks of a bucket are replaced in a short time.
+const bucketSize = 4
 
 // mark is a marked key. No key has the zero mark.
 type mark struct {
@@ -182,25 +187,44 @@ type mark struct {
 	millis uint32 // since marks.start, plus 1; it wraps around after 49 days
 }
 
-func newMarks(size uint64) marks { return marks{seed: maphash.MakeSeed(), size: size} }
+// newMarks returns a table for size keys, which must be a multiple of bucketSize.
+func newMarks(size uint64) marks { return marks{seed: maphash.MakeSeed(), size: size / bucketSize} }
 
 func (m *marks) set(k key, now time.Time) {
-	if m.slots == nil {
-		m.slots, m.start = make([]mark, m.size), now
+	if m.buckets == nil {
+		m.buckets, m.start = make([]bucket, m.size), now
 	}
-	hash := m.hash(k)
-	m.slots[hash%m.size] = mark{uint32(hash >> 32), m.millis(now)}
+	hash, millis := m.hash(k), m.millis(now)
+	b := &m.buckets[hash%m.size]
+	b[b.slotFor(uint32(hash>>32), millis)] = mark{uint32(hash >> 32), millis}
+}
+
+// slotFor returns the slot of a key, or else the one that is empty or has the oldest mark.
+func (b *bucket) slotFor(hash, now uint32) int {
+	slot, oldest := 0, uint32(0)
+	for i, found := range b {
+		if found.millis != 0 && found.hash == hash {
+			return i
+		}
+		if age := now - found.millis; age > oldest {
+			slot, oldest = i, age
+		}
+	}
+	return slot
 }
 
 // age returns how long ago k was marked; ok is false if k is not marked.
 func (m *marks) age(k key, now time.Time) (age time.Duration, ok bool) {
-	if m.slots == nil {
+	if m.buckets == nil {
 		return 0, false
 	}
 	hash := m.hash(k)
-	found := m.slots[hash%m.size]
-	age = time.Duration(m.millis(now)-found.millis) * time.Millisecond
-	return age, found.millis != 0 && found.hash == uint32(hash>>32)
+	for _, found := range m.buckets[hash%m.size] {
+		if found.millis != 0 && found.hash == uint32(hash>>32) {
+			return time.Duration(m.millis(now)-found.millis) * time.Millisecond, true
+		}
+	}
+	return 0, false
 }
 
 func (m *marks) hash(k key) uint64 { return maphash.Comparable(m.seed, k) }
