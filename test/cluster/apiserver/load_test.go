@@ -100,6 +100,19 @@ func TestManyPodsWithoutClientID(t *testing.T) {
 	}
 }
 
+// TestTooManyObjects checks that the author of a pod whose review exceeds a limit reads the reason,
+// where failurePolicy is Fail.
+func TestTooManyObjects(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, _, err := create(ctx, t, appNamespace(ctx, t), injected(func(p *corev1.Pod) {
+		p.Spec.Tolerations = make([]corev1.Toleration, 64_000)
+	}))
+	if err == nil || !strings.Contains(err.Error(), "objects: must be at most 64000") {
+		t.Errorf("got %.300v, want a refusal that names the limit", err)
+	}
+}
+
 // TestPermissionWithdrawn checks that a webhook that may no longer read service accounts does not
 // stay ready: its memory would have accounts that are gone.
 func TestPermissionWithdrawn(t *testing.T) {
