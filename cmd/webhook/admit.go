@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"imds-oidc-proxy/internal/inject"
@@ -109,7 +110,7 @@ func (a *admitter) answer(ctx context.Context, req admission.Request) answer {
 	account, err := a.accounts.account(ctx, req.Namespace, name, inject.HasToken(pod))
 	if apierrors.IsNotFound(err) {
 		return answer{result: resultRefused, account: name,
-			message: fmt.Sprintf("spec.serviceAccountName: there is no service account %s in namespace %s; create it before the pod", name, req.Namespace)}
+			message: fmt.Sprintf("spec.serviceAccountName: there is no service account %s in namespace %s; create it before the pod", shortened(name), req.Namespace)}
 	}
 	if err != nil {
 		return answer{result: resultError, account: name, err: fmt.Errorf("reading the service account: %w", err)}
@@ -148,6 +149,15 @@ func atMost(warnings []string) []string {
 // calls webhooks, unless its admission plugin ServiceAccount is disabled.
 func accountName(pod *corev1.Pod) string { return cmp.Or(pod.Spec.ServiceAccountName, "default") }
 
+// shortened returns a name from a pod, which the API server has not validated yet, cut to the maximum
+// length of a valid name.
+func shortened(name string) string {
+	if len(name) <= validation.DNS1123SubdomainMaxLength {
+		return name
+	}
+	return name[:validation.DNS1123SubdomainMaxLength] + "…"
+}
+
 // response returns the response for the API server. The code distinguishes an error of the webhook
 // from a refusal. The message of an error contains no internal details.
 func (r answer) response(req admission.Request) (admission.Response, error) {
@@ -181,7 +191,7 @@ func denied(code int32, reason metav1.StatusReason, message string) admission.Re
 // report logs one line for each request. Skipped pods are logged at debug level.
 func (a *admitter) report(req admission.Request, r answer, took time.Duration) {
 	fields := []zap.Field{
-		zap.String("namespace", req.Namespace), zap.String("pod", podName(req)), zap.String("service_account", r.account),
+		zap.String("namespace", req.Namespace), zap.String("pod", shortened(podName(req))), zap.String("service_account", shortened(r.account)),
 		zap.String("result", r.result), zap.Bool("dry_run", req.DryRun != nil && *req.DryRun),
 		zap.Duration("duration", took), zap.String("request_id", string(req.UID)),
 	}

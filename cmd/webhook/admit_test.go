@@ -301,6 +301,21 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// TestManyWarnings checks that the number of warnings and the length of names in the log are
+// limited, since the pod's author chooses both.
+func TestManyWarnings(t *testing.T) {
+	s := start(t, []client.Object{federated("orders")}, nil, nil)
+	container := `{"name":"c","securityContext":{"privileged":true}},`
+	object := strings.Replace(podJSON(injected), `"containers":[`, `"containers":[`+strings.Repeat(container, 100), 1)
+	got := s.ask(review(strings.Replace(object, "orders-", strings.Repeat("o", 10_000), 1), nil))
+	if len(got.Warnings) != maxWarnings+1 || got.Warnings[maxWarnings] != "80 more warnings" {
+		t.Errorf("got %d warnings, the last is %q", len(got.Warnings), got.Warnings[len(got.Warnings)-1])
+	}
+	if text := s.log.String(); strings.Contains(text, strings.Repeat("o", 254)) || !strings.Contains(text, strings.Repeat("o", 253)) {
+		t.Errorf("logged %s", text)
+	}
+}
+
 // panicking simulates a bug: it panics with a secret of the pod.
 type panicking struct{}
 

@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -337,6 +338,51 @@ func TestInFlight(t *testing.T) {
 		synctest.Wait()
 		if got := now.Load(); got != 0 {
 			t.Errorf("%d requests have not finished", got)
+		}
+	})
+}
+
+// TestAdmitTime checks that the timeout of a request is shorter than the API server's.
+func TestAdmitTime(t *testing.T) {
+	for query, want := range map[string]time.Duration{
+		"?timeout=10s": 8 * time.Second, "?timeout=5s": 4 * time.Second, "?timeout=30s": admitTimeout,
+		"": admitTimeout, "?timeout=": admitTimeout, "?timeout=soon": admitTimeout, "?timeout=-1s": admitTimeout, "?timeout=0s": admitTimeout,
+	} {
+		r, err := http.NewRequest("POST", "https://192.0.2.1"+mutatePath+query, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := admitTime(r); got != want {
+			t.Errorf("%q: got %s, want %s", query, got, want)
+		}
+	}
+}
+
+// TestDeadlineWhileQueued checks that a request whose time ends before it gets a place is answered
+// with an error, and that the handler is not called for it.
+func TestDeadlineWhileQueued(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var calls atomic.Int32
+		handler := (&server{draining: new(atomic.Bool), log: zap.NewNop(), handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			<-r.Context().Done() // as slow as possible
+		})}).routes()
+		codes := make(chan int, maxInFlight+1)
+		ask := func(query string) {
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, httptest.NewRequest("POST", mutatePath+query, strings.NewReader("{}")))
+			codes <- w.Code
+		}
+		for range maxInFlight {
+			go ask("?timeout=10s")
+		}
+		synctest.Wait()
+		ask("?timeout=5s")
+		if code := <-codes; code != http.StatusServiceUnavailable || calls.Load() != maxInFlight {
+			t.Errorf("got %d after %d calls, want 503 after %d", code, calls.Load(), maxInFlight)
+		}
+		for range maxInFlight {
+			<-codes
 		}
 	})
 }

@@ -1,0 +1,163 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"imds-oidc-proxy/test/cluster"
+)
+
+// TestManyPodsWithoutClientID creates the pods of a large Deployment whose service account has no
+// client ID, each of which costs a read from the API server, and pods with a client ID in another
+// namespace meanwhile. None may be refused, and the second kind must not wait for the first.
+func TestManyPodsWithoutClientID(t *testing.T) {
+	const (
+		pods     = 300
+		atATime  = 50 // a controller creates several pods at the same time
+		longWait = 5 * time.Second
+	)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*testTimeout)
+	defer cancel()
+	plain, annotated := newNamespace(ctx, t, privileged), appNamespace(ctx, t)
+	makeAccount(ctx, t, plain, "app")
+	mustCreate(ctx, t, annotated, injected(), "")
+
+	config := rest.CopyConfig(running.REST)
+	config.WarningHandler = rest.NoWarnings{} // one for each pod
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	create := func(namespace, name string) error {
+		pod := injected(func(p *corev1.Pod) { p.Name = name })
+		_, err := client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{})
+		return err
+	}
+	started := time.Now()
+	names, failures, done := make(chan string), make(chan error, pods+1), make(chan struct{})
+	var plainPods, annotatedPods sync.WaitGroup
+	for range atATime {
+		plainPods.Go(func() {
+			for name := range names {
+				if err := create(plain, name); err != nil {
+					failures <- fmt.Errorf("without a client ID: %w", err)
+				}
+			}
+		})
+	}
+	var waits []time.Duration
+	annotatedPods.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			before := time.Now()
+			if err := create(annotated, fmt.Sprintf("annotated-%d", i)); err != nil {
+				failures <- fmt.Errorf("with a client ID: %w", err)
+				return
+			}
+			waits = append(waits, time.Since(before))
+		}
+	})
+	for i := range pods {
+		names <- fmt.Sprintf("plain-%d", i)
+	}
+	close(names)
+	plainPods.Wait()
+	took := time.Since(started)
+	close(done)
+	annotatedPods.Wait()
+	close(failures)
+	for err := range failures {
+		t.Error(err)
+	}
+	if len(waits) == 0 {
+		t.Fatal("no pod with a client ID was created meanwhile")
+	}
+	slices.Sort(waits)
+	t.Logf("%d pods without client ID in %s; %d pods with one meanwhile, median %s, maximum %s", pods, took, len(waits), waits[len(waits)/2], waits[len(waits)-1])
+	if longest := waits[len(waits)-1]; longest > longWait {
+		t.Errorf("a pod with a client ID waited for %s, want at most %s", longest, longWait)
+	}
+	// client-go's limit of 5 requests per second, which this test must notice, takes a minute.
+	if limited := pods / 5 * time.Second; took > limited/2 {
+		t.Errorf("%d pods took %s, which is half of what 5 requests per second take", pods, took)
+	}
+}
+
+// TestTooManyObjects checks that the author of a pod whose review exceeds a limit reads the reason,
+// where failurePolicy is Fail.
+func TestTooManyObjects(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	_, _, err := create(ctx, t, appNamespace(ctx, t), injected(func(p *corev1.Pod) {
+		p.Spec.Tolerations = make([]corev1.Toleration, 64_000)
+	}))
+	if err == nil || !strings.Contains(err.Error(), "objects: must be at most 64000") {
+		t.Errorf("got %.300v, want a refusal that names the limit", err)
+	}
+}
+
+// TestPermissionWithdrawn checks that a webhook that may no longer read service accounts does not
+// stay ready: its memory would have accounts that are gone.
+func TestPermissionWithdrawn(t *testing.T) {
+	t.Parallel() // it waits for a minute
+	const own, port = "withdrawn", firstPort + 60
+	ctx, cancel := context.WithTimeout(t.Context(), 4*testTimeout)
+	defer cancel()
+	if _, err := startWebhook(ctx, own, port); err != nil {
+		t.Fatal(err)
+	}
+	namespace := appNamespace(ctx, t, ownWebhookLabel, own)
+	mustCreate(ctx, t, namespace, injected(), "")
+
+	bindings, err := running.Client.RbacV1().ClusterRoleBindings().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	removed := slices.DeleteFunc(bindings.Items, func(b rbacv1.ClusterRoleBinding) bool {
+		return !slices.ContainsFunc(b.Subjects, func(s rbacv1.Subject) bool { return s.Namespace == own })
+	})
+	if len(removed) == 0 {
+		t.Fatal("the webhook has no ClusterRoleBinding")
+	}
+	for _, b := range removed {
+		if err := running.Client.RbacV1().ClusterRoleBindings().Delete(ctx, b.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const want = "service-accounts: service accounts could not be listed"
+	if err := cluster.Wait(ctx, func(ctx context.Context) error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s:%d/readyz", cluster.NodeAddress, port+1), nil)
+		if err != nil {
+			return err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		if response.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), want) {
+			return fmt.Errorf("%s %s, %w, want %s", response.Status, body, err, want)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
