@@ -1,13 +1,18 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
+
+	"imds-oidc-proxy/internal/inject"
 )
 
 // rendered are files with the output of Helm. test/deploy/chart checks that they are up to date.
@@ -19,7 +24,8 @@ var rendered = []string{
 	"../../test/deploy/chart/testdata/everything.yaml",
 }
 
-// chartConfig parses the arguments of the webhook in a rendered chart.
+// chartConfig parses the arguments of the webhook in a rendered chart, and checks that they listen
+// at the ports of the container and use its mount.
 func chartConfig(t *testing.T, file string) config {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -37,11 +43,21 @@ func chartConfig(t *testing.T, file string) config {
 	container := deployment.Spec.Template.Spec.Containers[0]
 	var args []string
 	for _, arg := range container.Args {
-		args = append(args, strings.ReplaceAll(arg, "$(POD_NAMESPACE)", deployment.Namespace))
+		// As the kubelet expands them.
+		args = append(args, strings.NewReplacer("$(POD_NAMESPACE)", deployment.Namespace, "$$(", "$(").Replace(arg))
 	}
 	cfg, err := parseConfig(args, none, io.Discard)
 	if err != nil {
 		t.Fatalf("%s: %v", file, err)
+	}
+	for name, address := range map[string]string{"webhook": cfg.address, "health": cfg.healthAddress, "metrics": cfg.metricsAddress} {
+		i := slices.IndexFunc(container.Ports, func(p corev1.ContainerPort) bool { return p.Name == name })
+		if i < 0 || address != fmt.Sprintf(":%d", container.Ports[i].ContainerPort) {
+			t.Errorf("%s: the address for %s is %s, the ports are %v", file, name, address, container.Ports)
+		}
+	}
+	if !slices.ContainsFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == cfg.certificates.dir }) {
+		t.Errorf("%s: nothing is mounted at %s", file, cfg.certificates.dir)
 	}
 	return cfg
 }
@@ -50,15 +66,14 @@ func chartConfig(t *testing.T, file string) config {
 // some.
 func TestChartArguments(t *testing.T) {
 	for _, file := range rendered {
-		cfg := chartConfig(t, file)
-		if cfg.certificates.dir != "/certs" || cfg.address != ":9443" || cfg.healthAddress != ":8081" || cfg.metricsAddress != ":8080" {
-			t.Errorf("%s: the chart's mount and ports differ from %+v", file, cfg)
-		}
+		chartConfig(t, file)
 	}
 	all := chartConfig(t, "../../test/deploy/chart/testdata/everything.yaml")
 	if all.inject.TenantID != testTenantID || all.inject.AuthorityHost != "https://login.example.test/" || all.inject.LogLevel != "debug" ||
 		all.inject.TokenEndpoint.ClusterTrustBundleLabels.MatchLabels["use"] != "identity-binding" || all.inject.ProxyResources.Limits.Memory().String() != "96Mi" ||
-		all.nativeSidecar != sidecarOn || all.tlsMinVersion != "1.2" || all.certificates.secret != "hook-cert" || all.certificates.configuration != "hook" {
+		all.nativeSidecar != sidecarOn || all.tlsMinVersion != "1.2" || all.certificates.secret != "hook-cert" || all.certificates.configuration != "hook" ||
+		all.address != ":10250" || all.inject.HTTPSProxy != "http://proxy.example.test:3128" || all.inject.NoProxy != ".example.test,10.0.0.0/8" ||
+		all.inject.CAConfigMap != (inject.ConfigMapKey{Name: "corporate-ca", Key: "bundle.pem"}) || len(all.inject.ProxyEnv) != 2 || all.inject.ProxyEnv[0].Value != "$(NOT_EXPANDED)" {
 		t.Errorf("got %+v, %+v", all, all.inject)
 	}
 	mounted := chartConfig(t, "../../test/deploy/chart/testdata/mounted.yaml")

@@ -82,7 +82,8 @@ func carry(want, have corev1.Container) (corev1.Container, []string) {
 	ours := recorded(have)
 	c := *have.DeepCopy()
 	c.Name, c.Command, c.Args, c.EnvFrom, c.Ports, c.ReadinessProbe = want.Name, want.Command, want.Args, nil, want.Ports, nil
-	if !sameImage(want.Image, have.Image) {
+	// The image of azure-workload-identity is another program, also if its name is the same.
+	if !isInjected(have) || !sameImage(want.Image, have.Image) {
 		c.Image = want.Image
 		if c.ImagePullPolicy == defaultPullPolicy(have.Image) {
 			c.ImagePullPolicy = "" // the default for the new image
@@ -158,6 +159,8 @@ func carryEnv(want, have corev1.Container, ours map[string]bool) (env []corev1.E
 	for _, e := range have.Env {
 		value, isWanted := wanted[e.Name]
 		switch {
+		case e.Name == "PROXY_DENY" && e.Value != wireServer: // no pass wrote this value
+			lost = append(lost, "env "+e.Name)
 		case slices.Contains(writtenSettings, e.Name) || ours["env."+e.Name]:
 		case isWanted && value == e.Value && e.ValueFrom == nil:
 		case isWanted || isSetting(want.Name, e.Name):

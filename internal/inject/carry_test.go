@@ -2,6 +2,7 @@ package inject_test
 
 import (
 	"encoding/json"
+	"path"
 	"reflect"
 	"slices"
 	"strings"
@@ -41,6 +42,7 @@ var additions = map[string][]struct {
 		{variableOf("PROXY_CA_FILE", "/ca/ca.crt"), ""},
 		{variableOf("PROXY_LOG_FORMAT", "console"), ""},
 		{variableOf("PROXY_FORCE", "true"), "env PROXY_FORCE"},
+		{variableOf("PROXY_DENY", "192.0.2.1:80"), "env PROXY_DENY"},
 		{variableOf("METADATA_IP", "192.0.2.1"), "env METADATA_IP"},
 		{variableOf("PROXY_IMDS_ADDRESS", "http://192.0.2.1"), "env PROXY_IMDS_ADDRESS"},
 		{func(c *corev1.Container) {
@@ -306,6 +308,22 @@ func TestAdditionsToAzwi(t *testing.T) {
 		if c := find(got.Spec.InitContainers, name); c.String() != want.String() {
 			t.Errorf("%s is\n%v, want\n%v", name, c, want)
 		}
+	}
+}
+
+// TestImageOfAzwi checks that the image of azure-workload-identity is replaced although the
+// configured one has the same name and tag in another registry.
+func TestImageOfAzwi(t *testing.T) {
+	pod, err := azwi.Webhook{NativeSidecar: true, TenantID: tenantID}.Mutate(injected(), account())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := config()
+	c.ProxyImage = "registry.example.test/" + path.Base(azwi.ProxyImage)
+	c.ProxyInitImage = "registry.example.test/" + path.Base(azwi.ProxyInitImage)
+	pod = mutate(t, pod, account(), c)
+	if got := []string{pod.Spec.InitContainers[0].Image, pod.Spec.InitContainers[1].Image}; !slices.Equal(got, []string{c.ProxyInitImage, c.ProxyImage}) {
+		t.Errorf("images %q, want the configured ones", got)
 	}
 }
 

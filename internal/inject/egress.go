@@ -104,9 +104,10 @@ func (p *plan) authoritiesVolume(count int) error {
 		p.remove(at(volumes, i))
 	case i < 0:
 		appendAll(p, volumes, count, []corev1.Volume{want})
-	case !isCAVolume(p.pod.Spec.Volumes[i]):
+	case isSubset(asJSON(want), asJSON(p.pod.Spec.Volumes[i])):
+	case !isCAVolume(p.pod.Spec.Volumes[i]) || p.mountsCA():
 		return refuse("spec.volumes["+caVolume+"].name", "this name is reserved for the injected volume; use another name")
-	case !isSubset(asJSON(want), asJSON(p.pod.Spec.Volumes[i])):
+	default:
 		p.replace(at(volumes, i), want)
 	}
 	return nil

@@ -193,6 +193,11 @@ func TestEgressRefusals(t *testing.T) {
 			t.Errorf("%s: the error contains the value: %v", c.annotation, err)
 		}
 	}
-	_, err := inject.Pod(injected(func(p *corev1.Pod) { p.Spec.Volumes = []corev1.Volume{{Name: "imds-oidc-proxy-ca"}} }), account(), egress(t))
-	checkRefusal(t, err, "spec.volumes[imds-oidc-proxy-ca].name: this name is reserved for the injected volume; use another name")
+	for _, source := range []corev1.VolumeSource{{}, {ConfigMap: &corev1.ConfigMapVolumeSource{}}} {
+		_, err := inject.Pod(injected(func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "imds-oidc-proxy-ca", VolumeSource: source}}
+			mounts("imds-oidc-proxy-ca", "/mine")(&p.Spec.Containers[0])
+		}), account(), egress(t))
+		checkRefusal(t, err, "spec.volumes[imds-oidc-proxy-ca].name: this name is reserved for the injected volume; use another name")
+	}
 }

@@ -14,7 +14,8 @@
 // The patch changes single fields. It never contains fields that this package does not know,
 // such as fields that are newer than its types. Pod is idempotent: for a pod that was patched,
 // also after the API server has added defaults, it returns an empty patch. If another webhook has
-// changed the injected parts, the patch restores them.
+// changed the injected parts, the patch restores them. What others have added to an injected
+// container stays, also when the container is replaced.
 //
 // The package uses the label, the annotations and the container names of
 // azure-workload-identity, whose webhook may change the same pod before or after. Each of the two

@@ -71,6 +71,6 @@ func (p *plan) warnSharedProcesses(c containerRef) {
 // which the pod does not get.
 func (p *plan) warnAADPodIdentity() {
 	if _, left := p.pod.Labels[aadPodLabel]; left {
-		p.warnf("label %s is of aad-pod-identity and has no effect here: annotation %s of the service account names the identity; remove the label", aadPodLabel, ClientIDAnnotation)
+		p.warnf("label %s is of aad-pod-identity and has no effect here: annotation %s of the service account names the identity; remove the label when aad-pod-identity no longer serves the pod", aadPodLabel, ClientIDAnnotation)
 	}
 }

@@ -156,7 +156,7 @@ func TestWarnings(t *testing.T) {
 		{"shared processes of another user", injected(runAs(1000), sharesProcesses), config(), nil},
 		{"the proxy's user, processes not shared", injected(runAs(1501), annotate(inject.RedirectAnnotation, "sealed")), config(), nil},
 		{"aad-pod-identity's label", labelled(func(p *corev1.Pod) { p.Labels["aadpodidbinding"] = "cart" }), config(),
-			[]string{"label aadpodidbinding is of aad-pod-identity and has no effect here: annotation azure.workload.identity/client-id of the service account names the identity; remove the label"}},
+			[]string{"label aadpodidbinding is of aad-pod-identity and has no effect here: annotation azure.workload.identity/client-id of the service account names the identity; remove the label when aad-pod-identity no longer serves the pod"}},
 		{"an unknown annotation without the proxy", labelled(annotate("imds-oidc-proxy/redirects", "sealed")), config(),
 			[]string{"annotation imds-oidc-proxy/redirects has no effect: did you mean imds-oidc-proxy/redirect?"}},
 		{"an invalid port without the proxy", labelled(annotate(inject.ProxyPortAnnotation, "junk")), config(),

@@ -25,6 +25,7 @@ const (
 	kindAuthority  = "authority host"
 	kindTokenProxy = "token proxy"
 	kindCloud      = "cloud"
+	kindHTTPProxy  = "HTTP proxy"
 	kindPort       = "port"
 	kindAddress    = "address"
 )
@@ -38,15 +39,16 @@ const (
 
 // Reasons for refusing a value. All programs use the same text.
 const (
-	notClientID = "must be a GUID: the application (client) ID, not a name or a resource ID"
-	notSelector = "must be an object ID (a GUID) or the ARM resource ID of a user-assigned identity, before =CLIENT_ID"
-	notPair     = "must be SELECTOR=CLIENT_ID"
-	notResource = "must be a URI without a fragment, such as https://vault.azure.net, or a GUID"
-	notTenant   = "must be a tenant's ID (a GUID) or its domain, such as tenant.onmicrosoft.com"
-	notURL      = "must be an https URL, such as https://login.example.test"
-	notPort     = "must be between 1 and 65535"
-	notURLPort  = "must have a port between 1 and 65535"
-	notAddress  = "must be HOST:PORT or :PORT, such as :8001"
+	notClientID  = "must be a GUID: the application (client) ID, not a name or a resource ID"
+	notSelector  = "must be an object ID (a GUID) or the ARM resource ID of a user-assigned identity, before =CLIENT_ID"
+	notPair      = "must be SELECTOR=CLIENT_ID"
+	notResource  = "must be a URI without a fragment, such as https://vault.azure.net, or a GUID"
+	notTenant    = "must be a tenant's ID (a GUID) or its domain, such as tenant.onmicrosoft.com"
+	notURL       = "must be an https URL, such as https://login.example.test"
+	notHTTPProxy = "must be the URL of a proxy, for example http://<HOST>:<PORT>"
+	notPort      = "must be between 1 and 65535"
+	notURLPort   = "must have a port between 1 and 65535"
+	notAddress   = "must be HOST:PORT or :PORT, such as :8001"
 )
 
 // identifiers lists values. Every program that reads this kind of identifier accepts the value, if
@@ -144,6 +146,14 @@ var identifiers = []struct{ kind, value, reason string }{
 	{kindTokenProxy, "https://binding.example.test/a%2", notURL},
 	{kindTokenProxy, "https://binding.example.test/a b", notURL},
 
+	{kindHTTPProxy, "http://proxy.example.test:3128", ""},
+	{kindHTTPProxy, "https://user:password@proxy.example.test/", ""},
+	{kindHTTPProxy, "socks5h://[2001:db8::1]:1080", ""},
+	{kindHTTPProxy, "proxy.example.test:3128", ""},
+	{kindHTTPProxy, "ftp://u:c4n4ry@proxy.example.test", notHTTPProxy},
+	{kindHTTPProxy, "http://", notHTTPProxy},
+	{kindHTTPProxy, "http://u:c4n4ry p@proxy.example.test", notHTTPProxy},
+
 	{kindCloud, "AzurePublicCloud", ""},
 	{kindCloud, "AzureCloud", ""},
 	{kindCloud, "AzureUSGovernmentCloud", ""},
@@ -236,6 +246,8 @@ func (p programs) readers() map[string][]reader {
 		kindAuthority: {p.proxyEnv("AZURE_AUTHORITY_HOST"), p.webhook("--authority-host"), p.migrateFlag("--authority-host"), p.chart("authorityHost")},
 		kindTokenProxy: {p.proxyEnv("AZURE_KUBERNETES_TOKEN_PROXY"), p.webhook("--token-endpoint-proxy", binding...),
 			p.migrateFlag("--token-endpoint-proxy", binding...), p.chart("tokenEndpoint", "proxy")},
+		kindHTTPProxy: {p.proxyEnv("HTTPS_PROXY"), p.webhook("--proxy-https-proxy"), p.migrateFlag("--proxy-https-proxy"),
+			p.annotation("imds-oidc-proxy/https-proxy"), p.chart("proxy", "httpsProxy")},
 		kindCloud: {p.webhook("--cloud"), p.migrateFlag("--cloud"), p.chart("cloud")},
 		kindPort:  {p.proxyEnv("PROXY_PORT"), p.proxyFlag("--proxy-port"), p.initEnv("PROXY_PORT"), p.annotation("azure.workload.identity/proxy-sidecar-port")},
 		kindAddress: {p.proxyEnv("PROXY_ADMIN_ADDRESS"), p.proxyFlag("--admin-address"),

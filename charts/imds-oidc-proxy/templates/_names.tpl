@@ -22,7 +22,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- /* The argument is a list: the chart's root, and an image. A digest takes precedence over a tag. */ -}}
 {{- define "imds-oidc-proxy.image" -}}
 {{- $root := index . 0 }}{{ $image := index . 1 -}}
-{{ $root.Values.images.registry }}/{{ $image.repository }}
+{{ required "images.registry is required: where the three images are, for example registry.example.test/team" $root.Values.images.registry }}/{{ $image.repository }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default $root.Chart.AppVersion $image.tag }}{{ end }}
 {{- end }}
 
@@ -34,4 +34,22 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
   labelSelector:
     matchLabels:
       {{- index . 0 | nindent 6 }}
+{{- end }}
+
+{{- /* Namespaces that the webhook is never called for: the release's own, whose pods it would have to
+admit itself, and kube-system, which the cluster needs to start. A list in the values adds to them. */ -}}
+{{- define "imds-oidc-proxy.excludedNamespaces" -}}
+{{ concat (list .Release.Namespace "kube-system") (default list .Values.webhook.excludedNamespaces) | uniq | join "," }}
+{{- end }}
+
+{{- /* GOMEMLIMIT for a memory limit: three quarters, so that a burst causes more garbage collection
+before it gets the container killed. Nothing for a limit that is not a number of bytes with a unit. */ -}}
+{{- define "imds-oidc-proxy.memoryLimit" -}}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 -}}
+{{- $unit := regexFind "[kKMG]i?$" . -}}
+{{- $number := trimSuffix $unit . -}}
+{{- if and (regexMatch "^[0-9]+([.][0-9]+)?$" $number) (hasKey $units $unit) -}}
+{{- $mebibytes := divf (mulf (float64 $number) (get $units $unit) 3) 4194304 | floor | int64 -}}
+{{- if gt $mebibytes 0 }}{{ $mebibytes }}MiB{{ end -}}
+{{- end -}}
 {{- end }}

@@ -157,6 +157,9 @@ func checkEnvironmentOnly(t *testing.T, p *corev1.Pod) {
 	}
 	checkToken(t, p, "app")
 	checkToken(t, p, "migrate")
+	if record := p.Annotations["imds-oidc-proxy/injected"]; !strings.Contains(record, clientID) {
+		t.Errorf("the record of the variables is %q, want one with the client ID", record)
+	}
 }
 
 // checkUnchanged checks that no webhook changed the pod.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"sigs.k8s.io/yaml"
 )
 
 var update = flag.Bool("update", false, "write the output of Helm")
@@ -121,6 +123,8 @@ func TestAccepted(t *testing.T) {
 		"--set=tenantID=tenant.example.test", "--set=authorityHost=https://login.example.test", "--set=authorityHost=https://login.example.test:65535/",
 		"--set=authorityHost=https://[2001:db8::1]:8443",
 		"--set=cloud=AzureCloud",
+		"--set=images.registry=registry.example.test", "--set=images.registry=localhost:5000/team/sub_team", "--set=images.proxy.repository=team/proxy",
+		"--set=proxy.httpsProxy=http://proxy.example.test:3128/", "--set=proxy.httpsProxy=proxy.example.test:3128", "--set=proxy.caConfigMap=ca/bundle.pem",
 		"--set=proxy.resources.limits.cpu=1", "--set=proxy.resources.limits.memory=0.1Gi", "--set=proxy.resources.requests.ephemeral-storage=1e6",
 		"--set-string=proxy.resources.requests.cpu=5m", "--set=resources.claims[0].name=gpu",
 		bound, bound + ",tokenEndpoint.caConfigMap=ca", bound + ",tokenEndpoint.trustBundleSigner=s,tokenEndpoint.trustBundleLabels=*",
@@ -137,7 +141,19 @@ func TestRefused(t *testing.T) {
 		set  string
 		want string
 	}{
-		{"--set=images.registry=", "images/registry"},
+		{"--set=images.registry=", "images.registry is required: where the three images are, for example registry.example.test/team"},
+		{"--set=images.registry=null", "images.registry is required: where the three images are, for example registry.example.test/team"},
+		{"--set=images.registry=https://registry.example.test", "images/registry"},
+		{"--set=images.registry=registry.example.test/", "images/registry"},
+		{"--set=images.proxy.repository=https://registry.example.test/p", "images/proxy/repository"},
+		{"--set=images.webhook.repository=/p", "images/webhook/repository"},
+		{"--set=proxy.httpsProxy=ftp://proxy.example.test", "proxy/httpsProxy"},
+		{"--set=proxy.caConfigMap=Corporate CA", "proxy/caConfigMap"},
+		{"--set=proxy.env.A=1", "proxy/env/A"},
+		{"--set=ports.webhook=0", "ports/webhook"},
+		{"--set=ports.metrics=null", "ports"},
+		{"--set=extraEnv[0].name=GOMEMLIMIT", "extraEnv/0"},
+		{"--set=extraVolumes[0].name=certs", "extraVolumes/0"},
 		{"--set=image.registry=registry.example.test", "image"},
 		{"--set-string=images.proxy.digest=v1", "images/proxy/digest"},
 		{"--set=webhook.failurePolicy=fail", "webhook/failurePolicy"},
@@ -180,5 +196,81 @@ func TestRefused(t *testing.T) {
 				t.Errorf("got %v, %q, want an error about %s; rendered %d bytes", err, errs, c.want, len(out))
 			}
 		})
+	}
+}
+
+// TestNull: with null, which removes a default, a value is refused by its name, or the chart can be
+// rendered. No value makes Helm end with the error of a template.
+func TestNull(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(repository, chart, "values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all map[string]any
+	if err := yaml.Unmarshal(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	paths := valuePaths("", all)
+	if len(paths) < 60 {
+		t.Fatalf("got %d values, want all of the chart", len(paths))
+	}
+	for _, path := range paths {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			out, errs, err := render(t, values("least"), "--set="+path+"=null")
+			name := path[strings.LastIndex(path, ".")+1:]
+			if err != nil && (!strings.Contains(errs, name) || strings.Contains(errs, "nil pointer") || strings.Contains(errs, "error calling")) {
+				t.Errorf("got %v, %q, want a complaint about %s", err, errs, name)
+			}
+			if err == nil && (!strings.Contains(out, "kind: MutatingWebhookConfiguration") || strings.Contains(out, "<nil>") || strings.Contains(out, "<no value>")) {
+				t.Errorf("rendered with a hole:\n%s", out)
+			}
+		})
+	}
+}
+
+// valuePaths returns the paths of all values and of the maps that contain them.
+func valuePaths(prefix string, values map[string]any) []string {
+	var paths []string
+	for name, value := range values {
+		path := prefix + strings.ReplaceAll(name, ".", `\.`)
+		paths = append(paths, path)
+		if inner, isMap := value.(map[string]any); isMap {
+			paths = append(paths, valuePaths(path+".", inner)...)
+		}
+	}
+	return paths
+}
+
+// TestExcludedNamespaces: the release's namespace and kube-system are excluded whatever the list is.
+func TestExcludedNamespaces(t *testing.T) {
+	for _, c := range []struct{ set, want string }{
+		{"--set=webhook.excludedNamespaces=null", ""},
+		{"--set-json=webhook.excludedNamespaces=[]", ""},
+		{"--set-json=webhook.excludedNamespaces=[\"kube-system\"]", ""},
+		{"--set-json=webhook.excludedNamespaces=[\"gatekeeper-system\",\"imds-oidc-proxy\"]", "      - gatekeeper-system\n"},
+	} {
+		out, errs, err := render(t, values("least"), c.set)
+		want := "      values:\n      - imds-oidc-proxy\n      - kube-system\n" + c.want + "  rules:\n"
+		if err != nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %v, %s, want\n%s in\n%s", c.set, err, errs, want, out)
+		}
+	}
+}
+
+// TestMemoryLimit: GOMEMLIMIT is three quarters of the memory limit.
+func TestMemoryLimit(t *testing.T) {
+	for limit, want := range map[string]string{
+		"256Mi": "192MiB", "1Gi": "768MiB", "1.5Gi": "1152MiB", "262144Ki": "192MiB", "100M": "71MiB", "1G": "715MiB", "268435456": "192MiB",
+		"1e9": "", "1": "", "": "", "null": "",
+	} {
+		out, errs, err := render(t, values("least"), "--set=resources.limits.memory="+limit)
+		got := ""
+		if _, after, found := strings.Cut(out, "name: GOMEMLIMIT\n          value: "); found {
+			got, _, _ = strings.Cut(after, "\n")
+		}
+		if err != nil || got != want {
+			t.Errorf("%s: %q, %v, %s, want %q", limit, got, err, errs, want)
+		}
 	}
 }
