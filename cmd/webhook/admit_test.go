@@ -404,7 +404,7 @@ func TestBodyBound(t *testing.T) {
 		{"3 MiB", padded(3 << 20), 200, `"allowed":true`},
 		{"more than the limit", padded(maxBody), 413, "the AdmissionReview is too large: must be at most 4194304 bytes"},
 		{"the maximum number of objects", string(encoded(t, review(of("["+strings.Repeat("{},", objects)+"0]"), nil))), 200, `"allowed":true`},
-		{"too many objects", string(encoded(t, review(of("["+strings.Repeat("{},", objects+1)+"0]"), nil))), 413, "the AdmissionReview has 64001 objects: must be at most 64000"},
+		{"too many objects", string(encoded(t, review(of("["+strings.Repeat("{},", objects+1)+"0]"), nil))), 413, "the AdmissionReview has 32001 objects: must be at most 32000"},
 		{"the longest number", string(encoded(t, review(of(strings.Repeat("1", maxDigits)), nil))), 200, `"allowed":true`},
 		{"a longer number", string(encoded(t, review(of(strings.Repeat("1", maxDigits+1)), nil))), 413, "a number of 65537 digits: must be at most 65536"},
 	} {

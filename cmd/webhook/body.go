@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 const (
@@ -15,7 +18,7 @@ const (
 
 	// maxObjects is the maximum number of JSON objects in a request. An object of two bytes can
 	// take hundreds of times its size in memory when it is decoded.
-	maxObjects = 64_000
+	maxObjects = 32_000
 
 	// maxDigits is the maximum number of consecutive digits in a request. The time to decode a
 	// quantity, such as a memory limit, is quadratic in its digits: a million take more than a
@@ -91,19 +94,25 @@ type limitError string
 func (e limitError) Error() string { return string(e) }
 
 // writeBodyError answers a request whose body was not read. This is an HTTP status and not an
-// AdmissionReview, so that the API server applies failurePolicy to pods that are too large, and
-// shows the text in its error.
+// AdmissionReview, so that the API server applies failurePolicy to pods that are too large. The API
+// server shows the message of a Status in its error, but no plain text.
 func writeBodyError(w http.ResponseWriter, err error) {
+	code, reason, message := http.StatusBadRequest, metav1.StatusReasonBadRequest, "the request's body could not be read"
 	var limit limitError
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &limit):
-		http.Error(w, limit.Error(), http.StatusRequestEntityTooLarge)
+		code, reason, message = http.StatusRequestEntityTooLarge, metav1.StatusReasonRequestEntityTooLarge, limit.Error()
 	case errors.As(err, &tooLarge):
-		http.Error(w, fmt.Sprintf("the AdmissionReview is too large: must be at most %d bytes", maxBody), http.StatusRequestEntityTooLarge)
+		code, reason = http.StatusRequestEntityTooLarge, metav1.StatusReasonRequestEntityTooLarge
+		message = fmt.Sprintf("the AdmissionReview is too large: must be at most %d bytes", maxBody)
 	case errors.Is(err, context.DeadlineExceeded):
-		http.Error(w, "too many requests", http.StatusServiceUnavailable)
-	default:
-		http.Error(w, "the request's body could not be read", http.StatusBadRequest)
+		code, reason, message = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "too many requests"
 	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(metav1.Status{ // an error means that the client has closed the connection
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"},
+		Status:   metav1.StatusFailure, Code: int32(code), Reason: reason, Message: message,
+	})
 }

@@ -19,6 +19,10 @@ const (
 	// use: a request takes a millisecond.
 	workUnit = workBudget / 16
 
+	// answerCopies is how much more memory a request takes while it is answered: a patch has
+	// several operations for a container, and is encoded twice.
+	answerCopies = 3
+
 	// objectSize is the size of the largest Go types of Kubernetes' objects, such as a container
 	// and the copies while its list grows, which can be {} in JSON. bodyCopies is how often the
 	// content of a body is in memory: as JSON, raw, decoded, and in the log and the answer.
@@ -54,7 +58,7 @@ func (p *places) enter(ctx context.Context, size int64) (*place, error) {
 	return entered, entered.enter(ctx)
 }
 
-func (p *place) share() int64 { return min(max(p.size, workUnit), workBudget) }
+func (p *place) share() int64 { return min(max(p.size*answerCopies, workUnit), workBudget) }
 
 func (p *place) enter(ctx context.Context) error {
 	if err := p.work.Acquire(ctx, p.share()); err != nil {
