@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,7 +52,9 @@ func TestNoRateLimit(t *testing.T) {
 func TestSlowAPIServer(t *testing.T) {
 	const waiting = 3 * maxInFlight
 	s := start(t, []client.Object{federated("orders")}, []client.Object{account("plain", nil)}, nil)
-	slow := &gate{entered: make(chan struct{}), open: make(chan struct{})}
+	slow := &gate{entered: make(chan struct{}, waiting), open: make(chan struct{})}
+	open := sync.OnceFunc(func() { close(slow.open) })
+	t.Cleanup(open) // before the server waits for its requests
 	s.slow.Store(slow)
 	plain := strings.Replace(podJSON(injected), `"serviceAccountName":"orders"`, `"serviceAccountName":"plain"`, 1)
 	answers := make(chan bool, waiting)
@@ -73,7 +76,7 @@ func TestSlowAPIServer(t *testing.T) {
 	if len(answers) > 0 {
 		t.Fatal("a request did not wait for the API server")
 	}
-	close(slow.open)
+	open()
 	for range waiting {
 		if !<-answers {
 			t.Error("a pod without client ID was refused")
