@@ -106,9 +106,9 @@ func TestTooManyObjects(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	_, _, err := create(ctx, t, appNamespace(ctx, t), injected(func(p *corev1.Pod) {
-		p.Spec.Tolerations = make([]corev1.Toleration, 64_000)
+		p.Spec.Tolerations = make([]corev1.Toleration, 32_000)
 	}))
-	if err == nil || !strings.Contains(err.Error(), "objects: must be at most 64000") {
+	if err == nil || !strings.Contains(err.Error(), "objects: must be at most 32000") {
 		t.Errorf("got %.300v, want a refusal that names the limit", err)
 	}
 }
