@@ -145,7 +145,7 @@ func listenError(port uint16, err error) error {
 	err = fmt.Errorf("--proxy-port (PROXY_PORT) %d: %w", port, err)
 	switch {
 	case errors.Is(err, syscall.EACCES):
-		return configErrorf("%w: ports below 1024 require NET_BIND_SERVICE; choose a port of 1024 or above, and the same port for proxy-init", err)
+		return configErrorf("%w: ports below 1024 require NET_BIND_SERVICE; choose a port of 1024 or more, and the same port for proxy-init", err)
 	case errors.Is(err, syscall.EADDRINUSE):
 		owners, ownersErr := sockets.Owners(port)
 		if ownersErr != nil || len(owners) == 0 {
