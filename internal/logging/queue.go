@@ -3,6 +3,7 @@ package logging
 import (
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -165,6 +166,10 @@ func (q *Queue) run() {
 		if len(q.queued) == 0 {
 			return
 		}
+		// Under load, other goroutines run first and queue more lines for the same write.
+		q.mu.Unlock()
+		runtime.Gosched()
+		q.mu.Lock()
 		batch, q.queued = q.queued, batch[:0]
 		q.reportDropped() // the line comes after the batch that is written now
 		q.writing = true
