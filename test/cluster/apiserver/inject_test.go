@@ -125,6 +125,7 @@ func TestInjections(t *testing.T) {
 			namespace := appNamespace(ctx, t)
 			pod := mustCreate(ctx, t, namespace, c.pod, c.warning)
 			c.check(t, pod)
+			checkRecord(t, pod)
 			checkSecondPass(ctx, t, namespace, pod, c.warning)
 		})
 	}
@@ -157,8 +158,16 @@ func checkEnvironmentOnly(t *testing.T, p *corev1.Pod) {
 	}
 	checkToken(t, p, "app")
 	checkToken(t, p, "migrate")
-	if record := p.Annotations["imds-oidc-proxy/injected"]; !strings.Contains(record, clientID) {
-		t.Errorf("the record of the variables is %q, want one with the client ID", record)
+}
+
+// checkRecord checks that the webhook records the variables of a pod that gets no proxy, and only
+// of such a pod. imds-migrate does not record them.
+func checkRecord(t *testing.T, p *corev1.Pod) {
+	t.Helper()
+	record, recorded := p.Annotations["imds-oidc-proxy/injected"]
+	environmentOnly := names(p.Spec.InitContainers)+"; "+names(p.Spec.Containers) == "migrate; app"
+	if recorded != environmentOnly || recorded && !strings.Contains(record, clientID) {
+		t.Errorf("the record of the variables is %q (%t), want one with the client ID: %t", record, recorded, environmentOnly)
 	}
 }
 
