@@ -3,12 +3,14 @@ package apiserver
 import (
 	"context"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/inject"
 )
 
@@ -160,14 +162,15 @@ func checkEnvironmentOnly(t *testing.T, p *corev1.Pod) {
 	checkToken(t, p, "migrate")
 }
 
-// checkRecord checks that the webhook records the variables of a pod that gets no proxy, and only
-// of such a pod. imds-migrate does not record them.
+// checkRecord checks that the webhook records the variables that it injects into a pod without the
+// proxy, and no others. imds-migrate does not record them.
 func checkRecord(t *testing.T, p *corev1.Pod) {
 	t.Helper()
 	record, recorded := p.Annotations["imds-oidc-proxy/injected"]
-	environmentOnly := names(p.Spec.InitContainers)+"; "+names(p.Spec.Containers) == "migrate; app"
-	if recorded != environmentOnly || recorded && !strings.Contains(record, clientID) {
-		t.Errorf("the record of the variables is %q (%t), want one with the client ID: %t", record, recorded, environmentOnly)
+	hasProxy := strings.Contains(names(p.Spec.InitContainers)+" "+names(p.Spec.Containers), inject.ProxyName)
+	hasVariables := slices.ContainsFunc(container(t, p, "app").Env, func(e corev1.EnvVar) bool { return e.Name == azure.EnvFederatedTokenFile })
+	if want := hasVariables && !hasProxy; recorded != want || recorded && !strings.Contains(record, clientID) {
+		t.Errorf("the record of the variables is %q (%t), want one with the client ID: %t", record, recorded, want)
 	}
 }
 
