@@ -115,7 +115,7 @@ func (f failedRun) classify() *Error {
 		e.Kind, e.Remedy = NoBinary, "this image's iptables lacks its extension "+noPlugin.FindStringSubmatch(output)[1]+": use the published init image"
 	default:
 		if module := f.missingModule(output); module != "" {
-			e.Kind, e.Remedy = MissingModule, "the node's kernel lacks a module: load on the node "+module
+			e.Kind, e.Remedy = MissingModule, "the node's kernel lacks a module: on the node, run modprobe for "+module
 		}
 	}
 	return e
