@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 )
 
@@ -56,4 +57,39 @@ func flagTables() string {
 		})
 	})
 	return b.String()
+}
+
+// TestDocumentedMetrics checks that docs/webhook.md has each metric and each result, and no other
+// metric. The alerts of the chart are compared with that page.
+func TestDocumentedMetrics(t *testing.T) {
+	page, err := os.ReadFile("../../docs/webhook.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(imds_oidc_proxy_webhook_[a-z_]+)` (.*)$").FindAllStringSubmatch(string(page), -1) {
+		documented[row[1]] = row[2]
+	}
+	m := newMetrics()
+	for _, result := range []string{resultInjected, resultUnchanged, resultSkipped, resultRefused, resultError} {
+		if !strings.Contains(documented["imds_oidc_proxy_webhook_admissions_total"], "`"+result+"`") {
+			t.Errorf("the result %q is missing", result)
+		}
+		m.observe(result, 0) // a histogram without observations is not gathered
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(m.collectors()...)
+	families, err := registry.Gather()
+	if err != nil || len(families) == 0 {
+		t.Fatal("no metrics", err)
+	}
+	for _, family := range families {
+		if _, found := documented[family.GetName()]; !found {
+			t.Errorf("%s is missing", family.GetName())
+		}
+		delete(documented, family.GetName())
+	}
+	for name := range documented {
+		t.Errorf("%s is no metric of the webhook", name)
+	}
 }

@@ -173,6 +173,8 @@ func TestRefused(t *testing.T) {
 		{bound + ",tokenEndpoint.proxy=https://[:::::]", "tokenEndpoint/proxy"},
 		{"--set=tenantID=a..b.com", "tenantID"},
 		{"--set=replicas=0", "replicas"},
+		{"--set=monitoring.labels.team=1", "monitoring/labels/team"},
+		{"--set=monitoring.interval=30s", "monitoring"},
 		{"--set=tokenEndpoint.annotationSuffix=binding", "tokenEndpoint/"},
 		{"--set=resources.limit.memory=1Mi", "resources"},
 		{"--set=drain=soon", "drain"},
