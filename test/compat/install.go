@@ -131,8 +131,8 @@ func (i *installer) recipe(ctx context.Context, f family, l library, v version) 
 		return i.javaRecipe(l, lock), nil
 	case "rust":
 		return i.rustRecipe(lock), nil
-	case "shell":
-		script := filepath.Join(driversInPod, "shell", l.Driver)
+	case "shell", "ruby":
+		script := filepath.Join(driversInPod, f.Name, l.Driver)
 		return recipe{program: func(string) program { return program{Command: []string{script}} }}, nil
 	}
 	return recipe{}, fmt.Errorf("no recipe for the family %s", f.Name)
