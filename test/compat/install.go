@@ -242,7 +242,8 @@ func (i *installer) rustRecipe(lock string) recipe {
 	return recipe{
 		inputs: []string{"rust/src", "rust/" + lock},
 		install: func(ctx context.Context, dir string) error {
-			target := filepath.Join(i.cache, "rust-target")
+			// Each lock has its own directory, because all drivers have the same name.
+			target := filepath.Join(i.cache, "rust-target", filepath.Base(lock))
 			if err := execute(ctx, filepath.Join(i.drivers, "rust", lock), "cargo", "build", "--quiet", "--locked", "--target-dir", target); err != nil {
 				return err
 			}
