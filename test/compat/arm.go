@@ -21,12 +21,18 @@ import (
 	"imds-oidc-proxy/test/kit/entra"
 )
 
-// armHost is the host from which az gets the subscriptions of the identity at login.
-const armHost = "management.azure.com"
+const (
+	// armHost is the host from which az gets the subscriptions of the identity at login.
+	armHost = "management.azure.com"
+
+	// blobHost is the host from which rclone lists the containers of the account shop.
+	blobHost = "shop.blob.core.windows.net"
+)
 
 // resourceManager is a stand-in for Azure Resource Manager, with the requests that az login
-// needs: it lists one subscription if the request has a token from the pod's Entra. It has a
-// new certificate for each run.
+// needs: it lists one subscription if the request has a token from the pod's Entra. It also
+// stands in for Azure Storage, where it lists no containers. It has a new certificate for each
+// run.
 type resourceManager struct {
 	server *http.Server
 	caFile string
@@ -36,7 +42,7 @@ type resourceManager struct {
 // startResourceManager listens on port 443, because az has no setting for the port. The
 // process has its own network namespace and its own hosts file.
 func startResourceManager() (*resourceManager, error) {
-	certificate, caPEM, err := selfSigned(armHost)
+	certificate, caPEM, err := selfSigned(armHost, blobHost)
 	if err != nil {
 		return nil, err
 	}
@@ -69,13 +75,14 @@ func (m *resourceManager) close() {
 // trust sets the Entra whose tokens are accepted.
 func (m *resourceManager) trust(e *entra.Server) { m.entra.Store(e) }
 
-// ServeHTTP lists the subscription.
+// ServeHTTP lists the subscription, or the containers of the storage account.
 func (m *resourceManager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Host == blobHost {
+		m.listContainers(w, r)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
-	bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	idp := m.entra.Load()
-	token, err := idp.VerifyAccessToken(bearer)
-	if err != nil || !strings.Contains(token.Resource, "management") {
+	if !m.authorized(r, "management") {
 		w.WriteHeader(http.StatusUnauthorized)
 		fmt.Fprint(w, `{"error":{"code":"InvalidAuthenticationToken","message":"not a token for this service"}}`)
 		return
@@ -86,17 +93,34 @@ func (m *resourceManager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	const id = "7d1b0c9a-4f3e-4a2d-8b6c-5e0f9a8b7c6d"
 	fmt.Fprintf(w, `{"value":[{"id":"/subscriptions/%s","subscriptionId":%q,"tenantId":%q,"displayName":"shop","state":"Enabled"}]}`,
-		id, id, idp.TenantID())
+		id, id, m.entra.Load().TenantID())
 }
 
-// selfSigned makes a self-signed certificate for a host.
-func selfSigned(host string) (tls.Certificate, []byte, error) {
+func (m *resourceManager) listContainers(w http.ResponseWriter, r *http.Request) {
+	if !m.authorized(r, "storage") {
+		w.WriteHeader(http.StatusForbidden)
+		return
+	}
+	w.Header().Set("Content-Type", "application/xml")
+	fmt.Fprint(w, `<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Containers/><NextMarker/></EnumerationResults>`)
+}
+
+// authorized reports whether the request has a token from the pod's Entra for a service, whose
+// name is part of the token's resource.
+func (m *resourceManager) authorized(r *http.Request, service string) bool {
+	bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	token, err := m.entra.Load().VerifyAccessToken(bearer)
+	return err == nil && strings.Contains(token.Resource, service)
+}
+
+// selfSigned makes a self-signed certificate for hosts.
+func selfSigned(hosts ...string) (tls.Certificate, []byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, nil, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), DNSNames: []string{host}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		SerialNumber: big.NewInt(1), DNSNames: hosts, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true,
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,

@@ -66,34 +66,22 @@ func (b *bench) close() {
 	}
 }
 
-// try runs one client in every scenario of this place, in a new pod.
+// try runs one client in every scenario of this place. All scenarios share a new pod, unless the
+// client has a fixed resource.
 func (b *bench) try(ctx context.Context, m manifest, j job) result {
 	r := result{Family: j.Family, Library: j.Library, Version: j.Version, Where: j.Where}
 	l, err := m.library(j.Family, j.Library)
 	if err == nil {
-		b.pod, err = pod.Start(ctx, b.cfg)
+		err = b.startPod(ctx)
 	}
-	if err != nil {
-		r.Failure = err.Error()
-		return r
-	}
-	defer b.pod.Stop()
-	b.pod.Entra.AddApplication(entra.Application{ClientID: otherClientID, Credentials: []entra.FederatedCredential{{Subject: pod.Subject}}})
-	b.pod.Entra.AddResource("https://*.example.test")
-	b.arm.trust(b.pod.Entra)
-
-	if b.home, err = os.MkdirTemp("", "home-"); err == nil {
-		err = os.Chown(b.home, pod.ApplicationUID, pod.ApplicationUID)
-	}
-	if err != nil {
-		r.Failure = err.Error()
-		return r
-	}
-	defer os.RemoveAll(b.home)
-
-	for _, s := range scenarios() {
-		if s.where != b.where || j.Scenarios != nil && !slices.Contains(j.Scenarios, s.name) {
-			continue
+	defer b.stopPod()
+	for n, s := range b.scenariosOf(j) {
+		if n > 0 && j.Resource != "" && err == nil {
+			b.stopPod()
+			err = b.startPod(ctx)
+		}
+		if err != nil {
+			break
 		}
 		e := l.expected(s, j.Version)
 		c := cell{Scenario: s.name, Got: absent, Expected: e}
@@ -102,7 +90,42 @@ func (b *bench) try(ctx context.Context, m manifest, j job) result {
 		}
 		r.Cells = append(r.Cells, c)
 	}
+	if err != nil {
+		r.Failure = err.Error()
+	}
 	return r
+}
+
+// scenariosOf returns the scenarios of a job in this place.
+func (b *bench) scenariosOf(j job) []scenario {
+	return slices.DeleteFunc(scenarios(), func(s scenario) bool {
+		return s.where != b.where || j.Scenarios != nil && !slices.Contains(j.Scenarios, s.name)
+	})
+}
+
+// startPod starts a pod and makes the application's home directory.
+func (b *bench) startPod(ctx context.Context) error {
+	var err error
+	if b.pod, err = pod.Start(ctx, b.cfg); err != nil {
+		return err
+	}
+	b.pod.Entra.AddApplication(entra.Application{ClientID: otherClientID, Credentials: []entra.FederatedCredential{{Subject: pod.Subject}}})
+	b.pod.Entra.AddResource("https://*.example.test")
+	b.arm.trust(b.pod.Entra)
+	if b.home, err = os.MkdirTemp("", "home-"); err != nil {
+		return err
+	}
+	return os.Chown(b.home, pod.ApplicationUID, pod.ApplicationUID)
+}
+
+// stopPod ends the pod, if there is one, and removes the application's home directory.
+func (b *bench) stopPod() {
+	if b.pod != nil {
+		b.pod.Stop()
+	}
+	b.pod = nil
+	os.RemoveAll(b.home)
+	b.home = ""
 }
 
 // run runs a client in a scenario and records what happens.
@@ -217,8 +240,12 @@ func (b *bench) nodeRequests() int {
 }
 
 // resourceFor returns a resource that only this scenario of this job uses, so that the cache
-// and the counts have nothing of other scenarios.
+// and the counts have nothing of other scenarios. If the client has a fixed resource, [bench.try]
+// starts a pod for each scenario instead.
 func resourceFor(s scenario, j job) string {
+	if j.Resource != "" {
+		return j.Resource
+	}
 	return fmt.Sprintf("https://%s-%s-%s.example.test", s.name, j.Library, strings.ReplaceAll(j.Version, ".", "-"))
 }
 

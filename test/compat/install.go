@@ -131,8 +131,8 @@ func (i *installer) recipe(ctx context.Context, f family, l library, v version) 
 		return i.javaRecipe(l, lock), nil
 	case "rust":
 		return i.rustRecipe(lock), nil
-	case "shell":
-		script := filepath.Join(driversInPod, "shell", l.Driver)
+	case "shell", "ruby":
+		script := filepath.Join(driversInPod, f.Name, l.Driver)
 		return recipe{program: func(string) program { return program{Command: []string{script}} }}, nil
 	}
 	return recipe{}, fmt.Errorf("no recipe for the family %s", f.Name)
@@ -242,7 +242,8 @@ func (i *installer) rustRecipe(lock string) recipe {
 	return recipe{
 		inputs: []string{"rust/src", "rust/" + lock},
 		install: func(ctx context.Context, dir string) error {
-			target := filepath.Join(i.cache, "rust-target")
+			// Each lock has its own directory, because all drivers have the same name.
+			target := filepath.Join(i.cache, "rust-target", filepath.Base(lock))
 			if err := execute(ctx, filepath.Join(i.drivers, "rust", lock), "cargo", "build", "--quiet", "--locked", "--target-dir", target); err != nil {
 				return err
 			}

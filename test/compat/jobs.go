@@ -44,7 +44,7 @@ func (i *installer) installAll(ctx context.Context, m manifest) (installed, erro
 					mu.Lock()
 					defer mu.Unlock()
 					for _, where := range []place{redirected, direct} {
-						all.jobs = append(all.jobs, job{Family: f.Name, Library: l.Name, Version: v.Version, Where: where, Program: p})
+						all.jobs = append(all.jobs, job{Family: f.Name, Library: l.Name, Version: v.Version, Where: where, Program: p, Resource: l.Resource})
 					}
 					if v.System != nil {
 						all.shown[client{f.Name, l.Name, v.Version}] = versionFrom(ctx, v.System)

@@ -37,7 +37,9 @@ type library struct {
 	Name  string `json:"name"`
 	Title string `json:"title"`
 	// Driver is the program in the family's directory that calls the library.
-	Driver   string    `json:"driver"`
+	Driver string `json:"driver"`
+	// Resource is the only resource for which the client asks. Empty: the driver selects it.
+	Resource string    `json:"resource,omitempty"`
 	Versions []version `json:"versions"`
 	// Expect lists the scenarios in which the library differs from the ordinary outcome.
 	Expect []expectation `json:"expect"`

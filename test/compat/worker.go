@@ -24,6 +24,8 @@ type job struct {
 	Family, Library, Version string
 	Where                    place
 	Program                  program
+	// Resource is the resource of the client's tokens. Empty: a new one for each scenario.
+	Resource string
 	// Scenarios are the names of the scenarios to run. Nil: all.
 	Scenarios []string
 }
@@ -170,7 +172,7 @@ func beWorker(ctx context.Context, args []string) (exitCode int, err error) {
 }
 
 // mountFiles mounts the files that the application needs: the libraries, the drivers, and a
-// hosts file with the address of the stand-in for Azure Resource Manager, for az. The mounts
+// hosts file with the addresses of the stand-in for Azure's services, for az and rclone. The mounts
 // are visible to this process only, because [startWorker] gave it a mount namespace.
 func mountFiles(cache, drivers string) error {
 	dir, err := os.MkdirTemp("", "compat-")
@@ -179,7 +181,7 @@ func mountFiles(cache, drivers string) error {
 	}
 	defer os.RemoveAll(dir) // the mount still has the file
 	hosts := filepath.Join(dir, "hosts")
-	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost "+armHost+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(hosts, []byte("127.0.0.1 localhost "+armHost+" "+blobHost+"\n"), 0o644); err != nil {
 		return err
 	}
 	for from, to := range map[string]string{cache: cacheInPod, drivers: driversInPod, hosts: "/etc/hosts"} {

@@ -24,6 +24,7 @@ impl Request {
         self.0.get(name).map(String::as_str)
     }
 
+    #[allow(dead_code)] // object_store has a fixed resource
     pub fn scope(&self) -> String {
         format!("{}/.default", self.get("resource").unwrap_or_default())
     }
