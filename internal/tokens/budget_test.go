@@ -153,6 +153,12 @@ func TestReservedPlaces(t *testing.T) {
 			if len(m.running) > maxRunning || m.shared != sharedPlaces {
 				t.Errorf("%d identities: %d runs, %d of them in shared places", identities, len(m.running), m.shared)
 			}
+			for _, r := range m.running {
+				m.remove(r)
+			}
+			if m.shared != 0 {
+				t.Errorf("%d identities: %d shared places are taken after all runs have ended", identities, m.shared)
+			}
 		}
 	}
 }

@@ -438,3 +438,33 @@ func TestShutdownDuringAThrottle(t *testing.T) {
 		}
 	})
 }
+
+// A key that Entra throttles for a short time has the Retry-After of its client ID, which Entra
+// throttles for longer: its caller is refused at once.
+func TestThrottledKeyHasTheRetryAfterOfItsClientID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const long = 20 * time.Second
+		f := &fakeEntra{latency: time.Second, fault: func(k call) *exchange.Error {
+			if k.resource == request(0).Resource {
+				return throttle(long)
+			}
+			return throttle(time.Second)
+		}}
+		s := fakeService(t, f)
+		errs := make(chan error, 2)
+		for i := range cap(errs) {
+			go func() {
+				_, err := s.Token(t.Context(), request(i))
+				errs <- err
+			}()
+		}
+		for range cap(errs) {
+			wantKind(t, <-errs, exchange.Throttled)
+		}
+		began := time.Now()
+		_, err := s.Token(t.Context(), request(1))
+		if e, ok := errors.AsType[*exchange.Error](err); !ok || e.RetryAfter < long-2*time.Second || time.Since(began) != 0 {
+			t.Errorf("after %s: %v, want a Retry-After of about %s at once", time.Since(began), err, long)
+		}
+	})
+}
