@@ -58,8 +58,8 @@ spec:
 	if !strings.HasSuffix(messages, "1000 injected, 0 unchanged, 0 skipped\n") {
 		t.Fatalf("got %q", messages)
 	}
-	// Two spools of 4 MiB, and garbage, of which the race detector makes more. Without the bound it
-	// is 170 MiB more.
+	// bound is for two spools of 4 MiB and uncollected garbage. The race detector increases the
+	// garbage. A program that keeps all parsed documents uses 170 MiB more.
 	const bound = 64 << 20
 	if many-few > bound {
 		t.Errorf("%d MiB for 20 documents and %d MiB for 1000: at most %d MiB more are allowed", few>>20, many>>20, bound>>20)

@@ -48,7 +48,7 @@ func Handler(name string, checks []Check) http.Handler {
 	})
 }
 
-// verbose looks for the parameter without keeping the others, of which there may be many.
+// verbose looks for the parameter without keeping the other parameters, whose number is not limited.
 func verbose(query string) bool {
 	for pair := range strings.SplitSeq(query, "&") {
 		if name, _, _ := strings.Cut(pair, "="); name == "verbose" {

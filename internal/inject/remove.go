@@ -184,7 +184,7 @@ func containerParts(c *corev1.Container) text {
 	return t.text()
 }
 
-// contents collects the contents of parts, of which several may have the same name.
+// contents collects the contents of parts. Several parts may have the same name.
 type contents map[string][]string
 
 func (c contents) add(name, content string) { c[name] = append(c[name], content) }

@@ -130,7 +130,7 @@ func (e *editor) flowRemovals(n *Node, kept []int) {
 	}
 }
 
-// rewriteFlow replaces a collection of which no entry is kept.
+// rewriteFlow replaces a collection without keeping any of its entries.
 func (e *editor) rewriteFlow(n *Node) error {
 	b, margin := e.brackets(n)
 	if b.lines && len(n.original) > 0 {

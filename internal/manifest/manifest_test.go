@@ -208,8 +208,8 @@ func TestNoLastBreak(t *testing.T) {
 	}
 }
 
-// TestCannotRemove checks the error for a block of which no entry would be left, and that starts in
-// the line of its key or dash.
+// TestCannotRemove checks the error for a block that would lose all entries, and that starts in the
+// line of its key or dash.
 func TestCannotRemove(t *testing.T) {
 	const sharesLine = ": it starts in the line of its key or dash; put it on lines of its own"
 	for _, c := range []struct{ text, path, want string }{

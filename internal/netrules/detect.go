@@ -96,7 +96,7 @@ func (c candidate) mayHoldRules() bool {
 	return !kindIs(c.err, MissingModule) && !kindIs(c.err, NoBinary) && !kindIs(c.err, MissingCapability)
 }
 
-// choose chooses the backend to use from the two candidates, of which nft is the first.
+// choose chooses the backend to use from the two candidates. The first candidate is nft.
 func choose(mode Mode, found []candidate) (*Ruleset, error) {
 	r := &Ruleset{auto: mode == ModeAuto || mode == "", reason: "set by --iptables-mode"}
 	first := slices.IndexFunc(found, func(c candidate) bool { return c.mode == mode })

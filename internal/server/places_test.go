@@ -135,7 +135,7 @@ func TestShutdownAtTheLimit(t *testing.T) {
 	}
 }
 
-// TestNoPlaceIsLost: after a hundred clients, half of which abandon their request, as many
+// TestNoPlaceIsLost: after a hundred clients, half of them with an abandoned request, as many
 // connections are admitted as before. No connection is counted twice or forever.
 func TestNoPlaceIsLost(t *testing.T) {
 	const most = 3

@@ -82,7 +82,7 @@ func recent[K comparable](failures *simplelru.LRU[K, *failure], k K, now time.Ti
 	return f
 }
 
-// backedOff returns the failure because of which k must not be exchanged now: its own, or
+// backedOff returns the failure that forbids an exchange for k now: the failure of k, or
 // else a throttle of its client ID or of the tenant. Nil: there is none.
 func (m *memory) backedOff(k key, now time.Time) *failure {
 	if f := m.failing(k, now); f != nil && now.Before(f.until) {
@@ -91,7 +91,7 @@ func (m *memory) backedOff(k key, now time.Time) *failure {
 	return m.throttling(k, now)
 }
 
-// throttling returns the throttle because of which k must not be exchanged now, nil for
+// throttling returns the throttle that forbids an exchange for k now, nil for
 // none.
 func (m *memory) throttling(k key, now time.Time) *failure {
 	for _, clientID := range [...]azure.ClientID{k.clientID, wholeTenant} {

@@ -35,7 +35,7 @@ func (s *Service) waitForThrottle(ctx context.Context, r *run) *exchange.Error {
 	}
 }
 
-// throttleOf returns the throttle because of which r must not try now, and how long r has to wait
+// throttleOf returns the throttle that forbids the next try of r now, and how long r has to wait
 // until it ends. The pause is zero if r may not wait, or if there is no throttle.
 func (m *memory) throttleOf(r *run, now time.Time) (pause time.Duration, err *exchange.Error) {
 	f := m.backedOff(r.key, now)

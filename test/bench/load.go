@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// loadSpec describes a run of load: Requests requests over Connections keep-alive connections, each
-// of which cycles through the targets.
+// loadSpec describes a run of load: Requests requests over Connections keep-alive connections. Each
+// connection cycles through the targets.
 type loadSpec struct {
 	Address     string
 	Targets     []string

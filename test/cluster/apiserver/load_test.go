@@ -21,8 +21,9 @@ import (
 )
 
 // TestManyPodsWithoutClientID creates the pods of a large Deployment whose service account has no
-// client ID, each of which costs a read from the API server, and pods with a client ID in another
-// namespace meanwhile. None may be refused, and the second kind must not wait for the first.
+// client ID, and pods with a client ID in another namespace meanwhile. Each pod of the Deployment
+// costs a read from the API server. No pod may be refused, and the pods with a client ID must not
+// wait for the others.
 func TestManyPodsWithoutClientID(t *testing.T) {
 	const (
 		pods     = 300

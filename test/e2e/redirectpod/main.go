@@ -30,7 +30,7 @@ import (
 )
 
 // patience bounds each wait of a client. All servers are on the same machine, but it may be
-// busy. It is shorter than the timeouts of the tests, none of which expects it to pass.
+// busy. It is shorter than the timeouts of the tests, and no test expects it to pass.
 const patience = 15 * time.Second
 
 func main() {
