@@ -63,18 +63,12 @@ func (s *sidecars) Start(ctx context.Context) error {
 	if s.mode != sidecarAuto {
 		return nil
 	}
-	tick := time.NewTicker(versionInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			if err := s.decide(ctx); err != nil && ctx.Err() == nil {
-				s.log.Warn("checking for native sidecars failed", zap.Error(err))
-			}
+	every(ctx, versionInterval, func(ctx context.Context) {
+		if err := s.decide(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("checking for native sidecars failed", zap.Error(err))
 		}
-	}
+	})
+	return nil
 }
 
 // hasSidecars reports whether a version has native sidecars. Some distributions have a minor

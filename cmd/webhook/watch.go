@@ -65,14 +65,20 @@ func (w *accountWatch) current() error {
 
 // Start lists the service accounts at an interval, and reports changes, until ctx is done.
 func (w *accountWatch) Start(ctx context.Context) error {
-	tick := time.NewTicker(listInterval)
+	every(ctx, listInterval, w.check)
+	return nil
+}
+
+// every calls do at an interval until ctx is done. The first call is after the first interval.
+func every(ctx context.Context, interval time.Duration, do func(context.Context)) {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
-			w.check(ctx)
+			do(ctx)
 		}
 	}
 }
