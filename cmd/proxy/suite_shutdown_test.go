@@ -310,6 +310,12 @@ func TestSecondSignalEndsImmediately(t *testing.T) {
 		resp.Body.Close()
 		return resp.StatusCode == http.StatusServiceUnavailable
 	})
+	wantEndBySecondSignal(t, proxy)
+}
+
+// wantEndBySecondSignal sends SIGTERM to a proxy that is shutting down, and checks how it ends.
+func wantEndBySecondSignal(t *testing.T, proxy *exec.Cmd) {
+	t.Helper()
 	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -335,13 +341,7 @@ func TestShutdownDelay(t *testing.T) {
 	if _, err := askOnce(conn, r, "close"); err != nil {
 		t.Errorf("request during the delay: got error %v, want an answer", err)
 	}
-	if err := proxy.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	_ = proxy.Wait() // the exit code is checked below
-	if code := proxy.ProcessState.ExitCode(); code != exitFailure {
-		t.Errorf("got exit code %d, want %d", code, exitFailure)
-	}
+	wantEndBySecondSignal(t, proxy)
 }
 
 // TestShutdownAfterDelay: after the delay, the proxy shuts down as without one.

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -82,7 +81,7 @@ func TestProveWithoutConnection(t *testing.T) {
 	taken, inUse := listen(t)
 	defer taken.Close()
 	refusing := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), freePort(t))
-	bound := bindOnly(t)
+	bound := local.BoundPort(t)
 	uid, gid := uint32(os.Geteuid()), uint32(os.Getegid())
 	for name, tt := range map[string]struct {
 		config   Config
@@ -129,24 +128,6 @@ func TestCheckPort(t *testing.T) {
 	if conn, err := listener.Accept(); err == nil {
 		t.Errorf("CheckPort connected from %v", conn.RemoteAddr())
 	}
-}
-
-// bindOnly binds a port of 127.0.0.1 without listening.
-func bindOnly(t *testing.T) uint16 {
-	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { syscall.Close(fd) })
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	bound, err := syscall.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return uint16(bound.(*syscall.SockaddrInet4).Port)
 }
 
 // TestPortTakenNamesBothUsers checks that the error names the user that listens and the user of

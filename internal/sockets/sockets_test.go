@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"testing/iotest"
+
+	"imds-oidc-proxy/test/kit/local"
 )
 
 // Recorded from Linux 6.18 on amd64, without the columns after the inode.
@@ -208,19 +210,7 @@ func TestExplain(t *testing.T) {
 
 // TestExplainBound checks the error for a port that a socket holds without listening.
 func TestExplainBound(t *testing.T) {
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { syscall.Close(fd) })
-	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	bound, err := syscall.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", bound.(*syscall.SockaddrInet4).Port))
+	_, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", local.BoundPort(t)))
 	if got := Explain(err); got == nil || !strings.HasSuffix(got.Error(), "address already in use: by a socket that does not listen, or that was closed just now") {
 		t.Errorf("got %v", got)
 	}

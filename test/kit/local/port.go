@@ -1,4 +1,4 @@
-// Package local helps tests of servers: it finds ports that stay free until they are used,
+// Package local helps tests of servers: it finds ports that stay free until they are used, binds ports,
 // and provides connections in memory.
 package local
 
@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
+	"syscall"
+	"testing"
 )
 
 // The ports that FreePort tries. Well-known services have lower ones.
@@ -56,4 +58,23 @@ func anyPort() (int, error) {
 		return 0, err
 	}
 	return listener.Addr().(*net.TCPAddr).Port, listener.Close()
+}
+
+// BoundPort returns a TCP port of 127.0.0.1 that a socket is bound to without listening, until the
+// test ends.
+func BoundPort(t testing.TB) uint16 {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint16(bound.(*syscall.SockaddrInet4).Port)
 }
