@@ -16,6 +16,7 @@ import (
 	"imds-oidc-proxy/internal/health"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/server"
+	"imds-oidc-proxy/internal/sockets"
 	"imds-oidc-proxy/internal/tokens"
 )
 
@@ -101,7 +102,7 @@ func liveChecks(service *tokens.Service) []health.Check {
 func newAdmin(ctx context.Context, address string, own http.Handler, log *zap.Logger) (*server.Server, error) {
 	listener, err := server.Listen(ctx, address)
 	if err != nil {
-		return nil, fmt.Errorf("--admin-address (PROXY_ADMIN_ADDRESS) %s: %w", address, err)
+		return nil, fmt.Errorf("--admin-address (PROXY_ADMIN_ADDRESS) %s: %w", address, sockets.Explain(err))
 	}
 	log.Info("serving health and metrics", zap.String("admin_address", listener.Addr().String()))
 	return adminOn(listener, own, log), nil

@@ -142,16 +142,12 @@ func checkFederatedToken(file string) error {
 
 // listenError says what to change where the proxy cannot listen at its port.
 func listenError(port uint16, err error) error {
-	err = fmt.Errorf("--proxy-port (PROXY_PORT) %d: %w", port, err)
+	err = fmt.Errorf("--proxy-port (PROXY_PORT) %d: %w", port, sockets.Explain(err))
 	switch {
 	case errors.Is(err, syscall.EACCES):
 		return configErrorf("%w: ports below 1024 require NET_BIND_SERVICE; choose a port of 1024 or more, and the same port for proxy-init", err)
 	case errors.Is(err, syscall.EADDRINUSE):
-		owners, ownersErr := sockets.Owners(port)
-		if ownersErr != nil || len(owners) == 0 {
-			return err // the other process has ended
-		}
-		return fmt.Errorf("%w: a process of UID %d listens there (the proxy's UID is %d); find the container that listens at port %d, or choose another port, the same for proxy-init", err, owners[0], os.Getuid(), port)
+		return fmt.Errorf("%w (the proxy's UID is %d); find the container that listens at port %d, or choose another port, the same for proxy-init", err, os.Getuid(), port)
 	default:
 		return err
 	}
