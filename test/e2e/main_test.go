@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"imds-oidc-proxy/test/kit/local"
 	"imds-oidc-proxy/test/kit/netns"
 )
 
@@ -41,7 +42,7 @@ func TestMain(m *testing.M) {
 // programs have it too.
 func buildBinaries(dir string) error {
 	for name, source := range programs {
-		if err := goBuild(".", "-race="+fmt.Sprint(raceEnabled), "-o", filepath.Join(dir, name), source); err != nil {
+		if err := goBuild(".", "-race="+fmt.Sprint(local.RaceEnabled), "-o", filepath.Join(dir, name), source); err != nil {
 			return err
 		}
 	}
