@@ -1,26 +1,16 @@
 """Gets tokens with azure-identity, any version."""
 
-import time
+import functools
 
-from azure.core.credentials import AccessToken
-from azure.identity import ChainedTokenCredential, DefaultAzureCredential, ManagedIdentityCredential
+import azure.identity
 
+import credentials
 import protocol
-from selector import selector
 
 
 class Fixed:
     def get_token(self, *scopes, **kwargs):
-        return AccessToken(protocol.FIXED_TOKEN, int(time.time()) + 3600)
-
-
-def make(request):
-    if request["credential"] == "default":
-        return DefaultAzureCredential()
-    managed = ManagedIdentityCredential(**selector(request))
-    if request["credential"] == "fallthrough":
-        return ChainedTokenCredential(managed, Fixed())
-    return managed
+        return credentials.fixed_token()
 
 
 def ask(credential, request):
@@ -28,4 +18,4 @@ def ask(credential, request):
     return token.token, token.expires_on
 
 
-protocol.run(make, ask)
+protocol.run(functools.partial(credentials.make, azure.identity, Fixed()), ask)

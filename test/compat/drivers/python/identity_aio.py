@@ -1,13 +1,12 @@
 """Gets tokens with azure-identity's asynchronous API, azure.identity.aio, any version."""
 
 import asyncio
-import time
+import functools
 
-from azure.core.credentials import AccessToken
-from azure.identity.aio import ChainedTokenCredential, DefaultAzureCredential, ManagedIdentityCredential
+import azure.identity.aio
 
+import credentials
 import protocol
-from selector import selector
 
 # One event loop for all calls, because the credential keeps its HTTP session.
 loop = asyncio.new_event_loop()
@@ -16,16 +15,7 @@ asyncio.set_event_loop(loop)
 
 class Fixed:
     async def get_token(self, *scopes, **kwargs):
-        return AccessToken(protocol.FIXED_TOKEN, int(time.time()) + 3600)
-
-
-def make(request):
-    if request["credential"] == "default":
-        return DefaultAzureCredential()
-    managed = ManagedIdentityCredential(**selector(request))
-    if request["credential"] == "fallthrough":
-        return ChainedTokenCredential(managed, Fixed())
-    return managed
+        return credentials.fixed_token()
 
 
 def ask(credential, request):
@@ -33,4 +23,4 @@ def ask(credential, request):
     return token.token, token.expires_on
 
 
-protocol.run(make, ask)
+protocol.run(functools.partial(credentials.make, azure.identity.aio, Fixed()), ask)
