@@ -71,7 +71,7 @@ func act(ctx context.Context, o options, log *zap.Logger) error {
 	switch {
 	case o.check:
 		// The port first: reading its owner needs no capability, unlike reading the rules.
-		if err := netrules.CheckPort(o.config); err != nil {
+		if err := netrules.CheckPort(ctx, o.config); err != nil {
 			return err
 		}
 		if err := rules.Check(plan); err != nil {
@@ -109,7 +109,7 @@ func prove(ctx context.Context, o options) (netrules.Proof, error) {
 	if o.verify {
 		return netrules.Prove(ctx, o.config)
 	}
-	return "rules (--verify=false)", netrules.CheckPort(o.config)
+	return "rules (--verify=false)", netrules.CheckPort(ctx, o.config)
 }
 
 // describe returns the log fields of the redirect.

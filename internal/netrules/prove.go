@@ -33,9 +33,17 @@ const (
 	ProberExempt Proof = "rules (this process is exempt from the redirect)"
 )
 
-// proofTimeout is the timeout of the connection. A redirected connection uses the loopback
-// device only, so a slower one was not redirected.
+// proofTimeout is the timeout of the proof, which is one connection. A redirected connection
+// uses the loopback device only, so a slower one was not redirected.
 const proofTimeout = 3 * time.Second
+
+// Another run of proxy-init listens at the proxy's port during its proof, for some
+// milliseconds, as this process's user. A port that this user holds is therefore read again
+// after portRetry, until portTimeout.
+const (
+	portRetry   = 20 * time.Millisecond
+	portTimeout = time.Second
+)
 
 // tokenSize is as long as a key, so that another server cannot guess a token.
 const tokenSize = 32
@@ -50,7 +58,9 @@ const tokenSize = 32
 // it discloses nothing: only the listener sends data, and the dialing side sends nothing
 // beyond the TCP handshake.
 func Prove(ctx context.Context, c Config) (Proof, error) {
-	inUse, err := usedByProxy(c)
+	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
+	defer cancel()
+	inUse, err := usedByProxy(ctx, c)
 	switch {
 	case err != nil:
 		return "", err
@@ -59,8 +69,6 @@ func Prove(ctx context.Context, c Config) (Proof, error) {
 	case inUse:
 		return PortInUse, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
-	defer cancel()
 	listener, err := openProxyPort(ctx, c)
 	if err != nil {
 		return "", err
@@ -94,24 +102,44 @@ func Prove(ctx context.Context, c Config) (Proof, error) {
 // proxy is down, can bind the port and answer metadata requests in its place. It returns nil
 // where the proxy's user listens there, or no process does. It does not change the rules and
 // makes no connection.
-func CheckPort(c Config) error {
-	_, err := usedByProxy(c)
+func CheckPort(ctx context.Context, c Config) error {
+	_, err := usedByProxy(ctx, c)
 	return err
 }
 
 // usedByProxy reports whether the proxy's user listens at the proxy's port. Its error is
 // that of [CheckPort].
-func usedByProxy(c Config) (bool, error) {
-	owners, err := sockets.Owners(c.ProxyPort)
-	if err != nil {
-		return false, &Error{Cause: fmt.Sprintf("cannot tell who listens at 127.0.0.1:%d: %v", c.ProxyPort, err)}
-	}
-	for _, owner := range owners {
-		if owner != c.UID {
-			return false, portTaken(c, fmt.Sprintf("a process of UID %d listens there", owner))
+func usedByProxy(ctx context.Context, c Config) (inUse bool, err error) {
+	afterOtherRun(ctx, func() (again bool) {
+		var owners []uint32
+		if owners, err = sockets.Owners(c.ProxyPort); err != nil {
+			err = &Error{Cause: fmt.Sprintf("cannot tell who listens at 127.0.0.1:%d: %v", c.ProxyPort, err)}
+			return false
+		}
+		inUse = len(owners) > 0
+		for _, owner := range owners {
+			if owner != c.UID {
+				err = portTaken(c, fmt.Sprintf("a process of UID %d listens there", owner))
+				return owner == uint32(os.Geteuid())
+			}
+		}
+		return false
+	})
+	return inUse && err == nil, err
+}
+
+// afterOtherRun calls attempt, and calls it again while it returns true, because another run
+// of proxy-init may hold the proxy's port: see portRetry. It ends with ctx or after
+// portTimeout.
+func afterOtherRun(ctx context.Context, attempt func() (again bool)) {
+	end := time.Now().Add(portTimeout)
+	for attempt() && time.Now().Before(end) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(portRetry):
 		}
 	}
-	return len(owners) > 0, nil
 }
 
 func portTaken(c Config, what string) *Error {
@@ -123,8 +151,11 @@ func portTaken(c Config, what string) *Error {
 }
 
 // openProxyPort listens at the proxy's port, after usedByProxy found that no process does.
-func openProxyPort(ctx context.Context, c Config) (net.Listener, error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(c.ProxyPort))))
+func openProxyPort(ctx context.Context, c Config) (listener net.Listener, err error) {
+	afterOtherRun(ctx, func() (again bool) {
+		listener, err = new(net.ListenConfig).Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(c.ProxyPort))))
+		return errors.Is(err, syscall.EADDRINUSE)
+	})
 	switch {
 	case err == nil:
 		return listener, nil

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"imds-oidc-proxy/test/kit/local"
@@ -78,8 +79,7 @@ func TestProveDisclosesNothing(t *testing.T) {
 }
 
 func TestProveWithoutConnection(t *testing.T) {
-	taken, inUse := listen(t)
-	defer taken.Close()
+	_, inUse := listen(t)
 	refusing := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), freePort(t))
 	bound := local.BoundPort(t)
 	uid, gid := uint32(os.Geteuid()), uint32(os.Getegid())
@@ -97,6 +97,7 @@ func TestProveWithoutConnection(t *testing.T) {
 		"exempt":                                       {Config{Metadata: refusing, ProxyPort: freePort(t), UID: uid, GID: gid}, ProberExempt, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // a port of this user is tried again until portTimeout
 			got, err := Prove(context.Background(), tt.config)
 			if got != tt.want || kindOf(err) != tt.wantKind {
 				t.Errorf("got %q, %v, want %q, kind %d", got, err, tt.want, tt.wantKind)
@@ -118,7 +119,7 @@ func TestCheckPort(t *testing.T) {
 		"another user": {Config{ProxyPort: inUse.Port(), UID: uid + 1}, PortTaken},
 		"sealed":       {Config{ProxyPort: inUse.Port(), UID: uid + 1, Sealed: true}, PortTaken},
 	} {
-		if err := CheckPort(tt.config); kindOf(err) != tt.want || (err == nil) != (tt.want == 0) {
+		if err := CheckPort(t.Context(), tt.config); kindOf(err) != tt.want || (err == nil) != (tt.want == 0) {
 			t.Errorf("%s: got %v, want kind %d", name, err, tt.want)
 		}
 	}
@@ -139,5 +140,30 @@ func TestPortTakenNamesBothUsers(t *testing.T) {
 	want := fmt.Sprintf("127.0.0.1:%d, the proxy's port, is taken: a process of UID %d listens there, and the proxy's user is UID %d", inUse.Port(), uid, uid+1)
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %q", err, want)
+	}
+}
+
+// TestAfterOtherRun checks that a port that another run of proxy-init holds is tried again, and
+// not longer than portTimeout.
+func TestAfterOtherRun(t *testing.T) {
+	for name, tt := range map[string]struct {
+		heldFor, cancelAfter, wantWait time.Duration
+	}{
+		"free":           {0, time.Hour, 0},
+		"another run":    {50 * time.Millisecond, time.Hour, 3 * portRetry},
+		"another server": {time.Hour, time.Hour, portTimeout},
+		"canceled":       {time.Hour, portRetry + portRetry/2, portRetry + portRetry/2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), tt.cancelAfter)
+				defer cancel()
+				start := time.Now()
+				afterOtherRun(ctx, func() bool { return time.Since(start) < tt.heldFor })
+				if got := time.Since(start); got != tt.wantWait {
+					t.Errorf("waited %v, want %v", got, tt.wantWait)
+				}
+			})
+		})
 	}
 }
