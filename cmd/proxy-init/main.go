@@ -20,7 +20,7 @@ import (
 	"imds-oidc-proxy/internal/netrules"
 )
 
-// version is set at build time: -ldflags "-X main.version=…".
+// version is the version and the commit. It is set at build time: -ldflags "-X 'main.version=…'".
 var version = "dev"
 
 func main() {
