@@ -147,7 +147,7 @@ func TestPermissionWithdrawn(t *testing.T) {
 				t.Fatal(err)
 			}
 			if test.status == http.StatusOK {
-				mustCreate(ctx, t, namespace, injected(), "")
+				mustCreate(ctx, t, namespace, injected(func(p *corev1.Pod) { p.Name = "later" }), "")
 			}
 		})
 	}
