@@ -15,21 +15,21 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// Mode names an iptables backend.
-type Mode string
+// Backend names an iptables backend.
+type Backend string
 
 // The modes. A kernel can have rules of both backends at once. The tools of one backend do not
 // list the rules of the other.
 const (
-	ModeAuto   Mode = "auto"
-	ModeNFT    Mode = "nft"
-	ModeLegacy Mode = "legacy"
+	Auto   Backend = "auto"
+	NFT    Backend = "nft"
+	Legacy Backend = "legacy"
 )
 
-// ParseMode parses the name of a mode.
-func ParseMode(s string) (Mode, error) {
-	switch m := Mode(s); m {
-	case ModeAuto, ModeNFT, ModeLegacy:
+// ParseBackend parses the name of a backend.
+func ParseBackend(s string) (Backend, error) {
+	switch m := Backend(s); m {
+	case Auto, NFT, Legacy:
 		return m, nil
 	}
 	return "", azure.Invalid(s, "must be auto, nft or legacy")
@@ -49,9 +49,9 @@ const (
 )
 
 // backend is one of the two iptables backends.
-type backend struct {
-	mode   Mode
-	tables tables
+type tool struct {
+	backend Backend
+	tables  tables
 	// inUse reports whether a table exists, for a backend where reading a table creates it.
 	// It is nil if reading creates no tables.
 	inUse func(table string) bool
@@ -59,13 +59,13 @@ type backend struct {
 	restore func(ctx context.Context, input string) error
 }
 
-// findBackend finds the binary of the mode: iptables-nft or iptables-legacy, or iptables in an
+// findTool finds the binary of the backend: iptables-nft or iptables-legacy, or iptables in an
 // image that has only one. If there is none, it returns an *[Error] of [NoBinary]. When ctx is
 // done, all reading by the backend ends.
-func findBackend(ctx context.Context, mode Mode) (*backend, error) {
-	for _, name := range []string{"iptables-" + string(mode), "iptables"} {
+func findTool(ctx context.Context, backend Backend) (*tool, error) {
+	for _, name := range []string{"iptables-" + string(backend), "iptables"} {
 		path, err := exec.LookPath(name)
-		if err != nil || name == "iptables" && modeOf(ctx, path) != mode {
+		if err != nil || name == "iptables" && modeOf(ctx, path) != backend {
 			continue
 		}
 		restorePath, err := exec.LookPath(path + "-restore")
@@ -76,25 +76,25 @@ func findBackend(ctx context.Context, mode Mode) (*backend, error) {
 		if err != nil {
 			return nil, &Error{Cause: fmt.Sprintf("%s cannot be used: %v", path, err)}
 		}
-		b := &backend{
-			mode:    mode,
-			tables:  &bounded{tables: ipt, mode: mode, ended: ctx},
-			restore: func(ctx context.Context, input string) error { return restore(ctx, restorePath, mode, input) },
+		b := &tool{
+			backend: backend,
+			tables:  &bounded{tables: ipt, backend: backend, ended: ctx},
+			restore: func(ctx context.Context, input string) error { return restore(ctx, restorePath, backend, input) },
 		}
-		if mode == ModeLegacy {
+		if backend == Legacy {
 			b.inUse = legacyTableExists
 		}
 		return b, nil
 	}
 	return nil, &Error{
 		Kind:   NoBinary,
-		Cause:  fmt.Sprintf("no iptables-%s in PATH, and no iptables of that backend with its iptables-restore", mode),
+		Cause:  fmt.Sprintf("no iptables-%s in PATH, and no iptables of that backend with its iptables-restore", backend),
 		Remedy: "use the published init image, which has both backends, or install iptables in this image",
 	}
 }
 
 // modeOf returns the backend of an iptables binary, or "" if the binary fails.
-func modeOf(ctx context.Context, path string) Mode {
+func modeOf(ctx context.Context, path string) Backend {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, "--version").Output()
@@ -102,13 +102,13 @@ func modeOf(ctx context.Context, path string) Mode {
 	case err != nil:
 		return ""
 	case strings.Contains(string(out), "nf_tables"):
-		return ModeNFT
+		return NFT
 	}
-	return ModeLegacy
+	return Legacy
 }
 
 // restore runs iptables-restore with --noflush, which keeps the rules of other programs.
-func restore(ctx context.Context, path string, mode Mode, input string) error {
+func restore(ctx context.Context, path string, backend Backend, input string) error {
 	limited, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(limited, path, "--noflush", "--wait", strconv.Itoa(int(lockWait/time.Second)))
@@ -126,18 +126,18 @@ func restore(ctx context.Context, path string, mode Mode, input string) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", step, ctx.Err())
 	case limited.Err() != nil:
-		return timedOut(step, mode)
+		return timedOut(step, backend)
 	case exited:
 		text := output.String()[:min(output.Len(), maxOutput)]
-		return failedRun{step, mode, exit.ExitCode(), text, input, missingCapability(mode) != ""}.classify()
+		return failedRun{step, backend, exit.ExitCode(), text, input, missingCapability(backend) != ""}.classify()
 	}
 	return &Error{Cause: fmt.Sprintf("%s: %v", step, err)}
 }
 
-func timedOut(step string, mode Mode) *Error {
+func timedOut(step string, backend Backend) *Error {
 	return &Error{
 		Kind:   TimedOut,
-		Cause:  fmt.Sprintf("%s: iptables (%s) did not exit within %s", step, mode, commandTimeout),
+		Cause:  fmt.Sprintf("%s: iptables (%s) did not exit within %s", step, backend, commandTimeout),
 		Remedy: "restart this container; if it happens again, check the node's load and which process holds the xtables lock",
 	}
 }
@@ -145,8 +145,8 @@ func timedOut(step string, mode Mode) *Error {
 // bounded adds a timeout to go-iptables, which waits for iptables without a limit, and
 // classifies its errors.
 type bounded struct {
-	tables tables
-	mode   Mode
+	tables  tables
+	backend Backend
 	// ended is done when the run of this program ends. go-iptables accepts no context.
 	ended context.Context
 }
@@ -175,7 +175,7 @@ func (b *bounded) run(step string, list func() ([]string, error)) ([]string, err
 	case <-b.ended.Done():
 		return nil, fmt.Errorf("%s: %w", step, b.ended.Err())
 	case <-time.After(commandTimeout):
-		return nil, timedOut(step, b.mode)
+		return nil, timedOut(step, b.backend)
 	}
 }
 
@@ -186,7 +186,7 @@ func (b *bounded) explain(step string, err error) error {
 	case ran:
 		// The text begins with the whole command line, which is left out.
 		_, output, _ := strings.Cut(failed.Error(), fmt.Sprintf("exit status %d: ", failed.ExitStatus()))
-		return failedRun{step: step, mode: b.mode, exitCode: failed.ExitStatus(), output: output, unprivileged: missingCapability(b.mode) != ""}.classify()
+		return failedRun{step: step, backend: b.backend, exitCode: failed.ExitStatus(), output: output, unprivileged: missingCapability(b.backend) != ""}.classify()
 	}
 	return &Error{Cause: fmt.Sprintf("%s: %v", step, err)}
 }
