@@ -107,7 +107,7 @@ func install(ctx context.Context, o options, rules *netrules.Ruleset, plan netru
 // the check of the port's owner, which is a security check.
 func prove(ctx context.Context, o options) (netrules.Proof, error) {
 	if o.verify {
-		return netrules.Prove(ctx, o.config)
+		return netrules.Prove(ctx, o.config, false)
 	}
 	return "rules (--verify=false)", netrules.CheckPort(ctx, o.config)
 }

@@ -37,6 +37,10 @@ const (
 	TimedOut
 	// PortTaken means that a process of another user than the proxy's holds the proxy's port.
 	PortTaken
+	// NoRedirect means that [Validate] found no redirect in the namespace.
+	NoRedirect
+	// NoGuard means that another user than the proxy's can answer at the proxy's port.
+	NoGuard
 )
 
 // Error is a failure to install, check, prove or remove the redirect.
@@ -108,9 +112,9 @@ func (f failedRun) classify() *Error {
 	case nftOnlySign.MatchString(output):
 		e.Kind, e.Remedy = WrongBackend, nftOnlyRemedy
 	case chainInUse.MatchString(output), strings.HasPrefix(f.inputLine(output), "-X "):
-		e.Kind, e.Remedy = RulesDiffer, "a rule of another program jumps to a chain of proxy-init: remove that rule, and run proxy-init again"
+		e.Kind, e.Remedy = RulesDiffer, jumpRemedy
 	case noSuchRule.MatchString(output), strings.HasPrefix(f.inputLine(output), "-D "):
-		e.Kind, e.Remedy = RulesDiffer, "another process changed the rules at the same time: run proxy-init again"
+		e.Kind, e.Remedy = RulesDiffer, raceRemedy
 	case noPlugin.MatchString(output):
 		e.Kind, e.Remedy = NoBinary, "this image's iptables lacks its extension "+noPlugin.FindStringSubmatch(output)[1]+": use the published init image"
 	default:
@@ -121,8 +125,15 @@ func (f failedRun) classify() *Error {
 	return e
 }
 
+// jumpRemedy is the remedy if a chain of this package cannot be deleted, and raceRemedy if a rule
+// that was read is gone.
+const (
+	jumpRemedy = "a rule of another program jumps to a chain of proxy-init: remove that rule, and run proxy-init again"
+	raceRemedy = "another process changed the rules at the same time: run proxy-init again"
+)
+
 // nftOnlyRemedy is the remedy if a table of iptables has rules that only the nft tool can read.
-const nftOnlyRemedy = "the nft tool added rules to a table of iptables: move them to another table, or use --backend=legacy"
+const nftOnlyRemedy = "the nft tool added rules to a table of iptables: move them to another table, or use --backend=native or legacy"
 
 // inputLine returns the line of the input at which iptables-restore failed, or "" if its output
 // does not contain the line number.

@@ -58,11 +58,7 @@ func Open(ctx context.Context, o Options) (*Ruleset, error) {
 		return nil, fmt.Errorf("looking for iptables: %w", err)
 	}
 	if reason := hostNetwork(found); reason != "" && !o.Force {
-		return nil, &Error{
-			Kind:   HostNetwork,
-			Cause:  "refusing to change the rules of a node's own network namespace: " + reason,
-			Remedy: "do not inject the proxy into pods with hostNetwork: true; if this is a pod after all, for example one that is alone in a virtual machine, use --force",
-		}
+		return nil, hostNetworkError(reason)
 	}
 	return choose(o.Backend, found)
 }

@@ -11,29 +11,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-iptables/iptables"
-
-	"imds-oidc-proxy/internal/azure"
 )
-
-// Backend names an iptables backend.
-type Backend string
-
-// The modes. A kernel can have rules of both backends at once. The tools of one backend do not
-// list the rules of the other.
-const (
-	Auto   Backend = "auto"
-	NFT    Backend = "nft"
-	Legacy Backend = "legacy"
-)
-
-// ParseBackend parses the name of a backend.
-func ParseBackend(s string) (Backend, error) {
-	switch m := Backend(s); m {
-	case Auto, NFT, Legacy:
-		return m, nil
-	}
-	return "", azure.Invalid(s, "must be auto, nft or legacy")
-}
 
 const (
 	// lockWait is how long iptables waits for the xtables lock. Another process normally
@@ -48,7 +26,7 @@ const (
 	maxOutput = 4 << 10
 )
 
-// backend is one of the two iptables backends.
+// tool is the iptables of one backend.
 type tool struct {
 	backend Backend
 	tables  tables
@@ -61,11 +39,11 @@ type tool struct {
 
 // findTool finds the binary of the backend: iptables-nft or iptables-legacy, or iptables in an
 // image that has only one. If there is none, it returns an *[Error] of [NoBinary]. When ctx is
-// done, all reading by the backend ends.
+// done, all reading by the tool ends.
 func findTool(ctx context.Context, backend Backend) (*tool, error) {
 	for _, name := range []string{"iptables-" + string(backend), "iptables"} {
 		path, err := exec.LookPath(name)
-		if err != nil || name == "iptables" && modeOf(ctx, path) != backend {
+		if err != nil || name == "iptables" && backendOf(ctx, path) != backend {
 			continue
 		}
 		restorePath, err := exec.LookPath(path + "-restore")
@@ -93,8 +71,8 @@ func findTool(ctx context.Context, backend Backend) (*tool, error) {
 	}
 }
 
-// modeOf returns the backend of an iptables binary, or "" if the binary fails.
-func modeOf(ctx context.Context, path string) Backend {
+// backendOf returns the backend of an iptables binary, or "" if the binary fails.
+func backendOf(ctx context.Context, path string) Backend {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, "--version").Output()
