@@ -7,7 +7,6 @@ import (
 	"errors"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -243,8 +242,11 @@ func eachAttribute(data []byte, fn func(kind uint16, data []byte) error) error {
 	return attributes.Err()
 }
 
-// text returns a string of the kernel without the zeros at its end.
-func text(data []byte) string { return strings.TrimRight(string(data), "\x00") }
+// text returns a string of the kernel, which ends with the first zero.
+func text(data []byte) string {
+	before, _, _ := bytes.Cut(data, []byte{0})
+	return string(before)
+}
 
 // jumpsTo returns the chain to which the rule jumps, or "" if it jumps to none.
 func (r kernelRule) jumpsTo() string {
