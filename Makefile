@@ -6,9 +6,10 @@ SHELL := /bin/sh
 export CGO_ENABLED ?= 0
 # On Debian, ip and iptables are in sbin, which is not in the PATH of a plain user.
 export PATH := $(PATH):/usr/sbin:/sbin
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-# -buildvcs=false: VERSION names the commit, and a stamp would make builds of the same source differ.
-BUILD := go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+VERSION ?= $(shell cat VERSION)
+COMMIT := $(shell git describe --always --exclude='*' --abbrev=40 --dirty 2>/dev/null || echo unknown)
+# -buildvcs=false: main.version names the commit, and a stamp would make builds of the same source differ.
+BUILD := go build -trimpath -buildvcs=false -ldflags "-s -w -X 'main.version=$(VERSION) $(COMMIT)'"
 
 .PHONY: help
 help: ## list all targets
@@ -89,7 +90,19 @@ lint: ## run gofmt, go vet, staticcheck and misspell, and check imports, documen
 	go tool -modfile=tools/go.mod staticcheck -tags chart ./test/deploy/chart
 	@# verison: a test of suggestions for misspelled commands.
 	git ls-files | xargs go tool -modfile=tools/go.mod misspell -error -i verison
+	go tool -modfile=tools/go.mod actionlint
 	go test ./test/repo
+
+.PHONY: version
+version: ## write the version V (such as v1.2.3) into VERSION and every file that names it
+	@case "$(V)" in v[0-9]*.[0-9]*.[0-9]*) ;; *) echo "V=$(V): must be a version, such as V=v1.2.3" >&2; exit 2 ;; esac
+	echo "$(V)" >VERSION
+	go test -count=1 ./test/repo -run Version -update
+	$(MAKE) chart
+
+.PHONY: vuln
+vuln: ## check what the programs call for known vulnerabilities (VULNDB=https://vuln.go.dev: the newest reports)
+	@tools/vuln/run
 
 .PHONY: images
 images: ## build the container images with docker, podman or buildah; tools/images says how to choose
