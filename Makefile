@@ -145,6 +145,14 @@ docs: ## write the generated parts of docs/ from the programs
 bench: build ## measure speed and memory, as ratios within one run
 	go run ./test/bench
 
+# PODS is the number of pods of each form. With the default it takes 10 minutes.
+PODS ?= 16
+.PHONY: bench-pod
+bench-pod: ## measure what injection costs the start of a pod, on the node of test-cluster (root; PODS=48: more pods)
+	@tools/need buildah ip
+	@tools/kubernetes >/dev/null # here, since go run would not show its messages before the end
+	cd test/cluster && go run ./podstart -n $(PODS)
+
 .PHONY: compat
 compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family)
 	@go run ./test/compat --only="$(ONLY)"
@@ -152,14 +160,16 @@ compat: ## run real clients, old and new, against the proxy (root; ONLY=python: 
 # The newest minor version of Kubernetes, for the cluster tests. CI tests the one before.
 .PHONY: nightly
 nightly: export KUBERNETES ?= 1.37.2
-nightly: ## run compat, the cluster tests on a newer Kubernetes, fuzz and mutate: hours, not part of CI
-	@echo "nightly 1/4: make compat"
+nightly: ## run compat, the cluster tests and bench-pod on a newer Kubernetes, fuzz and mutate: hours, not part of CI
+	@echo "nightly 1/5: make compat"
 	$(MAKE) compat ONLY=
-	@echo "nightly 2/4: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
+	@echo "nightly 2/5: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
 	$(MAKE) test-apiserver test-cluster
-	@echo "nightly 3/4: make fuzz"
+	@echo "nightly 3/5: make bench-pod, on Kubernetes $(KUBERNETES)"
+	$(MAKE) bench-pod
+	@echo "nightly 4/5: make fuzz"
 	$(MAKE) fuzz
-	@echo "nightly 4/4: make mutate"
+	@echo "nightly 5/5: make mutate"
 	$(MAKE) mutate
 
 .PHONY: clean

@@ -38,9 +38,9 @@ func (p *plan) proxyContainer() corev1.Container {
 	c := corev1.Container{
 		Name:            ProxyName,
 		Image:           s.ProxyImage,
-		Env:             append(p.identityEnv(p.token.mountPath), s.proxyEnv()...),
+		Env:             slices.Concat(p.identityEnv(p.token.mountPath), p.binding.env, s.proxyEnv()),
 		Resources:       *s.ProxyResources,
-		VolumeMounts:    append([]corev1.VolumeMount{p.mount(p.token.mountPath)}, s.caMounts()...),
+		VolumeMounts:    slices.Concat([]corev1.VolumeMount{p.mount(p.token.mountPath)}, p.binding.mounts, s.caMounts()),
 		SecurityContext: restricted(azure.ProxyID),
 	}
 	// A startup probe would delay the pod by a second: see ADR 0051.
