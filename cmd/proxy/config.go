@@ -37,6 +37,7 @@ type config struct {
 	identityList     []azure.Identity
 	identities       map[azure.Selector]azure.ClientID // of identityList
 	allowedClientIDs []azure.ClientID
+	appServiceHeader azure.AppServiceHeader
 	strictAPIVersion bool
 	imdsPassthrough  string
 	imdsAddress      azure.MetadataURL
@@ -133,6 +134,8 @@ func (c *config) addFlags(flags *flagenv.Set) {
 		"client `IDs` that requests may name; the default allows any")
 	flagenv.List(flags.FlagSet, &c.prefetch, "prefetch", azure.ParseResource,
 		"`resource` whose token, for "+azure.EnvClientID+", is fetched before the first request; repeatable")
+	flagenv.Var(flags.FlagSet, &c.appServiceHeader, "app-service-header", flagenv.Optional(azure.ParseAppServiceHeader),
+		"`secret`: also answer requests in the protocol of App Service, at "+azure.AppServicePath+", that have it in the header X-IDENTITY-HEADER or secret; set the variable and not the flag, which other processes can read")
 	flags.BoolVar(&c.strictAPIVersion, "strict-api-version", false, "refuse token requests without api-version, as IMDS does")
 	flags.StringVar(&c.caFile, "ca-file", "", "PEM `file` of certificate authorities to trust for Entra in addition to the system's")
 	flags.Group("Instance metadata")
@@ -299,6 +302,7 @@ func (c *config) handlerConfig() imds.Config {
 		DefaultClientID:  c.defaultClientID,
 		Identities:       c.identities,
 		AllowedClientIDs: c.allowedClientIDs,
+		AppServiceHeader: c.appServiceHeader,
 		StrictAPIVersion: c.strictAPIVersion,
 		Version:          version,
 	}
