@@ -34,16 +34,17 @@ type config struct {
 	probeTimeout time.Duration
 	showVersion  bool
 
-	identityList     []azure.Identity
-	identities       map[azure.Selector]azure.ClientID // of identityList
-	allowedClientIDs []azure.ClientID
-	appServiceHeader azure.AppServiceHeader
-	strictAPIVersion bool
-	imdsPassthrough  string
-	imdsAddress      azure.MetadataURL
-	prefetch         []azure.Resource
-	caFile           string
-	shutdownDelay    time.Duration
+	identityList       []azure.Identity
+	identities         map[azure.Selector]azure.ClientID // of identityList
+	allowedClientIDs   []azure.ClientID
+	appServiceHeader   azure.AppServiceHeader
+	strictAPIVersion   bool
+	imdsPassthrough    string
+	imdsAddress        azure.MetadataURL
+	requireIMDSBlocked bool
+	prefetch           []azure.Resource
+	caFile             string
+	shutdownDelay      time.Duration
 
 	defaultClientID    azure.ClientID
 	tenantID           azure.Tenant
@@ -142,6 +143,8 @@ func (c *config) addFlags(flags *flagenv.Set) {
 	flagenv.Var(flags.FlagSet, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughOn, passthroughOff),
 		"on or off: whether to forward requests for instance metadata to the real IMDS; requests for identities are never forwarded")
 	flagenv.Var(flags.FlagSet, &c.imdsAddress, "imds-address", azure.ParseMetadataURL, "`URL` of the real IMDS; for tests")
+	flags.BoolVar(&c.requireIMDSBlocked, "require-imds-blocked", false,
+		"not ready while this pod can connect to the real IMDS: for a pod without a redirect, whose NetworkPolicy must block it; requires --imds-passthrough=off")
 	flags.Group("Logging")
 	c.log.AddFlags(flags.FlagSet)
 	flags.BoolVar(&c.logAll, "log-all-requests", false,
@@ -182,6 +185,9 @@ func (c *config) checkFlags(flags *pflag.FlagSet) error {
 	// An empty list must not mean that any client ID is allowed (fail closed).
 	if flags.Changed(allowedClientIDsFlag) && len(c.allowedClientIDs) == 0 {
 		return flagenv.Errorf(allowedClientIDsFlag, "is empty: list the client IDs to allow, or remove it to allow any")
+	}
+	if c.requireIMDSBlocked && c.imdsPassthrough == passthroughOn {
+		return flagenv.Errorf("require-imds-blocked", "requires --imds-passthrough=off (PROXY_IMDS_PASSTHROUGH): with forwarding on, the proxy itself connects to the real IMDS")
 	}
 	if c.shutdownDelay < 0 {
 		return flagenv.Errorf("shutdown-delay", "%q: must not be negative", c.shutdownDelay)

@@ -164,6 +164,31 @@ func TestInvalidHTTPProxyIsRefused(t *testing.T) {
 	}
 }
 
+// TestRequireIMDSBlocked: the flag contradicts forwarding, which is on by default.
+func TestRequireIMDSBlocked(t *testing.T) {
+	want := "--require-imds-blocked (PROXY_REQUIRE_IMDS_BLOCKED) requires --imds-passthrough=off (PROXY_IMDS_PASSTHROUGH)"
+	for _, test := range []struct {
+		environment map[string]string
+		refused     bool
+	}{
+		{nil, false},
+		{map[string]string{"PROXY_REQUIRE_IMDS_BLOCKED": "true"}, true},
+		{map[string]string{"PROXY_REQUIRE_IMDS_BLOCKED": "true", "PROXY_IMDS_PASSTHROUGH": "off"}, false},
+		{map[string]string{"PROXY_REQUIRE_IMDS_BLOCKED": "false"}, false},
+	} {
+		cfg, err := parseConfig(nil, podEnvironment(test.environment), io.Discard)
+		_, checkErr := parseCheck(nil, podEnvironment(test.environment), io.Discard)
+		for command, err := range map[string]error{"proxy": err, "proxy check": checkErr} {
+			if (err != nil) != test.refused || err != nil && (!errors.Is(err, errConfig) || !strings.HasPrefix(err.Error(), want)) {
+				t.Errorf("%s, %v: got %v, refused: %t", command, test.environment, err, test.refused)
+			}
+		}
+		if set := test.environment["PROXY_REQUIRE_IMDS_BLOCKED"] == "true"; err == nil && (newBlockedCheck(cfg, nil) != nil) != set {
+			t.Errorf("%v: there is a check of the address: %t, want %t", test.environment, !set, set)
+		}
+	}
+}
+
 // TestInvalidAppServiceHeaderIsRefused: a value that can be guessed, or a reference that
 // Kubernetes has not replaced, is no secret. The error does not contain the value.
 func TestInvalidAppServiceHeaderIsRefused(t *testing.T) {

@@ -79,8 +79,8 @@ func appendExpiry(b []byte, t time.Time, date bool) []byte {
 }
 
 // appendAppServiceError appends the body of an error response of App Service, followed by the
-// members of IMDS. azure-identity (Python) 1.25 shows statusCode and message, and for IMDS's
-// members alone "None, None"; other clients look for error and error_description.
+// members of IMDS. MSAL for Python shows statusCode and message, and for IMDS's members alone
+// "None, None"; @azure/identity (Node) shows error and error_description.
 func appendAppServiceError(b []byte, a answer) []byte {
 	b = append(b, `{"statusCode":`...)
 	b = strconv.AppendInt(b, int64(a.status), 10)
