@@ -107,7 +107,7 @@ func (o *options) addFlags(set *flagenv.Set) {
 	flagenv.Var(flags, &o.nativeSidecar, "native-sidecar", flagenv.OneOf("on", "off"),
 		"on or off: inject the proxy as a native sidecar, which needs Kubernetes 1.29")
 	flagenv.List(flags, &o.templatePaths, "template-path", parseTemplatePath,
-		"`KIND.GROUP=PATH` of the pod template of a custom resource, such as Rollout.argoproj.io=spec.template; repeatable")
+		"`KIND.GROUP=PATH` of the pod template of a custom resource, such as Rollout.argoproj.io=spec.template; KEY[] is a list with a template in each item; repeatable")
 	set.Group("Service accounts")
 	flags.StringSliceVar(&o.accountFile, "service-account-file", nil, "`file` with ServiceAccounts, which is read and not written; - is standard input; repeatable")
 	flagenv.Var(flags, &o.clientID, "client-id", flagenv.Optional(azure.ParseClientID), "client `ID` for service accounts that are missing or have none")

@@ -18,23 +18,48 @@ func (m *migration) object(f *file, o object) {
 		m.withoutTemplate(f, o)
 		return
 	}
+	v := visit{m: m, f: f, o: o, warned: map[string]bool{}}
+	found := false
 	for _, path := range paths {
-		template, err := o.template(path)
+		exists, err := v.templates(path)
 		switch {
 		case err != nil:
-		case template == nil && custom:
+			m.refuse(f, o, err)
+			return
+		case !exists && custom:
 			m.skip(f, o, o.node.Line(), "not changed: it has nothing at "+path.String()+", the path of --template-path")
-		case template == nil:
-			m.unchanged++
-			m.warnAbove(f, o, path, nil)
-		default:
-			m.warnAbove(f, o, path, template)
-			err = m.workload(f, o, template)
+		}
+		found = found || exists
+	}
+	if !found && !custom {
+		m.unchanged++
+		v.warnAbove(paths[0], place{above: []*manifest.Node{o.node}})
+	}
+}
+
+// visit is the visit of one object.
+type visit struct {
+	m      *migration
+	f      *file
+	o      object
+	warned map[string]bool // the warnings of warnAbove, which are the same for several pod templates
+}
+
+// templates changes the pod templates at a path, and reports whether there is one.
+func (v visit) templates(path path) (exist bool, err error) {
+	places, err := v.o.places(path)
+	for _, p := range places {
+		template, err := p.template()
+		if err == nil && template != nil {
+			v.warnAbove(path, p)
+			err = v.m.workload(v.f, v.o, template)
 		}
 		if err != nil {
-			m.refuse(f, o, locate(template, err))
+			v.m.refuse(v.f, v.o, locate(template, err))
 		}
+		exist = exist || err != nil || template != nil
 	}
+	return exist, err
 }
 
 // skip warns about a workload that is not changed.

@@ -79,9 +79,9 @@ func runCheck(t *testing.T, ctx context.Context, p *pod.Pod, uid int, args ...st
 // TestCheck: `proxy check` finds no failure in a healthy pod. As the application's user it
 // reports that the redirect leads to the proxy; as the proxy's user it cannot check this.
 func TestCheck(t *testing.T) {
-	for _, mode := range []string{"nft", "legacy"} {
-		t.Run(mode, func(t *testing.T) {
-			p, ctx := startPod(t, pod.Config{IPTablesMode: mode})
+	for _, backend := range backends {
+		t.Run(backend, func(t *testing.T) {
+			p, ctx := startPod(t, pod.Config{Backend: backend})
 			foreignMetadataAddress(t)
 			for _, test := range []struct {
 				uid      int
