@@ -62,12 +62,15 @@ const appServiceDate = "01/02/2006 15:04:05 -07:00"
 //   - azure-identity (Python) 1.5 raises ValueError, in version 2017-09-01
 //     (_credentials/app_service.py).
 //   - @azure/identity (Node) 1 and 2 read NaN, and would then use the token forever
-//     (appServiceMsi2017.ts, appServiceMsi2019.ts: Date.parse).
+//     (appServiceMsi2017.ts, appServiceMsi2019.ts: Date.parse). The first versions send only the
+//     name of their HTTP client, core-http, and know only version 2017-09-01.
 func readsDatesOnly(header http.Header) bool {
 	agent := header.Get("User-Agent")
-	older := len(header[header2017]) > 0
-	return older && strings.Contains(agent, "azsdk-python-identity/1.5.") ||
-		strings.Contains(agent, "azsdk-js-identity/1.") || strings.Contains(agent, "azsdk-js-identity/2.")
+	sends := func(product string) bool { return strings.Contains(agent, product) }
+	if older := len(header[header2017]) > 0; older && (sends("azsdk-python-identity/1.5.") || sends("core-http/1.")) {
+		return true
+	}
+	return sends("azsdk-js-identity/1.") || sends("azsdk-js-identity/2.")
 }
 
 // appendExpiry appends a time in seconds since 1970, or as a date.

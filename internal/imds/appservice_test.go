@@ -94,6 +94,8 @@ func TestDates(t *testing.T) {
 		{"azsdk-python-identity/1.5.0 Python/3.11.2 (Linux)", "X-IDENTITY-HEADER", seconds},
 		{"azsdk-python-identity/1.6.0 Python/3.11.2 (Linux)", "secret", seconds},
 		{"azsdk-python-identity/1.15.0 Python/3.11.2 (Linux)", "secret", seconds},
+		{"core-http/1.2.6 Node/v22.23.3 OS/(x64-Linux-6.18)", "secret", date},
+		{"core-http/1.2.6 Node/v22.23.3 OS/(x64-Linux-6.18)", "X-IDENTITY-HEADER", seconds},
 		{"azsdk-js-identity/1.5.2 core-http/1.2.6 Node/v22.0.0", "secret", date},
 		{"azsdk-js-identity/2.1.0 core-rest-pipeline/1.9.0 Node/22.0.0", "secret", date},
 		{"azsdk-js-identity/2.1.0 core-rest-pipeline/1.9.0 Node/22.0.0", "X-IDENTITY-HEADER", date},

@@ -192,6 +192,11 @@ func scenarios() []scenario {
 		where: direct, arguments: []string{"credential=default"}, want: gotToken, check: all(expiries, tokens(1, pod.ClientID), exchanges(1)),
 		table: variablesTable, like: []string{"chain"}, environment: appService(podSecret),
 	}, {
+		name: "app-service-falls", title: "falls through", about: "App Service; the tenant does not have the pod's own identity: a chain tries its next credential without delay",
+		where: direct, arguments: []string{"credential=fallthrough"}, want: gotToken, check: all(fellThrough, exchanges(1), asksOnce),
+		fault: func(int) *entra.Fault { f := entra.FaultAADSTS(700016); return &f },
+		table: variablesTable, like: []string{"fall-through"}, environment: appService(podSecret),
+	}, {
 		name: "app-service-second", title: "second call", about: "App Service; a second call of the same object: at most one more request, no exchange",
 		where: direct, arguments: managed("calls=2"), want: gotToken, check: all(expiries, tokens(2, pod.ClientID), sameToken, exchanges(1)),
 		table: variablesTable, like: []string{"second"}, environment: appService(podSecret),
