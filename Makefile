@@ -4,7 +4,7 @@
 
 SHELL := /bin/sh
 export CGO_ENABLED ?= 0
-# On Debian, ip and iptables are in sbin, which is not in the PATH of a plain user.
+# On Debian, ip, nft and iptables are in sbin, which is not in the PATH of a plain user.
 export PATH := $(PATH):/usr/sbin:/sbin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # -buildvcs=false: VERSION names the commit, and a stamp would make builds of the same source differ.
@@ -31,7 +31,7 @@ build-webhook: ## build bin/webhook, the admission webhook; one to two minutes t
 # As root, the demo makes a network namespace with the redirect. Other users get one in a user
 # namespace if the system allows that, or else the proxy on loopback. The demo prints what is
 # missing for the namespace.
-NEED_POD := if [ "$$(id -u)" = 0 ]; then tools/need curl ip iptables-nft; else tools/need curl; fi
+NEED_POD := if [ "$$(id -u)" = 0 ]; then tools/need curl ip; else tools/need curl; fi
 
 .PHONY: demo
 demo: build ## show how one client gets one token through the redirect, step by step
@@ -48,7 +48,7 @@ NEED_PROMTOOL := command -v promtool >/dev/null || tools/debs .cache/prometheus 
 
 .PHONY: attack
 attack: ## measure what a hostile container can do to the others of its pod (root; part of test)
-	@tools/need ip iptables-nft setpriv
+	@tools/need ip setpriv
 	@echo "attacking the proxy in a memory cgroup of 64 MiB: about 4 minutes"
 	go test -count=1 -timeout 20m -v ./test/attack
 
