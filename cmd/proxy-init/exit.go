@@ -3,12 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"go.uber.org/zap"
 
 	"imds-oidc-proxy/internal/netrules"
+	"imds-oidc-proxy/internal/termlog"
 )
 
 // The exit codes without a kind of failure.
@@ -68,33 +68,14 @@ func report(o options, log *zap.Logger, err error) int {
 		code, remedy = exitCode(failure.Kind), failure.Remedy
 	}
 	log.Error(o.failureMessage(), zap.Error(err), zap.String("remedy", remedy), zap.Int("exit_code", code))
-	writeTermination(o.terminationLog, terminationMessage(err, remedy))
+	termlog.Write(o.terminationLog, terminationMessage(err, remedy))
 	return code
 }
 
 func terminationMessage(err error, remedy string) string {
-	cause := strings.ReplaceAll(err.Error(), "\n", " ")
-	if remedy == "" {
-		return cause
+	message := "proxy-init: " + err.Error()
+	if remedy != "" {
+		message += ". Remedy: " + remedy
 	}
-	return fmt.Sprintf("%s. Remedy: %s", cause, remedy)
-}
-
-// maxTermination is the maximum size of a termination message, in bytes. The kubelet discards
-// the rest.
-const maxTermination = 4096
-
-// writeTermination writes the message that `kubectl describe pod` shows. It does not create the
-// file: if the kubelet has not created it, nothing reads it.
-func writeTermination(path, message string) {
-	if path == "" {
-		return
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	// An error is ignored, since the log has the same message.
-	_, _ = f.WriteString("proxy-init: " + message[:min(len(message), maxTermination-len("proxy-init: "))])
+	return message
 }

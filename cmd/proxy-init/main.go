@@ -18,9 +18,10 @@ import (
 
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/netrules"
+	"imds-oidc-proxy/internal/termlog"
 )
 
-// version is set at build time: -ldflags "-X main.version=…".
+// version is the version and the commit. It is set at build time: -ldflags "-X 'main.version=…'".
 var version = "dev"
 
 func main() {
@@ -39,7 +40,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return exitOK
 	case err != nil:
 		fmt.Fprintf(stderr, "proxy-init: %v\n", err)
-		writeTermination(o.terminationLog, err.Error())
+		termlog.Write(o.terminationLog, terminationMessage(err, ""))
 		return exitUsage
 	case o.version:
 		fmt.Fprintf(stdout, "proxy-init %s\n", version)

@@ -13,10 +13,8 @@ import (
 	"imds-oidc-proxy/internal/flagenv"
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/netrules"
+	"imds-oidc-proxy/internal/termlog"
 )
-
-// terminationLog is the kubelet's default terminationMessagePath.
-const terminationLog = "/dev/termination-log"
 
 // options is the configuration of one run.
 type options struct {
@@ -57,7 +55,7 @@ func variable(flag string) string {
 
 // parse parses the flags, and the variables of flags that are not given.
 func parse(args []string, getenv func(string) string) (options, error) {
-	o := options{terminationLog: terminationLog}
+	o := options{terminationLog: termlog.Path}
 	flags := flagenv.New("proxy-init", variable)
 	o.addFlags(flags)
 	o.usage = usage(flags)
@@ -107,7 +105,7 @@ func (o *options) addFlags(set *flagenv.Set) {
 	flags.BoolVar(&o.verify, "verify", true, "prove the redirect by a connection to the metadata address; --verify=false skips the connection, and still fails if another user than the proxy's listens at --proxy-port")
 	flags.BoolVar(&o.force, "force", false, "continue in a network namespace that seems to be a node's own")
 	set.Group("Log")
-	flags.StringVar(&o.terminationLog, "termination-log", terminationLog, "`file` for the cause of a failure; proxy-init does not create it")
+	flags.StringVar(&o.terminationLog, "termination-log", termlog.Path, "`file` for the cause of a failure; proxy-init does not create it")
 	o.log.AddFlags(flags)
 	set.Group("Instead of installing the redirect (at most one)")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the rules as input for nft -f, or with --backend=nft or legacy as input for iptables-restore --noflush, and change nothing")

@@ -117,6 +117,11 @@ type Config struct {
 	// empty, the exchange is skipped.
 	ClientID azure.ClientID
 
+	// ClientIDs are the client IDs in the proxy's configuration, which requests may name by
+	// object ID or resource ID, too. Identities is --identity.
+	ClientIDs  []azure.ClientID
+	Identities []azure.Identity
+
 	// Resource is the resource for the token request. Required.
 	Resource azure.Resource
 
