@@ -147,7 +147,7 @@ func (o options) installer() (*installer, error) {
 
 // need installs the commands of the system that the tests need.
 func need(ctx context.Context, m manifest) error {
-	args := []string{"ip", "iptables-nft", "setpriv"}
+	args := []string{"ip", "setpriv"}
 	for _, f := range m.Families {
 		args = append(args, f.Needs...)
 	}
