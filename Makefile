@@ -133,7 +133,7 @@ bench: build ## measure speed and memory, as ratios within one run
 	go run ./test/bench
 
 .PHONY: compat
-compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family)
+compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family, ONLY=python/msal: one library)
 	@go run ./test/compat --only="$(ONLY)"
 
 # The newest minor version of Kubernetes, for the cluster tests. CI tests the one before.
