@@ -155,7 +155,7 @@ bench-pod: ## measure what injection costs the start of a pod, on the node of te
 	cd test/cluster && go run ./podstart -n $(PODS)
 
 .PHONY: compat
-compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family)
+compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family, ONLY=python/msal: one library)
 	@go run ./test/compat --only="$(ONLY)"
 
 # The newest minor version of Kubernetes, for the cluster tests. CI tests the one before.
