@@ -24,20 +24,22 @@ var exits = [...]struct {
 	kind netrules.Kind // zero: none
 	help string
 }{
-	{exitOK, 0, "success (--check: all rules are in place and first)"},
+	{exitOK, 0, "success (--check: all rules are in place)"},
 	{exitFailure, 0, "another failure"},
 	{exitUsage, 0, "invalid flag or environment variable"},
-	{3, netrules.MissingCapability, "a capability is missing: NET_ADMIN, or for legacy also NET_RAW (--check: also\n" +
-		"if the kernel has legacy tables here that cannot be read without NET_RAW)"},
-	{4, netrules.NoBinary, "no iptables binary for the backend"},
+	{3, netrules.MissingCapability, "rules may not be changed: the capability NET_ADMIN is missing, or for legacy also\n" +
+		"NET_RAW; or the table belongs to another process or user namespace"},
+	{4, netrules.NoBinary, "no iptables binary for the backend, or to remove an earlier redirect"},
 	{5, netrules.LockHeld, "another process holds the xtables lock, or its file cannot be opened"},
-	{6, netrules.MissingModule, "the kernel lacks a module, such as xt_owner or nf_nat"},
+	{6, netrules.MissingModule, "the kernel lacks a module, such as nft_redir, xt_owner or nf_nat, or is too old"},
 	{7, netrules.WrongBackend, "the backend cannot read rules in its tables"},
-	{8, netrules.RulesDiffer, "the rules are not the planned ones (--check: missing, changed or not first)"},
+	{8, netrules.RulesDiffer, "the rules are not the planned ones (--check: missing, changed, not first,\n" +
+		"or beside rules of another backend)"},
 	{9, netrules.NotRedirected, "the rules are in place, but a connection was not redirected to the proxy's port"},
 	{10, netrules.HostNetwork, "this is a node's own network namespace"},
 	{11, netrules.TimedOut, "iptables did not exit in time"},
 	{12, netrules.PortTaken, "a process of another user than the proxy's holds the proxy's port"},
+	{14, netrules.NoGuard, "the redirect works, but another user than the proxy's can answer at its port"},
 }
 
 func exitHelp() string {

@@ -60,7 +60,7 @@ func exitHelp(table []exit) string {
 // written. Without a timeout, a pipe that is full would block the process forever.
 const lastLineTimeout = 200 * time.Millisecond
 
-// version is set at build time: -ldflags "-X main.version=…".
+// version is the version and the commit. It is set at build time: -ldflags "-X 'main.version=…'".
 var version = "dev"
 
 func main() {
