@@ -34,15 +34,16 @@ build-webhook: ## build bin/webhook, the admission webhook; one to two minutes t
 # missing for the namespace.
 NEED_POD := if [ "$$(id -u)" = 0 ]; then tools/need curl ip iptables-nft; else tools/need curl; fi
 
+# DEMO=--identity-binding shows a pod with an identity binding of AKS.
 .PHONY: demo
 demo: build ## show how one client gets one token through the redirect, step by step
 	@$(NEED_POD)
-	@go run ./test/demo
+	@go run ./test/demo $(DEMO)
 
 .PHONY: dev
 dev: build ## keep the demo running, with a shell inside for curl
 	@$(NEED_POD)
-	@go run ./test/demo --shell
+	@go run ./test/demo --shell $(DEMO)
 
 # Unpacked and not installed: Debian's package would start Prometheus.
 NEED_PROMTOOL := command -v promtool >/dev/null || tools/debs .cache/prometheus prometheus

@@ -153,6 +153,7 @@ func (o *options) validate() error {
 		{netrules.ErrMetadataAddress, []string{"metadata-ip"}},
 		{netrules.ErrExemptRoot, []string{"proxy-uid", "proxy-gid"}},
 		{netrules.ErrDenyTooWide, []string{"deny"}},
+		{netrules.ErrDenyTooMany, []string{"deny"}},
 		{netrules.ErrDenyMetadata, []string{"deny"}},
 	} {
 		if errors.Is(err, f.err) {

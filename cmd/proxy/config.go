@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -300,11 +298,15 @@ func (c *config) prefetched() []tokens.Request {
 	return requests
 }
 
-// configuredClientIDs returns all client IDs in the configuration.
+// configuredClientIDs returns all client IDs in the configuration, the default one first.
 func (c *config) configuredClientIDs() []azure.ClientID {
-	ids := slices.Concat(c.allowedClientIDs, slices.Collect(maps.Values(c.identities)))
+	var ids []azure.ClientID
 	if c.defaultClientID != "" {
 		ids = append(ids, c.defaultClientID)
+	}
+	ids = append(ids, c.allowedClientIDs...)
+	for _, identity := range c.identityList {
+		ids = append(ids, identity.ClientID)
 	}
 	return ids
 }

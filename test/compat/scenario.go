@@ -61,6 +61,9 @@ const (
 	redirected place = "redirected"
 	// direct: by an environment variable, without a redirect.
 	direct place = "direct"
+	// bound: by the redirect, in a pod with an identity binding. It has the scenarios of
+	// redirected.
+	bound place = "bound"
 )
 
 // table is a part of the page.
@@ -112,7 +115,7 @@ func scenarios() []scenario {
 		name: "client-id", title: "client ID", about: "a user-assigned identity by its client ID",
 		where: redirected, arguments: managed("client_id=" + otherClientID), want: gotToken, check: all(tokens(1, otherClientID), exchanges(1)),
 	}, {
-		name: "object-id", title: "object ID", about: "by its object ID, which `--identity` maps",
+		name: "object-id", title: "object ID", about: "by its object ID, which the proxy finds in the identity's token",
 		where: redirected, arguments: managed("object_id=" + otherObjectID), want: gotToken, check: tokens(1, otherClientID),
 	}, {
 		name: "resource-id", title: "resource ID", about: "by its ARM resource ID, which `--identity` maps",
@@ -222,6 +225,17 @@ func scenarios() []scenario {
 		where: direct, arguments: managed("client_id=" + otherClientID), want: gotToken, check: all(expiries, tokens(1, otherClientID), exchanges(1)),
 		table: variablesTable, like: []string{"client-id", "both"}, environment: append(podHost(), appService(podSecret)...),
 	}}
+}
+
+// scenarios returns the scenarios of a place.
+func (p place) scenarios() []scenario {
+	return slices.DeleteFunc(scenarios(), func(s scenario) bool {
+		if p != bound {
+			return s.where != p
+		}
+		// An identity without a binding may get one, so that the proxy's answer is another.
+		return s.where != redirected || slices.Contains(s.arguments, "client_id="+unknownClientID)
+	})
 }
 
 // podHost is the variable of IMDS's protocol that some clients use instead of the metadata

@@ -34,7 +34,7 @@ const (
 )
 
 type options struct {
-	shell            bool
+	shell, binding   bool
 	proxy, proxyInit string
 }
 
@@ -46,6 +46,7 @@ func run() int {
 	var opts options
 	flags := pflag.NewFlagSet("demo", pflag.ContinueOnError)
 	flags.BoolVar(&opts.shell, "shell", false, "start a shell in the pod at the end")
+	flags.BoolVar(&opts.binding, "identity-binding", false, "give the pod an identity binding of AKS: a token proxy requests the tokens of Entra")
 	flags.StringVar(&opts.proxy, "proxy", "bin/proxy", "`file` of the proxy")
 	flags.StringVar(&opts.proxyInit, "proxy-init", "bin/proxy-init", "`file` of proxy-init")
 	if err := flags.Parse(os.Args[1:]); err != nil {
@@ -104,6 +105,7 @@ func show(opts options, layout func(options) (pod.Config, error)) int {
 	if err != nil {
 		return fail(err)
 	}
+	cfg.IdentityBinding = opts.binding
 	cfg.ProxyEnv = []string{"PROXY_APP_SERVICE_HEADER=" + podUID} // injection refers to the pod's UID
 	p, err := pod.Start(demoCtx, cfg)
 	if err != nil {

@@ -170,6 +170,11 @@ func (s *steps) showWithoutMetadata(ctx context.Context) {
 func (s *steps) showCounts() {
 	s.heading("Requests that left the pod")
 	text := fmt.Sprintf("Entra            %d exchange", len(s.pod.Entra.Exchanges()))
+	if s.pod.Binding != nil {
+		requests := s.pod.Binding.Requests()
+		text = fmt.Sprintf("the token proxy  %d exchange, for %s by the server name\n                 %s, which then asked Entra, whose assertion has the subject %q",
+			len(requests), requests[0].Subject, requests[0].ServerName, s.pod.Entra.Exchanges()[0].Subject)
+	}
 	if s.pod.Decoy != nil {
 		text += fmt.Sprintf("\nthe node's IMDS  %d requests (a decoy at %s)", len(s.pod.Decoy.Requests()), netns.MetadataAddress)
 	}

@@ -9,6 +9,8 @@
 //	redirectpod repeat NETWORK/ADDRESS
 //	redirectpod impersonate ADDRESS
 //	redirectpod open NAME=LOCAL/REMOTE
+//	redirectpod install NAMESPACE
+//	redirectpod validate
 //
 // NETWORK of a client is one of these:
 //
@@ -30,7 +32,9 @@
 // and prints the answer. repeat connects without a pause, and prints how often each server has
 // answered for each line of its standard input. impersonate answers every HTTP request as a
 // proxy that is ready. open connects from LOCAL to REMOTE, where no process listens, and sends
-// NAME if REMOTE connects to LOCAL at the same time.
+// NAME if REMOTE connects to LOCAL at the same time. install installs the redirect in the network
+// namespace of a file, as a CNI plugin does. validate prints how the redirect was proven, or the
+// kind of the error.
 package main
 
 import (
@@ -59,7 +63,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("a command is required: pause, answer, ask, hold, repeat, impersonate or open")
+		return errors.New("a command is required: pause, answer, ask, hold, repeat, impersonate, open, install or validate")
 	}
 	switch command, endpoints := args[0], args[1:]; command {
 	case "pause":
@@ -84,6 +88,10 @@ func run(args []string) error {
 		return impersonate(strings.Join(endpoints, ""))
 	case "open":
 		return open(strings.Join(endpoints, ""))
+	case "install":
+		return install(strings.Join(endpoints, ""))
+	case "validate":
+		return validate()
 	default:
 		return fmt.Errorf("unknown command %q", command)
 	}
