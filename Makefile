@@ -133,7 +133,7 @@ test-apiserver: ## test with a real Kubernetes API server and etcd (root, for na
 
 .PHONY: test-cluster
 test-cluster: ## test with a real node as well: kubelet, containerd, runc, and pods that get tokens (root)
-	@tools/need buildah ip npm
+	@tools/need buildah ip npm python3-venv
 	@tools/kubernetes >/dev/null # here, since go test would not show its messages before the end
 	cd test/cluster && go test -count=1 -timeout 30m ./node
 

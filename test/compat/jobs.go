@@ -85,8 +85,8 @@ func (o options) selected(jobs []job) []job {
 	}
 	var kept []job
 	for _, j := range jobs {
-		for _, s := range scenarios() {
-			if s.where == j.Where && strings.HasPrefix(s.name, o.scenario) {
+		for _, s := range j.Where.scenarios() {
+			if strings.HasPrefix(s.name, o.scenario) {
 				j.Scenarios = append(j.Scenarios, s.name)
 			}
 		}

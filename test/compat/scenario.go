@@ -183,7 +183,7 @@ func scenarios() []scenario {
 		where: direct, arguments: managed("client_id=" + otherClientID), want: gotToken, check: all(expiries, tokens(1, otherClientID), exchanges(1)),
 		table: variablesTable, like: []string{"client-id"}, environment: appService(podSecret),
 	}, {
-		name: "app-service-object-id", title: "object ID", about: "App Service; by its object ID, which `--identity` maps",
+		name: "app-service-object-id", title: "object ID", about: "App Service; by its object ID, which the proxy finds in the identity's token",
 		where: direct, arguments: managed("object_id=" + otherObjectID), want: gotToken, check: all(expiries, tokens(1, otherClientID)),
 		table: variablesTable, like: []string{"object-id"}, environment: appService(podSecret),
 	}, {
