@@ -165,7 +165,8 @@ func (r *run) exchange(ctx context.Context) []Finding {
 	}
 	result, err := service.Token(ctx, tokens.Request{ClientID: r.clientID(), Resource: r.cfg.Resource})
 	if err == nil {
-		return []Finding{{Status: OK, Item: "token", Text: fmt.Sprintf("%s, valid until %s", request, result.Token.ExpiresOn.UTC().Format(time.RFC3339))}}
+		token := Finding{Status: OK, Item: "token", Text: fmt.Sprintf("%s, valid until %s", request, result.Token.ExpiresOn.UTC().Format(time.RFC3339))}
+		return append([]Finding{token}, r.names(result.Token.Names())...)
 	}
 	failed, _ := errors.AsType[*exchange.Error](err)
 	return append([]Finding{failure("token", failed), {Status: Note, Item: "request", Text: request}}, r.details(failed)...)

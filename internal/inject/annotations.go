@@ -138,7 +138,7 @@ var annotations = []Annotation{
 	{Name: ProxyEnvAnnotation, On: onPod, Values: "JSON such as `{\"PROXY_LOG_FORMAT\": \"console\"}`", Default: "as configured",
 		Effect: "further variables of `azwi-proxy`; they replace the default as a whole", read: readProxyEnv, proxy: true},
 	{Name: AddedAnnotation, On: onPod, Values: "written by imds-migrate", Default: "none",
-		Effect: "which label and annotation `imds-migrate inject --all` has added, for `uninject --all`"},
+		Effect: "which label and annotations `imds-migrate inject` has added, with `--all` or `--identity-file`, for `uninject`"},
 }
 
 // injectedAnnotation has the values of [Config.RecordValues]. It is not a setting.

@@ -42,8 +42,8 @@ func newBench(cache string, where place) (*bench, error) {
 	b := &bench{where: where, keys: entra.NewKeys()}
 	b.cfg = pod.Config{
 		Proxy: filepath.Join(cache, "bin", "proxy"),
-		ProxyArgs: []string{"--log-level=debug",
-			"--identity=" + otherObjectID + "=" + otherClientID, "--identity=" + otherResourceID + "=" + otherClientID},
+		// The object ID is not mapped: the proxy finds it in a token.
+		ProxyArgs: []string{"--log-level=debug", "--identity=" + otherResourceID + "=" + otherClientID},
 		Entra: entra.Config{Keys: b.keys},
 	}
 	var err error
@@ -113,7 +113,7 @@ func (b *bench) startPod(ctx context.Context) error {
 	if b.pod.Binding != nil {
 		b.pod.Binding.Bind(otherClientID)
 	} else {
-		b.pod.Entra.AddApplication(entra.Application{ClientID: otherClientID, Credentials: []entra.FederatedCredential{{Subject: pod.Subject}}})
+		b.pod.Entra.AddApplication(entra.Application{ClientID: otherClientID, ObjectID: otherObjectID, Credentials: []entra.FederatedCredential{{Subject: pod.Subject}}})
 	}
 	b.pod.Entra.AddResource("https://*.example.test")
 	b.arm.trust(b.pod.Entra)

@@ -92,7 +92,7 @@ func scenarios() []scenario {
 		name: "client-id", title: "client ID", about: "a user-assigned identity by its client ID",
 		where: redirected, arguments: managed("client_id=" + otherClientID), want: gotToken, check: all(tokens(1, otherClientID), exchanges(1)),
 	}, {
-		name: "object-id", title: "object ID", about: "by its object ID, which `--identity` maps",
+		name: "object-id", title: "object ID", about: "by its object ID, which the proxy finds in the identity's token",
 		where: redirected, arguments: managed("object_id=" + otherObjectID), want: gotToken, check: tokens(1, otherClientID),
 	}, {
 		name: "resource-id", title: "resource ID", about: "by its ARM resource ID, which `--identity` maps",

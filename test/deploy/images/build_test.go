@@ -113,9 +113,10 @@ func TestReproducible(t *testing.T) {
 	if second := ids(); second != first {
 		t.Errorf("second build:\n%s\nfirst build:\n%s", second, first)
 	}
+	revision := command(t, nil, "git", "rev-parse", "HEAD")
 	for image, binary := range map[string]string{proxyImage: "proxy", initImage: "proxy-init", hookImage: "webhook"} {
 		local := filepath.Join(t.TempDir(), binary)
-		command(t, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+version, "-o", local, "../../../cmd/"+binary)
+		command(t, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X 'main.version="+version+" "+revision+"'", "-o", local, "../../../cmd/"+binary)
 		if got, want := digest(t, filepath.Join(mount(t, image), binary)), digest(t, local); got != want {
 			t.Errorf("%s: SHA-256 %s in the image, want %s", binary, got, want)
 		}

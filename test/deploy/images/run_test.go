@@ -99,7 +99,7 @@ func startEntra(t *testing.T) standIn {
 	return standIn{server, ca, token}
 }
 
-// startProxy starts the sidecar as the user of the image, and waits until the startup probe succeeds.
+// startProxy starts the sidecar as the user of the image, and waits until the probe of the postStart hook succeeds.
 func startProxy(t *testing.T, server standIn) string {
 	t.Helper()
 	const mounted = "/var/run/secrets/azure/wi/token"

@@ -52,8 +52,8 @@ type Config struct {
 	// proxy, whose command line is appended. It may be empty.
 	ProxyPrefix []string
 
-	// IPTablesMode is proxy-init's --iptables-mode. If it is empty, proxy-init chooses.
-	IPTablesMode string
+	// Backend is proxy-init's --backend. If it is empty, proxy-init chooses.
+	Backend string
 
 	// OneUser runs all processes as the caller: for a user namespace with one user, or
 	// for a caller that is not root.
@@ -226,14 +226,14 @@ func (p *Pod) Environment() []string {
 }
 
 // RunProxyInit runs proxy-init as the init container of a manifest: as root, with only the
-// capabilities that iptables needs.
+// capabilities that it needs.
 func (p *Pod) RunProxyInit(ctx context.Context, args ...string) (string, error) {
-	if p.cfg.IPTablesMode != "" {
-		args = append(args, "--iptables-mode="+p.cfg.IPTablesMode)
+	if p.cfg.Backend != "" {
+		args = append(args, "--backend="+p.cfg.Backend)
 	}
 	args = append(append([]string{p.cfg.ProxyInit}, p.cfg.ProxyInitArgs...), args...)
 	if !p.cfg.OneUser {
-		args = append(withCapabilities(p.cfg.IPTablesMode), args...)
+		args = append(withCapabilities(p.cfg.Backend), args...)
 	}
 	out, err := run(ctx, command{args: args, env: []string{"PATH=" + os.Getenv("PATH"), fmt.Sprintf("PROXY_PORT=%d", p.cfg.Port)}})
 	if err != nil {
@@ -244,9 +244,9 @@ func (p *Pod) RunProxyInit(ctx context.Context, args ...string) (string, error) 
 
 // withCapabilities returns the prefix of a command that drops all capabilities except those
 // that iptables needs. The legacy backend needs NET_RAW for a raw socket.
-func withCapabilities(mode string) []string {
+func withCapabilities(backend string) []string {
 	keep := "-all,+net_admin"
-	if mode == "legacy" {
+	if backend == "legacy" {
 		keep += ",+net_raw"
 	}
 	return []string{"setpriv", "--no-new-privs", "--bounding-set=" + keep, "--inh-caps=-all"}
