@@ -59,11 +59,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 // act installs, checks or removes the rules.
 func act(ctx context.Context, o options, log *zap.Logger) error {
 	// A check changes no rules, so it may run in a node's network namespace too.
-	rules, err := netrules.Open(ctx, netrules.Options{Mode: o.mode, Force: o.force || o.check})
+	rules, err := netrules.Open(ctx, netrules.Options{Backend: o.mode, Force: o.force || o.check})
 	if err != nil {
 		return err
 	}
-	log.Debug("iptables backend chosen", zap.String("backend", string(rules.Mode())), zap.String("reason", rules.Reason()))
+	log.Debug("iptables backend chosen", zap.String("backend", string(rules.Backend())), zap.String("reason", rules.Reason()))
 	if w := rules.Warning(); w != "" {
 		log.Warn("rules of the other iptables backend cannot be read", zap.String("detail", w))
 	}
@@ -83,7 +83,7 @@ func act(ctx context.Context, o options, log *zap.Logger) error {
 		if err := rules.Remove(ctx); err != nil {
 			return err
 		}
-		log.Info("redirect removed", zap.String("backend", string(rules.Mode())))
+		log.Info("redirect removed", zap.String("backend", string(rules.Backend())))
 		return nil
 	}
 	return install(ctx, o, rules, plan, log)
@@ -107,7 +107,7 @@ func install(ctx context.Context, o options, rules *netrules.Ruleset, plan netru
 // the check of the port's owner, which is a security check.
 func prove(ctx context.Context, o options) (netrules.Proof, error) {
 	if o.verify {
-		return netrules.Prove(ctx, o.config)
+		return netrules.Prove(ctx, o.config, false)
 	}
 	return "rules (--verify=false)", netrules.CheckPort(ctx, o.config)
 }
@@ -125,5 +125,5 @@ func describe(o options, rules *netrules.Ruleset) []zap.Field {
 	if len(o.config.Deny) > 0 {
 		fields = append(fields, zap.Stringers("deny", o.config.Deny))
 	}
-	return append(fields, zap.String("backend", string(rules.Mode())), zap.String("backend_reason", rules.Reason()))
+	return append(fields, zap.String("backend", string(rules.Backend())), zap.String("backend_reason", rules.Reason()))
 }

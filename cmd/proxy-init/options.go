@@ -23,7 +23,7 @@ type options struct {
 	config         netrules.Config
 	metadataIP     netip.Addr // with metadataPort, config.Metadata
 	metadataPort   uint16
-	mode           netrules.Mode
+	mode           netrules.Backend
 	verify, force  bool
 	terminationLog string
 	log            logging.Config
@@ -75,7 +75,7 @@ func parse(args []string, getenv func(string) string) (options, error) {
 func (o *options) addFlags(set *flagenv.Set) {
 	flags := set.FlagSet
 	o.config.ProxyPort, o.config.UID, o.config.GID = azure.ProxyPort, azure.ProxyID, azure.ProxyID
-	o.metadataIP, o.metadataPort, o.mode = netip.MustParseAddr(azure.MetadataIP), azure.MetadataPort, netrules.ModeAuto
+	o.metadataIP, o.metadataPort, o.mode = netip.MustParseAddr(azure.MetadataIP), azure.MetadataPort, netrules.Auto
 	set.Group("Redirect")
 	flagenv.Var(flags, &o.config.ProxyPort, "proxy-port", azure.ParsePort, "`port` on 127.0.0.1 where the proxy listens")
 	flagenv.Var(flags, &o.metadataIP, "metadata-ip", parseAddr, "`address` of the metadata service")
@@ -85,7 +85,7 @@ func (o *options) addFlags(set *flagenv.Set) {
 	flags.BoolVar(&o.config.Sealed, "seal", false, "exempt no process: nothing in the pod reaches the metadata address")
 	flagenv.List(flags, &o.config.Deny, "deny", netrules.ParseTarget, "reject further destinations: `CIDR[:TCP port]`,… (168.63.129.16:80,168.63.129.16:32526)")
 	set.Group("Installation")
-	flagenv.Var(flags, &o.mode, "iptables-mode", netrules.ParseMode, "iptables `backend`: auto, nft or legacy")
+	flagenv.Var(flags, &o.mode, "iptables-mode", netrules.ParseBackend, "iptables `backend`: auto, nft or legacy")
 	flags.BoolVar(&o.verify, "verify", true, "prove the redirect by a connection to the metadata address; --verify=false skips the connection, and still fails if another user than the proxy's listens at --proxy-port")
 	flags.BoolVar(&o.force, "force", false, "continue in a network namespace that seems to be a node's own")
 	set.Group("Log")

@@ -10,10 +10,10 @@ import (
 
 // candidate is what survey found out about a backend.
 type candidate struct {
-	mode Mode
-	// backend is nil if the backend cannot be used, for the reason err.
-	backend *backend
-	err     error
+	backend Backend
+	// tool is nil if the backend cannot be used, for the reason err.
+	tool *tool
+	err  error
 	// ours is true if it has chains of this package or of azure-workload-identity.
 	ours bool
 	// foreign is true if it has nat rules of other programs.
@@ -25,29 +25,29 @@ type candidate struct {
 }
 
 // survey finds a backend and reads its tables.
-func survey(ctx context.Context, mode Mode) candidate {
-	c := candidate{mode: mode}
-	if mode == ModeLegacy {
+func survey(ctx context.Context, backend Backend) candidate {
+	c := candidate{backend: backend}
+	if backend == Legacy {
 		c.inUse = legacyTableExists(tableNAT) || legacyTableExists(tableFilter)
 	}
-	b, err := findBackend(ctx, mode)
+	b, err := findTool(ctx, backend)
 	if err != nil {
 		c.err = err
 		return c
 	}
-	if missing := missingCapability(mode); missing != "" {
-		cause := fmt.Sprintf("the capability %s is missing, which iptables-%s needs", missing, mode)
-		c.err = &Error{MissingCapability, cause, capabilityRemedy(mode)}
+	if missing := missingCapability(backend); missing != "" {
+		cause := fmt.Sprintf("the capability %s is missing, which iptables-%s needs", missing, backend)
+		c.err = &Error{MissingCapability, cause, capabilityRemedy(backend)}
 		return c
 	}
 	if c.err = c.read(b); c.err == nil {
-		c.backend = b
+		c.tool = b
 	}
 	return c
 }
 
 // read reads the tables of a backend.
-func (c *candidate) read(b *backend) error {
+func (c *candidate) read(b *tool) error {
 	for _, table := range applyOrder {
 		s, err := b.read(table)
 		if err != nil {
@@ -75,7 +75,7 @@ const (
 
 func (c candidate) preference() int {
 	switch {
-	case c.backend == nil:
+	case c.tool == nil:
 		return unusable
 	case c.ours:
 		return hasOurs
@@ -90,16 +90,16 @@ func (c candidate) preference() int {
 // also, as nothing can be found out then, if the binary is missing or the capability NET_ADMIN,
 // which legacy needs too.
 func (c candidate) mayHoldRules() bool {
-	if c.mode == ModeLegacy {
+	if c.backend == Legacy {
 		return c.inUse
 	}
 	return !kindIs(c.err, MissingModule) && !kindIs(c.err, NoBinary) && !kindIs(c.err, MissingCapability)
 }
 
 // choose chooses the backend to use from the two candidates. The first candidate is nft.
-func choose(mode Mode, found []candidate) (*Ruleset, error) {
-	r := &Ruleset{auto: mode == ModeAuto || mode == "", reason: "set by --iptables-mode"}
-	first := slices.IndexFunc(found, func(c candidate) bool { return c.mode == mode })
+func choose(backend Backend, found []candidate) (*Ruleset, error) {
+	r := &Ruleset{auto: backend == Auto || backend == "", reason: "set by --backend"}
+	first := slices.IndexFunc(found, func(c candidate) bool { return c.backend == backend })
 	if r.auto {
 		first, r.reason = preferred(found)
 	}
@@ -110,11 +110,11 @@ func choose(mode Mode, found []candidate) (*Ruleset, error) {
 	if chosen.err != nil {
 		return nil, chosen.err
 	}
-	r.backends = append(r.backends, chosen.backend)
-	if other.backend != nil {
-		r.backends = append(r.backends, other.backend)
+	r.tools = append(r.tools, chosen.tool)
+	if other.tool != nil {
+		r.tools = append(r.tools, other.tool)
 	} else if other.mayHoldRules() {
-		r.unseen = fmt.Errorf("iptables-%s may have rules here that cannot be read: %w", other.mode, other.err)
+		r.unseen = fmt.Errorf("iptables-%s may have rules here that cannot be read: %w", other.backend, other.err)
 	}
 	return r, nil
 }
@@ -129,12 +129,12 @@ func neither(chosen, other candidate) error {
 	}
 	remedy := first.Remedy
 	if second.Remedy != remedy && second.Kind != NoBinary {
-		remedy = fmt.Sprintf("for %s: %s; or for %s: %s", chosen.mode, first.Remedy, other.mode, second.Remedy)
+		remedy = fmt.Sprintf("for %s: %s; or for %s: %s", chosen.backend, first.Remedy, other.backend, second.Remedy)
 	}
 	return &Error{first.Kind, fmt.Sprintf("neither iptables backend works: %s; %s", first.Cause, second.Cause), remedy}
 }
 
-// preferred returns the index of the candidate that ModeAuto chooses, and the reason.
+// preferred returns the index of the candidate that Auto chooses, and the reason.
 func preferred(found []candidate) (int, string) {
 	best := 0
 	if found[1].preference() > found[0].preference() {

@@ -1,8 +1,6 @@
 package netrules
 
-import (
-	"os"
-)
+import "os"
 
 // initialOnly is a setting that exists only in the kernel's initial network namespace, since
 // it applies to all namespaces. Every other namespace has a net/core directory without it. The
@@ -34,4 +32,12 @@ func hostNetwork(found []candidate) string {
 		return "it is the kernel's initial namespace (" + name + ")"
 	}
 	return ""
+}
+
+func hostNetworkError(reason string) *Error {
+	return &Error{
+		Kind:   HostNetwork,
+		Cause:  "refusing to change the rules of a node's own network namespace: " + reason,
+		Remedy: "do not inject the proxy into pods with hostNetwork: true; if this is a pod after all, for example one that is alone in a virtual machine, use --force",
+	}
 }

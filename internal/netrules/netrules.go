@@ -5,7 +5,7 @@
 // rules of the network namespace, on the backend (nft or legacy) in use there:
 //
 //	plan := netrules.NewPlan(config)
-//	rules, err := netrules.Open(ctx, netrules.Options{Mode: netrules.ModeAuto})
+//	rules, err := netrules.Open(ctx, netrules.Options{Backend: netrules.Auto})
 //	err = rules.Apply(ctx, plan)         // one atomic commit per table
 //	proof, err := netrules.Prove(ctx, config)
 //

@@ -8,8 +8,8 @@ import (
 
 // Options configures [Open].
 type Options struct {
-	// Mode is the backend to use. Empty means [ModeAuto].
-	Mode Mode
+	// Backend is the backend to use. Empty means [Auto].
+	Backend Backend
 
 	// Force continues in a network namespace that seems to be a node's own.
 	Force bool
@@ -18,7 +18,7 @@ type Options struct {
 // Ruleset is the iptables rules of this process's network namespace.
 type Ruleset struct {
 	// backends are the backend to use, and after it the other one if it is usable.
-	backends []*backend
+	tools []*tool
 	// auto allows the second backend if the kernel does not support the first.
 	auto   bool
 	reason string
@@ -27,8 +27,8 @@ type Ruleset struct {
 	unseen error
 }
 
-// Mode returns the backend in use.
-func (r *Ruleset) Mode() Mode { return r.backends[0].mode }
+// Backend returns the backend in use.
+func (r *Ruleset) Backend() Backend { return r.tools[0].backend }
 
 // Reason returns why this backend was chosen, in a few words for the log.
 func (r *Ruleset) Reason() string { return r.reason }
@@ -45,7 +45,7 @@ func (r *Ruleset) Warning() string {
 // [HostNetwork]. It changes no rules. When ctx is done, all reading of rules ends, also by the
 // methods of the Ruleset.
 //
-// ModeAuto chooses the backend that has nat rules in this namespace already: a backend with
+// Auto chooses the backend that has nat rules in this namespace already: a backend with
 // rules of this package or of azure-workload-identity before one with other rules, because
 // of the rules of both backends, the kernel applies those first that were registered last.
 // If neither has any, it chooses nft, or legacy if nft does not work.
@@ -53,29 +53,25 @@ func Open(ctx context.Context, o Options) (*Ruleset, error) {
 	if err := useReadableLock(); err != nil {
 		return nil, err
 	}
-	found := []candidate{survey(ctx, ModeNFT), survey(ctx, ModeLegacy)}
+	found := []candidate{survey(ctx, NFT), survey(ctx, Legacy)}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("looking for iptables: %w", err)
 	}
 	if reason := hostNetwork(found); reason != "" && !o.Force {
-		return nil, &Error{
-			Kind:   HostNetwork,
-			Cause:  "refusing to change the rules of a node's own network namespace: " + reason,
-			Remedy: "do not inject the proxy into pods with hostNetwork: true; if this is a pod after all, for example one that is alone in a virtual machine, use --force",
-		}
+		return nil, hostNetworkError(reason)
 	}
-	return choose(o.Mode, found)
+	return choose(o.Backend, found)
 }
 
 // Apply installs the planned rules and reads them back. After an error the rules are unchanged,
 // or reject more than before.
 func (r *Ruleset) Apply(ctx context.Context, p Plan) error {
-	if err := r.backends[0].apply(ctx, p); err != nil {
+	if err := r.tools[0].apply(ctx, p); err != nil {
 		if err := r.fallBack(ctx, p, err); err != nil {
 			return err
 		}
 	}
-	for _, b := range r.backends[1:] {
+	for _, b := range r.tools[1:] {
 		if err := b.remove(ctx); err != nil {
 			return err
 		}
@@ -83,17 +79,17 @@ func (r *Ruleset) Apply(ctx context.Context, p Plan) error {
 	return nil
 }
 
-// fallBack applies the plan to the second backend if the mode is auto and the kernel lacks
+// fallBack applies the plan to the second backend if the backend is auto and the kernel lacks
 // modules for the first. Otherwise it returns the first backend's error.
 func (r *Ruleset) fallBack(ctx context.Context, p Plan, first error) error {
-	if !r.auto || len(r.backends) < 2 || !kindIs(first, MissingModule) {
+	if !r.auto || len(r.tools) < 2 || !kindIs(first, MissingModule) {
 		return first
 	}
-	if second := r.backends[1].apply(ctx, p); second != nil {
+	if second := r.tools[1].apply(ctx, p); second != nil {
 		return fmt.Errorf("%w; then %w", first, second)
 	}
 	r.reason = "the kernel lacks modules for the other backend: " + first.Error()
-	slices.Reverse(r.backends)
+	slices.Reverse(r.tools)
 	return nil
 }
 
@@ -101,22 +97,22 @@ func (r *Ruleset) fallBack(ctx context.Context, p Plan, first error) error {
 // of [RulesDiffer]. It also returns an error if the kernel has tables of the other backend in
 // this namespace that cannot be read: they may contain an older redirect or another one.
 func (r *Ruleset) Check(p Plan) error {
-	if err := r.backends[0].check(p); err != nil {
+	if err := r.tools[0].check(p); err != nil {
 		return err
 	}
-	for _, b := range r.backends[1:] {
+	for _, b := range r.tools[1:] {
 		for _, table := range applyOrder {
 			s, err := b.read(table)
 			if err != nil {
 				return err
 			}
 			if len(s.chains) > 0 {
-				return differ(b.mode, table, "it has the chain "+s.chains[0]+", and the other backend has the redirect")
+				return differ(b.backend, table, "it has the chain "+s.chains[0]+", and the other backend has the redirect")
 			}
 		}
 	}
 	if r.unseen != nil {
-		return fmt.Errorf("the rules of iptables-%s are as planned, but %w", r.Mode(), r.unseen)
+		return fmt.Errorf("the rules of iptables-%s are as planned, but %w", r.Backend(), r.unseen)
 	}
 	return nil
 }
@@ -125,7 +121,7 @@ func (r *Ruleset) Check(p Plan) error {
 // and nothing else. It returns an error if the rules of a backend cannot be read, because
 // they may contain such chains.
 func (r *Ruleset) Remove(ctx context.Context) error {
-	for _, b := range r.backends {
+	for _, b := range r.tools {
 		if err := b.remove(ctx); err != nil {
 			return err
 		}

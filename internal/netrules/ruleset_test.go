@@ -12,7 +12,7 @@ import (
 func rulesetOn(kernels ...*fakeKernel) *Ruleset {
 	r := &Ruleset{}
 	for _, k := range kernels {
-		r.backends = append(r.backends, k.backend())
+		r.tools = append(r.tools, k.tool())
 	}
 	return r
 }
@@ -26,7 +26,7 @@ func mustApply(t *testing.T, r *Ruleset, c Config) {
 
 // meshed returns a kernel with the rules of a service mesh.
 func meshed() *fakeKernel {
-	k := newFakeKernel(ModeNFT)
+	k := newFakeKernel(NFT)
 	k.add("nat", "MESH_OUTPUT", "-m owner --uid-owner 1337 -j RETURN")
 	k.add("nat", "MESH_OUTPUT", "-p tcp -j REDIRECT --to-ports 15001")
 	k.add("nat", "OUTPUT", "-p tcp -j MESH_OUTPUT")
@@ -113,7 +113,7 @@ func TestApplyRepairsChanges(t *testing.T) {
 }
 
 func TestCheckNamesRule(t *testing.T) {
-	k := newFakeKernel(ModeNFT)
+	k := newFakeKernel(NFT)
 	r := rulesetOn(k)
 	mustApply(t, r, forwarding())
 	k.tables["filter"][filterChain][1] = "-A " + filterChain + " -j ACCEPT"
@@ -124,7 +124,7 @@ func TestCheckNamesRule(t *testing.T) {
 }
 
 func TestApplyReplacesAzureWorkloadIdentity(t *testing.T) {
-	k := newFakeKernel(ModeNFT)
+	k := newFakeKernel(NFT)
 	azwi(k)
 	mustApply(t, rulesetOn(k), forwarding())
 	if dump := k.dump(); strings.Contains(dump, "AZWI") {
@@ -133,7 +133,7 @@ func TestApplyReplacesAzureWorkloadIdentity(t *testing.T) {
 }
 
 func TestApplyRemovesFromOtherBackend(t *testing.T) {
-	nft, legacy := newFakeKernel(ModeNFT), newFakeKernel(ModeLegacy)
+	nft, legacy := newFakeKernel(NFT), newFakeKernel(Legacy)
 	untouched := legacy.dump()
 	mustApply(t, rulesetOn(legacy), sealed())
 	azwi(legacy)
@@ -153,16 +153,16 @@ func TestApplyRemovesFromOtherBackend(t *testing.T) {
 // older redirect may be there.
 func TestApplyFailsOnOtherBackend(t *testing.T) {
 	boom := errors.New("boom")
-	legacy := newFakeKernel(ModeLegacy)
+	legacy := newFakeKernel(Legacy)
 	legacy.fail = func(string) error { return boom }
-	err := rulesetOn(newFakeKernel(ModeNFT), legacy).Apply(context.Background(), NewPlan(forwarding()))
+	err := rulesetOn(newFakeKernel(NFT), legacy).Apply(context.Background(), NewPlan(forwarding()))
 	if !errors.Is(err, boom) {
 		t.Errorf("got %v, want %v", err, boom)
 	}
 }
 
 func TestCheckReadsOtherBackend(t *testing.T) {
-	nft, legacy := newFakeKernel(ModeNFT), newFakeKernel(ModeLegacy)
+	nft, legacy := newFakeKernel(NFT), newFakeKernel(Legacy)
 	mustApply(t, rulesetOn(nft), forwarding())
 	mustApply(t, rulesetOn(legacy), forwarding())
 	if err := rulesetOn(nft, legacy).Check(NewPlan(forwarding())); kindOf(err) != RulesDiffer {
@@ -194,7 +194,7 @@ func TestRemoveKeepsOtherRules(t *testing.T) {
 // TestUnlistableTable checks that a table that cannot be listed is not taken for an empty one:
 // each Apply would add a jump, and Remove would report success without removing anything.
 func TestUnlistableTable(t *testing.T) {
-	k := newFakeKernel(ModeNFT)
+	k := newFakeKernel(NFT)
 	r := rulesetOn(k)
 	mustApply(t, r, forwarding())
 	before := k.dump()
@@ -217,7 +217,7 @@ func TestUnlistableTable(t *testing.T) {
 // TestRemoveReportsUnseen checks that Remove fails if the other backend's rules cannot be read:
 // our chains may be among them.
 func TestRemoveReportsUnseen(t *testing.T) {
-	k := newFakeKernel(ModeNFT)
+	k := newFakeKernel(NFT)
 	r := rulesetOn(k)
 	mustApply(t, r, forwarding())
 	r.unseen = &Error{Kind: MissingCapability, Cause: "no NET_RAW"}
@@ -232,7 +232,7 @@ func TestRemoveReportsUnseen(t *testing.T) {
 // TestCheckReportsUnseen checks that Check fails if the other backend's rules cannot be read:
 // they may apply before ours.
 func TestCheckReportsUnseen(t *testing.T) {
-	r := rulesetOn(newFakeKernel(ModeNFT))
+	r := rulesetOn(newFakeKernel(NFT))
 	mustApply(t, r, forwarding())
 	plan := NewPlan(forwarding())
 	if err := r.Check(plan); err != nil {
@@ -251,7 +251,7 @@ func TestFailClosed(t *testing.T) {
 	for _, before := range []string{"fresh", "redirected"} {
 		for _, step := range []string{"list filter", "commit filter", "list nat", "commit nat"} {
 			t.Run(before+", "+step, func(t *testing.T) {
-				k := newFakeKernel(ModeNFT)
+				k := newFakeKernel(NFT)
 				r := rulesetOn(k)
 				if before == "redirected" {
 					mustApply(t, r, forwarding())
@@ -287,7 +287,7 @@ func prefixed(chain string, rules []string) []string {
 // TestApplyRetriesAfterRace simulates another process that deletes a jump after Apply has read
 // it and before Apply deletes it.
 func TestApplyRetriesAfterRace(t *testing.T) {
-	k := newFakeKernel(ModeNFT)
+	k := newFakeKernel(NFT)
 	r := rulesetOn(k)
 	mustApply(t, r, forwarding())
 	raced := 0
@@ -308,7 +308,7 @@ func TestApplyRetriesAfterRace(t *testing.T) {
 }
 
 func TestApplyGivesUpRacing(t *testing.T) {
-	k := newFakeKernel(ModeNFT)
+	k := newFakeKernel(NFT)
 	attempts := 0
 	k.fail = func(step string) error {
 		if step == "commit nat" {
@@ -325,7 +325,7 @@ func TestApplyGivesUpRacing(t *testing.T) {
 }
 
 func TestApplyFallsBack(t *testing.T) {
-	nft, legacy := newFakeKernel(ModeNFT), newFakeKernel(ModeLegacy)
+	nft, legacy := newFakeKernel(NFT), newFakeKernel(Legacy)
 	// The commit of filter succeeds, and that of nat fails.
 	nft.fail = func(step string) error {
 		if step == "commit nat" {
@@ -341,8 +341,8 @@ func TestApplyFallsBack(t *testing.T) {
 	}
 	r.auto = true
 	mustApply(t, r, forwarding())
-	if r.Mode() != ModeLegacy {
-		t.Errorf("mode %s, want legacy", r.Mode())
+	if r.Backend() != Legacy {
+		t.Errorf("backend %s, want legacy", r.Backend())
 	}
 	if got := nft.dump(); got != empty {
 		t.Errorf("rules of nft:\n%s", got)

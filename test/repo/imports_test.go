@@ -50,6 +50,8 @@ var exclusive = map[string]string{
 	"github.com/AzureAD/microsoft-authentication-library-for-go": "internal/exchange",
 	"github.com/coreos/go-iptables":                              "internal/netrules",
 	"github.com/fsnotify/fsnotify":                               "internal/cniinstall",
+	"github.com/google/nftables":                                 "internal/netrules",
+	"github.com/mdlayher/netlink":                                "internal/netrules",
 	"github.com/go-chi/chi":                                      "cmd/proxy",
 	"go.yaml.in/yaml":                                            "internal/manifest",
 }
