@@ -18,7 +18,7 @@ import (
 // all exit codes.
 func TestExitCodes(t *testing.T) {
 	seen := map[int]netrules.Kind{exitOK: -1, exitFailure: -1, exitUsage: -1}
-	for kind := netrules.MissingCapability; kind <= netrules.PortTaken; kind++ {
+	for kind := netrules.MissingCapability; kind <= netrules.NoGuard; kind++ {
 		code := exitCode(kind)
 		if want := int(kind) + 2; code != want { // exit codes must not change
 			t.Errorf("kind %d exits with %d, want %d", kind, code, want)

@@ -2,7 +2,7 @@
 // ask for it. A container runtime runs it as the last plugin of its list, when it has set up the
 // network of a new pod, and before it starts the pod's first container.
 //
-//	os.Exit(cni.Run(redirect, "imds-cni v1.0.0"))
+//	os.Exit(cni.Run(cni.Redirect{Install: netrules.InstallIn, Check: netrules.CheckIn}, "imds-cni v1.0.0"))
 //
 // The runtime passes the pod's annotations, so that the plugin needs no API server and no
 // credentials. A pod asks with the annotation of internal/cnirequest. For a pod without it, the
@@ -20,10 +20,8 @@
 package cni
 
 import (
-	"context"
 	"errors"
 	"os"
-	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -32,13 +30,10 @@ import (
 	"imds-oidc-proxy/internal/netrules"
 )
 
-// Redirect installs and checks the rules in a network namespace, which is given by a file
-// descriptor.
-type Redirect interface {
-	// Install installs the rules, or replaces those of an earlier call, and reads them back.
-	Install(ctx context.Context, netns int, config netrules.Config) error
-	// Check returns an error if the rules are not those of the configuration.
-	Check(ctx context.Context, netns int, config netrules.Config) error
+// Redirect is how the plugin installs and checks the rules in a network namespace:
+// [netrules.InstallIn] and [netrules.CheckIn]. Tests use others.
+type Redirect struct {
+	Install, Check func(netns *os.File, config netrules.Config) error
 }
 
 // Codes of errors, which the CNI specification reserves for plugins from 100 on.
@@ -46,10 +41,6 @@ const (
 	codeRequest  = 100 // the pod's annotation is invalid, or asks for what this node does not allow
 	codeRedirect = 101 // the rules could not be installed, or are not as requested
 )
-
-// timeout is the timeout of the work in a network namespace, which takes milliseconds. The
-// kubelet's own timeout is two minutes.
-const timeout = 10 * time.Second
 
 // Run runs the command of the environment variable CNI_COMMAND, and returns the exit code. It
 // reads the configuration from standard input, and writes the result, or an error in the format
@@ -117,7 +108,7 @@ func (p *plugin) status(args *skel.CmdArgs) error {
 }
 
 // apply calls do with the pod's namespace and the redirect that the pod asks for, if it does.
-func (p *plugin) apply(args *skel.CmdArgs, c config, do func(context.Context, int, netrules.Config) error) error {
+func (p *plugin) apply(args *skel.CmdArgs, c config, do func(*os.File, netrules.Config) error) error {
 	wanted, asked, err := c.wanted()
 	if err != nil || !asked {
 		return err
@@ -126,10 +117,8 @@ func (p *plugin) apply(args *skel.CmdArgs, c config, do func(context.Context, in
 	if err != nil {
 		return types.NewError(types.ErrInvalidNetNS, err.Error(), "")
 	}
-	defer netns.close()
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	if err := do(ctx, netns.fd, wanted); err != nil {
+	defer netns.Close()
+	if err := do(netns, wanted); err != nil {
 		return types.NewError(codeRedirect, err.Error(), remedy(err))
 	}
 	return nil

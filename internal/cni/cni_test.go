@@ -14,7 +14,7 @@ import (
 // network namespace is not even opened: the path does not exist.
 func TestNotAsking(t *testing.T) {
 	rules := &fakeRedirect{}
-	p := &plugin{redirect: rules}
+	p := &plugin{redirect: rules.redirect()}
 	args := stdin(t, `{"kubernetes.io/config.seen":"now"}`, prevResult, "")
 	if err := errors.Join(p.add(args), p.check(args)); err != nil {
 		t.Fatal(err)
@@ -47,7 +47,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			rules := &fakeRedirect{}
-			p := &plugin{redirect: rules}
+			p := &plugin{redirect: rules.redirect()}
 			args := stdin(t, tt.annotations, tt.prevResult, "")
 			args.Netns = tt.netns
 			err := p.add(args)
@@ -67,7 +67,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
-	p := &plugin{redirect: &fakeRedirect{}}
+	p := &plugin{redirect: (&fakeRedirect{}).redirect()}
 	if err := p.status(stdin(t, "", "", "")); err != nil {
 		t.Error(err)
 	}

@@ -1,8 +1,8 @@
 package cni
 
 import (
-	"context"
 	"encoding/json"
+	"os"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -17,14 +17,11 @@ type fakeRedirect struct {
 	err                error
 }
 
-func (f *fakeRedirect) Install(_ context.Context, _ int, c netrules.Config) error {
-	f.installed = append(f.installed, c)
-	return f.err
-}
-
-func (f *fakeRedirect) Check(_ context.Context, _ int, c netrules.Config) error {
-	f.checked = append(f.checked, c)
-	return f.err
+func (f *fakeRedirect) redirect() Redirect {
+	return Redirect{
+		Install: func(_ *os.File, c netrules.Config) error { f.installed = append(f.installed, c); return f.err },
+		Check:   func(_ *os.File, c netrules.Config) error { f.checked = append(f.checked, c); return f.err },
+	}
 }
 
 // asking is the text of the annotation for the default port and user.

@@ -19,6 +19,7 @@ const module = "imds-oidc-proxy"
 var allowed = map[string][]string{
 	"cmd/proxy":           {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server", "internal/sockets"},
 	"cmd/proxy-init":      {"internal/flagenv", "internal/logging", "internal/netrules"},
+	"cmd/imds-cni":        {"internal/cni", "internal/cniinstall", "internal/flagenv", "internal/health", "internal/logging", "internal/netrules", "internal/server"},
 	"internal/azure":      {},
 	"internal/flagenv":    {},
 	"internal/imds":       {"internal/exchange", "internal/tokens"},
