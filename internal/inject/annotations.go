@@ -6,6 +6,8 @@ import (
 	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"imds-oidc-proxy/internal/cnirequest"
 )
 
 // The label, annotations and container names of azure-workload-identity (v1.6.0), which this
@@ -99,8 +101,8 @@ var annotations = []Annotation{
 		Effect: "port of the proxy, on 127.0.0.1", read: readPort, proxy: true},
 	{Name: TokenEndpointPrefix + "SUFFIX", On: onPod, Values: `"true" or "false"`, Default: `"false"`,
 		Effect: "`\"true\"`: the pod gets its tokens from the cluster's own token endpoint (identity bindings); SUFFIX and the endpoint are configured"},
-	{Name: RedirectAnnotation, On: onPod, Values: "`forward`, `sealed` or `none`", Default: "`forward`",
-		Effect: "`forward` redirects the metadata address and forwards instance metadata; `sealed` forwards nothing, and no process in the pod reaches the address; `none` injects no init container and sets `AZURE_POD_IDENTITY_AUTHORITY_HOST` in the application's containers instead",
+	{Name: RedirectAnnotation, On: onPod, Values: "`forward`, `sealed`, `none`, `cni-forward` or `cni-sealed`", Default: "as configured, else `forward`",
+		Effect: "`forward` redirects the metadata address and forwards instance metadata; `sealed` forwards nothing, and no process in the pod reaches the address; `none` injects no init container and sets `AZURE_POD_IDENTITY_AUTHORITY_HOST` in the application's containers instead; `cni-forward` and `cni-sealed` are `forward` and `sealed` by the node's CNI plugin, and the init container needs no privilege",
 		read:   readRedirect, proxy: true},
 	{Name: IdentitiesAnnotation, On: onPod, Values: "SELECTOR=CLIENT_ID, separated by commas",
 		Effect: "`PROXY_IDENTITY`: requests by this object ID or ARM resource ID get this client ID's token", read: readIdentities, proxy: true},
@@ -134,6 +136,11 @@ var annotations = []Annotation{
 
 // injectedAnnotation has the values of [Config.RecordValues]. It is not a setting.
 const injectedAnnotation = ownPrefix + "injected"
+
+// isWritten reports whether a pass of [Pod] writes the annotation, which is not a setting.
+func isWritten(name string) bool {
+	return name == injectedAnnotation || name == cnirequest.Annotation
+}
 
 // ownPrefix is the prefix of the annotations that only this project uses.
 const ownPrefix = "imds-oidc-proxy/"
@@ -206,7 +213,7 @@ func checkUnknown(pod *corev1.Pod) error {
 	known := ownNames()
 	var unknown []string
 	for name := range pod.Annotations {
-		if strings.HasPrefix(name, ownPrefix) && name != injectedAnnotation && !slices.Contains(known, name) {
+		if strings.HasPrefix(name, ownPrefix) && !isWritten(name) && !slices.Contains(known, name) {
 			unknown = append(unknown, name)
 		}
 	}

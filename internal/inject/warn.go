@@ -96,7 +96,11 @@ func (p *plan) warnSkipped() {
 
 func (p *plan) warnRedirect() {
 	if p.settings.redirect == redirectNone {
-		p.warnf("annotation %s is none: only clients that use %s get tokens, and the pod can reach the node's IMDS", RedirectAnnotation, azure.EnvIMDSHost)
+		source := "annotation " + RedirectAnnotation
+		if _, given := p.pod.Annotations[RedirectAnnotation]; !given {
+			source = "the configured redirect"
+		}
+		p.warnf("%s is none: only clients that use %s get tokens, and the pod can reach the node's IMDS", source, azure.EnvIMDSHost)
 		return
 	}
 	for _, c := range authorContainers(p.pod) {

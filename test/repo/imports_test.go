@@ -37,7 +37,7 @@ var allowed = map[string][]string{
 	"internal/census":     {},
 	"internal/logging":    {"internal/flagenv"},
 	"internal/loglimit":   {},
-	"internal/inject":     {"internal/flagenv"},
+	"internal/inject":     {"internal/cnirequest", "internal/flagenv"},
 	"internal/manifest":   {},
 	"cmd/imds-migrate":    {"internal/flagenv", "internal/inject", "internal/manifest"},
 	"cmd/webhook":         {"internal/flagenv", "internal/health", "internal/inject", "internal/logging", "internal/loglimit"},
