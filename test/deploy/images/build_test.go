@@ -23,6 +23,7 @@ const (
 	proxyImage = "localhost/imds-oidc-proxy:" + version
 	initImage  = "localhost/imds-oidc-proxy-init:" + version
 	hookImage  = "localhost/imds-oidc-proxy-webhook:" + version
+	cniImage   = "localhost/imds-oidc-proxy-cni:" + version
 )
 
 // build builds the images with `make images`, once for all tests.
@@ -45,7 +46,7 @@ func baseConfig() bases.Config {
 }
 
 func makeImages() error {
-	return baseConfig().Images(version, map[string]string{"proxy": "staticbase", "init": "iptablesbase", "webhook": "staticbase"})
+	return baseConfig().Images(version, map[string]string{"proxy": "staticbase", "init": "iptablesbase", "webhook": "staticbase", "cni": "scratch"})
 }
 
 type imageConfig struct {
@@ -78,6 +79,7 @@ func TestImageConfig(t *testing.T) {
 		{proxyImage, "imds-oidc-proxy", "1501:1501", "/proxy"},
 		{initImage, "imds-oidc-proxy-init", "0:0", "/proxy-init"},
 		{hookImage, "imds-oidc-proxy-webhook", "65532:65532", "/webhook"},
+		{cniImage, "imds-oidc-proxy-cni", "0:0", "/imds-cni"},
 	} {
 		got := inspect(t, c.image).OCIv1.Config
 		if got.User != c.user {
@@ -104,7 +106,8 @@ func TestReproducible(t *testing.T) {
 	ids := func() string {
 		return command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", proxyImage) +
 			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", initImage) +
-			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", hookImage)
+			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", hookImage) +
+			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", cniImage)
 	}
 	first := ids()
 	if err := makeImages(); err != nil {
@@ -113,7 +116,7 @@ func TestReproducible(t *testing.T) {
 	if second := ids(); second != first {
 		t.Errorf("second build:\n%s\nfirst build:\n%s", second, first)
 	}
-	for image, binary := range map[string]string{proxyImage: "proxy", initImage: "proxy-init", hookImage: "webhook"} {
+	for image, binary := range map[string]string{proxyImage: "proxy", initImage: "proxy-init", hookImage: "webhook", cniImage: "imds-cni"} {
 		local := filepath.Join(t.TempDir(), binary)
 		command(t, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+version, "-o", local, "../../../cmd/"+binary)
 		if got, want := digest(t, filepath.Join(mount(t, image), binary)), digest(t, local); got != want {
@@ -145,6 +148,7 @@ func TestImagesHaveOneProgram(t *testing.T) {
 	build(t)
 	testHasOnly(t, proxyImage, "/proxy")
 	testHasOnly(t, hookImage, "/webhook")
+	testHasOnly(t, cniImage, "/imds-cni")
 }
 
 func testHasOnly(t *testing.T, image, program string) {
