@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -23,6 +24,7 @@ type options struct {
 
 	binDir, confDir    string
 	exempt             exemptUIDs
+	taint, node        string
 	removeBinary, stay bool
 	healthAddress      string
 	log                logging.Config
@@ -84,6 +86,9 @@ func (o *options) addFlags(set *flagenv.Set) {
 	set.Group("Install")
 	flagenv.Var(flags, &o.exempt, "exempt-uids", parseExemptUIDs,
 		"user `IDs` that pods may exempt from the redirect, as the proxy's: a list, none (pods must be sealed) or any")
+	flagenv.Var(flags, &o.taint, "remove-taint", flagenv.Optional(parseTaint),
+		"`key` of a taint to remove from --node as soon as the plugin is installed; needs a service account that may get and patch nodes; empty means none")
+	flags.StringVar(&o.node, "node", "", "`name` of this node (required with --remove-taint)")
 	set.Group("Uninstall")
 	flags.BoolVar(&o.removeBinary, "remove-binary", false, "also remove the program from --bin-dir, 10s later; on nodes with CRI-O only when no pod of before is left")
 	flags.BoolVar(&o.stay, "stay", false, "keep running afterwards, and be ready, as the pods of a DaemonSet must")
@@ -101,6 +106,12 @@ func (o *options) validate() error {
 			return flagenv.Errorf(flag, "is only for %s", commandUninstall)
 		}
 	}
+	if o.taint != "" && o.uninstall {
+		return flagenv.Errorf("remove-taint", "is only for %s", commandInstall)
+	}
+	if o.taint != "" && o.node == "" {
+		return flagenv.Required([]string{"node"}, " with --remove-taint")
+	}
 	if o.binDir == o.confDir {
 		return &flagenv.Error{Flags: []string{"bin-dir", "conf-dir"}, Reason: "must be different directories"}
 	}
@@ -110,6 +121,16 @@ func (o *options) validate() error {
 func parseDir(s string) (string, error) {
 	if !filepath.IsAbs(s) || filepath.Clean(s) != s || s == "/" {
 		return "", azure.Invalid(s, "must be the absolute path of a directory, such as /opt/cni/bin")
+	}
+	return s, nil
+}
+
+// taintKey is the pattern of the key of a taint.
+var taintKey = regexp.MustCompile(`^([a-z0-9][a-z0-9.-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*$`)
+
+func parseTaint(s string) (string, error) {
+	if !taintKey.MatchString(s) {
+		return "", azure.Invalid(s, "must be the key of a taint, such as example.test/not-ready, without value and effect")
 	}
 	return s, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
 	"os"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"imds-oidc-proxy/internal/cni"
 	"imds-oidc-proxy/internal/cniinstall"
 	"imds-oidc-proxy/internal/health"
+	"imds-oidc-proxy/internal/nodetaint"
 	"imds-oidc-proxy/internal/server"
 )
 
@@ -23,6 +25,9 @@ const (
 	// containerd reads the changed list within a second, and the start of a pod's network, which
 	// may have begun before, takes seconds.
 	unloadTime = 10 * time.Second
+
+	// taintInterval is how often the removal of the taint is tried. Pods wait for it.
+	taintInterval = 2 * time.Second
 
 	// maxProbes is how many connections the health port serves at the same time.
 	maxProbes = 16
@@ -46,7 +51,52 @@ func act(ctx context.Context, o options, log *zap.Logger) error {
 	}
 	log.Info("installing the plugin", zap.String("version", version), zap.String("bin_dir", o.binDir),
 		zap.String("conf_dir", o.confDir), zap.Stringer("exempt_uids", o.exempt))
-	return serve(ctx, o.healthAddress, log, installer.Ready, installer.Run)
+	work := installer.Run
+	if o.taint != "" {
+		client, err := taintClient(o)
+		if err != nil {
+			return err
+		}
+		work = func(ctx context.Context) error {
+			group, ctx := errgroup.WithContext(ctx)
+			group.Go(func() error { return installer.Run(ctx) })
+			group.Go(func() error { untaint(ctx, installer.Ready, client.Remove, log); return nil })
+			return group.Wait()
+		}
+	}
+	return serve(ctx, o.healthAddress, log, installer.Ready, work)
+}
+
+// taintClient returns the client that removes the taint, with the pod's service account.
+func taintClient(o options) (*nodetaint.Client, error) {
+	return nodetaint.New(nodetaint.Config{
+		Node: o.node, Taint: o.taint, Dir: nodetaint.ServiceAccountDir,
+		Server: net.JoinHostPort(os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")),
+	})
+}
+
+// untaint removes the taint once, when the plugin is ready. It tries until it succeeds: at the
+// start of a node, the API server may not be reachable yet.
+func untaint(ctx context.Context, ready func() error, remove func(context.Context) (bool, error), log *zap.Logger) {
+	last := ""
+	for {
+		if ready() == nil {
+			removed, err := remove(ctx)
+			if err == nil {
+				log.Info("the node has no taint", zap.Bool("removed", removed))
+				return
+			}
+			if err.Error() != last {
+				log.Warn("cannot remove the taint: trying again", zap.Error(err))
+			}
+			last = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(taintInterval):
+		}
+	}
 }
 
 // uninstall removes the entry first: with an entry without the program, the runtime can neither

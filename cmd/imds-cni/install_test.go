@@ -12,12 +12,15 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
+	"imds-oidc-proxy/internal/nodetaint"
 	"imds-oidc-proxy/test/kit/local"
 )
 
@@ -254,5 +257,58 @@ func TestPortTaken(t *testing.T) {
 	}
 	if _, err := os.Stat(n.installedBin); !errors.Is(err, fs.ErrNotExist) || n.list() != azureList {
 		t.Error("the node changed")
+	}
+}
+
+// TestUntaint: the taint is removed once, and not before the plugin is ready. Failures are logged
+// once for each reason.
+func TestUntaint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, log := observer.New(zap.DebugLevel)
+		var installed atomic.Bool
+		ready := func() error {
+			if !installed.Load() {
+				return errors.New("there is no list yet")
+			}
+			return nil
+		}
+		answers := []error{errors.New("no route"), errors.New("no route"), errors.New("forbidden"), nil}
+		calls := 0
+		remove := func(context.Context) (bool, error) {
+			calls++
+			return true, answers[calls-1]
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			untaint(t.Context(), ready, remove, zap.New(core))
+		}()
+		time.Sleep(10 * taintInterval)
+		synctest.Wait()
+		if calls != 0 {
+			t.Errorf("removed before the plugin was ready, %d times", calls)
+		}
+		installed.Store(true)
+		<-done
+		if calls != len(answers) || log.FilterMessage("cannot remove the taint: trying again").Len() != 2 {
+			t.Errorf("got %d calls and the log %v", calls, log.All())
+		}
+
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		untaint(ctx, func() error { return errors.New("not ready") }, remove, zap.NewNop()) // returns
+	})
+}
+
+// TestTaintWithoutAccount: without a service account the program says so, and changes nothing.
+func TestTaintWithoutAccount(t *testing.T) {
+	if _, err := os.Stat(nodetaint.ServiceAccountDir); err == nil {
+		t.Skip("this machine is a pod with a service account")
+	}
+	n := newNode(t)
+	n.write(azureList)
+	code, _, stderr := tryRun(t, nil, commandInstall, "--bin-dir="+n.bin, "--conf-dir="+n.conf, "--health-address=", "--remove-taint=a", "--node=n")
+	if code != exitFailure || !strings.Contains(stderr, "the pod has no service account token") || n.list() != azureList {
+		t.Errorf("exit code %d, %q, the list\n%s", code, stderr, n.list())
 	}
 }

@@ -29,16 +29,16 @@ func TestParseConfig(t *testing.T) {
 		code  uint
 		want  string
 	}{
-		"no JSON":               {`{`, types.ErrDecodingFailure, "unexpected end"},
-		"a list":                {`[]`, types.ErrDecodingFailure, "cannot unmarshal"},
-		"annotation no text":    {`{"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":1}}}`, types.ErrDecodingFailure, "cannot unmarshal"},
-		"annotations a list":    {`{"runtimeConfig":{"io.kubernetes.cri.pod-annotations":[]}}`, types.ErrDecodingFailure, "cannot unmarshal"},
-		"prevResult no object":  {`{"prevResult":[1]}`, types.ErrDecodingFailure, "prevResult must be an object"},
-		"misspelt limit":        {`{"type":"imds-cni","exemptUID":[1501]}`, types.ErrInvalidNetworkConfig, `unknown key "exemptUID"`},
-		"limit in other case":   {`{"type":"imds-cni","exemptuids":[1501]}`, types.ErrInvalidNetworkConfig, `unknown key "exemptuids"`},
-		"limit no list":         {`{"type":"imds-cni","exemptUIDs":1501}`, types.ErrDecodingFailure, "cannot unmarshal"},
-		"limit not an ID":       {`{"type":"imds-cni","exemptUIDs":[-1]}`, types.ErrDecodingFailure, "cannot unmarshal"},
-		"all known keys": {`{"cniVersion":"1.1.0","name":"n","type":"t","capabilities":{"a":true},"exemptUIDs":[],"args":{},"runtimeConfig":{},"prevResult":null,"cni.dev/valid-attachments":[]}`, 0, ""},
+		"no JSON":              {`{`, types.ErrDecodingFailure, "unexpected end"},
+		"a list":               {`[]`, types.ErrDecodingFailure, "cannot unmarshal"},
+		"annotation no text":   {`{"runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":1}}}`, types.ErrDecodingFailure, "cannot unmarshal"},
+		"annotations a list":   {`{"runtimeConfig":{"io.kubernetes.cri.pod-annotations":[]}}`, types.ErrDecodingFailure, "cannot unmarshal"},
+		"prevResult no object": {`{"prevResult":[1]}`, types.ErrDecodingFailure, "prevResult must be an object"},
+		"misspelt limit":       {`{"type":"imds-cni","exemptUID":[1501]}`, types.ErrInvalidNetworkConfig, `unknown key "exemptUID"`},
+		"limit in other case":  {`{"type":"imds-cni","exemptuids":[1501]}`, types.ErrInvalidNetworkConfig, `unknown key "exemptuids"`},
+		"limit no list":        {`{"type":"imds-cni","exemptUIDs":1501}`, types.ErrDecodingFailure, "cannot unmarshal"},
+		"limit not an ID":      {`{"type":"imds-cni","exemptUIDs":[-1]}`, types.ErrDecodingFailure, "cannot unmarshal"},
+		"all known keys":       {`{"cniVersion":"1.1.0","name":"n","type":"t","capabilities":{"a":true},"exemptUIDs":[],"args":{},"runtimeConfig":{},"prevResult":null,"cni.dev/valid-attachments":[]}`, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := parseConfig([]byte(tt.stdin))

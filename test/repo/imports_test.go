@@ -19,7 +19,7 @@ const module = "imds-oidc-proxy"
 var allowed = map[string][]string{
 	"cmd/proxy":           {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server", "internal/sockets"},
 	"cmd/proxy-init":      {"internal/flagenv", "internal/logging", "internal/netrules"},
-	"cmd/imds-cni":        {"internal/cni", "internal/cniinstall", "internal/flagenv", "internal/health", "internal/logging", "internal/netrules", "internal/server"},
+	"cmd/imds-cni":        {"internal/cni", "internal/cniinstall", "internal/flagenv", "internal/health", "internal/logging", "internal/netrules", "internal/nodetaint", "internal/server"},
 	"internal/azure":      {},
 	"internal/flagenv":    {},
 	"internal/imds":       {"internal/exchange", "internal/tokens"},
@@ -28,6 +28,7 @@ var allowed = map[string][]string{
 	"internal/exchange":   {},
 	"internal/diagnose":   {"internal/exchange", "internal/tokens"},
 	"internal/netrules":   {"internal/sockets"},
+	"internal/nodetaint":  {},
 	"internal/sockets":    {},
 	"internal/cnirequest": {},
 	"internal/cni":        {"internal/cnirequest", "internal/netrules"},

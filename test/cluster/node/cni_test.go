@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"imds-oidc-proxy/internal/cnirequest"
 	"imds-oidc-proxy/internal/inject"
@@ -222,6 +224,7 @@ func TestCNI(t *testing.T) {
 		{"CronJob", testCNICronJob},
 		{"NotAsking", testCNINotAsking},
 		{"Refused", testCNIRefused},
+		{"Taint", testCNITaint},
 		{"SandboxLost", testCNISandboxLost},
 		{"ContainerdRestarted", testCNIContainerd},
 		{"ListRewritten", testCNIRewritten},
@@ -369,6 +372,37 @@ func testCNIRefused(ctx context.Context, t *testing.T) {
 			t.Errorf("%s: %v, %s", name, err, cluster.Describe(pod))
 		}
 	}
+}
+
+// testCNITaint: the DaemonSet removes the taint that keeps pods from a node without the plugin, and
+// no other taint.
+func testCNITaint(ctx context.Context, t *testing.T) {
+	const taint, other = "test/cni-not-ready", "test/other"
+	nodes := running.Client.CoreV1().Nodes()
+	setTaints := func(ctx context.Context, taints ...corev1.Taint) {
+		t.Helper()
+		patch, err := json.Marshal(map[string]any{"spec": map[string]any{"taints": taints}}) // null removes all
+		if err == nil {
+			_, err = nodes.Patch(ctx, cluster.NodeName, types.MergePatchType, patch, metav1.PatchOptions{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { setTaints(context.Background()) })
+	setTaints(ctx, corev1.Taint{Key: taint, Value: "true", Effect: corev1.TaintEffectNoSchedule}, corev1.Taint{Key: other, Effect: corev1.TaintEffectPreferNoSchedule})
+	installCNI(ctx, t, "cni.removeTaint="+taint)
+	err := cluster.Wait(ctx, func(ctx context.Context) error {
+		node, err := nodes.Get(ctx, cluster.NodeName, metav1.GetOptions{})
+		if err == nil && (len(node.Spec.Taints) != 1 || node.Spec.Taints[0].Key != other) {
+			err = fmt.Errorf("the node has the taints %v", node.Spec.Taints)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	installCNI(ctx, t)
 }
 
 // testCNISandboxLost: the new sandbox of a pod, as after a reboot, gets the redirect again.

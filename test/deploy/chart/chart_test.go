@@ -182,6 +182,7 @@ func TestRefused(t *testing.T) {
 		{"--set=cni.enabled=true,cni.exemptUIDs=1501", "cni/exemptUIDs"}, // a number
 		{"--set-string=cni.exemptUIDs=0", "cni/exemptUIDs"},
 		{"--set-string=cni.exemptUIDs=proxy", "cni/exemptUIDs"},
+		{"--set=cni.removeTaint=a=b:NoSchedule", "cni/removeTaint"},
 		{"--set=cni.binDir=opt/cni/bin", "cni/binDir"},
 		{"--set=cni.confDir=/", "cni/confDir"},
 		{"--set=cni.healthPort=0", "cni/healthPort"},
