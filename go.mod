@@ -2,6 +2,8 @@ module imds-oidc-proxy
 
 go 1.26.0
 
+toolchain go1.26.11
+
 require (
 	github.com/AzureAD/microsoft-authentication-library-for-go v1.10.1
 	github.com/containernetworking/cni v1.3.1

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -20,19 +18,21 @@ import (
 	"imds-oidc-proxy/internal/flagenv"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/logging"
+	"imds-oidc-proxy/internal/termlog"
 	"imds-oidc-proxy/internal/tokens"
 )
 
 // config holds the flags and environment variables, parsed and validated. Files are
 // validated when they are read, by package exchange.
 type config struct {
-	port         uint16
-	adminAddress string
-	log          logging.Config
-	logAll       bool
-	probe        bool
-	probeTimeout time.Duration
-	showVersion  bool
+	port           uint16
+	adminAddress   string
+	log            logging.Config
+	logAll         bool
+	terminationLog string
+	probe          bool
+	probeTimeout   time.Duration
+	showVersion    bool
 
 	identityList     []azure.Identity
 	identities       map[azure.Selector]azure.ClientID // of identityList
@@ -93,6 +93,11 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 	flags := flagenv.New("proxy", variable)
 	flags.Commands = []string{checkCommand}
 	cfg.addFlags(flags)
+	// Read first, since errors of the other settings are written to this file. The flag takes
+	// precedence.
+	if file := getenv(variable("termination-log")); file != "" {
+		cfg.terminationLog = file
+	}
 	flags.Usage = func() { fmt.Fprintf(stdout, usageHead, flags.Usages(), exitHelp(exits)) }
 	if err := cfg.parse(flags, args, getenv); err != nil || cfg.showVersion || cfg.probe {
 		return cfg, err
@@ -143,6 +148,7 @@ func (c *config) addFlags(flags *flagenv.Set) {
 	c.log.AddFlags(flags.FlagSet)
 	flags.BoolVar(&c.logAll, "log-all-requests", false,
 		"log a line for every request, without a rate limit; a client in a loop can then fill the disk")
+	flags.StringVar(&c.terminationLog, "termination-log", termlog.Path, "`file` for the cause of a failure, also of --probe; the proxy does not create it")
 	flags.Group("Probe")
 	flags.BoolVar(&c.probe, "probe", false, "wait until the proxy at --proxy-port is ready, and exit with 0")
 	flags.DurationVar(&c.probeTimeout, "probe-timeout", defaultProbeTimeout, "how long --probe waits")
@@ -283,11 +289,15 @@ func (c *config) prefetched() []tokens.Request {
 	return requests
 }
 
-// configuredClientIDs returns all client IDs in the configuration.
+// configuredClientIDs returns all client IDs in the configuration, the default one first.
 func (c *config) configuredClientIDs() []azure.ClientID {
-	ids := slices.Concat(c.allowedClientIDs, slices.Collect(maps.Values(c.identities)))
+	var ids []azure.ClientID
 	if c.defaultClientID != "" {
 		ids = append(ids, c.defaultClientID)
+	}
+	ids = append(ids, c.allowedClientIDs...)
+	for _, identity := range c.identityList {
+		ids = append(ids, identity.ClientID)
 	}
 	return ids
 }

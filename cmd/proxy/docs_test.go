@@ -21,7 +21,7 @@ const (
 
 // documentedChecks lists the reports that the docs show: one without a fault, and one fault for
 // each step that can have one. TestCheckTranscripts tests more.
-var documentedChecks = []string{"good", "expired-token", "issuer-key", "entra-down", "issuer-slash", "another-redirect"}
+var documentedChecks = []string{"good", "expired-token", "issuer-key", "entra-down", "issuer-slash", "binding-access", "another-redirect"}
 
 // transcriptBlock matches a block of the docs whose content a test writes.
 var transcriptBlock = regexp.MustCompile("(?s)<!-- transcript: ([a-z0-9-]+) -->\n```console\n(.*?)```\n")
@@ -102,6 +102,7 @@ var documentedCurls = []struct {
 	{"unknown-tenant", func(p *checkedPod) { p.environment["AZURE_TENANT_ID"] = "99999999-8888-4777-8666-555555555555" }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"federation", func(p *checkedPod) { p.project(entra.Claims{Subject: "system:serviceaccount:shop:default"}) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"expired-token", func(p *checkedPod) { p.project(entra.Claims{IssuedAt: longAgo()}) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+	{"binding", func(p *checkedPod) { p.bind(false) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"issuer", func(p *checkedPod) { p.idp.FailAlways(entra.FaultAADSTS(501661)) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"refused", func(p *checkedPod) {
 		p.idp.FailAlways(entra.FaultAADSTSAs(401, "invalid_client", 7000999, "An error that this version does not know."))

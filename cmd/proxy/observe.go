@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/census"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
@@ -103,6 +104,13 @@ func (o *observer) exchanges() tokens.Observer {
 			o.metrics.Refresh(metrics.Success)
 		},
 		Limited: func(limit tokens.Limit) { o.metrics.LimitedRequest(string(limit)) },
+		Learned: func(selector azure.Selector) {
+			if selector.IsResourceID() {
+				o.metrics.LearnedIdentity(metrics.ResourceID)
+				return
+			}
+			o.metrics.LearnedIdentity(metrics.ObjectID)
+		},
 	}
 }
 

@@ -95,6 +95,9 @@ func (r *run) port(ctx context.Context) (f Finding, at listener) {
 		at = imposter
 		f.Status, f.Text = Fail, fmt.Sprintf("a process of UID %d listens on this port, but the proxy runs as UID %d", owners[other], m.ProxyUIDs[0])
 		f.Remedy = "remove the container that listens on this port: it can answer applications in the proxy's place; if the proxy runs as that user, run this check in its container"
+	case errors.Is(err, syscall.ECONNREFUSED) && len(owners) > 0:
+		f.Status, f.Text = Fail, "the proxy listens on this port, but its answers are refused: the port guard of proxy-init expects another user or group"
+		f.Remedy = "set PROXY_UID and PROXY_GID of proxy-init to the user and group of the proxy's container, and create the pod again"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		f.Status, f.Text = Note, "no process listens on this port"
 		f.Remedy = "start the proxy, or set its port: --proxy-port (PROXY_PORT)"
@@ -183,8 +186,8 @@ func (r *run) nodeIMDS(ctx context.Context) Finding {
 	return f
 }
 
-// rulesCommand returns the command that checks the redirect's rules. It requires NET_ADMIN
-// and iptables, which the sidecar does not have.
+// rulesCommand returns the command that checks the redirect's rules. It requires NET_ADMIN, which
+// the sidecar does not have.
 func (r *run) rulesCommand() string {
 	command := "kubectl debug -it POD"
 	if namespace := r.namespace(); namespace != "" {

@@ -47,10 +47,14 @@ func TestMetadata(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := config(t, goodClaims())
+			owners := []uint32{1501}
+			if errors.Is(test.port.err, syscall.ECONNREFUSED) {
+				owners = nil
+			}
 			cfg.IMDS = diagnose.Metadata{
 				Port:        8000,
 				ProxyUIDs:   []uint32{1501},
-				PortOwners:  func() ([]uint32, error) { return []uint32{1501}, nil },
+				PortOwners:  func() ([]uint32, error) { return owners, nil },
 				AskPort:     func(context.Context) (diagnose.Responder, error) { return test.port.responder, test.port.err },
 				AskRedirect: func(context.Context) (diagnose.Responder, error) { return test.redirect.responder, test.redirect.err },
 				Exempt:      test.exempt, NoRedirect: test.noRedirect,
@@ -101,6 +105,31 @@ func TestPortOwner(t *testing.T) {
 				t.Errorf("redirect: got %+v, want %s", f, test.wantRedirect)
 			}
 		})
+	}
+}
+
+// TestPortGuardRefusesProxy: a port at which the proxy's user listens, and which refuses
+// connections, has a port guard for another user.
+func TestPortGuardRefusesProxy(t *testing.T) {
+	for name, test := range map[string]struct {
+		owners []uint32
+		want   diagnose.Status
+		text   string
+	}{
+		"the proxy listens": {[]uint32{1501}, diagnose.Fail, "its answers are refused: the port guard of proxy-init expects another user or group"},
+		"nobody listens":    {nil, diagnose.Note, "no process listens on this port"},
+		"an impostor":       {[]uint32{1000}, diagnose.Fail, "a process of UID 1000 listens on this port"},
+	} {
+		cfg := config(t, goodClaims())
+		refused := func(context.Context) (diagnose.Responder, error) { return diagnose.Responder{}, syscall.ECONNREFUSED }
+		cfg.IMDS = diagnose.Metadata{
+			Port: 8000, ProxyUIDs: []uint32{1501}, AskPort: refused, AskRedirect: refused,
+			PortOwners: func() ([]uint32, error) { return test.owners, nil },
+		}
+		report := diagnose.Run(t.Context(), cfg, nil)
+		if f := finding(t, report, diagnose.IMDS, "127.0.0.1:8000"); f.Status != test.want || !strings.Contains(f.Text, test.text) {
+			t.Errorf("%s: got %+v, want %s and %q", name, f, test.want, test.text)
+		}
 	}
 }
 

@@ -90,6 +90,7 @@ var exchangeErrors = map[exchange.Kind]*wireError{
 	exchange.UnauthorizedClient:     newWireError(http.StatusBadRequest, "unauthorized_client", "unauthorized_client", "The identity may not be used"),
 	exchange.InvalidTenant:          invalidRequest("invalid_tenant", "The tenant was not found"),
 	exchange.FederationMismatch:     newWireError(http.StatusInternalServerError, "server_error", "federation", "No federated credential of the identity matches the service account token"),
+	exchange.BindingMismatch:        newWireError(http.StatusInternalServerError, "server_error", "binding", "The identity binding of the cluster does not let the service account use the identity"),
 	exchange.IssuerUnusable:         newWireError(http.StatusInternalServerError, "server_error", "issuer", "The documents of the service account token's issuer cannot be read"),
 	exchange.FederatedTokenUnusable: newWireError(http.StatusInternalServerError, "server_error", "federated_token", "The service account token cannot be used"),
 	exchange.Refused:                newWireError(http.StatusInternalServerError, "server_error", "refused", "Entra refused the request"),

@@ -40,11 +40,22 @@ type tokenSource struct {
 	// answer returns the result. Nil: the result is a token.
 	answer func(context.Context, tokens.Request) (tokens.Result, error)
 
+	// learned has the client IDs of selectors. Requests with others are refused and are not
+	// recorded: they get no token.
+	learned map[azure.Selector]azure.ClientID
+
 	mu       sync.Mutex // guards requests
 	requests []tokens.Request
 }
 
 func (s *tokenSource) Token(ctx context.Context, req tokens.Request) (tokens.Result, error) {
+	var learned azure.ClientID
+	if req.Selector != "" && s.answer == nil {
+		if learned = s.learned[req.Selector]; learned == "" {
+			return tokens.Result{}, &exchange.Error{Kind: exchange.UnknownIdentity, Detail: "not in any token", Cause: tokens.ErrUnknownSelector}
+		}
+		req.ClientID = learned
+	}
 	s.mu.Lock()
 	s.requests = append(s.requests, req)
 	s.mu.Unlock()
@@ -57,7 +68,8 @@ func (s *tokenSource) Token(ctx context.Context, req tokens.Request) (tokens.Res
 			NotBefore:   epoch,
 			ExpiresOn:   epoch.Add(tokenLife),
 		},
-		Source: tokens.SourceEntra,
+		Source:   tokens.SourceEntra,
+		ClientID: learned,
 	}, nil
 }
 

@@ -60,7 +60,8 @@ type Config struct {
 	DefaultClientID azure.ClientID
 
 	// Identities maps object IDs and ARM resource IDs to client IDs, for requests
-	// by object_id, msi_res_id or mi_res_id. Empty: such requests are refused.
+	// by object_id, msi_res_id or mi_res_id. For other such requests, Tokens gets the
+	// selector, unless no client ID is configured here: then they are refused.
 	Identities map[azure.Selector]azure.ClientID
 
 	// AllowedClientIDs limits the client IDs that requests may name. It must include those

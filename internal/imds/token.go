@@ -33,8 +33,14 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) erro
 	if err != nil && r.Context().Err() != nil {
 		result, err = h.tokenForHalfClosed(r.Context(), wanted, err)
 	}
+	if errors.Is(err, tokens.ErrUnknownSelector) {
+		return refused(errIdentityNotFound, err.Error())
+	}
 	if err != nil {
 		return err
+	}
+	if wanted.Selector != "" {
+		o.clientID = string(result.ClientID)
 	}
 	o.answered = h.now()
 	if !usable(result.Token, o.answered) {
@@ -86,12 +92,12 @@ func (h *Handler) readTokenRequest(r *http.Request, o *outcome) (tokens.Request,
 	if req.unversioned {
 		h.logUnversioned()
 	}
-	clientID, err := h.identities.clientID(req.selector)
+	clientID, named, err := h.identities.identity(req.selector)
 	if err != nil {
 		return tokens.Request{}, err
 	}
 	o.clientID = string(clientID)
-	return tokens.Request{ClientID: clientID, Resource: azure.Resource(req.resource), Fresh: req.fresh}, nil
+	return tokens.Request{ClientID: clientID, Selector: named, Resource: azure.Resource(req.resource), Fresh: req.fresh}, nil
 }
 
 // logUnversioned logs once, not for each request, that this package is more lenient than

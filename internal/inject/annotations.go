@@ -7,7 +7,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/cnirequest"
+	"imds-oidc-proxy/internal/flagenv"
 )
 
 // The label, annotations and container names of azure-workload-identity (v1.6.0), which this
@@ -26,6 +28,10 @@ const (
 	// TokenEndpointPrefix is the start of the name of the annotation that selects identity
 	// bindings for a pod. [TokenEndpoint.AnnotationSuffix] is the rest of the name.
 	TokenEndpointPrefix = "azure.workload.identity/use-"
+
+	// IdentityBindingAnnotation selects AKS's identity bindings for a pod. AKS's webhook reads
+	// it, without any configuration here; see [plan.locateBinding].
+	IdentityBindingAnnotation = TokenEndpointPrefix + "identity-binding"
 
 	// ProxyName and ProxyInitName are the names of the injected containers.
 	ProxyName     = "azwi-proxy"
@@ -66,8 +72,8 @@ type Annotation struct {
 	Effect string
 
 	// read parses the value into the settings. Its error quotes the value. It is nil for
-	// UseLabel, which [Skipped] reads, and for TokenEndpointPrefix, which readTokenEndpoint
-	// reads.
+	// UseLabel, which [Skipped] reads, and for IdentityBindingAnnotation and
+	// TokenEndpointPrefix, which readTokenEndpoint reads.
 	read func(s *settings, value string) error
 	// proxy is true if the annotation has an effect only where the proxy is injected.
 	proxy bool
@@ -99,8 +105,10 @@ var annotations = []Annotation{
 		Effect: "`\"true\"` injects the redirect and the proxy", read: readInject},
 	{Name: ProxyPortAnnotation, On: onPod, Values: "1 to 65535", Default: "8000",
 		Effect: "port of the proxy, on 127.0.0.1", read: readPort, proxy: true},
+	{Name: IdentityBindingAnnotation, On: onPod, Values: `"true" or "false"`, Default: `"false"`,
+		Effect: "`\"true\"`: the pod gets its tokens by an [identity binding](identity-bindings.md) of AKS, from the token proxy that AKS's webhook sets in the pod"},
 	{Name: TokenEndpointPrefix + "SUFFIX", On: onPod, Values: `"true" or "false"`, Default: `"false"`,
-		Effect: "`\"true\"`: the pod gets its tokens from the cluster's own token endpoint (identity bindings); SUFFIX and the endpoint are configured"},
+		Effect: "`\"true\"`: the pod gets its tokens from another token endpoint of the cluster; SUFFIX and the endpoint are [configured](identity-bindings.md#without-akss-webhook)"},
 	{Name: RedirectAnnotation, On: onPod, Values: "`forward`, `sealed`, `none`, `cni-forward` or `cni-sealed`", Default: "as configured, else `forward`",
 		Effect: "`forward` redirects the metadata address and forwards instance metadata; `sealed` forwards nothing, and no process in the pod reaches the address; `none` injects no init container and sets `AZURE_POD_IDENTITY_AUTHORITY_HOST` in the application's containers instead; `cni-forward` and `cni-sealed` are `forward` and `sealed` by the node's CNI plugin, and the init container needs no privilege",
 		read:   readRedirect, proxy: true},
@@ -131,7 +139,7 @@ var annotations = []Annotation{
 	{Name: ProxyEnvAnnotation, On: onPod, Values: "JSON such as `{\"PROXY_LOG_FORMAT\": \"console\"}`", Default: "as configured",
 		Effect: "further variables of `azwi-proxy`; they replace the default as a whole", read: readProxyEnv, proxy: true},
 	{Name: AddedAnnotation, On: onPod, Values: "written by imds-migrate", Default: "none",
-		Effect: "which label and annotation `imds-migrate inject --all` has added, for `uninject --all`"},
+		Effect: "which label and annotations `imds-migrate inject` has added, with `--all` or `--identity-file`, for `uninject`"},
 }
 
 // injectedAnnotation has the values of [Config.RecordValues]. It is not a setting.
@@ -190,21 +198,47 @@ func (a Annotation) value(pod *corev1.Pod, account *corev1.ServiceAccount) (valu
 	return value, "service account " + account.Name + ": annotation " + a.Name, value != ""
 }
 
-// readTokenEndpoint reads the annotation for identity bindings.
+// readTokenEndpoint reads the annotations for identity bindings. A configured endpoint takes
+// precedence over that of AKS's webhook.
 func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint TokenEndpoint) error {
-	name := TokenEndpointPrefix + endpoint.AnnotationSuffix
+	if endpoint != (TokenEndpoint{}) {
+		bound, err := isSet(pod, TokenEndpointPrefix+endpoint.AnnotationSuffix, parseBool)
+		if err != nil {
+			return err
+		}
+		if bound {
+			s.endpoint, s.Audience = &endpoint, endpoint.Audience
+			return nil
+		}
+	}
+	bound, err := isSet(pod, IdentityBindingAnnotation, parseAsAKS)
+	if err == nil && bound {
+		s.bound, s.Audience = true, azure.BindingAudience
+	}
+	return err
+}
+
+// isSet reports whether the pod has the annotation with a value that means true.
+func isSet(pod *corev1.Pod, name string, parse func(string) (bool, error)) (bool, error) {
 	value, given := pod.Annotations[name]
-	if endpoint == (TokenEndpoint{}) || !given {
-		return nil
+	if !given {
+		return false, nil
 	}
-	bound, err := parseBool(value)
+	set, err := parse(value)
 	if err != nil {
-		return refuse("annotation "+name, "%v", err)
+		return false, refuse("annotation "+name, "%v", err)
 	}
-	if bound {
-		s.endpoint, s.Audience = &endpoint, endpoint.Audience
+	return set, nil
+}
+
+// parseAsAKS parses the annotation that AKS's webhook reads too. It refuses other values, such as
+// 1, which that webhook takes for false.
+func parseAsAKS(value string) (bool, error) {
+	text, err := flagenv.OneOf("true", "false")(strings.ToLower(value))
+	if err != nil {
+		return false, azure.Invalid(value, `must be "true" or "false"`)
 	}
-	return nil
+	return text == "true", nil
 }
 
 // checkUnknown refuses unknown annotations with ownPrefix. Otherwise a pod whose author misspells

@@ -22,18 +22,13 @@ const (
 	shutdownDelayEnv = "PROXY_SHUTDOWN_DELAY"
 	maxShutdownDelay = 10
 
-	// probeLimit is how long the kubelet waits for one probe, in seconds: longer than the
-	// timeout of probeCommand, since the message of the probe has the reason. Six probes are
-	// two minutes.
-	probeLimit    = 25
-	probeFailures = 6
-
 	// wireServer is the two endpoints of 168.63.129.16 with information about the node. Other
 	// ports must stay reachable: Azure's DNS server has the same address.
 	wireServer = "168.63.129.16:80,168.63.129.16:32526"
 )
 
-// probeCommand waits for the proxy.
+// probeCommand waits for the proxy. The kubelet has no timeout for a hook, and a pod that is deleted
+// while its hook runs is not stopped before the hook ends: hence the timeout here.
 var probeCommand = []string{"/proxy", "--probe", "--probe-timeout=20s"}
 
 // proxyContainer returns the container of deploy/components/sidecar. Its settings are environment
@@ -43,20 +38,15 @@ func (p *plan) proxyContainer() corev1.Container {
 	c := corev1.Container{
 		Name:            ProxyName,
 		Image:           s.ProxyImage,
-		Env:             append(p.identityEnv(p.token.mountPath), s.proxyEnv()...),
+		Env:             slices.Concat(p.identityEnv(p.token.mountPath), p.binding.env, s.proxyEnv()),
 		Resources:       *s.ProxyResources,
-		VolumeMounts:    append([]corev1.VolumeMount{p.mount(p.token.mountPath)}, s.caMounts()...),
+		VolumeMounts:    slices.Concat([]corev1.VolumeMount{p.mount(p.token.mountPath)}, p.binding.mounts, s.caMounts()),
 		SecurityContext: restricted(azure.ProxyID),
 	}
-	probe := corev1.ExecAction{Command: slices.Clone(probeCommand)}
-	if s.PostStart {
-		c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &probe}}
-	} else {
+	// A startup probe would delay the pod by a second: see ADR 0051.
+	c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: slices.Clone(probeCommand)}}}
+	if !s.PostStart {
 		c.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
-		c.StartupProbe = &corev1.Probe{
-			ProbeHandler:   corev1.ProbeHandler{Exec: &probe},
-			TimeoutSeconds: probeLimit, PeriodSeconds: 1, FailureThreshold: probeFailures,
-		}
 	}
 	if s.adminPort != 0 {
 		c.Ports = []corev1.ContainerPort{{Name: adminPortName, ContainerPort: s.adminPort}}

@@ -56,8 +56,11 @@ type settings struct {
 
 	clientID azure.ClientID
 
-	// endpoint is the token endpoint of this pod. If it is nil, tokens come from Entra.
+	// endpoint is the configured token endpoint of this pod. bound is true if the pod selects
+	// an identity binding of AKS instead, whose endpoint AKS's webhook sets in the pod. If
+	// neither is set, tokens come from Entra.
 	endpoint *TokenEndpoint
+	bound    bool
 
 	expiration    int64
 	expirationSet bool            // by an annotation

@@ -95,6 +95,7 @@ func (r random) annotations() object {
 		{inject.TokenExpirationAnnotation, "3600", "86400", ""},
 		{inject.PrefetchAnnotation, "https://vault.azure.net"},
 		{inject.AllowedClientIDsAnnotation, clientID},
+		{inject.IdentityBindingAnnotation, "true", "true", "false"},
 	} {
 		if r.one(4) {
 			a[annotation[0]] = pick(r, annotation[1:]...)
@@ -151,10 +152,16 @@ var ownPaths = []string{
 
 func (r random) variables() []any {
 	list := []any{}
-	for i, name := range []string{"A", "AZURE_FEDERATED_TOKEN_FILE", "B", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST", "HTTPS_PROXY"} {
+	for i, name := range []string{"A", "AZURE_FEDERATED_TOKEN_FILE", "B", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST", "HTTPS_PROXY",
+		"AZURE_KUBERNETES_TOKEN_PROXY", "AZURE_KUBERNETES_SNI_NAME", "AZURE_KUBERNETES_CA_FILE"} {
 		value := fmt.Sprint(i)
-		if name == "AZURE_FEDERATED_TOKEN_FILE" {
+		switch name {
+		case "AZURE_FEDERATED_TOKEN_FILE":
 			value = pick(r, ownPaths...)
+		case "AZURE_KUBERNETES_TOKEN_PROXY":
+			value = pick(r, "https://a.example.test", "https://b.example.test/prefix")
+		case "AZURE_KUBERNETES_CA_FILE":
+			value = pick(r, "/cache/ca.crt", "/tokens/ca.crt", "/var/run/secrets/azure/wi/ca-cert/ca.crt", "/nowhere")
 		}
 		if r.one(3) {
 			list = append(list, r.unknown(object{"name": name, "value": value}))
@@ -172,7 +179,7 @@ func (r random) volumes() []any {
 	}
 	if r.token {
 		list = append(list, r.unknown(object{"name": "own-token", "projected": r.unknown(object{"sources": []any{
-			r.unknown(object{"serviceAccountToken": r.unknown(object{"audience": azure.Audience, "path": "azure-identity-token"})})}})}))
+			r.unknown(object{"serviceAccountToken": r.unknown(object{"audience": pick(r, azure.Audience, azure.BindingAudience), "path": "azure-identity-token"})})}})}))
 	}
 	return list
 }

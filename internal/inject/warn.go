@@ -74,7 +74,7 @@ func (p *plan) warnOutdated(c containerRef, want []corev1.EnvVar) {
 		same := func(e corev1.EnvVar) bool {
 			return e.Name == env.Name && azure.EqualFoldASCII(strings.TrimSuffix(e.Value, "/"), strings.TrimSuffix(env.Value, "/"))
 		}
-		if ours(i, env) && !isFile && !written(i) && !slices.ContainsFunc(want, same) {
+		if ours(i, env) && !isFile && !written(i) && !p.isBinding(env.Name) && !slices.ContainsFunc(want, same) {
 			p.warnf("container %q keeps its %s, which differs from the value that would be injected now; remove the variable, or run imds-migrate uninject before you inject again", shorten(c.Name), env.Name)
 		}
 	}

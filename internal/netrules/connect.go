@@ -1,7 +1,6 @@
 package netrules
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -75,11 +74,11 @@ func (m *missed) Error() string { return m.err.Error() }
 
 var errOtherServer = errors.New("another server answered")
 
-// remedy returns the remedy if the connection could not even leave the pod, or otherwise.
+// remedy returns the remedy if there is no route, or otherwise.
 func (m *missed) remedy(c Config, otherwise string) string {
 	if errors.Is(m.err, syscall.ENETUNREACH) {
 		// The kernel needs a route before it applies the nat rules.
-		return "the pod has no route to " + c.Metadata.Addr().String() + ": give it a default route, or use --verify=false"
+		return "the pod has no route to " + c.Metadata.Addr().String() + ": give it a default route"
 	}
 	return otherwise
 }
@@ -101,28 +100,15 @@ func dialForToken(ctx context.Context, c Config) (token [tokenSize]byte, from ui
 	return token, from, err
 }
 
-// errPortSeen means that the kernel still has an old connection from a port.
-var errPortSeen = errors.New("an old connection from the same port is not over")
-
 // dialFromOwnPort connects to the metadata address. It returns the local port also if that fails.
 func dialFromOwnPort(ctx context.Context, c Config) (conn net.Conn, from uint16, err error) {
 	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
 		var bindErr error
 		err := raw.Control(func(fd uintptr) { from, bindErr = bindAnyPort(int(fd)) })
-		if err := errors.Join(err, bindErr); err != nil {
-			return err
-		}
-		if seen, err := sockets.Connected(c.ProxyPort, from); err != nil || seen {
-			return cmp.Or(err, errPortSeen)
-		}
-		return nil
+		return errors.Join(err, bindErr)
 	}}
-	dialer.SetMultipathTCP(false)
-	for range maxAttempts {
-		if conn, err = dialer.DialContext(ctx, "tcp4", c.Metadata.String()); !errors.Is(err, errPortSeen) {
-			break
-		}
-	}
+	dialer.SetMultipathTCP(false) // its connections may have further ports
+	conn, err = dialer.DialContext(ctx, "tcp4", c.Metadata.String())
 	return conn, from, err
 }
 

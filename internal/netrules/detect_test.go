@@ -12,18 +12,16 @@ func TestChoose(t *testing.T) {
 	slow := &Error{Kind: TimedOut, Cause: "no answer"}
 	unprivileged := &Error{Kind: MissingCapability, Cause: "no NET_RAW"}
 	type side struct {
-		ours, foreign, inUse bool
-		err                  error
+		ours, foreign bool
+		err           error
 	}
 	for name, tt := range map[string]struct {
 		backend     Backend
 		nft, legacy side
 		want        Backend
 		wantKind    Kind
-		wantWarning bool
 	}{
 		"no rules":                  {backend: Auto, want: NFT},
-		"zero backend":              {want: NFT},
 		"backend nft":               {backend: NFT, legacy: side{ours: true}, want: NFT},
 		"backend legacy":            {backend: Legacy, nft: side{ours: true}, want: Legacy},
 		"a mesh on legacy":          {backend: Auto, legacy: side{foreign: true}, want: Legacy},
@@ -32,9 +30,9 @@ func TestChoose(t *testing.T) {
 		"ours on legacy, mesh nft":  {backend: Auto, nft: side{foreign: true}, legacy: side{ours: true}, want: Legacy},
 		"only legacy":               {backend: Auto, nft: side{err: missing}, want: Legacy},
 		"only nft":                  {backend: Auto, legacy: side{err: missing}, want: NFT},
-		"nft times out":             {backend: Auto, nft: side{err: slow}, want: Legacy, wantWarning: true},
+		"nft times out":             {backend: Auto, nft: side{err: slow}, want: Legacy},
 		"nft not in the kernel":     {backend: Auto, nft: side{err: &Error{Kind: MissingModule}}, want: Legacy},
-		"only nft, legacy in use":   {backend: Auto, legacy: side{err: unprivileged, inUse: true}, want: NFT, wantWarning: true},
+		"only nft, unprivileged":    {backend: Auto, legacy: side{err: unprivileged}, want: NFT},
 		"backend legacy, no binary": {backend: Legacy, legacy: side{err: missing}, wantKind: NoBinary},
 		"no binary":                 {backend: Auto, nft: side{err: missing}, legacy: side{err: missing}, wantKind: NoBinary},
 		"only legacy, unprivileged": {backend: Auto, nft: side{err: missing}, legacy: side{err: unprivileged}, wantKind: MissingCapability},
@@ -43,22 +41,23 @@ func TestChoose(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var found []candidate
 			for backend, s := range map[Backend]side{NFT: tt.nft, Legacy: tt.legacy} {
-				c := candidate{backend: backend, err: s.err, ours: s.ours, foreign: s.foreign, inUse: s.inUse}
+				c := candidate{backend: backend, err: s.err, ours: s.ours, foreign: s.foreign}
 				if s.err == nil {
 					c.tool = newFakeKernel(backend).tool()
 				}
 				found = append(found, c)
 			}
 			slices.SortFunc(found, func(a, b candidate) int { return strings.Compare(string(b.backend), string(a.backend)) })
-			r, err := choose(tt.backend, found)
+			r := &Ruleset{auto: tt.backend == Auto, reason: "set"}
+			err := r.choose(tt.backend, found)
 			if kindOf(err) != tt.wantKind || (err == nil) != (tt.wantKind == 0) {
 				t.Fatalf("got error %v, want kind %d", err, tt.wantKind)
 			}
 			if err != nil {
 				return
 			}
-			if r.Backend() != tt.want || (r.Warning() != "") != tt.wantWarning || r.Reason() == "" {
-				t.Errorf("got %s (%q, warning %q), want %s, warning %v", r.Backend(), r.Reason(), r.Warning(), tt.want, tt.wantWarning)
+			if r.Backend() != tt.want || r.Reason() == "" {
+				t.Errorf("got %s (%q), want %s", r.Backend(), r.Reason(), tt.want)
 			}
 		})
 	}
@@ -79,7 +78,7 @@ func TestNeitherBackend(t *testing.T) {
 		"one has no binary": {none, []string{"nft has no tables", "no iptables-legacy"}, "load nf_tables"},
 		"one remedy":        {module, []string{"nft has no tables"}, "load nf_tables"},
 	} {
-		_, err := choose(Auto, []candidate{{backend: NFT, err: module}, {backend: Legacy, err: tt.legacy}})
+		err := (&Ruleset{auto: true}).choose(Auto, []candidate{{backend: NFT, err: module}, {backend: Legacy, err: tt.legacy}})
 		failure, ok := errors.AsType[*Error](err)
 		if !ok || failure.Kind != MissingModule || failure.Remedy != tt.remedy {
 			t.Errorf("%s: got %+v, want the remedy %q", name, failure, tt.remedy)
@@ -92,7 +91,7 @@ func TestNeitherBackend(t *testing.T) {
 		}
 	}
 	// With a backend other than auto, the error is about that backend only.
-	if _, err := choose(NFT, []candidate{{backend: NFT, err: module}, {backend: Legacy, err: unprivileged}}); err != error(module) {
+	if err := new(Ruleset).choose(NFT, []candidate{{backend: NFT, err: module}, {backend: Legacy, err: unprivileged}}); err != error(module) {
 		t.Errorf("got %v, want %v", err, module)
 	}
 }
@@ -106,8 +105,7 @@ func TestReadCandidate(t *testing.T) {
 		"a mesh":        {func(k *fakeKernel) { *k = *meshed() }, candidate{foreign: true}},
 		"the redirect":  {func(k *fakeKernel) { azwi(k) }, candidate{ours: true}},
 		"half of it":    {func(k *fakeKernel) { k.add("filter", filterChain, "-j RETURN") }, candidate{ours: true}},
-		"kube-proxy":    {func(k *fakeKernel) { k.add("nat", "KUBE-SERVICES", "-j RETURN") }, candidate{foreign: true, kubernetes: "KUBE-SERVICES"}},
-		"only kubelet":  {func(k *fakeKernel) { k.tables["mangle"]["KUBE-KUBELET-CANARY"] = nil }, candidate{kubernetes: "KUBE-KUBELET-CANARY"}},
+		"kube-proxy":    {func(k *fakeKernel) { k.add("nat", "KUBE-SERVICES", "-j RETURN") }, candidate{foreign: true}},
 		"a filter rule": {func(k *fakeKernel) { k.add("filter", "OUTPUT", "-j ACCEPT") }, candidate{}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -117,7 +115,7 @@ func TestReadCandidate(t *testing.T) {
 			if err := got.read(k.tool()); err != nil {
 				t.Fatal(err)
 			}
-			if got.ours != tt.want.ours || got.foreign != tt.want.foreign || got.kubernetes != tt.want.kubernetes {
+			if got.ours != tt.want.ours || got.foreign != tt.want.foreign {
 				t.Errorf("got %+v, want %+v", got, tt.want)
 			}
 		})

@@ -90,6 +90,9 @@ func (l leftovers) stageRemoval(conn *nftables.Conn) error {
 	return nil
 }
 
+// any reports whether there is something to remove.
+func (s nftState) any() bool { return s.table || len(s.old.chains) > 0 }
+
 // apply installs the table, removes the rules of earlier versions in the same transaction, and
 // reads the table back. It tries again if another process changed the rules meanwhile.
 func (k kernel) apply(t nftTable) error {
@@ -121,14 +124,19 @@ func (k kernel) remove() error {
 		if now, err = k.read(); err != nil {
 			return err
 		}
-		if !now.table && len(now.old.chains) == 0 {
-			return nil // a kernel without nat can have no rules, and no table is made for a moment
+		if !now.any() {
+			return nil
 		}
 		if err = k.explainCommit(nftTable{}, now, k.commit(nil, now.old)); !kindIs(err, RulesDiffer) {
 			return err
 		}
 	}
 	return err
+}
+
+// removeTable removes the table only.
+func (k kernel) removeTable() error {
+	return k.explainCommit(nftTable{}, nftState{}, k.commit(nil, leftovers{}))
 }
 
 // check returns the first difference between the native table and the planned one.

@@ -57,7 +57,7 @@ func (k kernel) explainCommit(t nftTable, before nftState, err error) error {
 		return &Error{RulesDiffer, fmt.Sprintf("%s: %v", step, errno), jumpRemedy}
 	case errno == syscall.ENOENT && len(before.old.chains) > 0 && k.changed(before):
 		return &Error{RulesDiffer, fmt.Sprintf("%s: %v", step, errno), raceRemedy}
-	case errno == syscall.ENOENT, errno == syscall.EOPNOTSUPP, errno == syscall.EPROTONOSUPPORT:
+	case isUnsupported(errno):
 		return lacksModule(step, k.missingModule(t), errno)
 	case errno == syscall.EINVAL:
 		return &Error{MissingModule, fmt.Sprintf("%s: the kernel is too old for a rule: %v", step, errno), "use a newer kernel, " + olderKernel}
@@ -68,6 +68,11 @@ func (k kernel) explainCommit(t nftTable, before nftState, err error) error {
 // errnoOf returns the error of the kernel. If there are several, the first is the cause: the
 // kernel stops there, and the library joins what it finds afterwards.
 func errnoOf(err error) (syscall.Errno, bool) { return errors.AsType[syscall.Errno](err) }
+
+// isUnsupported reports whether the kernel lacks something.
+func isUnsupported(errno syscall.Errno) bool {
+	return errno == syscall.ENOENT || errno == syscall.EOPNOTSUPP || errno == syscall.EPROTONOSUPPORT
+}
 
 // changed reports whether the chains of earlier versions are no longer those of before.
 func (k kernel) changed(before nftState) bool {
@@ -121,7 +126,8 @@ func (k kernel) lacks(t nftTable) bool {
 		return false
 	}
 	conn.DelTable(&nftables.Table{Name: probeTable, Family: nftables.TableFamilyINet})
-	return conn.Flush() != nil
+	errno, _ := errnoOf(conn.Flush())
+	return isUnsupported(errno)
 }
 
 // builtIn are the expressions that belong to nf_tables itself.

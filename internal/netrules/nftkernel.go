@@ -7,7 +7,6 @@ import (
 	"errors"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -243,18 +242,37 @@ func eachAttribute(data []byte, fn func(kind uint16, data []byte) error) error {
 	return attributes.Err()
 }
 
-// text returns a string of the kernel without the zeros at its end.
-func text(data []byte) string { return strings.TrimRight(string(data), "\x00") }
+// text returns a string of the kernel, which ends with the first zero.
+func text(data []byte) string {
+	before, _, _ := bytes.Cut(data, []byte{0})
+	return string(before)
+}
 
-// jumpsTo returns the chain to which the rule jumps, or "" if it jumps to none.
-func (r kernelRule) jumpsTo() string {
+// jumpsTo returns the chain to which the rule jumps, or "" if it jumps to none. It decodes the
+// verdict itself, since the rule may be of another program.
+func (r kernelRule) jumpsTo() (chain string) {
 	for _, e := range r.exprs {
-		var verdict expr.Verdict
-		if e.name == "immediate" && expr.Unmarshal(unix.NFPROTO_IPV4, e.data, &verdict) == nil && verdict.Chain != "" {
-			return verdict.Chain
+		if e.name != "immediate" {
+			continue
 		}
+		_ = nested(e.data, func(data []byte) { chain = text(data) }, // malformed attributes are no jump
+			unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT, unix.NFTA_VERDICT_CHAIN)
 	}
-	return ""
+	return chain
+}
+
+// nested calls fn for each attribute at a path of nested attributes.
+func nested(data []byte, fn func(data []byte), path ...uint16) error {
+	return eachAttribute(data, func(kind uint16, data []byte) error {
+		switch {
+		case kind != path[0]:
+			return nil
+		case len(path) == 1:
+			fn(data)
+			return nil
+		}
+		return nested(data, fn, path[1:]...)
+	})
 }
 
 // is reports whether the kernel's rule is the planned one. Each expression is decoded as one of

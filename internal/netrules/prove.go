@@ -171,6 +171,6 @@ func notRedirected(c Config, m *missed) *Error {
 		Kind:  NotRedirected,
 		Cause: fmt.Sprintf("the rules are in place, but a connection to %s was not redirected to 127.0.0.1:%d: %v", c.Metadata, c.ProxyPort, m),
 		Remedy: m.remedy(c, "another rule applies first, most likely in the nftables table of a service mesh: exclude "+
-			c.Metadata.Addr().String()+"/32 from the traffic that it redirects"),
+			c.Metadata.Addr().String()+"/32 from the traffic that it redirects") + "; --verify=false skips this connection",
 	}
 }

@@ -53,11 +53,12 @@ func Owners(port uint16) ([]uint32, error) {
 	return owners(all), err
 }
 
-// Connected reports whether a connection from the port from is at 127.0.0.1:port, whatever its
-// other address is. No process needs to have accepted it: the kernel has a socket for it from the
-// first packet on (SYN_RECV), unless it uses SYN cookies.
-func Connected(port, from uint16) (connected bool, err error) {
-	err = eachTable(func(table io.Reader) error {
+// Connected reports whether a connection from the port from is at 127.0.0.1:port, at an IPv4
+// socket, whatever its other address is. No process needs to have accepted it: the kernel has a
+// socket for it from the first packet on (SYN_RECV), unless it uses SYN cookies.
+func Connected(port, from uint16) (bool, error) {
+	connected := false
+	err := readTable(tableIPv4, func(table io.Reader) error {
 		return eachLine(table, func(fields [][]byte) error {
 			connects, err := parseConnection(fields, port, from)
 			connected = connected || connects
@@ -69,12 +70,17 @@ func Connected(port, from uint16) (connected bool, err error) {
 
 // listeners returns the sockets of the network namespace that listen at the port.
 func listeners(port uint16) (all []listener, err error) {
-	err = eachTable(func(table io.Reader) error {
-		found, err := parseTable(table, port)
-		all = append(all, found...)
-		return err
-	})
-	return all, err
+	for _, path := range []string{tableIPv4, tableIPv6} {
+		err := readTable(path, func(table io.Reader) error {
+			found, err := parseTable(table, port)
+			all = append(all, found...)
+			return err
+		})
+		if err != nil && !(path == tableIPv6 && errors.Is(err, fs.ErrNotExist)) {
+			return nil, err
+		}
+	}
+	return all, nil
 }
 
 // Explain adds the users that listen at the port to an error of [net.Listen] that says that
@@ -142,21 +148,14 @@ func owners(all []listener) []uint32 {
 	return slices.Compact(uids)
 }
 
-// eachTable calls parse for each table of the network namespace.
-func eachTable(parse func(table io.Reader) error) error {
-	for _, path := range []string{tableIPv4, tableIPv6} {
-		f, err := os.Open(path)
-		if path == tableIPv6 && errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		err = parse(f)
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
+func readTable(path string, parse func(table io.Reader) error) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := parse(f); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
 }
@@ -241,7 +240,7 @@ func parseConnection(fields [][]byte, port, from uint16) (bool, error) {
 		return false, err
 	}
 	_, other, err := parseEnd(fields[columnRemote])
-	return err == nil && addr.Unmap() == loopback && at == port && other == from, err
+	return err == nil && addr == loopback && at == port && other == from, err
 }
 
 // loopback is the address at which the proxy listens.

@@ -109,7 +109,7 @@ func TestReport(t *testing.T) {
 		cells = append(cells, cell{Scenario: s.name, Got: s.want, Expected: expectation{Want: s.want}})
 	}
 	complete := result{Family: "f", Library: "l", Version: "1", Cells: cells}
-	r := newReport(m, []result{complete}, installed{})
+	r := newReport(m, []result{complete}, installed{}, []place{redirected, direct})
 	r.now = time.Unix(0, 0)
 	if err := r.err(); err == nil || !strings.Contains(err.Error(), "l 2: it was not tried") || strings.Contains(err.Error(), "l 1:") {
 		t.Errorf("got %v; want that l 2 was not tried", err)
@@ -117,12 +117,12 @@ func TestReport(t *testing.T) {
 	second := complete
 	second.Version = "2"
 	second.Cells = append([]cell(nil), cells...)
-	r = newReport(m, []result{complete, second}, installed{})
+	r = newReport(m, []result{complete, second}, installed{}, []place{redirected, direct})
 	if err := r.err(); err != nil {
 		t.Errorf("all good: %v", err)
 	}
 	second.Cells[0].Got, second.Cells[0].Problem = wrong, "a problem"
-	r = newReport(m, []result{complete, second}, installed{})
+	r = newReport(m, []result{complete, second}, installed{}, []place{redirected, direct})
 	if err := r.err(); err == nil || !strings.Contains(err.Error(), "a problem") {
 		t.Errorf("got %v; want the problem", err)
 	}

@@ -15,6 +15,8 @@ type report struct {
 	now      time.Time
 	// runtimes are the names and versions of the clients' runtimes.
 	runtimes []string
+	// tried are the scenarios of all places.
+	tried []scenario
 	// shown are the versions of the libraries that packages of the system installed.
 	shown map[client]string
 }
@@ -28,8 +30,11 @@ type row struct {
 	failures []string
 }
 
-func newReport(m manifest, results []result, inst installed) report {
+func newReport(m manifest, results []result, inst installed, places []place) report {
 	r := report{manifest: m, rows: map[client]*row{}, now: time.Now(), runtimes: inst.runtimes, shown: inst.shown}
+	for _, p := range places {
+		r.tried = append(r.tried, p.scenarios()...)
+	}
 	for _, result := range results {
 		key := client{result.Family, result.Library, result.Version}
 		if r.rows[key] == nil {
@@ -68,7 +73,7 @@ func (r report) err() error {
 		for _, failure := range tried.failures {
 			problems = append(problems, fmt.Errorf("%s %s: %s", l.Name, c.version, failure))
 		}
-		for _, s := range scenarios() {
+		for _, s := range r.tried {
 			if got, ok := tried.cells[s.name]; !ok {
 				problems = append(problems, fmt.Errorf("%s %s: %s: no result", l.Name, c.version, s.name))
 			} else if !got.ok() {
@@ -89,7 +94,7 @@ func (r report) summary() string {
 	r.each(func(c client, l library, tried *row) {
 		clients++
 		libraries[c.family+l.Name] = true
-		for _, s := range scenarios() {
+		for _, s := range r.tried {
 			switch got := tried.cells[s.name]; {
 			case got.Got == absent:
 				absences++

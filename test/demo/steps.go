@@ -74,23 +74,32 @@ func (s *steps) showFederatedToken() error {
 }
 
 func (s *steps) showRedirect(ctx context.Context) error {
-	rules, err := exec.CommandContext(ctx, "iptables-save").Output()
+	rules, err := s.pod.RunProxyInit(ctx, "--dry-run")
 	if err != nil {
-		return fmt.Errorf("iptables-save: %w", err)
+		return err
 	}
 	if s.cfg.OneUser {
 		s.heading("proxy-init has installed the redirect for all users, as root of a user namespace")
 	} else {
 		s.heading("proxy-init has installed the redirect, as root with NET_ADMIN only")
 	}
-	var shown strings.Builder
-	for line := range strings.Lines(string(rules)) {
-		if strings.HasPrefix(line, "-A") || strings.HasPrefix(line, "*") {
-			shown.WriteString(line)
+	s.lines(chainsOf(rules))
+	return nil
+}
+
+// chainsOf returns the chains and rules of a table in nft's syntax, as nft lists them.
+func chainsOf(table string) string {
+	var chains strings.Builder
+	for line := range strings.Lines(table) {
+		line = strings.TrimSpace(line)
+		if chain, ok := strings.CutPrefix(line, "chain "); ok {
+			chains.WriteString(strings.TrimSuffix(chain, " {") + "\n")
+		} else if rule, ok := strings.CutPrefix(line, "meta nfproto "); ok {
+			_, rule, _ = strings.Cut(rule, " ") // without the family, which the next match implies
+			chains.WriteString("  " + rule + "\n")
 		}
 	}
-	s.lines(shown.String())
-	return nil
+	return chains.String()
 }
 
 // tokenURL returns the URL of the token endpoint, at the metadata address if there is a
@@ -133,6 +142,11 @@ func (s *steps) showWithoutMetadata(ctx context.Context) {
 func (s *steps) showCounts() {
 	s.heading("Requests that left the pod")
 	text := fmt.Sprintf("Entra            %d exchange", len(s.pod.Entra.Exchanges()))
+	if s.pod.Binding != nil {
+		requests := s.pod.Binding.Requests()
+		text = fmt.Sprintf("the token proxy  %d exchange, for %s by the server name\n                 %s, which then asked Entra, whose assertion has the subject %q",
+			len(requests), requests[0].Subject, requests[0].ServerName, s.pod.Entra.Exchanges()[0].Subject)
+	}
 	if s.pod.Decoy != nil {
 		text += fmt.Sprintf("\nthe node's IMDS  %d requests (a decoy at %s)", len(s.pod.Decoy.Requests()), netns.MetadataAddress)
 	}

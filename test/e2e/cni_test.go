@@ -359,9 +359,9 @@ func TestCNIUserNamespace(t *testing.T) {
 	}
 }
 
-// TestValidate: proxy-init --validate needs no privilege, and tells a pod with the redirect and
+// TestCNIValidate: proxy-init --validate needs no privilege, and tells a pod with the redirect and
 // the guard from all others.
-func TestValidate(t *testing.T) {
+func TestCNIValidate(t *testing.T) {
 	t.Parallel()
 	unprivileged := initOptions{caps: "-all", prefix: []string{"setpriv", "--reuid=65532", "--regid=65532", "--clear-groups"}}
 	for name, tt := range map[string]struct {

@@ -17,8 +17,8 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package outside test/, the packages of this module that it may import. A
 // package that is not listed may exist only in test/.
 var allowed = map[string][]string{
-	"cmd/proxy":           {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server", "internal/sockets"},
-	"cmd/proxy-init":      {"internal/flagenv", "internal/logging", "internal/netrules"},
+	"cmd/proxy":           {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server", "internal/sockets", "internal/termlog"},
+	"cmd/proxy-init":      {"internal/flagenv", "internal/logging", "internal/netrules", "internal/termlog"},
 	"cmd/imds-cni":        {"internal/cni", "internal/cniinstall", "internal/flagenv", "internal/health", "internal/logging", "internal/netrules", "internal/nodetaint", "internal/server"},
 	"internal/azure":      {},
 	"internal/flagenv":    {},
@@ -38,6 +38,7 @@ var allowed = map[string][]string{
 	"internal/census":     {},
 	"internal/logging":    {"internal/flagenv"},
 	"internal/loglimit":   {},
+	"internal/termlog":    {},
 	"internal/inject":     {"internal/cnirequest", "internal/flagenv"},
 	"internal/manifest":   {},
 	"cmd/imds-migrate":    {"internal/flagenv", "internal/inject", "internal/manifest"},

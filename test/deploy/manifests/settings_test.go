@@ -122,8 +122,8 @@ func TestProxyAcceptsItsSettings(t *testing.T) {
 		v := load(t, name)
 		proxy := v.container(sidecarName)
 		commands := map[string][]string{"start": proxy.Args}
-		if proxy.StartupProbe != nil {
-			commands["startup probe"] = proxy.StartupProbe.Exec.Command[1:]
+		if hook := postStart(proxy); hook != nil {
+			commands["postStart hook"] = hook[1:]
 		}
 		for what, args := range commands {
 			out, code := program(t, "proxy", append(slices.Clone(args), "--version"), environment(v, proxy))
