@@ -72,9 +72,15 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 		env = append(env, corev1.EnvVar{Name: "PROXY_ADMIN_ADDRESS", Value: ":" + decimal(s.adminPort)})
 	}
 	// If the pod is sealed, a forwarded request would be redirected to the proxy again.
-	// Without a redirect, applications reach the node's metadata without the proxy.
+	// Without a redirect, an application that reads metadata asks the node itself.
 	if !s.redirect.forwards() {
 		env = append(env, corev1.EnvVar{Name: "PROXY_IMDS_PASSTHROUGH", Value: "off"})
+	}
+	if s.servesAppService() {
+		env = append(env, podUID(appServiceHeaderEnv))
+	}
+	if s.redirect == redirectNone { // for `proxy check`: the pod is meant to have no redirect
+		env = append(env, corev1.EnvVar{Name: azure.EnvIMDSHost, Value: imdsHost(decimal(s.port))})
 	}
 	extra := s.extraEnv()
 	env = append(env, corev1.EnvVar{Name: recordEnv, Value: record(extra, *s.ProxyResources)})
@@ -157,7 +163,7 @@ func restricted(id int64) *corev1.SecurityContext {
 func decimal(n int32) string { return strconv.Itoa(int(n)) }
 
 func withoutEmpty(env []corev1.EnvVar) []corev1.EnvVar {
-	return slices.DeleteFunc(env, func(e corev1.EnvVar) bool { return e.Value == "" })
+	return slices.DeleteFunc(env, func(e corev1.EnvVar) bool { return e.Value == "" && e.ValueFrom == nil })
 }
 
 // ownParts adds what the proxy needs, if it is injected.

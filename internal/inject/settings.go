@@ -69,6 +69,7 @@ type settings struct {
 	inject, injectSet bool
 	port, adminPort   int32
 	redirect          redirect
+	appService        *bool  // nil: the default, which depends on redirect
 	shutdownDelay     string // [shutdownDelayEnv]
 	memoryLimit       string // the proxy's GOMEMLIMIT
 
@@ -166,6 +167,12 @@ var oneRedirect = flagenv.OneOf(string(redirectForward), string(redirectSealed),
 func parsePort(value string) (int32, error) {
 	port, err := azure.ParsePort(value)
 	return int32(port), err
+}
+
+func readAppService(s *settings, value string) error {
+	on, err := parseBool(value)
+	s.appService = &on
+	return err
 }
 
 func readExpiration(s *settings, value string) error {

@@ -376,6 +376,9 @@ func TestCNIValidate(t *testing.T) {
 			p.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:8000")
 		}, 0, `"proven_by"`},
 		"the plugin did not run": {func(*testing.T, *redirectPod) {}, 13, "the CNI plugin did not run on this node"},
+		"a firewall drops the packets": {func(t *testing.T, p *redirectPod) {
+			p.mustRun("table ip drops { chain out { type filter hook output priority 0; ip daddr 169.254.169.254 drop; }; }", "nft", "-f", "-")
+		}, 13, "the CNI plugin did not run on this node"},
 		"the rules are gone": {func(t *testing.T, p *redirectPod) {
 			forPod(p, cniForwarding).mustAdd(t)
 			p.mustRun("", "nft", "flush", "ruleset")
