@@ -109,18 +109,6 @@ func readList(t *testing.T, name string) string {
 	return string(content)
 }
 
-// restricted makes a pod pass the Pod Security level restricted.
-func restricted(p *corev1.PodTemplateSpec) {
-	yes, no := true, false
-	p.Spec.SecurityContext.RunAsNonRoot = &yes
-	p.Spec.SecurityContext.SeccompProfile = &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			list[i].SecurityContext = &corev1.SecurityContext{AllowPrivilegeEscalation: &no, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
-		}
-	}
-}
-
 // once makes the pod's container get one token and end.
 func once(p *corev1.PodTemplateSpec) {
 	p.Spec.Containers[0].Command = nil // the image's entry point, the client
