@@ -3,7 +3,6 @@ package cni
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -65,8 +64,12 @@ const specPrefix = "cni.dev/"
 func parseConfig(stdin []byte) (config, error) {
 	var c config
 	var keys map[string]json.RawMessage
-	if err := errors.Join(json.Unmarshal(stdin, &keys), json.Unmarshal(stdin, &c)); err != nil {
-		return c, types.NewError(types.ErrDecodingFailure, strings.ReplaceAll(err.Error(), "\n", "; "), "")
+	err := json.Unmarshal(stdin, &c)
+	if err == nil {
+		err = json.Unmarshal(stdin, &keys)
+	}
+	if err != nil {
+		return c, types.NewError(types.ErrDecodingFailure, err.Error(), "")
 	}
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		if !slices.Contains(knownKeys, key) && !strings.HasPrefix(key, specPrefix) {

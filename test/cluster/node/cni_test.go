@@ -32,8 +32,8 @@ const (
 	// cniDaemonSet is the name of the chart's DaemonSet.
 	cniDaemonSet = "imds-cni"
 
-	// cniTimeout limits each test of TestCNI.
-	cniTimeout = 4 * time.Minute
+	// cniTimeout limits each test of TestCNI. Thirty pods at the same time take some minutes.
+	cniTimeout = 8 * time.Minute
 
 	// upgradePods is how many pods are created while the plugin is upgraded.
 	upgradePods = 30
