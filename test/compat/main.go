@@ -62,7 +62,7 @@ type options struct {
 func matrix(ctx context.Context, args []string) error {
 	var opts options
 	flags := pflag.NewFlagSet("compat", pflag.ContinueOnError)
-	flags.StringVar(&opts.only, "only", "", "test only this family of clients; the page is not written")
+	flags.StringVar(&opts.only, "only", "", "test only this family of clients, or FAMILY/LIBRARY; the page is not written")
 	flags.StringVar(&opts.scenario, "scenario", "", "test only the scenarios whose names begin with this; the page is not written")
 	flags.StringVar(&opts.cache, "cache", ".cache/compat", "directory of installed clients")
 	flags.StringVar(&opts.document, "document", "docs/compatibility.md", "page to write")
@@ -79,11 +79,9 @@ func matrix(ctx context.Context, args []string) error {
 		return err
 	}
 	if opts.only != "" {
-		f, err := m.family(opts.only)
-		if err != nil {
+		if m, err = m.only(opts.only); err != nil {
 			return err
 		}
-		m.Families = []family{f}
 	}
 	return opts.makeMatrix(ctx, m)
 }
@@ -147,7 +145,7 @@ func (o options) installer() (*installer, error) {
 
 // need installs the commands of the system that the tests need.
 func need(ctx context.Context, m manifest) error {
-	args := []string{"ip", "iptables-nft", "setpriv"}
+	args := []string{"ip", "setpriv"}
 	for _, f := range m.Families {
 		args = append(args, f.Needs...)
 	}

@@ -166,6 +166,19 @@ func (l library) expected(s scenario, v string) expectation {
 	return expectation{Scenario: s.name, Want: s.want}
 }
 
+// only returns the manifest with one family, or with one of its libraries.
+func (m manifest) only(name string) (manifest, error) {
+	familyName, libraryName, one := strings.Cut(name, "/")
+	f, err := m.family(familyName)
+	if err == nil && one {
+		var l library
+		l, err = m.library(familyName, libraryName)
+		f.Libraries = []library{l}
+	}
+	m.Families = []family{f}
+	return m, err
+}
+
 // family returns the family with this name.
 func (m manifest) family(name string) (family, error) {
 	var known []string

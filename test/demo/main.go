@@ -75,10 +75,8 @@ func run() int {
 
 // enter makes the namespace and runs this program again in it.
 func enter() (exitCode int, err error) {
-	for _, program := range []string{"ip", "iptables"} {
-		if _, err := exec.LookPath(program); err != nil {
-			return 0, fmt.Errorf("the program %s is not installed", program)
-		}
+	if _, err := exec.LookPath("ip"); err != nil {
+		return 0, errors.New("the program ip is not installed")
 	}
 	_, code, err := netns.Enter(os.Getuid() != 0)
 	return code, err
@@ -137,7 +135,7 @@ func inNamespace(opts options) (pod.Config, error) {
 func inUserNamespace(opts options) (pod.Config, error) {
 	return pod.Config{
 		OneUser:   true,
-		ProxyInit: opts.proxyInit, ProxyInitArgs: []string{"--seal"},
+		ProxyInit: opts.proxyInit, ProxyInitArgs: []string{"--seal", "--proxy-uid=0", "--proxy-gid=0"},
 		Proxy: opts.proxy, ProxyArgs: proxyArgs("--imds-passthrough=off"),
 	}, nil
 }

@@ -83,23 +83,32 @@ func (s *steps) showFederatedToken() error {
 }
 
 func (s *steps) showRedirect(ctx context.Context) error {
-	rules, err := exec.CommandContext(ctx, "iptables-save").Output()
+	rules, err := s.pod.RunProxyInit(ctx, "--dry-run")
 	if err != nil {
-		return fmt.Errorf("iptables-save: %w", err)
+		return err
 	}
 	if s.cfg.OneUser {
 		s.heading("proxy-init has installed the redirect for all users, as root of a user namespace")
 	} else {
 		s.heading("proxy-init has installed the redirect, as root with NET_ADMIN only")
 	}
-	var shown strings.Builder
-	for line := range strings.Lines(string(rules)) {
-		if strings.HasPrefix(line, "-A") || strings.HasPrefix(line, "*") {
-			shown.WriteString(line)
+	s.lines(chainsOf(rules))
+	return nil
+}
+
+// chainsOf returns the chains and rules of a table in nft's syntax, as nft lists them.
+func chainsOf(table string) string {
+	var chains strings.Builder
+	for line := range strings.Lines(table) {
+		line = strings.TrimSpace(line)
+		if chain, ok := strings.CutPrefix(line, "chain "); ok {
+			chains.WriteString(strings.TrimSuffix(chain, " {") + "\n")
+		} else if rule, ok := strings.CutPrefix(line, "meta nfproto "); ok {
+			_, rule, _ = strings.Cut(rule, " ") // without the family, which the next match implies
+			chains.WriteString("  " + rule + "\n")
 		}
 	}
-	s.lines(shown.String())
-	return nil
+	return chains.String()
 }
 
 // port returns the proxy's port.
