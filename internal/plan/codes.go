@@ -78,7 +78,7 @@ var codes = []Code{
 	{"IMDS149", Note, "the sidecar is that of azure-workload-identity"},
 	{"IMDS150", Work, "the program asks IMDS although the pods have workload identity"},
 	{"IMDS151", Note, "AzureAssignedIdentities are left over"},
-	{"IMDS152", Note, "AKS manages the object"},
+	{"IMDS152", Note, "the namespace belongs to Kubernetes or AKS"},
 	{"IMDS153", Note, "it cannot be told whether the pods ask IMDS"},
 	{"IMDS154", Note, "aad-pod-identity refuses the pods' requests"},
 

@@ -84,3 +84,13 @@ func isTool(row string) bool {
 	_, known := tools[row]
 	return known
 }
+
+// ToolChange returns what to change in the configuration of the tool with a code, or "".
+func ToolChange(code string) string {
+	for row, t := range tools {
+		if toolCode(row) == code {
+			return t.change
+		}
+	}
+	return ""
+}

@@ -259,6 +259,12 @@ func (b *builder) leftovers(w *Workload) {
 		w.find("IMDS118", "ServiceAccount "+w.ServiceAccount+" has the label "+inject.UseLabel+", which counts on pods only", "write it into "+w.TemplateField+".labels")
 	}
 	b.migratedFindings(w)
+	if b.isSystem(w.Namespace) {
+		w.find("IMDS152", "namespace "+w.Namespace+" belongs to Kubernetes or AKS: webhooks do not see it, and changes come back", "use the command or the chart that installed the workload")
+	}
+	if w.Today == Unknown {
+		w.find("IMDS153", "nothing says whether the pods ask IMDS, and nothing keeps them from it", "add the sidecar to one replica and look at its callers, or turn on the IMDS restriction of a test node pool: az aks update --enable-imds-restriction")
+	}
 }
 
 // migratedFindings adds findings about workloads that have workload identity.
