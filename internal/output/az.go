@@ -72,19 +72,31 @@ func (l *lines) kubectl(mark string, p *plan.Plan) {
 	l.add("%s# Service accounts. Afterwards the pod templates name them and have the label %s.", mark, inject.UseLabel)
 	for _, a := range p.Accounts {
 		l.add("%s# %s", mark, comment(strings.Join(a.Workloads, ", ")))
+		kubectl := mark + "kubectl --namespace=" + quote(a.Namespace)
 		if a.New {
-			l.add("%skubectl --namespace=%s create serviceaccount %s", mark, quote(a.Namespace), quote(a.Name))
+			l.add("%s get serviceaccount %s >/dev/null 2>&1 ||", kubectl, quote(a.Name))
+			l.add("%s  kubectl --namespace=%s create serviceaccount %s", mark, quote(a.Namespace), quote(a.Name))
 		}
 		annotations := quote(inject.ClientIDAnnotation + "=" + string(a.ClientID))
 		if a.TenantID != "" {
 			annotations += " " + quote(inject.TenantIDAnnotation+"="+a.TenantID)
 		}
-		l.add("%skubectl --namespace=%s annotate --overwrite serviceaccount %s %s", mark, quote(a.Namespace), quote(a.Name), annotations)
-		for _, secret := range a.PullSecrets {
-			l.add(`%skubectl --namespace=%s patch serviceaccount %s --type=merge --patch=%s`, mark, quote(a.Namespace), quote(a.Name), quote(`{"imagePullSecrets":[{"name":"`+secret+`"}]}`))
+		l.add("%s annotate --overwrite serviceaccount %s %s", kubectl, quote(a.Name), annotations)
+		if len(a.PullSecrets) > 0 {
+			l.add("%s patch serviceaccount %s --type=merge --patch=%s", kubectl, quote(a.Name), quote(pullSecrets(a.PullSecrets)))
 		}
 		for _, role := range a.Roles {
 			l.add("%s# Copy its role %s from the service account default.", mark, comment(role))
 		}
 	}
+}
+
+// pullSecrets returns a patch of a service account.
+func pullSecrets(names []string) string {
+	var list []map[string]string
+	for _, name := range names {
+		list = append(list, map[string]string{"name": name})
+	}
+	text, _ := json.Marshal(map[string]any{"imagePullSecrets": list}) // cannot fail
+	return string(text)
 }

@@ -177,7 +177,7 @@ func TestExitCode(t *testing.T) {
 		"work, and not read":   {docs(labelled(app{}), "{apiVersion: keda.sh/v9, kind: ScaledJob, metadata: {name: x}}"), plan.ExitWork},
 		"blocked":              {labelled(app{pod: "hostNetwork: true"}), plan.ExitBlocked},
 		"a choice":             {docs(labelled(app{}), identity("b", 2), binding("b", "app")), plan.ExitBlocked},
-		"an object of a tool":  {docs(clean, object(keda, "TriggerAuthentication", "c", "spec: {podIdentity: {provider: azure}}")), plan.ExitWork},
+		"an object of a tool":  {docs(clean, object(keda, "TriggerAuthentication", "c", "spec: {podIdentity: {provider: azure, identityId: "+client(1)+"}}")), plan.ExitWork},
 		"an issuer not public": {clean, plan.ExitBlocked},
 		"what cannot be told":  {docs(namespace("ns"), account("sa"), app{account: "sa"}, app{kind: "Pod", name: "p", account: "sa"}), plan.ExitNothing},
 	} {

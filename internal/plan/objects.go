@@ -219,9 +219,17 @@ func (b *builder) ofOperator(o *Object) {
 		o.find("IMDS108", "ServiceAccount "+named+" has no annotation "+annotationClientID, "set it to the identity's client ID")
 		return
 	}
-	if i := slices.IndexFunc(b.plan.Workloads, func(w Workload) bool { return w.Namespace+"/"+w.Key() == op.workload }); i >= 0 {
-		o.Identity = b.plan.Workloads[i].Identity
+	key := strings.Replace(subject, ":", "/", 1)
+	if chosen := b.options.Choices[key]; len(chosen) > 0 {
+		o.settle(b.resolver.client(chosen[0]))
+		return
 	}
+	i := slices.IndexFunc(b.plan.Workloads, func(w Workload) bool { return w.Namespace+"/"+w.Key() == op.workload })
+	if i >= 0 && b.plan.Workloads[i].Identity.State == StateKnown {
+		o.Identity = b.plan.Workloads[i].Identity
+		return
+	}
+	o.find("IMDS108", "neither the object nor the pods of "+o.Tool+" name the identity", "set --choose="+key+"=<CLIENT_ID>")
 }
 
 // ofApps completes a volume: the credential is for the account of each pod that mounts it.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/plan"
 )
 
@@ -77,8 +78,8 @@ func TestObjects(t *testing.T) {
 			"spec.provider.azurekv.authType=WorkloadIdentity -spec.provider.azurekv.identityId", "IMDS203"},
 		{"C3: of the cluster", strings.Replace(object(eso, "ClusterSecretStore", "c", "spec: {provider: {azurekv: {authType: ManagedIdentity, identityId: "+id+"}}}"), "namespace: ns, ", "", 1), nil, "known " + id, "external-secrets:c",
 			"spec.provider.azurekv.authType=WorkloadIdentity spec.provider.azurekv.serviceAccountRef.name=c spec.provider.azurekv.serviceAccountRef.namespace=external-secrets -spec.provider.azurekv.identityId", "IMDS203"},
-		{"C5: the controller", object(flux, "Bucket", "c", "spec: {provider: azure}"), nil, "unknown", "flux-system:source-controller", "", "IMDS205"},
-		{"C5: images", object("image.toolkit.fluxcd.io/v1", "ImageRepository", "c", "spec: {provider: azure}"), operator("reflector", "ghcr.io/fluxcd/image-reflector-controller:v1"), "unknown", "reflector-ns:reflector", "", "IMDS205"},
+		{"C5: the controller", object(flux, "Bucket", "c", "spec: {provider: azure}"), nil, "unknown", "flux-system:source-controller", "", "IMDS108 IMDS205"},
+		{"C5: images", object("image.toolkit.fluxcd.io/v1", "ImageRepository", "c", "spec: {provider: azure}"), operator("reflector", "ghcr.io/fluxcd/image-reflector-controller:v1"), "unknown", "reflector-ns:reflector", "", "IMDS108 IMDS205"},
 		{"C5: an account", object(flux, "OCIRepository", "c", "spec: {provider: azure, serviceAccountName: puller}"), docs(annotated("puller", 3)), "known " + client(3), "ns:puller", "", "IMDS205"},
 		{"C5: an account without annotation", object(flux, "GitRepository", "c", "spec: {provider: azure, serviceAccountName: puller}"), docs(account("puller")), "unknown", "ns:puller", "", "IMDS108 IMDS205"},
 		{"C6: by client ID", object("cert-manager.io/v1", "Issuer", "c", acme("clientID: "+id)), nil, "known " + id, "cert-manager:cert-manager",
@@ -86,7 +87,7 @@ func TestObjects(t *testing.T) {
 		{"C6: by resource ID", object("cert-manager.io/v1", "ClusterIssuer", "c", acme("resourceID: "+resource("app-identity"))), docs(identity("app-identity", 1)), one, "cert-manager:cert-manager",
 			"spec.acme.solvers.1.dns01.azureDNS.managedIdentity.clientID=" + id + " spec.acme.solvers.1.dns01.azureDNS.managedIdentity.tenantID=<TENANT_ID> -spec.acme.solvers.1.dns01.azureDNS.managedIdentity.resourceID", "IMDS206"},
 		{"C6: an unknown resource ID", object("cert-manager.io/v1", "Issuer", "c", acme("resourceID: "+resource("gone"))), nil, "unknown", "cert-manager:cert-manager",
-			"spec.acme.solvers.1.dns01.azureDNS.managedIdentity.clientID=<CLIENT_ID> spec.acme.solvers.1.dns01.azureDNS.managedIdentity.tenantID=<TENANT_ID> -spec.acme.solvers.1.dns01.azureDNS.managedIdentity.resourceID", "IMDS143 IMDS206"},
+			"spec.acme.solvers.1.dns01.azureDNS.managedIdentity.clientID=<CLIENT_ID> spec.acme.solvers.1.dns01.azureDNS.managedIdentity.tenantID=<TENANT_ID> -spec.acme.solvers.1.dns01.azureDNS.managedIdentity.resourceID", "IMDS108 IMDS143 IMDS206"},
 		{"C12: user-assigned", object(upjet, "ProviderConfig", "c", "spec: {credentials: {source: UserAssignedManagedIdentity}, clientID: "+id+"}"), operator("provider-azure", "xpkg.upbound.io/upbound/provider-azure-storage:v1"), "known " + id, "provider-azure-ns:provider-azure",
 			"spec.credentials.source=OIDCTokenFile spec.oidcTokenFilePath=/var/run/secrets/azure/wi/token/azure-identity-token", "IMDS212"},
 		{"C12: without the provider", object("azure.m.upbound.io/v1beta1", "ClusterProviderConfig", "c", "spec: {credentials: {source: UserAssignedManagedIdentity}, clientID: "+id+", msiEndpoint: x}"), nil, "known " + id, "",
@@ -107,6 +108,10 @@ func TestObjects(t *testing.T) {
 		if want := []string{c.identity, c.subjects, c.changes, c.codes}; !slices.Equal(got, want) {
 			t.Errorf("%s:\ngot  %q\nwant %q", c.name, got, want)
 		}
+	}
+	chosen := planOf(t, plan.Options{Choices: map[string][]azure.ClientID{"flux-system/source-controller": {azure.ClientID(id)}}}, object(flux, "Bucket", "c", "spec: {provider: azure}"))
+	if o := chosen.Objects[0]; picked(o.Identity) != "known "+id || codes(o.Findings) != "IMDS205" {
+		t.Errorf("a person chooses for an operator that was not found: %s, %v", picked(o.Identity), o.Findings)
 	}
 	for name, done := range map[string]string{
 		"C1":                      object(keda, "TriggerAuthentication", "c", "spec: {podIdentity: {provider: azure-workload}}"),
