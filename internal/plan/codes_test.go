@@ -26,6 +26,9 @@ func TestDocumented(t *testing.T) {
 		if !found || !strings.Contains(text, c.Title) || !strings.Contains(text, "*"+string(c.Severity)+"*") {
 			t.Errorf("docs/plan.md must have a section `#### %s` with *%s* and %q; found: %t", c.Code, c.Severity, c.Title, found)
 		}
+		if change := plan.ToolChange(c.Code); !strings.Contains(text, change) {
+			t.Errorf("docs/plan.md, %s: must contain %q", c.Code, change)
+		}
 		delete(sections, c.Code)
 	}
 	for heading := range sections {

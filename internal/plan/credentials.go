@@ -70,10 +70,10 @@ func (b *builder) credentials() {
 	for _, key := range sorted(accounts) {
 		b.plan.Accounts = append(b.plan.Accounts, *accounts[key])
 	}
-	identities := map[azure.ClientID]*Identity{}
+	identities, declared := map[azure.ClientID]*Identity{}, b.declared()
 	for n, reasons := range needs {
 		i := b.identity(identities, b.resolver.client(n.client))
-		if b.exists(*i, n) {
+		if b.exists(declared, n) {
 			continue
 		}
 		i.New++
@@ -173,13 +173,6 @@ func (b *builder) identity(all map[azure.ClientID]*Identity, ref Ref) *Identity 
 	}
 	all[ref.ClientID] = i
 	return i
-}
-
-// exists reports whether a credential exists, under any name. Entra compares issuer and subject exactly.
-func (b *builder) exists(i Identity, n need) bool {
-	return slices.ContainsFunc(b.options.Existing[i.Key()], func(e Existing) bool {
-		return e.Issuer == b.plan.Cluster.Issuer && e.Subject == subjectOf(n.namespace, n.account)
-	})
 }
 
 // credentialName returns a valid name: [CLUSTER-]NAMESPACE-ACCOUNT-HASH. The hash of issuer and subject keeps

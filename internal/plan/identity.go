@@ -108,7 +108,7 @@ func newResolver(b *builder) *resolver {
 			r.add(i.Name, i.clientID, "", KindApplication, i.tenantID)
 		}
 	}
-	for _, o := range b.All("managedidentity.azure.com", "UserAssignedIdentity") {
+	for _, o := range b.All(asoGroup, "UserAssignedIdentity") {
 		r.add(o.Name, text(o.Body, "status", "clientId"), text(o.Body, "status", "id"), KindUserAssigned, "")
 	}
 	return r

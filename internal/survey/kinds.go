@@ -40,7 +40,6 @@ var (
 // group constraints.gatekeeper.sh are read too: a cluster defines them itself.
 var Kinds = []Kind{
 	{"", v1, "namespaces", "Namespace", false, false, ""},
-	{"", v1, "nodes", "Node", false, false, ""},
 	{"", v1, "serviceaccounts", "ServiceAccount", true, false, ""},
 	{"", v1, "configmaps", "ConfigMap", true, false, ""},
 	{"", v1, "secrets", "Secret", true, false, ""},
