@@ -12,10 +12,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/client-go/rest"
 )
 
 const (
@@ -29,42 +25,6 @@ const (
 	// maxDiscovery bounds a discovery document. The API server's are a few kilobytes.
 	maxDiscovery = 8 << 20
 )
-
-// Client sends GET requests to an API server.
-type Client interface {
-	// Get returns the body of a successful answer. Other answers are errors of package
-	// k8s.io/apimachinery/pkg/api/errors.
-	Get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error)
-}
-
-// NewClient returns a client for a cluster.
-func NewClient(config *rest.Config) (Client, error) {
-	config = rest.CopyConfig(config)
-	scheme := runtime.NewScheme()
-	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"}) // Status, the body of an error
-	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	// One request at a time: the API server's own priority and fairness limit the rate.
-	config.QPS = -1
-	// Warnings about old versions are for those who write objects.
-	config.WarningHandler = rest.NoWarnings{}
-	client, err := rest.UnversionedRESTClientFor(config)
-	if err != nil {
-		return nil, err
-	}
-	return restClient{client}, nil
-}
-
-type restClient struct{ client *rest.RESTClient }
-
-func (c restClient) Get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
-	request := c.client.Get().AbsPath(path).SetHeader("Accept", "application/json")
-	for name, values := range query {
-		for _, value := range values {
-			request.Param(name, value)
-		}
-	}
-	return request.Stream(ctx)
-}
 
 // Progress is called before each list, with the kind.
 type Progress func(kind string)
@@ -185,12 +145,28 @@ func (c *cluster) kinds(ctx context.Context) ([]Kind, error) {
 	return slices.Concat(constraints, Kinds), nil
 }
 
-// read lists the objects of one kind.
+// read lists the objects of one kind, in the first known version that has it: a group may serve its kinds
+// in different versions.
 func (c *cluster) read(ctx context.Context, k Kind) error {
-	version, ok := c.version(k)
-	if !ok {
+	versions, served := c.versions(k)
+	for _, version := range versions {
+		err := c.listWithin(ctx, k, version)
+		switch {
+		case apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err):
+			continue
+		case err == nil:
+			return nil
+		case k.Kind == "Pod" || !apierrors.IsForbidden(err):
+			return fmt.Errorf("cannot list %s: %s", k, denied(err, "list", k.String()))
+		}
+		c.unread(Forbidden, k.String(), denied(err, "list", k.String()))
 		return nil
 	}
+	return c.readUnknown(ctx, k, served)
+}
+
+// listWithin lists a kind in the namespace that was requested, or everywhere.
+func (c *cluster) listWithin(ctx context.Context, k Kind, version string) error {
 	namespace := c.config.Namespace
 	if !k.Namespace || k.Everywhere {
 		namespace = ""
@@ -200,32 +176,41 @@ func (c *cluster) read(ctx context.Context, k Kind) error {
 		c.unread(Forbidden, k.String(), "read in namespace "+c.config.Namespace+" only: "+denied(err, "list", k.String()))
 		err = c.list(ctx, k, version, c.config.Namespace)
 	}
-	switch {
-	case err == nil || apierrors.IsNotFound(err) || apierrors.IsMethodNotSupported(err):
-		return nil // not installed
-	case k.Kind == "Pod" || !apierrors.IsForbidden(err):
-		return fmt.Errorf("cannot list %s: %s", k, denied(err, "list", k.String()))
-	}
-	c.unread(Forbidden, k.String(), denied(err, "list", k.String()))
-	return nil
+	return err
 }
 
-// version returns the newest known version of a kind that the server serves. If it serves others only,
-// the kind cannot be read.
-func (c *cluster) version(k Kind) (string, bool) {
+// versions returns the known versions that the server serves of a kind's group, and all others. Without
+// discovery, all known versions are tried.
+func (c *cluster) versions(k Kind) (known, others []string) {
 	if c.served == nil {
-		return k.Versions[0], true
+		return k.Versions, nil
 	}
-	served := c.served[k.Group]
 	for _, version := range k.Versions {
-		if slices.Contains(served, version) {
-			return version, true
+		if slices.Contains(c.served[k.Group], version) {
+			known = append(known, version)
 		}
 	}
-	if len(served) > 0 {
-		c.unread(Version, k.String(), fmt.Sprintf("the cluster serves version %s, and this program knows %s", strings.Join(served, ", "), strings.Join(k.Versions, ", ")))
+	others = slices.DeleteFunc(slices.Clone(c.served[k.Group]), func(v string) bool { return slices.Contains(k.Versions, v) })
+	return known, others
+}
+
+// readUnknown records a kind that the server has in versions only that are not known. A kind that it does
+// not have is not installed.
+func (c *cluster) readUnknown(ctx context.Context, k Kind, others []string) error {
+	for _, version := range others {
+		var list metav1.APIResourceList
+		if err := c.get(ctx, "/apis/"+k.Group+"/"+version, &list); err != nil {
+			if !isAnswer(err) {
+				return fmt.Errorf("cannot look for %s: %w", k, oneLine(err))
+			}
+			continue
+		}
+		if slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == k.Resource }) {
+			c.unread(Version, k.String(), fmt.Sprintf("the cluster serves version %s, and this program knows %s", version, strings.Join(k.Versions, ", ")))
+			return nil
+		}
 	}
-	return "", false
+	return nil
 }
 
 // list lists all pages of a kind.

@@ -52,6 +52,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.groups(w)
 	case r.URL.Path == "/apis/constraints.gatekeeper.sh/v1beta1":
 		s.constraints(w)
+	case strings.Count(r.URL.Path, "/") == 3 && strings.HasPrefix(r.URL.Path, "/apis/keda.sh/"):
+		io.WriteString(w, `{"resources": [{"name": "triggerauthentications"}, {"name": "triggerauthentications/status"}]}`)
 	default:
 		s.list(w, r)
 	}
@@ -224,9 +226,7 @@ func TestDenied(t *testing.T) {
 		"no credentials": {apiServer{denied: map[string]int{"/version": 401}}, "the API server does not accept your credentials: sign in, or choose another --context", nil, ""},
 		"no CRDs":        {apiServer{denied: map[string]int{"/azureidentities": 404, "/azureidentitybindings": 404}}, "", nil, ""},
 		"unknown version": {apiServer{versions: map[string][]string{"keda.sh": {"v2", "v3"}}}, "", []survey.Unread{
-			{Code: survey.Version, What: "triggerauthentications.keda.sh", Why: "the cluster serves version v2, v3, and this program knows v1alpha1"},
-			{Code: survey.Version, What: "clustertriggerauthentications.keda.sh", Why: "the cluster serves version v2, v3, and this program knows v1alpha1"},
-			{Code: survey.Version, What: "scaledjobs.keda.sh", Why: "the cluster serves version v2, v3, and this program knows v1alpha1"},
+			{Code: survey.Version, What: "triggerauthentications.keda.sh", Why: "the cluster serves version v2, and this program knows v1alpha1"},
 		}, ""},
 		"discovery": {apiServer{denied: map[string]int{"/apis": 403, "/openid-configuration": 403}}, "", nil, "you may not get /.well-known/openid-configuration; or set --issuer"},
 	} {
@@ -238,6 +238,21 @@ func TestDenied(t *testing.T) {
 		if err == nil && !slices.Equal(s.Unread, c.unread) || s.NoIssuer != c.issuer {
 			t.Errorf("%s: unread %v, want %v; issuer: %q, want %q", name, s.Unread, c.unread, s.NoIssuer, c.issuer)
 		}
+	}
+}
+
+// TestVersions checks that a kind is read in the version that has it, where its group serves several.
+func TestVersions(t *testing.T) {
+	all := objects(t)
+	for _, o := range all {
+		if o["kind"] == "OCIRepository" || o["kind"] == "SecretStore" {
+			group, _, _ := strings.Cut(o["apiVersion"].(string), "/")
+			o["apiVersion"] = group + map[string]string{"OCIRepository": "/v1beta2", "SecretStore": "/v1alpha1"}[o["kind"].(string)]
+		}
+	}
+	s, err := live(t, &apiServer{objects: all}, survey.Config{})
+	if err != nil || s.Found["ocirepositories.source.toolkit.fluxcd.io"] != 1 || s.Found["secretstores.external-secrets.io"] != 1 || s.Found["buckets.source.toolkit.fluxcd.io"] != 1 || len(s.Unread) > 0 {
+		t.Errorf("%v, found %v, unread %v", err, s.Found, s.Unread)
 	}
 }
 

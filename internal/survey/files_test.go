@@ -123,13 +123,13 @@ func TestForms(t *testing.T) {
 
 // TestCut checks that no part of a dump is taken for the whole.
 func TestCut(t *testing.T) {
-	all := objects(t)[:40]
+	all := objects(t)[:60]
 	for form, text := range map[string][]byte{"YAML": list(t, all, false), "JSON": list(t, all, true)} {
 		end := bytes.LastIndex(text, []byte("kind: List")) // what follows are no objects
 		if form == "JSON" {
 			end = len(text) - 1
 		}
-		for n := 100; n < end; n += 1 + n%97 {
+		for n := 100; n < end; n += 100 + n%197 {
 			err := survey.New(survey.Config{}).ReadFile("dump.yaml", bytes.NewReader(text[:n]))
 			if err == nil || strings.Contains(err.Error(), "\n") || !strings.HasPrefix(err.Error(), "dump.yaml") {
 				t.Fatalf("%s: the first %d of %d bytes: got %v, want an error of one line", form, n, len(text), err)
