@@ -28,6 +28,9 @@ func runPlan(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 		return exitUsage
 	}
 	p, err := o.makePlan(ctx, stdin, stderr)
+	if err == nil && o.write != "" {
+		err = output.WriteDir(o.write, p)
+	}
 	if err == nil {
 		err = output.Write(stdout, p, o.output)
 	}

@@ -44,6 +44,7 @@ type planOptions struct {
 
 	output   output.Config
 	exitZero bool
+	write    string // a directory; empty: none
 
 	survey   survey.Config
 	plan     plan.Options
@@ -93,6 +94,7 @@ func (o *planOptions) addFlags(set *flagenv.Set) {
 	flagenv.VarP(flags, &o.output.Format, "output", "o", flagenv.OneOf(output.Formats...), "`format`: "+strings.Join(output.Formats, ", "))
 	flagenv.Var(flags, &o.output.Provider, "provider-version", output.ParseProvider, "`version` of azurerm (with --output=terraform) or of Crossplane's provider; default: the newest")
 	flags.StringVar(&o.output.ResourceGroup, "resource-group", "", "with --output=bicep: the resource `group` of the identities, NAME or SUBSCRIPTION/NAME")
+	flags.StringVar(&o.write, "write", "", "also write a kustomize component with the changes of fields and the new service accounts into this `directory`")
 	flags.BoolVar(&o.exitZero, "exit-zero", false, "exit with 0 in place of 3 and 4")
 	set.Group("Workloads")
 	flags.StringVarP(&o.selector, "selector", "l", "", "only workloads whose own labels match this `selector`")

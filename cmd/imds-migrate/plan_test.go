@@ -153,7 +153,7 @@ func TestPlanBadInput(t *testing.T) {
 		"a template":            {[]string{"-f", "-"}, "kind: {{ .Values.kind }}\n", 1, "imds-migrate: stdin:1: a template, not a manifest: render it first (helm template … | imds-migrate plan -f -)"},
 		"UTF-16":                {[]string{"-f", "-"}, "\xff\xfek\x00", 1, "imds-migrate: stdin: the file is UTF-16: save it as UTF-8"},
 		"an unknown flag":       {[]string{"--ouput=json"}, "", 2, "imds-migrate: unknown flag: --ouput (did you mean --output?)"},
-		"an unknown format":     {[]string{"-o", "xml"}, "", 2, `imds-migrate: --output "xml": must be table, wide, json, yaml, markdown, csv, az, bicep, terraform, aso or crossplane`},
+		"an unknown format":     {[]string{"-o", "xml"}, "", 2, `imds-migrate: --output "xml": must be table, wide, json, yaml, markdown, csv, az, bicep, terraform, aso, crossplane or patch`},
 		"an argument":           {[]string{"dump.yaml"}, "", 2, `imds-migrate: unexpected argument "dump.yaml": imds-migrate plan takes flags only (see imds-migrate plan --help)`},
 		"a bad choice":          {[]string{"--choose=app=x"}, "", 2, `imds-migrate: --choose "app=x": must be NAMESPACE/SERVICE_ACCOUNT=CLIENT_ID or NAMESPACE/KIND/NAME=CLIENT_ID, such as shop/deploy/app=11111111-1111-4111-8111-111111111111`},
 		"a choice by name":      {[]string{"--choose=shop/app=app-identity"}, "", 2, `imds-migrate: --choose "app-identity": must be a GUID: the application (client) ID, not a name or a resource ID`},

@@ -33,11 +33,11 @@ type Config struct {
 var writers = map[string]func(io.Writer, *plan.Plan, Config) error{
 	"table": writeTable, "wide": writeWide, "markdown": writeMarkdown, "csv": writeCSV,
 	"json": writeJSON, "yaml": writeYAML,
-	"az": writeAz, "bicep": writeBicep, "terraform": writeTerraform, "aso": writeASO, "crossplane": writeCrossplane,
+	"az": writeAz, "bicep": writeBicep, "terraform": writeTerraform, "aso": writeASO, "crossplane": writeCrossplane, "patch": writePatch,
 }
 
 // Formats are the formats in the order of the documentation.
-var Formats = []string{"table", "wide", "json", "yaml", "markdown", "csv", "az", "bicep", "terraform", "aso", "crossplane"}
+var Formats = []string{"table", "wide", "json", "yaml", "markdown", "csv", "az", "bicep", "terraform", "aso", "crossplane", "patch"}
 
 // CreatesCredentials reports whether a format is for a tool that creates federated credentials, which
 // needs the issuer.

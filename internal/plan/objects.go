@@ -279,9 +279,12 @@ func (b *builder) change(o *Object) {
 	if o.Identity.Default != nil {
 		client = string(o.Identity.Default.ClientID)
 	}
-	values := strings.NewReplacer("$CLIENT", client, "$TENANT", cmp.Or(string(b.options.TenantID), "<TENANT_ID>"))
+	values := strings.NewReplacer("$CLIENT", client, "$TENANT", string(b.options.TenantID))
 	path := func(key string) []string { return append(slices.Clone(o.path), strings.Split(key, ".")...) }
 	for _, key := range sorted(o.rule.set) {
+		if o.rule.set[key] == "$TENANT" && b.options.TenantID == "" {
+			continue // optional
+		}
 		o.Changes = append(o.Changes, Change{Path: path(key), Value: values.Replace(o.rule.set[key])})
 	}
 	if o.NewServiceAccount != "" {

@@ -17,12 +17,12 @@ import (
 // that cannot be decoded is no error but an entry of [Survey.Unread].
 func (s *Survey) ReadFile(name string, in io.Reader) error {
 	buffered := bufio.NewReaderSize(in, 1<<16)
-	first, err := firstBytes(buffered)
+	start, err := firstBytes(buffered)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	f := &reader{survey: s, in: buffered}
-	if first == '{' || first == '[' {
+	if isJSON(start) {
 		err = f.json(header{})
 	} else {
 		err = f.yaml()
@@ -36,22 +36,31 @@ func (s *Survey) ReadFile(name string, in io.Reader) error {
 	return nil
 }
 
-// firstBytes returns the first byte that is no white space, and skips a byte order mark.
-func firstBytes(in *bufio.Reader) (byte, error) {
+// isJSON reports whether a text begins as JSON. A mapping of YAML in brackets has no quote after its first
+// bracket.
+func isJSON(start string) bool {
+	return strings.HasPrefix(start, "[") || start == "{" || start == `{"` || start == "{}"
+}
+
+// firstBytes returns the first two bytes that are no white space, and skips a byte order mark.
+func firstBytes(in *bufio.Reader) (start string, err error) {
 	mark, _ := in.Peek(3)
 	switch {
 	case bytes.HasPrefix(mark, []byte("\xff\xfe")) || bytes.HasPrefix(mark, []byte("\xfe\xff")):
-		return 0, errors.New("the file is UTF-16: save it as UTF-8")
+		return "", errors.New("the file is UTF-16: save it as UTF-8")
 	case bytes.HasPrefix(mark, []byte("\xef\xbb\xbf")):
 		in.Discard(3)
 	}
 	for n := 1; ; n++ {
 		text, err := in.Peek(n)
 		if len(text) < n {
-			return 0, errIf(err)
+			return start, errIf(err)
 		}
 		if c := text[n-1]; strings.IndexByte(" \t\r\n", c) < 0 {
-			return c, nil
+			start += string(c)
+		}
+		if len(start) == 2 {
+			return start, nil
 		}
 	}
 }

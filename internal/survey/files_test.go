@@ -115,6 +115,9 @@ func TestForms(t *testing.T) {
 			t.Errorf("%s: the survey differs", form)
 		}
 	}
+	if s, _ := read(t, []byte("{apiVersion: v1, kind: Namespace, metadata: {name: a}}\n---\n{ apiVersion: v1, kind: Namespace, metadata: {name: b}}\n")); len(s.Namespaces) != 2 {
+		t.Errorf("YAML in brackets: got %v", s.Namespaces)
+	}
 	half := len(all) / 2
 	if _, got := read(t, list(t, all[half:], false), list(t, all[:half], false)); got != want {
 		t.Error("two files in another order: the survey differs")

@@ -79,6 +79,7 @@ type Text struct {
 // Workload is an object with a pod template, or a pod without an owner.
 type Workload struct {
 	Ref
+	Version string
 	Meta
 	// Template is the pod template, and Path its path in the object, such as spec.template. The path
 	// is empty for a pod.

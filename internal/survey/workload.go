@@ -35,7 +35,7 @@ func (s *Survey) addWorkload(k Kind, h *header, text []byte) error {
 			return nil
 		}
 	}
-	w := &Workload{Ref: h.ref(), Meta: h.Metadata.Meta, Path: k.Template}
+	w := &Workload{Ref: h.ref(), Version: versionOf(h.APIVersion), Meta: h.Metadata.Meta, Path: k.Template}
 	if manager, found := h.controller(); found {
 		w.Manager = manager.Kind + "/" + manager.Name
 	}
@@ -77,7 +77,7 @@ func (s *Survey) addForeign(h *header, text []byte) error {
 	if err != nil {
 		return err
 	}
-	w := &Workload{Ref: h.ref(), Meta: h.Metadata.Meta, Foreign: true, Signs: signs.Text(string(written))}
+	w := &Workload{Ref: h.ref(), Version: versionOf(h.APIVersion), Meta: h.Metadata.Meta, Foreign: true, Signs: signs.Text(string(written))}
 	if parent, found := h.controller(); found {
 		w.Manager = parent.Kind + "/" + parent.Name
 	}

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -20,8 +21,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
 	"sigs.k8s.io/yaml"
 
+	"imds-oidc-proxy/internal/plan"
 	"imds-oidc-proxy/internal/survey"
 	"imds-oidc-proxy/test/cluster"
 )
@@ -44,6 +48,7 @@ func TestPlan(t *testing.T) {
 	p.applyExample(ctx)
 	dump := p.settledDump(ctx)
 	t.Run("live and dump", func(t *testing.T) { p.compare(ctx, t, dump) })
+	t.Run("patches", func(t *testing.T) { p.patches(ctx, t) })
 	t.Run("permissions", func(t *testing.T) { p.permissions(ctx, t) })
 	t.Run("unknown version", func(t *testing.T) { p.unknownVersion(ctx, t) })
 }
@@ -405,6 +410,70 @@ func wait(ctx context.Context, t *testing.T, name string, condition func() error
 	defer cancel()
 	if err := cluster.Wait(ctx, func(context.Context) error { return condition() }); err != nil {
 		t.Fatalf("%s: %v", name, err)
+	}
+}
+
+// patches applies the changes of --write to the example, and checks that nothing is left of them: only what
+// is blocked, undecided or immutable.
+func (p planner) patches(ctx context.Context, t *testing.T) {
+	dir := t.TempDir()
+	if _, stderr, code := p.live(ctx, "--read-secrets", "--write="+filepath.Join(dir, "component")); code != 4 || stderr != "" {
+		t.Fatalf("exit code %d, %s", code, stderr)
+	}
+	var resources bytes.Buffer
+	for _, o := range example(t) {
+		text, err := yaml.Marshal(o.Object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&resources, "---\n%s", text)
+	}
+	for name, text := range map[string]string{"resources.yaml": resources.String(), "kustomization.yaml": "resources: [resources.yaml]\ncomponents: [component]\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rendered, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := rendered.AsYaml()
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := cluster.Objects(stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range objects {
+		if !slices.Contains([]string{"Pod", "StorageClass", "PersistentVolume"}, o.GetKind()) { // immutable, and not changed
+			p.apply(ctx, o)
+		}
+	}
+	stdout, stderr, code := p.live(ctx, "--read-secrets", "--output=json")
+	var left plan.Plan
+	if err := json.Unmarshal([]byte(stdout), &left); err != nil || code != 4 {
+		t.Fatalf("exit code %d, %v, %s", code, err, stderr)
+	}
+	patched := 0
+	for _, w := range left.Workloads {
+		if w.Severity == plan.Blocked || w.Severity == plan.Choice || w.Kind == "Pod" || w.Kind == "SparkApplication" {
+			continue
+		}
+		patched++
+		for _, f := range w.Findings {
+			if slices.Contains([]string{"IMDS101", "IMDS103", "IMDS104"}, f.Code) {
+				t.Errorf("%s %s: %s is left", w.Namespace, w.Key(), f.Code)
+			}
+		}
+	}
+	for _, o := range left.Objects {
+		if len(o.Changes) > 0 && o.Severity != plan.Blocked {
+			t.Errorf("%s: its changes are left: %v", o.Key(), o.Changes)
+		}
+	}
+	if patched < 25 || left.Summary.NewAccounts > 0 {
+		t.Errorf("%d workloads, %d new accounts are left", patched, left.Summary.NewAccounts)
 	}
 }
 
