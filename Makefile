@@ -4,11 +4,12 @@
 
 SHELL := /bin/sh
 export CGO_ENABLED ?= 0
-# On Debian, ip and iptables are in sbin, which is not in the PATH of a plain user.
+# On Debian, ip, nft and iptables are in sbin, which is not in the PATH of a plain user.
 export PATH := $(PATH):/usr/sbin:/sbin
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-# -buildvcs=false: VERSION names the commit, and a stamp would make builds of the same source differ.
-BUILD := go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+VERSION ?= $(shell cat VERSION)
+COMMIT := $(shell git describe --always --exclude='*' --abbrev=40 --dirty 2>/dev/null || echo unknown)
+# -buildvcs=false: main.version names the commit, and a stamp would make builds of the same source differ.
+BUILD := go build -trimpath -buildvcs=false -ldflags "-s -w -X 'main.version=$(VERSION) $(COMMIT)'"
 
 .PHONY: help
 help: ## list all targets
@@ -31,24 +32,25 @@ build-webhook: ## build bin/webhook, the admission webhook; one to two minutes t
 # As root, the demo makes a network namespace with the redirect. Other users get one in a user
 # namespace if the system allows that, or else the proxy on loopback. The demo prints what is
 # missing for the namespace.
-NEED_POD := if [ "$$(id -u)" = 0 ]; then tools/need curl ip iptables-nft; else tools/need curl; fi
+NEED_POD := if [ "$$(id -u)" = 0 ]; then tools/need curl ip; else tools/need curl; fi
 
+# DEMO=--identity-binding shows a pod with an identity binding of AKS.
 .PHONY: demo
 demo: build ## show how one client gets one token through the redirect, step by step
 	@$(NEED_POD)
-	@go run ./test/demo
+	@go run ./test/demo $(DEMO)
 
 .PHONY: dev
 dev: build ## keep the demo running, with a shell inside for curl
 	@$(NEED_POD)
-	@go run ./test/demo --shell
+	@go run ./test/demo --shell $(DEMO)
 
 # Unpacked and not installed: Debian's package would start Prometheus.
 NEED_PROMTOOL := command -v promtool >/dev/null || tools/debs .cache/prometheus prometheus
 
 .PHONY: attack
 attack: ## measure what a hostile container can do to the others of its pod (root; part of test)
-	@tools/need ip iptables-nft setpriv
+	@tools/need ip setpriv
 	@echo "attacking the proxy in a memory cgroup of 64 MiB: about 4 minutes"
 	go test -count=1 -timeout 20m -v ./test/attack
 
@@ -89,7 +91,19 @@ lint: ## run gofmt, go vet, staticcheck and misspell, and check imports, documen
 	go tool -modfile=tools/go.mod staticcheck -tags chart ./test/deploy/chart
 	@# verison: a test of suggestions for misspelled commands.
 	git ls-files | xargs go tool -modfile=tools/go.mod misspell -error -i verison
+	go tool -modfile=tools/go.mod actionlint
 	go test ./test/repo
+
+.PHONY: version
+version: ## write the version V (such as v1.2.3) into VERSION and every file that names it
+	@case "$(V)" in v[0-9]*.[0-9]*.[0-9]*) ;; *) echo "V=$(V): must be a version, such as V=v1.2.3" >&2; exit 2 ;; esac
+	echo "$(V)" >VERSION
+	go test -count=1 ./test/repo -run Version -update
+	$(MAKE) chart
+
+.PHONY: vuln
+vuln: ## check what the programs call for known vulnerabilities (VULNDB=https://vuln.go.dev: the newest reports)
+	@tools/vuln/run
 
 .PHONY: images
 images: ## build the container images with docker, podman or buildah; tools/images says how to choose
@@ -119,7 +133,7 @@ test-apiserver: ## test with a real Kubernetes API server and etcd (root, for na
 
 .PHONY: test-cluster
 test-cluster: ## test with a real node as well: kubelet, containerd, runc, and pods that get tokens (root)
-	@tools/need buildah ip npm
+	@tools/need buildah ip npm python3-venv
 	@tools/kubernetes >/dev/null # here, since go test would not show its messages before the end
 	cd test/cluster && go test -count=1 -timeout 30m ./node
 
@@ -132,21 +146,31 @@ docs: ## write the generated parts of docs/ from the programs
 bench: build ## measure speed and memory, as ratios within one run
 	go run ./test/bench
 
+# PODS is the number of pods of each form. With the default it takes 10 minutes.
+PODS ?= 16
+.PHONY: bench-pod
+bench-pod: ## measure what injection costs the start of a pod, on the node of test-cluster (root; PODS=48: more pods)
+	@tools/need buildah ip
+	@tools/kubernetes >/dev/null # here, since go run would not show its messages before the end
+	cd test/cluster && go run ./podstart -n $(PODS)
+
 .PHONY: compat
-compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family)
+compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family, ONLY=python/msal: one library)
 	@go run ./test/compat --only="$(ONLY)"
 
 # The newest minor version of Kubernetes, for the cluster tests. CI tests the one before.
 .PHONY: nightly
 nightly: export KUBERNETES ?= 1.37.2
-nightly: ## run compat, the cluster tests on a newer Kubernetes, fuzz and mutate: hours, not part of CI
-	@echo "nightly 1/4: make compat"
+nightly: ## run compat, the cluster tests and bench-pod on a newer Kubernetes, fuzz and mutate: hours, not part of CI
+	@echo "nightly 1/5: make compat"
 	$(MAKE) compat ONLY=
-	@echo "nightly 2/4: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
+	@echo "nightly 2/5: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
 	$(MAKE) test-apiserver test-cluster
-	@echo "nightly 3/4: make fuzz"
+	@echo "nightly 3/5: make bench-pod, on Kubernetes $(KUBERNETES)"
+	$(MAKE) bench-pod
+	@echo "nightly 4/5: make fuzz"
 	$(MAKE) fuzz
-	@echo "nightly 4/4: make mutate"
+	@echo "nightly 5/5: make mutate"
 	$(MAKE) mutate
 
 .PHONY: clean

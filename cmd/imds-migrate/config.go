@@ -39,9 +39,10 @@ type options struct {
 	nativeSidecar string
 	templatePaths []templatePath
 
-	namespace   string
-	clientID    azure.ClientID
-	accountFile []string
+	namespace    string
+	clientID     azure.ClientID
+	accountFile  []string
+	identityFile []string
 
 	version bool
 }
@@ -112,10 +113,12 @@ func (o *options) addFlags(set *flagenv.Set) {
 	flagenv.Var(flags, &o.nativeSidecar, "native-sidecar", flagenv.OneOf("on", "off"),
 		"on or off: inject the proxy as a native sidecar, which needs Kubernetes 1.29")
 	flagenv.List(flags, &o.templatePaths, "template-path", parseTemplatePath,
-		"`KIND.GROUP=PATH` of the pod template of a custom resource, such as Rollout.argoproj.io=spec.template; repeatable")
+		"`KIND.GROUP=PATH` of the pod template of a custom resource, such as Rollout.argoproj.io=spec.template; KEY[] is a list with a template in each item; repeatable")
 	set.Group("Service accounts")
 	flags.StringSliceVar(&o.accountFile, "service-account-file", nil, "`file` with ServiceAccounts, which is read and not written; - is standard input; repeatable")
 	flagenv.Var(flags, &o.clientID, "client-id", flagenv.Optional(azure.ParseClientID), "client `ID` for service accounts that are missing or have none")
+	set.Group("Identities")
+	flags.StringSliceVar(&o.identityFile, "identity-file", nil, "`file` with AzureIdentity objects, or the output of az identity list --output json: pods with the proxy get the annotation "+inject.IdentitiesAnnotation+" for them; - is standard input; repeatable")
 	o.config.AddFlags(set)
 	set.Group("Other")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
@@ -152,7 +155,10 @@ func (o *options) validate() error {
 // validateStdin checks that standard input is read at most once, and not written.
 func (o *options) validateStdin() error {
 	isStdin := func(name string) bool { return name == stdinName }
-	forAccounts := len(slices.DeleteFunc(slices.Clone(o.accountFile), func(name string) bool { return !isStdin(name) }))
+	count := func(names []string) int {
+		return len(slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !isStdin(name) }))
+	}
+	forAccounts, forIdentities := count(o.accountFile), count(o.identityFile)
 	forManifests := len(o.files) == 0 || slices.ContainsFunc(o.files, isStdin)
 	switch {
 	case o.inPlace && len(o.files) == 0:
@@ -163,6 +169,12 @@ func (o *options) validateStdin() error {
 		return errors.New("--service-account-file must not be - twice: standard input can be read once")
 	case forAccounts > 0 && forManifests:
 		return errors.New("--service-account-file must not be - without files: the manifests are read from standard input")
+	case forIdentities > 1:
+		return errors.New("--identity-file must not be - twice: standard input can be read once")
+	case forIdentities > 0 && forAccounts > 0:
+		return errors.New("--identity-file and --service-account-file must not both be -: standard input can be read once")
+	case forIdentities > 0 && forManifests:
+		return errors.New("--identity-file must not be - without files: the manifests are read from standard input")
 	}
 	return nil
 }

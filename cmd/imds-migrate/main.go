@@ -21,7 +21,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// version is set at build time: -ldflags "-X main.version=…".
+// version is the version and the commit. It is set at build time: -ldflags "-X 'main.version=…'".
 var version = "dev"
 
 // Exit codes, which --help lists. Scripts depend on them, so they must not change.

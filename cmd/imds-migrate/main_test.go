@@ -119,8 +119,11 @@ func unmarked(t *testing.T, text []byte) []byte {
 		for _, o := range d.objects {
 			paths, _ := m.options.paths(o.kindAndGroup())
 			for _, path := range paths {
-				template, err := o.template(path)
-				if err := errors.Join(err, template.Apply(unmark(template))); err != nil {
+				places, err := o.places(path)
+				for _, p := range places {
+					err = errors.Join(err, p.node.Apply(unmark(p.node)))
+				}
+				if err != nil {
 					return err
 				}
 			}

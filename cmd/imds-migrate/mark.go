@@ -12,14 +12,18 @@ import (
 	"imds-oidc-proxy/internal/manifest"
 )
 
-// mark is the label or the annotation with the value "true" that requests injection. Its id is its
-// name in the annotation [inject.AddedAnnotation].
-type mark struct{ id, part, name string }
+// mark is a label or an annotation that this program adds to a template. Its id is its name in the
+// annotation [inject.AddedAnnotation].
+type mark struct{ id, part, name, value string }
 
+// marks are the marks that request injection, which --all adds.
 var marks = []mark{
-	{"use", "labels", inject.UseLabel},
-	{"inject-proxy-sidecar", "annotations", inject.InjectProxyAnnotation},
+	{"use", "labels", inject.UseLabel, "true"},
+	{"inject-proxy-sidecar", "annotations", inject.InjectProxyAnnotation, "true"},
 }
+
+// identitiesID is the id of the annotation that --identity-file adds.
+const identitiesID = "identities"
 
 // selected reports whether --all and --selector select a workload.
 func (m *migration) selected(o object) bool {
@@ -64,8 +68,10 @@ func marked(pod *corev1.Pod, added []mark) *corev1.Pod {
 	}
 	record := recorded(pod.Annotations[inject.AddedAnnotation])
 	for _, mark := range added {
-		map[string]map[string]string{"labels": pod.Labels, "annotations": pod.Annotations}[mark.part][mark.name] = "true"
-		record = append(record, mark.id)
+		map[string]map[string]string{"labels": pod.Labels, "annotations": pod.Annotations}[mark.part][mark.name] = mark.value
+		if !slices.Contains(record, mark.id) {
+			record = append(record, mark.id)
+		}
 	}
 	pod.Annotations[inject.AddedAnnotation] = strings.Join(record, ",")
 	return pod
@@ -82,7 +88,7 @@ func addOperations(template *manifest.Node, pod *corev1.Pod, added []mark) []man
 		inject.AddedAnnotation: pod.Annotations[inject.AddedAnnotation],
 	}}
 	for _, mark := range added {
-		additions[mark.part][mark.name] = "true"
+		additions[mark.part][mark.name] = mark.value
 	}
 	var operations []manifest.Operation
 	add := func(path string, value any) {
@@ -105,21 +111,34 @@ func addOperations(template *manifest.Node, pod *corev1.Pod, added []mark) []man
 	return operations
 }
 
-// removeOperations removes the marks that --all has added, and mappings that would be empty then.
-func removeOperations(template *manifest.Node) []manifest.Operation {
+// removeOperations removes the annotation that --identity-file has added and, if all is true, the
+// marks that --all has added, and mappings that would be empty then.
+func removeOperations(template *manifest.Node, all bool) []manifest.Operation {
 	value, _ := template.Get("metadata", "annotations", inject.AddedAnnotation).Scalar()
-	added := recorded(value)
-	removals := map[string][]string{"annotations": {inject.AddedAnnotation}}
+	removals := map[string][]string{}
+	var kept []string // of the record
+	for _, id := range recorded(value) {
+		if id == identitiesID && template.Get("metadata", "annotations", inject.IdentitiesAnnotation) != nil {
+			removals["annotations"] = append(removals["annotations"], inject.IdentitiesAnnotation)
+		} else if id != identitiesID && !all {
+			kept = append(kept, id)
+		}
+	}
 	for _, mark := range marks {
 		text, _ := template.Get("metadata", mark.part, mark.name).Scalar()
-		if slices.Contains(added, mark.id) && text == "true" {
+		if all && slices.Contains(recorded(value), mark.id) && text == mark.value {
 			removals[mark.part] = append(removals[mark.part], mark.name)
 		}
 	}
-	if len(added) == 0 {
+	if len(kept) == len(recorded(value)) {
 		return nil
 	}
 	var operations []manifest.Operation
+	if len(kept) > 0 {
+		operations = append(operations, manifest.Operation{Op: "replace", Path: "/metadata/annotations/" + pointer(inject.AddedAnnotation), Value: strings.Join(kept, ",")})
+	} else {
+		removals["annotations"] = append(removals["annotations"], inject.AddedAnnotation)
+	}
 	remove := func(path string) {
 		operations = append(operations, manifest.Operation{Op: "remove", Path: path})
 	}

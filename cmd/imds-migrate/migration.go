@@ -16,11 +16,12 @@ import (
 // migration is one run over all files. It continues after a refusal, so that one run reports all
 // refusals. It holds one document at a time.
 type migration struct {
-	options  options
-	accounts accounts
-	patches  patches
-	out      *spool
-	messages io.Writer
+	options    options
+	accounts   accounts
+	identities identities
+	patches    patches
+	out        *spool
+	messages   io.Writer
 
 	refused                     int
 	changed, unchanged, skipped int  // workloads
@@ -39,6 +40,7 @@ type document struct {
 func (m *migration) edit(files []*file, stdin io.Reader) error {
 	m.accounts, m.patches = accounts{}, patches{}
 	m.readAccounts(stdin)
+	m.readIdentities(stdin)
 	if err := m.lookAhead(files); err != nil {
 		return err
 	}

@@ -18,23 +18,48 @@ func (m *migration) object(f *file, o object) {
 		m.withoutTemplate(f, o)
 		return
 	}
+	v := visit{m: m, f: f, o: o, warned: map[string]bool{}}
+	found := false
 	for _, path := range paths {
-		template, err := o.template(path)
+		exists, err := v.templates(path)
 		switch {
 		case err != nil:
-		case template == nil && custom:
+			m.refuse(f, o, err)
+			return
+		case !exists && custom:
 			m.skip(f, o, o.node.Line(), "not changed: it has nothing at "+path.String()+", the path of --template-path")
-		case template == nil:
-			m.unchanged++
-			m.warnAbove(f, o, path, nil)
-		default:
-			m.warnAbove(f, o, path, template)
-			err = m.workload(f, o, template)
+		}
+		found = found || exists
+	}
+	if !found && !custom {
+		m.unchanged++
+		v.warnAbove(paths[0], place{above: []*manifest.Node{o.node}})
+	}
+}
+
+// visit is the visit of one object.
+type visit struct {
+	m      *migration
+	f      *file
+	o      object
+	warned map[string]bool // the warnings of warnAbove, which are the same for several pod templates
+}
+
+// templates changes the pod templates at a path, and reports whether there is one.
+func (v visit) templates(path path) (exist bool, err error) {
+	places, err := v.o.places(path)
+	for _, p := range places {
+		template, err := p.template()
+		if err == nil && template != nil {
+			v.warnAbove(path, p)
+			err = v.m.workload(v.f, v.o, template)
 		}
 		if err != nil {
-			m.refuse(f, o, locate(template, err))
+			v.m.refuse(v.f, v.o, locate(template, err))
 		}
+		exist = exist || err != nil || template != nil
 	}
+	return exist, err
 }
 
 // skip warns about a workload that is not changed.
@@ -106,8 +131,7 @@ func (m *migration) injectSelected(f *file, o object, template *manifest.Node, s
 // warns, and reports that it has done nothing: nobody has asked for the proxy of this workload by
 // name, so it does not stop the run.
 func (m *migration) injectMarked(f *file, o object, template *manifest.Node, pod *corev1.Pod, added []mark) (done bool, err error) {
-	pod = marked(pod, added)
-	err = m.inject(f, o, template, pod, addOperations(template, pod, added))
+	err = m.inject(f, o, template, pod, added)
 	refusal, ok := errors.AsType[*inject.Refusal](err)
 	if !ok || written(template, refusal.Where) {
 		return true, err
@@ -130,10 +154,22 @@ func written(template *manifest.Node, where string) bool {
 	return !strings.HasPrefix(where, "spec.")
 }
 
-// inject applies first the given operations, which add marks that the pod already has, and then the
-// patch of the pod.
-func (m *migration) inject(f *file, o object, template *manifest.Node, pod *corev1.Pod, first []manifest.Operation) error {
+// inject adds the marks and the annotation of --identity-file, and then applies the patch of the
+// pod.
+func (m *migration) inject(f *file, o object, template *manifest.Node, pod *corev1.Pod, added []mark) error {
+	if len(added) > 0 {
+		pod = marked(pod, added)
+	}
 	account, warning := m.account(pod)
+	identities, err := m.identityMark(f, o, template, pod, account)
+	if err != nil {
+		return err
+	}
+	var operations []manifest.Operation
+	if added = append(added, identities...); len(added) > 0 {
+		pod = marked(pod, added)
+		operations = addOperations(template, pod, added)
+	}
 	result, err := inject.Pod(pod, account, m.options.config)
 	if err != nil {
 		return err
@@ -141,7 +177,6 @@ func (m *migration) inject(f *file, o object, template *manifest.Node, pod *core
 	if warning != "" && pod.Labels[inject.UseLabel] == "true" {
 		m.warn(f, o, template.Line(), warning)
 	}
-	operations := first
 	for _, op := range result.Patch {
 		operations = append(operations, manifest.Operation(op))
 	}
@@ -204,10 +239,7 @@ func (m *migration) uninject(template *manifest.Node, o object, selected bool) e
 	if err := template.Apply(operations); err != nil {
 		return err
 	}
-	var added []manifest.Operation
-	if selected {
-		added = removeOperations(template) // counts what the operations before have left
-	}
+	added := removeOperations(template, selected) // counts what the operations before have left
 	m.count(len(operations)+len(added) > 0)
 	return template.Apply(added)
 }

@@ -107,33 +107,51 @@ func (o object) advice(at path) string {
 		return webhook + " (Knative refuses init containers by default)"
 	}
 	last := len(at) - 2
-	isOrdinary := last > 0 && (at[last] == "metadata" || at[last] == "spec") &&
-		!slices.ContainsFunc(at[:last], func(key string) bool { _, err := strconv.Atoi(key); return err == nil })
-	if !isOrdinary {
+	if last <= 0 || at[last] != "metadata" && at[last] != "spec" || hasPods[o.kindAndGroup()] {
 		return webhook
 	}
-	return fmt.Sprintf("set --template-path=%s=%s if this is an ordinary pod template, or %s", o.kindAndGroup(), at[:last], webhook)
+	return fmt.Sprintf("set --template-path=%s=%s if this is an ordinary pod template, or %s", o.kindAndGroup(), at[:last].withLists(), webhook)
+}
+
+// withLists returns a path whose indexes are replaced by [], the form of --template-path.
+func (p path) withLists() path {
+	var lists path
+	for _, key := range p {
+		if _, err := strconv.Atoi(key); err == nil && len(lists) > 0 {
+			lists[len(lists)-1] += "[]"
+			continue
+		}
+		lists = append(lists, key)
+	}
+	return lists
 }
 
 // warnAbove warns about labels and annotations of injection that are on a workload and not on its pod
 // template.
-func (m *migration) warnAbove(f *file, o object, path path, template *manifest.Node) {
-	if m.options.uninject {
+func (v visit) warnAbove(path path, p place) {
+	if v.m.options.uninject {
 		return
 	}
-	for depth := range path {
-		owner := o.node.Get(path[:depth]...)
+	for _, owner := range p.above {
 		for _, a := range inject.Annotations() {
 			for _, part := range []string{"labels", "annotations"} {
 				node := owner.Get("metadata", part, a.Name)
-				if node == nil || template.Get("metadata", part, a.Name) != nil || a.Name == inject.AddedAnnotation || m.selected(o) && isMark(a.Name) {
+				if node == nil || p.node.Get("metadata", part, a.Name) != nil || a.Name == inject.AddedAnnotation || v.m.selected(v.o) && isMark(a.Name) {
 					continue
 				}
-				m.warn(f, o, node.Line(), fmt.Sprintf("%s %s has no effect on a %s: it must be on the %s",
-					strings.TrimSuffix(part, "s"), a.Name, o.kind, strings.Replace(a.On, "pod", "pod template ("+path.String()+")", 1)))
+				v.warnOnce(node.Line(), fmt.Sprintf("%s %s has no effect on a %s: it must be on the %s",
+					strings.TrimSuffix(part, "s"), a.Name, v.o.kind, strings.Replace(a.On, "pod", "pod template ("+path.String()+")", 1)))
 			}
 		}
 	}
+}
+
+func (v visit) warnOnce(line int, text string) {
+	key := fmt.Sprint(line, text)
+	if !v.warned[key] {
+		v.m.warn(v.f, v.o, line, text)
+	}
+	v.warned[key] = true
 }
 
 func isMark(name string) bool {

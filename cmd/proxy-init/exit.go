@@ -3,12 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"go.uber.org/zap"
 
 	"imds-oidc-proxy/internal/netrules"
+	"imds-oidc-proxy/internal/termlog"
 )
 
 // The exit codes without a kind of failure.
@@ -24,20 +24,22 @@ var exits = [...]struct {
 	kind netrules.Kind // zero: none
 	help string
 }{
-	{exitOK, 0, "success (--check: all rules are in place and first)"},
+	{exitOK, 0, "success (--check: all rules are in place)"},
 	{exitFailure, 0, "another failure"},
 	{exitUsage, 0, "invalid flag or environment variable"},
-	{3, netrules.MissingCapability, "a capability is missing: NET_ADMIN, or for legacy also NET_RAW (--check: also\n" +
-		"if the kernel has legacy tables here that cannot be read without NET_RAW)"},
-	{4, netrules.NoBinary, "no iptables binary for the backend"},
+	{3, netrules.MissingCapability, "rules may not be changed: the capability NET_ADMIN is missing, or for legacy also\n" +
+		"NET_RAW; or the table belongs to another process or user namespace"},
+	{4, netrules.NoBinary, "no iptables binary for the backend, or to remove an earlier redirect"},
 	{5, netrules.LockHeld, "another process holds the xtables lock, or its file cannot be opened"},
-	{6, netrules.MissingModule, "the kernel lacks a module, such as xt_owner or nf_nat"},
+	{6, netrules.MissingModule, "the kernel lacks a module, such as nft_redir, xt_owner or nf_nat, or is too old"},
 	{7, netrules.WrongBackend, "the backend cannot read rules in its tables"},
-	{8, netrules.RulesDiffer, "the rules are not the planned ones (--check: missing, changed or not first)"},
+	{8, netrules.RulesDiffer, "the rules are not the planned ones (--check: missing, changed, not first,\n" +
+		"or beside rules of another backend)"},
 	{9, netrules.NotRedirected, "the rules are in place, but a connection was not redirected to the proxy's port"},
 	{10, netrules.HostNetwork, "this is a node's own network namespace"},
 	{11, netrules.TimedOut, "iptables did not exit in time"},
 	{12, netrules.PortTaken, "a process of another user than the proxy's holds the proxy's port"},
+	{14, netrules.NoGuard, "the redirect works, but another user than the proxy's can answer at its port"},
 }
 
 func exitHelp() string {
@@ -66,33 +68,14 @@ func report(o options, log *zap.Logger, err error) int {
 		code, remedy = exitCode(failure.Kind), failure.Remedy
 	}
 	log.Error(o.failureMessage(), zap.Error(err), zap.String("remedy", remedy), zap.Int("exit_code", code))
-	writeTermination(o.terminationLog, terminationMessage(err, remedy))
+	termlog.Write(o.terminationLog, terminationMessage(err, remedy))
 	return code
 }
 
 func terminationMessage(err error, remedy string) string {
-	cause := strings.ReplaceAll(err.Error(), "\n", " ")
-	if remedy == "" {
-		return cause
+	message := "proxy-init: " + err.Error()
+	if remedy != "" {
+		message += ". Remedy: " + remedy
 	}
-	return fmt.Sprintf("%s. Remedy: %s", cause, remedy)
-}
-
-// maxTermination is the maximum size of a termination message, in bytes. The kubelet discards
-// the rest.
-const maxTermination = 4096
-
-// writeTermination writes the message that `kubectl describe pod` shows. It does not create the
-// file: if the kubelet has not created it, nothing reads it.
-func writeTermination(path, message string) {
-	if path == "" {
-		return
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	// An error is ignored, since the log has the same message.
-	_, _ = f.WriteString("proxy-init: " + message[:min(len(message), maxTermination-len("proxy-init: "))])
+	return message
 }

@@ -18,9 +18,10 @@ import (
 
 	"imds-oidc-proxy/internal/logging"
 	"imds-oidc-proxy/internal/netrules"
+	"imds-oidc-proxy/internal/termlog"
 )
 
-// version is set at build time: -ldflags "-X main.version=…".
+// version is the version and the commit. It is set at build time: -ldflags "-X 'main.version=…'".
 var version = "dev"
 
 func main() {
@@ -39,13 +40,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return exitOK
 	case err != nil:
 		fmt.Fprintf(stderr, "proxy-init: %v\n", err)
-		writeTermination(o.terminationLog, err.Error())
+		termlog.Write(o.terminationLog, terminationMessage(err, ""))
 		return exitUsage
 	case o.version:
 		fmt.Fprintf(stdout, "proxy-init %s\n", version)
 		return exitOK
 	case o.dryRun:
-		fmt.Fprint(stdout, netrules.NewPlan(o.config))
+		fmt.Fprint(stdout, netrules.NewPlan(o.config).Format(o.backend))
 		return exitOK
 	}
 	log := logging.New(stderr, o.log)
@@ -59,13 +60,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 // act installs, checks or removes the rules.
 func act(ctx context.Context, o options, log *zap.Logger) error {
 	// A check changes no rules, so it may run in a node's network namespace too.
-	rules, err := netrules.Open(ctx, netrules.Options{Mode: o.mode, Force: o.force || o.check})
+	rules, err := netrules.Open(ctx, netrules.Options{Backend: o.backend, Force: o.force || o.check})
 	if err != nil {
 		return err
-	}
-	log.Debug("iptables backend chosen", zap.String("backend", string(rules.Mode())), zap.String("reason", rules.Reason()))
-	if w := rules.Warning(); w != "" {
-		log.Warn("rules of the other iptables backend cannot be read", zap.String("detail", w))
 	}
 	plan := netrules.NewPlan(o.config)
 	switch {
@@ -74,7 +71,7 @@ func act(ctx context.Context, o options, log *zap.Logger) error {
 		if err := netrules.CheckPort(ctx, o.config); err != nil {
 			return err
 		}
-		if err := rules.Check(plan); err != nil {
+		if err := rules.Check(ctx, plan); err != nil {
 			return err
 		}
 		log.Info("redirect in place", describe(o, rules)...)
@@ -83,7 +80,7 @@ func act(ctx context.Context, o options, log *zap.Logger) error {
 		if err := rules.Remove(ctx); err != nil {
 			return err
 		}
-		log.Info("redirect removed", zap.String("backend", string(rules.Mode())))
+		log.Info("redirect removed")
 		return nil
 	}
 	return install(ctx, o, rules, plan, log)
@@ -94,7 +91,7 @@ func install(ctx context.Context, o options, rules *netrules.Ruleset, plan netru
 	if err := rules.Apply(ctx, plan); err != nil {
 		return err
 	}
-	proof, err := prove(ctx, o)
+	proof, err := prove(ctx, o, rules.Guard())
 	if err != nil {
 		return err
 	}
@@ -105,9 +102,9 @@ func install(ctx context.Context, o options, rules *netrules.Ruleset, plan netru
 // prove proves the redirect. Call it after Apply, which has read the rules back: without them
 // the connection would leave the host. --verify=false skips the connection. It does not skip
 // the check of the port's owner, which is a security check.
-func prove(ctx context.Context, o options) (netrules.Proof, error) {
+func prove(ctx context.Context, o options, guard bool) (netrules.Proof, error) {
 	if o.verify {
-		return netrules.Prove(ctx, o.config)
+		return netrules.Prove(ctx, o.config, guard)
 	}
 	return "rules (--verify=false)", netrules.CheckPort(ctx, o.config)
 }
@@ -125,5 +122,9 @@ func describe(o options, rules *netrules.Ruleset) []zap.Field {
 	if len(o.config.Deny) > 0 {
 		fields = append(fields, zap.Stringers("deny", o.config.Deny))
 	}
-	return append(fields, zap.String("backend", string(rules.Mode())), zap.String("backend_reason", rules.Reason()))
+	guard := "on"
+	if !rules.Guard() {
+		guard = "off: only the native backend has it"
+	}
+	return append(fields, zap.String("backend", string(rules.Backend())), zap.String("backend_reason", rules.Reason()), zap.String("port_guard", guard))
 }

@@ -45,7 +45,9 @@ func TestUsageErrors(t *testing.T) {
 		"deny loopback":     {args: []string{"--deny=0.0.0.0/0"}, want: "--deny"},
 		"deny metadata":     {args: []string{"--deny=169.254.0.0/16"}, want: "--deny"},
 		"deny port":         {args: []string{"--deny=168.63.129.16:0"}, want: "--deny"},
-		"mode":              {args: []string{"--iptables-mode=nftables"}, want: "--iptables-mode"},
+		"backend":           {args: []string{"--backend=nftables"}, want: `--backend (PROXY_BACKEND) "nftables": must be auto, native, nft or legacy`},
+		"former name":       {env: map[string]string{"PROXY_IPTABLES_MODE": "nftables"}, want: "--iptables-mode (PROXY_IPTABLES_MODE)"},
+		"both names":        {args: []string{"--backend=native"}, env: map[string]string{"PROXY_IPTABLES_MODE": "nft"}, want: "--backend (PROXY_BACKEND) and --iptables-mode (PROXY_IPTABLES_MODE) are two names of one setting: set only the first"},
 		"log level":         {env: map[string]string{"PROXY_LOG_LEVEL": "loud"}, want: "PROXY_LOG_LEVEL"},
 		"log format":        {args: []string{"--log-format=xml"}, want: "--log-format"},
 		"unknown flag":      {args: []string{"--frobnicate"}, want: "--frobnicate"},
@@ -95,7 +97,8 @@ func TestUsageErrorInTerminationLog(t *testing.T) {
 	}
 }
 
-func TestDryRun(t *testing.T) {
+// TestDryRunIPTables checks the text for an iptables backend.
+func TestDryRunIPTables(t *testing.T) {
 	for name, tt := range map[string]struct {
 		args []string
 		env  map[string]string
@@ -143,7 +146,7 @@ func TestDryRun(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			code, stdout, stderr := tryRun(t, tt.env, append(tt.args, "--dry-run")...)
+			code, stdout, stderr := tryRun(t, tt.env, append(tt.args, "--backend=nft", "--dry-run")...)
 			if code != exitOK || stderr != "" {
 				t.Fatalf("exit code %d, stderr %q", code, stderr)
 			}
@@ -161,6 +164,40 @@ func TestDryRun(t *testing.T) {
 	}
 }
 
+// TestDryRun checks which text --dry-run prints for each name of a backend.
+func TestDryRun(t *testing.T) {
+	const native, iptables = "table inet imds_proxy", "*filter"
+	for name, tt := range map[string]struct {
+		args      []string
+		env       map[string]string
+		want, not string
+	}{
+		"default":                     {want: native, not: iptables},
+		"auto":                        {args: []string{"--backend=auto"}, want: native, not: iptables},
+		"native":                      {env: map[string]string{"PROXY_BACKEND": "native"}, want: native, not: iptables},
+		"legacy":                      {args: []string{"--backend=legacy"}, want: iptables, not: native},
+		"the former flag":             {args: []string{"--iptables-mode=nft"}, want: iptables, not: native},
+		"the former variable":         {env: map[string]string{"PROXY_IPTABLES_MODE": "nft"}, want: iptables, not: native},
+		"the former name of auto":     {env: map[string]string{"PROXY_IPTABLES_MODE": "auto"}, want: native, not: iptables},
+		"both names of one value":     {args: []string{"--backend=nft"}, env: map[string]string{"PROXY_IPTABLES_MODE": "nft"}, want: iptables, not: native},
+		"a flag and its own variable": {args: []string{"--backend=nft"}, env: map[string]string{"PROXY_BACKEND": "native"}, want: iptables, not: native},
+	} {
+		code, stdout, stderr := tryRun(t, tt.env, append(tt.args, "--dry-run")...)
+		if code != exitOK || !strings.Contains(stdout, tt.want) || strings.Contains(stdout, tt.not) {
+			t.Errorf("%s: exit code %d, %s, want %q and not %q in:\n%s", name, code, stderr, tt.want, tt.not, stdout)
+		}
+	}
+	_, stdout, _ := tryRun(t, map[string]string{"PROXY_SEAL": "true"}, "--deny=10.1.0.0/16,168.63.129.16:80", "--proxy-port=9000", "--dry-run")
+	for _, want := range []string{"redirect to :9000", "tcp sport 9000", "elements = { 10.1.0.0/16 }", "elements = { 168.63.129.16 . 80 }"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("no %q in:\n%s", want, stdout)
+		}
+	}
+	if strings.Contains(stdout, "dnat") {
+		t.Errorf("an exemption in sealed mode:\n%s", stdout)
+	}
+}
+
 func TestHelpAndVersion(t *testing.T) {
 	code, help, _ := tryRun(t, nil, "--help")
 	if code != exitOK {
@@ -168,7 +205,7 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 	for variable, flag := range map[string]string{
 		"PROXY_PORT": "proxy-port", "METADATA_IP": "metadata-ip", "METADATA_PORT": "metadata-port", "PROXY_UID": "proxy-uid", "PROXY_GID": "proxy-gid",
-		"PROXY_SEAL": "seal", "PROXY_DENY": "deny", "PROXY_IPTABLES_MODE": "iptables-mode", "PROXY_VERIFY": "verify", "PROXY_FORCE": "force",
+		"PROXY_SEAL": "seal", "PROXY_DENY": "deny", "PROXY_BACKEND": "backend", "PROXY_IPTABLES_MODE": "iptables-mode", "PROXY_VERIFY": "verify", "PROXY_FORCE": "force",
 		"PROXY_LOG_LEVEL": "log-level", "PROXY_LOG_FORMAT": "log-format", "PROXY_TERMINATION_LOG": "termination-log",
 	} {
 		if line := fmt.Sprintf("  %-22s --%s\n", variable, flag); !strings.Contains(help, line) {

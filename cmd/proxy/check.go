@@ -140,6 +140,8 @@ func (c *checkConfig) diagnosis() diagnose.Config {
 		Refused:         c.proxy.checkHandler(),
 		Invalid:         c.proxy.invalid,
 		ClientID:        c.clientID,
+		ClientIDs:       c.proxy.configuredClientIDs(),
+		Identities:      c.proxy.identityList,
 		Resource:        c.resource,
 		IMDS:            c.metadata(),
 	}

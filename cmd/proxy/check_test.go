@@ -22,6 +22,7 @@ import (
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/tokens"
+	"imds-oidc-proxy/test/kit/binding"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
@@ -30,6 +31,10 @@ var update = flag.Bool("update", false, "write transcripts to testdata and to th
 const (
 	checkSubject  = "system:serviceaccount:shop:cart"
 	checkClientID = "6c0ac4e6-9b6d-4d2a-8d5a-6f1f3a1f9b10"
+
+	// The TLS server names of AKS's token proxy and of the API server, at the same address.
+	checkServerName = "a1b2c3d4.ests.aks"
+	apiServerName   = "kubernetes.default.svc"
 )
 
 // checkedPod is the environment of `proxy check` in a pod: a stand-in for Entra and the issuer,
@@ -40,6 +45,7 @@ type checkedPod struct {
 	environment map[string]string
 	args        []string
 	proxyPort   string
+	tokenProxy  string // the URL of the stand-in for AKS's token proxy; empty: there is none
 }
 
 // newCheckedPod returns a pod without faults; each scenario adds one. The check runs as in the
@@ -47,7 +53,7 @@ type checkedPod struct {
 // programs.
 func newCheckedPod(t *testing.T, keys *entra.Keys) *checkedPod {
 	t.Helper()
-	idp, err := entra.Start(entra.Config{Keys: keys})
+	idp, err := entra.Start(entra.Config{Keys: keys, ServerNames: []string{checkServerName, apiServerName}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,6 +103,27 @@ func (p *checkedPod) project(c entra.Claims) {
 	if err := os.WriteFile(p.environment["AZURE_FEDERATED_TOKEN_FILE"], []byte(p.idp.SignFederatedToken(c)), 0o600); err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+// bind gives the pod an identity binding of AKS. allowed says whether its service account has the
+// permission for the identity.
+func (p *checkedPod) bind(allowed bool) *binding.Server {
+	p.t.Helper()
+	proxy, err := binding.Start(binding.Config{
+		Entra: p.idp, Certificate: p.idp.Certificate(), ServerName: checkServerName, Review: p.idp.ReviewFederatedToken,
+		Allowed: func(context.Context, string, string) (bool, error) { return allowed, nil },
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { proxy.Close() })
+	proxy.Bind(checkClientID)
+	p.project(entra.Claims{Audience: binding.Audience})
+	p.tokenProxy = proxy.URL()
+	p.environment["AZURE_KUBERNETES_TOKEN_PROXY"] = p.tokenProxy
+	p.environment["AZURE_KUBERNETES_SNI_NAME"] = checkServerName
+	p.environment["AZURE_KUBERNETES_CA_FILE"] = p.environment["PROXY_CA_FILE"]
+	return proxy
 }
 
 func (p *checkedPod) redirectTo(address string) { p.environment["PROXY_IMDS_ADDRESS"] = address }
@@ -205,6 +232,22 @@ var checkScenarios = []struct {
 	}},
 	{"unknown-ca", 13, func(p *checkedPod) { delete(p.environment, "PROXY_CA_FILE") }},
 	{"entra-down", 13, func(p *checkedPod) { p.idp.Close() }},
+	{"binding", exitOK, func(p *checkedPod) { p.bind(true) }},
+	{"binding-access", 14, func(p *checkedPod) { p.bind(false) }},
+	{"binding-missing", 14, func(p *checkedPod) { p.bind(true).Unbind(checkClientID) }},
+	{"binding-credential", 14, func(p *checkedPod) {
+		p.bind(true)
+		p.idp.AddApplication(entra.Application{ClientID: checkClientID, Credentials: []entra.FederatedCredential{{Subject: checkSubject}}})
+	}},
+	{"binding-audience", 14, func(p *checkedPod) {
+		p.bind(true)
+		p.project(entra.Claims{})
+	}},
+	{"binding-server-name", 13, func(p *checkedPod) {
+		p.bind(true)
+		p.environment["AZURE_KUBERNETES_SNI_NAME"] = apiServerName
+	}},
+	{"binding-unset", 14, func(p *checkedPod) { p.project(entra.Claims{Audience: binding.Audience}) }},
 	{"another-redirect", 15, func(p *checkedPod) {
 		other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Server", "envoy")
@@ -276,6 +319,9 @@ var (
 // normalize replaces text that differs between runs with the values of an example cluster.
 func (p *checkedPod) normalize(out string) string {
 	authority := strings.TrimSuffix(strings.TrimPrefix(p.idp.AuthorityHost(), "https://"), "/")
+	if p.tokenProxy != "" {
+		out = strings.ReplaceAll(out, strings.TrimPrefix(p.tokenProxy, "https://"), apiServerName)
+	}
 	out = strings.NewReplacer(
 		p.idp.Issuer(), "https://oidc.example.test/cluster",
 		authority, "login.example.test",

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -20,29 +18,33 @@ import (
 	"imds-oidc-proxy/internal/flagenv"
 	"imds-oidc-proxy/internal/imds"
 	"imds-oidc-proxy/internal/logging"
+	"imds-oidc-proxy/internal/termlog"
 	"imds-oidc-proxy/internal/tokens"
 )
 
 // config holds the flags and environment variables, parsed and validated. Files are
 // validated when they are read, by package exchange.
 type config struct {
-	port         uint16
-	adminAddress string
-	log          logging.Config
-	logAll       bool
-	probe        bool
-	probeTimeout time.Duration
-	showVersion  bool
+	port           uint16
+	adminAddress   string
+	log            logging.Config
+	logAll         bool
+	terminationLog string
+	probe          bool
+	probeTimeout   time.Duration
+	showVersion    bool
 
-	identityList     []azure.Identity
-	identities       map[azure.Selector]azure.ClientID // of identityList
-	allowedClientIDs []azure.ClientID
-	strictAPIVersion bool
-	imdsPassthrough  string
-	imdsAddress      azure.MetadataURL
-	prefetch         []azure.Resource
-	caFile           string
-	shutdownDelay    time.Duration
+	identityList       []azure.Identity
+	identities         map[azure.Selector]azure.ClientID // of identityList
+	allowedClientIDs   []azure.ClientID
+	appServiceHeader   azure.AppServiceHeader
+	strictAPIVersion   bool
+	imdsPassthrough    string
+	imdsAddress        azure.MetadataURL
+	requireIMDSBlocked bool
+	prefetch           []azure.Resource
+	caFile             string
+	shutdownDelay      time.Duration
 
 	defaultClientID    azure.ClientID
 	tenantID           azure.Tenant
@@ -93,6 +95,11 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 	flags := flagenv.New("proxy", variable)
 	flags.Commands = []string{checkCommand}
 	cfg.addFlags(flags)
+	// Read first, since errors of the other settings are written to this file. The flag takes
+	// precedence.
+	if file := getenv(variable("termination-log")); file != "" {
+		cfg.terminationLog = file
+	}
 	flags.Usage = func() { fmt.Fprintf(stdout, usageHead, flags.Usages(), exitHelp(exits)) }
 	if err := cfg.parse(flags, args, getenv); err != nil || cfg.showVersion || cfg.probe {
 		return cfg, err
@@ -133,16 +140,21 @@ func (c *config) addFlags(flags *flagenv.Set) {
 		"client `IDs` that requests may name; the default allows any")
 	flagenv.List(flags.FlagSet, &c.prefetch, "prefetch", azure.ParseResource,
 		"`resource` whose token, for "+azure.EnvClientID+", is fetched before the first request; repeatable")
+	flagenv.Var(flags.FlagSet, &c.appServiceHeader, "app-service-header", flagenv.Optional(azure.ParseAppServiceHeader),
+		"`secret`: also answer requests in the protocol of App Service, at "+azure.AppServicePath+", that have it in the header X-IDENTITY-HEADER or secret; set the variable and not the flag, which other processes can read")
 	flags.BoolVar(&c.strictAPIVersion, "strict-api-version", false, "refuse token requests without api-version, as IMDS does")
 	flags.StringVar(&c.caFile, "ca-file", "", "PEM `file` of certificate authorities to trust for Entra in addition to the system's")
 	flags.Group("Instance metadata")
 	flagenv.Var(flags.FlagSet, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughOn, passthroughOff),
 		"on or off: whether to forward requests for instance metadata to the real IMDS; requests for identities are never forwarded")
 	flagenv.Var(flags.FlagSet, &c.imdsAddress, "imds-address", azure.ParseMetadataURL, "`URL` of the real IMDS; for tests")
+	flags.BoolVar(&c.requireIMDSBlocked, "require-imds-blocked", false,
+		"not ready while this pod can connect to the real IMDS: for a pod without a redirect, whose NetworkPolicy must block it; requires --imds-passthrough=off")
 	flags.Group("Logging")
 	c.log.AddFlags(flags.FlagSet)
 	flags.BoolVar(&c.logAll, "log-all-requests", false,
 		"log a line for every request, without a rate limit; a client in a loop can then fill the disk")
+	flags.StringVar(&c.terminationLog, "termination-log", termlog.Path, "`file` for the cause of a failure, also of --probe; the proxy does not create it")
 	flags.Group("Probe")
 	flags.BoolVar(&c.probe, "probe", false, "wait until the proxy at --proxy-port is ready, and exit with 0")
 	flags.DurationVar(&c.probeTimeout, "probe-timeout", defaultProbeTimeout, "how long --probe waits")
@@ -179,6 +191,9 @@ func (c *config) checkFlags(flags *pflag.FlagSet) error {
 	// An empty list must not mean that any client ID is allowed (fail closed).
 	if flags.Changed(allowedClientIDsFlag) && len(c.allowedClientIDs) == 0 {
 		return flagenv.Errorf(allowedClientIDsFlag, "is empty: list the client IDs to allow, or remove it to allow any")
+	}
+	if c.requireIMDSBlocked && c.imdsPassthrough == passthroughOn {
+		return flagenv.Errorf("require-imds-blocked", "requires --imds-passthrough=off (PROXY_IMDS_PASSTHROUGH): with forwarding on, the proxy itself connects to the real IMDS")
 	}
 	if c.shutdownDelay < 0 {
 		return flagenv.Errorf("shutdown-delay", "%q: must not be negative", c.shutdownDelay)
@@ -283,11 +298,15 @@ func (c *config) prefetched() []tokens.Request {
 	return requests
 }
 
-// configuredClientIDs returns all client IDs in the configuration.
+// configuredClientIDs returns all client IDs in the configuration, the default one first.
 func (c *config) configuredClientIDs() []azure.ClientID {
-	ids := slices.Concat(c.allowedClientIDs, slices.Collect(maps.Values(c.identities)))
+	var ids []azure.ClientID
 	if c.defaultClientID != "" {
 		ids = append(ids, c.defaultClientID)
+	}
+	ids = append(ids, c.allowedClientIDs...)
+	for _, identity := range c.identityList {
+		ids = append(ids, identity.ClientID)
 	}
 	return ids
 }
@@ -299,6 +318,7 @@ func (c *config) handlerConfig() imds.Config {
 		DefaultClientID:  c.defaultClientID,
 		Identities:       c.identities,
 		AllowedClientIDs: c.allowedClientIDs,
+		AppServiceHeader: c.appServiceHeader,
 		StrictAPIVersion: c.strictAPIVersion,
 		Version:          version,
 	}

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"imds-oidc-proxy/internal/termlog"
 )
 
 // Exit codes that all commands have in common.
@@ -58,7 +60,7 @@ func exitHelp(table []exit) string {
 // written. Without a timeout, a pipe that is full would block the process forever.
 const lastLineTimeout = 200 * time.Millisecond
 
-// version is set at build time: -ldflags "-X main.version=…".
+// version is the version and the commit. It is set at build time: -ldflags "-X 'main.version=…'".
 var version = "dev"
 
 func main() {
@@ -89,7 +91,8 @@ func untilSignal() context.Context {
 }
 
 // run runs the program until ctx ends or an error occurs, and returns the exit code. It
-// reports an error as one line on stderr.
+// reports an error as one line on stderr and, so that the container's status has the cause, in
+// the termination log.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	if len(args) > 0 && args[0] == checkCommand {
 		return check(ctx, args[1:], getenv, stdout, stderr)
@@ -99,22 +102,23 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case errors.Is(err, pflag.ErrHelp):
 		return exitOK
 	case err != nil:
-		return fail(stderr, exitUsage, err)
 	case cfg.showVersion:
 		fmt.Fprintf(stdout, "proxy %s\n", version)
-		return exitOK
 	case cfg.probe:
-		err = probe(ctx, cfg.port, cfg.probeTimeout)
+		if err = probe(ctx, cfg.port, cfg.probeTimeout); err == nil {
+			termlog.Clear(cfg.terminationLog) // of the cause of an earlier probe's failure
+		}
 	default:
 		err = serve(ctx, cfg, stderr)
 	}
+	if err == nil {
+		return exitOK
+	}
+	termlog.Write(cfg.terminationLog, fmt.Sprintf("proxy: %v", err))
 	if errors.Is(err, errConfig) {
 		return fail(stderr, exitUsage, err)
 	}
-	if err != nil {
-		return fail(stderr, exitFailure, err)
-	}
-	return exitOK
+	return fail(stderr, exitFailure, err)
 }
 
 // fail writes the error to stderr and returns code. It gives up after lastLineTimeout.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,67 +26,108 @@ const (
 	// second.
 	maxDigits = 64 << 10
 
+	// partSize is the size of the parts in which a body is received. Most bodies have one part.
+	partSize = 64 << 10
+
+	// maxDiscarded is how much of a body that is too large is read before the answer.
+	maxDiscarded = maxBody
+
 	// minSize is the minimum estimate of a request's memory: its goroutine and buffers.
 	minSize = 16 << 10
 )
 
-// readBody reads the body of a request within the limits. It returns the estimate of the memory
-// that the request takes when it is decoded. The body's limits are checked before that.
-func readBody(w http.ResponseWriter, r *http.Request) (body []byte, size int64, err error) {
+// body is the body of a request, in the parts in which it was received.
+type body struct {
+	parts [][]byte
+	size  int64
+
+	// The number of JSON objects, and the length of the longest number. Both are upper bounds,
+	// since objects and numbers in strings count: quantities are strings too.
+	objects, digits int
+	run             int // the length of the number at the end
+}
+
+// readBody reads the body of a request within the limits. The body counts in the connection's
+// memory with what was received of it, and not with what the client announces.
+func readBody(ctx context.Context, c *peer, w http.ResponseWriter, r *http.Request) (*body, error) {
 	if r.ContentLength > maxBody {
-		return nil, 0, &http.MaxBytesError{Limit: maxBody}
+		return nil, discard(r, &http.MaxBytesError{Limit: maxBody})
 	}
-	var b bytes.Buffer
-	if r.ContentLength > 0 {
-		b.Grow(int(r.ContentLength) + bytes.MinRead)
-	}
-	if _, err := b.ReadFrom(http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
-		return nil, 0, err
-	}
-	objects, digits := measure(b.Bytes())
-	switch {
-	case objects > maxObjects:
-		return nil, 0, limitError(fmt.Sprintf("the AdmissionReview has %d objects: must be at most %d", objects, maxObjects))
-	case digits > maxDigits:
-		return nil, 0, limitError(fmt.Sprintf("the AdmissionReview has a number of %d digits: must be at most %d", digits, maxDigits))
-	}
-	return b.Bytes(), max(minSize, int64(b.Len())*bodyCopies+int64(objects)*objectSize), nil
-}
-
-// read reads the body of a request, and then waits for a place.
-func (p *places) read(ctx context.Context, w http.ResponseWriter, r *http.Request) (*place, []byte, error) {
-	length := min(max(r.ContentLength, minSize), maxBody)
-	if r.ContentLength < 0 {
-		length = maxBody // unknown
-	}
-	if err := p.reading.Acquire(ctx, length); err != nil {
-		return nil, nil, err
-	}
-	defer p.reading.Release(length)
-	body, size, err := readBody(w, r)
-	if err != nil {
-		return nil, nil, err
-	}
-	entered, err := p.enter(ctx, size)
-	return entered, body, err
-}
-
-// measure returns the number of JSON objects in a text, and the length of its longest number. Both
-// are upper bounds, since it does not distinguish what is in strings: quantities are strings too.
-func measure(text []byte) (objects, digits int) {
-	run := 0
-	for _, b := range text {
-		if b == '{' {
-			objects++
+	var b body
+	limited := http.MaxBytesReader(w, r.Body, maxBody)
+	for err := error(nil); err != io.EOF; {
+		part := int64(partSize)
+		if r.ContentLength >= 0 {
+			part = min(part, r.ContentLength-b.size+1) // one more, for the end of the body
 		}
-		if b < '0' || b > '9' {
-			run = 0
+		if err := c.reserve(ctx, &c.peers.receiving, part); err != nil {
+			return nil, err
+		}
+		if err = b.receive(limited, part); err != nil && err != io.EOF {
+			return nil, discard(r, err)
+		}
+	}
+	return &b, b.check()
+}
+
+// receive reads a part of the body. The error is io.EOF at the end of the body.
+func (b *body) receive(from io.Reader, size int64) (err error) {
+	part, n := make([]byte, size), 0
+	for err == nil && n < len(part) {
+		var read int
+		read, err = from.Read(part[n:])
+		n += read
+	}
+	b.parts = append(b.parts, part[:n])
+	b.size += int64(n)
+	b.measure(part[:n])
+	return err
+}
+
+// discard reads the rest of a body that is too large. A connection that is closed while the client
+// still sends is reset, and the client may lose the answer.
+func discard(r *http.Request, err error) error {
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		_, _ = io.CopyN(io.Discard, r.Body, maxDiscarded)
+	}
+	return err
+}
+
+// measure adds the objects and the numbers of a part.
+func (b *body) measure(part []byte) {
+	for _, char := range part {
+		if char == '{' {
+			b.objects++
+		}
+		if char < '0' || char > '9' {
+			b.run = 0
 			continue
 		}
-		run++
-		digits = max(digits, run)
+		b.run++
+		b.digits = max(b.digits, b.run)
 	}
-	return objects, digits
+}
+
+func (b *body) check() error {
+	switch {
+	case b.objects > maxObjects:
+		return limitError(fmt.Sprintf("the AdmissionReview has %d objects: must be at most %d", b.objects, maxObjects))
+	case b.digits > maxDigits:
+		return limitError(fmt.Sprintf("the AdmissionReview has a number of %d digits: must be at most %d", b.digits, maxDigits))
+	}
+	return nil
+}
+
+// memory returns the estimate of the memory that the request takes when it is decoded.
+func (b *body) memory() int64 { return max(minSize, b.size*bodyCopies+int64(b.objects)*objectSize) }
+
+// reader returns the body.
+func (b *body) reader() io.ReadCloser {
+	parts := make([]io.Reader, len(b.parts))
+	for i, part := range b.parts {
+		parts[i] = bytes.NewReader(part)
+	}
+	return io.NopCloser(io.MultiReader(parts...))
 }
 
 // limitError is the error of a request that exceeds a limit.
@@ -93,10 +135,10 @@ type limitError string
 
 func (e limitError) Error() string { return string(e) }
 
-// writeBodyError answers a request whose body was not read. This is an HTTP status and not an
+// writeError answers a request that gets no answer of the handler. This is an HTTP status and not an
 // AdmissionReview, so that the API server applies failurePolicy to pods that are too large. The API
 // server shows the message of a Status in its error, but no plain text.
-func writeBodyError(w http.ResponseWriter, err error) {
+func writeError(w http.ResponseWriter, err error) {
 	code, reason, message := http.StatusBadRequest, metav1.StatusReasonBadRequest, "the request's body could not be read"
 	var limit limitError
 	var tooLarge *http.MaxBytesError
@@ -106,7 +148,7 @@ func writeBodyError(w http.ResponseWriter, err error) {
 	case errors.As(err, &tooLarge):
 		code, reason = http.StatusRequestEntityTooLarge, metav1.StatusReasonRequestEntityTooLarge
 		message = fmt.Sprintf("the AdmissionReview is too large: must be at most %d bytes", maxBody)
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, errEvicted):
 		code, reason, message = http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "too many requests"
 	}
 	w.Header().Set("Content-Type", "application/json")

@@ -99,9 +99,10 @@ func (s *testServer) listen(log *zap.Logger) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	web := httptest.NewUnstartedServer((&server{handler: handler, draining: new(atomic.Bool), log: log}).routes())
+	web := httptest.NewUnstartedServer(nil)
+	server := &server{peers: newPeers(s.metrics), cert: newCertificate(), minVersion: tls.VersionTLS13, handler: handler, draining: new(atomic.Bool), log: log}
+	web.Config, web.Listener = server.newHTTPServer(), server.peers.limit(web.Listener)
 	web.TLS = &tls.Config{MinVersion: tls.VersionTLS13}
-	web.EnableHTTP2 = true
 	web.StartTLS()
 	s.t.Cleanup(web.Close)
 	s.url, s.client = web.URL+mutatePath, web.Client()

@@ -12,47 +12,58 @@ import (
 	"imds-oidc-proxy/internal/health"
 )
 
-// healthTimeout is the timeout of a probe. The kubelet's probes take a millisecond.
-const healthTimeout = 5 * time.Second
+// plainTimeout is the timeout of a probe and of a request for metrics, which take milliseconds.
+const plainTimeout = 5 * time.Second
 
-// listenHealth opens the port for the kubelet's probes. It is open before the service accounts
-// are read, and until the last request is answered.
-func (w *webhook) listenHealth(ctx context.Context, address string) error {
-	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", address)
-	if err != nil {
-		return flagError("health-address", address, err)
-	}
-	w.healthListener = listener
-	return nil
+// plainServer serves probes or metrics, by HTTP without TLS.
+type plainServer struct {
+	listener net.Listener
+	peers    *peers
+	log      *zap.Logger
 }
 
-// serveHealth serves probes until the returned server is closed. It calls failed if serving fails.
-func (w *webhook) serveHealth(failed func()) *http.Server {
-	mux := http.NewServeMux()
-	mux.Handle("GET /healthz", health.Handler("healthz", []health.Check{{Name: "ping"}}))
-	mux.Handle("GET /readyz", health.Handler("readyz", w.readyChecks()))
-	probes := &http.Server{
-		Handler: mux, ReadTimeout: healthTimeout, WriteTimeout: healthTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: maxHeaderBytes, ErrorLog: debugLog(w.log),
+func newPlainServer(ctx context.Context, flag, address string, m *metrics, log *zap.Logger) (*plainServer, error) {
+	s := &plainServer{peers: newPeers(m), log: log}
+	var err error
+	if s.listener, err = s.peers.listen(ctx, address); err != nil {
+		return nil, flagError(flag, address, err)
 	}
+	return s, nil
+}
+
+// serve serves until the returned server is closed. It calls failed if serving fails.
+func (s *plainServer) serve(handler http.Handler, failed func()) *http.Server {
+	server := &http.Server{
+		Handler: handler, ReadTimeout: plainTimeout, WriteTimeout: plainTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: maxHeaderBytes, ErrorLog: debugLog(s.log),
+	}
+	s.peers.observe(server)
 	go func() {
-		if err := probes.Serve(w.healthListener); !errors.Is(err, http.ErrServerClosed) {
-			w.log.Error("serving health probes failed", zap.Error(err))
+		if err := server.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("serving health probes or metrics failed", zap.Stringer("address", s.listener.Addr()), zap.Error(err))
 			failed()
 		}
 	}()
-	return probes
+	return server
+}
+
+// healthHandler answers the kubelet's probes.
+func (w *webhook) healthHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /healthz", health.Handler("healthz", []health.Check{{Name: "ping"}}))
+	mux.Handle("GET /readyz", health.Handler("readyz", w.readyChecks()))
+	return mux
 }
 
 // readyChecks returns the checks of /readyz. The webhook is ready if it can answer from current
-// service accounts and the API server trusts its certificate. The server starts after the cache is filled, so the check
-// listening covers the cache too.
+// service accounts and the API server trusts its certificate. The server starts after the cache is
+// filled, so the check listening covers the cache too.
 func (w *webhook) readyChecks() []health.Check {
 	return []health.Check{
 		{Name: "certificate", Run: func() error { return w.cert.ready(time.Now()) }},
+		{Name: "certificate-renewal", Run: w.cert.renewable, Warning: true},
 		{Name: "authority-known", Run: w.authorityKnown},
-		{Name: "service-accounts", Run: w.watch.current},
+		{Name: "service-accounts", Run: w.accounts.current},
 		{Name: "listening", Run: func() error {
 			switch {
 			case w.draining.Load():

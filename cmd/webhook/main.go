@@ -32,7 +32,7 @@ const (
 	exitUsage   = 2 // invalid flag or environment variable
 )
 
-// version is set at build time: -ldflags "-X main.version=…".
+// version is the version and the commit. It is set at build time: -ldflags "-X 'main.version=…'".
 var version = "dev"
 
 func main() {

@@ -10,9 +10,10 @@ import (
 // The limits on the memory of requests, in bytes. With the program itself they fit into the chart's
 // memory limit of 256 MiB.
 const (
-	readingBudget = 32 << 20 // bodies that are being read
-	workBudget    = 96 << 20 // pods that are being worked on
-	waitingBudget = 48 << 20 // pods that wait for the API server
+	receivingBudget = 16 << 20 // requests that are being received
+	workBudget      = 96 << 20 // pods that are being worked on
+	waitingBudget   = 48 << 20 // pods that wait for the API server
+	sendingBudget   = 16 << 20 // answers that are being sent
 
 	// workUnit is the minimum share of one request in workBudget. It limits the number of
 	// requests that are worked on at the same time to 16, which is more than the processors can
@@ -34,12 +35,11 @@ const (
 // that waits for the API server does not keep its place among those that are worked on: a few
 // accounts that must be read from a slow API server would stop the admission of all other pods.
 type places struct {
-	reading, work, waiting *semaphore.Weighted
+	work, waiting *semaphore.Weighted
 }
 
 func newPlaces() *places {
 	return &places{
-		reading: semaphore.NewWeighted(readingBudget),
 		work:    semaphore.NewWeighted(workBudget),
 		waiting: semaphore.NewWeighted(waitingBudget),
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -84,12 +83,13 @@ type webhook struct {
 	cert     *certificate
 	rotated  <-chan struct{} // nil with certMounted
 	sidecars *sidecars
-	watch    *accountWatch
+	accounts *objectWatch
 	server   *server
 	metrics  *metrics
 	draining atomic.Bool
 
-	healthListener net.Listener
+	health      *plainServer
+	metricsPort *plainServer // nil: none
 
 	log *zap.Logger
 }
@@ -100,8 +100,8 @@ func newWebhook(ctx context.Context, cfg config, log *zap.Logger) (*webhook, err
 		return nil, err
 	}
 	w := &webhook{metrics: newMetrics(), log: log}
-	w.watch = newAccountWatch(time.Now, w.metrics, log)
-	access.Wrap(w.watch.wrap)
+	w.cert = &certificate{metrics: w.metrics, log: log}
+	w.addWatches(access, cfg.certificates.mode)
 	if w.manager, err = newManager(access, cfg, log); err != nil {
 		return nil, err
 	}
@@ -109,8 +109,7 @@ func newWebhook(ctx context.Context, cfg config, log *zap.Logger) (*webhook, err
 	if _, err := w.manager.GetCache().GetInformer(ctx, accountMetadata(), cache.BlockUntilSynced(false)); err != nil {
 		return nil, fmt.Errorf("watching service accounts: %w", err)
 	}
-	w.watch.list = listOne(w.manager.GetAPIReader())
-	if err := w.manager.Add(everyReplica(w.watch.Start)); err != nil {
+	if err := w.startWatches(cfg.certificates); err != nil {
 		return nil, err
 	}
 	if err := w.addCertificate(ctx, cfg.certificates); err != nil {
@@ -122,7 +121,17 @@ func newWebhook(ctx context.Context, cfg config, log *zap.Logger) (*webhook, err
 	if err := w.addServer(cfg); err != nil {
 		return nil, err
 	}
-	return w, w.listenHealth(ctx, cfg.healthAddress)
+	return w, w.addPlainServers(ctx, cfg)
+}
+
+// addPlainServers opens the ports of health and metrics. The first one is open before the service
+// accounts are read, and until the last request is answered.
+func (w *webhook) addPlainServers(ctx context.Context, cfg config) (err error) {
+	if w.health, err = newPlainServer(ctx, "health-address", cfg.healthAddress, w.metrics, w.log); err != nil || cfg.metricsAddress == "" {
+		return err
+	}
+	w.metricsPort, err = newPlainServer(ctx, "metrics-address", cfg.metricsAddress, w.metrics, w.log)
+	return err
 }
 
 // apiServer returns the access to the API server. It has no client-side rate limit, because an
@@ -150,10 +159,6 @@ func newManager(access *rest.Config, cfg config, log *zap.Logger) (manager.Manag
 		return nil, err
 	}
 	grace := stopGrace
-	metricsAddress := cfg.metricsAddress
-	if metricsAddress == "" {
-		metricsAddress = "0" // disables the server in controller-runtime
-	}
 	byObject := map[client.Object]cache.ByObject{accountMetadata(): {Transform: keepAnnotations}}
 	if cfg.certificates.mode == certRotated {
 		byObject[&corev1.Secret{}] = cache.ByObject{
@@ -167,7 +172,7 @@ func newManager(access *rest.Config, cfg config, log *zap.Logger) (manager.Manag
 		Scheme:                  scheme,
 		Logger:                  zapr.NewLogger(log),
 		Cache:                   cache.Options{ByObject: byObject, ReaderFailOnMissingInformer: true},
-		Metrics:                 metricsserver.Options{BindAddress: metricsAddress},
+		Metrics:                 metricsserver.Options{BindAddress: "0"}, // none: its connections have no limit
 		GracefulShutdownTimeout: &grace,
 	})
 }
@@ -179,7 +184,9 @@ func newScheme() (*runtime.Scheme, error) {
 }
 
 func (w *webhook) addCertificate(ctx context.Context, cfg certificateFlags) error {
-	w.cert = &certificate{metrics: w.metrics, log: w.log}
+	if err := w.manager.Add(everyReplica(w.cert.Start)); err != nil {
+		return err
+	}
 	if cfg.mode == certMounted {
 		return w.cert.followFiles(w.manager, cfg.dir)
 	}
@@ -207,7 +214,7 @@ func (w *webhook) addSidecars(ctx context.Context, access *rest.Config, mode str
 
 func (w *webhook) addServer(cfg config) error {
 	admit := &admitter{
-		accounts: newAccounts(w.manager.GetCache(), w.manager.GetAPIReader(), w.watch.current),
+		accounts: newAccounts(w.manager.GetCache(), w.manager.GetAPIReader(), w.accounts.current),
 		decoder:  admission.NewDecoder(w.manager.GetScheme()),
 		config: func() inject.Config {
 			c := cfg.inject
@@ -221,7 +228,7 @@ func (w *webhook) addServer(cfg config) error {
 		return err
 	}
 	w.server = &server{
-		address: cfg.address, minVersion: tlsVersions[cfg.tlsMinVersion], cert: w.cert,
+		address: cfg.address, minVersion: tlsVersions[cfg.tlsMinVersion], cert: w.cert, peers: newPeers(w.metrics),
 		handler: handler, draining: &w.draining, log: w.log,
 	}
 	return w.manager.Add(everyReplica(w.server.Start))
@@ -247,6 +254,9 @@ func (w *webhook) run(ctx context.Context, drain time.Duration) error {
 		end()
 	})
 	defer stop()
-	defer w.serveHealth(end).Close()
+	defer w.health.serve(w.healthHandler(), end).Close()
+	if w.metricsPort != nil {
+		defer w.metricsPort.serve(metricsHandler(crmetrics.Registry), end).Close()
+	}
 	return w.manager.Start(serving)
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	corev1 "k8s.io/api/core/v1"
 	certmetrics "sigs.k8s.io/controller-runtime/pkg/certwatcher/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
@@ -87,10 +89,10 @@ func serveOnLoopback(t *testing.T, cert *certificate, minVersion uint16, handler
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &running{
-		server:  &server{minVersion: minVersion, cert: cert, handler: handler, draining: new(atomic.Bool), log: zap.NewNop()},
+		server:  &server{minVersion: minVersion, cert: cert, peers: newPeers(newMetrics()), handler: handler, draining: new(atomic.Bool), log: zap.NewNop()},
 		address: listener.Addr().String(), end: cancel, ended: make(chan error, 1),
 	}
-	go func() { r.ended <- r.serve(ctx, listener) }()
+	go func() { r.ended <- r.serve(ctx, r.peers.limit(listener)) }()
 	return r
 }
 
@@ -153,6 +155,33 @@ func TestNoCertificateYet(t *testing.T) {
 	}
 	if got := testutil.ToFloat64(cert.metrics.expiry); got != float64(pair.Leaf.NotAfter.Unix()) {
 		t.Errorf("expiry is %v, want %d", got, pair.Leaf.NotAfter.Unix())
+	}
+}
+
+// TestExpiryIsLogged checks that a certificate that was not renewed in time is logged with the reason,
+// and others are not.
+func TestExpiryIsLogged(t *testing.T) {
+	core, logs := observer.New(zap.InfoLevel)
+	clock := &fakeClock{now: time.Now()}
+	cert := newCertificate()
+	cert.log = zap.New(core)
+	cert.renewal = []*objectWatch{newWatch(certificateSecret, clock.Now, cert.metrics.current, zap.NewNop())}
+	cert.checkExpiry(clock.now) // there is none yet
+	pair, err := tls.X509KeyPair(keyPair(t, int64(expiresSoon/time.Hour)+1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert.store(pair)
+	logs.TakeAll()
+	cert.checkExpiry(pair.Leaf.NotAfter.Add(-expiresSoon - time.Second))
+	if lines := logs.TakeAll(); len(lines) != 0 {
+		t.Errorf("logged %v, want nothing", lines)
+	}
+	clock.now = clock.now.Add(maxBroken + time.Second)
+	cert.checkExpiry(pair.Leaf.NotAfter.Add(-expiresSoon))
+	lines := logs.TakeAll()
+	if len(lines) != 1 || lines[0].Message != "the certificate expires soon and was not renewed" || !strings.Contains(fmt.Sprint(lines[0].ContextMap()["error"]), "Secrets have not been watched") {
+		t.Errorf("logged %v", lines)
 	}
 }
 
@@ -311,14 +340,15 @@ func TestInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var now atomic.Int32
 		leave := make(chan struct{})
-		handler := (&server{draining: new(atomic.Bool), log: zap.NewNop(), handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		p := newPeers(newMetrics())
+		handler := (&server{peers: p, draining: new(atomic.Bool), log: zap.NewNop(), handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 			now.Add(1)
 			<-leave
 			now.Add(-1)
 		})}).routes()
 		ask := func(ctx context.Context) {
-			request, _ := http.NewRequestWithContext(ctx, "POST", mutatePath, strings.NewReader("{}"))
-			handler.ServeHTTP(discard{}, request)
+			request := httptest.NewRequestWithContext(connected(ctx, p), "POST", mutatePath, strings.NewReader("{}"))
+			handler.ServeHTTP(httptest.NewRecorder(), request)
 		}
 		for range maxInFlight + 3 {
 			go ask(t.Context())
@@ -363,14 +393,16 @@ func TestAdmitTime(t *testing.T) {
 func TestDeadlineWhileQueued(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var calls atomic.Int32
-		handler := (&server{draining: new(atomic.Bool), log: zap.NewNop(), handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		p := newPeers(newMetrics())
+		handler := (&server{peers: p, draining: new(atomic.Bool), log: zap.NewNop(), handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			calls.Add(1)
 			<-r.Context().Done() // as slow as possible
 		})}).routes()
 		codes := make(chan int, maxInFlight+1)
 		ask := func(query string) {
 			w := httptest.NewRecorder()
-			handler.ServeHTTP(w, httptest.NewRequest("POST", mutatePath+query, strings.NewReader("{}")))
+			request := httptest.NewRequestWithContext(connected(t.Context(), p), "POST", mutatePath+query, strings.NewReader("{}"))
+			handler.ServeHTTP(w, request)
 			codes <- w.Code
 		}
 		for range maxInFlight {
@@ -387,8 +419,7 @@ func TestDeadlineWhileQueued(t *testing.T) {
 	})
 }
 
-type discard struct{}
-
-func (discard) Header() http.Header         { return http.Header{} }
-func (discard) Write(b []byte) (int, error) { return len(b), nil }
-func (discard) WriteHeader(int)             {}
+// connected returns a context of a request with a connection of its own.
+func connected(ctx context.Context, p *peers) context.Context {
+	return context.WithValue(ctx, peerKey{}, &peer{peers: p})
+}

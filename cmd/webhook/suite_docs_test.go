@@ -77,6 +77,7 @@ func TestDocumentedMetrics(t *testing.T) {
 		}
 		m.observe(result, 0) // a histogram without observations is not gathered
 	}
+	m.watches.WithLabelValues("secret")
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(m.collectors()...)
 	families, err := registry.Gather()

@@ -33,7 +33,7 @@ func (a *answering) RoundTrip(*http.Request) (*http.Response, error) {
 func TestAccountWatch(t *testing.T) {
 	core, logs := observer.New(zap.InfoLevel)
 	clock, m, server := &fakeClock{now: time.Now()}, newMetrics(), &answering{status: 200}
-	w := newAccountWatch(clock.Now, m, zap.New(core))
+	w := newWatch(serviceAccounts, clock.Now, m.current, zap.New(core))
 	var listErr error
 	w.list = func(context.Context) error { return listErr }
 	request := func(url string) io.ReadCloser {
@@ -98,5 +98,28 @@ func TestAccountWatch(t *testing.T) {
 	}
 	if got, want := strings.Join(levels, " "), "error info error info error info error"; got != want {
 		t.Errorf("logged lines of the levels %s, want %s: one for each change", got, want)
+	}
+}
+
+// TestWatchedResources checks that each watch observes the requests for its own objects.
+func TestWatchedResources(t *testing.T) {
+	for of, url := range map[watched]string{
+		serviceAccounts:   "/api/v1/serviceaccounts?watch=true",
+		certificateSecret: "/api/v1/namespaces/hook/secrets?fieldSelector=metadata.name%3Dhook-cert&watch=true",
+		configuration:     "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations?watch=true",
+	} {
+		for _, observing := range []watched{serviceAccounts, certificateSecret, configuration} {
+			w := newWatch(observing, time.Now, newMetrics().current, zap.NewNop())
+			r, err := http.NewRequest("GET", "https://192.0.2.1"+url, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.wrap(&answering{status: 200}).RoundTrip(r); err != nil {
+				t.Fatal(err)
+			}
+			if got := w.open == 1; got != (observing == of) {
+				t.Errorf("%s: observed as %s: %t", url, observing.name, got)
+			}
+		}
 	}
 }

@@ -44,6 +44,10 @@ const (
 	// a suffix.
 	Audience = "api://AzureADTokenExchange"
 
+	// BindingAudience is the audience that AKS's token proxy expects in a federated token, for
+	// pods with an identity binding.
+	BindingAudience = "api://AKSIdentityBinding"
+
 	// MetadataIP and MetadataPort are the address of the instance metadata service (IMDS).
 	MetadataIP   = "169.254.169.254"
 	MetadataPort = 80

@@ -10,6 +10,9 @@ type ClientID string
 // GUID) or by its ARM resource ID, in lower case.
 type Selector string
 
+// IsResourceID reports whether the selector is an ARM resource ID, not an object ID.
+func (s Selector) IsResourceID() bool { return strings.HasPrefix(string(s), "/") }
+
 const (
 	guidReason     = "must be a GUID"
 	armReason      = "must be /subscriptions/ID/resourceGroups/GROUP/providers/Microsoft.ManagedIdentity/userAssignedIdentities/NAME"

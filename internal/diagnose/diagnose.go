@@ -5,7 +5,7 @@
 //	step, failed := report.FirstFailed()
 //
 // It changes nothing. It obtains a token in the same way as the proxy, with package exchange
-// and one real token request to Entra. It does not read the iptables rules, because that
+// and one real token request to Entra. It does not read the rules of the redirect, because that
 // requires privileges that a sidecar does not have.
 //
 // # Security considerations
@@ -116,6 +116,11 @@ type Config struct {
 	// ClientID is the identity for the token request. Empty: DefaultClientID. If both are
 	// empty, the exchange is skipped.
 	ClientID azure.ClientID
+
+	// ClientIDs are the client IDs in the proxy's configuration, which requests may name by
+	// object ID or resource ID, too. Identities is --identity.
+	ClientIDs  []azure.ClientID
+	Identities []azure.Identity
 
 	// Resource is the resource for the token request. Required.
 	Resource azure.Resource

@@ -39,7 +39,7 @@ func (r *run) authority(ctx context.Context) []Finding {
 // or the document that was not accepted.
 func (r *run) unreached(e *exchange.Error) []Finding {
 	f := failure("discovery", e)
-	tokenProxy := r.cfg.Exchange.Binding.TokenProxy != ""
+	tokenProxy := r.bound()
 	switch fault := e.Fault; {
 	case fault != nil && fault.Document != nil && !tokenProxy:
 		return []Finding{f, r.document(*fault.Document)}
@@ -165,7 +165,8 @@ func (r *run) exchange(ctx context.Context) []Finding {
 	}
 	result, err := service.Token(ctx, tokens.Request{ClientID: r.clientID(), Resource: r.cfg.Resource})
 	if err == nil {
-		return []Finding{{Status: OK, Item: "token", Text: fmt.Sprintf("%s, valid until %s", request, result.Token.ExpiresOn.UTC().Format(time.RFC3339))}}
+		token := Finding{Status: OK, Item: "token", Text: fmt.Sprintf("%s, valid until %s", request, result.Token.ExpiresOn.UTC().Format(time.RFC3339))}
+		return append([]Finding{token}, r.names(result.Token.Names())...)
 	}
 	failed, _ := errors.AsType[*exchange.Error](err)
 	return append([]Finding{failure("token", failed), {Status: Note, Item: "request", Text: request}}, r.details(failed)...)
@@ -175,13 +176,9 @@ func (r *run) exchange(ctx context.Context) []Finding {
 // compares, and the IDs of the request in Entra's logs.
 func (r *run) details(e *exchange.Error) []Finding {
 	var findings []Finding
-	if e.Kind == exchange.FederationMismatch {
-		findings = append(findings, Finding{Status: Note, Item: "claims", Text: fmt.Sprintf("issuer %q, subject %q, audience %q; a federated credential must have the same values, byte for byte",
-			clip(r.token.Issuer), clip(r.token.Subject), clip(strings.Join(r.token.Audiences, " ")))})
-		if e.Code != subjectCase {
-			findings = append(findings, Finding{Status: Note, Item: "trailing slash", Text: trailingSlash(r.token.Issuer)})
-		}
-		findings = append(findings, Finding{Status: Note, Item: "credentials", Text: "az identity federated-credential list --identity-name IDENTITY --resource-group GROUP"})
+	switch e.Kind {
+	case exchange.FederationMismatch, exchange.BindingMismatch:
+		findings = r.mismatch(e)
 	}
 	if e.TraceID != "" {
 		findings = append(findings, Finding{Status: Note, Item: "trace ID", Text: e.TraceID})
@@ -190,6 +187,24 @@ func (r *run) details(e *exchange.Error) []Finding {
 		findings = append(findings, Finding{Status: Note, Item: "correlation ID", Text: e.CorrelationID})
 	}
 	return findings
+}
+
+// mismatch returns what has to match: the claims of the federated token, and the credential or
+// the identity binding.
+func (r *run) mismatch(e *exchange.Error) []Finding {
+	subject, audience := clip(r.token.Subject), clip(strings.Join(r.token.Audiences, " "))
+	if r.bound() {
+		return []Finding{
+			{Status: Note, Item: "claims", Text: fmt.Sprintf("subject %q, audience %q: the token proxy reads these; Entra gets a token of AKS's own issuer", subject, audience)},
+			{Status: Note, Item: "bindings", Text: "az aks identity-binding list --resource-group GROUP --cluster-name CLUSTER"},
+		}
+	}
+	findings := []Finding{{Status: Note, Item: "claims", Text: fmt.Sprintf("issuer %q, subject %q, audience %q; a federated credential must have the same values, byte for byte",
+		clip(r.token.Issuer), subject, audience)}}
+	if e.Code != subjectCase {
+		findings = append(findings, Finding{Status: Note, Item: "trailing slash", Text: trailingSlash(r.token.Issuer)})
+	}
+	return append(findings, Finding{Status: Note, Item: "credentials", Text: "az identity federated-credential list --identity-name IDENTITY --resource-group GROUP"})
 }
 
 // subjectCase is the AADSTS code for a credential whose subject differs in case from the token's.

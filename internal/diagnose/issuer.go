@@ -40,6 +40,9 @@ func (r *run) issuer(ctx context.Context) []Finding {
 	if r.token == nil {
 		return skipped("discovery", "there is no federated token")
 	}
+	if r.bound() {
+		return skipped("discovery", "with an identity binding the token proxy verifies the federated token, and Entra does not read its issuer")
+	}
 	host, err := url.Parse(r.token.Issuer)
 	if err != nil || host.Scheme != "https" || host.Host == "" {
 		return skipped("discovery", "the issuer is not an https URL")

@@ -150,7 +150,7 @@ func (r *run) tokenIssuer(token exchange.FederatedToken) Finding {
 	case token.Issuer == "":
 		f.Status, f.Text = Fail, "the token has no issuer"
 		f.Remedy = useServiceAccountToken
-	case !strings.HasPrefix(token.Issuer, "https://"):
+	case !strings.HasPrefix(token.Issuer, "https://") && !r.bound():
 		f.Status, f.Text = Fail, token.Issuer+" is not an https URL: Entra cannot read its keys"
 		f.Remedy = "set the API server's --service-account-issuer to an https URL that can be reached from the internet"
 	}
@@ -167,12 +167,22 @@ func subject(token exchange.FederatedToken) Finding {
 	return f
 }
 
+// bound reports whether token requests go to the token proxy of an identity binding.
+func (r *run) bound() bool { return r.cfg.Exchange.Binding.TokenProxy != "" }
+
 func (r *run) audiences(token exchange.FederatedToken) Finding {
 	f := Finding{Status: OK, Item: "audience (aud)", Text: strings.Join(token.Audiences, " ")}
-	if r.cfg.Exchange.Binding.TokenProxy != "" && f.Text != "" {
-		return f // an identity binding has its own audience, which its proxy checks
-	}
-	if slices.ContainsFunc(token.Audiences, func(a string) bool { return strings.HasPrefix(a, azure.Audience) }) {
+	forEntra := slices.ContainsFunc(token.Audiences, func(a string) bool { return strings.HasPrefix(a, azure.Audience) })
+	switch {
+	case r.bound() && forEntra:
+		f.Status, f.Text = Note, f.Text+" is for Entra: the token proxy of AKS expects "+azure.BindingAudience
+		f.Remedy = "set serviceAccountToken.audience: " + azure.BindingAudience + " in the projected volume, as AKS's webhook does in pods with the annotation azure.workload.identity/use-identity-binding"
+		return f
+	case r.bound() && f.Text != "", forEntra: // each token proxy has its own audience, which it checks
+		return f
+	case slices.Contains(token.Audiences, azure.BindingAudience):
+		f.Status, f.Text = Note, f.Text+" is for an identity binding, but "+azure.EnvTokenProxy+" is not set: Entra accepts it only if the federated credential has the same audience"
+		f.Remedy = "check that AKS's webhook runs, which sets the variable in new pods: kubectl --namespace kube-system get pods -l azure-workload-identity.io/system=true; or remove the annotation azure.workload.identity/use-identity-binding"
 		return f
 	}
 	f.Remedy = "set serviceAccountToken.audience: " + azure.Audience + " in the projected volume"

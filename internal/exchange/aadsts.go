@@ -31,6 +31,11 @@ const (
 	hintAuthority
 	hintBindingCA
 	hintBindingName
+	hintBinding
+	hintBindingAccess
+	hintBindingToken
+	hintBindingServer
+	hintUnbound
 	hintProxyCredentials
 	hintProxyRules
 )
@@ -268,6 +273,16 @@ func (h hint) advise(code int, clientID, resource string, token FederatedToken) 
 		return azure.EnvCAFile + " or " + azure.EnvCAData + " must contain the certificate authority of the token proxy; --ca-file is used only if neither is set"
 	case hintBindingName:
 		return azure.EnvSNIName + ", or without it the host of " + azure.EnvTokenProxy + ", must be a name in the token proxy's certificate"
+	case hintBinding:
+		return bindingCommand(clientID)
+	case hintBindingAccess:
+		return accessCommand(clientID, subject)
+	case hintBindingToken:
+		return fmt.Sprintf("its audience must be %s, and is '%s'; check the projected volume of the pod, and the clocks of the node and the cluster", azure.BindingAudience, audience)
+	case hintBindingServer:
+		return "check " + azure.EnvTokenProxy + " and " + azure.EnvSNIName + ": without the name in the latter, the API server of the cluster answers instead of the token proxy"
+	case hintUnbound:
+		return unboundAdvice
 	case hintProxyCredentials:
 		return "set HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT, or bypass the HTTP proxy with NO_PROXY=HOST"
 	case hintProxyRules:

@@ -3,9 +3,11 @@ package exchange
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 
 	"go.uber.org/zap"
 
@@ -61,7 +63,8 @@ type Binding struct {
 	CAFile string
 
 	// CAData is PEM content in place of CAFile (AZURE_KUBERNETES_CA_DATA). If both are
-	// empty, the proxy is verified like Entra.
+	// empty, the proxy is verified like Entra. If both are set, there must be no file:
+	// azure-workload-identity's webhook sets the path also if it has the content only.
 	CAData string
 }
 
@@ -80,7 +83,16 @@ func (c Config) withDefaults() (Config, error) {
 	if err := c.check(); err != nil {
 		return c, err
 	}
+	if c.Binding.CAData != "" && !exists(c.Binding.CAFile) {
+		c.Binding.CAFile = ""
+	}
 	return c, c.Binding.check()
+}
+
+// exists reports whether there may be a file: only an error that says so means that there is none.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 func (c Config) check() error {
@@ -106,10 +118,10 @@ func (b Binding) check() error {
 	return nil
 }
 
-// peer names the server that answers token requests, for errors.
-func (c Config) peer() string {
+// peer returns the server that answers token requests.
+func (c Config) peer() peer {
 	if c.Binding.TokenProxy != "" {
-		return "the token proxy"
+		return peer{"the token proxy", true}
 	}
-	return "entra"
+	return peer{name: "entra"}
 }

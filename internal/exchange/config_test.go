@@ -31,7 +31,7 @@ func TestNewRefusesInvalidConfigurations(t *testing.T) {
 		{"SNI without a proxy", bound(exchange.Binding{SNIName: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},
 		{"CA file without a proxy", bound(exchange.Binding{CAFile: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},
 		{"CA data without a proxy", bound(exchange.Binding{CAData: "x"}), "AZURE_KUBERNETES_TOKEN_PROXY"},
-		{"two CAs", bound(exchange.Binding{TokenProxy: proxy, CAFile: "x", CAData: "y"}), "AZURE_KUBERNETES_CA_FILE and AZURE_KUBERNETES_CA_DATA"},
+		{"two CAs", bound(exchange.Binding{TokenProxy: proxy, CAFile: notPEM, CAData: "y"}), "AZURE_KUBERNETES_CA_FILE and AZURE_KUBERNETES_CA_DATA"},
 		{"CA file of the proxy missing", bound(exchange.Binding{TokenProxy: proxy, CAFile: notPEM + "x"}), "AZURE_KUBERNETES_CA_FILE"},
 		{"CA file of the proxy without a certificate", bound(exchange.Binding{TokenProxy: proxy, CAFile: notPEM}), "AZURE_KUBERNETES_CA_FILE"},
 		{"CA data without a certificate", bound(exchange.Binding{TokenProxy: proxy, CAData: secret}), "AZURE_KUBERNETES_CA_DATA"},

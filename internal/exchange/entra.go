@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,16 +60,16 @@ func scope(resource azure.Resource) string {
 // classify converts an error of MSAL into an Error. MSAL's error texts quote bodies, and its
 // errors contain the request with the assertion: only a status and validated identifiers are
 // taken from them.
-func classify(ctx context.Context, err error, peer, via string) *Error {
+func classify(ctx context.Context, err error, p peer, via string) *Error {
 	// A response is evaluated even if ctx ended while its body was read.
 	if call, ok := errors.AsType[msal.CallErr](err); ok && call.Resp != nil {
-		return refusal(call.Resp)
+		return refusal(call, p)
 	}
 	if fault, ok := errors.AsType[*routeFault](err); ok {
 		return &Error{Kind: Unavailable, Detail: fault.detail, Fault: &Fault{Kind: fault.kind, Text: fault.detail}, Retry: fault.retry, hint: fault.hint}
 	}
 	late := ctx.Err() != nil || timedOut(err)
-	fault := faultOf(err, late, peer, via)
+	fault := faultOf(err, late, p.name, via)
 	e := &Error{Kind: Unavailable, Detail: fault.Text, Fault: &fault, Retry: RetrySoon}
 	if late {
 		e.Kind = DeadlineExceeded
@@ -107,10 +108,12 @@ func (b refusalBody) codes() []int {
 }
 
 // refusal classifies a response whose status is not 200.
-func refusal(resp *http.Response) *Error {
+func refusal(call msal.CallErr, p peer) *Error {
+	resp := call.Resp
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	var body refusalBody
 	// If the body is not JSON, body stays empty and the status decides.
-	_ = json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&body)
+	_ = json.NewDecoder(bytes.NewReader(text)).Decode(&body)
 	e := &Error{TraceID: guid(body.TraceID), CorrelationID: guid(body.CorrelationID)}
 	codes := body.codes()
 	if len(codes) > 0 {
@@ -119,11 +122,13 @@ func refusal(resp *http.Response) *Error {
 	r, known := rulingOn(codes)
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests:
-		e.Kind, e.Detail = Throttled, "entra throttles requests (status 429)"
+		e.Kind, e.Detail = Throttled, p.name+" throttles requests (status 429)"
 	case known && !(resp.StatusCode >= 500 && (r.kind.Permanent() || r.kind == Refused)):
-		e.Kind, e.Code, e.Retry, e.hint, e.Detail = r.kind, r.code, r.retry, r.hint, r.detail
+		e.Kind, e.Code, e.Retry, e.hint, e.Detail = r.kind, r.code, r.retry, p.hintFor(r.hint), r.detail
 	case resp.StatusCode >= 500:
-		e.Kind, e.Retry, e.Detail = Unavailable, RetrySoon, fmt.Sprintf("entra answered with status %d", resp.StatusCode)
+		e.Kind, e.Retry, e.Detail = Unavailable, RetrySoon, fmt.Sprintf("%s answered with status %d", p.name, resp.StatusCode)
+	case p.binding && e.Code == 0:
+		e.classifyOwn(call, body.Error, text)
 	default:
 		e.Kind, e.Retry = byOAuthError(body.Error, e.Code)
 		e.Detail = fmt.Sprintf("entra refused the request with status %d", resp.StatusCode)

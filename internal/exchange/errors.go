@@ -28,6 +28,9 @@ const (
 	// the configuration is wrong, or a new credential has not been replicated yet, which
 	// takes minutes.
 	FederationMismatch
+	// BindingMismatch: the token proxy of an identity binding does not let the service
+	// account use the identity.
+	BindingMismatch
 	// IssuerUnusable: Entra cannot read the documents of the federated token's issuer, or
 	// does not accept them.
 	IssuerUnusable
@@ -56,6 +59,7 @@ var kinds = [...]struct {
 	UnauthorizedClient:     {"unauthorized_client", true},
 	InvalidTenant:          {"invalid_tenant", true},
 	FederationMismatch:     {"federation_mismatch", false},
+	BindingMismatch:        {"binding_mismatch", false},
 	IssuerUnusable:         {"issuer_unusable", false},
 	FederatedTokenUnusable: {"federated_token_unusable", false},
 	Refused:                {"refused", false},

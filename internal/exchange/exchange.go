@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
@@ -82,7 +83,7 @@ type Grant struct {
 // discovery document and the connection.
 type Exchanger struct {
 	authority string
-	peer      string                    // the server that answers, for errors
+	peer      peer
 	via       func(failed error) string // the HTTP proxy in between, for errors
 	tokenFile *sharedFile[FederatedToken]
 	guard     *guard
@@ -161,6 +162,9 @@ func (e *Exchanger) request(ctx context.Context, clientID azure.ClientID, resour
 
 // advised sets Hint, and the claims for the log.
 func (e *Error) advised(clientID azure.ClientID, resource azure.Resource, token FederatedToken) *Error {
+	if (e.hint == hintCredential || e.hint == hintCase) && slices.Contains(token.Audiences, azure.BindingAudience) {
+		e.hint = hintUnbound
+	}
 	e.Hint = e.hint.advise(e.Code, string(clientID), string(resource), token)
 	if token.raw != nil {
 		e.federated = token.boundedClaims()

@@ -33,6 +33,11 @@ var sections = map[hint]string{
 	hintServicePrincipal: "[the client ID](#the-client-id-or-the-tenant-is-not-known)",
 	hintAuthority:        "[the way to Entra](#entra-cannot-be-reached)",
 	hintBindingCA:        "[the way to Entra](#entra-cannot-be-reached)",
+	hintBinding:          "[the identity binding](#the-identity-binding-is-refused)",
+	hintBindingAccess:    "[the identity binding](#the-identity-binding-is-refused)",
+	hintBindingToken:     "[the identity binding](#the-identity-binding-is-refused)",
+	hintBindingServer:    "[the identity binding](#the-identity-binding-is-refused)",
+	hintUnbound:          "[the identity binding](#the-identity-binding-is-refused)",
 	hintProxyCredentials: "[the way to Entra](#entra-cannot-be-reached)",
 	hintProxyRules:       "[the way to Entra](#entra-cannot-be-reached)",
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	msal "github.com/AzureAD/microsoft-authentication-library-for-go/apps/errors"
 )
 
 // The parsers of untrusted bytes have internal tests, since not all of their results are visible
@@ -122,15 +124,16 @@ func TestBoundedBody(t *testing.T) {
 }
 
 func FuzzRefusal(f *testing.F) {
-	f.Add(400, `{"error":"invalid_client","error_codes":[700213],"trace_id":"x","correlation_id":"y"}`, "7")
-	f.Add(429, "", "Wed, 21 Oct 2015 07:28:00 GMT")
-	f.Add(503, "<html>", "-1")
-	f.Fuzz(func(t *testing.T, status int, body, after string) {
-		e := refusal(&http.Response{
+	f.Add(400, `{"error":"invalid_client","error_codes":[700213],"trace_id":"x","correlation_id":"y"}`, "7", false)
+	f.Add(429, "", "Wed, 21 Oct 2015 07:28:00 GMT", true)
+	f.Add(503, "<html>", "-1", false)
+	f.Add(403, `{"kind":"Status","message":"cannot use-managed-identity"}`, "", true)
+	f.Fuzz(func(t *testing.T, status int, body, after string, binding bool) {
+		e := refusal(msal.CallErr{Resp: &http.Response{
 			StatusCode: status,
 			Header:     http.Header{"Retry-After": {after}},
 			Body:       io.NopCloser(strings.NewReader(body)),
-		})
+		}}, peer{"the token proxy", binding})
 		if e.Kind == 0 || e.Detail == "" || strings.HasPrefix(e.Kind.String(), "kind(") {
 			t.Errorf("kind %s, detail %q", e.Kind, e.Detail)
 		}

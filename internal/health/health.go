@@ -20,6 +20,8 @@ type Check struct {
 	// Run returns an error of one line that says what is wrong. Nil: the check passes
 	// whenever the process answers.
 	Run func() error
+	// Warning is true for a check that is only in the list: its failure does not count.
+	Warning bool
 }
 
 // maxReason bounds the bytes of a check's error that are shown.
@@ -72,6 +74,10 @@ func run(checks []Check) (list string, reasons []string) {
 			continue
 		}
 		reason := oneLine(err.Error())
+		if c.Warning {
+			fmt.Fprintf(&lines, "[!]%s warning: %s\n", c.Name, reason)
+			continue
+		}
 		fmt.Fprintf(&lines, "[-]%s failed: %s\n", c.Name, reason)
 		reasons = append(reasons, c.Name+": "+reason)
 	}

@@ -22,6 +22,9 @@ func TestHandler(t *testing.T) {
 	}{
 		{"no checks", nil, "/readyz", 200, "ok"},
 		{"ready", []health.Check{{Name: "listening"}, {Name: "federated-token", Run: fine}}, "/readyz", 200, "ok"},
+		{"a warning", []health.Check{{Name: "renewal", Run: fails, Warning: true}, {Name: "listening"}}, "/readyz", 200, "ok"},
+		{"a warning, verbose", []health.Check{{Name: "renewal", Run: fails, Warning: true}, {Name: "listening"}}, "/readyz?verbose", 200,
+			"[!]renewal warning: no such file\n[+]listening ok\nreadyz check passed\n"},
 		{"ready, verbose", []health.Check{{Name: "listening"}, {Name: "federated-token", Run: fine}}, "/readyz?verbose", 200,
 			"[+]listening ok\n[+]federated-token ok\nreadyz check passed\n"},
 		{"verbose with a value", []health.Check{{Name: "listening"}}, "/readyz?verbose=1", 200, "[+]listening ok\nreadyz check passed\n"},

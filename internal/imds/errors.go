@@ -82,6 +82,12 @@ var (
 // a 403 with it comes from Docker Desktop.
 var errIdentityPath = newWireError(http.StatusForbidden, "forbidden", "identity_path", "This path of identity is not served")
 
+// Errors of requests in the protocol of App Service without the right secret.
+var (
+	errNoSecretHeader    = newWireError(http.StatusForbidden, "access_denied", "no_secret_header", "Required header X-IDENTITY-HEADER or secret not specified")
+	errWrongSecretHeader = newWireError(http.StatusForbidden, "access_denied", "wrong_secret_header", "The request must have one header X-IDENTITY-HEADER or secret, with the value of IDENTITY_HEADER")
+)
+
 // exchangeErrors maps each kind of failed exchange to its wire error.
 var exchangeErrors = map[exchange.Kind]*wireError{
 	exchange.UnknownIdentity:        errIdentityNotFound,
@@ -90,6 +96,7 @@ var exchangeErrors = map[exchange.Kind]*wireError{
 	exchange.UnauthorizedClient:     newWireError(http.StatusBadRequest, "unauthorized_client", "unauthorized_client", "The identity may not be used"),
 	exchange.InvalidTenant:          invalidRequest("invalid_tenant", "The tenant was not found"),
 	exchange.FederationMismatch:     newWireError(http.StatusInternalServerError, "server_error", "federation", "No federated credential of the identity matches the service account token"),
+	exchange.BindingMismatch:        newWireError(http.StatusInternalServerError, "server_error", "binding", "The identity binding of the cluster does not let the service account use the identity"),
 	exchange.IssuerUnusable:         newWireError(http.StatusInternalServerError, "server_error", "issuer", "The documents of the service account token's issuer cannot be read"),
 	exchange.FederatedTokenUnusable: newWireError(http.StatusInternalServerError, "server_error", "federated_token", "The service account token cannot be used"),
 	exchange.Refused:                newWireError(http.StatusInternalServerError, "server_error", "refused", "Entra refused the request"),

@@ -26,6 +26,9 @@ const (
 	vault        = "https://vault.azure.net"
 	tokenPath    = "/metadata/identity/oauth2/token"
 	tokenVersion = "api-version=2018-02-01"
+
+	// secret is the value of Config.AppServiceHeader.
+	secret = "a1b2c3d4-0000-4000-8000-5e6f7a8b9c0d"
 )
 
 // epoch is the time of the tests. The fake's tokens expire an hour and half a second later,
@@ -40,11 +43,22 @@ type tokenSource struct {
 	// answer returns the result. Nil: the result is a token.
 	answer func(context.Context, tokens.Request) (tokens.Result, error)
 
+	// learned has the client IDs of selectors. Requests with others are refused and are not
+	// recorded: they get no token.
+	learned map[azure.Selector]azure.ClientID
+
 	mu       sync.Mutex // guards requests
 	requests []tokens.Request
 }
 
 func (s *tokenSource) Token(ctx context.Context, req tokens.Request) (tokens.Result, error) {
+	var learned azure.ClientID
+	if req.Selector != "" && s.answer == nil {
+		if learned = s.learned[req.Selector]; learned == "" {
+			return tokens.Result{}, &exchange.Error{Kind: exchange.UnknownIdentity, Detail: "not in any token", Cause: tokens.ErrUnknownSelector}
+		}
+		req.ClientID = learned
+	}
 	s.mu.Lock()
 	s.requests = append(s.requests, req)
 	s.mu.Unlock()
@@ -57,7 +71,8 @@ func (s *tokenSource) Token(ctx context.Context, req tokens.Request) (tokens.Res
 			NotBefore:   epoch,
 			ExpiresOn:   epoch.Add(tokenLife),
 		},
-		Source: tokens.SourceEntra,
+		Source:   tokens.SourceEntra,
+		ClientID: learned,
 	}, nil
 }
 
@@ -68,6 +83,11 @@ func (s *tokenSource) seen() []tokens.Request {
 	requests := s.requests
 	s.requests = nil
 	return requests
+}
+
+// fixed returns an answer that is always the same.
+func fixed(result tokens.Result) func(context.Context, tokens.Request) (tokens.Result, error) {
+	return func(context.Context, tokens.Request) (tokens.Result, error) { return result, nil }
 }
 
 func failing(err error) *tokenSource {

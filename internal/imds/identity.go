@@ -16,6 +16,9 @@ type identities struct {
 	ambiguous bool
 
 	bySelector map[azure.Selector]azure.ClientID
+	// configured are all client IDs in the configuration. Their tokens show which of them a
+	// selector names that bySelector does not have.
+	configured []azure.ClientID
 	// allowed limits the client IDs. Empty: no limit.
 	allowed []azure.ClientID
 }
@@ -33,14 +36,15 @@ func newIdentities(cfg Config) (identities, error) {
 		known = append(known, id)
 	}
 	if ids.byDefault != "" {
-		return ids, nil
+		known = append(known, ids.byDefault)
 	}
-	// If there is only one identity, it is the default, as on a virtual machine.
 	slices.Sort(known)
-	switch known = slices.Compact(known); len(known) {
-	case 0:
-	case 1:
-		ids.byDefault = known[0]
+	ids.configured = slices.Compact(known)
+	// If there is only one identity, it is the default, as on a virtual machine.
+	switch {
+	case ids.byDefault != "" || len(ids.configured) == 0:
+	case len(ids.configured) == 1:
+		ids.byDefault = ids.configured[0]
 	default:
 		ids.ambiguous = true
 	}
@@ -51,18 +55,27 @@ func (ids *identities) permits(id azure.ClientID) bool {
 	return len(ids.allowed) == 0 || slices.Contains(ids.allowed, id)
 }
 
-// clientID returns the client ID for the selector of a request. A selector that matches no
-// identity is an error and never falls back to the default: the caller would get another
-// identity's token without noticing.
-func (ids *identities) clientID(s selector) (azure.ClientID, error) {
+// identity returns the identity for the selector of a request: its client ID or, if that is
+// not configured, the selector itself, which package tokens finds in the tokens of the
+// configured identities. A selector that matches no identity is an error and never falls
+// back to the default: the caller would get another identity's token without noticing.
+func (ids *identities) identity(s selector) (azure.ClientID, azure.Selector, error) {
 	switch s.kind {
 	case byNothing:
-		return ids.unnamed()
+		id, err := ids.unnamed()
+		return id, "", err
 	case byClientID:
-		return ids.named(s.value)
+		id, err := ids.named(s.value)
+		return id, "", err
 	case byObjectID:
-		id, err := azure.ParseObjectID(s.value)
-		return ids.mapped(id, err, "object_id")
+		objectID, err := azure.ParseObjectID(s.value)
+		id, selector, err := ids.mapped(objectID, err, "object_id")
+		// Microsoft's ODBC driver sends its UID as object_id, also if the UID is a client ID.
+		// IMDS refuses that. No object ID is equal to a client ID, so it can mean no other.
+		if clientID, _ := azure.ParseClientID(s.value); selector != "" && slices.Contains(ids.configured, clientID) {
+			return clientID, "", nil
+		}
+		return id, selector, err
 	default:
 		id, err := azure.ParseResourceID(s.value)
 		return ids.mapped(id, err, "resource ID")
@@ -80,15 +93,17 @@ func (ids *identities) named(clientID string) (azure.ClientID, error) {
 	return id, nil
 }
 
-func (ids *identities) mapped(selector azure.Selector, err error, what string) (azure.ClientID, error) {
+func (ids *identities) mapped(selector azure.Selector, err error, what string) (azure.ClientID, azure.Selector, error) {
 	if err != nil {
-		return "", refused(errIdentityNotFound, what+" is malformed")
+		return "", "", refused(errIdentityNotFound, what+" is malformed")
 	}
-	id, ok := ids.bySelector[selector]
-	if !ok {
-		return "", refused(errIdentityNotFound, what+" is not configured; see --identity")
+	if id, ok := ids.bySelector[selector]; ok {
+		return id, "", nil
 	}
-	return id, nil
+	if len(ids.configured) == 0 {
+		return "", "", refused(errIdentityNotFound, what+" is not configured; see --identity")
+	}
+	return "", selector, nil
 }
 
 func (ids *identities) unnamed() (azure.ClientID, error) {

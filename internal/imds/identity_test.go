@@ -15,6 +15,9 @@ import (
 const (
 	ambiguous = "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request"
 	notFound  = "Identity not found"
+
+	learnedID = "88888888-8888-8888-8888-888888888888" // an object ID
+	unknownID = "99999999-9999-9999-9999-999999999999"
 )
 
 // TestIdentityOfToken: the client ID for a request depends on the configured identities. No
@@ -43,9 +46,19 @@ func TestIdentityOfToken(t *testing.T) {
 		{"client_id not allowed", defaultID, nil, []azure.ClientID{defaultID}, "client_id=" + otherID, notFound},
 		{"client_id allowed in another case", "", nil, []azure.ClientID{"abcdef00-0000-0000-0000-000000000000"}, "client_id=ABCDEF00-0000-0000-0000-000000000000", "abcdef00-0000-0000-0000-000000000000"},
 		{"object_id known", defaultID, two, nil, "object_id=" + objectID, mappedID},
-		{"object_id unknown", defaultID, two, nil, "object_id=" + defaultID, notFound},
-		{"object_id without configured identities", defaultID, nil, nil, "object_id=" + objectID, notFound},
-		{"the client_id given as object_id", defaultID, two, nil, "object_id=" + mappedID, notFound},
+		{"object_id unknown", defaultID, two, nil, "object_id=" + unknownID, notFound},
+		{"object_id without configured identities", "", nil, nil, "object_id=" + learnedID, notFound},
+		{"object_id learned", defaultID, two, nil, "object_id=" + learnedID, otherID},
+		{"object_id learned, in another case", defaultID, two, nil, "object_id=" + strings.ToUpper(learnedID), otherID},
+		{"object_id learned, without a default", "", two, nil, "object_id=" + learnedID, otherID},
+		{"principal_id learned", defaultID, two, nil, "principal_id=" + learnedID, otherID},
+		{"the learned object_id given as client_id", defaultID, two, []azure.ClientID{defaultID, mappedID, otherID}, "client_id=" + learnedID, notFound},
+		{"the default client_id given as object_id", defaultID, two, nil, "object_id=" + defaultID, defaultID},
+		{"the client_id of a mapping given as object_id", defaultID, two, nil, "object_id=" + mappedID, mappedID},
+		{"an allowed client_id given as object_id", defaultID, nil, []azure.ClientID{defaultID, otherID}, "object_id=" + otherID, otherID},
+		{"a client_id that is not configured given as object_id", defaultID, nil, nil, "object_id=" + otherID, notFound},
+		{"a client_id mapped to another", defaultID, identities(mappedID, otherID, objectID, mappedID), nil, "object_id=" + mappedID, otherID},
+		{"mi_res_id learned", defaultID, nil, nil, "mi_res_id=" + resourceID + "learned", otherID},
 		{"the object_id given as client_id", defaultID, two, []azure.ClientID{defaultID, mappedID, otherID}, "client_id=" + objectID, notFound},
 		{"the object_id given as msi_res_id", defaultID, two, nil, "msi_res_id=" + objectID, notFound},
 		{"the resource ID given as object_id", defaultID, two, nil, "object_id=" + resourceID, notFound},
@@ -54,7 +67,7 @@ func TestIdentityOfToken(t *testing.T) {
 		{"mi_res_id with a trailing slash", defaultID, two, nil, "mi_res_id=" + resourceID + "/", notFound},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			tokens := &tokenSource{}
+			tokens := &tokenSource{learned: identities(learnedID, otherID, resourceID+"learned", otherID)}
 			h := newHandler(t, imds.Config{
 				Tokens: tokens, TenantID: tenantID, Now: config(nil).Now,
 				DefaultClientID: test.defaultID, Identities: test.identities, AllowedClientIDs: test.allowed,
@@ -63,6 +76,9 @@ func TestIdentityOfToken(t *testing.T) {
 			if w.Code == http.StatusOK {
 				if got := tokens.seen(); len(got) != 1 || string(got[0].ClientID) != test.want {
 					t.Errorf("asked for %+v, want %s", got, test.want)
+				}
+				if !strings.Contains(w.Body.String(), `"client_id":"`+test.want+`"`) {
+					t.Errorf("got %s, want the client ID %s", w.Body, test.want)
 				}
 				return
 			}

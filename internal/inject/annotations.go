@@ -6,6 +6,9 @@ import (
 	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/flagenv"
 )
 
 // The label, annotations and container names of azure-workload-identity (v1.6.0), which this
@@ -25,6 +28,10 @@ const (
 	// bindings for a pod. [TokenEndpoint.AnnotationSuffix] is the rest of the name.
 	TokenEndpointPrefix = "azure.workload.identity/use-"
 
+	// IdentityBindingAnnotation selects AKS's identity bindings for a pod. AKS's webhook reads
+	// it, without any configuration here; see [plan.locateBinding].
+	IdentityBindingAnnotation = TokenEndpointPrefix + "identity-binding"
+
 	// ProxyName and ProxyInitName are the names of the injected containers.
 	ProxyName     = "azwi-proxy"
 	ProxyInitName = "azwi-proxy-init"
@@ -33,6 +40,7 @@ const (
 // Annotations that azure-workload-identity does not have.
 const (
 	RedirectAnnotation           = "imds-oidc-proxy/redirect"
+	AppServiceAnnotation         = "imds-oidc-proxy/app-service"
 	IdentitiesAnnotation         = "imds-oidc-proxy/identities"
 	PrefetchAnnotation           = "imds-oidc-proxy/prefetch"
 	AllowedClientIDsAnnotation   = "imds-oidc-proxy/allowed-client-ids"
@@ -64,8 +72,8 @@ type Annotation struct {
 	Effect string
 
 	// read parses the value into the settings. Its error quotes the value. It is nil for
-	// UseLabel, which [Skipped] reads, and for TokenEndpointPrefix, which readTokenEndpoint
-	// reads.
+	// UseLabel, which [Skipped] reads, and for IdentityBindingAnnotation and
+	// TokenEndpointPrefix, which readTokenEndpoint reads.
 	read func(s *settings, value string) error
 	// proxy is true if the annotation has an effect only where the proxy is injected.
 	proxy bool
@@ -97,11 +105,16 @@ var annotations = []Annotation{
 		Effect: "`\"true\"` injects the redirect and the proxy", read: readInject},
 	{Name: ProxyPortAnnotation, On: onPod, Values: "1 to 65535", Default: "8000",
 		Effect: "port of the proxy, on 127.0.0.1", read: readPort, proxy: true},
+	{Name: IdentityBindingAnnotation, On: onPod, Values: `"true" or "false"`, Default: `"false"`,
+		Effect: "`\"true\"`: the pod gets its tokens by an [identity binding](identity-bindings.md) of AKS, from the token proxy that AKS's webhook sets in the pod"},
 	{Name: TokenEndpointPrefix + "SUFFIX", On: onPod, Values: `"true" or "false"`, Default: `"false"`,
-		Effect: "`\"true\"`: the pod gets its tokens from the cluster's own token endpoint (identity bindings); SUFFIX and the endpoint are configured"},
+		Effect: "`\"true\"`: the pod gets its tokens from another token endpoint of the cluster; SUFFIX and the endpoint are [configured](identity-bindings.md#without-akss-webhook)"},
 	{Name: RedirectAnnotation, On: onPod, Values: "`forward`, `sealed` or `none`", Default: "`forward`",
 		Effect: "`forward` redirects the metadata address and forwards instance metadata; `sealed` forwards nothing, and no process in the pod reaches the address; `none` injects no init container and sets `AZURE_POD_IDENTITY_AUTHORITY_HOST` in the application's containers instead",
 		read:   readRedirect, proxy: true},
+	{Name: AppServiceAnnotation, On: onPod, Values: `"true" or "false"`, Default: "`\"true\"` with `redirect: none`, else `\"false\"`",
+		Effect: "`\"true\"` sets `IDENTITY_ENDPOINT`, `IDENTITY_HEADER`, `MSI_ENDPOINT` and `MSI_SECRET` in the application's containers, so that most clients request tokens from the proxy in the protocol of App Service, which needs no redirect; and `PROXY_APP_SERVICE_HEADER` in `azwi-proxy`. The secret is the pod's UID",
+		read:   readAppService, proxy: true},
 	{Name: IdentitiesAnnotation, On: onPod, Values: "SELECTOR=CLIENT_ID, separated by commas",
 		Effect: "`PROXY_IDENTITY`: requests by this object ID or ARM resource ID get this client ID's token", read: readIdentities, proxy: true},
 	{Name: PrefetchAnnotation, On: onPod, Values: "resources, separated by commas",
@@ -129,7 +142,7 @@ var annotations = []Annotation{
 	{Name: ProxyEnvAnnotation, On: onPod, Values: "JSON such as `{\"PROXY_LOG_FORMAT\": \"console\"}`", Default: "as configured",
 		Effect: "further variables of `azwi-proxy`; they replace the default as a whole", read: readProxyEnv, proxy: true},
 	{Name: AddedAnnotation, On: onPod, Values: "written by imds-migrate", Default: "none",
-		Effect: "which label and annotation `imds-migrate inject --all` has added, for `uninject --all`"},
+		Effect: "which label and annotations `imds-migrate inject` has added, with `--all` or `--identity-file`, for `uninject`"},
 }
 
 // injectedAnnotation has the values of [Config.RecordValues]. It is not a setting.
@@ -183,21 +196,47 @@ func (a Annotation) value(pod *corev1.Pod, account *corev1.ServiceAccount) (valu
 	return value, "service account " + account.Name + ": annotation " + a.Name, value != ""
 }
 
-// readTokenEndpoint reads the annotation for identity bindings.
+// readTokenEndpoint reads the annotations for identity bindings. A configured endpoint takes
+// precedence over that of AKS's webhook.
 func readTokenEndpoint(s *settings, pod *corev1.Pod, endpoint TokenEndpoint) error {
-	name := TokenEndpointPrefix + endpoint.AnnotationSuffix
+	if endpoint != (TokenEndpoint{}) {
+		bound, err := isSet(pod, TokenEndpointPrefix+endpoint.AnnotationSuffix, parseBool)
+		if err != nil {
+			return err
+		}
+		if bound {
+			s.endpoint, s.Audience = &endpoint, endpoint.Audience
+			return nil
+		}
+	}
+	bound, err := isSet(pod, IdentityBindingAnnotation, parseAsAKS)
+	if err == nil && bound {
+		s.bound, s.Audience = true, azure.BindingAudience
+	}
+	return err
+}
+
+// isSet reports whether the pod has the annotation with a value that means true.
+func isSet(pod *corev1.Pod, name string, parse func(string) (bool, error)) (bool, error) {
 	value, given := pod.Annotations[name]
-	if endpoint == (TokenEndpoint{}) || !given {
-		return nil
+	if !given {
+		return false, nil
 	}
-	bound, err := parseBool(value)
+	set, err := parse(value)
 	if err != nil {
-		return refuse("annotation "+name, "%v", err)
+		return false, refuse("annotation "+name, "%v", err)
 	}
-	if bound {
-		s.endpoint, s.Audience = &endpoint, endpoint.Audience
+	return set, nil
+}
+
+// parseAsAKS parses the annotation that AKS's webhook reads too. It refuses other values, such as
+// 1, which that webhook takes for false.
+func parseAsAKS(value string) (bool, error) {
+	text, err := flagenv.OneOf("true", "false")(strings.ToLower(value))
+	if err != nil {
+		return false, azure.Invalid(value, `must be "true" or "false"`)
 	}
-	return nil
+	return text == "true", nil
 }
 
 // checkUnknown refuses unknown annotations with ownPrefix. Otherwise a pod whose author misspells

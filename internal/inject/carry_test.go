@@ -58,7 +58,10 @@ var additions = map[string][]struct {
 	"LivenessProbe":  {{func(c *corev1.Container) { c.LivenessProbe = tcp() }, "livenessProbe"}},
 	"ReadinessProbe": {{func(c *corev1.Container) { c.ReadinessProbe = tcp() }, "readinessProbe"}},
 	"Lifecycle": {{func(c *corev1.Container) {
-		c.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 5}}}
+		if c.Lifecycle == nil {
+			c.Lifecycle = new(corev1.Lifecycle)
+		}
+		c.Lifecycle.PreStop = &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 5}}
 	}, "lifecycle"}},
 	"TerminationMessagePath":   {{func(c *corev1.Container) { c.TerminationMessagePath = "/dev/end" }, ""}},
 	"TerminationMessagePolicy": {{func(c *corev1.Container) { c.TerminationMessagePolicy = "FallbackToLogsOnError" }, ""}},
@@ -132,7 +135,8 @@ func TestAdditions(t *testing.T) {
 				addition.add(find(pod.Spec.InitContainers, name))
 				want := find(pod.DeepCopy().Spec.InitContainers, name)
 				result, err := inject.Pod(pod, account(), config())
-				if tolerated := len(result.Patch) == 0; err != nil || tolerated != (addition.lost == "" || addition.lost == "-" || field == "RestartPolicyRules" || strings.HasPrefix(addition.lost, "resources.")) {
+				may := addition.lost == "" || addition.lost == "-" || field == "RestartPolicyRules" || strings.HasPrefix(addition.lost, "resources.") || sidecarOnly(want, addition.lost)
+				if tolerated := len(result.Patch) == 0; err != nil || tolerated != may {
 					t.Errorf("%s %d of %s: tolerated: %t, %v, %v", field, n, name, tolerated, result, err)
 				}
 				for change, do := range replacements {
@@ -155,8 +159,7 @@ func testAddition(t *testing.T, what string, pod *corev1.Pod, have *corev1.Conta
 	warned := slices.ContainsFunc(result.Warnings, func(w string) bool { return strings.HasPrefix(w, warning) && strings.Contains(w, lost) })
 	once := mutate(t, pod, a, c)
 	got := find(once.Spec.InitContainers, have.Name)
-	// A rule for restarts is valid only in a container with a restart policy.
-	isLost := lost != "" && !(lost == "restartPolicyRules" && have.RestartPolicy != nil)
+	isLost := lost != "" && !sidecarOnly(have, lost)
 	if warned != (isLost && lost != "-") {
 		t.Errorf("%s: warnings %q, want %q: %t", what, result.Warnings, warning+lost, isLost)
 	}
@@ -166,6 +169,12 @@ func testAddition(t *testing.T, what string, pod *corev1.Pod, have *corev1.Conta
 	if again, err := inject.Pod(defaulted(once), a, c); err != nil || len(again.Patch) > 0 {
 		t.Errorf("%s: second pass: %v, %v", what, again.Patch, err)
 	}
+}
+
+// sidecarOnly reports whether an addition is kept in this container, because it is a native sidecar:
+// other init containers cannot have rules for restarts and hooks.
+func sidecarOnly(c *corev1.Container, lost string) bool {
+	return c.RestartPolicy != nil && (lost == "restartPolicyRules" || lost == "lifecycle")
 }
 
 // survives reports whether all of a container is in the one that replaced it, except what the
@@ -256,20 +265,15 @@ func TestPullPolicy(t *testing.T) {
 	}
 }
 
-// TestProbeSettings checks that settings of the injected probes and hooks survive, and that no
-// probe or hook gets a second handler.
+// TestProbeSettings checks that settings of the injected liveness probe survive, that preStop does,
+// also if the proxy becomes a native sidecar, and that no probe or hook gets a second handler.
 func TestProbeSettings(t *testing.T) {
 	pod := mutate(t, injected(annotate(inject.AdminPortAnnotation, "8001")), account(), config())
 	proxy := &pod.Spec.InitContainers[1]
-	proxy.StartupProbe.InitialDelaySeconds, proxy.StartupProbe.FailureThreshold = 3, 7
 	proxy.LivenessProbe.ProbeHandler = tcp().ProbeHandler
 	proxy.LivenessProbe.TerminationGracePeriodSeconds = new(int64(4))
 	pod = mutate(t, pod, account(), config())
-	proxy = &pod.Spec.InitContainers[1]
-	if p := proxy.StartupProbe; p.InitialDelaySeconds != 3 || p.FailureThreshold != 6 {
-		t.Errorf("startup probe %v, want the delay of 3 s kept, and the threshold of injection", p)
-	}
-	if p := proxy.LivenessProbe; p.HTTPGet == nil || p.TCPSocket != nil || *p.TerminationGracePeriodSeconds != 4 {
+	if p := pod.Spec.InitContainers[1].LivenessProbe; p.HTTPGet == nil || p.TCPSocket != nil || *p.TerminationGracePeriodSeconds != 4 {
 		t.Errorf("liveness probe %v, want injection's handler and the grace period kept", p)
 	}
 	old := config()
@@ -278,13 +282,34 @@ func TestProbeSettings(t *testing.T) {
 	hook := pod.Spec.Containers[0].Lifecycle
 	hook.PreStop, hook.PostStart = &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 5}}, &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/"}}
 	pod = mutate(t, pod, account(), old)
-	if hook := pod.Spec.Containers[0].Lifecycle; hook.PreStop == nil || hook.PostStart.HTTPGet != nil || hook.PostStart.Exec == nil {
-		t.Errorf("lifecycle %v, want preStop kept, and injection's postStart", hook)
+	native := mutate(t, pod, account(), config())
+	for what, c := range map[string]corev1.Container{"old style": pod.Spec.Containers[0], "native": native.Spec.InitContainers[1]} {
+		if hook := c.Lifecycle; hook.PreStop == nil || hook.PostStart.HTTPGet != nil || hook.PostStart.Exec == nil {
+			t.Errorf("%s: lifecycle %v, want preStop kept, and injection's postStart", what, hook)
+		}
 	}
-	// As a native sidecar the container has no hooks.
-	result, err := inject.Pod(pod, account(), config())
-	if err != nil || len(result.Warnings) != 1 || !strings.Contains(result.Warnings[0], "azwi-proxy is replaced and loses lifecycle,") {
-		t.Errorf("native: %v, %q, want a warning about preStop", err, result.Warnings)
+}
+
+// TestEarlierStartupProbe checks that the startup probe that injection gave to native sidecars
+// before the hook is replaced without a warning, and that the author's own one is not kept, with a
+// warning.
+func TestEarlierStartupProbe(t *testing.T) {
+	fresh := mutate(t, injected(), account(), config())
+	ours := corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"/proxy", "--probe", "--probe-timeout=20s"}}}
+	for what, c := range map[string]struct {
+		handler corev1.ProbeHandler
+		warned  bool
+	}{"of injection": {ours, false}, "of the author": {tcp().ProbeHandler, true}} {
+		pod := fresh.DeepCopy()
+		proxy := &pod.Spec.InitContainers[1]
+		proxy.Lifecycle, proxy.StartupProbe = nil, &corev1.Probe{ProbeHandler: c.handler, TimeoutSeconds: 25, PeriodSeconds: 1, FailureThreshold: 6}
+		result, err := inject.Pod(pod, account(), config())
+		if err != nil || (len(result.Warnings) > 0) != c.warned || c.warned && !strings.Contains(result.Warnings[0], "azwi-proxy is replaced and loses startupProbe,") {
+			t.Errorf("%s: %v, warnings %q, want some: %t", what, err, result.Warnings, c.warned)
+		}
+		if got := mutate(t, pod, account(), config()); string(encode(t, got)) != string(encode(t, fresh)) {
+			t.Errorf("%s: %v, want the container of a new pod", what, got.Spec.InitContainers[1])
+		}
 	}
 }
 

@@ -22,18 +22,13 @@ const (
 	shutdownDelayEnv = "PROXY_SHUTDOWN_DELAY"
 	maxShutdownDelay = 10
 
-	// probeLimit is how long the kubelet waits for one probe, in seconds: longer than the
-	// timeout of probeCommand, since the message of the probe has the reason. Six probes are
-	// two minutes.
-	probeLimit    = 25
-	probeFailures = 6
-
 	// wireServer is the two endpoints of 168.63.129.16 with information about the node. Other
 	// ports must stay reachable: Azure's DNS server has the same address.
 	wireServer = "168.63.129.16:80,168.63.129.16:32526"
 )
 
-// probeCommand waits for the proxy.
+// probeCommand waits for the proxy. The kubelet has no timeout for a hook, and a pod that is deleted
+// while its hook runs is not stopped before the hook ends: hence the timeout here.
 var probeCommand = []string{"/proxy", "--probe", "--probe-timeout=20s"}
 
 // proxyContainer returns the container of deploy/components/sidecar. Its settings are environment
@@ -43,20 +38,15 @@ func (p *plan) proxyContainer() corev1.Container {
 	c := corev1.Container{
 		Name:            ProxyName,
 		Image:           s.ProxyImage,
-		Env:             append(p.identityEnv(p.token.mountPath), s.proxyEnv()...),
+		Env:             slices.Concat(p.identityEnv(p.token.mountPath), p.binding.env, s.proxyEnv()),
 		Resources:       *s.ProxyResources,
-		VolumeMounts:    append([]corev1.VolumeMount{p.mount(p.token.mountPath)}, s.caMounts()...),
+		VolumeMounts:    slices.Concat([]corev1.VolumeMount{p.mount(p.token.mountPath)}, p.binding.mounts, s.caMounts()),
 		SecurityContext: restricted(azure.ProxyID),
 	}
-	probe := corev1.ExecAction{Command: slices.Clone(probeCommand)}
-	if s.PostStart {
-		c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &probe}}
-	} else {
+	// A startup probe would delay the pod by a second: see ADR 0051.
+	c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: slices.Clone(probeCommand)}}}
+	if !s.PostStart {
 		c.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
-		c.StartupProbe = &corev1.Probe{
-			ProbeHandler:   corev1.ProbeHandler{Exec: &probe},
-			TimeoutSeconds: probeLimit, PeriodSeconds: 1, FailureThreshold: probeFailures,
-		}
 	}
 	if s.adminPort != 0 {
 		c.Ports = []corev1.ContainerPort{{Name: adminPortName, ContainerPort: s.adminPort}}
@@ -82,9 +72,15 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 		env = append(env, corev1.EnvVar{Name: "PROXY_ADMIN_ADDRESS", Value: ":" + decimal(s.adminPort)})
 	}
 	// If the pod is sealed, a forwarded request would be redirected to the proxy again.
-	// Without a redirect, applications reach the node's metadata without the proxy.
+	// Without a redirect, an application that reads metadata asks the node itself.
 	if s.redirect != redirectForward {
 		env = append(env, corev1.EnvVar{Name: "PROXY_IMDS_PASSTHROUGH", Value: "off"})
+	}
+	if s.servesAppService() {
+		env = append(env, podUID(appServiceHeaderEnv))
+	}
+	if s.redirect == redirectNone { // for `proxy check`: the pod is meant to have no redirect
+		env = append(env, corev1.EnvVar{Name: azure.EnvIMDSHost, Value: imdsHost(decimal(s.port))})
 	}
 	extra := s.extraEnv()
 	env = append(env, corev1.EnvVar{Name: recordEnv, Value: record(extra, *s.ProxyResources)})
@@ -164,7 +160,7 @@ func restricted(id int64) *corev1.SecurityContext {
 func decimal(n int32) string { return strconv.Itoa(int(n)) }
 
 func withoutEmpty(env []corev1.EnvVar) []corev1.EnvVar {
-	return slices.DeleteFunc(env, func(e corev1.EnvVar) bool { return e.Value == "" })
+	return slices.DeleteFunc(env, func(e corev1.EnvVar) bool { return e.Value == "" && e.ValueFrom == nil })
 }
 
 // ownParts adds what the proxy needs, if it is injected.

@@ -14,7 +14,8 @@ import (
 func TestStale(t *testing.T) {
 	bound := config()
 	bound.TokenEndpoint = binding()
-	pod := injected(annotate(inject.TokenEndpointPrefix+"identity-binding", "true"))
+	bound.TokenEndpoint.AnnotationSuffix = "custom" // not AKS's, with which the pod's variables are taken
+	pod := injected(annotate(inject.TokenEndpointPrefix+"custom", "true"))
 	pod = mutate(t, mutate(t, pod, account(), bound), account(), config())
 	if got := value(find(pod.Spec.InitContainers, inject.ProxyName), "AZURE_KUBERNETES_TOKEN_PROXY"); got != "(unset)" {
 		t.Errorf("the proxy still uses the token endpoint %s", got)

@@ -60,6 +60,7 @@ func PodContext(ctx context.Context, pod *corev1.Pod, account *corev1.ServiceAcc
 	for _, step := range []func() error{
 		func() error { return s.check(pod, account) },
 		infallible(p.locateToken),
+		p.locateBinding,
 		p.checkTokenMode,
 		func() error { return p.environments(ctx) },
 		infallible(p.ownParts),
@@ -107,6 +108,7 @@ type plan struct {
 	settings *settings
 	account  *corev1.ServiceAccount
 	token    token
+	binding  binding
 	earlier  map[string]string // [earlierValues]
 
 	injectedNames map[string]bool // by injectedVolumes

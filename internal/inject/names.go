@@ -12,8 +12,8 @@ import (
 	"imds-oidc-proxy/internal/flagenv"
 )
 
-// AddedAnnotation is where imds-migrate writes which of [UseLabel] and [InjectProxyAnnotation] it
-// has added to a template.
+// AddedAnnotation is where imds-migrate writes which of [UseLabel], [InjectProxyAnnotation] and
+// [IdentitiesAnnotation] it has added to a template.
 const AddedAnnotation = ownPrefix + "added"
 
 const (

@@ -33,8 +33,11 @@ type settings struct {
 
 	clientID azure.ClientID
 
-	// endpoint is the token endpoint of this pod. If it is nil, tokens come from Entra.
+	// endpoint is the configured token endpoint of this pod. bound is true if the pod selects
+	// an identity binding of AKS instead, whose endpoint AKS's webhook sets in the pod. If
+	// neither is set, tokens come from Entra.
 	endpoint *TokenEndpoint
+	bound    bool
 
 	expiration    int64
 	expirationSet bool            // by an annotation
@@ -43,6 +46,7 @@ type settings struct {
 	inject, injectSet bool
 	port, adminPort   int32
 	redirect          string
+	appService        *bool  // nil: the default, which depends on redirect
 	shutdownDelay     string // [shutdownDelayEnv]
 	memoryLimit       string // the proxy's GOMEMLIMIT
 
@@ -135,6 +139,12 @@ var parseRedirect = flagenv.OneOf(redirectForward, redirectSealed, redirectNone)
 func parsePort(value string) (int32, error) {
 	port, err := azure.ParsePort(value)
 	return int32(port), err
+}
+
+func readAppService(s *settings, value string) error {
+	on, err := parseBool(value)
+	s.appService = &on
+	return err
 }
 
 func readExpiration(s *settings, value string) error {

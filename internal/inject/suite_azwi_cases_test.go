@@ -187,15 +187,14 @@ func (c azwiCase) inject(t *testing.T) ([]byte, error) {
 func TestAzwiImitation(t *testing.T) {
 	ran := 0
 	for _, c := range azwiCases(t) {
-		// The imitation has no other clouds and no token endpoint, and the API server sends it
-		// no pod without the label.
-		if c.Cloud != "" || c.Endpoint != (inject.TokenEndpoint{}) || slices.Contains(c.Differences, "label") || c.Document["panda"] != nil {
+		// The imitation has no other clouds, and the API server sends it no pod without the label.
+		if c.Cloud != "" || slices.Contains(c.Differences, "label") || c.Document["panda"] != nil {
 			continue
 		}
 		ran++
 		t.Run(c.Name, func(t *testing.T) {
 			config := c.config()
-			w := azwi.Webhook{NativeSidecar: c.Native, TenantID: string(config.TenantID)}
+			w := azwi.Webhook{NativeSidecar: c.Native, TenantID: string(config.TenantID), Endpoint: theirEndpoint(c.Endpoint)}
 			pod, err := w.Mutate(decode(t, c.document(t)), c.account())
 			if err == nil && c.Renamed != "" {
 				pod.Name = c.Renamed
@@ -210,6 +209,14 @@ func TestAzwiImitation(t *testing.T) {
 	}
 	if ran < 90 {
 		t.Errorf("ran %d cases, want most", ran)
+	}
+}
+
+// theirEndpoint returns a token endpoint as the configuration of azure-workload-identity's webhook.
+func theirEndpoint(e inject.TokenEndpoint) azwi.TokenEndpoint {
+	return azwi.TokenEndpoint{
+		Suffix: e.AnnotationSuffix, Audience: e.Audience, TokenProxy: string(e.TokenProxy), SNIName: e.SNIName,
+		CAData: e.CAData, CAConfigMap: e.CAConfigMap, CASigner: e.ClusterTrustBundleSigner, CALabels: e.ClusterTrustBundleLabels,
 	}
 }
 

@@ -83,21 +83,30 @@ func golden(t *testing.T, dir, name string, got []byte) {
 	}
 }
 
-// TestGoldenAfterAzwi compares the pod in testdata that azure-workload-identity has changed first
-// with the result of its stand-in. With -update it writes this pod.
+// TestGoldenAfterAzwi compares the pods in testdata that azure-workload-identity, or AKS, has
+// changed first with the result of its stand-in. With -update it writes these pods.
 func TestGoldenAfterAzwi(t *testing.T) {
-	dir := "testdata/pods/after-azwi"
-	if *update {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+	for dir, c := range map[string]struct {
+		webhook azwi.Webhook
+		change  func(*corev1.Pod)
+	}{
+		"testdata/pods/after-azwi": {azwi.Webhook{NativeSidecar: true, TenantID: tenantID}, func(*corev1.Pod) {}},
+		"testdata/pods/after-aks":  {aks(), bound},
+	} {
+		if *update {
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "account.yaml"), read(t, "testdata/pods/injected", "account.yaml"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pod := decode(t, read(t, "testdata/pods/injected", "pod.yaml"))
+		c.change(pod)
+		pod, err := c.webhook.Mutate(pod, account())
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, "account.yaml"), read(t, "testdata/pods/injected", "account.yaml"), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		golden(t, dir, "pod.yaml", toYAML(t, pod))
 	}
-	pod, err := azwi.Webhook{NativeSidecar: true, TenantID: tenantID}.Mutate(decode(t, read(t, "testdata/pods/injected", "pod.yaml")), account())
-	if err != nil {
-		t.Fatal(err)
-	}
-	golden(t, dir, "pod.yaml", toYAML(t, pod))
 }

@@ -82,6 +82,7 @@ func (r random) annotations() object {
 	a[inject.InjectProxyAnnotation] = pick(r, "true", "true", "true", "1", "false")
 	for _, annotation := range [][]string{ // its name, and values to pick from
 		{inject.RedirectAnnotation, "forward", "sealed", "none"},
+		{inject.AppServiceAnnotation, "true", "false"},
 		{inject.ProxyPortAnnotation, "1", "8000", "65535"},
 		{inject.AdminPortAnnotation, "8001", "9000"},
 		{inject.LogLevelAnnotation, "debug", "warn"},
@@ -95,6 +96,7 @@ func (r random) annotations() object {
 		{inject.TokenExpirationAnnotation, "3600", "86400", ""},
 		{inject.PrefetchAnnotation, "https://vault.azure.net"},
 		{inject.AllowedClientIDsAnnotation, clientID},
+		{inject.IdentityBindingAnnotation, "true", "true", "false"},
 	} {
 		if r.one(4) {
 			a[annotation[0]] = pick(r, annotation[1:]...)
@@ -151,13 +153,27 @@ var ownPaths = []string{
 
 func (r random) variables() []any {
 	list := []any{}
-	for i, name := range []string{"A", "AZURE_FEDERATED_TOKEN_FILE", "B", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST", "HTTPS_PROXY"} {
+	for i, name := range []string{"A", "AZURE_FEDERATED_TOKEN_FILE", "B", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST", "HTTPS_PROXY",
+		"AZURE_KUBERNETES_TOKEN_PROXY", "AZURE_KUBERNETES_SNI_NAME", "AZURE_KUBERNETES_CA_FILE"} {
 		value := fmt.Sprint(i)
-		if name == "AZURE_FEDERATED_TOKEN_FILE" {
+		switch name {
+		case "AZURE_FEDERATED_TOKEN_FILE":
 			value = pick(r, ownPaths...)
+		case "AZURE_KUBERNETES_TOKEN_PROXY":
+			value = pick(r, "https://a.example.test", "https://b.example.test/prefix")
+		case "AZURE_KUBERNETES_CA_FILE":
+			value = pick(r, "/cache/ca.crt", "/tokens/ca.crt", "/var/run/secrets/azure/wi/ca-cert/ca.crt", "/nowhere")
 		}
 		if r.one(3) {
 			list = append(list, r.unknown(object{"name": name, "value": value}))
+		}
+	}
+	for _, name := range []string{"IDENTITY_ENDPOINT", "IDENTITY_HEADER", "MSI_ENDPOINT", "MSI_SECRET"} {
+		switch r.IntN(12) {
+		case 0:
+			list = append(list, r.unknown(object{"name": name, "value": pick(r, "http://127.0.0.1:8000/msi/token", "http://127.0.0.1:1", "x")}))
+		case 1:
+			list = append(list, r.unknown(object{"name": name, "valueFrom": r.unknown(object{"fieldRef": r.unknown(object{"fieldPath": pick(r, "metadata.uid", "metadata.name")})})}))
 		}
 	}
 	r.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
@@ -172,7 +188,7 @@ func (r random) volumes() []any {
 	}
 	if r.token {
 		list = append(list, r.unknown(object{"name": "own-token", "projected": r.unknown(object{"sources": []any{
-			r.unknown(object{"serviceAccountToken": r.unknown(object{"audience": azure.Audience, "path": "azure-identity-token"})})}})}))
+			r.unknown(object{"serviceAccountToken": r.unknown(object{"audience": pick(r, azure.Audience, azure.BindingAudience), "path": "azure-identity-token"})})}})}))
 	}
 	return list
 }

@@ -61,6 +61,12 @@ const (
 	ClientLeft = "client_left" // the client closed the connection before the answer
 )
 
+// The values of the label selector.
+const (
+	ObjectID   = "object_id"
+	ResourceID = "resource_id"
+)
+
 // NoSource is the value of the label source for a request that got no token.
 const NoSource = "none"
 
@@ -69,7 +75,7 @@ type Metrics struct {
 	cfg Config
 
 	tokenRequests, refused, limited, forwarded *counter
-	exchangeErrors, refreshes                  *counter
+	exchangeErrors, refreshes, learned         *counter
 
 	requests  map[string]*histogram // by handler; the map does not change after New
 	exchanges *histogram
@@ -112,6 +118,8 @@ func New(cfg Config) *Metrics {
 			[]string{"code"}),
 		refreshes: newCounter("refreshes_total", "Refreshes of tokens that were still valid, by result.",
 			[]string{"result"}, values{Success}, values{Failed}),
+		learned: newCounter("learned_identities_total", "Object IDs and ARM resource IDs in requests, not configured, whose identity an access token showed.",
+			[]string{"selector"}, values{ObjectID}, values{ResourceID}),
 		requests:  map[string]*histogram{other: newHistogram(requestBounds)},
 		exchanges: newHistogram(exchangeBounds),
 		buffers:   sync.Pool{New: func() any { return new([]byte) }},
@@ -152,6 +160,9 @@ func (m *Metrics) Exchange(took time.Duration, code string) {
 
 // Refresh counts the refresh of a token that was still valid.
 func (m *Metrics) Refresh(result string) { m.refreshes.add(values{result}) }
+
+// LearnedIdentity counts a selector of this kind whose identity an access token showed.
+func (m *Metrics) LearnedIdentity(selector string) { m.learned.add(values{selector}) }
 
 // ServeHTTP answers a scrape.
 func (m *Metrics) ServeHTTP(w http.ResponseWriter, _ *http.Request) {

@@ -8,7 +8,7 @@ import (
 
 // appendTo appends all metrics to b.
 func (m *Metrics) appendTo(b []byte) []byte {
-	for _, c := range []*counter{m.tokenRequests, m.refused, m.limited, m.forwarded, m.exchangeErrors, m.refreshes} {
+	for _, c := range []*counter{m.tokenRequests, m.refused, m.limited, m.forwarded, m.exchangeErrors, m.refreshes, m.learned} {
 		b = c.appendTo(b)
 	}
 	name := prefix + "request_duration_seconds"

@@ -13,7 +13,7 @@ const maxAttempts = 5
 
 // read reads a table. It does not list a legacy table that does not exist, because listing
 // creates the table.
-func (b *backend) read(table string) (state, error) {
+func (b *tool) read(table string) (state, error) {
 	if b.inUse != nil && !b.inUse(table) {
 		return state{}, nil
 	}
@@ -21,7 +21,7 @@ func (b *backend) read(table string) (state, error) {
 }
 
 // apply commits the plan. It tries again if another process changed the rules meanwhile.
-func (b *backend) apply(ctx context.Context, p Plan) error {
+func (b *tool) apply(ctx context.Context, p Plan) error {
 	var err error
 	for range maxAttempts {
 		if err = b.applyOnce(ctx, p); !kindIs(err, RulesDiffer) {
@@ -33,7 +33,7 @@ func (b *backend) apply(ctx context.Context, p Plan) error {
 
 // applyOnce commits each table and reads it back before it commits the next: there must be no
 // redirect without the filter.
-func (b *backend) applyOnce(ctx context.Context, p Plan) error {
+func (b *tool) applyOnce(ctx context.Context, p Plan) error {
 	for _, table := range applyOrder {
 		now, err := b.read(table)
 		if err != nil {
@@ -49,7 +49,7 @@ func (b *backend) applyOnce(ctx context.Context, p Plan) error {
 	return nil
 }
 
-func (b *backend) remove(ctx context.Context) error {
+func (b *tool) remove(ctx context.Context) error {
 	for _, table := range removeOrder {
 		now, err := b.read(table)
 		if err != nil {
@@ -65,7 +65,7 @@ func (b *backend) remove(ctx context.Context) error {
 }
 
 // check compares both tables with the plan.
-func (b *backend) check(p Plan) error {
+func (b *tool) check(p Plan) error {
 	for _, table := range applyOrder {
 		if err := b.checkTable(p, table); err != nil {
 			return err
@@ -74,13 +74,13 @@ func (b *backend) check(p Plan) error {
 	return nil
 }
 
-func (b *backend) checkTable(p Plan, table string) error {
+func (b *tool) checkTable(p Plan, table string) error {
 	now, err := b.read(table)
 	if err != nil {
 		return err
 	}
 	if difference := p.chains[table].difference(now); difference != "" {
-		return differ(b.mode, table, difference)
+		return differ(b.backend, table, difference)
 	}
 	return nil
 }
@@ -109,7 +109,7 @@ func (c chain) difference(now state) string {
 	return ""
 }
 
-func differ(mode Mode, table, what string) *Error {
-	cause := fmt.Sprintf("the %s table (%s) is not as planned: %s", table, mode, what)
+func differ(backend Backend, table, what string) *Error {
+	cause := fmt.Sprintf("the %s table (%s) is not as planned: %s", table, backend, what)
 	return &Error{RulesDiffer, cause, "run proxy-init again, after all other programs that change this pod's rules"}
 }

@@ -1,192 +1,28 @@
 package netrules
 
-import (
-	"bytes"
-	"context"
-	"errors"
-	"fmt"
-	"os/exec"
-	"strconv"
-	"strings"
-	"time"
+import "imds-oidc-proxy/internal/azure"
 
-	"github.com/coreos/go-iptables/iptables"
-
-	"imds-oidc-proxy/internal/azure"
-)
-
-// Mode names an iptables backend.
-type Mode string
-
-// The modes. A kernel can have rules of both backends at once. The tools of one backend do not
-// list the rules of the other.
-const (
-	ModeAuto   Mode = "auto"
-	ModeNFT    Mode = "nft"
-	ModeLegacy Mode = "legacy"
-)
-
-// ParseMode parses the name of a mode.
-func ParseMode(s string) (Mode, error) {
-	switch m := Mode(s); m {
-	case ModeAuto, ModeNFT, ModeLegacy:
-		return m, nil
-	}
-	return "", azure.Invalid(s, "must be auto, nft or legacy")
-}
+// Backend names a way to install the redirect. A kernel can have rules of all backends at once.
+type Backend string
 
 const (
-	// lockWait is how long iptables waits for the xtables lock. Another process normally
-	// holds it for a few milliseconds.
-	lockWait = 5 * time.Second
-
-	// commandTimeout is the timeout of each run of iptables: lockWait, and the same again
-	// for a busy node.
-	commandTimeout = 2 * lockWait
-
-	// maxOutput is how many bytes of iptables' error output are kept.
-	maxOutput = 4 << 10
+	// Auto is Native if the kernel supports it, else NFT, else Legacy.
+	Auto Backend = "auto"
+	// Native is nftables by netlink, in a table of its own. It needs no program, and is the
+	// only backend with the port guard.
+	Native Backend = "native"
+	// NFT is iptables on nftables. It needs the program iptables-nft, and kernel modules of
+	// iptables (xt_owner and others).
+	NFT Backend = "nft"
+	// Legacy is iptables on its own kernel interface. It needs the program iptables-legacy.
+	Legacy Backend = "legacy"
 )
 
-// backend is one of the two iptables backends.
-type backend struct {
-	mode   Mode
-	tables tables
-	// inUse reports whether a table exists, for a backend where reading a table creates it.
-	// It is nil if reading creates no tables.
-	inUse func(table string) bool
-	// restore commits iptables-restore input. The commit of each table is atomic.
-	restore func(ctx context.Context, input string) error
-}
-
-// findBackend finds the binary of the mode: iptables-nft or iptables-legacy, or iptables in an
-// image that has only one. If there is none, it returns an *[Error] of [NoBinary]. When ctx is
-// done, all reading by the backend ends.
-func findBackend(ctx context.Context, mode Mode) (*backend, error) {
-	for _, name := range []string{"iptables-" + string(mode), "iptables"} {
-		path, err := exec.LookPath(name)
-		if err != nil || name == "iptables" && modeOf(ctx, path) != mode {
-			continue
-		}
-		restorePath, err := exec.LookPath(path + "-restore")
-		if err != nil {
-			continue
-		}
-		ipt, err := iptables.New(iptables.Path(path), iptables.Timeout(int(lockWait/time.Second)))
-		if err != nil {
-			return nil, &Error{Cause: fmt.Sprintf("%s cannot be used: %v", path, err)}
-		}
-		b := &backend{
-			mode:    mode,
-			tables:  &bounded{tables: ipt, mode: mode, ended: ctx},
-			restore: func(ctx context.Context, input string) error { return restore(ctx, restorePath, mode, input) },
-		}
-		if mode == ModeLegacy {
-			b.inUse = legacyTableExists
-		}
+// ParseBackend parses the name of a backend.
+func ParseBackend(s string) (Backend, error) {
+	switch b := Backend(s); b {
+	case Auto, Native, NFT, Legacy:
 		return b, nil
 	}
-	return nil, &Error{
-		Kind:   NoBinary,
-		Cause:  fmt.Sprintf("no iptables-%s in PATH, and no iptables of that backend with its iptables-restore", mode),
-		Remedy: "use the published init image, which has both backends, or install iptables in this image",
-	}
-}
-
-// modeOf returns the backend of an iptables binary, or "" if the binary fails.
-func modeOf(ctx context.Context, path string) Mode {
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
-	switch {
-	case err != nil:
-		return ""
-	case strings.Contains(string(out), "nf_tables"):
-		return ModeNFT
-	}
-	return ModeLegacy
-}
-
-// restore runs iptables-restore with --noflush, which keeps the rules of other programs.
-func restore(ctx context.Context, path string, mode Mode, input string) error {
-	limited, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(limited, path, "--noflush", "--wait", strconv.Itoa(int(lockWait/time.Second)))
-	cmd.Stdin = strings.NewReader(input)
-	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
-	// Do not wait for a child of iptables-restore that keeps the pipe open.
-	cmd.WaitDelay = time.Second
-	err := cmd.Run()
-	header, _, _ := strings.Cut(input, "\n")
-	step := "committing the " + strings.TrimPrefix(header, "*") + " table"
-	switch exit, exited := errors.AsType[*exec.ExitError](err); {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("%s: %w", step, ctx.Err())
-	case limited.Err() != nil:
-		return timedOut(step, mode)
-	case exited:
-		text := output.String()[:min(output.Len(), maxOutput)]
-		return failedRun{step, mode, exit.ExitCode(), text, input, missingCapability(mode) != ""}.classify()
-	}
-	return &Error{Cause: fmt.Sprintf("%s: %v", step, err)}
-}
-
-func timedOut(step string, mode Mode) *Error {
-	return &Error{
-		Kind:   TimedOut,
-		Cause:  fmt.Sprintf("%s: iptables (%s) did not exit within %s", step, mode, commandTimeout),
-		Remedy: "restart this container; if it happens again, check the node's load and which process holds the xtables lock",
-	}
-}
-
-// bounded adds a timeout to go-iptables, which waits for iptables without a limit, and
-// classifies its errors.
-type bounded struct {
-	tables tables
-	mode   Mode
-	// ended is done when the run of this program ends. go-iptables accepts no context.
-	ended context.Context
-}
-
-func (b *bounded) ListChains(table string) ([]string, error) {
-	return b.run("listing the "+table+" table", func() ([]string, error) { return b.tables.ListChains(table) })
-}
-
-func (b *bounded) List(table, chain string) ([]string, error) {
-	return b.run("listing "+chain+" of the "+table+" table", func() ([]string, error) { return b.tables.List(table, chain) })
-}
-
-func (b *bounded) run(step string, list func() ([]string, error)) ([]string, error) {
-	type answer struct {
-		lines []string
-		err   error
-	}
-	done := make(chan answer, 1)
-	go func() {
-		lines, err := list()
-		done <- answer{lines, err}
-	}()
-	select {
-	case a := <-done:
-		return a.lines, b.explain(step, a.err)
-	case <-b.ended.Done():
-		return nil, fmt.Errorf("%s: %w", step, b.ended.Err())
-	case <-time.After(commandTimeout):
-		return nil, timedOut(step, b.mode)
-	}
-}
-
-func (b *bounded) explain(step string, err error) error {
-	switch failed, ran := errors.AsType[*iptables.Error](err); {
-	case err == nil:
-		return nil
-	case ran:
-		// The text begins with the whole command line, which is left out.
-		_, output, _ := strings.Cut(failed.Error(), fmt.Sprintf("exit status %d: ", failed.ExitStatus()))
-		return failedRun{step: step, mode: b.mode, exitCode: failed.ExitStatus(), output: output, unprivileged: missingCapability(b.mode) != ""}.classify()
-	}
-	return &Error{Cause: fmt.Sprintf("%s: %v", step, err)}
+	return "", azure.Invalid(s, "must be auto, native, nft or legacy")
 }

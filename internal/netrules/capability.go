@@ -12,17 +12,17 @@ const (
 	capNetRaw   = 13
 )
 
-// missingCapability returns the capability that the mode needs and this process lacks:
+// missingCapability returns the capability that the backend needs and this process lacks:
 // NET_ADMIN, or NET_RAW for legacy, which configures the kernel through a raw socket. It
 // returns "" if none is missing, or if the capabilities cannot be read.
-func missingCapability(mode Mode) string {
+func missingCapability(backend Backend) string {
 	effective, ok := effectiveCapabilities()
 	switch {
 	case !ok:
 		return ""
 	case effective&(1<<capNetAdmin) == 0:
 		return "NET_ADMIN"
-	case mode == ModeLegacy && effective&(1<<capNetRaw) == 0:
+	case backend == Legacy && effective&(1<<capNetRaw) == 0:
 		return "NET_RAW"
 	}
 	return ""

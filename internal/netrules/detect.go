@@ -1,7 +1,6 @@
 package netrules
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,57 +9,47 @@ import (
 
 // candidate is what survey found out about a backend.
 type candidate struct {
-	mode Mode
-	// backend is nil if the backend cannot be used, for the reason err.
-	backend *backend
-	err     error
+	backend Backend
+	// tool is nil if the backend cannot be used, for the reason err.
+	tool *tool
+	err  error
 	// ours is true if it has chains of this package or of azure-workload-identity.
 	ours bool
 	// foreign is true if it has nat rules of other programs.
 	foreign bool
-	// inUse is true if it has tables in this namespace. They were not read if err is set.
-	inUse bool
-	// kubernetes is the name of a chain of kubelet or kube-proxy. It is empty if there is none.
-	kubernetes string
 }
 
 // survey finds a backend and reads its tables.
-func survey(ctx context.Context, mode Mode) candidate {
-	c := candidate{mode: mode}
-	if mode == ModeLegacy {
-		c.inUse = legacyTableExists(tableNAT) || legacyTableExists(tableFilter)
+func survey(ctx context.Context, backend Backend) candidate {
+	c := candidate{backend: backend}
+	t, err := findTool(ctx, backend)
+	if err == nil {
+		err = useReadableLock()
 	}
-	b, err := findBackend(ctx, mode)
+	if missing := missingCapability(backend); err == nil && missing != "" {
+		cause := fmt.Sprintf("the capability %s is missing, which iptables-%s needs", missing, backend)
+		err = &Error{MissingCapability, cause, capabilityRemedy(backend)}
+	}
+	if err == nil {
+		err = c.read(t)
+	}
 	if err != nil {
 		c.err = err
 		return c
 	}
-	if missing := missingCapability(mode); missing != "" {
-		cause := fmt.Sprintf("the capability %s is missing, which iptables-%s needs", missing, mode)
-		c.err = &Error{MissingCapability, cause, capabilityRemedy(mode)}
-		return c
-	}
-	if c.err = c.read(b); c.err == nil {
-		c.backend = b
-	}
+	c.tool = t
 	return c
 }
 
 // read reads the tables of a backend.
-func (c *candidate) read(b *backend) error {
+func (c *candidate) read(t *tool) error {
 	for _, table := range applyOrder {
-		s, err := b.read(table)
+		s, err := t.read(table)
 		if err != nil {
 			return err
 		}
 		c.ours = c.ours || len(s.chains) > 0
 		c.foreign = c.foreign || table == tableNAT && s.foreign
-		c.kubernetes = cmp.Or(c.kubernetes, s.kubernetes)
-	}
-	// Newer kubelets have a chain in the mangle table only. This package does not use that
-	// table, so an error is ignored.
-	if s, err := b.read("mangle"); err == nil {
-		c.kubernetes = cmp.Or(c.kubernetes, s.kubernetes)
 	}
 	return nil
 }
@@ -75,7 +64,7 @@ const (
 
 func (c candidate) preference() int {
 	switch {
-	case c.backend == nil:
+	case c.tool == nil:
 		return unusable
 	case c.ours:
 		return hasOurs
@@ -85,38 +74,24 @@ func (c candidate) preference() int {
 	return usable
 }
 
-// mayHoldRules reports whether a backend that cannot be used may have rules nevertheless. For
-// legacy, the kernel lists the tables. For nft it returns false if the kernel lacks nft, and
-// also, as nothing can be found out then, if the binary is missing or the capability NET_ADMIN,
-// which legacy needs too.
-func (c candidate) mayHoldRules() bool {
-	if c.mode == ModeLegacy {
-		return c.inUse
-	}
-	return !kindIs(c.err, MissingModule) && !kindIs(c.err, NoBinary) && !kindIs(c.err, MissingCapability)
-}
-
-// choose chooses the backend to use from the two candidates. The first candidate is nft.
-func choose(mode Mode, found []candidate) (*Ruleset, error) {
-	r := &Ruleset{auto: mode == ModeAuto || mode == "", reason: "set by --iptables-mode"}
-	first := slices.IndexFunc(found, func(c candidate) bool { return c.mode == mode })
+// choose chooses the iptables to use from the two candidates. The first candidate is nft.
+func (r *Ruleset) choose(backend Backend, found []candidate) error {
+	first := slices.IndexFunc(found, func(c candidate) bool { return c.backend == backend })
 	if r.auto {
 		first, r.reason = preferred(found)
 	}
 	chosen, other := found[first], found[1-first]
-	if chosen.err != nil && r.auto {
-		return nil, neither(chosen, other)
+	switch {
+	case chosen.err != nil && r.auto:
+		return neither(chosen, other)
+	case chosen.err != nil:
+		return chosen.err
 	}
-	if chosen.err != nil {
-		return nil, chosen.err
+	r.tools = []*tool{chosen.tool}
+	if other.tool != nil {
+		r.tools = append(r.tools, other.tool)
 	}
-	r.backends = append(r.backends, chosen.backend)
-	if other.backend != nil {
-		r.backends = append(r.backends, other.backend)
-	} else if other.mayHoldRules() {
-		r.unseen = fmt.Errorf("iptables-%s may have rules here that cannot be read: %w", other.mode, other.err)
-	}
-	return r, nil
+	return nil
 }
 
 // neither returns the error for two backends that do not work, with a remedy for each. Its kind
@@ -129,12 +104,12 @@ func neither(chosen, other candidate) error {
 	}
 	remedy := first.Remedy
 	if second.Remedy != remedy && second.Kind != NoBinary {
-		remedy = fmt.Sprintf("for %s: %s; or for %s: %s", chosen.mode, first.Remedy, other.mode, second.Remedy)
+		remedy = fmt.Sprintf("for %s: %s; or for %s: %s", chosen.backend, first.Remedy, other.backend, second.Remedy)
 	}
 	return &Error{first.Kind, fmt.Sprintf("neither iptables backend works: %s; %s", first.Cause, second.Cause), remedy}
 }
 
-// preferred returns the index of the candidate that ModeAuto chooses, and the reason.
+// preferred returns the index of the candidate that Auto chooses, and the reason.
 func preferred(found []candidate) (int, string) {
 	best := 0
 	if found[1].preference() > found[0].preference() {

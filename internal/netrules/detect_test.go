@@ -12,53 +12,52 @@ func TestChoose(t *testing.T) {
 	slow := &Error{Kind: TimedOut, Cause: "no answer"}
 	unprivileged := &Error{Kind: MissingCapability, Cause: "no NET_RAW"}
 	type side struct {
-		ours, foreign, inUse bool
-		err                  error
+		ours, foreign bool
+		err           error
 	}
 	for name, tt := range map[string]struct {
-		mode        Mode
+		backend     Backend
 		nft, legacy side
-		want        Mode
+		want        Backend
 		wantKind    Kind
-		wantWarning bool
 	}{
-		"no rules":                  {mode: ModeAuto, want: ModeNFT},
-		"zero mode":                 {want: ModeNFT},
-		"mode nft":                  {mode: ModeNFT, legacy: side{ours: true}, want: ModeNFT},
-		"mode legacy":               {mode: ModeLegacy, nft: side{ours: true}, want: ModeLegacy},
-		"a mesh on legacy":          {mode: ModeAuto, legacy: side{foreign: true}, want: ModeLegacy},
-		"a mesh on nft":             {mode: ModeAuto, nft: side{foreign: true}, want: ModeNFT},
-		"meshes on both":            {mode: ModeAuto, nft: side{foreign: true}, legacy: side{foreign: true}, want: ModeNFT},
-		"ours on legacy, mesh nft":  {mode: ModeAuto, nft: side{foreign: true}, legacy: side{ours: true}, want: ModeLegacy},
-		"only legacy":               {mode: ModeAuto, nft: side{err: missing}, want: ModeLegacy},
-		"only nft":                  {mode: ModeAuto, legacy: side{err: missing}, want: ModeNFT},
-		"nft times out":             {mode: ModeAuto, nft: side{err: slow}, want: ModeLegacy, wantWarning: true},
-		"nft not in the kernel":     {mode: ModeAuto, nft: side{err: &Error{Kind: MissingModule}}, want: ModeLegacy},
-		"only nft, legacy in use":   {mode: ModeAuto, legacy: side{err: unprivileged, inUse: true}, want: ModeNFT, wantWarning: true},
-		"mode legacy, no binary":    {mode: ModeLegacy, legacy: side{err: missing}, wantKind: NoBinary},
-		"no binary":                 {mode: ModeAuto, nft: side{err: missing}, legacy: side{err: missing}, wantKind: NoBinary},
-		"only legacy, unprivileged": {mode: ModeAuto, nft: side{err: missing}, legacy: side{err: unprivileged}, wantKind: MissingCapability},
-		"both unprivileged":         {mode: ModeAuto, nft: side{err: unprivileged}, legacy: side{err: unprivileged}, wantKind: MissingCapability},
+		"no rules":                  {backend: Auto, want: NFT},
+		"backend nft":               {backend: NFT, legacy: side{ours: true}, want: NFT},
+		"backend legacy":            {backend: Legacy, nft: side{ours: true}, want: Legacy},
+		"a mesh on legacy":          {backend: Auto, legacy: side{foreign: true}, want: Legacy},
+		"a mesh on nft":             {backend: Auto, nft: side{foreign: true}, want: NFT},
+		"meshes on both":            {backend: Auto, nft: side{foreign: true}, legacy: side{foreign: true}, want: NFT},
+		"ours on legacy, mesh nft":  {backend: Auto, nft: side{foreign: true}, legacy: side{ours: true}, want: Legacy},
+		"only legacy":               {backend: Auto, nft: side{err: missing}, want: Legacy},
+		"only nft":                  {backend: Auto, legacy: side{err: missing}, want: NFT},
+		"nft times out":             {backend: Auto, nft: side{err: slow}, want: Legacy},
+		"nft not in the kernel":     {backend: Auto, nft: side{err: &Error{Kind: MissingModule}}, want: Legacy},
+		"only nft, unprivileged":    {backend: Auto, legacy: side{err: unprivileged}, want: NFT},
+		"backend legacy, no binary": {backend: Legacy, legacy: side{err: missing}, wantKind: NoBinary},
+		"no binary":                 {backend: Auto, nft: side{err: missing}, legacy: side{err: missing}, wantKind: NoBinary},
+		"only legacy, unprivileged": {backend: Auto, nft: side{err: missing}, legacy: side{err: unprivileged}, wantKind: MissingCapability},
+		"both unprivileged":         {backend: Auto, nft: side{err: unprivileged}, legacy: side{err: unprivileged}, wantKind: MissingCapability},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var found []candidate
-			for mode, s := range map[Mode]side{ModeNFT: tt.nft, ModeLegacy: tt.legacy} {
-				c := candidate{mode: mode, err: s.err, ours: s.ours, foreign: s.foreign, inUse: s.inUse}
+			for backend, s := range map[Backend]side{NFT: tt.nft, Legacy: tt.legacy} {
+				c := candidate{backend: backend, err: s.err, ours: s.ours, foreign: s.foreign}
 				if s.err == nil {
-					c.backend = newFakeKernel(mode).backend()
+					c.tool = newFakeKernel(backend).tool()
 				}
 				found = append(found, c)
 			}
-			slices.SortFunc(found, func(a, b candidate) int { return strings.Compare(string(b.mode), string(a.mode)) })
-			r, err := choose(tt.mode, found)
+			slices.SortFunc(found, func(a, b candidate) int { return strings.Compare(string(b.backend), string(a.backend)) })
+			r := &Ruleset{auto: tt.backend == Auto, reason: "set"}
+			err := r.choose(tt.backend, found)
 			if kindOf(err) != tt.wantKind || (err == nil) != (tt.wantKind == 0) {
 				t.Fatalf("got error %v, want kind %d", err, tt.wantKind)
 			}
 			if err != nil {
 				return
 			}
-			if r.Mode() != tt.want || (r.Warning() != "") != tt.wantWarning || r.Reason() == "" {
-				t.Errorf("got %s (%q, warning %q), want %s, warning %v", r.Mode(), r.Reason(), r.Warning(), tt.want, tt.wantWarning)
+			if r.Backend() != tt.want || r.Reason() == "" {
+				t.Errorf("got %s (%q), want %s", r.Backend(), r.Reason(), tt.want)
 			}
 		})
 	}
@@ -79,7 +78,7 @@ func TestNeitherBackend(t *testing.T) {
 		"one has no binary": {none, []string{"nft has no tables", "no iptables-legacy"}, "load nf_tables"},
 		"one remedy":        {module, []string{"nft has no tables"}, "load nf_tables"},
 	} {
-		_, err := choose(ModeAuto, []candidate{{mode: ModeNFT, err: module}, {mode: ModeLegacy, err: tt.legacy}})
+		err := (&Ruleset{auto: true}).choose(Auto, []candidate{{backend: NFT, err: module}, {backend: Legacy, err: tt.legacy}})
 		failure, ok := errors.AsType[*Error](err)
 		if !ok || failure.Kind != MissingModule || failure.Remedy != tt.remedy {
 			t.Errorf("%s: got %+v, want the remedy %q", name, failure, tt.remedy)
@@ -91,8 +90,8 @@ func TestNeitherBackend(t *testing.T) {
 			}
 		}
 	}
-	// With a mode other than auto, the error is about that backend only.
-	if _, err := choose(ModeNFT, []candidate{{mode: ModeNFT, err: module}, {mode: ModeLegacy, err: unprivileged}}); err != error(module) {
+	// With a backend other than auto, the error is about that backend only.
+	if err := new(Ruleset).choose(NFT, []candidate{{backend: NFT, err: module}, {backend: Legacy, err: unprivileged}}); err != error(module) {
 		t.Errorf("got %v, want %v", err, module)
 	}
 }
@@ -106,18 +105,17 @@ func TestReadCandidate(t *testing.T) {
 		"a mesh":        {func(k *fakeKernel) { *k = *meshed() }, candidate{foreign: true}},
 		"the redirect":  {func(k *fakeKernel) { azwi(k) }, candidate{ours: true}},
 		"half of it":    {func(k *fakeKernel) { k.add("filter", filterChain, "-j RETURN") }, candidate{ours: true}},
-		"kube-proxy":    {func(k *fakeKernel) { k.add("nat", "KUBE-SERVICES", "-j RETURN") }, candidate{foreign: true, kubernetes: "KUBE-SERVICES"}},
-		"only kubelet":  {func(k *fakeKernel) { k.tables["mangle"]["KUBE-KUBELET-CANARY"] = nil }, candidate{kubernetes: "KUBE-KUBELET-CANARY"}},
+		"kube-proxy":    {func(k *fakeKernel) { k.add("nat", "KUBE-SERVICES", "-j RETURN") }, candidate{foreign: true}},
 		"a filter rule": {func(k *fakeKernel) { k.add("filter", "OUTPUT", "-j ACCEPT") }, candidate{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			k := newFakeKernel(ModeNFT)
+			k := newFakeKernel(NFT)
 			tt.setUp(k)
 			var got candidate
-			if err := got.read(k.backend()); err != nil {
+			if err := got.read(k.tool()); err != nil {
 				t.Fatal(err)
 			}
-			if got.ours != tt.want.ours || got.foreign != tt.want.foreign || got.kubernetes != tt.want.kubernetes {
+			if got.ours != tt.want.ours || got.foreign != tt.want.foreign {
 				t.Errorf("got %+v, want %+v", got, tt.want)
 			}
 		})
@@ -125,10 +123,10 @@ func TestReadCandidate(t *testing.T) {
 }
 
 func TestLegacyTablesAreNotCreated(t *testing.T) {
-	k := newFakeKernel(ModeLegacy)
+	k := newFakeKernel(Legacy)
 	listed := false
 	k.fail = func(string) error { listed = true; return nil }
-	b := k.backend()
+	b := k.tool()
 	b.inUse = func(string) bool { return false }
 	if _, err := b.read("nat"); err != nil || listed {
 		t.Errorf("listed %v, error %v: listing a legacy table creates it", listed, err)

@@ -37,6 +37,10 @@ const (
 	TimedOut
 	// PortTaken means that a process of another user than the proxy's holds the proxy's port.
 	PortTaken
+	// NoRedirect means that [Validate] found no redirect in the namespace.
+	NoRedirect
+	// NoGuard means that another user than the proxy's can answer at the proxy's port.
+	NoGuard
 )
 
 // Error is a failure to install, check, prove or remove the redirect.
@@ -62,12 +66,12 @@ func kindIs(err error, k Kind) bool {
 // failedRun is a run of iptables that exited with an error.
 type failedRun struct {
 	step     string
-	mode     Mode
+	backend  Backend
 	exitCode int
 	output   string
 	// input is the input of iptables-restore. It is empty if another command failed.
 	input string
-	// unprivileged is true if this process lacks a capability that the mode needs. Some
+	// unprivileged is true if this process lacks a capability that the backend needs. Some
 	// versions of iptables do not report this reason.
 	unprivileged bool
 }
@@ -97,20 +101,20 @@ func (f failedRun) classify() *Error {
 	if f.exitCode < 0 {
 		ended = "was killed by a signal"
 	}
-	e := &Error{Cause: fmt.Sprintf("%s: iptables (%s) %s", f.step, f.mode, ended)}
+	e := &Error{Cause: fmt.Sprintf("%s: iptables (%s) %s", f.step, f.backend, ended)}
 	switch {
 	case lockFileSign.MatchString(output):
 		e.Kind, e.Remedy = LockHeld, "mount an emptyDir at /run, or set XTABLES_LOCKFILE to a file that exists"
 	case lockSigns.MatchString(output):
 		e.Kind, e.Remedy = LockHeld, "another process holds the xtables lock: restart this container when it is done"
 	case permissionSigns.MatchString(output), noTable.MatchString(output) && f.unprivileged:
-		e.Kind, e.Remedy = MissingCapability, capabilityRemedy(f.mode)
+		e.Kind, e.Remedy = MissingCapability, capabilityRemedy(f.backend)
 	case nftOnlySign.MatchString(output):
 		e.Kind, e.Remedy = WrongBackend, nftOnlyRemedy
 	case chainInUse.MatchString(output), strings.HasPrefix(f.inputLine(output), "-X "):
-		e.Kind, e.Remedy = RulesDiffer, "a rule of another program jumps to a chain of proxy-init: remove that rule, and run proxy-init again"
+		e.Kind, e.Remedy = RulesDiffer, jumpRemedy
 	case noSuchRule.MatchString(output), strings.HasPrefix(f.inputLine(output), "-D "):
-		e.Kind, e.Remedy = RulesDiffer, "another process changed the rules at the same time: run proxy-init again"
+		e.Kind, e.Remedy = RulesDiffer, raceRemedy
 	case noPlugin.MatchString(output):
 		e.Kind, e.Remedy = NoBinary, "this image's iptables lacks its extension "+noPlugin.FindStringSubmatch(output)[1]+": use the published init image"
 	default:
@@ -121,8 +125,15 @@ func (f failedRun) classify() *Error {
 	return e
 }
 
+// jumpRemedy is the remedy if a chain of this package cannot be deleted, and raceRemedy if a rule
+// that was read is gone.
+const (
+	jumpRemedy = "a rule of another program jumps to a chain of proxy-init: remove that rule, and run proxy-init again"
+	raceRemedy = "another process changed the rules at the same time: run proxy-init again"
+)
+
 // nftOnlyRemedy is the remedy if a table of iptables has rules that only the nft tool can read.
-const nftOnlyRemedy = "the nft tool added rules to a table of iptables: move them to another table, or use --iptables-mode=legacy"
+const nftOnlyRemedy = "the nft tool added rules to a table of iptables: move them to another table, or use --backend=native or legacy"
 
 // inputLine returns the line of the input at which iptables-restore failed, or "" if its output
 // does not contain the line number.
@@ -142,7 +153,7 @@ func (f failedRun) inputLine(output string) string {
 // missingModule returns the kernel module that is missing, or "" if the output shows none.
 func (f failedRun) missingModule(output string) string {
 	if m := noExtension.FindStringSubmatch(output); m != nil {
-		return moduleOf(m[1], f.mode)
+		return moduleOf(m[1], f.backend)
 	}
 	if m := noTable.FindStringSubmatch(output); m != nil {
 		if m[1] == tableNAT {
@@ -152,7 +163,7 @@ func (f failedRun) missingModule(output string) string {
 	}
 	// iptables-legacy-restore gives no reason for a commit that the kernel refuses.
 	if noKernelSupport.MatchString(output) || f.inputLine(output) == "COMMIT" {
-		return unloaded(f.mode)
+		return unloaded(f.backend)
 	}
 	return ""
 }
@@ -161,10 +172,10 @@ func (f failedRun) missingModule(output string) string {
 var extensions = [...]string{"tcp", "owner", "conntrack", "REDIRECT", "DNAT", "REJECT"}
 
 // moduleOf returns the kernel modules of an extension.
-func moduleOf(extension string, mode Mode) string {
+func moduleOf(extension string, backend Backend) string {
 	nft := map[string]string{"REJECT": "nft_reject_ipv4", "REDIRECT": "xt_REDIRECT, nft_redir, nf_nat"}
 	either := map[string]string{"tcp": "xt_tcpudp", "DNAT": "xt_nat, nf_nat", "REJECT": "ipt_REJECT", "REDIRECT": "xt_REDIRECT, nf_nat"}
-	if module := nft[extension]; module != "" && mode == ModeNFT {
+	if module := nft[extension]; module != "" && backend == NFT {
 		return module
 	}
 	return cmp.Or(either[extension], "xt_"+extension)
@@ -178,20 +189,20 @@ const (
 )
 
 // unloaded returns the modules of the extensions that are not in the kernel's lists.
-func unloaded(mode Mode) string {
+func unloaded(backend Backend) string {
 	matches, _ := os.ReadFile(procMatches)
 	targets, _ := os.ReadFile(procTargets)
 	known := strings.Fields(string(matches) + string(targets))
-	return modulesNotIn(known, mode)
+	return modulesNotIn(known, backend)
 }
 
 // modulesNotIn returns the modules of the extensions that are not in known. If that finds no
 // module, it returns a text with the modules that may be missing.
-func modulesNotIn(known []string, mode Mode) string {
+func modulesNotIn(known []string, backend Backend) string {
 	var missing []string
 	for _, x := range extensions {
 		if !slices.Contains(known, x) {
-			missing = append(missing, moduleOf(x, mode))
+			missing = append(missing, moduleOf(x, backend))
 		}
 	}
 	if len(missing) == 0 || len(known) == 0 {
@@ -201,8 +212,8 @@ func modulesNotIn(known []string, mode Mode) string {
 }
 
 // capabilityRemedy is the remedy for a missing capability.
-func capabilityRemedy(mode Mode) string {
-	if mode == ModeLegacy {
+func capabilityRemedy(backend Backend) string {
+	if backend == Legacy {
 		return "run the init container as root with the capabilities NET_ADMIN and NET_RAW, which iptables-legacy needs"
 	}
 	return "run the init container as root with the capability NET_ADMIN"

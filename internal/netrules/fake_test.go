@@ -10,7 +10,7 @@ import (
 // fakeKernel is a stateful fake of an iptables backend: it lists the rules that were added,
 // rejects unknown chains, and commits atomically.
 type fakeKernel struct {
-	mode Mode
+	backend Backend
 	// tables has the rules of each chain of each table.
 	tables map[string]map[string][]string
 	// commits are the tables of the commits, in order.
@@ -23,16 +23,16 @@ type fakeKernel struct {
 	fail func(step string) error
 }
 
-func newFakeKernel(mode Mode) *fakeKernel {
-	return &fakeKernel{mode: mode, tables: map[string]map[string][]string{
+func newFakeKernel(backend Backend) *fakeKernel {
+	return &fakeKernel{backend: backend, tables: map[string]map[string][]string{
 		"filter": {"INPUT": nil, "FORWARD": nil, "OUTPUT": nil},
 		"nat":    {"PREROUTING": nil, "INPUT": nil, "OUTPUT": nil, "POSTROUTING": nil},
 		"mangle": {"OUTPUT": nil},
 	}}
 }
 
-func (k *fakeKernel) backend() *backend {
-	return &backend{mode: k.mode, tables: k, restore: k.restore}
+func (k *fakeKernel) tool() *tool {
+	return &tool{backend: k.backend, tables: k, restore: k.restore}
 }
 
 func (k *fakeKernel) failing(step string) error {
@@ -81,7 +81,7 @@ func (k *fakeKernel) restore(_ context.Context, input string) error {
 	}
 	for i, line := range lines[1 : len(lines)-1] {
 		if err := execute(next, line); err != nil {
-			return failedRun{"committing " + table, k.mode, 1, fmt.Sprintf("line %d failed: %v", i+2, err), input, false}.classify()
+			return failedRun{"committing " + table, k.backend, 1, fmt.Sprintf("line %d failed: %v", i+2, err), input, false}.classify()
 		}
 	}
 	k.tables[table] = next

@@ -5,7 +5,7 @@
 // rules of the network namespace, on the backend (nft or legacy) in use there:
 //
 //	plan := netrules.NewPlan(config)
-//	rules, err := netrules.Open(ctx, netrules.Options{Mode: netrules.ModeAuto})
+//	rules, err := netrules.Open(ctx, netrules.Options{Backend: netrules.Auto})
 //	err = rules.Apply(ctx, plan)         // one atomic commit per table
 //	proof, err := netrules.Prove(ctx, config)
 //
@@ -58,6 +58,7 @@ type Config struct {
 
 	// Deny lists further destinations to reject, for every process. It must not contain
 	// the metadata address: its own rules come first, so denying it would have no effect.
+	// It has at most [MaxDeny] items.
 	Deny []Target
 }
 
@@ -104,9 +105,15 @@ var (
 	ErrProxyPort       = errors.New("the proxy's port must be between 1 and 65535")
 	ErrExemptRoot      = errors.New("must not be root: any container that runs as root would reach the node's identity")
 	ErrDenyTooWide     = errors.New("must not contain loopback addresses")
+	ErrDenyTooMany     = fmt.Errorf("must have at most %d destinations", MaxDeny)
 	ErrDenyMetadata    = errors.New("must not contain the metadata address, which has its own rules: " +
 		"exclude it from the range; to reject it for the proxy too, use --seal")
 )
+
+// MaxDeny is the maximum number of denied destinations. The kernel must accept them in one
+// transaction, whose size is limited by the buffer of a socket: 208 KiB by default, and an element
+// of a set takes at most 44 bytes.
+const MaxDeny = 2000
 
 // loopback contains the destination of the redirect, which must stay reachable.
 var loopback = netip.MustParsePrefix("127.0.0.0/8")
@@ -123,6 +130,8 @@ func (c Config) Validate() error {
 		return ErrProxyPort
 	case !c.Sealed && (c.UID == 0 || c.GID == 0):
 		return ErrExemptRoot
+	case len(c.Deny) > MaxDeny:
+		return ErrDenyTooMany
 	}
 	for _, t := range c.Deny {
 		if t.Prefix.Overlaps(loopback) {

@@ -34,7 +34,8 @@ var removeOrder = [...]string{tableNAT, tableFilter}
 
 // Plan is the set of rules for a [Config].
 type Plan struct {
-	chains map[string]chain // by table
+	native nftTable
+	chains map[string]chain // of iptables, by table
 }
 
 // chain is one of this package's chains. Each rule is a rule specification without the
@@ -47,7 +48,7 @@ type chain struct {
 
 // NewPlan returns the rules for a valid configuration.
 func NewPlan(c Config) Plan {
-	return Plan{map[string]chain{tableFilter: {filterChain, filterRules(c)}, tableNAT: {natChain, natRules(c)}}}
+	return Plan{native(c), map[string]chain{tableFilter: {filterChain, filterRules(c)}, tableNAT: {natChain, natRules(c)}}}
 }
 
 // natRules returns the rules that redirect the first packet of a connection. Conntrack
@@ -119,9 +120,12 @@ func reject(t Target) []string {
 	}
 }
 
-// String returns the plan as input for iptables-restore --noflush, for a namespace without
-// chains of this package.
-func (p Plan) String() string {
+// Format returns the plan as text: for [Native] and [Auto] as input for nft -f, for the other
+// backends as input for iptables-restore --noflush in a namespace without chains of this package.
+func (p Plan) Format(backend Backend) string {
+	if backend == Native || backend == Auto {
+		return p.native.String()
+	}
 	var b strings.Builder
 	for _, table := range applyOrder {
 		b.WriteString(p.commit(table, state{}))

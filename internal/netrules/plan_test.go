@@ -50,21 +50,31 @@ func TestPlanGolden(t *testing.T) {
 		"sealed-deny-cidr": denying(t, sealed(), "168.63.129.0/24"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := filepath.Join("testdata", name+".rules")
-			got := NewPlan(c).String()
-			if *update {
-				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("plan:\n%s\nwant:\n%s", got, want)
+			plan := NewPlan(c)
+			golden(t, name+".rules", plan.Format(NFT))
+			golden(t, name+".nft", plan.Format(Native))
+			if plan.Format(Legacy) != plan.Format(NFT) || plan.Format(Auto) != plan.Format(Native) {
+				t.Error("legacy must have the text of nft, and auto that of native")
 			}
 		})
+	}
+}
+
+// golden compares a text with a file in testdata.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s:\n%s\nwant:\n%s", name, got, want)
 	}
 }
 

@@ -2,15 +2,11 @@ package netrules
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/netip"
 	"os"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
@@ -20,7 +16,7 @@ import (
 // Proof is how the redirect was proven.
 type Proof string
 
-// The results of [Prove].
+// The results of [Prove] and [Validate].
 const (
 	// ProvenByConnection means that a connection to the metadata address arrived at the
 	// proxy's port.
@@ -31,6 +27,9 @@ const (
 	// ProberExempt means that this process has the UID and GID that the rules exempt, so no
 	// connection was made: it would have reached the real metadata service.
 	ProberExempt Proof = "rules (this process is exempt from the redirect)"
+	// ProvenByProxy means that a connection to the metadata address arrived at the running
+	// proxy. It says nothing about the port guard.
+	ProvenByProxy Proof = "connection (to the running proxy)"
 )
 
 // proofTimeout is the timeout of the proof, which is one connection. A redirected connection
@@ -45,56 +44,51 @@ const (
 	portTimeout = time.Second
 )
 
-// tokenSize is as long as a key, so that another server cannot guess a token.
-const tokenSize = 32
-
 // Prove connects to the metadata address and requires that the connection arrives at the
 // proxy's port, where it listens meanwhile. It returns an *[Error] of [NotRedirected] if the
 // connection does not arrive, and one of [PortTaken] if a process of another user than the
 // proxy's holds the port: the redirect would make this process the pod's metadata service.
+// With guard, it returns one of [NoGuard] unless the port guard resets the answer of this
+// process, which is not the proxy.
 //
 // Call Prove only after the rules have been read back: without them the connection would leave
 // the host. If it leaves the host nevertheless, because another program's rules apply first,
 // it discloses nothing: only the listener sends data, and the dialing side sends nothing
 // beyond the TCP handshake.
-func Prove(ctx context.Context, c Config) (Proof, error) {
+func Prove(ctx context.Context, c Config, guard bool) (Proof, error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
 	inUse, err := usedByProxy(ctx, c)
 	switch {
 	case err != nil:
 		return "", err
-	case !c.Sealed && os.Geteuid() == int(c.UID) && os.Getegid() == int(c.GID):
+	case !c.Sealed && isProxy(c):
 		return ProberExempt, nil
 	case inUse:
 		return PortInUse, nil
 	}
-	listener, err := openProxyPort(ctx, c)
-	if err != nil {
-		return "", err
-	}
-	w := &witness{listener: listener, seen: map[[tokenSize]byte]netip.AddrPort{}}
-	served := make(chan struct{})
-	go func() { defer close(served); w.serve() }()
-	defer func() { listener.Close(); <-served }()
-
-	token, err := dialForToken(ctx, c.Metadata)
-	if err != nil {
-		failure := notRedirected(c, err.Error())
-		if errors.Is(err, syscall.ENETUNREACH) {
-			// The kernel needs a route before it applies the nat rules.
-			failure.Remedy = "the pod has no route to " + c.Metadata.Addr().String() + ": give it a default route, or use --verify=false"
-		}
-		return "", failure
-	}
-	original, ok := w.original(token)
+	guarded, err := connectToSelf(ctx, c)
+	m, didMiss := errors.AsType[*missed](err)
 	switch {
-	case !ok:
-		return "", notRedirected(c, "another server answered")
-	case original != c.Metadata:
-		return "", notRedirected(c, "it arrived with the original destination "+original.String())
+	case didMiss:
+		return "", notRedirected(c, m)
+	case err != nil:
+		return "", err
+	case guard && !guarded && !isProxy(c):
+		return "", notGuarded(c)
 	}
 	return ProvenByConnection, nil
+}
+
+// isProxy reports whether this process has the UID and the GID of the proxy.
+func isProxy(c Config) bool { return os.Geteuid() == int(c.UID) && os.Getegid() == int(c.GID) }
+
+func notGuarded(c Config) *Error {
+	return &Error{
+		Kind:   NoGuard,
+		Cause:  fmt.Sprintf("the redirect works, but there is no port guard: a process of UID %d answers at 127.0.0.1:%d", os.Geteuid(), c.ProxyPort),
+		Remedy: "the rules of another program may accept these packets first: run proxy-init again, and report this if it fails again",
+	}
 }
 
 // CheckPort returns an *[Error] of [PortTaken] where a process of another user than the
@@ -172,91 +166,11 @@ func openProxyPort(ctx context.Context, c Config) (listener net.Listener, err er
 const privilegedPortRemedy = "ports below 1024 need the capability NET_BIND_SERVICE, which the proxy does not have either: " +
 	"set --proxy-port (PROXY_PORT) of both programs to 1024 or more"
 
-func notRedirected(c Config, what string) *Error {
+func notRedirected(c Config, m *missed) *Error {
 	return &Error{
 		Kind:  NotRedirected,
-		Cause: fmt.Sprintf("the rules are in place, but a connection to %s was not redirected to 127.0.0.1:%d: %s", c.Metadata, c.ProxyPort, what),
-		Remedy: "another rule applies first, most likely in the nftables table of a service mesh: exclude " +
-			c.Metadata.Addr().String() + "/32 from the traffic that it redirects",
+		Cause: fmt.Sprintf("the rules are in place, but a connection to %s was not redirected to 127.0.0.1:%d: %v", c.Metadata, c.ProxyPort, m),
+		Remedy: m.remedy(c, "another rule applies first, most likely in the nftables table of a service mesh: exclude "+
+			c.Metadata.Addr().String()+"/32 from the traffic that it redirects") + "; --verify=false skips this connection",
 	}
-}
-
-// dialForToken connects, reads a token, and sends nothing.
-func dialForToken(ctx context.Context, to netip.AddrPort) (token [tokenSize]byte, err error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp4", to.String())
-	if err != nil {
-		return token, err
-	}
-	defer conn.Close()
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetReadDeadline(deadline); err != nil {
-			return token, err
-		}
-	}
-	_, err = io.ReadFull(conn, token[:])
-	return token, err
-}
-
-// witness answers each connection with another token, and records the original destination of
-// the connection by its token: applications may connect at the same time.
-type witness struct {
-	listener net.Listener
-
-	mu   sync.Mutex
-	seen map[[tokenSize]byte]netip.AddrPort
-}
-
-func (w *witness) serve() {
-	for {
-		conn, err := w.listener.Accept()
-		if err != nil {
-			return
-		}
-		w.answer(conn.(*net.TCPConn))
-	}
-}
-
-// answer writes a token. This does not block, because a token fits into any send buffer.
-func (w *witness) answer(conn *net.TCPConn) {
-	defer conn.Close()
-	to, err := originalDestination(conn)
-	if err != nil {
-		return
-	}
-	var token [tokenSize]byte
-	rand.Read(token[:])
-	w.mu.Lock()
-	w.seen[token] = to
-	w.mu.Unlock()
-	_, _ = conn.Write(token[:]) // after an error, the dialing side reads no token
-}
-
-func (w *witness) original(token [tokenSize]byte) (netip.AddrPort, bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	to, ok := w.seen[token]
-	return to, ok
-}
-
-// soOriginalDst is SO_ORIGINAL_DST of <linux/netfilter_ipv4.h>, the option for the destination
-// of a connection before NAT.
-const soOriginalDst = 80
-
-func originalDestination(conn *net.TCPConn) (to netip.AddrPort, err error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return to, err
-	}
-	var sockErr error
-	err = raw.Control(func(fd uintptr) {
-		// The kernel writes a sockaddr_in of 16 bytes: family, port, address. IPv6Mreq is
-		// the smallest type that package syscall can read and that is large enough.
-		var mreq *syscall.IPv6Mreq
-		mreq, sockErr = syscall.GetsockoptIPv6Mreq(int(fd), syscall.IPPROTO_IP, soOriginalDst)
-		if sockErr == nil {
-			sa := mreq.Multiaddr
-			to = netip.AddrPortFrom(netip.AddrFrom4([4]byte(sa[4:8])), uint16(sa[2])<<8|uint16(sa[3]))
-		}
-	})
-	return to, errors.Join(err, sockErr)
 }

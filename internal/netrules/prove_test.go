@@ -66,7 +66,7 @@ func TestProveDisclosesNothing(t *testing.T) {
 				got, _ := io.ReadAll(conn)
 				sent <- got
 			}()
-			_, err := Prove(t.Context(), Config{Metadata: metadata, ProxyPort: freePort(t), Sealed: true})
+			_, err := Prove(t.Context(), Config{Metadata: metadata, ProxyPort: freePort(t), Sealed: true}, false)
 			if kindOf(err) != NotRedirected || !strings.Contains(err.Error(), tt.wantCause) {
 				t.Errorf("got %v, want NotRedirected, %s", err, tt.wantCause)
 			}
@@ -98,7 +98,7 @@ func TestProveWithoutConnection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // a port of this user is tried again until portTimeout
-			got, err := Prove(context.Background(), tt.config)
+			got, err := Prove(context.Background(), tt.config, false)
 			if got != tt.want || kindOf(err) != tt.wantKind {
 				t.Errorf("got %q, %v, want %q, kind %d", got, err, tt.want, tt.wantKind)
 			}
@@ -136,7 +136,7 @@ func TestCheckPort(t *testing.T) {
 func TestPortTakenNamesBothUsers(t *testing.T) {
 	_, inUse := listen(t)
 	uid := uint32(os.Geteuid())
-	_, err := Prove(t.Context(), Config{Metadata: inUse, ProxyPort: inUse.Port(), UID: uid + 1, Sealed: true})
+	_, err := Prove(t.Context(), Config{Metadata: inUse, ProxyPort: inUse.Port(), UID: uid + 1, Sealed: true}, false)
 	want := fmt.Sprintf("127.0.0.1:%d, the proxy's port, is taken: a process of UID %d listens there, and the proxy's user is UID %d", inUse.Port(), uid, uid+1)
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %q", err, want)

@@ -1,134 +1,263 @@
 package netrules
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 )
 
 // Options configures [Open].
 type Options struct {
-	// Mode is the backend to use. Empty means [ModeAuto].
-	Mode Mode
+	// Backend is the backend to use. Empty means [Auto].
+	Backend Backend
 
 	// Force continues in a network namespace that seems to be a node's own.
 	Force bool
 }
 
-// Ruleset is the iptables rules of this process's network namespace.
+// Ruleset is the rules of this process's network namespace.
 type Ruleset struct {
-	// backends are the backend to use, and after it the other one if it is usable.
-	backends []*backend
-	// auto allows the second backend if the kernel does not support the first.
+	// kernel is nf_tables, and nft is what it had when the rules were read. nftErr is not nil
+	// if the kernel has no nf_tables.
+	kernel kernel
+	nft    nftState
+	nftErr error
+
+	// legacy is what iptables-legacy had when the rules were read. If it has chains of ours,
+	// legacyTool removes them, or has the reason why it cannot.
+	legacy     legacyState
+	legacyTool candidate
+
+	// tools are the iptables to use, and after it the other one if it is usable. There are
+	// none while the native backend is in use. survey finds them.
+	tools  []*tool
+	survey func(context.Context, Backend) candidate
+
+	// auto allows another backend if the kernel does not support the first.
 	auto   bool
 	reason string
-	// unseen is why the other backend's rules cannot be read. It is nil if they can be
-	// read, or if there are none.
-	unseen error
 }
 
-// Mode returns the backend in use.
-func (r *Ruleset) Mode() Mode { return r.backends[0].mode }
+// Backend returns the backend in use.
+func (r *Ruleset) Backend() Backend {
+	if len(r.tools) == 0 {
+		return Native
+	}
+	return r.tools[0].backend
+}
 
 // Reason returns why this backend was chosen, in a few words for the log.
 func (r *Ruleset) Reason() string { return r.reason }
 
-// Warning returns which rules cannot be read, or "" if all can.
-func (r *Ruleset) Warning() string {
-	if r.unseen == nil {
-		return ""
-	}
-	return r.unseen.Error()
-}
+// Guard reports whether the backend in use has the port guard.
+func (r *Ruleset) Guard() bool { return r.Backend() == Native }
 
-// Open chooses the backend to use. In a node's own namespace it returns an *[Error] of
-// [HostNetwork]. It changes no rules. When ctx is done, all reading of rules ends, also by the
-// methods of the Ruleset.
+// Open reads the rules and chooses the backend to use. In a node's own namespace it returns an
+// *[Error] of [HostNetwork]. It changes no rules. When ctx is done, all reading by iptables ends,
+// also by the methods of the Ruleset.
 //
-// ModeAuto chooses the backend that has nat rules in this namespace already: a backend with
-// rules of this package or of azure-workload-identity before one with other rules, because
-// of the rules of both backends, the kernel applies those first that were registered last.
-// If neither has any, it chooses nft, or legacy if nft does not work.
+// Auto chooses the native backend. If the kernel does not support it, [Ruleset.Apply] uses an
+// iptables backend instead: one that has nat rules in this namespace already, or else nft, or
+// else legacy. Without the capability to change rules no backend works, and there is none to
+// choose.
 func Open(ctx context.Context, o Options) (*Ruleset, error) {
-	if err := useReadableLock(); err != nil {
+	if reason := initialNamespace(); reason != "" && !o.Force {
+		return nil, hostNetworkError(reason)
+	}
+	r := &Ruleset{survey: survey, auto: o.Backend == Auto || o.Backend == "", reason: "set by --backend"}
+	if r.auto {
+		r.reason = "the kernel supports it"
+	}
+	if err := r.read(ctx); err != nil {
 		return nil, err
 	}
-	found := []candidate{survey(ctx, ModeNFT), survey(ctx, ModeLegacy)}
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("looking for iptables: %w", err)
+	if chain := cmp.Or(r.nft.kubernetes, r.legacy.kubernetes); chain != "" && !o.Force {
+		return nil, hostNetworkError("it has the chain " + chain + " of kubelet or kube-proxy")
 	}
-	if reason := hostNetwork(found); reason != "" && !o.Force {
-		return nil, &Error{
-			Kind:   HostNetwork,
-			Cause:  "refusing to change the rules of a node's own network namespace: " + reason,
-			Remedy: "do not inject the proxy into pods with hostNetwork: true; if this is a pod after all, for example one that is alone in a virtual machine, use --force",
-		}
+	if o.Backend == NFT || o.Backend == Legacy {
+		return r, r.openTools(ctx, o.Backend)
 	}
-	return choose(o.Mode, found)
+	return r, nil
 }
 
-// Apply installs the planned rules and reads them back. After an error the rules are unchanged,
-// or reject more than before.
-func (r *Ruleset) Apply(ctx context.Context, p Plan) error {
-	if err := r.backends[0].apply(ctx, p); err != nil {
-		if err := r.fallBack(ctx, p, err); err != nil {
-			return err
-		}
+// read reads the rules of all backends, without iptables.
+func (r *Ruleset) read(ctx context.Context) (err error) {
+	if r.nft, err = r.kernel.read(); kindIs(err, MissingModule) {
+		r.nftErr = err
+	} else if err != nil {
+		return err
 	}
-	for _, b := range r.backends[1:] {
-		if err := b.remove(ctx); err != nil {
-			return err
-		}
+	if r.legacy, err = readLegacy(); err != nil {
+		return err
+	}
+	if len(r.legacy.ours) > 0 {
+		r.legacyTool = r.survey(ctx, Legacy)
 	}
 	return nil
 }
 
-// fallBack applies the plan to the second backend if the mode is auto and the kernel lacks
-// modules for the first. Otherwise it returns the first backend's error.
+// openTools finds the iptables of a backend, and chooses one of them for [Auto].
+func (r *Ruleset) openTools(ctx context.Context, backend Backend) error {
+	found := []candidate{r.survey(ctx, NFT), r.survey(ctx, Legacy)}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("looking for iptables: %w", err)
+	}
+	return r.choose(backend, found)
+}
+
+// Apply installs the planned rules and reads them back, and then removes those of the other
+// backends. After an error the rules are unchanged, or reject more than before.
+func (r *Ruleset) Apply(ctx context.Context, p Plan) error {
+	if err := r.canRemoveLegacy(); err != nil {
+		return err
+	}
+	if err := r.applyOwn(ctx, p); err != nil {
+		return err
+	}
+	return r.removeOthers(ctx)
+}
+
+// applyOwn installs the planned rules with the backend in use, or with another one if the kernel
+// does not support it.
+func (r *Ruleset) applyOwn(ctx context.Context, p Plan) error {
+	if r.Backend() == Native {
+		err := r.nftErr
+		if err == nil {
+			err = r.kernel.apply(p.native)
+		}
+		if err == nil {
+			return nil
+		}
+		if err := r.leaveNative(ctx, err); err != nil {
+			return err
+		}
+	}
+	if err := r.tools[0].apply(ctx, p); err != nil {
+		return r.fallBack(ctx, p, err)
+	}
+	return nil
+}
+
+// canRemoveLegacy returns an error if iptables-legacy has chains of ours that cannot be removed.
+func (r *Ruleset) canRemoveLegacy() error {
+	if len(r.legacy.ours) == 0 || r.legacyTool.err == nil || r.Backend() == Legacy {
+		return nil
+	}
+	e, ok := errors.AsType[*Error](r.legacyTool.err)
+	if !ok {
+		return r.legacyTool.err
+	}
+	return &Error{e.Kind, fmt.Sprintf("iptables-legacy has the chain %s of an earlier redirect, which must be removed: %s", r.legacy.ours[0], e.Cause), e.Remedy}
+}
+
+// leaveNative opens iptables after an error of the native backend, if the backend is auto and the
+// kernel does not support the native one. Otherwise it returns the error.
+func (r *Ruleset) leaveNative(ctx context.Context, native error) error {
+	if !r.auto || !kindIs(native, MissingModule) {
+		return native
+	}
+	if err := r.openTools(ctx, Auto); err != nil {
+		return also(native, err)
+	}
+	r.reason = fmt.Sprintf("%s; not native: %v", r.reason, native)
+	return nil
+}
+
+// also adds the cause of a second error to the first, whose kind and remedy remain.
+func also(first, second error) error {
+	e, ok := errors.AsType[*Error](first)
+	if !ok {
+		return fmt.Errorf("%w; %w", first, second)
+	}
+	return &Error{e.Kind, e.Cause + "; " + second.Error(), e.Remedy}
+}
+
+// fallBack applies the plan to the second iptables if the backend is auto and the kernel lacks
+// modules for the first. Otherwise it returns the first one's error.
 func (r *Ruleset) fallBack(ctx context.Context, p Plan, first error) error {
-	if !r.auto || len(r.backends) < 2 || !kindIs(first, MissingModule) {
+	if !r.auto || len(r.tools) < 2 || !kindIs(first, MissingModule) {
 		return first
 	}
-	if second := r.backends[1].apply(ctx, p); second != nil {
+	if second := r.tools[1].apply(ctx, p); second != nil {
 		return fmt.Errorf("%w; then %w", first, second)
 	}
 	r.reason = "the kernel lacks modules for the other backend: " + first.Error()
-	slices.Reverse(r.backends)
+	slices.Reverse(r.tools)
+	return nil
+}
+
+// removeOthers removes the rules of all backends but the one in use. Its rules are in place by
+// then: there is no moment without a redirect.
+func (r *Ruleset) removeOthers(ctx context.Context) error {
+	for _, t := range r.tools[min(1, len(r.tools)):] {
+		if err := t.remove(ctx); err != nil {
+			return err
+		}
+	}
+	switch b := r.Backend(); {
+	case b == Native && len(r.legacy.ours) > 0:
+		return r.legacyTool.tool.remove(ctx)
+	case b == NFT && r.nft.table:
+		return r.kernel.removeTable()
+	case b == Legacy && r.nft.any():
+		return r.kernel.remove()
+	}
 	return nil
 }
 
 // Check returns the first difference between the namespace's rules and the plan, as an *[Error]
-// of [RulesDiffer]. It also returns an error if the kernel has tables of the other backend in
-// this namespace that cannot be read: they may contain an older redirect or another one.
-func (r *Ruleset) Check(p Plan) error {
-	if err := r.backends[0].check(p); err != nil {
-		return err
-	}
-	for _, b := range r.backends[1:] {
-		for _, table := range applyOrder {
-			s, err := b.read(table)
-			if err != nil {
-				return err
-			}
-			if len(s.chains) > 0 {
-				return differ(b.mode, table, "it has the chain "+s.chains[0]+", and the other backend has the redirect")
-			}
+// of [RulesDiffer]. If the backend is auto, it checks the one that has the redirect.
+func (r *Ruleset) Check(ctx context.Context, p Plan) error {
+	if r.auto && (r.nftErr != nil || !r.nft.table && len(r.nft.old.chains)+len(r.legacy.ours) > 0) {
+		if err := r.openTools(ctx, Auto); err != nil {
+			return err
 		}
 	}
-	if r.unseen != nil {
-		return fmt.Errorf("the rules of iptables-%s are as planned, but %w", r.Mode(), r.unseen)
+	if err := r.checkOwn(p); err != nil {
+		return err
+	}
+	switch b := r.Backend(); {
+	case b != Native && r.nft.table:
+		return differ(Native, nativeTable, "it exists beside the redirect of iptables")
+	case b != NFT && len(r.nft.old.chains) > 0:
+		c := r.nft.old.chains[0]
+		return differ(NFT, c.Table.Name, "it has the chain "+c.Name+", and another backend has the redirect")
+	case b != Legacy && len(r.legacy.ours) > 0:
+		return differ(Legacy, tableNAT+" or "+tableFilter, "it has the chain "+r.legacy.ours[0]+", and another backend has the redirect")
 	}
 	return nil
 }
 
-// Remove removes the chains of this package and of azure-workload-identity from both backends,
-// and nothing else. It returns an error if the rules of a backend cannot be read, because
-// they may contain such chains.
+func (r *Ruleset) checkOwn(p Plan) error {
+	switch {
+	case r.Backend() != Native:
+		return r.tools[0].check(p)
+	case r.nftErr != nil:
+		return r.nftErr
+	}
+	return r.kernel.check(p.native)
+}
+
+// Remove removes the native table, and the chains of this package and of azure-workload-identity
+// from both iptables backends, and nothing else.
 func (r *Ruleset) Remove(ctx context.Context) error {
-	for _, b := range r.backends {
-		if err := b.remove(ctx); err != nil {
+	for _, t := range r.tools {
+		if err := t.remove(ctx); err != nil {
 			return err
 		}
 	}
-	return r.unseen
+	if r.nft.any() {
+		if err := r.kernel.remove(); err != nil {
+			return err
+		}
+	}
+	if len(r.legacy.ours) == 0 {
+		return nil
+	}
+	if err := r.canRemoveLegacy(); err != nil {
+		return err
+	}
+	return r.legacyTool.tool.remove(ctx)
 }

@@ -5,14 +5,17 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/google/nftables"
 )
 
 // rulesetOn returns a Ruleset with the backends of the kernels, in their order.
 func rulesetOn(kernels ...*fakeKernel) *Ruleset {
 	r := &Ruleset{}
 	for _, k := range kernels {
-		r.backends = append(r.backends, k.backend())
+		r.tools = append(r.tools, k.tool())
 	}
 	return r
 }
@@ -26,7 +29,7 @@ func mustApply(t *testing.T, r *Ruleset, c Config) {
 
 // meshed returns a kernel with the rules of a service mesh.
 func meshed() *fakeKernel {
-	k := newFakeKernel(ModeNFT)
+	k := newFakeKernel(NFT)
 	k.add("nat", "MESH_OUTPUT", "-m owner --uid-owner 1337 -j RETURN")
 	k.add("nat", "MESH_OUTPUT", "-p tcp -j REDIRECT --to-ports 15001")
 	k.add("nat", "OUTPUT", "-p tcp -j MESH_OUTPUT")
@@ -100,12 +103,12 @@ func TestApplyRepairsChanges(t *testing.T) {
 			r := rulesetOn(k)
 			mustApply(t, r, forwarding())
 			damage(k)
-			err := r.Check(NewPlan(forwarding()))
+			err := r.Check(t.Context(), NewPlan(forwarding()))
 			if got := kindOf(err); got != RulesDiffer {
 				t.Errorf("Check before Apply: %v, want RulesDiffer", err)
 			}
 			mustApply(t, r, forwarding())
-			if err := r.Check(NewPlan(forwarding())); err != nil {
+			if err := r.Check(t.Context(), NewPlan(forwarding())); err != nil {
 				t.Errorf("Check after Apply: %v", err)
 			}
 		})
@@ -113,18 +116,18 @@ func TestApplyRepairsChanges(t *testing.T) {
 }
 
 func TestCheckNamesRule(t *testing.T) {
-	k := newFakeKernel(ModeNFT)
+	k := newFakeKernel(NFT)
 	r := rulesetOn(k)
 	mustApply(t, r, forwarding())
 	k.tables["filter"][filterChain][1] = "-A " + filterChain + " -j ACCEPT"
 	want := "rule 2 of " + filterChain + ` is "-A ` + filterChain + ` -j ACCEPT"`
-	if err := r.Check(NewPlan(forwarding())); kindOf(err) != RulesDiffer || !strings.Contains(err.Error(), want) {
+	if err := r.Check(t.Context(), NewPlan(forwarding())); kindOf(err) != RulesDiffer || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want RulesDiffer, %s", err, want)
 	}
 }
 
 func TestApplyReplacesAzureWorkloadIdentity(t *testing.T) {
-	k := newFakeKernel(ModeNFT)
+	k := newFakeKernel(NFT)
 	azwi(k)
 	mustApply(t, rulesetOn(k), forwarding())
 	if dump := k.dump(); strings.Contains(dump, "AZWI") {
@@ -133,7 +136,7 @@ func TestApplyReplacesAzureWorkloadIdentity(t *testing.T) {
 }
 
 func TestApplyRemovesFromOtherBackend(t *testing.T) {
-	nft, legacy := newFakeKernel(ModeNFT), newFakeKernel(ModeLegacy)
+	nft, legacy := newFakeKernel(NFT), newFakeKernel(Legacy)
 	untouched := legacy.dump()
 	mustApply(t, rulesetOn(legacy), sealed())
 	azwi(legacy)
@@ -144,7 +147,7 @@ func TestApplyRemovesFromOtherBackend(t *testing.T) {
 	if want := []string{"filter", "nat"}; !slices.Equal(nft.commits, want) {
 		t.Errorf("commits %v, want %v", nft.commits, want)
 	}
-	if err := rulesetOn(nft, legacy).Check(NewPlan(forwarding())); err != nil {
+	if err := rulesetOn(nft, legacy).Check(t.Context(), NewPlan(forwarding())); err != nil {
 		t.Errorf("Check: %v", err)
 	}
 }
@@ -153,20 +156,32 @@ func TestApplyRemovesFromOtherBackend(t *testing.T) {
 // older redirect may be there.
 func TestApplyFailsOnOtherBackend(t *testing.T) {
 	boom := errors.New("boom")
-	legacy := newFakeKernel(ModeLegacy)
+	legacy := newFakeKernel(Legacy)
 	legacy.fail = func(string) error { return boom }
-	err := rulesetOn(newFakeKernel(ModeNFT), legacy).Apply(context.Background(), NewPlan(forwarding()))
+	err := rulesetOn(newFakeKernel(NFT), legacy).Apply(context.Background(), NewPlan(forwarding()))
 	if !errors.Is(err, boom) {
 		t.Errorf("got %v, want %v", err, boom)
 	}
 }
 
+// TestCheckReadsOtherBackend checks that Check fails if the kernel has chains of another backend.
 func TestCheckReadsOtherBackend(t *testing.T) {
-	nft, legacy := newFakeKernel(ModeNFT), newFakeKernel(ModeLegacy)
-	mustApply(t, rulesetOn(nft), forwarding())
-	mustApply(t, rulesetOn(legacy), forwarding())
-	if err := rulesetOn(nft, legacy).Check(NewPlan(forwarding())); kindOf(err) != RulesDiffer {
-		t.Errorf("got %v, want RulesDiffer", err)
+	old := leftovers{chains: []*nftables.Chain{{Name: azwiOutput, Table: &nftables.Table{Name: "nat"}}}}
+	for name, tt := range map[string]struct {
+		kernel *fakeKernel
+		others func(*Ruleset)
+		want   string
+	}{
+		"native": {newFakeKernel(NFT), func(r *Ruleset) { r.nft.table = true }, nativeTable},
+		"legacy": {newFakeKernel(NFT), func(r *Ruleset) { r.legacy.ours = []string{natChain} }, natChain},
+		"nft":    {newFakeKernel(Legacy), func(r *Ruleset) { r.nft.old = old }, azwiOutput},
+	} {
+		r := rulesetOn(tt.kernel)
+		mustApply(t, r, forwarding())
+		tt.others(r)
+		if err := r.Check(t.Context(), NewPlan(forwarding())); kindOf(err) != RulesDiffer || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want RulesDiffer, %s", name, err, tt.want)
+		}
 	}
 }
 
@@ -194,14 +209,14 @@ func TestRemoveKeepsOtherRules(t *testing.T) {
 // TestUnlistableTable checks that a table that cannot be listed is not taken for an empty one:
 // each Apply would add a jump, and Remove would report success without removing anything.
 func TestUnlistableTable(t *testing.T) {
-	k := newFakeKernel(ModeNFT)
+	k := newFakeKernel(NFT)
 	r := rulesetOn(k)
 	mustApply(t, r, forwarding())
 	before := k.dump()
 	k.unlistable = true
 	for name, err := range map[string]error{
 		"Apply":  r.Apply(context.Background(), NewPlan(forwarding())),
-		"Check":  r.Check(NewPlan(forwarding())),
+		"Check":  r.Check(t.Context(), NewPlan(forwarding())),
 		"Remove": r.Remove(context.Background()),
 	} {
 		if kindOf(err) != WrongBackend {
@@ -214,33 +229,27 @@ func TestUnlistableTable(t *testing.T) {
 	}
 }
 
-// TestRemoveReportsUnseen checks that Remove fails if the other backend's rules cannot be read:
-// our chains may be among them.
-func TestRemoveReportsUnseen(t *testing.T) {
-	k := newFakeKernel(ModeNFT)
+// TestLegacyCannotBeRemoved has chains of ours on legacy, and no iptables-legacy that can remove
+// them. Apply must not leave them beside a new redirect, and Remove must not report success.
+func TestLegacyCannotBeRemoved(t *testing.T) {
+	k := newFakeKernel(NFT)
 	r := rulesetOn(k)
 	mustApply(t, r, forwarding())
-	r.unseen = &Error{Kind: MissingCapability, Cause: "no NET_RAW"}
-	if err := r.Remove(context.Background()); kindOf(err) != MissingCapability {
-		t.Errorf("got %v, want MissingCapability", err)
+	before := k.dump()
+	r.legacy.ours = []string{natChain}
+	r.legacyTool = candidate{backend: Legacy, err: &Error{NoBinary, "no iptables-legacy", "use the init image"}}
+	err := r.Apply(t.Context(), NewPlan(sealed()))
+	if failure, ok := errors.AsType[*Error](err); !ok || failure.Kind != NoBinary || failure.Remedy != "use the init image" || !strings.Contains(failure.Cause, natChain) {
+		t.Errorf("Apply: got %+v, want NoBinary with the remedy and the name of the chain", err)
+	}
+	if got := k.dump(); got != before {
+		t.Errorf("Apply changed the rules:\n%s", got)
+	}
+	if err := r.Remove(t.Context()); kindOf(err) != NoBinary {
+		t.Errorf("Remove: got %v, want NoBinary", err)
 	}
 	if got := k.dump(); strings.Contains(got, "IMDS") {
-		t.Errorf("the rules of the readable backend were not removed:\n%s", got)
-	}
-}
-
-// TestCheckReportsUnseen checks that Check fails if the other backend's rules cannot be read:
-// they may apply before ours.
-func TestCheckReportsUnseen(t *testing.T) {
-	r := rulesetOn(newFakeKernel(ModeNFT))
-	mustApply(t, r, forwarding())
-	plan := NewPlan(forwarding())
-	if err := r.Check(plan); err != nil {
-		t.Fatal(err)
-	}
-	r.unseen = &Error{Kind: MissingCapability, Cause: "no NET_RAW"}
-	if err := r.Check(plan); kindOf(err) != MissingCapability || !strings.Contains(err.Error(), "are as planned, but no NET_RAW") {
-		t.Errorf("got %v, want MissingCapability, and that the readable rules are as planned", err)
+		t.Errorf("the rules of the other backend were not removed:\n%s", got)
 	}
 }
 
@@ -251,7 +260,7 @@ func TestFailClosed(t *testing.T) {
 	for _, before := range []string{"fresh", "redirected"} {
 		for _, step := range []string{"list filter", "commit filter", "list nat", "commit nat"} {
 			t.Run(before+", "+step, func(t *testing.T) {
-				k := newFakeKernel(ModeNFT)
+				k := newFakeKernel(NFT)
 				r := rulesetOn(k)
 				if before == "redirected" {
 					mustApply(t, r, forwarding())
@@ -287,7 +296,7 @@ func prefixed(chain string, rules []string) []string {
 // TestApplyRetriesAfterRace simulates another process that deletes a jump after Apply has read
 // it and before Apply deletes it.
 func TestApplyRetriesAfterRace(t *testing.T) {
-	k := newFakeKernel(ModeNFT)
+	k := newFakeKernel(NFT)
 	r := rulesetOn(k)
 	mustApply(t, r, forwarding())
 	raced := 0
@@ -308,7 +317,7 @@ func TestApplyRetriesAfterRace(t *testing.T) {
 }
 
 func TestApplyGivesUpRacing(t *testing.T) {
-	k := newFakeKernel(ModeNFT)
+	k := newFakeKernel(NFT)
 	attempts := 0
 	k.fail = func(step string) error {
 		if step == "commit nat" {
@@ -325,7 +334,7 @@ func TestApplyGivesUpRacing(t *testing.T) {
 }
 
 func TestApplyFallsBack(t *testing.T) {
-	nft, legacy := newFakeKernel(ModeNFT), newFakeKernel(ModeLegacy)
+	nft, legacy := newFakeKernel(NFT), newFakeKernel(Legacy)
 	// The commit of filter succeeds, and that of nat fails.
 	nft.fail = func(step string) error {
 		if step == "commit nat" {
@@ -341,8 +350,8 @@ func TestApplyFallsBack(t *testing.T) {
 	}
 	r.auto = true
 	mustApply(t, r, forwarding())
-	if r.Mode() != ModeLegacy {
-		t.Errorf("mode %s, want legacy", r.Mode())
+	if r.Backend() != Legacy {
+		t.Errorf("backend %s, want legacy", r.Backend())
 	}
 	if got := nft.dump(); got != empty {
 		t.Errorf("rules of nft:\n%s", got)
@@ -354,4 +363,76 @@ func kindOf(err error) Kind {
 		return failure.Kind
 	}
 	return 0
+}
+
+// autoOn returns a Ruleset with the backend auto on a kernel whose nftables ends with an error, and
+// with these iptables.
+func autoOn(nftErr error, found ...candidate) *Ruleset {
+	return &Ruleset{auto: true, nftErr: nftErr, survey: func(_ context.Context, b Backend) candidate {
+		for _, c := range found {
+			if c.backend == b {
+				return c
+			}
+		}
+		return candidate{backend: b, err: &Error{NoBinary, "no iptables-" + string(b), "use the init image"}}
+	}}
+}
+
+func usableTool(k *fakeKernel) candidate { return candidate{backend: k.backend, tool: k.tool()} }
+
+// TestLeavesNative checks to which backend auto falls back if the kernel does not support native.
+func TestLeavesNative(t *testing.T) {
+	module := &Error{MissingModule, "the kernel lacks the module nft_redir", "run modprobe"}
+	broken := candidate{backend: NFT, err: &Error{WrongBackend, "cannot read", "move them"}}
+	for name, tt := range map[string]struct {
+		found []candidate
+		want  Backend
+	}{
+		"both":        {[]candidate{usableTool(newFakeKernel(NFT)), usableTool(newFakeKernel(Legacy))}, NFT},
+		"only nft":    {[]candidate{usableTool(newFakeKernel(NFT))}, NFT},
+		"only legacy": {[]candidate{usableTool(newFakeKernel(Legacy))}, Legacy},
+		"nft broken":  {[]candidate{broken, usableTool(newFakeKernel(Legacy))}, Legacy},
+	} {
+		r := autoOn(module, tt.found...)
+		mustApply(t, r, forwarding())
+		if r.Backend() != tt.want || r.Guard() || !strings.Contains(r.Reason(), "nft_redir") {
+			t.Errorf("%s: got %s (guard %t, %q), want %s without a guard, and the module", name, r.Backend(), r.Guard(), r.Reason(), tt.want)
+		}
+		if err := r.Check(t.Context(), NewPlan(forwarding())); err != nil {
+			t.Errorf("%s: Check: %v", name, err)
+		}
+		again := autoOn(module, tt.found...) // Check finds the backend by itself
+		if err := again.Check(t.Context(), NewPlan(forwarding())); err != nil || again.Backend() != tt.want {
+			t.Errorf("%s: Check in another run: %s, %v", name, again.Backend(), err)
+		}
+	}
+}
+
+// TestStaysNative checks when auto does not fall back, and when no backend is left.
+func TestStaysNative(t *testing.T) {
+	module := &Error{MissingModule, "the kernel lacks the module nft_redir", "run modprobe"}
+	permission := &Error{MissingCapability, "NET_ADMIN is missing", "add it"}
+	nft := newFakeKernel(NFT)
+	untouched := nft.dump()
+	for name, tt := range map[string]struct {
+		r    *Ruleset
+		want Kind
+	}{
+		"no permission":     {autoOn(permission, usableTool(nft)), MissingCapability},
+		"unknown":           {autoOn(errors.New("boom"), usableTool(nft)), 0},
+		"backend native":    {&Ruleset{nftErr: module}, MissingModule},
+		"no iptables":       {autoOn(module), MissingModule},
+		"permission, again": {&Ruleset{auto: true, kernel: noKernel(syscall.EPERM), survey: autoOn(nil, usableTool(nft)).survey}, MissingCapability},
+	} {
+		err := tt.r.Apply(t.Context(), NewPlan(forwarding()))
+		if kindOf(err) != tt.want || err == nil || tt.r.Backend() != Native {
+			t.Errorf("%s: got %v on %s, want kind %d on native", name, err, tt.r.Backend(), tt.want)
+		}
+		if name == "no iptables" && (!strings.Contains(err.Error(), "no iptables-nft") || !strings.Contains(err.Error(), "nft_redir")) {
+			t.Errorf("%s: got %v, want what is missing for each backend", name, err)
+		}
+	}
+	if got := nft.dump(); got != untouched {
+		t.Errorf("rules of iptables:\n%s", got)
+	}
 }

@@ -27,14 +27,7 @@ type state struct {
 	rules []string
 	// foreign is true if other programs have chains in the table or rules in OUTPUT.
 	foreign bool
-	// kubernetes is the name of a chain of kubelet or kube-proxy, which exist on a node.
-	// It is empty if there is none, as in a pod.
-	kubernetes string
 }
-
-// kubernetesChains is the prefix of the chains of kubelet and kube-proxy, which they install
-// only in the node's own network namespace.
-const kubernetesChains = "KUBE-"
 
 // builtInChains are the chains that the kernel creates.
 var builtInChains = [...]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
@@ -65,9 +58,6 @@ func readState(t tables, table string) (state, error) {
 			if name == natChain || name == filterChain {
 				s.rules, err = listRules(t, table, name)
 			}
-		case strings.HasPrefix(name, kubernetesChains):
-			s.kubernetes = name
-			s.foreign = true
 		case !slices.Contains(builtInChains[:], name):
 			s.foreign = true
 		}

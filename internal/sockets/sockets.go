@@ -53,15 +53,32 @@ func Owners(port uint16) ([]uint32, error) {
 	return owners(all), err
 }
 
+// Connected reports whether a connection from the port from is at 127.0.0.1:port, at an IPv4
+// socket, whatever its other address is. No process needs to have accepted it: the kernel has a
+// socket for it from the first packet on (SYN_RECV), unless it uses SYN cookies.
+func Connected(port, from uint16) (bool, error) {
+	connected := false
+	err := readTable(tableIPv4, func(table io.Reader) error {
+		return eachLine(table, func(fields [][]byte) error {
+			connects, err := parseConnection(fields, port, from)
+			connected = connected || connects
+			return err
+		})
+	})
+	return connected && err == nil, err
+}
+
 // listeners returns the sockets of the network namespace that listen at the port.
-func listeners(port uint16) ([]listener, error) {
-	var all []listener
-	for _, table := range []string{tableIPv4, tableIPv6} {
-		found, err := readTable(table, port)
-		if err != nil && !(table == tableIPv6 && errors.Is(err, fs.ErrNotExist)) {
+func listeners(port uint16) (all []listener, err error) {
+	for _, path := range []string{tableIPv4, tableIPv6} {
+		err := readTable(path, func(table io.Reader) error {
+			found, err := parseTable(table, port)
+			all = append(all, found...)
+			return err
+		})
+		if err != nil && !(path == tableIPv6 && errors.Is(err, fs.ErrNotExist)) {
 			return nil, err
 		}
-		all = append(all, found...)
 	}
 	return all, nil
 }
@@ -117,7 +134,7 @@ func owners(all []listener) []uint32 {
 	var exact, wildcard []uint32
 	for _, l := range all {
 		switch addr := l.addr.Unmap(); {
-		case addr == netip.AddrFrom4([4]byte{127, 0, 0, 1}):
+		case addr == loopback:
 			exact = append(exact, l.uid)
 		case addr.IsUnspecified():
 			wildcard = append(wildcard, l.uid)
@@ -131,75 +148,113 @@ func owners(all []listener) []uint32 {
 	return slices.Compact(uids)
 }
 
-func readTable(path string, port uint16) ([]listener, error) {
+func readTable(path string, parse func(table io.Reader) error) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close()
-	found, err := parseTable(f, port)
+	if err := parse(f); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// eachLine calls parse with the columns of each line of a table, except the header. It stops at
+// the first error: a malformed line is one, because a table that cannot be parsed does not show
+// which sockets exist.
+func eachLine(table io.Reader, parse func(fields [][]byte) error) error {
+	bounded := &io.LimitedReader{R: table, N: maxTable}
+	lines := bufio.NewScanner(bounded)
+	lines.Scan() // the header
+	for n := 2; lines.Scan(); n++ {
+		fields := bytes.Fields(lines.Bytes())
+		err := errMalformed
+		if len(fields) > columnUID {
+			err = parse(fields)
+		}
+		if bounded.N <= 0 {
+			return fmt.Errorf("too many sockets: the table is larger than %d MiB", maxTable>>20)
+		}
+		if err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
+		}
+	}
+	return lines.Err()
+}
+
+// parseTable returns the sockets that listen at the port.
+func parseTable(table io.Reader, port uint16) (found []listener, err error) {
+	err = eachLine(table, func(fields [][]byte) error {
+		l, listens, err := parseListener(fields, port)
+		if listens && err == nil {
+			found = append(found, l)
+		}
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	return found, nil
 }
 
-// parseTable returns the sockets that listen at the port. A malformed line is an error,
-// because a table that cannot be parsed does not show who listens.
-func parseTable(table io.Reader, port uint16) ([]listener, error) {
-	bounded := &io.LimitedReader{R: table, N: maxTable}
-	lines := bufio.NewScanner(bounded)
-	lines.Scan() // the header
-	var found []listener
-	for n := 2; lines.Scan(); n++ {
-		l, listens, err := parseLine(lines.Bytes(), port)
-		if bounded.N <= 0 {
-			return nil, fmt.Errorf("too many sockets: the table is larger than %d MiB", maxTable>>20)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
-		}
-		if listens {
-			found = append(found, l)
-		}
-	}
-	return found, lines.Err()
-}
-
-// The columns that parseLine uses, and the state of a listening socket.
+// The columns of a table that this package uses, and the states of sockets.
 const (
-	columnLocal = 1
-	columnState = 3
-	columnUID   = 7
-	stateListen = "0A"
+	columnLocal  = 1
+	columnRemote = 2
+	columnState  = 3
+	columnUID    = 7
+
+	stateEstablished = "01"
+	stateSynRecv     = "03"
+	stateListen      = "0A"
 )
 
 var errMalformed = errors.New("malformed")
 
-// parseLine parses one line of a table. The result listens is false for a socket in another
+// parseListener parses one line of a table. The result listens is false for a socket in another
 // state or at another port.
-func parseLine(line []byte, port uint16) (l listener, listens bool, err error) {
-	fields := bytes.Fields(line)
-	if len(fields) <= columnUID {
-		return l, false, errMalformed
-	}
+func parseListener(fields [][]byte, port uint16) (l listener, listens bool, err error) {
 	if string(fields[columnState]) != stateListen {
 		return l, false, nil
 	}
-	address, hexPort, _ := bytes.Cut(fields[columnLocal], []byte(":"))
-	at, err := strconv.ParseUint(string(hexPort), 16, 16)
+	addr, at, err := parseEnd(fields[columnLocal])
 	if err != nil {
-		return l, false, errMalformed
-	}
-	if l.addr, err = parseAddress(address); err != nil {
 		return l, false, err
 	}
 	uid, err := strconv.ParseUint(string(fields[columnUID]), 10, 32)
 	if err != nil {
 		return l, false, errMalformed
 	}
-	l.uid = uint32(uid)
-	return l, uint16(at) == port, nil
+	return listener{addr, uint32(uid)}, at == port, nil
+}
+
+// parseConnection reports whether a line of a table is a connection from the port from at
+// 127.0.0.1:port that is not being closed.
+func parseConnection(fields [][]byte, port, from uint16) (bool, error) {
+	if state := string(fields[columnState]); state != stateEstablished && state != stateSynRecv {
+		return false, nil
+	}
+	addr, at, err := parseEnd(fields[columnLocal])
+	if err != nil {
+		return false, err
+	}
+	_, other, err := parseEnd(fields[columnRemote])
+	return err == nil && addr == loopback && at == port && other == from, err
+}
+
+// loopback is the address at which the proxy listens.
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+
+// parseEnd parses one end of a connection, ADDRESS:PORT.
+func parseEnd(field []byte) (netip.Addr, uint16, error) {
+	address, hexPort, _ := bytes.Cut(field, []byte(":"))
+	port, err := strconv.ParseUint(string(hexPort), 16, 16)
+	if err != nil {
+		return netip.Addr{}, 0, errMalformed
+	}
+	addr, err := parseAddress(address)
+	return addr, uint16(port), err
 }
 
 // parseAddress parses an address in the kernel's format: words of 32 bits, each in hexadecimal

@@ -47,7 +47,11 @@ const (
 func (m *memory) decide(k key, fresh bool, now time.Time) decision {
 	e, _ := m.cache.Get(k)
 	if e == nil || e.end.reached(now) {
-		return m.decideWithout(k, now)
+		d := m.decideWithout(k, now)
+		if d.run != nil {
+			d.run.asked = true
+		}
+		return d
 	}
 	e.used = true
 	d := decision{action: serve, token: e.tokenAt(now)}
@@ -63,7 +67,11 @@ func (m *memory) decide(k key, fresh bool, now time.Time) decision {
 	}
 	// The cached token is returned if no exchange may begin now or too many callers wait.
 	var err *exchange.Error
-	if d.run, d.start, err = m.join(k, b, now); err != nil || !worthWaiting {
+	if d.run, d.start, err = m.join(k, b, now); err != nil {
+		return d
+	}
+	d.run.asked = true
+	if !worthWaiting {
 		return d
 	}
 	if d.waiter = m.enter(d.run); d.waiter != nil {
@@ -75,12 +83,8 @@ func (m *memory) decide(k key, fresh bool, now time.Time) decision {
 
 // decideWithout is decide for a key without a valid token.
 func (m *memory) decideWithout(k key, now time.Time) decision {
-	b := m.budgetOf(k.clientID)
-	if _, prefetched := m.prefetch[k]; prefetched {
-		b = m.refreshes
-	}
 	d := decision{action: wait}
-	if d.run, d.start, d.err = m.join(k, b, now); d.err != nil {
+	if d.run, d.start, d.err = m.join(k, m.budgetWithout(k), now); d.err != nil {
 		d.action = refuse
 		return d
 	}
@@ -90,10 +94,17 @@ func (m *memory) decideWithout(k key, now time.Time) decision {
 	return d
 }
 
-// join returns a run for k, for a caller that wants its token: the running one, or a new one
-// if an exchange may begin now or after a throttle of a few seconds. start is true for a new
-// run, whose tries count against b. If no exchange may begin, join returns the error for the
-// caller.
+// budgetWithout returns the budget of an exchange for a key without a valid token.
+func (m *memory) budgetWithout(k key) *budget {
+	if _, prefetched := m.prefetch[k]; prefetched {
+		return m.refreshes
+	}
+	return m.budgetOf(k.clientID)
+}
+
+// join returns a run for k: the running one, or a new one if an exchange may begin now or
+// after a throttle of a few seconds. start is true for a new run, whose tries count against
+// b. If no exchange may begin, join returns the error for the caller.
 func (m *memory) join(k key, b *budget, now time.Time) (r *run, start bool, err *exchange.Error) {
 	if r = m.running[k]; r == nil {
 		f := m.backedOff(k, now)
@@ -110,7 +121,6 @@ func (m *memory) join(k key, b *budget, now time.Time) (r *run, start bool, err 
 		}
 		r, start = m.begin(k, b, c, now), true
 	}
-	r.asked = true
 	return r, start, nil
 }
 
@@ -209,6 +219,11 @@ func (e *entry) tokenAt(now time.Time) exchange.Token {
 	return token
 }
 
+// endOf returns when a token obtained now is no longer returned.
+func endOf(token exchange.Token, now time.Time) moment {
+	return momentAfter(now, token.ExpiresOn.Sub(now)-exchange.MinLife)
+}
+
 // newEntry schedules the refresh of a token obtained now. jitter is in [0, 1).
 func newEntry(g exchange.Grant, now time.Time, used bool, jitter float64) *entry {
 	life := g.Token.ExpiresOn.Sub(now)
@@ -219,7 +234,7 @@ func newEntry(g exchange.Grant, now time.Time, used bool, jitter float64) *entry
 		forceable: momentAfter(now, freshInterval),
 		due:       momentAfter(now, delay),
 		stale:     momentAfter(now, fresh),
-		end:       momentAfter(now, life-exchange.MinLife),
+		end:       endOf(g.Token, now),
 		used:      used,
 	}
 }

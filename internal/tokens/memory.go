@@ -55,6 +55,9 @@ type memory struct {
 	throttles      *simplelru.LRU[azure.ClientID, *failure] // of configured identities, and of the tenant
 	otherThrottles *simplelru.LRU[azure.ClientID, *failure]
 
+	identities []azure.ClientID          // the configured ones, without duplicates
+	named      map[azure.ClientID]*named // of each of identities; the map does not change
+
 	running   map[key]*run
 	budgets   map[azure.ClientID]*budget       // of configured identities
 	others    *budget                          // of all other client IDs
@@ -85,6 +88,7 @@ func newMemory(cfg Config) *memory {
 		m.prefetch[keyOf(r)] = time.Time{}
 	}
 	m.newBudgets(cfg.Identities)
+	m.newNamed(cfg.Identities)
 	return m
 }
 

@@ -97,6 +97,16 @@ func (m *memory) leave(r *run, w waiter) {
 	}
 }
 
+// displaced reports whether another caller has taken the place of a waiter.
+func displaced(w waiter) bool {
+	select {
+	case <-w:
+		return true
+	default:
+		return false
+	}
+}
+
 func overloaded() *exchange.Error {
 	return limited(ErrOverloaded, "too many callers are waiting for tokens")
 }
@@ -174,8 +184,10 @@ func asError(err error) *exchange.Error {
 // log afterwards, so that a slow log delays no caller.
 func (s *Service) record(r *run, g exchange.Grant, err *exchange.Error) {
 	now := time.Now()
+	names := s.namesOf(r.key.clientID, g.Token) // without the lock, because it parses the token
 	s.mu.Lock()
 	err, note := s.memory.learn(r, g, err, now, s.random())
+	s.memory.noteNames(r.key.clientID, names, endOf(g.Token, now), now)
 	r.token, r.err = g.Token, err
 	s.mu.Unlock()
 	close(r.done)

@@ -128,6 +128,9 @@ func (s *Service) wakeUp() {
 // returns a cached token at once. Otherwise it waits for the exchange of its own key, until
 // that ends (within [exchangeTimeout]) or ctx ends. Its error is an [*exchange.Error].
 func (s *Service) Token(ctx context.Context, r Request) (Result, error) {
+	if r.Selector != "" {
+		return s.tokenOfSelector(ctx, r)
+	}
 	k := keyOf(r)
 	now := time.Now()
 	s.mu.Lock()

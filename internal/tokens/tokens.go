@@ -34,8 +34,13 @@ import (
 
 // Request names the access token that a caller wants.
 type Request struct {
-	// ClientID is the application (client) ID to ask for.
+	// ClientID is the application (client) ID to ask for, unless Selector is set.
 	ClientID azure.ClientID
+
+	// Selector is the object ID or the ARM resource ID of the identity to ask for. The
+	// service finds it among [Config.Identities], by the claims of their access tokens.
+	// Empty: ClientID is the identity.
+	Selector azure.Selector
 
 	// Resource is the v1 resource as the caller spelled it. It becomes the v2 scope
 	// Resource + "/.default".
@@ -59,7 +64,14 @@ const (
 type Result struct {
 	Token  exchange.Token
 	Source Source
+
+	// ClientID is the identity that [Request.Selector] names. Empty: the request has none.
+	ClientID azure.ClientID
 }
+
+// ErrUnknownSelector is the cause of the error for a [Request.Selector] that the tokens of no
+// configured identity have.
+var ErrUnknownSelector = errors.New("unknown selector")
 
 // Exchanger makes exchanges: an [*exchange.Exchanger].
 type Exchanger interface {
@@ -102,8 +114,9 @@ type Config struct {
 	// service runs, whether or not a caller asks for them. Empty: none.
 	Prefetch []Request
 
-	// Identities lists the configured client IDs. Each has its own budget for exchanges of
-	// keys (client ID and resource) that have no token; all other client IDs share one.
+	// Identities lists the configured client IDs, the default one first. Each has its own
+	// budget for exchanges of keys (client ID and resource) that have no token; all other
+	// client IDs share one. A [Request.Selector] names one of them.
 	Identities []azure.ClientID
 
 	// MaxWaiting bounds the callers that wait for exchanges at once. A further caller is
@@ -130,6 +143,16 @@ type Observer struct {
 
 	// Limited is called for each request that a limit refuses.
 	Limited func(Limit)
+
+	// Learned is called when a token shows for the first time which identity a
+	// [Request.Selector] names.
+	Learned func(azure.Selector)
+}
+
+func (o Observer) learned(selector azure.Selector) {
+	if o.Learned != nil {
+		o.Learned(selector)
+	}
 }
 
 func (o Observer) exchanged(took time.Duration, err *exchange.Error) {

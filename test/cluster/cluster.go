@@ -26,6 +26,10 @@ type Config struct {
 	// Node adds a node that runs pods: scheduler, kubelet, containerd and runc.
 	Node bool
 
+	// DefaultIntervals leaves the kubelet's intervals at their defaults, for measurements.
+	// Otherwise they are short, to keep tests fast.
+	DefaultIntervals bool
+
 	// Prepare does the work of a suite that needs the machine's network, such as building
 	// programs into dir. It runs in the process outside and returns environment variables
 	// for the process inside. It may be nil.
@@ -100,7 +104,7 @@ func (c *Cluster) start(ctx context.Context, config Config) (err error) {
 	if err != nil || !config.Node {
 		return err
 	}
-	return c.startNode(ctx)
+	return c.startNode(ctx, config)
 }
 
 // prepareMachine sets up mounts and network of the namespaces as the daemons expect them.

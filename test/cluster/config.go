@@ -66,7 +66,7 @@ const cniConfig = `{
 
 // kubeletConfig returns the kubelet's configuration. Cgroups are below the cgroup of the
 // run. Pods are not evicted when the machine's disk is full. The kubelet changes no kernel
-// settings where it has an option for that. Intervals are short, to keep tests fast.
+// settings where it has an option for that.
 func (c *Cluster) kubeletConfig() string {
 	return fmt.Sprintf(`apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -87,12 +87,15 @@ oomScoreAdj: 0
 makeIPTablesUtilChains: false
 resolvConf: ""
 volumePluginDir: %q
-syncFrequency: 1s
-nodeStatusUpdateFrequency: 2s
 evictionHard: {memory.available: 0%%, nodefs.available: 0%%, nodefs.inodesFree: 0%%, imagefs.available: 0%%}
 imageGCHighThresholdPercent: 100
-crashLoopBackOff: {maxContainerRestartPeriod: 2s}
-featureGates: {KubeletCrashLoopBackOffMax: true}
 `, NodeAddress, c.pki.caFile(), c.pki.certFile("kubelet"), c.pki.keyFile("kubelet"), containerdSocket,
 		os.Getenv(cgroupVar), filepath.Join(c.state, "volume-plugins"))
 }
+
+// shortIntervals is the part of the kubelet's configuration that keeps tests fast.
+const shortIntervals = `syncFrequency: 1s
+nodeStatusUpdateFrequency: 2s
+crashLoopBackOff: {maxContainerRestartPeriod: 2s}
+featureGates: {KubeletCrashLoopBackOffMax: true}
+`

@@ -5,6 +5,7 @@ go 1.26.0
 replace imds-oidc-proxy => ../..
 
 require (
+	github.com/evanphx/json-patch/v5 v5.9.11
 	gomodules.xyz/jsonpatch/v2 v2.4.0
 	imds-oidc-proxy v0.0.0
 	k8s.io/api v0.37.2

@@ -16,7 +16,7 @@ const (
 )
 
 // startNode starts the scheduler, and a node with this project's images.
-func (c *Cluster) startNode(ctx context.Context) error {
+func (c *Cluster) startNode(ctx context.Context, settings Config) error {
 	if err := hideMachine(c.state); err != nil {
 		return err
 	}
@@ -34,7 +34,7 @@ func (c *Cluster) startNode(ctx context.Context) error {
 	if err := c.loadImages(); err != nil {
 		return err
 	}
-	return c.startKubelet(ctx)
+	return c.startKubelet(ctx, settings)
 }
 
 func (c *Cluster) startContainerd(ctx context.Context) error {
@@ -59,9 +59,13 @@ func (c *Cluster) startContainerd(ctx context.Context) error {
 	})
 }
 
-func (c *Cluster) startKubelet(ctx context.Context) error {
+func (c *Cluster) startKubelet(ctx context.Context, settings Config) error {
 	config := filepath.Join(c.state, "kubelet.yaml")
-	if err := os.WriteFile(config, []byte(c.kubeletConfig()), 0o644); err != nil {
+	text := c.kubeletConfig()
+	if !settings.DefaultIntervals {
+		text += shortIntervals
+	}
+	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return err
 	}
 	kubeconfig, err := c.pki.kubeconfig("kubelet", "https://"+apiServerAddress)

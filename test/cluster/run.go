@@ -33,12 +33,29 @@ var daemonPackages = []string{"etcd-server", "containerd", "runc", "containernet
 // RunTests is for TestMain. It builds the missing programs, starts a cluster in new Linux
 // namespaces, calls setUp with the cluster, runs the tests, and returns the exit code.
 func RunTests(name string, m *testing.M, config Config, setUp func(context.Context, *Cluster) error) int {
+	return runInside(name, config, setUp, m.Run)
+}
+
+// Run is for the main function of a program: it does what [RunTests] does, with work in place of
+// the tests. It returns the program's exit code.
+func Run(name string, config Config, work func(*Cluster) error) int {
+	var started *Cluster
+	return runInside(name, config, func(_ context.Context, c *Cluster) error { started = c; return nil }, func() int {
+		if err := work(started); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+			return 1
+		}
+		return 0
+	})
+}
+
+func runInside(name string, config Config, setUp func(context.Context, *Cluster) error, work func() int) int {
 	if isGuard() {
 		return 0
 	}
 	cgroup := fmt.Sprintf("%s%d", cgroupPrefix, os.Getpid())
 	var guard *guard
-	code := netns.RunMachineTests(name, suite{name, m, config, setUp}, func(dir string) (env []string, err error) {
+	code := netns.RunMachineTests(name, suite{name, config, setUp, work}, func(dir string) (env []string, err error) {
 		if guard, err = startGuard(dir); err != nil {
 			return nil, err
 		}
@@ -101,12 +118,12 @@ func repository() (string, error) {
 	return filepath.Dir(filepath.Dir(filepath.Dir(module))), nil
 }
 
-// suite runs the tests in the process inside.
+// suite runs the tests, or a program's work, in the process inside.
 type suite struct {
 	name   string
-	m      *testing.M
 	config Config
 	setUp  func(context.Context, *Cluster) error
+	work   func() int // returns the exit code
 }
 
 func (s suite) Run() int {
@@ -124,7 +141,7 @@ func (s suite) Run() int {
 		return 1
 	}
 	fmt.Printf("%s: the cluster started in %v\n", s.name, time.Since(began).Round(100*time.Millisecond))
-	code := s.m.Run()
+	code := s.work()
 	if code != 0 {
 		s.keepLogs(c)
 	}

@@ -70,9 +70,12 @@ func goBuild(dir string, args ...string) error {
 // program returns the path of a binary.
 func program(name string) string { return filepath.Join(os.Getenv(binariesVar), name) }
 
-// clearRules removes all rules of both backends, so that a test starts with a new pod.
+// clearRules removes all rules of all backends, so that a test starts with a new pod.
 func clearRules(t *testing.T) {
 	t.Helper()
+	if out, err := exec.Command("nft", "add table inet imds_proxy; delete table inet imds_proxy").CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v: %s", err, out)
+	}
 	for _, iptables := range []string{"iptables-nft", "iptables-legacy"} {
 		for _, table := range []string{"nat", "filter"} {
 			for _, action := range []string{"-F", "-X"} {

@@ -20,7 +20,7 @@ func TestRedirectResetsOpenConnections(t *testing.T) {
 				t.Fatalf("before the rules: %s, want %s", h.first, byIMDS)
 			}
 		}
-		pod.install("--iptables-mode=" + backend)
+		pod.install("--backend=" + backend)
 		for _, tt := range []struct {
 			name string
 			h    *helper
@@ -30,7 +30,7 @@ func TestRedirectResetsOpenConnections(t *testing.T) {
 				t.Errorf("%s connection, forwarding: %s, want %s", tt.name, got, tt.want)
 			}
 		}
-		pod.install("--iptables-mode="+backend, "--seal")
+		pod.install("--backend="+backend, "--seal")
 		if got := proxys.again(); got != isReset {
 			t.Errorf("the proxy's connection, sealed: %s, want %s", got, isReset)
 		}
@@ -41,7 +41,7 @@ func TestRedirectResetsOpenConnections(t *testing.T) {
 // no owner. If a rule rejected them, the connection would stay open on the other side.
 func TestRedirectLetsProxyClose(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
-		pod.install("--iptables-mode=" + backend)
+		pod.install("--backend=" + backend)
 		for range 5 {
 			pod.expect(proxyUser, metadata80, byIMDS)
 		}
@@ -73,14 +73,14 @@ func TestRedirectOfLocalAddress(t *testing.T) {
 		pod.mustRun("", "ip", "address", "add", "169.254.169.254/32", "dev", "lo")
 		pod.answer(byIMDS+"=tcp/169.254.169.254:80", byIMDS+"=tcp/169.254.169.254:443")
 		for _, mode := range []string{"--seal=false", "--seal"} {
-			r := pod.install("--iptables-mode="+backend, "--proxy-port=8001", mode)
+			r := pod.install("--backend="+backend, "--proxy-port=8001", mode)
 			if got := logField(t, r, "proven_by"); got != "connection" {
 				t.Errorf("%s: proven by %q, want a connection", mode, got)
 			}
 			pod.expect(appUser, "tcp/169.254.169.254:443", isRefused)
 		}
-		pod.install("--iptables-mode=" + backend)
-		pod.answer(byProxy + "=tcp/127.0.0.1:8000")
+		pod.install("--backend=" + backend)
+		pod.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:8000")
 		pod.expect(appUser, metadata80, byProxy)
 		pod.expect(proxyUser, metadata80, byIMDS)
 		pod.expect(appUser, "tcp/169.254.169.254:443", isRefused)
@@ -90,7 +90,7 @@ func TestRedirectOfLocalAddress(t *testing.T) {
 
 func TestRedirectProof(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
-		mode := "--iptables-mode=" + backend
+		mode := "--backend=" + backend
 		if got := logField(t, pod.install(mode, "--verify=false"), "proven_by"); got != "rules (--verify=false)" {
 			t.Errorf("--verify=false: proven by %q", got)
 		}

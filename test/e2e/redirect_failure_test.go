@@ -94,9 +94,9 @@ func TestRedirectFailsClosed(t *testing.T) {
 				if !closed && pod.rules() != before {
 					t.Errorf("%s: the rules have changed, but do not block the metadata address:\n%s", state, pod.rules())
 				}
-				pod.install("--iptables-mode=nft")
+				pod.install("--backend=nft")
 			}
-			pod.install("--iptables-mode=nft", "--check")
+			pod.install("--backend=nft", "--check")
 		})
 	}
 }
@@ -109,7 +109,7 @@ func checkFailure(t *testing.T, pod *redirectPod, state string, o initOptions, c
 	if err := os.WriteFile(log, []byte("from before"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	r := pod.tryInit(o, "--iptables-mode=nft", "--seal", "--proxy-port=9000", "--termination-log="+log)
+	r := pod.tryInit(o, "--backend=nft", "--seal", "--proxy-port=9000", "--termination-log="+log)
 	message, err := os.ReadFile(log)
 	if err != nil {
 		t.Fatal(err)
@@ -127,23 +127,23 @@ func TestRedirectCapabilities(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
 	table := tabwriter.NewWriter(&log, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "capabilities\tnft\tlegacy")
+	fmt.Fprintln(table, "capabilities\tnative, auto\tnft\tlegacy")
 	for _, tt := range []struct {
-		name, caps  string
-		nft, legacy int
+		name, caps          string
+		native, nft, legacy int
 	}{
-		{"all", "+all", 0, 0},
-		{"NET_ADMIN, NET_RAW", "-all,+net_admin,+net_raw", 0, 0},
-		{"NET_ADMIN", "-all,+net_admin", 0, 3},
-		{"NET_RAW", "-all,+net_raw", 3, 3},
-		{"all but NET_ADMIN", "+all,-net_admin", 3, 3},
-		{"all but NET_RAW", "+all,-net_raw", 0, 3},
-		{"none", "-all", 3, 3},
+		{"all", "+all", 0, 0, 0},
+		{"NET_ADMIN, NET_RAW", "-all,+net_admin,+net_raw", 0, 0, 0},
+		{"NET_ADMIN", "-all,+net_admin", 0, 0, 3},
+		{"NET_RAW", "-all,+net_raw", 3, 3, 3},
+		{"all but NET_ADMIN", "+all,-net_admin", 3, 3, 3},
+		{"all but NET_RAW", "+all,-net_raw", 0, 0, 3},
+		{"none", "-all", 3, 3, 3},
 	} {
 		pod := newRedirectPod(t)
 		codes := map[string]int{}
-		for backend, want := range map[string]int{"nft": tt.nft, "legacy": tt.legacy} {
-			r := pod.tryInit(initOptions{caps: tt.caps}, "--iptables-mode="+backend)
+		for backend, want := range map[string]int{"native": tt.native, "auto": tt.native, "nft": tt.nft, "legacy": tt.legacy} {
+			r := pod.tryInit(initOptions{caps: tt.caps}, "--backend="+backend)
 			if r.code != want {
 				t.Errorf("%s, %s: exit code %d, want %d\n%s", tt.name, backend, r.code, want, r.stderr)
 			}
@@ -152,40 +152,61 @@ func TestRedirectCapabilities(t *testing.T) {
 			}
 			codes[backend] = r.code
 		}
-		fmt.Fprintf(table, "%s\t%d\t%d\n", tt.name, codes["nft"], codes["legacy"])
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\n", tt.name, codes["native"], codes["nft"], codes["legacy"])
 	}
 	table.Flush()
 	t.Logf("proxy-init's exit code by capabilities\n%s", &log)
 }
 
-// TestRedirectUnseenLegacy: with NET_ADMIN only, proxy-init cannot read legacy rules. It logs a
-// warning and still proves the redirect by a connection.
-func TestRedirectUnseenLegacy(t *testing.T) {
+// TestRedirectBesideLegacyTables: with NET_ADMIN only, proxy-init can read which chains legacy
+// has. A mesh there does not matter. An earlier redirect does: without iptables-legacy and
+// NET_RAW it cannot be removed, so proxy-init changes nothing.
+func TestRedirectBesideLegacyTables(t *testing.T) {
 	t.Parallel()
-	pod := newRedirectPod(t)
-	pod.iptables("legacy", meshScript...)
-	r := pod.tryInit(initOptions{caps: "-all,+net_admin"})
-	if r.code != 0 || !strings.Contains(r.stderr, "cannot be read") || logField(t, r, "proven_by") != "connection" {
-		t.Errorf("exit code %d, want 0, a warning and a proof\n%s", r.code, r.stderr)
-	}
-}
-
-// TestRedirectCheckUnseenLegacy: a check that cannot read all rules fails, unless the kernel
-// has no legacy tables.
-func TestRedirectCheckUnseenLegacy(t *testing.T) {
-	t.Parallel()
-	pod := newRedirectPod(t)
 	netAdmin := initOptions{caps: "-all,+net_admin"}
-	pod.install("--iptables-mode=nft")
-	if r := pod.tryInit(netAdmin, "--check"); r.code != 0 {
-		t.Errorf("without legacy tables: exit code %d, want 0\n%s", r.code, r.stderr)
+	noPrograms := initOptions{noPrograms: true}
+	for _, backend := range []string{"auto", "native", "nft"} {
+		args := []string{"--backend=" + backend}
+		pod := newRedirectPod(t)
+		pod.iptables("legacy", meshScript...)
+		if r := pod.tryInit(netAdmin, args...); r.code != 0 || logField(t, r, "proven_by") != "connection" {
+			t.Errorf("%s beside a mesh: exit code %d, want 0 and a proof\n%s", backend, r.code, r.stderr)
+		}
+		if r := pod.tryInit(netAdmin, append(args, "--check")...); r.code != 0 {
+			t.Errorf("%s beside a mesh, --check: exit code %d, want 0\n%s", backend, r.code, r.stderr)
+		}
+		pod.install("--cleanup")
+
+		pod.iptables("legacy", azwiScript...)
+		before := pod.rules()
+		for _, tt := range []struct {
+			name    string
+			o       initOptions
+			want    int
+			message string
+		}{
+			{"NET_ADMIN", netAdmin, 3, "NET_RAW"},
+			{"no programs", noPrograms, 4, "iptables-legacy"},
+		} {
+			if backend == "nft" && tt.name == "no programs" {
+				continue
+			}
+			for _, action := range []string{"--verify", "--cleanup"} {
+				r := pod.tryInit(tt.o, append(args, action)...)
+				if r.code != tt.want || !strings.Contains(r.stderr, "AZWI_PROXY") || !strings.Contains(r.stderr, tt.message) {
+					t.Errorf("%s beside an earlier redirect, %s, %s: exit code %d, want %d, its chain and %s\n%s", backend, tt.name, action, r.code, tt.want, tt.message, r.stderr)
+				}
+			}
+			if r := pod.tryInit(tt.o, append(args, "--check")...); r.code != 8 && r.code != tt.want {
+				t.Errorf("%s beside an earlier redirect, %s, --check: exit code %d\n%s", backend, tt.name, r.code, r.stderr)
+			}
+		}
+		if got := pod.rules(); got != before {
+			t.Errorf("%s: rules:\n%s\nwant unchanged:\n%s", backend, got, before)
+		}
+		pod.install(args...)
+		pod.install(append(args, "--check")...)
 	}
-	pod.iptables("legacy", meshScript...)
-	r := pod.tryInit(netAdmin, "--check", "--log-level=error", "--iptables-mode=nft")
-	if r.code != 3 || !strings.Contains(r.stderr, "cannot be read") || !strings.Contains(r.stderr, "NET_RAW") {
-		t.Errorf("with legacy tables: exit code %d, want 3, and the missing capability\n%s", r.code, r.stderr)
-	}
-	pod.install("--iptables-mode=nft", "--check") // with NET_RAW it can read them; they are no redirect
 }
 
 // TestRedirectPrivilegedPort: proxy-init refuses a port that only root can use, as the proxy
@@ -193,7 +214,7 @@ func TestRedirectCheckUnseenLegacy(t *testing.T) {
 func TestRedirectPrivilegedPort(t *testing.T) {
 	t.Parallel()
 	pod := newRedirectPod(t)
-	r := pod.tryInit(initOptions{caps: "-all,+net_admin"}, "--iptables-mode=nft", "--proxy-port=88")
+	r := pod.tryInit(initOptions{caps: "-all,+net_admin"}, "--backend=nft", "--proxy-port=88")
 	if r.code != 1 || !strings.Contains(r.stderr, "to 1024 or more") {
 		t.Errorf("proxy-init: exit code %d, want 1 and the remedy\n%s", r.code, r.stderr)
 	}
@@ -217,7 +238,7 @@ func TestRedirectSIGTERMWhileListing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stderr.Close()
-	cmd := pod.command(program("proxy-init"), "--iptables-mode=nft", "--termination-log=")
+	cmd := pod.command(program("proxy-init"), "--backend=nft", "--termination-log=")
 	cmd.Env = []string{"PATH=" + dir + ":/usr/sbin:/usr/bin:/sbin:/bin", quickExit}
 	cmd.Stderr = stderr
 	if err := cmd.Start(); err != nil {
@@ -248,7 +269,7 @@ func TestRedirectReadOnly(t *testing.T) {
 			mount -o remount,bind,ro / && mount -t tmpfs -o ro none /run && mount -t tmpfs -o ro none /tmp/none 2>/dev/null
 			if touch /run/probe /probe 2>/dev/null; then echo "not read-only" >&2; exit 99; fi
 			exec "$@"`, "sh"}
-		r := pod.tryInit(initOptions{prefix: readOnly}, "--iptables-mode="+backend)
+		r := pod.tryInit(initOptions{prefix: readOnly}, "--backend="+backend)
 		if r.code != 0 {
 			t.Errorf("exit code %d, want 0\n%s", r.code, r.stderr)
 		}

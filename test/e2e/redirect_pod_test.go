@@ -23,8 +23,12 @@ const (
 	isReset      = "reset"
 )
 
-// backends are the values of --iptables-mode, except auto.
-var backends = []string{"nft", "legacy"}
+// backends are the values of --backend, except auto, and iptablesBackends those that run
+// iptables.
+var (
+	backends         = []string{"native", "nft", "legacy"}
+	iptablesBackends = []string{"nft", "legacy"}
+)
 
 // redirectPod is a network namespace for a pod. A veth pair connects it to another namespace,
 // which stands for the node and the network behind it. So the metadata address is one hop
@@ -99,6 +103,12 @@ func (p *redirectPod) answerAs(u asker, endpoints ...string) *helper {
 	return startHelper(p.t, p.command(u.as(append([]string{program("redirectpod"), "answer"}, endpoints...)...)...))
 }
 
+// answerAsOpen answers as a user that has no server: see "redirectpod open".
+func (p *redirectPod) answerAsOpen(u asker, spec string) {
+	p.t.Helper()
+	startHelper(p.t, p.command(u.as(program("redirectpod"), "open", spec)...))
+}
+
 // command returns a command that runs a program in the namespace, as root.
 func (p *redirectPod) command(args ...string) *exec.Cmd {
 	cmd := exec.Command("nsenter", append([]string{"--net=" + p.ns, "--"}, args...)...)
@@ -126,18 +136,24 @@ func (p *redirectPod) mustRun(stdin string, args ...string) string {
 type asker struct {
 	name     string
 	uid, gid int
+	// mark is the mark of its connections (SO_MARK). If it is not zero, the user is root.
+	mark int
 }
 
 var (
-	rootUser   = asker{"root", 0, 0}
-	appUser    = asker{"1000:1000", 1000, 1000}
-	proxyUser  = asker{"1501:1501", 1501, 1501}
-	otherGroup = asker{"1501:1000", 1501, 1000}
-	otherUser  = asker{"1000:1501", 1000, 1501}
+	rootUser   = asker{name: "root"}
+	appUser    = asker{name: "1000:1000", uid: 1000, gid: 1000}
+	proxyUser  = asker{name: "1501:1501", uid: 1501, gid: 1501}
+	otherGroup = asker{name: "1501:1000", uid: 1501, gid: 1000}
+	otherUser  = asker{name: "1000:1501", uid: 1000, gid: 1501}
 )
 
-// as returns the command line that runs a program as this user, without capabilities.
+// as returns the command line that runs a program as this user, without capabilities, except
+// that which a mark needs.
 func (u asker) as(args ...string) []string {
+	if u.mark != 0 {
+		return append([]string{"env", fmt.Sprintf("MARK=%d", u.mark)}, args...)
+	}
 	return append([]string{
 		"setpriv", "--reuid", strconv.Itoa(u.uid), "--regid", strconv.Itoa(u.gid), "--clear-groups",
 		"--bounding-set=-all", "--inh-caps=-all", "--",
@@ -180,6 +196,9 @@ type initOptions struct {
 
 	// keepInheritable keeps the inheritable capabilities that prefix has set.
 	keepInheritable bool
+
+	// noPrograms lets proxy-init find no other program.
+	noPrograms bool
 }
 
 // enough are the capabilities that both backends need.
@@ -196,7 +215,11 @@ func (p *redirectPod) tryInit(o initOptions, args ...string) initResult {
 	if !o.keepInheritable {
 		line = append(line, "--inh-caps=-all")
 	}
-	line = append(line, "--", program("proxy-init"))
+	line = append(line, "--")
+	if o.noPrograms {
+		line = append(line, "env", "PATH=/nonexistent")
+	}
+	line = append(line, program("proxy-init"))
 	cmd := p.command(append(line, args...)...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), quickExit}, o.env...)
 	var stdout, stderr bytes.Buffer
@@ -218,11 +241,17 @@ func (p *redirectPod) install(args ...string) initResult {
 	return r
 }
 
-// rules returns the rules of both backends in the namespace, without counters and comments.
+// rules returns the rules of all backends in the namespace, without counters and comments.
 func (p *redirectPod) rules() string {
 	p.t.Helper()
 	var b strings.Builder
-	for _, backend := range backends {
+	b.WriteString("= native\n")
+	for line := range strings.Lines(p.mustRun("", "nft", "list", "tables")) {
+		if strings.TrimSpace(line) == "table inet imds_proxy" {
+			b.WriteString(p.mustRun("", "nft", "list", "table", "inet", "imds_proxy"))
+		}
+	}
+	for _, backend := range iptablesBackends {
 		fmt.Fprintf(&b, "= %s\n", backend)
 		for line := range strings.Lines(p.mustRun("", "iptables-"+backend+"-save")) {
 			if !strings.HasPrefix(line, "#") {

@@ -19,9 +19,13 @@ func onBackends(t *testing.T, test func(t *testing.T, pod *redirectPod, backend 
 	}
 }
 
-// iptables runs iptables of a backend with each of the lines as arguments.
+// iptables runs iptables of a backend with each of the lines as arguments, or iptables-nft for
+// the native backend.
 func (p *redirectPod) iptables(backend string, lines ...string) {
 	p.t.Helper()
+	if backend == "native" {
+		backend = "nft"
+	}
 	for _, line := range lines {
 		p.mustRun("", append([]string{"iptables-" + backend, "--wait", "10"}, strings.Fields(line)...)...)
 	}
@@ -47,7 +51,7 @@ var meshScript = []string{
 
 func TestRedirectIsIdempotent(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
-		mode := "--iptables-mode=" + backend
+		mode := "--backend=" + backend
 		pod.iptables(backend, meshScript...)
 		before := pod.rules()
 		pod.install(mode)
@@ -59,7 +63,7 @@ func TestRedirectIsIdempotent(t *testing.T) {
 			t.Errorf("after ten runs:\n%s\nafter one:\n%s", got, once)
 		}
 		pod.install(mode, "--proxy-port=9000", "--seal", "--deny=168.63.129.16:80")
-		if got := pod.rules(); strings.Contains(got, "8000") || strings.Contains(got, "1501") {
+		if got := strings.ToLower(pod.rules()); strings.Contains(got, "8000") || strings.Contains(got, "dnat") {
 			t.Errorf("rules with the old port or mode are left:\n%s", got)
 		}
 		pod.install(mode)
@@ -78,7 +82,7 @@ func TestRedirectIsIdempotent(t *testing.T) {
 // TestRedirectConcurrentRuns: after concurrent runs, the rules are those of a single run.
 func TestRedirectConcurrentRuns(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
-		mode := "--iptables-mode=" + backend
+		mode := "--backend=" + backend
 		var wg sync.WaitGroup
 		codes := make([]int, 4)
 		for i := range codes {
@@ -96,55 +100,71 @@ func TestRedirectConcurrentRuns(t *testing.T) {
 	})
 }
 
-// TestRedirectTakesOver: proxy-init replaces the rules of azure-workload-identity's script.
+// TestRedirectTakesOver: proxy-init replaces the rules of azure-workload-identity's script on
+// either iptables backend, with each of its own backends.
 func TestRedirectTakesOver(t *testing.T) {
-	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
-		for range 2 { // the script is not idempotent: its second run fails half-way
-			for _, line := range azwiScript {
-				_ = pod.command(append([]string{"iptables-" + backend, "--wait", "10"}, strings.Fields(line)...)...).Run()
-			}
+	t.Parallel()
+	for _, theirs := range iptablesBackends {
+		for _, ours := range append(backends, "auto") {
+			t.Run(theirs+" to "+ours, func(t *testing.T) {
+				t.Parallel()
+				pod := newRedirectPod(t)
+				for range 2 { // the script is not idempotent: its second run fails half-way
+					for _, line := range azwiScript {
+						_ = pod.command(append([]string{"iptables-" + theirs, "--wait", "10"}, strings.Fields(line)...)...).Run()
+					}
+				}
+				if got := pod.rules(); strings.Count(got, "-j AZWI_PROXY_OUTPUT") != 2 {
+					t.Fatalf("want the rules of two runs of the script, got:\n%s", got)
+				}
+				pod.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:9000")
+				pod.install("--backend="+ours, "--proxy-port=9000")
+				if got := pod.rules(); strings.Contains(got, "AZWI") || strings.Contains(got, "8000") {
+					t.Errorf("rules of the script are left:\n%s", got)
+				}
+				pod.expect(appUser, metadata80, byProxy)
+				pod.expect(otherGroup, metadata80, byProxy)
+			})
 		}
-		if got := pod.rules(); strings.Count(got, "-j AZWI_PROXY_OUTPUT") != 2 {
-			t.Fatalf("want the rules of two runs of the script, got:\n%s", got)
-		}
-		pod.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:9000")
-		pod.install("--proxy-port=9000") // finds the backend by itself
-		if got := pod.rules(); strings.Contains(got, "AZWI") || strings.Contains(got, "8000") {
-			t.Errorf("rules of the script are left:\n%s", got)
-		}
-		pod.expect(appUser, "tcp/169.254.169.254:80", byProxy)
-		pod.expect(otherGroup, "tcp/169.254.169.254:80", byProxy)
-	})
+	}
 }
 
-// TestRedirectFindsBackend: proxy-init chooses the backend that already has rules in nat.
-func TestRedirectFindsBackend(t *testing.T) {
+// TestRedirectAuto: the native backend is used whatever rules iptables has, and those of other
+// programs stay.
+func TestRedirectAuto(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		backend string // has rules before proxy-init runs
 		lines   []string
-		want    string
 	}{
-		"no rules":              {"nft", nil, "nft"},
-		"mesh on nft":           {"nft", meshScript, "nft"},
-		"mesh on legacy":        {"legacy", meshScript, "legacy"},
-		"script on legacy":      {"legacy", azwiScript, "legacy"},
-		"empty table on legacy": {"legacy", []string{"-t nat -S"}, "nft"},
-		"filter on legacy":      {"legacy", []string{"-A OUTPUT -d 203.0.113.1/32 -j REJECT"}, "nft"},
-		"earlier proxy-init":    {"legacy", []string{"-t nat -N IMDS_PROXY_OUTPUT"}, "legacy"},
+		"no rules":           {"nft", nil},
+		"mesh on nft":        {"nft", meshScript},
+		"mesh on legacy":     {"legacy", meshScript},
+		"script on legacy":   {"legacy", azwiScript},
+		"filter on legacy":   {"legacy", []string{"-A OUTPUT -d 203.0.113.1/32 -j REJECT"}},
+		"earlier proxy-init": {"legacy", []string{"-t nat -N IMDS_PROXY_OUTPUT"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pod := newRedirectPod(t)
 			pod.iptables(tt.backend, tt.lines...)
-			if got := logField(t, pod.install(), "backend"); got != tt.want {
-				t.Errorf("backend %s, want %s", got, tt.want)
+			if got := logField(t, pod.install(), "backend"); got != "native" {
+				t.Errorf("backend %s, want native", got)
 			}
+			got := pod.rules()
+			if strings.Contains(got, "-j IMDS_PROXY") || strings.Contains(got, "AZWI") {
+				t.Errorf("rules of an earlier redirect are left:\n%s", got)
+			}
+			if strings.Contains(name, "mesh") && !strings.Contains(got, "-A OUTPUT -p tcp -j OTHERS") {
+				t.Errorf("the mesh's rules are gone:\n%s", got)
+			}
+			pod.install("--check")
 		})
 	}
 }
 
 // TestRedirectNFTTable: the table nat has rules of the nft tool that iptables-nft cannot read.
+// The native backend does not need to.
 func TestRedirectNFTTable(t *testing.T) {
 	t.Parallel()
 	pod := newRedirectPod(t)
@@ -154,60 +174,89 @@ func TestRedirectNFTTable(t *testing.T) {
 		ip daddr { 203.0.113.1, 203.0.113.2 } tcp dport { 80, 81 } ct mark set 7 redirect to :15001
 	}
 }`, "nft", "-f", "-")
-	if r := pod.tryInit(initOptions{}, "--iptables-mode=nft"); r.code != 7 {
+	if r := pod.tryInit(initOptions{}, "--backend=nft"); r.code != 7 {
 		t.Errorf("on nft: exit code %d, want 7\n%s", r.code, r.stderr)
 	}
-	r := pod.install()
-	if got := logField(t, r, "backend"); got != "legacy" || !strings.Contains(r.stderr, "cannot be read") {
-		t.Errorf("auto: backend %s, want legacy and a warning\n%s", got, r.stderr)
+	for _, backend := range []string{"legacy", "auto"} {
+		pod.install("--backend=" + backend)
+		pod.install("--backend="+backend, "--check")
 	}
 }
 
 // TestRedirectNFTBaseChain: the table nat has a base chain of the nft tool besides those of
-// iptables. Then iptables-nft prints a remark at the start of its listing, and proxy-init
-// cannot list its own rules, which are there.
+// iptables. Then iptables-nft prints a remark at the start of its listing, and cannot list the
+// rules of proxy-init, which are there. By netlink they can be read, and removed.
 func TestRedirectNFTBaseChain(t *testing.T) {
 	t.Parallel()
-	pod := newRedirectPod(t)
-	pod.install("--iptables-mode=nft")
-	pod.mustRun("add chain ip nat early { type nat hook output priority -150; }", "nft", "-f", "-")
-	before := pod.mustRun("", "nft", "list", "table", "ip", "nat")
-	for _, action := range []string{"--verify", "--check", "--cleanup"} {
-		if r := pod.tryInit(initOptions{}, "--iptables-mode=nft", action); r.code != 7 {
-			t.Errorf("%s: exit code %d, want 7\n%s", action, r.code, r.stderr)
+	for _, action := range []string{"--cleanup", "--verify"} {
+		pod := newRedirectPod(t)
+		pod.install("--backend=nft")
+		pod.mustRun("add chain ip nat early { type nat hook output priority -150; }", "nft", "-f", "-")
+		before := pod.mustRun("", "nft", "list", "table", "ip", "nat")
+		for _, withIPTables := range []string{"--verify", "--check", "--cleanup"} {
+			if r := pod.tryInit(initOptions{}, "--backend=nft", withIPTables); r.code != 7 {
+				t.Errorf("%s: exit code %d, want 7\n%s", withIPTables, r.code, r.stderr)
+			}
 		}
-	}
-	if got := pod.mustRun("", "nft", "list", "table", "ip", "nat"); got != before {
-		t.Errorf("rules:\n%s\nwant those from before:\n%s", got, before)
-	}
-	// It must not succeed because the other backend has no rules of proxy-init.
-	if r := pod.tryInit(initOptions{}, "--cleanup"); r.code != 7 {
-		t.Errorf("--cleanup on auto: exit code %d, want 7\n%s", r.code, r.stderr)
+		if got := pod.mustRun("", "nft", "list", "table", "ip", "nat"); got != before {
+			t.Errorf("rules:\n%s\nwant those from before:\n%s", got, before)
+		}
+		pod.install(action)
+		if got := pod.mustRun("", "nft", "list", "ruleset"); strings.Contains(got, "IMDS") || !strings.Contains(got, "chain early") {
+			t.Errorf("%s: rules of iptables-nft are left, or those of others are gone:\n%s", action, got)
+		}
 	}
 }
 
-// TestRedirectMovesBackend: if a backend is chosen, no rules are left on the other one.
+// TestRedirectMovesBackend: if a backend is chosen, no rules are left on the others.
 func TestRedirectMovesBackend(t *testing.T) {
 	t.Parallel()
 	pod := newRedirectPod(t)
 	pod.iptables("nft", meshScript...)
 	pod.iptables("legacy", meshScript...)
-	for _, backend := range []string{"nft", "legacy", "nft"} {
-		pod.install("--iptables-mode="+backend, "--check=false")
-		if got := strings.Count(pod.rules(), "-A OUTPUT -j IMDS_PROXY_"); got != 2 {
-			t.Errorf("%d jumps after installing on %s, want 2, all on this backend:\n%s", got, backend, pod.rules())
+	before := pod.rules()
+	for _, backend := range []string{"native", "nft", "legacy", "native", "legacy", "nft", "native"} {
+		pod.install("--backend=" + backend)
+		rules := pod.rules()
+		jumps, tables := strings.Count(rules, "-A OUTPUT -j IMDS_PROXY_"), strings.Count(rules, "table inet imds_proxy")
+		if backend == "native" && (jumps != 0 || tables != 1) || backend != "native" && (jumps != 2 || tables != 0) {
+			t.Errorf("%d jumps and %d native tables after installing on %s:\n%s", jumps, tables, backend, rules)
 		}
-		pod.install("--iptables-mode="+backend, "--check")
+		pod.install("--backend="+backend, "--check")
+		for _, other := range backends {
+			if r := pod.tryInit(initOptions{}, "--backend="+other, "--check"); other != backend && r.code != 8 {
+				t.Errorf("--check on %s: exit code %d, want 8, since the redirect is on %s\n%s", other, r.code, backend, r.stderr)
+			}
+		}
+		pod.install("--check") // it finds the backend
 	}
 	pod.install("--cleanup")
-	if got := pod.rules(); strings.Contains(got, "IMDS") {
-		t.Errorf("after --cleanup:\n%s", got)
+	if got := pod.rules(); got != before {
+		t.Errorf("after --cleanup:\n%s\nwant:\n%s", got, before)
+	}
+}
+
+// TestRedirectBesideOthers: --check fails for a redirect that is on two backends, as it can be
+// after a downgrade.
+func TestRedirectBesideOthers(t *testing.T) {
+	t.Parallel()
+	for _, backend := range iptablesBackends {
+		pod := newRedirectPod(t)
+		pod.install("--backend=native")
+		pod.iptables(backend, azwiScript...)
+		for _, checked := range []string{"auto", "native", backend} {
+			if r := pod.tryInit(initOptions{}, "--backend="+checked, "--check"); r.code != 8 {
+				t.Errorf("%s beside native, --check on %s: exit code %d, want 8\n%s", backend, checked, r.code, r.stderr)
+			}
+		}
+		pod.install()
+		pod.install("--check")
 	}
 }
 
 func TestRedirectCheck(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
-		mode := "--iptables-mode=" + backend
+		mode := "--backend=" + backend
 		check := func(what string, want int, args ...string) {
 			t.Helper()
 			before := pod.rules()
@@ -228,6 +277,10 @@ func TestRedirectCheck(t *testing.T) {
 		check("another port", 8, "--proxy-port=9000")
 		check("another mode", 8, "--seal")
 		pod.iptables(backend, "-t nat -I OUTPUT -p tcp -j ACCEPT")
+		if backend == "native" {
+			check("other rules on iptables", 0) // they are asked later
+			return
+		}
 		check("not first in nat", 8)
 		pod.install(mode)
 		check("installed again", 0)
@@ -236,37 +289,81 @@ func TestRedirectCheck(t *testing.T) {
 	})
 }
 
-// TestRedirectDryRun: --dry-run prints the rules that proxy-init installs.
+// TestRedirectCheckNative: --check notices every change of the native table, and another run
+// repairs it.
+func TestRedirectCheckNative(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]string{
+		"no table":          "delete table inet imds_proxy",
+		"no chain":          "delete chain inet imds_proxy guard_out",
+		"empty chain":       "flush chain inet imds_proxy filter_out",
+		"another chain":     "add chain inet imds_proxy more",
+		"another rule":      "insert rule inet imds_proxy filter_out accept",
+		"a rule at the end": "add rule inet imds_proxy nat_out accept",
+		"a changed rule":    "flush chain inet imds_proxy nat_out; add rule inet imds_proxy nat_out accept; add rule inet imds_proxy nat_out accept",
+		"another set":       "add set inet imds_proxy more { type ipv4_addr; }",
+		"a smaller set":     "delete element inet imds_proxy deny { 10.1.0.0/16 }",
+		"a larger set":      "add element inet imds_proxy deny_ports { 192.0.2.1 . 80 }",
+		"a policy":          "add chain inet imds_proxy nat_out { policy drop; }",
+		"an unknown match":  "insert rule inet imds_proxy filter_out socket transparent 1 accept",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pod := newRedirectPod(t)
+			args := []string{"--backend=native", "--deny=10.1.0.0/16,168.63.129.16:80"}
+			pod.install(args...)
+			pod.install(append(args, "--check")...)
+			pod.mustRun(change, "nft", "-f", "-")
+			if r := pod.tryInit(initOptions{}, append(args, "--check")...); r.code != 8 {
+				t.Errorf("exit code %d, want 8\n%s", r.code, r.stderr)
+			}
+			pod.install(args...)
+			pod.install(append(args, "--check")...)
+		})
+	}
+}
+
+// TestRedirectDryRun: --dry-run prints the rules that proxy-init installs, for the program that
+// can load them.
 func TestRedirectDryRun(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
-		for _, args := range [][]string{nil, {"--seal", "--deny=168.63.129.16:80,168.63.129.16:32526"}} {
+		load := []string{"iptables-" + backend + "-restore", "--noflush"}
+		if backend == "native" {
+			load = []string{"nft", "-f", "-"}
+		}
+		for _, more := range [][]string{nil, {"--seal", "--deny=168.63.129.16:80,168.63.129.16:32526,11.0.0.0/8,12.0.0.0/8,224.0.0.0/3"}} {
+			args := append(more, "--backend="+backend)
 			before := pod.rules()
 			plan := pod.tryInit(initOptions{caps: "-all"}, append(args, "--dry-run")...)
 			if plan.code != 0 || pod.rules() != before {
 				t.Fatalf("--dry-run: exit code %d\n%s", plan.code, plan.stderr)
 			}
-			pod.mustRun(plan.stdout, "iptables-"+backend+"-restore", "--noflush")
+			pod.mustRun(plan.stdout, load...)
+			if backend == "native" {
+				pod.install(append(args, "--check")...) // nft makes the same expressions of the text
+				pod.mustRun(plan.stdout, load...)       // and replaces the table
+			}
 			printed := pod.rules()
-			pod.install("--iptables-mode="+backend, "--cleanup")
-			pod.install(append(args, "--iptables-mode="+backend)...)
+			pod.install("--backend="+backend, "--cleanup")
+			pod.install(args...)
 			if got := pod.rules(); got != printed {
 				t.Errorf("installed:\n%s\nprinted:\n%s", got, printed)
 			}
-			pod.install("--iptables-mode="+backend, "--cleanup")
+			pod.install("--backend="+backend, "--cleanup")
 		}
 	})
 }
 
 func TestRedirectDeny(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
-		pod.install("--iptables-mode="+backend, "--deny=168.63.129.16:80,168.63.129.16:32526")
+		pod.install("--backend="+backend, "--deny=168.63.129.16:80,168.63.129.16:32526")
 		for _, u := range []asker{rootUser, appUser, proxyUser} {
 			pod.expect(u, "tcp/168.63.129.16:80", isRefused)
 			pod.expect(u, "tcp/168.63.129.16:32526", isRefused)
 			pod.expect(u, "udp/168.63.129.16:53", byWireServer)
 			pod.expect(u, "tcp/198.51.100.10:80", byOutside)
 		}
-		pod.install("--iptables-mode=" + backend)
+		pod.install("--backend=" + backend)
 		pod.expect(appUser, "tcp/168.63.129.16:80", byWireServer)
 	})
 }
@@ -283,22 +380,22 @@ func TestRedirectDropIn(t *testing.T) {
 	if got := logField(t, r, "proven_by"); got != "connection" {
 		t.Errorf("proven by %q, want a connection", got)
 	}
-	pod.answer(byProxy + "=tcp/127.0.0.1:8123")
+	pod.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:8123")
 	pod.expect(appUser, "tcp/169.254.169.254:80", byProxy)
 	pod.expect(proxyUser, "tcp/169.254.169.254:80", byIMDS)
 }
 
-// TestRedirectLeavesIPv6: proxy-init installs no rules for IPv6, because IPv4-mapped addresses
-// need none.
+// TestRedirectLeavesIPv6: proxy-init redirects and rejects nothing on IPv6, because IPv4-mapped
+// addresses need no rules of their own.
 func TestRedirectLeavesIPv6(t *testing.T) {
 	onBackends(t, func(t *testing.T, pod *redirectPod, backend string) {
-		pod.install("--iptables-mode=" + backend)
-		for _, b := range backends {
+		pod.install("--backend=" + backend)
+		for _, b := range iptablesBackends {
 			if got := pod.mustRun("", "ip6tables-"+b+"-save"); strings.Contains(got, "IMDS") {
 				t.Errorf("ip6tables-%s has rules:\n%s", b, got)
 			}
 		}
-		pod.answer(byProxy + "=tcp/127.0.0.1:8000")
+		pod.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:8000")
 		pod.expect(appUser, "mapped/169.254.169.254:80", byProxy)
 		pod.expect(appUser, "mapped/169.254.169.254:443", isRefused)
 	})

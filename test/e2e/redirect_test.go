@@ -60,7 +60,7 @@ func TestRedirectMatrix(t *testing.T) {
 		// Without rules, all users reach all stand-ins.
 		ask("no rules", func(asker) []string { return everythingOpen })
 		for i, m := range modes {
-			pod.install(append([]string{"--iptables-mode", backend}, m.args...)...)
+			pod.install(append([]string{"--backend", backend}, m.args...)...)
 			if i == 0 {
 				pod.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:8000")
 			}

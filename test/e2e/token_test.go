@@ -76,9 +76,9 @@ func checkDecoy(t *testing.T, p *pod.Pod) {
 // TestCurl: the documented curl command gets a token through the redirect, on both backends.
 // The second request is a cache hit.
 func TestCurl(t *testing.T) {
-	for _, mode := range []string{"nft", "legacy"} {
-		t.Run(mode, func(t *testing.T) {
-			p, ctx := startPod(t, pod.Config{IPTablesMode: mode})
+	for _, backend := range backends {
+		t.Run(backend, func(t *testing.T) {
+			p, ctx := startPod(t, pod.Config{Backend: backend})
 			for range 2 {
 				var answer map[string]string
 				body := curl(t, ctx, p, "-H", "Metadata: true", tokenURL)

@@ -17,8 +17,8 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package outside test/, the packages of this module that it may import. A
 // package that is not listed may exist only in test/.
 var allowed = map[string][]string{
-	"cmd/proxy":         {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server", "internal/sockets"},
-	"cmd/proxy-init":    {"internal/flagenv", "internal/logging", "internal/netrules"},
+	"cmd/proxy":         {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server", "internal/sockets", "internal/termlog"},
+	"cmd/proxy-init":    {"internal/flagenv", "internal/logging", "internal/netrules", "internal/termlog"},
 	"internal/azure":    {},
 	"internal/flagenv":  {},
 	"internal/imds":     {"internal/exchange", "internal/tokens"},
@@ -33,6 +33,7 @@ var allowed = map[string][]string{
 	"internal/census":   {},
 	"internal/logging":  {"internal/flagenv"},
 	"internal/loglimit": {},
+	"internal/termlog":  {},
 	"internal/inject":   {"internal/flagenv"},
 	"internal/manifest": {},
 	"internal/signs":    {},
@@ -50,6 +51,8 @@ var everywhere = []string{"internal/azure"}
 var exclusive = map[string]string{
 	"github.com/AzureAD/microsoft-authentication-library-for-go": "internal/exchange",
 	"github.com/coreos/go-iptables":                              "internal/netrules",
+	"github.com/google/nftables":                                 "internal/netrules",
+	"github.com/mdlayher/netlink":                                "internal/netrules",
 	"github.com/go-chi/chi":                                      "cmd/proxy",
 	"go.yaml.in/yaml":                                            "internal/manifest",
 }

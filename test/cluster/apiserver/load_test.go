@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -115,50 +116,85 @@ func TestTooManyObjects(t *testing.T) {
 }
 
 // TestPermissionWithdrawn checks that a webhook that may no longer read service accounts does not
-// stay ready: its memory would have accounts that are gone.
+// stay ready: its memory would have accounts that are gone. One that may no longer read the Secret of
+// its certificate stays ready, with a warning.
 func TestPermissionWithdrawn(t *testing.T) {
 	t.Parallel() // it waits for a minute
-	const own, port = "withdrawn", firstPort + 60
-	ctx, cancel := context.WithTimeout(t.Context(), 4*testTimeout)
-	defer cancel()
-	if _, err := startWebhook(ctx, own, port); err != nil {
-		t.Fatal(err)
+	for i, test := range []struct {
+		own, path string
+		bindings  func(ctx context.Context, namespace string) error // removes them
+		status    int
+		want      string
+	}{
+		{"withdrawn", "/readyz", removeClusterRoleBinding, http.StatusServiceUnavailable, "service-accounts: service accounts could not be listed"},
+		{"unrenewed", "/readyz?verbose", removeRoleBindings, http.StatusOK, "[!]certificate-renewal warning: Secrets could not be listed"},
+	} {
+		t.Run(test.own, func(t *testing.T) {
+			t.Parallel()
+			port := firstPort + 60 + 10*i
+			ctx, cancel := context.WithTimeout(t.Context(), 4*testTimeout)
+			defer cancel()
+			if _, err := startWebhook(ctx, test.own, port); err != nil {
+				t.Fatal(err)
+			}
+			namespace := appNamespace(ctx, t, ownWebhookLabel, test.own)
+			mustCreate(ctx, t, namespace, injected(), "")
+			if err := test.bindings(ctx, test.own); err != nil {
+				t.Fatal(err)
+			}
+			url := fmt.Sprintf("http://%s:%d%s", cluster.NodeAddress, port+1, test.path)
+			if err := cluster.Wait(ctx, func(ctx context.Context) error { return answers(ctx, url, test.status, test.want) }); err != nil {
+				t.Fatal(err)
+			}
+			if test.status == http.StatusOK {
+				mustCreate(ctx, t, namespace, injected(func(p *corev1.Pod) { p.Name = "later" }), "")
+			}
+		})
 	}
-	namespace := appNamespace(ctx, t, ownWebhookLabel, own)
-	mustCreate(ctx, t, namespace, injected(), "")
+}
 
+// removeClusterRoleBinding removes the ClusterRoleBinding of the webhook in a namespace.
+func removeClusterRoleBinding(ctx context.Context, namespace string) error {
 	bindings, err := running.Client.RbacV1().ClusterRoleBindings().List(ctx, metav1.ListOptions{})
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	removed := slices.DeleteFunc(bindings.Items, func(b rbacv1.ClusterRoleBinding) bool {
-		return !slices.ContainsFunc(b.Subjects, func(s rbacv1.Subject) bool { return s.Namespace == own })
+		return !slices.ContainsFunc(b.Subjects, func(s rbacv1.Subject) bool { return s.Namespace == namespace })
 	})
 	if len(removed) == 0 {
-		t.Fatal("the webhook has no ClusterRoleBinding")
+		return errors.New("the webhook has no ClusterRoleBinding")
 	}
 	for _, b := range removed {
-		if err := running.Client.RbacV1().ClusterRoleBindings().Delete(ctx, b.Name, metav1.DeleteOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		err = errors.Join(err, running.Client.RbacV1().ClusterRoleBindings().Delete(ctx, b.Name, metav1.DeleteOptions{}))
 	}
-	const want = "service-accounts: service accounts could not be listed"
-	if err := cluster.Wait(ctx, func(ctx context.Context) error {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s:%d/readyz", cluster.NodeAddress, port+1), nil)
-		if err != nil {
-			return err
-		}
-		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return err
-		}
-		defer response.Body.Close()
-		body, err := io.ReadAll(response.Body)
-		if response.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), want) {
-			return fmt.Errorf("%s %s, %w, want %s", response.Status, body, err, want)
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
+	return err
+}
+
+// removeRoleBindings removes the RoleBindings in the namespace of a webhook.
+func removeRoleBindings(ctx context.Context, namespace string) error {
+	bindings := running.Client.RbacV1().RoleBindings(namespace)
+	list, err := bindings.List(ctx, metav1.ListOptions{})
+	if err != nil || len(list.Items) == 0 {
+		return fmt.Errorf("the RoleBindings of the webhook: %d, %w", len(list.Items), err)
 	}
+	return bindings.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
+}
+
+// answers checks the answer to a GET.
+func answers(ctx context.Context, url string, status int, part string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if response.StatusCode != status || !strings.Contains(string(body), part) {
+		return fmt.Errorf("%s %s, %w, want %d %s", response.Status, body, err, status, part)
+	}
+	return nil
 }

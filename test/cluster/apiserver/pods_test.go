@@ -234,8 +234,8 @@ func checkContainers(t *testing.T, pod *corev1.Pod) {
 		}
 	}
 	proxy := container(t, pod, inject.ProxyName)
-	if proxy.RestartPolicy == nil || *proxy.RestartPolicy != corev1.ContainerRestartPolicyAlways || proxy.StartupProbe == nil {
-		t.Errorf("%s is not a native sidecar with a startup probe", proxy.Name)
+	if proxy.RestartPolicy == nil || *proxy.RestartPolicy != corev1.ContainerRestartPolicyAlways || proxy.Lifecycle == nil || proxy.StartupProbe != nil {
+		t.Errorf("%s is not a native sidecar with a postStart hook and without a startup probe", proxy.Name)
 	}
 	if got := fmt.Sprint(container(t, pod, inject.ProxyInitName).SecurityContext.Capabilities.Add); got != "[NET_ADMIN]" {
 		t.Errorf("the init container adds the capabilities %s, want [NET_ADMIN]", got)

@@ -61,8 +61,8 @@ func TestInjectedAsDeployed(t *testing.T) {
 			if got.SecurityContext.String() != want.SecurityContext.String() {
 				t.Errorf("%s: %s has the security context %v, want %v", injected, name, got.SecurityContext, want.SecurityContext)
 			}
-			if got.StartupProbe.String() != want.StartupProbe.String() {
-				t.Errorf("%s: %s has the probe %v, want %v", injected, name, got.StartupProbe, want.StartupProbe)
+			if got.Lifecycle.String() != want.Lifecycle.String() {
+				t.Errorf("%s: %s has the hook %v, want %v", injected, name, got.Lifecycle, want.Lifecycle)
 			}
 			for _, env := range want.Env {
 				if env.Name == "AZURE_FEDERATED_TOKEN_FILE" || env.Name == "PROXY_ADMIN_ADDRESS" {

@@ -62,12 +62,20 @@ func TestProxyContainer(t *testing.T) {
 			if proxy.RestartPolicy == nil || *proxy.RestartPolicy != corev1.ContainerRestartPolicyAlways {
 				t.Error("not a native sidecar: restartPolicy is not Always")
 			}
-			probe := proxy.StartupProbe
-			if probe == nil || probe.Exec == nil || probe.Exec.Command[0] != "/proxy" || !slices.Contains(probe.Exec.Command, "--probe") {
-				t.Errorf("startup probe is %+v, want /proxy --probe", probe)
+			hook := postStart(proxy)
+			if len(hook) == 0 || hook[0] != "/proxy" || !slices.Contains(hook, "--probe") {
+				t.Errorf("the postStart hook is %q, want /proxy --probe", hook)
 			}
 		})
 	}
+}
+
+// postStart returns the command of a container's postStart hook, or nil.
+func postStart(c *corev1.Container) []string {
+	if c.Lifecycle == nil || c.Lifecycle.PostStart == nil || c.Lifecycle.PostStart.Exec == nil {
+		return nil
+	}
+	return c.Lifecycle.PostStart.Exec.Command
 }
 
 // TestInitContainer checks that the init container runs as root with NET_ADMIN and no other privilege.

@@ -3,6 +3,13 @@
 // the original, and has the same bugs. [V160] follows v1.6.0, whose behaviour was
 // observed in a cluster. [Older] and [Newer] are other known versions, which mount the
 // token at another path.
+//
+// With a [TokenEndpoint] it does what v1.6.0 does for identity bindings, in AKS's form with
+// [AKS]. The sources are azure-workload-identity's pkg/webhook/webhook.go and pkg/config (main,
+// 0042363d7ccda7fe0339edac28b482d935b7d229) and its unit tests, and for the values of AKS the
+// guide of the private preview of identity bindings in Azure/AKS, which installs the webhook
+// with them. The server name has the form of secrets-store-csi-driver-provider-azure, which
+// computes it from an ID of the cluster.
 package azwi
 
 import (
@@ -15,6 +22,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Layout is how a version of the webhook mounts the token.
@@ -46,6 +54,35 @@ type Webhook struct {
 	NativeSidecar bool
 	// TenantID is the default tenant of all pods.
 	TenantID string
+	// Endpoint is for pods with its annotation. Zero: there is none.
+	Endpoint TokenEndpoint
+}
+
+// TokenEndpoint is the configuration of a custom token endpoint, for identity bindings.
+type TokenEndpoint struct {
+	// Suffix is the end of the annotation's name, after use-.
+	Suffix string
+	// Audience is the audience of the projected token.
+	Audience string
+	// TokenProxy and SNIName are the URL and the TLS server name.
+	TokenProxy, SNIName string
+	// CAData, CAConfigMap and CASigner say where the certificate authorities are: at most one
+	// of them is set. CALabels selects the ClusterTrustBundles of CASigner.
+	CAData, CAConfigMap, CASigner string
+	CALabels                      *metav1.LabelSelector
+}
+
+// AKS returns the configuration of AKS's webhook. The token proxy is the API server, which
+// distinguishes it by the server name, so that its certificate authority is in the ConfigMap that
+// each namespace has.
+func AKS() TokenEndpoint {
+	return TokenEndpoint{
+		Suffix:      "identity-binding",
+		Audience:    "api://AKSIdentityBinding",
+		TokenProxy:  "https://kubernetes.default.svc",
+		SNIName:     "adjohu9u1dlsmhjkfb9rc27r2rl3iuv7jlrjrafk5ic3sov52hu8g.ests.aks",
+		CAConfigMap: "kube-root-ca.crt",
+	}
 }
 
 const (
@@ -56,6 +93,7 @@ const (
 	wiPath   = "/var/run/secrets/azure/wi"
 	oldPath  = "/var/run/secrets/azure/tokens"
 	oldToken = "azure-identity-token"
+	caFile   = "ca-cert/ca.crt"
 	audience = "api://AzureADTokenExchange"
 )
 
@@ -199,11 +237,44 @@ func (w Webhook) volume(pod *corev1.Pod, expiration int64) corev1.Volume {
 		name = oldToken
 	}
 	_, file := w.mount(pod)
-	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
-		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
-			Path: file, Audience: audience, ExpirationSeconds: &expiration,
-		}}},
-	}}}
+	token := corev1.ServiceAccountTokenProjection{Path: file, Audience: audience, ExpirationSeconds: &expiration}
+	sources := []corev1.VolumeProjection{{ServiceAccountToken: &token}}
+	if w.bound(pod) {
+		token.Audience = w.Endpoint.Audience
+		sources = append(sources, w.Endpoint.authorities()...)
+	}
+	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: sources}}}
+}
+
+// bound reports whether the pod selects the token endpoint.
+func (w Webhook) bound(pod *corev1.Pod) bool {
+	return w.Endpoint.Suffix != "" && strings.EqualFold(pod.Annotations[prefix+"use-"+w.Endpoint.Suffix], "true")
+}
+
+func (e TokenEndpoint) authorities() (sources []corev1.VolumeProjection) {
+	if e.CAConfigMap != "" {
+		sources = append(sources, corev1.VolumeProjection{ConfigMap: &corev1.ConfigMapProjection{
+			LocalObjectReference: corev1.LocalObjectReference{Name: e.CAConfigMap},
+			Items:                []corev1.KeyToPath{{Key: "ca.crt", Path: caFile}}, Optional: new(false),
+		}})
+	}
+	if e.CASigner != "" {
+		sources = append(sources, corev1.VolumeProjection{ClusterTrustBundle: &corev1.ClusterTrustBundleProjection{
+			SignerName: &e.CASigner, LabelSelector: e.CALabels, Path: caFile, Optional: new(false),
+		}})
+	}
+	return sources
+}
+
+// env returns the variables of the endpoint. The webhook sets the path of the authorities also if
+// there is no such file.
+func (e TokenEndpoint) env(dir string) []corev1.EnvVar {
+	return []corev1.EnvVar{
+		{Name: "AZURE_KUBERNETES_TOKEN_PROXY", Value: e.TokenProxy},
+		{Name: "AZURE_KUBERNETES_SNI_NAME", Value: e.SNIName},
+		{Name: "AZURE_KUBERNETES_CA_FILE", Value: path.Join(dir, caFile)},
+		{Name: "AZURE_KUBERNETES_CA_DATA", Value: e.CAData},
+	}
 }
 
 func (w Webhook) container(c *corev1.Container, pod *corev1.Pod, account *corev1.ServiceAccount, volume corev1.Volume) {
@@ -215,12 +286,16 @@ func (w Webhook) container(c *corev1.Container, pod *corev1.Pod, account *corev1
 			tenant = value
 		}
 	}
-	for _, env := range []corev1.EnvVar{
+	wanted := []corev1.EnvVar{
 		{Name: "AZURE_CLIENT_ID", Value: clientID},
 		{Name: "AZURE_TENANT_ID", Value: tenant},
 		{Name: "AZURE_FEDERATED_TOKEN_FILE", Value: path.Join(dir, file)},
 		{Name: "AZURE_AUTHORITY_HOST", Value: "https://login.microsoftonline.com/"},
-	} {
+	}
+	if w.bound(pod) {
+		wanted = append(wanted, w.Endpoint.env(dir)...)
+	}
+	for _, env := range wanted {
 		exists := slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == env.Name })
 		if !exists && env.Value != "" {
 			c.Env = append(c.Env, env)

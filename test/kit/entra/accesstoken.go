@@ -38,6 +38,7 @@ type accessClaims struct {
 	ObjectID  string          `json:"oid"`
 	Subject   string          `json:"sub"`
 	TenantID  string          `json:"tid"`
+	MIResID   string          `json:"xms_mirid,omitempty"`
 	UTI       string          `json:"uti"`
 	Version   string          `json:"ver"`
 }
@@ -63,6 +64,7 @@ func (s *Server) issue(app Application, resource string, now time.Time) (token, 
 		ObjectID:  app.ObjectID,
 		Subject:   app.ObjectID,
 		TenantID:  s.cfg.TenantID,
+		MIResID:   app.ResourceID,
 		UTI:       id,
 		Version:   "1.0",
 	}).Serialize()

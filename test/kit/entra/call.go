@@ -1,6 +1,7 @@
 package entra
 
 import (
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -12,8 +13,15 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// maxBody bounds the bytes that are read of a body.
-const maxBody = 1 << 20
+const (
+	// maxBody bounds the bytes that are read of a body.
+	maxBody = 1 << 20
+
+	// maxDiscarded bounds the bytes of a body that are discarded because it is too large. A
+	// connection that is closed while the client still sends is reset, and the client may lose
+	// the answer.
+	maxDiscarded = 16 << 20
+)
 
 // call is one request that the server handles.
 type call struct {
@@ -159,8 +167,10 @@ func (c *call) outcome(status, code int, outcome string) {
 // readForm reads the body of a token request before any check, so that the record of a
 // refused request is complete too. Values that cannot be read stay empty.
 func (c *call) readForm() {
-	c.r.Body = http.MaxBytesReader(nil, c.r.Body, maxBody)
+	body := c.r.Body
+	c.r.Body = http.MaxBytesReader(nil, body, maxBody)
 	if c.r.ParseForm() != nil {
+		_, _ = io.CopyN(io.Discard, body, maxDiscarded) // an error is the end of the body or of the connection
 		return
 	}
 	x, form := c.x, c.r.PostForm

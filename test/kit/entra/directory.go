@@ -15,6 +15,10 @@ type Application struct {
 	// ObjectID is the oid of its tokens. Empty: derived from the client ID.
 	ObjectID string
 
+	// ResourceID is the xms_mirid of its tokens, which a managed identity may have. Empty:
+	// they have none.
+	ResourceID string
+
 	// Credentials are the federated credentials. Empty: every assertion is refused.
 	Credentials []FederatedCredential
 }

@@ -1,8 +1,11 @@
 package entra
 
 import (
+	"context"
+	"fmt"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
@@ -53,6 +56,23 @@ func (s *Server) SignFederatedToken(c Claims) string {
 		return ""
 	}
 	return token
+}
+
+// ReviewFederatedToken verifies a token of the cluster's issuer for an audience, as a TokenReview
+// does, and returns its subject.
+func (s *Server) ReviewFederatedToken(ctx context.Context, token, audience string) (subject string, err error) {
+	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	if err != nil {
+		return "", err
+	}
+	var claims jwt.Claims
+	if code := s.issuers.verify(ctx, s.Issuer(), parsed); code != 0 {
+		return "", fmt.Errorf("the signature is not accepted (AADSTS%d)", code)
+	}
+	if err := parsed.UnsafeClaimsWithoutVerification(&claims); err != nil {
+		return "", err
+	}
+	return claims.Subject, claims.ValidateWithLeeway(jwt.Expected{Issuer: s.Issuer(), AnyAudience: jwt.Audience{audience}, Time: s.now()}, 0)
 }
 
 func (s *Server) completeClaims(c Claims) Claims {

@@ -158,6 +158,21 @@ func TestInvalidTokenRequests(t *testing.T) {
 	}
 }
 
+// TestLargeBodyIsReadToItsEnd checks that a body that is too large is read before it is answered: a
+// client that still sends when the connection is closed may get a reset in place of the answer.
+func TestLargeBodyIsReadToItsEnd(t *testing.T) {
+	idp := withoutListener(t, entra.Config{})
+	body := strings.NewReader("padding=" + strings.Repeat("x", 2<<20))
+	response, err := idp.Client().Post(idp.TokenURL(), "application/x-www-form-urlencoded", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusBadRequest || body.Len() > 0 {
+		t.Errorf("got %s, with %d bytes that were not read; want 400 and none", response.Status, body.Len())
+	}
+}
+
 func TestAddAndRemoveApplication(t *testing.T) {
 	idp := withoutListener(t, entra.Config{})
 	idp.AddApplication(testApplication())

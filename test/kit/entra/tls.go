@@ -95,6 +95,9 @@ func (s *Server) WriteCA(path string) error {
 	return os.WriteFile(path, s.tls.caPEM, 0o644)
 }
 
+// Certificate returns the server's certificate, for another server that has one of its names.
+func (s *Server) Certificate() tls.Certificate { return s.tls.leaf }
+
 // TLSConfig returns the configuration of a client that trusts only this server's CA. It has
 // no ServerName, so that tests of SNI can set it.
 func (s *Server) TLSConfig() *tls.Config {

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"imds-oidc-proxy/test/kit/binding"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
@@ -26,6 +27,11 @@ const (
 	Subject        = "system:serviceaccount:demo:app"
 	ProxyUID       = 1501
 	ApplicationUID = 1000
+
+	// tokenProxyName and tokenProxyPath are the server name and the path of the token proxy of
+	// an identity binding.
+	tokenProxyName = "a1b2c3d4.ests.aks"
+	tokenProxyPath = "/identity-binding"
 )
 
 // stopTimeout bounds how long a process may take to exit after SIGTERM.
@@ -46,8 +52,8 @@ type Config struct {
 	// proxy, whose command line is appended. It may be empty.
 	ProxyPrefix []string
 
-	// IPTablesMode is proxy-init's --iptables-mode. If it is empty, proxy-init chooses.
-	IPTablesMode string
+	// Backend is proxy-init's --backend. If it is empty, proxy-init chooses.
+	Backend string
 
 	// OneUser runs all processes as the caller: for a user namespace with one user, or
 	// for a caller that is not root.
@@ -55,6 +61,10 @@ type Config struct {
 
 	// Port is the port of the proxy. The default is 8000.
 	Port int
+
+	// IdentityBinding gives the pod an identity binding of AKS, with a stand-in for its token
+	// proxy. Entra then has no credential for the pod's federated token.
+	IdentityBinding bool
 
 	// Entra configures the stand-in. The zero value works.
 	Entra entra.Config
@@ -66,6 +76,8 @@ type Pod struct {
 	Entra *entra.Server
 	// Decoy is the server in place of the node's IMDS. Nil without a redirect.
 	Decoy *Decoy
+	// Binding is the stand-in for the token proxy. Nil without an identity binding.
+	Binding *binding.Server
 	// Token is the projected service-account token.
 	Token *entra.ProjectedToken
 	// InitOutput is what proxy-init printed.
@@ -137,6 +149,9 @@ func (p *Pod) Stop() {
 	if p.Decoy != nil {
 		p.Decoy.Close()
 	}
+	if p.Binding != nil {
+		p.Binding.Close()
+	}
 	if p.Entra != nil {
 		p.Entra.Close()
 	}
@@ -145,6 +160,7 @@ func (p *Pod) Stop() {
 
 func (p *Pod) startStandIns() error {
 	var err error
+	p.cfg.Entra.ServerNames = append(p.cfg.Entra.ServerNames, tokenProxyName)
 	if p.Entra, err = entra.Start(p.cfg.Entra); err != nil {
 		return err
 	}
@@ -159,7 +175,14 @@ func (p *Pod) startStandIns() error {
 	if err := os.Mkdir(volume, 0o755); err != nil {
 		return err
 	}
-	if p.Token, err = p.Entra.ProjectToken(entra.ProjectedTokenConfig{Dir: volume, Subject: Subject}); err != nil {
+	token := entra.ProjectedTokenConfig{Dir: volume, Subject: Subject}
+	if p.cfg.IdentityBinding {
+		token.Audience = binding.Audience
+		if err := p.startBinding(); err != nil {
+			return err
+		}
+	}
+	if p.Token, err = p.Entra.ProjectToken(token); err != nil {
 		return err
 	}
 	if p.cfg.ProxyInit == "" {
@@ -169,13 +192,26 @@ func (p *Pod) startStandIns() error {
 	return err
 }
 
+// startBinding starts the token proxy, which lets the pod's service account use each identity that
+// has a binding.
+func (p *Pod) startBinding() (err error) {
+	p.Binding, err = binding.Start(binding.Config{
+		Entra: p.Entra, Certificate: p.Entra.Certificate(), ServerName: tokenProxyName, Path: tokenProxyPath, Review: p.Entra.ReviewFederatedToken,
+		Allowed: func(_ context.Context, subject, _ string) (bool, error) { return subject == Subject, nil },
+	})
+	if err == nil {
+		p.Binding.Bind(ClientID)
+	}
+	return err
+}
+
 // CAFile returns the path of the stand-in's certificate authority in PEM.
 func (p *Pod) CAFile() string { return filepath.Join(p.dir, "ca.pem") }
 
 // Environment returns the environment variables that azure-workload-identity's webhook
 // injects, and PROXY_CA_FILE with the stand-in's certificate authority.
 func (p *Pod) Environment() []string {
-	return []string{
+	env := []string{
 		"PATH=" + os.Getenv("PATH"),
 		"AZURE_CLIENT_ID=" + ClientID,
 		"AZURE_TENANT_ID=" + p.Entra.TenantID(),
@@ -183,17 +219,21 @@ func (p *Pod) Environment() []string {
 		"AZURE_AUTHORITY_HOST=" + p.Entra.AuthorityHost(),
 		"PROXY_CA_FILE=" + p.CAFile(),
 	}
+	if p.Binding != nil {
+		env = append(env, "AZURE_KUBERNETES_TOKEN_PROXY="+p.Binding.URL(), "AZURE_KUBERNETES_SNI_NAME="+tokenProxyName, "AZURE_KUBERNETES_CA_FILE="+p.CAFile())
+	}
+	return env
 }
 
 // RunProxyInit runs proxy-init as the init container of a manifest: as root, with only the
-// capabilities that iptables needs.
+// capabilities that it needs.
 func (p *Pod) RunProxyInit(ctx context.Context, args ...string) (string, error) {
-	if p.cfg.IPTablesMode != "" {
-		args = append(args, "--iptables-mode="+p.cfg.IPTablesMode)
+	if p.cfg.Backend != "" {
+		args = append(args, "--backend="+p.cfg.Backend)
 	}
 	args = append(append([]string{p.cfg.ProxyInit}, p.cfg.ProxyInitArgs...), args...)
 	if !p.cfg.OneUser {
-		args = append(withCapabilities(p.cfg.IPTablesMode), args...)
+		args = append(withCapabilities(p.cfg.Backend), args...)
 	}
 	out, err := run(ctx, command{args: args, env: []string{"PATH=" + os.Getenv("PATH"), fmt.Sprintf("PROXY_PORT=%d", p.cfg.Port)}})
 	if err != nil {
@@ -204,9 +244,9 @@ func (p *Pod) RunProxyInit(ctx context.Context, args ...string) (string, error) 
 
 // withCapabilities returns the prefix of a command that drops all capabilities except those
 // that iptables needs. The legacy backend needs NET_RAW for a raw socket.
-func withCapabilities(mode string) []string {
+func withCapabilities(backend string) []string {
 	keep := "-all,+net_admin"
-	if mode == "legacy" {
+	if backend == "legacy" {
 		keep += ",+net_raw"
 	}
 	return []string{"setpriv", "--no-new-privs", "--bounding-set=" + keep, "--inh-caps=-all"}

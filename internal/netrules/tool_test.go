@@ -21,7 +21,7 @@ func TestListingIsCanceled(t *testing.T) {
 		s := stuck{make(chan struct{})}
 		defer close(s.release)
 		run, end := context.WithCancel(t.Context())
-		b := &bounded{tables: s, mode: ModeNFT, ended: run}
+		b := &bounded{tables: s, backend: NFT, ended: run}
 		start := time.Now()
 		time.AfterFunc(time.Second, end)
 		if _, err := b.ListChains("nat"); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "nat") {
@@ -37,7 +37,7 @@ func TestListingTimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := stuck{make(chan struct{})}
 		defer close(s.release)
-		b := &bounded{tables: s, mode: ModeNFT, ended: t.Context()}
+		b := &bounded{tables: s, backend: NFT, ended: t.Context()}
 		start := time.Now()
 		for _, list := range []func() ([]string, error){
 			func() ([]string, error) { return b.ListChains("nat") },
