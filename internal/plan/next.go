@@ -74,7 +74,7 @@ func (b *builder) migration(w *Workload) Next {
 	redirect := b.redirect(w)
 	text := "add the sidecar (redirect: " + redirect + "); or upgrade the SDK directly if it is old"
 	if redirect == redirectNone {
-		text = "add the sidecar without a redirect, for clients that read AZURE_POD_IDENTITY_AUTHORITY_HOST; upgrade the others directly"
+		text = "add the sidecar without a redirect: most clients then use the protocol of App Service (docs/injection.md, Without a redirect); upgrade the others directly"
 	}
 	return Next{Step: StepSidecar, Redirect: redirect, Brief: "add the sidecar, redirect: " + redirect, Text: text}
 }

@@ -76,7 +76,7 @@ func (b *builder) named(w *Workload) []Ref {
 				w.find("IMDS143", s.Text+" names the identity by "+string(selector)+", whose client ID is not known", "set --identity="+string(selector)+"=<CLIENT_ID>")
 				continue
 			}
-			w.find("IMDS143", s.Text+" names the identity by "+string(selector), "with the sidecar, set the annotation imds-oidc-proxy/identities: "+string(selector)+"="+string(ref.ClientID))
+			w.find("IMDS143", s.Text+" names the identity by "+string(selector), "the sidecar finds the IDs of its identities in their tokens; the annotation imds-oidc-proxy/identities maps those of others. Without the sidecar, name the client ID "+string(ref.ClientID))
 			refs = append(refs, ref)
 		}
 	}

@@ -99,6 +99,8 @@ var Kinds = []Kind{
 	{"keda.sh", v1alpha1, "scaledjobs", "ScaledJob", true, false, "spec.jobTargetRef.template"},
 	{"sparkoperator.k8s.io", []string{"v1beta2"}, "sparkapplications", "SparkApplication", true, false, none},
 	{"sparkoperator.k8s.io", []string{"v1beta2"}, "scheduledsparkapplications", "ScheduledSparkApplication", true, false, none},
+	{"jobset.x-k8s.io", []string{"v1alpha2"}, "jobsets", "JobSet", true, false, none},
+	{"leaderworkerset.x-k8s.io", v1, "leaderworkersets", "LeaderWorkerSet", true, false, none},
 	{"serving.knative.dev", v1, "services", "Service", true, false, inSpec},
 	{"kafka.strimzi.io", []string{"v1", "v1beta2"}, "kafkas", "Kafka", true, false, none},
 	{"postgresql.cnpg.io", v1, "clusters", "Cluster", true, false, none},
@@ -129,6 +131,8 @@ var TemplateFields = map[string]TemplateField{
 	"argoproj.io/CronWorkflow":                       {"spec.workflowSpec.podMetadata", "spec.workflowSpec.serviceAccountName"},
 	"sparkoperator.k8s.io/SparkApplication":          {"spec.driver.labels and spec.executor.labels (annotations likewise)", "spec.driver.serviceAccount and spec.executor.serviceAccount"},
 	"sparkoperator.k8s.io/ScheduledSparkApplication": {"spec.template.driver.labels and spec.template.executor.labels (annotations likewise)", "spec.template.driver.serviceAccount and spec.template.executor.serviceAccount"},
+	"jobset.x-k8s.io/JobSet":                         {"the metadata of each spec.replicatedJobs[].template.spec.template", "the spec of each of these templates"},
+	"leaderworkerset.x-k8s.io/LeaderWorkerSet":       {"the metadata of spec.leaderWorkerTemplate.leaderTemplate and workerTemplate", "the spec of both templates"},
 	"kafka.strimzi.io/Kafka":                         {"spec.kafka.template.pod.metadata", "the operator's own: annotate it through spec.kafka.template.serviceAccount.metadata"},
 	"postgresql.cnpg.io/Cluster":                     {"spec.inheritedMetadata", "the operator's own: annotate it through spec.serviceAccountTemplate.metadata"},
 }

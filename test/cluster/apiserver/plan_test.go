@@ -16,6 +16,7 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -171,6 +172,9 @@ func (p planner) apply(ctx context.Context, o *unstructured.Unstructured) {
 	}
 	err := cluster.Wait(ctx, func(ctx context.Context) error {
 		_, err := running.Apply(ctx, o, false)
+		if meta.IsNoMatchError(err) {
+			running.Refresh()
+		}
 		return err
 	})
 	if err != nil {
@@ -347,10 +351,10 @@ func documentedRole(t *testing.T) *rbacv1.ClusterRole {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, text, _ := strings.Cut(string(page), "```yaml\n")
+	_, text, _ := strings.Cut(string(page), "```yaml\napiVersion: rbac.authorization.k8s.io/v1\n")
 	text, _, _ = strings.Cut(text, "```")
 	role := new(rbacv1.ClusterRole)
-	if err := yaml.UnmarshalStrict([]byte(text), role); err != nil {
+	if err := yaml.Unmarshal([]byte(text), role); err != nil {
 		t.Fatal(err)
 	}
 	return role
