@@ -2,6 +2,7 @@ package survey
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"net/url"
 
@@ -20,7 +21,7 @@ type Client interface {
 }
 
 // NewClient returns a client for a cluster.
-func NewClient(config *rest.Config) (Client, error) {
+func NewClient(config *rest.Config) (Creator, error) {
 	config = rest.CopyConfig(config)
 	scheme := runtime.NewScheme()
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"}) // Status, the body of an error
@@ -36,7 +37,32 @@ func NewClient(config *rest.Config) (Client, error) {
 	return restClient{client}, nil
 }
 
+// Creator also sends objects: for dry runs and reviews of the person's own rights, which store nothing.
+type Creator interface {
+	Client
+	// Create sends an object and decodes the answer.
+	Create(ctx context.Context, path string, query url.Values, object, answer any) error
+}
+
 type restClient struct{ client *rest.RESTClient }
+
+func (c restClient) Create(ctx context.Context, path string, query url.Values, object, answer any) error {
+	body, err := json.Marshal(object)
+	if err != nil {
+		return err
+	}
+	request := c.client.Post().AbsPath(path).SetHeader("Accept", "application/json").SetHeader("Content-Type", "application/json").Body(body)
+	for name, values := range query {
+		for _, value := range values {
+			request.Param(name, value)
+		}
+	}
+	text, err := request.DoRaw(ctx)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, answer)
+}
 
 func (c restClient) Get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
 	request := c.client.Get().AbsPath(path).SetHeader("Accept", "application/json")

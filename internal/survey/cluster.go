@@ -43,7 +43,7 @@ func (s *Survey) ReadCluster(ctx context.Context, client Client, progress Progre
 		return err
 	}
 	for _, k := range kinds {
-		if k.Kind == "Secret" && k.Group == "" && !s.config.Secrets {
+		if k.Kind == "Secret" && k.Group == "" && !s.config.Secrets || !s.config.wants(k) {
 			continue
 		}
 		progress(k.String())
@@ -53,6 +53,9 @@ func (s *Survey) ReadCluster(ctx context.Context, client Client, progress Progre
 	}
 	return nil
 }
+
+// wants reports whether a kind is to be read.
+func (c Config) wants(k Kind) bool { return c.Kinds == nil || slices.Contains(c.Kinds, k.String()) }
 
 // cluster reads a cluster.
 type cluster struct {

@@ -78,8 +78,8 @@ type reader struct {
 	survey *Survey
 	in     *bufio.Reader
 	line   int // of the object that is read; 0 in JSON
-	// last is the last object that has a status in a cluster, and whether it has one here.
-	last      header
+	// last is the last object, and hadStatus reports whether one before it has a status.
+	last      []byte
 	hadStatus bool
 }
 
@@ -99,8 +99,11 @@ var statusKinds = []string{"Pod", "Deployment", "StatefulSet", "DaemonSet", "Rep
 // complete returns an error if the end of the file is missing although what is there is valid: the
 // last object was exported and has no status, which follows all else.
 func (f *reader) complete() error {
-	exported := f.last.Metadata.UID != "" && contains(statusKinds, f.last.Kind)
-	if exported && f.last.Status == nil && f.hadStatus {
+	var last header
+	if f.last == nil || decode(f.last, &last) != nil {
+		return nil // the survey lists it
+	}
+	if last.Metadata.UID != "" && contains(statusKinds, last.Kind) && last.Status == nil && f.hadStatus {
 		return errCut
 	}
 	return nil
@@ -108,6 +111,9 @@ func (f *reader) complete() error {
 
 // object adds one object, or the items of a list.
 func (f *reader) object(text []byte, kind header) error {
+	if !bytes.Contains(text, []byte(`"items"`)) {
+		return f.add(text, kind)
+	}
 	var list struct {
 		header
 		Items []json.RawMessage `json:"items"`
@@ -134,11 +140,8 @@ func itemKind(list header) header {
 }
 
 func (f *reader) add(text []byte, kind header) error {
-	f.hadStatus = f.hadStatus || f.last.Status != nil
-	f.last = header{}
-	if decode(text, &f.last) != nil {
-		f.last = header{}
-	}
+	f.hadStatus = f.hadStatus || bytes.Contains(f.last, []byte(`"status":`))
+	f.last = text
 	f.survey.add(text, kind)
 	return nil
 }

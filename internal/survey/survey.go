@@ -31,6 +31,8 @@ import (
 type Config struct {
 	// Secrets also reads Secrets.
 	Secrets bool
+	// Kinds limits the reading of a cluster to these kinds, by [Kind.String]. Nil: all.
+	Kinds []string
 	// Namespace limits the reading of a cluster to one namespace, except for kinds that are needed
 	// from everywhere. Empty: all.
 	Namespace string

@@ -49,8 +49,20 @@ func (s *Survey) addWorkload(k Kind, h *header, text []byte) error {
 	if len(w.Template.Spec.Containers) == 0 {
 		return fmt.Errorf("%s.spec.containers is required", k.Template)
 	}
+	trim(&w.Template.Spec)
 	s.Workloads[w.Ref] = w
 	return nil
+}
+
+// trim removes what says nothing about tokens and injection: half of the memory of a usual template.
+func trim(spec *corev1.PodSpec) {
+	spec.Affinity, spec.TopologySpreadConstraints = nil, nil
+	for _, list := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
+		for i := range list {
+			c := &list[i]
+			c.LivenessProbe, c.ReadinessProbe, c.StartupProbe, c.Lifecycle = nil, nil, nil, nil
+		}
+	}
 }
 
 // field returns the JSON of a field.
@@ -127,6 +139,7 @@ func (s *Survey) addPod(h *header, text []byte) error {
 	p := pod{ref: h.ref(), meta: h.Metadata.Meta, hash: h.Metadata.Labels["pod-template-hash"], injected: injectedIn(&object.Spec), static: mirror}
 	p.owner, _ = h.controller()
 	if w := s.Workloads[s.top(p)]; w == nil || len(w.Template.Spec.Containers) == 0 {
+		trim(&object.Spec)
 		p.spec = &object.Spec // the template of a workload that was not read, or not yet
 	} else {
 		p.meta = Meta{}
