@@ -41,7 +41,11 @@ var allowed = map[string][]string{
 	"internal/termlog":    {},
 	"internal/inject":     {"internal/cnirequest", "internal/flagenv"},
 	"internal/manifest":   {},
-	"cmd/imds-migrate":    {"internal/flagenv", "internal/inject", "internal/manifest"},
+	"internal/signs":      {},
+	"internal/survey":     {"internal/signs"},
+	"internal/plan":       {"internal/inject", "internal/signs", "internal/survey"},
+	"internal/output":     {"internal/inject", "internal/plan"},
+	"cmd/imds-migrate":    {"internal/flagenv", "internal/inject", "internal/manifest", "internal/output", "internal/plan", "internal/survey"},
 	"cmd/webhook":         {"internal/flagenv", "internal/health", "internal/inject", "internal/logging", "internal/loglimit"},
 }
 
@@ -66,7 +70,7 @@ var forbidden = []string{"k8s.io/", "sigs.k8s.io/"}
 
 // kubernetesSide lists the packages that may link what is forbidden to others: they patch pods and
 // do not run in them.
-var kubernetesSide = []string{"internal/inject", "cmd/webhook", "cmd/imds-migrate"}
+var kubernetesSide = []string{"internal/inject", "internal/survey", "internal/plan", "internal/output", "cmd/webhook", "cmd/imds-migrate"}
 
 type goPackage struct {
 	ImportPath string
