@@ -25,6 +25,10 @@ build: ## build bin/proxy and bin/proxy-init, static and stripped
 build-migrate: ## build bin/imds-migrate, for your own machine
 	$(BUILD) -o bin/imds-migrate ./cmd/imds-migrate
 
+.PHONY: build-cni
+build-cni: ## build bin/imds-cni, the CNI plugin and its installer
+	$(BUILD) -o bin/imds-cni ./cmd/imds-cni
+
 .PHONY: build-webhook
 build-webhook: ## build bin/webhook, the admission webhook; one to two minutes the first time
 	$(BUILD) -o bin/webhook ./cmd/webhook
@@ -133,7 +137,7 @@ test-apiserver: ## test with a real Kubernetes API server and etcd (root, for na
 
 .PHONY: test-cluster
 test-cluster: ## test with a real node as well: kubelet, containerd, runc, and pods that get tokens (root)
-	@tools/need buildah ip npm
+	@tools/need buildah ip npm python3-venv
 	@tools/kubernetes >/dev/null # here, since go test would not show its messages before the end
 	cd test/cluster && go test -count=1 -timeout 30m ./node
 
@@ -155,7 +159,7 @@ bench-pod: ## measure what injection costs the start of a pod, on the node of te
 	cd test/cluster && go run ./podstart -n $(PODS)
 
 .PHONY: compat
-compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family)
+compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family, ONLY=python/msal: one library)
 	@go run ./test/compat --only="$(ONLY)"
 
 # The newest minor version of Kubernetes, for the cluster tests. CI tests the one before.

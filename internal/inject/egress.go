@@ -18,6 +18,11 @@ const (
 	// caMountPath its mount in the proxy. Only injected volumes have this name.
 	caVolume    = "imds-oidc-proxy-ca"
 	caMountPath = "/etc/imds-oidc-proxy/ca"
+
+	// requireBlockedEnv is the variable of the proxy's --require-imds-blocked. Where the proxy
+	// forwards to the node's IMDS it is left out: there the redirect keeps the application from
+	// it, and the proxy would refuse to start.
+	requireBlockedEnv = "PROXY_REQUIRE_IMDS_BLOCKED"
 )
 
 // ConfigMapKey is a key of a ConfigMap in the pod's namespace. The zero value means none.
@@ -72,7 +77,9 @@ func (s *settings) extraEnv() []corev1.EnvVar {
 	env = slices.DeleteFunc(env, func(e corev1.EnvVar) bool {
 		return slices.ContainsFunc(s.ProxyEnv, func(given corev1.EnvVar) bool { return given.Name == e.Name })
 	})
-	return slices.Concat(withoutEmpty(env), s.ProxyEnv)
+	return slices.DeleteFunc(slices.Concat(withoutEmpty(env), s.ProxyEnv), func(e corev1.EnvVar) bool {
+		return e.Name == requireBlockedEnv && s.redirect.forwards()
+	})
 }
 
 func (s *settings) caMounts() []corev1.VolumeMount {

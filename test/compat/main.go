@@ -53,16 +53,17 @@ func run(ctx context.Context, args []string) int {
 }
 
 type options struct {
-	only, cache, document string
-	binding               bool
-	workers               int
+	only, scenario, cache, document string
+	binding                         bool
+	workers                         int
 }
 
 // matrix reads the flags and the manifest, and runs the tests.
 func matrix(ctx context.Context, args []string) error {
 	var opts options
 	flags := pflag.NewFlagSet("compat", pflag.ContinueOnError)
-	flags.StringVar(&opts.only, "only", "", "test only this family of clients; the page is not written")
+	flags.StringVar(&opts.only, "only", "", "test only this family of clients, or FAMILY/LIBRARY; the page is not written")
+	flags.StringVar(&opts.scenario, "scenario", "", "test only the scenarios whose names begin with this; the page is not written")
 	flags.StringVar(&opts.cache, "cache", ".cache/compat", "directory of installed clients")
 	flags.StringVar(&opts.document, "document", "docs/compatibility.md", "page to write")
 	flags.BoolVar(&opts.binding, "identity-binding", false, "test in pods with an identity binding of AKS; the page is not written")
@@ -78,11 +79,9 @@ func matrix(ctx context.Context, args []string) error {
 		return err
 	}
 	if opts.only != "" {
-		f, err := m.family(opts.only)
-		if err != nil {
+		if m, err = m.only(opts.only); err != nil {
 			return err
 		}
-		m.Families = []family{f}
 	}
 	return opts.makeMatrix(ctx, m)
 }
@@ -105,13 +104,14 @@ func (o options) makeMatrix(ctx context.Context, m manifest) error {
 		return err
 	}
 	fmt.Printf("installed in %s\n", time.Since(began).Round(time.Second))
-	results, err := o.tryAll(ctx, i, all.jobs)
+	results, err := o.tryAll(ctx, i, o.selected(all.jobs))
 	if err != nil {
 		return err
 	}
 	report := newReport(m, results, all, o.places())
+	report.scenario = o.scenario
 	fmt.Printf("%s, in %s\n", report.summary(), time.Since(began).Round(time.Second))
-	if o.only == "" && !o.binding {
+	if o.only == "" && o.scenario == "" && !o.binding {
 		if err := os.WriteFile(o.document, report.markdown(), 0o644); err != nil {
 			return err
 		}

@@ -34,6 +34,25 @@ func TestManifest(t *testing.T) {
 	}
 }
 
+// TestOnly: a family, one of its libraries, and names that do not exist.
+func TestOnly(t *testing.T) {
+	m, err := loadManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if family, err := m.only("go"); err != nil || len(family.Families) != 1 || len(family.Families[0].Libraries) < 2 {
+		t.Errorf("go: got %+v, %v; want all libraries of one family", family.Families, err)
+	}
+	if one, err := m.only("go/msal"); err != nil || len(one.Families) != 1 || len(one.Families[0].Libraries) != 1 || one.Families[0].Libraries[0].Name != "msal" {
+		t.Errorf("go/msal: got %+v, %v; want one library", one.Families, err)
+	}
+	for _, name := range []string{"cobol", "go/none", "go/", "/msal"} {
+		if _, err := m.only(name); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
 // TestManifestChecks: invalid expectations are errors.
 func TestManifestChecks(t *testing.T) {
 	for name, e := range map[string]expectation{

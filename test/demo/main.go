@@ -104,6 +104,7 @@ func show(opts options, layout func(options) (pod.Config, error)) int {
 		return fail(err)
 	}
 	cfg.IdentityBinding = opts.binding
+	cfg.ProxyEnv = []string{"PROXY_APP_SERVICE_HEADER=" + podUID} // injection refers to the pod's UID
 	p, err := pod.Start(demoCtx, cfg)
 	if err != nil {
 		return fail(err)

@@ -1,16 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/exchange"
 	"imds-oidc-proxy/test/kit/entra"
 	"imds-oidc-proxy/test/kit/netns"
@@ -19,6 +22,9 @@ import (
 
 // resource is the resource for which the application requests a token.
 const resource = "https://vault.azure.net"
+
+// podUID is the invented UID of the pod, which is the secret of App Service's protocol.
+const podUID = "3f8c1b7e-5d2a-4e96-9b04-d1a7c6e2f580"
 
 // steps prints the steps of the demo in a running pod.
 type steps struct {
@@ -44,6 +50,9 @@ func (s *steps) show(ctx context.Context) error {
 		return err
 	}
 	s.showWithoutMetadata(ctx)
+	if err := s.showAppService(ctx); err != nil {
+		return err
+	}
 	s.showCounts()
 	s.showLog()
 	return nil
@@ -102,12 +111,15 @@ func chainsOf(table string) string {
 	return chains.String()
 }
 
+// port returns the proxy's port.
+func (s *steps) port() string { return strconv.Itoa(cmp.Or(s.cfg.Port, azure.ProxyPort)) }
+
 // tokenURL returns the URL of the token endpoint, at the metadata address if there is a
 // redirect, otherwise at the proxy's address.
 func (s *steps) tokenURL() string {
 	host := netns.MetadataAddress
 	if s.cfg.ProxyInit == "" {
-		host = fmt.Sprintf("127.0.0.1:%d", s.cfg.Port)
+		host = "127.0.0.1:" + s.port()
 	}
 	return "http://" + host + "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + resource
 }
@@ -118,6 +130,31 @@ func (s *steps) showToken(ctx context.Context, heading string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, body)
 	}
+	return s.answer(fmt.Sprintf("curl -H Metadata:true %q", s.tokenURL()), body)
+}
+
+// showAppService requests a token as an application of a pod without a redirect does: it has only
+// environment variables, and sends nothing to the metadata address.
+func (s *steps) showAppService(ctx context.Context) error {
+	s.heading("Without a redirect, variables name the proxy: the protocol of Azure App Service, which most SDKs speak")
+	s.lines(strings.Join(s.appServiceEnv(), "\n") + "   (the pod's UID)")
+	body, err := s.pod.Application(ctx, s.appServiceEnv(), "sh", "-c", strings.Replace(appServiceCommand, "curl", "curl -sS --fail-with-body", 1))
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, body)
+	}
+	return s.answer(appServiceCommand, body)
+}
+
+// appServiceCommand is the command of App Service's documentation.
+const appServiceCommand = `curl -H "X-IDENTITY-HEADER: $IDENTITY_HEADER" "$IDENTITY_ENDPOINT?api-version=2019-08-01&resource=` + resource + `"`
+
+// appServiceEnv returns the variables of the newer version of App Service's protocol.
+func (s *steps) appServiceEnv() []string {
+	return []string{azure.EnvIdentityEndpoint + "=http://127.0.0.1:" + s.port() + azure.AppServicePath, azure.EnvIdentityHeader + "=" + podUID}
+}
+
+// answer prints a command with its answer, in which the token is shortened, and the token's claims.
+func (s *steps) answer(command, body string) error {
 	var answer map[string]string
 	if err := json.Unmarshal([]byte(body), &answer); err != nil {
 		return fmt.Errorf("the proxy's answer: %w", err)
@@ -128,7 +165,7 @@ func (s *steps) showToken(ctx context.Context, heading string) error {
 		return err
 	}
 	shortened := strings.Replace(body, token, fmt.Sprintf("%.12s… (%d bytes)", token, len(token)), 1)
-	s.lines(fmt.Sprintf("$ curl -H Metadata:true %q\n%s", s.tokenURL(), shortened))
+	s.lines("$ " + command + "\n" + shortened)
 	s.lines(fmt.Sprintf("The token's claims: aud %s, appid %s,\ntid %s", claims.Resource, claims.ClientID, claims.TenantID))
 	return nil
 }
@@ -164,12 +201,12 @@ func (s *steps) shell() int {
 	if s.cfg.OneUser {
 		user = os.Getuid()
 	}
-	fmt.Fprintf(s.out, "A shell inside the pod, as the application (UID %d). Try:\n\n   curl -i -H Metadata:true %q\n   curl -i %q\n\nexit ends the pod.\n",
-		user, s.tokenURL(), strings.SplitN(s.tokenURL(), "/metadata", 2)[0]+"/readyz")
+	fmt.Fprintf(s.out, "A shell inside the pod, as the application (UID %d). Try:\n\n   curl -i -H Metadata:true %q\n   curl -i %q\n   %s\n\nexit ends the pod.\n",
+		user, s.tokenURL(), strings.SplitN(s.tokenURL(), "/metadata", 2)[0]+"/readyz", appServiceCommand)
 	cmd := exec.Command("/bin/sh", "-i")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/", "TERM=" + os.Getenv("TERM"), "PS1=pod$ "}
+	cmd.Env = append(s.appServiceEnv(), "PATH="+os.Getenv("PATH"), "HOME=/", "TERM="+os.Getenv("TERM"), "PS1=pod$ ")
 	cmd.SysProcAttr = &syscall.SysProcAttr{}
 	if user != os.Getuid() {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(user), Gid: uint32(user)}
