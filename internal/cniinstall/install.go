@@ -70,7 +70,7 @@ type Installer struct {
 var errNotCompared = errors.New("the node's files have not been read yet")
 
 // New returns an Installer.
-func New(c Config) *Installer { 
+func New(c Config) *Installer {
 	return &Installer{Config: c, interval: compareInterval, notReady: errNotCompared}
 }
 
