@@ -40,6 +40,9 @@ type config struct {
 	strictAPIVersion bool
 	imdsPassthrough  string
 	imdsAddress      azure.MetadataURL
+	instanceFile     string
+	instanceFields   []instanceField
+	instance         *imds.Instance // the document in instanceFile; nil: there is none
 	prefetch         []azure.Resource
 	caFile           string
 	shutdownDelay    time.Duration
@@ -63,8 +66,9 @@ const (
 
 	allowedClientIDsFlag = "allowed-client-ids"
 
-	passthroughOn  = "on"
-	passthroughOff = "off"
+	passthroughOn   = "on"
+	passthroughOff  = "off"
+	passthroughAuto = "auto"
 )
 
 // errConfig marks errors that are fixed by changing a flag or an environment variable.
@@ -141,8 +145,11 @@ func (c *config) addFlags(flags *flagenv.Set) {
 	flags.BoolVar(&c.strictAPIVersion, "strict-api-version", false, "refuse token requests without api-version, as IMDS does")
 	flags.StringVar(&c.caFile, "ca-file", "", "PEM `file` of certificate authorities to trust for Entra in addition to the system's")
 	flags.Group("Instance metadata")
-	flagenv.Var(flags.FlagSet, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughOn, passthroughOff),
-		"on or off: whether to forward requests for instance metadata to the real IMDS; requests for identities are never forwarded")
+	flagenv.Var(flags.FlagSet, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughOn, passthroughOff, passthroughAuto),
+		"on, off or auto: whether to forward requests for instance metadata to the real IMDS; auto answers at once after a connection to it has timed out, until one succeeds; requests for identities are never forwarded")
+	flags.StringVar(&c.instanceFile, instanceFlag, "", "JSON `file` with the answers to requests for /metadata/instance, which then are never forwarded")
+	flagenv.List(flags.FlagSet, &c.instanceFields, instanceFieldsFlag, parseInstanceField,
+		"`PATH=VALUE` to add to that file, such as compute/name=node-1, unless it has a value there; empty values are ignored; repeatable")
 	flagenv.Var(flags.FlagSet, &c.imdsAddress, "imds-address", azure.ParseMetadataURL, "`URL` of the real IMDS; for tests")
 	flags.Group("Logging")
 	c.log.AddFlags(flags.FlagSet)
@@ -196,7 +203,7 @@ func (c *config) checkFlags(flags *pflag.FlagSet) error {
 	if c.identities, err = azure.Identities(c.identityList); err != nil {
 		return flagenv.Errorf("identity", "%v", err)
 	}
-	return nil
+	return c.checkInstance()
 }
 
 func (c *config) readPodEnvironment(getenv func(string) string) {
@@ -310,16 +317,22 @@ func (c *config) handlerConfig() imds.Config {
 		Identities:       c.identities,
 		AllowedClientIDs: c.allowedClientIDs,
 		StrictAPIVersion: c.strictAPIVersion,
+		Instance:         c.instance,
+		LearnSilence:     c.imdsPassthrough == passthroughAuto,
 		Version:          version,
 	}
-	if c.imdsPassthrough == passthroughOn {
+	if c.imdsPassthrough != passthroughOff {
 		cfg.Passthrough = c.imdsAddress
 	}
 	return cfg
 }
 
-// checkHandler returns an error if package imds would refuse the configuration.
+// checkHandler reads the file of instance metadata, and returns an error if package imds would
+// refuse the configuration.
 func (c *config) checkHandler() error {
+	if err := c.readInstance(); err != nil {
+		return err
+	}
 	if err := c.handlerConfig().Validate(); err != nil {
 		return configError{err}
 	}
