@@ -22,7 +22,10 @@ import (
 // cached is a source of tokens that always returns the same token, as from a cache.
 type cached struct{ result tokens.Result }
 
-func (c cached) Token(context.Context, tokens.Request) (tokens.Result, error) {
+func (c cached) Token(_ context.Context, r tokens.Request) (tokens.Result, error) {
+	if r.Selector != "" { // no token has it
+		return tokens.Result{}, &exchange.Error{Kind: exchange.UnknownIdentity, Cause: tokens.ErrUnknownSelector}
+	}
 	return c.result, nil
 }
 

@@ -66,9 +66,9 @@ const (
 
 	allowedClientIDsFlag = "allowed-client-ids"
 
+	passthroughAuto = "auto"
 	passthroughOn   = "on"
 	passthroughOff  = "off"
-	passthroughAuto = "auto"
 )
 
 // errConfig marks errors that are fixed by changing a flag or an environment variable.
@@ -128,7 +128,7 @@ func (c *config) parse(flags *flagenv.Set, args []string, getenv func(string) st
 
 // addFlags adds the flags of c to the set.
 func (c *config) addFlags(flags *flagenv.Set) {
-	c.port, c.imdsPassthrough, c.imdsAddress = azure.ProxyPort, passthroughOn, "http://"+azure.MetadataIP
+	c.port, c.imdsPassthrough, c.imdsAddress = azure.ProxyPort, passthroughAuto, "http://"+azure.MetadataIP
 	flags.Group("Ports")
 	flagenv.Var(flags.FlagSet, &c.port, "proxy-port", azure.ParsePort, "`port` of the token endpoint, on 127.0.0.1")
 	flagenv.Var(flags.FlagSet, &c.adminAddress, "admin-address", flagenv.Optional(azure.ParseAddress),
@@ -145,8 +145,8 @@ func (c *config) addFlags(flags *flagenv.Set) {
 	flags.BoolVar(&c.strictAPIVersion, "strict-api-version", false, "refuse token requests without api-version, as IMDS does")
 	flags.StringVar(&c.caFile, "ca-file", "", "PEM `file` of certificate authorities to trust for Entra in addition to the system's")
 	flags.Group("Instance metadata")
-	flagenv.Var(flags.FlagSet, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughOn, passthroughOff, passthroughAuto),
-		"on, off or auto: whether to forward requests for instance metadata to the real IMDS; auto answers at once after a connection to it has timed out, until one succeeds; requests for identities are never forwarded")
+	flagenv.Var(flags.FlagSet, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughAuto, passthroughOn, passthroughOff),
+		"auto, on or off: whether to forward requests for instance metadata to the real IMDS; auto answers them at once after a connection has timed out, until one succeeds; requests for identities are never forwarded")
 	flags.StringVar(&c.instanceFile, instanceFlag, "", "JSON `file` with the answers to requests for /metadata/instance, which then are never forwarded")
 	flagenv.List(flags.FlagSet, &c.instanceFields, instanceFieldsFlag, parseInstanceField,
 		"`PATH=VALUE` to add to that file, such as compute/name=node-1, unless it has a value there; empty values are ignored; repeatable")

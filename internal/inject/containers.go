@@ -40,7 +40,7 @@ func (p *plan) proxyContainer() corev1.Container {
 		Image:           s.ProxyImage,
 		Env:             slices.Concat(p.identityEnv(p.token.mountPath), p.binding.env, s.proxyEnv()),
 		Resources:       *s.ProxyResources,
-		VolumeMounts:    slices.Concat([]corev1.VolumeMount{p.mount(p.token.mountPath)}, p.binding.mounts, s.caMounts()),
+		VolumeMounts:    slices.Concat([]corev1.VolumeMount{p.mount(p.token.mountPath)}, p.binding.mounts, s.configMapMounts()),
 		SecurityContext: restricted(azure.ProxyID),
 	}
 	// A startup probe would delay the pod by a second: see ADR 0051.
@@ -76,6 +76,7 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 	if s.redirect != redirectForward {
 		env = append(env, corev1.EnvVar{Name: "PROXY_IMDS_PASSTHROUGH", Value: "off"})
 	}
+	env = append(env, s.instanceEnvs()...)
 	extra := s.extraEnv()
 	env = append(env, corev1.EnvVar{Name: recordEnv, Value: record(extra, *s.ProxyResources)})
 	return append(withoutEmpty(env), extra...)
@@ -154,7 +155,7 @@ func restricted(id int64) *corev1.SecurityContext {
 func decimal(n int32) string { return strconv.Itoa(int(n)) }
 
 func withoutEmpty(env []corev1.EnvVar) []corev1.EnvVar {
-	return slices.DeleteFunc(env, func(e corev1.EnvVar) bool { return e.Value == "" })
+	return slices.DeleteFunc(env, func(e corev1.EnvVar) bool { return e.Value == "" && e.ValueFrom == nil })
 }
 
 // ownParts adds what the proxy needs, if it is injected.

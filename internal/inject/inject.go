@@ -65,7 +65,7 @@ func PodContext(ctx context.Context, pod *corev1.Pod, account *corev1.ServiceAcc
 		func() error { return p.environments(ctx) },
 		infallible(p.ownParts),
 		infallible(p.recordValues),
-		func() error { return p.authoritiesVolume(p.tokenVolume()) },
+		func() error { return p.addConfigMapVolumes(p.tokenVolume()) },
 		infallible(p.warn),
 		ctx.Err,
 	} {
