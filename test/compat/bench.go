@@ -44,7 +44,7 @@ func newBench(cache string, where place) (*bench, error) {
 		Proxy: filepath.Join(cache, "bin", "proxy"),
 		// The object ID is not mapped: the proxy finds it in a token.
 		ProxyArgs: []string{"--log-level=debug", "--identity=" + otherResourceID + "=" + otherClientID},
-		Entra: entra.Config{Keys: b.keys},
+		Entra:     entra.Config{Keys: b.keys},
 	}
 	var err error
 	if b.arm, err = startResourceManager(); err != nil {

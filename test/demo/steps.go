@@ -37,10 +37,17 @@ func (s *steps) show(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.showToken(ctx, "The application requests a token from the metadata service"); err != nil {
+	claims, err := s.showToken(ctx, "The application requests a token from the metadata service", "")
+	if err != nil {
 		return err
 	}
-	if err := s.showToken(ctx, "The second request is a cache hit"); err != nil {
+	if _, err := s.showToken(ctx, "The second request is a cache hit", ""); err != nil {
+		return err
+	}
+	if _, err := s.showToken(ctx, "It names the identity by object ID, which no setting has: the proxy finds it in the token", "&object_id="+claims.ObjectID); err != nil {
+		return err
+	}
+	if err := s.showInstance(ctx); err != nil {
 		return err
 	}
 	s.showWithoutMetadata(ctx)
@@ -93,34 +100,64 @@ func (s *steps) showRedirect(ctx context.Context) error {
 	return nil
 }
 
-// tokenURL returns the URL of the token endpoint, at the metadata address if there is a
+// url returns the URL of a path of the metadata service, at the metadata address if there is a
 // redirect, otherwise at the proxy's address.
-func (s *steps) tokenURL() string {
+func (s *steps) url(path string) string {
 	host := netns.MetadataAddress
 	if s.cfg.ProxyInit == "" {
 		host = fmt.Sprintf("127.0.0.1:%d", s.cfg.Port)
 	}
-	return "http://" + host + "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + resource
+	return "http://" + host + path
 }
 
-func (s *steps) showToken(ctx context.Context, heading string) error {
-	s.heading("%s", heading)
-	body, err := s.pod.Application(ctx, nil, "curl", "-sS", "--fail-with-body", "-H", "Metadata:true", s.tokenURL())
+func (s *steps) tokenURL() string {
+	return s.url("/metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + resource)
+}
+
+func (s *steps) instanceURL() string {
+	return s.url("/metadata/instance/compute?api-version=2021-02-01")
+}
+
+// curl sends a request as the application.
+func (s *steps) curl(ctx context.Context, url string) (body string, err error) {
+	body, err = s.pod.Application(ctx, nil, "curl", "-sS", "--fail-with-body", "-H", "Metadata:true", url)
 	if err != nil {
-		return fmt.Errorf("%w: %s", err, body)
+		return "", fmt.Errorf("%w: %s", err, body)
+	}
+	return body, nil
+}
+
+// showToken shows a token request with a further part of the query, and returns the claims of the
+// token.
+func (s *steps) showToken(ctx context.Context, heading, query string) (entra.AccessToken, error) {
+	s.heading("%s", heading)
+	url := s.tokenURL() + query
+	body, err := s.curl(ctx, url)
+	if err != nil {
+		return entra.AccessToken{}, err
 	}
 	var answer map[string]string
 	if err := json.Unmarshal([]byte(body), &answer); err != nil {
-		return fmt.Errorf("the proxy's answer: %w", err)
+		return entra.AccessToken{}, fmt.Errorf("the proxy's answer: %w", err)
 	}
 	token := answer["access_token"]
 	claims, err := entra.DecodeAccessToken(token)
 	if err != nil {
-		return err
+		return entra.AccessToken{}, err
 	}
 	shortened := strings.Replace(body, token, fmt.Sprintf("%.12s… (%d bytes)", token, len(token)), 1)
-	s.lines(fmt.Sprintf("$ curl -H Metadata:true %q\n%s", s.tokenURL(), shortened))
-	s.lines(fmt.Sprintf("The token's claims: aud %s, appid %s,\ntid %s", claims.Resource, claims.ClientID, claims.TenantID))
+	s.lines(fmt.Sprintf("$ curl -H Metadata:true %q\n%s", url, shortened))
+	s.lines(fmt.Sprintf("The token's claims: aud %s, appid %s, oid %s,\ntid %s", claims.Resource, claims.ClientID, claims.ObjectID, claims.TenantID))
+	return claims, nil
+}
+
+func (s *steps) showInstance(ctx context.Context) error {
+	s.heading("Instance metadata comes from a file of the pod, not from the node")
+	body, err := s.curl(ctx, s.instanceURL())
+	if err != nil {
+		return err
+	}
+	s.lines(fmt.Sprintf("$ curl -H Metadata:true %q\n%s", s.instanceURL(), body))
 	return nil
 }
 
@@ -150,8 +187,8 @@ func (s *steps) shell() int {
 	if s.cfg.OneUser {
 		user = os.Getuid()
 	}
-	fmt.Fprintf(s.out, "A shell inside the pod, as the application (UID %d). Try:\n\n   curl -i -H Metadata:true %q\n   curl -i %q\n\nexit ends the pod.\n",
-		user, s.tokenURL(), strings.SplitN(s.tokenURL(), "/metadata", 2)[0]+"/readyz")
+	fmt.Fprintf(s.out, "A shell inside the pod, as the application (UID %d). Try:\n\n   curl -i -H Metadata:true %q\n   curl -i -H Metadata:true %q\n   curl -i %q\n\nexit ends the pod.\n",
+		user, s.tokenURL(), s.instanceURL(), s.url("/readyz"))
 	cmd := exec.Command("/bin/sh", "-i")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Dir = "/"
