@@ -47,7 +47,7 @@ func TestUsageErrors(t *testing.T) {
 		"deny port":         {args: []string{"--deny=168.63.129.16:0"}, want: "--deny"},
 		"backend":           {args: []string{"--backend=nftables"}, want: `--backend (PROXY_BACKEND) "nftables": must be auto, native, nft or legacy`},
 		"former name":       {env: map[string]string{"PROXY_IPTABLES_MODE": "nftables"}, want: "--iptables-mode (PROXY_IPTABLES_MODE)"},
-		"both names":        {args: []string{"--backend=native"}, env: map[string]string{"PROXY_IPTABLES_MODE": "nft"}, want: "--backend (PROXY_BACKEND) and --iptables-mode (PROXY_IPTABLES_MODE) are two names of one setting and must not differ"},
+		"both names":        {args: []string{"--backend=native"}, env: map[string]string{"PROXY_IPTABLES_MODE": "nft"}, want: "--backend (PROXY_BACKEND) and --iptables-mode (PROXY_IPTABLES_MODE) are two names of one setting: set only the first"},
 		"log level":         {env: map[string]string{"PROXY_LOG_LEVEL": "loud"}, want: "PROXY_LOG_LEVEL"},
 		"log format":        {args: []string{"--log-format=xml"}, want: "--log-format"},
 		"unknown flag":      {args: []string{"--frobnicate"}, want: "--frobnicate"},
@@ -205,15 +205,12 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 	for variable, flag := range map[string]string{
 		"PROXY_PORT": "proxy-port", "METADATA_IP": "metadata-ip", "METADATA_PORT": "metadata-port", "PROXY_UID": "proxy-uid", "PROXY_GID": "proxy-gid",
-		"PROXY_SEAL": "seal", "PROXY_DENY": "deny", "PROXY_BACKEND": "backend", "PROXY_VERIFY": "verify", "PROXY_FORCE": "force",
+		"PROXY_SEAL": "seal", "PROXY_DENY": "deny", "PROXY_BACKEND": "backend", "PROXY_IPTABLES_MODE": "iptables-mode", "PROXY_VERIFY": "verify", "PROXY_FORCE": "force",
 		"PROXY_LOG_LEVEL": "log-level", "PROXY_LOG_FORMAT": "log-format", "PROXY_TERMINATION_LOG": "termination-log",
 	} {
 		if line := fmt.Sprintf("  %-22s --%s\n", variable, flag); !strings.Contains(help, line) {
 			t.Errorf("--help has no line %q", line)
 		}
-	}
-	if strings.Contains(help, "iptables-mode") {
-		t.Error("--help shows the former name of --backend")
 	}
 	for _, flagOnly := range []string{"dry-run", "check", "cleanup", "version"} {
 		if v := variable(flagOnly); v != "" {

@@ -81,7 +81,7 @@ func (o *options) applyFormerName(backendSet bool) error {
 	case o.iptablesMode == "":
 		return nil
 	case backendSet && o.backend != o.iptablesMode:
-		return &flagenv.Error{Flags: []string{"backend", "iptables-mode"}, Reason: "are two names of one setting and must not differ: set only the first"}
+		return &flagenv.Error{Flags: []string{"backend", "iptables-mode"}, Reason: "are two names of one setting: set only the first"}
 	}
 	o.backend = o.iptablesMode
 	return nil
@@ -101,8 +101,7 @@ func (o *options) addFlags(set *flagenv.Set) {
 	flagenv.List(flags, &o.config.Deny, "deny", netrules.ParseTarget, "reject further destinations: `CIDR[:TCP port]`,… (168.63.129.16:80,168.63.129.16:32526)")
 	set.Group("Installation")
 	flagenv.Var(flags, &o.backend, "backend", netrules.ParseBackend, "`backend` that installs the rules: native (nftables, without a program), nft or legacy (iptables), or auto, which is native if the kernel supports it, else nft, else legacy")
-	flagenv.Var(flags, &o.iptablesMode, "iptables-mode", netrules.ParseBackend, "former name of --backend")
-	set.Lookup("iptables-mode").Hidden = true
+	flagenv.Var(flags, &o.iptablesMode, "iptables-mode", netrules.ParseBackend, "`backend`: the former name of --backend, which still works (deprecated)")
 	flags.BoolVar(&o.verify, "verify", true, "prove the redirect by a connection to the metadata address; --verify=false skips the connection, and still fails if another user than the proxy's listens at --proxy-port")
 	flags.BoolVar(&o.force, "force", false, "continue in a network namespace that seems to be a node's own")
 	set.Group("Log")
@@ -153,6 +152,7 @@ func (o *options) validate() error {
 		{netrules.ErrMetadataAddress, []string{"metadata-ip"}},
 		{netrules.ErrExemptRoot, []string{"proxy-uid", "proxy-gid"}},
 		{netrules.ErrDenyTooWide, []string{"deny"}},
+		{netrules.ErrDenyTooMany, []string{"deny"}},
 		{netrules.ErrDenyMetadata, []string{"deny"}},
 	} {
 		if errors.Is(err, f.err) {
@@ -169,7 +169,7 @@ func usage(flags *flagenv.Set) string {
 	b.WriteString(flags.Usages())
 	b.WriteString("\nEnvironment variables, for flags that are not given:\n")
 	flags.VisitAll(func(f *pflag.Flag) {
-		if v := flags.Variable(f.Name); v != "" && !f.Hidden {
+		if v := flags.Variable(f.Name); v != "" {
 			fmt.Fprintf(&b, "  %-22s --%s\n", v, f.Name)
 		}
 	})

@@ -22,9 +22,10 @@ import (
 // cached is a source of tokens that always returns the same token, as from a cache.
 type cached struct{ result tokens.Result }
 
+// Token returns the token of the only identity, which has no object ID.
 func (c cached) Token(_ context.Context, r tokens.Request) (tokens.Result, error) {
-	if r.Selector != "" { // no token has it
-		return tokens.Result{}, &exchange.Error{Kind: exchange.UnknownIdentity, Cause: tokens.ErrUnknownSelector}
+	if r.Selector != "" {
+		return tokens.Result{}, tokens.ErrUnknownSelector
 	}
 	return c.result, nil
 }

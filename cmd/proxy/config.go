@@ -34,18 +34,20 @@ type config struct {
 	probeTimeout   time.Duration
 	showVersion    bool
 
-	identityList     []azure.Identity
-	identities       map[azure.Selector]azure.ClientID // of identityList
-	allowedClientIDs []azure.ClientID
-	strictAPIVersion bool
-	imdsPassthrough  string
-	imdsAddress      azure.MetadataURL
-	instanceFile     string
-	instanceFields   []instanceField
-	instance         *imds.Instance // the document in instanceFile; nil: there is none
-	prefetch         []azure.Resource
-	caFile           string
-	shutdownDelay    time.Duration
+	identityList       []azure.Identity
+	identities         map[azure.Selector]azure.ClientID // of identityList
+	allowedClientIDs   []azure.ClientID
+	appServiceHeader   azure.AppServiceHeader
+	strictAPIVersion   bool
+	imdsPassthrough    string
+	imdsAddress        azure.MetadataURL
+	requireIMDSBlocked bool
+	instanceFile       string
+	instanceFields     []instanceField
+	instance           *imds.Instance // the document in instanceFile; nil: there is none
+	prefetch           []azure.Resource
+	caFile             string
+	shutdownDelay      time.Duration
 
 	defaultClientID    azure.ClientID
 	tenantID           azure.Tenant
@@ -142,6 +144,8 @@ func (c *config) addFlags(flags *flagenv.Set) {
 		"client `IDs` that requests may name; the default allows any")
 	flagenv.List(flags.FlagSet, &c.prefetch, "prefetch", azure.ParseResource,
 		"`resource` whose token, for "+azure.EnvClientID+", is fetched before the first request; repeatable")
+	flagenv.Var(flags.FlagSet, &c.appServiceHeader, "app-service-header", flagenv.Optional(azure.ParseAppServiceHeader),
+		"`secret`: also answer requests in the protocol of App Service, at "+azure.AppServicePath+", that have it in the header X-IDENTITY-HEADER or secret; set the variable and not the flag, which other processes can read")
 	flags.BoolVar(&c.strictAPIVersion, "strict-api-version", false, "refuse token requests without api-version, as IMDS does")
 	flags.StringVar(&c.caFile, "ca-file", "", "PEM `file` of certificate authorities to trust for Entra in addition to the system's")
 	flags.Group("Instance metadata")
@@ -151,6 +155,8 @@ func (c *config) addFlags(flags *flagenv.Set) {
 	flagenv.List(flags.FlagSet, &c.instanceFields, instanceFieldsFlag, parseInstanceField,
 		"`PATH=VALUE` to add to that file, such as compute/name=node-1, unless it has a value there; empty values are ignored; repeatable")
 	flagenv.Var(flags.FlagSet, &c.imdsAddress, "imds-address", azure.ParseMetadataURL, "`URL` of the real IMDS; for tests")
+	flags.BoolVar(&c.requireIMDSBlocked, "require-imds-blocked", false,
+		"not ready while this pod can connect to the real IMDS: for a pod without a redirect, whose NetworkPolicy must block it; requires --imds-passthrough=off")
 	flags.Group("Logging")
 	c.log.AddFlags(flags.FlagSet)
 	flags.BoolVar(&c.logAll, "log-all-requests", false,
@@ -192,6 +198,9 @@ func (c *config) checkFlags(flags *pflag.FlagSet) error {
 	// An empty list must not mean that any client ID is allowed (fail closed).
 	if flags.Changed(allowedClientIDsFlag) && len(c.allowedClientIDs) == 0 {
 		return flagenv.Errorf(allowedClientIDsFlag, "is empty: list the client IDs to allow, or remove it to allow any")
+	}
+	if c.requireIMDSBlocked && c.imdsPassthrough != passthroughOff {
+		return flagenv.Errorf("require-imds-blocked", "requires --imds-passthrough=off (PROXY_IMDS_PASSTHROUGH): with forwarding on, the proxy itself connects to the real IMDS")
 	}
 	if c.shutdownDelay < 0 {
 		return flagenv.Errorf("shutdown-delay", "%q: must not be negative", c.shutdownDelay)
@@ -316,6 +325,7 @@ func (c *config) handlerConfig() imds.Config {
 		DefaultClientID:  c.defaultClientID,
 		Identities:       c.identities,
 		AllowedClientIDs: c.allowedClientIDs,
+		AppServiceHeader: c.appServiceHeader,
 		StrictAPIVersion: c.strictAPIVersion,
 		Instance:         c.instance,
 		LearnSilence:     c.imdsPassthrough == passthroughAuto,

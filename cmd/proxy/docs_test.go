@@ -101,6 +101,13 @@ var documentedCurls = []struct {
 	{"instance-text", serveInstance, metadataCurl + " 'http://localhost:8000/metadata/instance/compute/location?api-version=2021-02-01&format=text'"},
 	{"instance-missing", serveInstance, metadataCurl + " 'http://localhost:8000/metadata/instance/compute/zone?api-version=2021-02-01&format=text'"},
 	{"instance-version", serveInstance, metadataCurl + " 'http://localhost:8000/metadata/instance'"},
+	{"app-service-no-secret", withAppService, "curl -sS " + appServiceTarget},
+	{"app-service-wrong-secret", withAppService, "curl -sS -H 'X-IDENTITY-HEADER: wrong' " + appServiceTarget},
+	{"app-service-unknown-client", func(p *checkedPod) {
+		withAppService(p)
+		p.idp.RemoveApplication(checkClientID)
+	}, "curl -sS -H 'X-IDENTITY-HEADER: " + documentedSecret + "' " + appServiceTarget},
+	{"app-service-off", nil, "curl -sS -H 'X-IDENTITY-HEADER: " + documentedSecret + "' " + appServiceTarget},
 	{"unknown-client", func(p *checkedPod) { p.idp.RemoveApplication(checkClientID) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"unknown-resource", nil, metadataCurl + " " + tokenTarget("resource=https://orders.example.test")},
 	{"disabled-client", func(p *checkedPod) { p.idp.FailAlways(entra.FaultAADSTS(7000112)) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
@@ -129,6 +136,13 @@ const (
 	metadataCurl  = "curl -sS -H Metadata:true"
 	otherObjectID = "0d0d0d0d-1111-4222-8333-444444444444"
 )
+
+const (
+	documentedSecret = "0b9c1d2e-3f40-4516-8273-94a5b6c7d8e9"
+	appServiceTarget = "'http://localhost:8000/msi/token?api-version=2019-08-01&resource=https://vault.azure.net'"
+)
+
+func withAppService(p *checkedPod) { p.environment["PROXY_APP_SERVICE_HEADER"] = documentedSecret }
 
 func tokenTarget(query string) string {
 	return "'http://localhost:8000/metadata/identity/oauth2/token?api-version=2018-02-01&" + query + "'"

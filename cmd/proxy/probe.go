@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"imds-oidc-proxy/internal/sockets"
@@ -51,9 +52,7 @@ func probe(ctx context.Context, port uint16, timeout time.Duration) error {
 		}
 		select {
 		case <-ctx.Done():
-			if err := requireOwnUser(port); err != nil && !errors.Is(err, errNoListener) {
-				last = err // this is the reason, whatever the answer was
-			}
+			last = explainRefusal(port, last)
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return fmt.Errorf("interrupted; last answer of %s: %w", url, last)
 			}
@@ -61,6 +60,19 @@ func probe(ctx context.Context, port uint16, timeout time.Duration) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// explainRefusal returns the reason why the proxy is not ready, if the owner of the port shows it,
+// and otherwise the error of the last request.
+func explainRefusal(port uint16, last error) error {
+	err := requireOwnUser(port)
+	switch {
+	case err == nil && errors.Is(last, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w, although the proxy listens: the port guard of proxy-init expects another user or group; set its --proxy-uid (PROXY_UID) to %d and --proxy-gid (PROXY_GID) to %d", last, os.Getuid(), os.Getgid())
+	case err == nil, errors.Is(err, errNoListener):
+		return last
+	}
+	return err
 }
 
 // askOwnProxy accepts an answer only if this process's user owns the listening socket both

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -69,5 +70,31 @@ func TestProbeInterrupted(t *testing.T) {
 	err := probe(ctx, 1, probeAttemptTimeout)
 	if err == nil || !strings.HasPrefix(err.Error(), "interrupted; last answer of http://127.0.0.1:1/readyz: ") {
 		t.Errorf("got %v, want an error that says interrupted, with the last answer", err)
+	}
+}
+
+// TestExplainRefusal: a refused connection has another reason if the proxy listens: the port
+// guard. test/e2e tests it with a real guard.
+func TestExplainRefusal(t *testing.T) {
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := uint16(listener.Addr().(*net.TCPAddr).Port)
+	other := errors.New("503 Service Unavailable: no token")
+	for name, test := range map[string]struct {
+		last error
+		want string
+	}{
+		"refused":  {syscall.ECONNREFUSED, fmt.Sprintf("although the proxy listens: the port guard of proxy-init expects another user or group; set its --proxy-uid (PROXY_UID) to %d", os.Getuid())},
+		"answered": {other, other.Error()},
+	} {
+		if got := explainRefusal(port, test.last); !errors.Is(got, test.last) || !strings.Contains(got.Error(), test.want) {
+			t.Errorf("%s: got %v, want %q", name, got, test.want)
+		}
+	}
+	listener.Close()
+	if got := explainRefusal(port, syscall.ECONNREFUSED); got != syscall.ECONNREFUSED {
+		t.Errorf("no listener: got %v, want %v", got, syscall.ECONNREFUSED)
 	}
 }

@@ -48,7 +48,8 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		return err
 	}
 	var listening atomic.Bool
-	own := newRouter(observed, &listening, requestLog)
+	blocked := newBlockedCheck(cfg, log)
+	own := newRouter(observed, &listening, blocked, requestLog)
 	handler, err := newHandler(cfg, connections, observed, own, requestLog)
 	if err != nil {
 		return err
@@ -72,6 +73,9 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	if err != nil {
 		listener.Close()
 		return err
+	}
+	if blocked != nil {
+		parts = append(parts, blocked.run)
 	}
 	listening.Store(true)
 	return proxy{server: tokenServer, listening: &listening, parts: parts, shutdownDelay: cfg.shutdownDelay, log: log}.run(ctx)

@@ -5,7 +5,7 @@
 //	step, failed := report.FirstFailed()
 //
 // It changes nothing. It obtains a token in the same way as the proxy, with package exchange
-// and one real token request to Entra. It does not read the iptables rules, because that
+// and one real token request to Entra. It does not read the rules of the redirect, because that
 // requires privileges that a sidecar does not have.
 //
 // # Security considerations

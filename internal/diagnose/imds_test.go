@@ -47,10 +47,14 @@ func TestMetadata(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := config(t, goodClaims())
+			owners := []uint32{1501}
+			if errors.Is(test.port.err, syscall.ECONNREFUSED) {
+				owners = nil
+			}
 			cfg.IMDS = diagnose.Metadata{
 				Port:        8000,
 				ProxyUIDs:   []uint32{1501},
-				PortOwners:  func() ([]uint32, error) { return []uint32{1501}, nil },
+				PortOwners:  func() ([]uint32, error) { return owners, nil },
 				AskPort:     func(context.Context) (diagnose.Responder, error) { return test.port.responder, test.port.err },
 				AskRedirect: func(context.Context) (diagnose.Responder, error) { return test.redirect.responder, test.redirect.err },
 				Exempt:      test.exempt, NoRedirect: test.noRedirect,
@@ -104,26 +108,75 @@ func TestPortOwner(t *testing.T) {
 	}
 }
 
+// TestPortGuardRefusesProxy: a port at which the proxy's user listens, and which refuses
+// connections, has a port guard for another user.
+func TestPortGuardRefusesProxy(t *testing.T) {
+	for name, test := range map[string]struct {
+		owners []uint32
+		want   diagnose.Status
+		text   string
+	}{
+		"the proxy listens": {[]uint32{1501}, diagnose.Fail, "its answers are refused: the port guard of proxy-init expects another user or group"},
+		"nobody listens":    {nil, diagnose.Note, "no process listens on this port"},
+		"an impostor":       {[]uint32{1000}, diagnose.Fail, "a process of UID 1000 listens on this port"},
+	} {
+		cfg := config(t, goodClaims())
+		refused := func(context.Context) (diagnose.Responder, error) { return diagnose.Responder{}, syscall.ECONNREFUSED }
+		cfg.IMDS = diagnose.Metadata{
+			Port: 8000, ProxyUIDs: []uint32{1501}, AskPort: refused, AskRedirect: refused,
+			PortOwners: func() ([]uint32, error) { return test.owners, nil },
+		}
+		report := diagnose.Run(t.Context(), cfg, nil)
+		if f := finding(t, report, diagnose.IMDS, "127.0.0.1:8000"); f.Status != test.want || !strings.Contains(f.Text, test.text) {
+			t.Errorf("%s: got %+v, want %s and %q", name, f, test.want, test.text)
+		}
+	}
+}
+
 // TestRealIMDS: the finding depends on the server that answers.
 func TestRealIMDS(t *testing.T) {
+	node := diagnose.Responder{Header: "IMDS/150.870.65.1325", Status: 200}
 	for _, test := range []struct {
 		name      string
 		responder diagnose.Responder
 		err       error
 		exempt    bool
 		want      diagnose.Status
+
+		noRedirect, requireBlocked bool
+		remedy                     string
 	}{
-		{"the node, exempt", diagnose.Responder{Header: "IMDS/150.870.65.1325", Status: 200}, nil, true, diagnose.OK},
-		{"the node, not exempt", diagnose.Responder{Header: "IMDS/150.870.65.1325", Status: 200}, nil, false, diagnose.Note},
-		{"the proxy", diagnose.Responder{Proxy: true, Status: 200}, nil, false, diagnose.OK},
-		{"no answer", diagnose.Responder{}, errors.New("lost"), false, diagnose.Note},
+		{"the node, exempt", node, nil, true, diagnose.OK, false, false, ""},
+		{"the node, not exempt", node, nil, false, diagnose.Note, false, false, "run proxy-init"},
+		{"the node, exempt, no redirect", node, nil, true, diagnose.Note, true, false, "deny egress to 169.254.169.254"},
+		{"the node, exempt, must be blocked", node, nil, true, diagnose.Fail, false, true, "deny egress to 169.254.169.254"},
+		{"the node, no redirect, must be blocked", node, nil, true, diagnose.Fail, true, true, "deny egress to 169.254.169.254"},
+		{"the proxy", diagnose.Responder{Proxy: true, Status: 200}, nil, false, diagnose.OK, false, false, ""},
+		{"the proxy, the node must be blocked", diagnose.Responder{Proxy: true, Status: 200}, nil, false, diagnose.OK, false, true, ""},
+		{"no answer", diagnose.Responder{}, errors.New("lost"), false, diagnose.Note, false, false, ""},
+		{"no answer, no redirect", diagnose.Responder{}, errors.New("lost"), false, diagnose.OK, true, false, ""},
+		{"no answer, must be blocked", diagnose.Responder{}, errors.New("lost"), false, diagnose.OK, false, true, ""},
 	} {
 		cfg := config(t, goodClaims())
-		cfg.IMDS.Exempt = test.exempt
+		cfg.IMDS.Exempt, cfg.IMDS.NoRedirect, cfg.IMDS.RequireBlocked = test.exempt, test.noRedirect, test.requireBlocked
 		cfg.IMDS.AskReal = func(context.Context) (diagnose.Responder, error) { return test.responder, test.err }
-		if f := finding(t, diagnose.Run(t.Context(), cfg, nil), diagnose.IMDS, "node's IMDS"); f.Status != test.want {
-			t.Errorf("%s: got %+v, want %s", test.name, f, test.want)
+		if f := finding(t, diagnose.Run(t.Context(), cfg, nil), diagnose.IMDS, "node's IMDS"); f.Status != test.want || !strings.HasPrefix(f.Remedy, test.remedy) {
+			t.Errorf("%s: got %+v, want %s, %q", test.name, f, test.want, test.remedy)
 		}
+	}
+}
+
+// TestNoRedirectIsNotSilent: in a pod that is meant to have no redirect, the finding says that the
+// node's identity may be reachable, and how to block it.
+func TestNoRedirectIsNotSilent(t *testing.T) {
+	cfg := config(t, goodClaims())
+	cfg.IMDS.NoRedirect = true
+	cfg.IMDS.AskRedirect = func(context.Context) (diagnose.Responder, error) {
+		return diagnose.Responder{}, context.DeadlineExceeded
+	}
+	f := finding(t, diagnose.Run(t.Context(), cfg, nil), diagnose.IMDS, "redirect")
+	if f.Status != diagnose.Note || !strings.Contains(f.Text, "gets the node's identity") || !strings.Contains(f.Remedy, "NetworkPolicy") {
+		t.Errorf("got %+v", f)
 	}
 }
 

@@ -85,6 +85,12 @@ var (
 // a 403 with it comes from Docker Desktop.
 var errIdentityPath = newWireError(http.StatusForbidden, "forbidden", "identity_path", "This path of identity is not served")
 
+// Errors of requests in the protocol of App Service without the right secret.
+var (
+	errNoSecretHeader    = newWireError(http.StatusForbidden, "access_denied", "no_secret_header", "Required header X-IDENTITY-HEADER or secret not specified")
+	errWrongSecretHeader = newWireError(http.StatusForbidden, "access_denied", "wrong_secret_header", "The request must have one header X-IDENTITY-HEADER or secret, with the value of IDENTITY_HEADER")
+)
+
 // exchangeErrors maps each kind of failed exchange to its wire error.
 var exchangeErrors = map[exchange.Kind]*wireError{
 	exchange.UnknownIdentity:        errIdentityNotFound,

@@ -2,6 +2,9 @@
 // that unmodified client libraries, which send their requests to http://169.254.169.254,
 // get tokens in a pod that has no managed identity.
 //
+// It serves the same tokens in the managed identity protocol of Azure App Service, for pods
+// without a redirect (see [Config.AppServiceHeader]).
+//
 // The package validates requests, finds the identity that a request names, gets the token
 // from a [TokenSource], and writes the answer byte for byte as clients expect it. It can
 // forward requests for instance metadata, which are not about identity, to the real IMDS
@@ -15,8 +18,9 @@
 //
 // Everybody who can connect gets tokens, so the listener must have a loopback address.
 // Requests that an attacker causes another program to send (SSRF) are refused: they lack
-// the Metadata header, or they have X-Forwarded-For. DNS rebinding is refused by the Host
-// header.
+// the Metadata header, or they have X-Forwarded-For. In the protocol of App Service they lack
+// the header with the pod's secret, which is compared in constant time. DNS rebinding is
+// refused by the Host header.
 //
 // A request never gets a token for an identity other than the one it names, nor for the
 // node's identity. A path is forwarded only if its canonical form is on a short list
@@ -67,6 +71,11 @@ type Config struct {
 	// AllowedClientIDs limits the client IDs that requests may name. It must include those
 	// of DefaultClientID and Identities. Empty: no limit.
 	AllowedClientIDs []azure.ClientID
+
+	// AppServiceHeader is the value of the header with which requests in the protocol of App
+	// Service are served at [azure.AppServicePath]. Empty: they are not served, and the path
+	// is one that is not found.
+	AppServiceHeader azure.AppServiceHeader
 
 	// StrictAPIVersion refuses requests without api-version, as IMDS does. False: they are
 	// accepted, because documented samples omit it.
@@ -127,6 +136,8 @@ type Handler struct {
 	fallback   http.Handler
 	outcomes   sync.Pool // of *outcome
 
+	appServiceHeader []byte // empty: the protocol of App Service is not served
+
 	strictVersion     bool
 	loggedUnversioned sync.Once
 
@@ -166,11 +177,13 @@ func New(cfg Config) (*Handler, error) {
 		observe:       cfg.Observe,
 		now:           cfg.Now,
 		strictVersion: cfg.StrictAPIVersion,
-		infoBody:      appendInfo(nil, string(cfg.TenantID)),
-		versionsBody:  appendVersions(nil, apiVersions()),
-		newestBody:    appendNewest(nil, apiVersions()),
-		serverHeader:  []string{serverName(cfg.Version)},
-		outcomes:      sync.Pool{New: func() any { return new(outcome) }},
+
+		appServiceHeader: []byte(cfg.AppServiceHeader),
+		infoBody:         appendInfo(nil, string(cfg.TenantID)),
+		versionsBody:     appendVersions(nil, apiVersions()),
+		newestBody:       appendNewest(nil, apiVersions()),
+		serverHeader:     []string{serverName(cfg.Version)},
+		outcomes:         sync.Pool{New: func() any { return new(outcome) }},
 	}
 	if cfg.LearnSilence && h.forwarder != nil {
 		h.forwarder.silence = newSilence(cfg.Passthrough, h.forwarder.transport.DialContext)

@@ -40,6 +40,7 @@ const (
 // Annotations that azure-workload-identity does not have.
 const (
 	RedirectAnnotation           = "imds-oidc-proxy/redirect"
+	AppServiceAnnotation         = "imds-oidc-proxy/app-service"
 	IdentitiesAnnotation         = "imds-oidc-proxy/identities"
 	PrefetchAnnotation           = "imds-oidc-proxy/prefetch"
 	AllowedClientIDsAnnotation   = "imds-oidc-proxy/allowed-client-ids"
@@ -112,6 +113,9 @@ var annotations = []Annotation{
 	{Name: RedirectAnnotation, On: onPod, Values: "`forward`, `sealed` or `none`", Default: "`forward`",
 		Effect: "`forward` redirects the metadata address and forwards instance metadata; `sealed` forwards nothing, and no process in the pod reaches the address; `none` injects no init container and sets `AZURE_POD_IDENTITY_AUTHORITY_HOST` in the application's containers instead",
 		read:   readRedirect, proxy: true},
+	{Name: AppServiceAnnotation, On: onPod, Values: `"true" or "false"`, Default: "`\"true\"` with `redirect: none`, else `\"false\"`",
+		Effect: "`\"true\"` sets `IDENTITY_ENDPOINT`, `IDENTITY_HEADER`, `MSI_ENDPOINT` and `MSI_SECRET` in the application's containers, so that most clients request tokens from the proxy in the protocol of App Service, which needs no redirect; and `PROXY_APP_SERVICE_HEADER` in `azwi-proxy`. The secret is the pod's UID",
+		read:   readAppService, proxy: true},
 	{Name: IdentitiesAnnotation, On: onPod, Values: "SELECTOR=CLIENT_ID, separated by commas",
 		Effect: "`PROXY_IDENTITY`: requests by this object ID or ARM resource ID get this client ID's token", read: readIdentities, proxy: true},
 	{Name: PrefetchAnnotation, On: onPod, Values: "resources, separated by commas",

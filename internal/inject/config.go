@@ -65,7 +65,8 @@ type Config struct {
 	// fields above.
 	ProxyEnv []corev1.EnvVar
 
-	// TokenEndpoint configures identity bindings. If it is zero, there are none.
+	// TokenEndpoint configures a token endpoint for identity bindings. If it is zero, there are
+	// only those of AKS, whose endpoint AKS's webhook sets in the pod.
 	TokenEndpoint TokenEndpoint
 }
 

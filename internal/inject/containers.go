@@ -72,11 +72,17 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 		env = append(env, corev1.EnvVar{Name: "PROXY_ADMIN_ADDRESS", Value: ":" + decimal(s.adminPort)})
 	}
 	// If the pod is sealed, a forwarded request would be redirected to the proxy again.
-	// Without a redirect, applications reach the node's metadata without the proxy.
+	// Without a redirect, an application that reads metadata asks the node itself.
 	if s.redirect != redirectForward {
 		env = append(env, corev1.EnvVar{Name: "PROXY_IMDS_PASSTHROUGH", Value: "off"})
 	}
 	env = append(env, s.instanceEnvs()...)
+	if s.servesAppService() {
+		env = append(env, podUID(appServiceHeaderEnv))
+	}
+	if s.redirect == redirectNone { // for `proxy check`: the pod is meant to have no redirect
+		env = append(env, corev1.EnvVar{Name: azure.EnvIMDSHost, Value: imdsHost(decimal(s.port))})
+	}
 	extra := s.extraEnv()
 	env = append(env, corev1.EnvVar{Name: recordEnv, Value: record(extra, *s.ProxyResources)})
 	return append(withoutEmpty(env), extra...)

@@ -12,6 +12,11 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
+// requireBlockedEnv is the variable of the proxy's --require-imds-blocked. With
+// redirectForward it is left out: there the redirect keeps the application from the node's
+// IMDS, and the proxy, which forwards to it, would refuse to start.
+const requireBlockedEnv = "PROXY_REQUIRE_IMDS_BLOCKED"
+
 var parseNoProxy = accepted(func(s string) bool { return !strings.ContainsAny(s, "\r\n") }, "must be one line")
 
 // parseEnv parses variables of the proxy. It refuses those with which the container would be
@@ -49,5 +54,7 @@ func (s *settings) extraEnv() []corev1.EnvVar {
 	env = slices.DeleteFunc(env, func(e corev1.EnvVar) bool {
 		return slices.ContainsFunc(s.ProxyEnv, func(given corev1.EnvVar) bool { return given.Name == e.Name })
 	})
-	return slices.Concat(withoutEmpty(env), s.ProxyEnv)
+	return slices.DeleteFunc(slices.Concat(withoutEmpty(env), s.ProxyEnv), func(e corev1.EnvVar) bool {
+		return e.Name == requireBlockedEnv && s.redirect == redirectForward
+	})
 }

@@ -56,7 +56,7 @@ func (e *TokenEndpoint) addFlags(set *flagenv.Set) {
 	flags := set.FlagSet
 	set.Group(groupBindings)
 	optional(flags, &e.AnnotationSuffix, "token-endpoint-annotation-suffix", parseSuffix,
-		"pods with the annotation "+TokenEndpointPrefix+"`SUFFIX`=true get their tokens from --token-endpoint-proxy; empty means there are no identity bindings")
+		"pods with the annotation "+TokenEndpointPrefix+"`SUFFIX`=true get their tokens from --token-endpoint-proxy; empty: none. The identity bindings of AKS need none of these flags")
 	flags.StringVar(&e.Audience, "token-endpoint-audience", "", "`audience` of the projected token of these pods (required with the suffix)")
 	optional(flags, &e.TokenProxy, "token-endpoint-proxy", azure.ParseTokenProxy, "`URL` of the token endpoint (required with the suffix)")
 	flags.StringVar(&e.SNIName, "token-endpoint-sni-name", "", "TLS server `name` of the token endpoint")

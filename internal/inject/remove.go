@@ -57,7 +57,7 @@ func (p *plan) injectedBefore(c containerRef) func(int, corev1.EnvVar) bool {
 		return e.Name == azure.EnvFederatedTokenFile && mounts.contain(e.Value)
 	})
 	return func(i int, e corev1.EnvVar) bool {
-		return anchor >= 0 && i >= anchor && e.ValueFrom == nil && slices.Contains(injectedEnv, e.Name)
+		return anchor >= 0 && i >= anchor && (e.ValueFrom == nil && slices.Contains(injectedEnv, e.Name) || isAppService(e))
 	}
 }
 

@@ -46,6 +46,7 @@ type settings struct {
 	inject, injectSet bool
 	port, adminPort   int32
 	redirect          string
+	appService        *bool  // nil: the default, which depends on redirect
 	shutdownDelay     string // [shutdownDelayEnv]
 	memoryLimit       string // the proxy's GOMEMLIMIT
 
@@ -141,6 +142,12 @@ var parseRedirect = flagenv.OneOf(redirectForward, redirectSealed, redirectNone)
 func parsePort(value string) (int32, error) {
 	port, err := azure.ParsePort(value)
 	return int32(port), err
+}
+
+func readAppService(s *settings, value string) error {
+	on, err := parseBool(value)
+	s.appService = &on
+	return err
 }
 
 func readExpiration(s *settings, value string) error {

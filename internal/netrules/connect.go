@@ -74,11 +74,11 @@ func (m *missed) Error() string { return m.err.Error() }
 
 var errOtherServer = errors.New("another server answered")
 
-// remedy returns the remedy if the connection could not even leave the pod, or otherwise.
+// remedy returns the remedy if there is no route, or otherwise.
 func (m *missed) remedy(c Config, otherwise string) string {
 	if errors.Is(m.err, syscall.ENETUNREACH) {
 		// The kernel needs a route before it applies the nat rules.
-		return "the pod has no route to " + c.Metadata.Addr().String() + ": give it a default route, or use --verify=false"
+		return "the pod has no route to " + c.Metadata.Addr().String() + ": give it a default route"
 	}
 	return otherwise
 }

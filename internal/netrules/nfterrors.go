@@ -57,7 +57,7 @@ func (k kernel) explainCommit(t nftTable, before nftState, err error) error {
 		return &Error{RulesDiffer, fmt.Sprintf("%s: %v", step, errno), jumpRemedy}
 	case errno == syscall.ENOENT && len(before.old.chains) > 0 && k.changed(before):
 		return &Error{RulesDiffer, fmt.Sprintf("%s: %v", step, errno), raceRemedy}
-	case errno == syscall.ENOENT, errno == syscall.EOPNOTSUPP, errno == syscall.EPROTONOSUPPORT:
+	case isUnsupported(errno):
 		return lacksModule(step, k.missingModule(t), errno)
 	case errno == syscall.EINVAL:
 		return &Error{MissingModule, fmt.Sprintf("%s: the kernel is too old for a rule: %v", step, errno), "use a newer kernel, " + olderKernel}
@@ -68,6 +68,11 @@ func (k kernel) explainCommit(t nftTable, before nftState, err error) error {
 // errnoOf returns the error of the kernel. If there are several, the first is the cause: the
 // kernel stops there, and the library joins what it finds afterwards.
 func errnoOf(err error) (syscall.Errno, bool) { return errors.AsType[syscall.Errno](err) }
+
+// isUnsupported reports whether the kernel lacks something.
+func isUnsupported(errno syscall.Errno) bool {
+	return errno == syscall.ENOENT || errno == syscall.EOPNOTSUPP || errno == syscall.EAFNOSUPPORT || errno == syscall.EPROTONOSUPPORT
+}
 
 // changed reports whether the chains of earlier versions are no longer those of before.
 func (k kernel) changed(before nftState) bool {
@@ -93,9 +98,15 @@ func lacksModule(step, module string, errno syscall.Errno) *Error {
 // that nobody ever sees it.
 const probeTable = nativeTable + "_probe"
 
-// missingModule finds the module that the kernel lacks for a table: it tries each chain, and then
-// each rule. The kernel does not report which one it is.
+// missingModule finds the module that the kernel lacks for a table: it tries the table without
+// content, its sets, each chain, and each rule. The kernel does not report which one it is.
 func (k kernel) missingModule(t nftTable) string {
+	switch {
+	case k.lacks(nftTable{}):
+		return "nf_tables (for the family inet)"
+	case k.lacks(nftTable{sets: t.sets}):
+		return "nf_tables (for sets of ranges with ports)"
+	}
 	for _, c := range t.chains {
 		alone := nftChain{c.name, c.kind, c.priority, nil}
 		if k.lacks(nftTable{t.sets, []nftChain{alone}}) {
@@ -121,7 +132,8 @@ func (k kernel) lacks(t nftTable) bool {
 		return false
 	}
 	conn.DelTable(&nftables.Table{Name: probeTable, Family: nftables.TableFamilyINet})
-	return conn.Flush() != nil
+	errno, _ := errnoOf(conn.Flush())
+	return isUnsupported(errno)
 }
 
 // builtIn are the expressions that belong to nf_tables itself.

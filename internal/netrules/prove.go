@@ -87,7 +87,7 @@ func notGuarded(c Config) *Error {
 	return &Error{
 		Kind:   NoGuard,
 		Cause:  fmt.Sprintf("the redirect works, but there is no port guard: a process of UID %d answers at 127.0.0.1:%d", os.Geteuid(), c.ProxyPort),
-		Remedy: "the rules of another program may accept these packets first: run proxy-init again, and report this if it fails again",
+		Remedy: "only the native backend has a port guard (--backend=native); if it installed the redirect, another process changed the rules: let it run again",
 	}
 }
 
@@ -171,6 +171,6 @@ func notRedirected(c Config, m *missed) *Error {
 		Kind:  NotRedirected,
 		Cause: fmt.Sprintf("the rules are in place, but a connection to %s was not redirected to 127.0.0.1:%d: %v", c.Metadata, c.ProxyPort, m),
 		Remedy: m.remedy(c, "another rule applies first, most likely in the nftables table of a service mesh: exclude "+
-			c.Metadata.Addr().String()+"/32 from the traffic that it redirects"),
+			c.Metadata.Addr().String()+"/32 from the traffic that it redirects") + "; --verify=false skips this connection",
 	}
 }

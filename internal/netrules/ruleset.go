@@ -31,8 +31,9 @@ type Ruleset struct {
 	legacyTool candidate
 
 	// tools are the iptables to use, and after it the other one if it is usable. There are
-	// none while the native backend is in use.
-	tools []*tool
+	// none while the native backend is in use. survey finds them.
+	tools  []*tool
+	survey func(context.Context, Backend) candidate
 
 	// auto allows another backend if the kernel does not support the first.
 	auto   bool
@@ -65,15 +66,15 @@ func Open(ctx context.Context, o Options) (*Ruleset, error) {
 	if reason := initialNamespace(); reason != "" && !o.Force {
 		return nil, hostNetworkError(reason)
 	}
-	r := &Ruleset{auto: o.Backend == Auto || o.Backend == "", reason: "set by --backend"}
+	r := &Ruleset{survey: survey, auto: o.Backend == Auto || o.Backend == "", reason: "set by --backend"}
 	if r.auto {
 		r.reason = "the kernel supports it"
 	}
 	if err := r.read(ctx); err != nil {
 		return nil, err
 	}
-	if chain := cmp.Or(r.nft.kubernetes, r.legacy.kubernetes); chain != "" && !o.Force {
-		return nil, hostNetworkError("it has the chain " + chain + " of kubelet or kube-proxy")
+	if found := cmp.Or(r.nft.kubernetes, r.legacy.kubernetes); found != "" && !o.Force {
+		return nil, hostNetworkError("it has " + found + " of kubelet or kube-proxy")
 	}
 	if o.Backend == NFT || o.Backend == Legacy {
 		return r, r.openTools(ctx, o.Backend)
@@ -92,14 +93,14 @@ func (r *Ruleset) read(ctx context.Context) (err error) {
 		return err
 	}
 	if len(r.legacy.ours) > 0 {
-		r.legacyTool = survey(ctx, Legacy)
+		r.legacyTool = r.survey(ctx, Legacy)
 	}
 	return nil
 }
 
 // openTools finds the iptables of a backend, and chooses one of them for [Auto].
 func (r *Ruleset) openTools(ctx context.Context, backend Backend) error {
-	found := []candidate{survey(ctx, NFT), survey(ctx, Legacy)}
+	found := []candidate{r.survey(ctx, NFT), r.survey(ctx, Legacy)}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("looking for iptables: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/nftables"
@@ -362,4 +363,76 @@ func kindOf(err error) Kind {
 		return failure.Kind
 	}
 	return 0
+}
+
+// autoOn returns a Ruleset with the backend auto on a kernel whose nftables ends with an error, and
+// with these iptables.
+func autoOn(nftErr error, found ...candidate) *Ruleset {
+	return &Ruleset{auto: true, nftErr: nftErr, survey: func(_ context.Context, b Backend) candidate {
+		for _, c := range found {
+			if c.backend == b {
+				return c
+			}
+		}
+		return candidate{backend: b, err: &Error{NoBinary, "no iptables-" + string(b), "use the init image"}}
+	}}
+}
+
+func usableTool(k *fakeKernel) candidate { return candidate{backend: k.backend, tool: k.tool()} }
+
+// TestLeavesNative checks to which backend auto falls back if the kernel does not support native.
+func TestLeavesNative(t *testing.T) {
+	module := &Error{MissingModule, "the kernel lacks the module nft_redir", "run modprobe"}
+	broken := candidate{backend: NFT, err: &Error{WrongBackend, "cannot read", "move them"}}
+	for name, tt := range map[string]struct {
+		found []candidate
+		want  Backend
+	}{
+		"both":        {[]candidate{usableTool(newFakeKernel(NFT)), usableTool(newFakeKernel(Legacy))}, NFT},
+		"only nft":    {[]candidate{usableTool(newFakeKernel(NFT))}, NFT},
+		"only legacy": {[]candidate{usableTool(newFakeKernel(Legacy))}, Legacy},
+		"nft broken":  {[]candidate{broken, usableTool(newFakeKernel(Legacy))}, Legacy},
+	} {
+		r := autoOn(module, tt.found...)
+		mustApply(t, r, forwarding())
+		if r.Backend() != tt.want || r.Guard() || !strings.Contains(r.Reason(), "nft_redir") {
+			t.Errorf("%s: got %s (guard %t, %q), want %s without a guard, and the module", name, r.Backend(), r.Guard(), r.Reason(), tt.want)
+		}
+		if err := r.Check(t.Context(), NewPlan(forwarding())); err != nil {
+			t.Errorf("%s: Check: %v", name, err)
+		}
+		again := autoOn(module, tt.found...) // Check finds the backend by itself
+		if err := again.Check(t.Context(), NewPlan(forwarding())); err != nil || again.Backend() != tt.want {
+			t.Errorf("%s: Check in another run: %s, %v", name, again.Backend(), err)
+		}
+	}
+}
+
+// TestStaysNative checks when auto does not fall back, and when no backend is left.
+func TestStaysNative(t *testing.T) {
+	module := &Error{MissingModule, "the kernel lacks the module nft_redir", "run modprobe"}
+	permission := &Error{MissingCapability, "NET_ADMIN is missing", "add it"}
+	nft := newFakeKernel(NFT)
+	untouched := nft.dump()
+	for name, tt := range map[string]struct {
+		r    *Ruleset
+		want Kind
+	}{
+		"no permission":     {autoOn(permission, usableTool(nft)), MissingCapability},
+		"unknown":           {autoOn(errors.New("boom"), usableTool(nft)), 0},
+		"backend native":    {&Ruleset{nftErr: module}, MissingModule},
+		"no iptables":       {autoOn(module), MissingModule},
+		"permission, again": {&Ruleset{auto: true, kernel: noKernel(syscall.EPERM), survey: autoOn(nil, usableTool(nft)).survey}, MissingCapability},
+	} {
+		err := tt.r.Apply(t.Context(), NewPlan(forwarding()))
+		if kindOf(err) != tt.want || err == nil || tt.r.Backend() != Native {
+			t.Errorf("%s: got %v on %s, want kind %d on native", name, err, tt.r.Backend(), tt.want)
+		}
+		if name == "no iptables" && (!strings.Contains(err.Error(), "no iptables-nft") || !strings.Contains(err.Error(), "nft_redir")) {
+			t.Errorf("%s: got %v, want what is missing for each backend", name, err)
+		}
+	}
+	if got := nft.dump(); got != untouched {
+		t.Errorf("rules of iptables:\n%s", got)
+	}
 }

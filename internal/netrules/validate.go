@@ -31,7 +31,10 @@ func Validate(ctx context.Context, c Config) (Proof, error) {
 		return "", err
 	}
 	if inUse {
-		return ProvenByProxy, noRedirect(c, connectToProxy(ctx, c))
+		if err := connectToProxy(ctx, c); err != nil {
+			return "", noRedirect(c, err)
+		}
+		return ProvenByProxy, nil
 	}
 	guarded, err := connectToSelf(ctx, c)
 	switch {

@@ -186,6 +186,58 @@ func TestOwnersOfRealSockets(t *testing.T) {
 	}
 }
 
+// TestConnected checks which lines of a table are a connection from a port at 127.0.0.1:8000.
+func TestConnected(t *testing.T) {
+	requireLittleEndian(t)
+	const from = 0xC001
+	for name, tt := range map[string]struct {
+		local, remote, state string
+		want                 bool
+		wantErr              bool
+	}{
+		"not accepted":       {"0100007F:1F40", "0700F40A:C001", "03", true, false},
+		"established":        {"0100007F:1F40", "0100007F:C001", "01", true, false},
+		"over":               {"0100007F:1F40", "0700F40A:C001", "06", false, false},
+		"listener":           {"0100007F:1F40", "00000000:0000", "0A", false, false},
+		"another port":       {"0100007F:1F41", "0700F40A:C001", "03", false, false},
+		"from another port":  {"0100007F:1F40", "0700F40A:C002", "03", false, false},
+		"another address":    {"0700F40A:1F40", "0700F40A:C001", "03", false, false},
+		"the other end":      {"0700F40A:C001", "0100007F:1F40", "01", false, false},
+		"malformed remote":   {"0100007F:1F40", "0700F40A", "03", false, true},
+		"malformed local":    {"0100007F:x", "0700F40A:C001", "03", false, true},
+		"malformed, ignored": {"x", "x", "06", false, false},
+	} {
+		line := "   0: " + tt.local + " " + tt.remote + " " + tt.state + rest + "0        0 1150 1 000000006aec869a 100 0 0 10 0\n"
+		connected := false
+		err := eachLine(strings.NewReader(header+line), func(fields [][]byte) (err error) {
+			connected, err = parseConnection(fields, 8000, from)
+			return err
+		})
+		if connected != tt.want || (err != nil) != tt.wantErr {
+			t.Errorf("%s: got %t, %v, want %t", name, connected, err, tt.want)
+		}
+	}
+}
+
+// TestConnectedOfRealSockets checks a connection that no process has accepted.
+func TestConnectedOfRealSockets(t *testing.T) {
+	port, _ := listenOn(t, "tcp4", "127.0.0.1:0")
+	conn, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	from := conn.LocalAddr().(*net.TCPAddr).AddrPort().Port()
+	for _, tt := range []struct {
+		port, from uint16
+		want       bool
+	}{{port, from, true}, {port, from + 1, false}, {port + 1, from, false}} {
+		if got, err := Connected(tt.port, tt.from); err != nil || got != tt.want {
+			t.Errorf("Connected(%d, %d) = %t, %v, want %t", tt.port, tt.from, got, err, tt.want)
+		}
+	}
+}
+
 // TestExplain checks that the error for a port in use names the user that listens there.
 func TestExplain(t *testing.T) {
 	port, _ := listenOn(t, "tcp4", "127.0.0.1:0")

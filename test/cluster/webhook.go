@@ -214,9 +214,9 @@ current-context: test
 }
 
 // ServingCertificate issues a certificate of the cluster's authority for a server at
-// NodeAddress.
-func (c *Cluster) ServingCertificate(name string) (tls.Certificate, error) {
-	if err := c.pki.issue(name, pkix.Name{CommonName: name}, NodeAddress); err != nil {
+// NodeAddress, and for further hosts.
+func (c *Cluster) ServingCertificate(name string, hosts ...string) (tls.Certificate, error) {
+	if err := c.pki.issue(name, pkix.Name{CommonName: name}, append([]string{NodeAddress}, hosts...)...); err != nil {
 		return tls.Certificate{}, err
 	}
 	return tls.LoadX509KeyPair(c.pki.certFile(name), c.pki.keyFile(name))

@@ -50,10 +50,12 @@ func newBench(cache string, where place) (*bench, error) {
 	if b.arm, err = startResourceManager(); err != nil {
 		return nil, err
 	}
-	if where == redirected {
+	if where != direct {
+		b.cfg.IdentityBinding = where == bound
 		b.cfg.ProxyInit = filepath.Join(cache, "bin", "proxy-init")
 		return b, nil
 	}
+	b.cfg.ProxyArgs = append(b.cfg.ProxyArgs, "--app-service-header="+podSecret)
 	// A stand-in for the node's IMDS, for clients that ignore the environment variable.
 	b.decoy, err = pod.StartDecoy()
 	return b, err
@@ -98,8 +100,8 @@ func (b *bench) try(ctx context.Context, m manifest, j job) result {
 
 // scenariosOf returns the scenarios of a job in this place.
 func (b *bench) scenariosOf(j job) []scenario {
-	return slices.DeleteFunc(scenarios(), func(s scenario) bool {
-		return s.where != b.where || j.Scenarios != nil && !slices.Contains(j.Scenarios, s.name)
+	return slices.DeleteFunc(b.where.scenarios(), func(s scenario) bool {
+		return j.Scenarios != nil && !slices.Contains(j.Scenarios, s.name)
 	})
 }
 
@@ -109,7 +111,11 @@ func (b *bench) startPod(ctx context.Context) error {
 	if b.pod, err = pod.Start(ctx, b.cfg); err != nil {
 		return err
 	}
-	b.pod.Entra.AddApplication(entra.Application{ClientID: otherClientID, ObjectID: otherObjectID, Credentials: []entra.FederatedCredential{{Subject: pod.Subject}}})
+	if b.pod.Binding != nil {
+		b.pod.Binding.Bind(otherClientID)
+	} else {
+		b.pod.Entra.AddApplication(entra.Application{ClientID: otherClientID, ObjectID: otherObjectID, Credentials: []entra.FederatedCredential{{Subject: pod.Subject}}})
+	}
 	b.pod.Entra.AddResource("https://*.example.test")
 	b.arm.trust(b.pod.Entra)
 	if b.home, err = os.MkdirTemp("", "home-"); err != nil {
@@ -130,7 +136,7 @@ func (b *bench) stopPod() {
 
 // run runs a client in a scenario and records what happens.
 func (b *bench) run(ctx context.Context, s scenario, j job) observed {
-	o := observed{resource: resourceFor(s, j)}
+	o := observed{resource: resourceFor(s, j), began: time.Now(), hidesExpiry: j.HidesExpiry}
 	logged, asked := len(b.pod.ProxyLog.String()), b.nodeRequests()
 	b.pod.Entra.Reset()
 	if s.fault != nil {

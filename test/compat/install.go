@@ -125,8 +125,8 @@ func (i *installer) recipe(ctx context.Context, f family, l library, v version) 
 		return i.goRecipe(l, v, lock), nil
 	case "node":
 		return i.nodeRecipe(ctx, l, lock)
-	case "python":
-		return i.pythonRecipe(ctx, l, v, lock)
+	case "python", "azurecli":
+		return i.pythonRecipe(ctx, f, l, v, lock)
 	case "java":
 		return i.javaRecipe(l, lock), nil
 	case "rust":
@@ -188,8 +188,8 @@ func (i *installer) npmRecipe(lock string) recipe {
 	}
 }
 
-func (i *installer) pythonRecipe(ctx context.Context, l library, v version, lock string) (recipe, error) {
-	driver := filepath.Join(driversInPod, "python", l.Driver)
+func (i *installer) pythonRecipe(ctx context.Context, f family, l library, v version, lock string) (recipe, error) {
+	driver := filepath.Join(driversInPod, f.Name, l.Driver)
 	if v.System != nil {
 		return recipe{program: func(string) program { return program{Command: []string{systemPython, driver}} }}, nil
 	}
@@ -201,16 +201,19 @@ func (i *installer) pythonRecipe(ctx context.Context, l library, v version, lock
 		return recipe{}, fmt.Errorf("install pip: %w", err)
 	}
 	return recipe{
-		inputs: []string{"python/" + lock + ".txt"},
+		inputs: []string{f.Name + "/" + lock + ".txt"},
 		install: func(ctx context.Context, dir string) error {
 			if err := execute(ctx, "", systemPython, "-m", "venv", "--without-pip", dir); err != nil {
 				return err
 			}
 			return execute(ctx, "", filepath.Join(i.cache, pip, "bin", "python"), "-m", "pip", "--python", filepath.Join(dir, "bin", "python"), "install", "--quiet",
-				"--disable-pip-version-check", "--no-deps", "--require-hashes", "-r", filepath.Join(i.drivers, "python", lock+".txt"))
+				"--disable-pip-version-check", "--no-deps", "--require-hashes", "-r", filepath.Join(i.drivers, f.Name, lock+".txt"))
 		},
 		program: func(dir string) program {
-			return program{Command: []string{filepath.Join(dir, "bin", "python"), driver}}
+			return program{
+				Command:     []string{filepath.Join(dir, "bin", "python"), driver},
+				Environment: []string{"PYTHONPATH=" + filepath.Join(driversInPod, "python")}, // protocol.py
+			}
 		},
 	}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,7 +24,7 @@ type installed struct {
 }
 
 // installAll installs every client.
-func (i *installer) installAll(ctx context.Context, m manifest) (installed, error) {
+func (i *installer) installAll(ctx context.Context, m manifest, places []place) (installed, error) {
 	all := installed{shown: map[client]string{}}
 	for _, f := range m.Families {
 		if f.Runtime != nil {
@@ -43,8 +44,8 @@ func (i *installer) installAll(ctx context.Context, m manifest) (installed, erro
 					}
 					mu.Lock()
 					defer mu.Unlock()
-					for _, where := range []place{redirected, direct} {
-						all.jobs = append(all.jobs, job{Family: f.Name, Library: l.Name, Version: v.Version, Where: where, Program: p, Resource: l.Resource})
+					for _, where := range places {
+						all.jobs = append(all.jobs, job{Family: f.Name, Library: l.Name, Version: v.Version, Where: where, Program: p, Resource: l.Resource, HidesExpiry: l.HidesExpiry})
 					}
 					if v.System != nil {
 						all.shown[client{f.Name, l.Name, v.Version}] = versionFrom(ctx, v.System)
@@ -77,11 +78,30 @@ func versionFrom(ctx context.Context, command []string) string {
 	return string(found)
 }
 
+// selected returns the jobs with the scenarios of the flag --scenario.
+func (o options) selected(jobs []job) []job {
+	if o.scenario == "" {
+		return jobs
+	}
+	var kept []job
+	for _, j := range jobs {
+		for _, s := range j.Where.scenarios() {
+			if strings.HasPrefix(s.name, o.scenario) {
+				j.Scenarios = append(j.Scenarios, s.name)
+			}
+		}
+		if j.Scenarios != nil {
+			kept = append(kept, j)
+		}
+	}
+	return kept
+}
+
 // tryAll runs the jobs, with separate workers for each place. It runs failed scenarios a second
 // time, one client at a time, because some clients have a timeout of 300 ms for their probe,
 // which is too short on a machine that runs a dozen clients at the same time.
 func (o options) tryAll(ctx context.Context, i *installer, jobs []job) ([]result, error) {
-	results, err := i.tryOnce(ctx, jobs, map[place]int{redirected: o.workers, direct: 1})
+	results, err := i.tryOnce(ctx, jobs, map[place]int{redirected: o.workers, direct: o.workers, bound: o.workers})
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +118,7 @@ func (o options) tryAll(ctx context.Context, i *installer, jobs []job) ([]result
 		return results, nil
 	}
 	fmt.Println("trying again, one client at a time:")
-	seconds, err := i.tryOnce(ctx, again, map[place]int{redirected: 1, direct: 1})
+	seconds, err := i.tryOnce(ctx, again, map[place]int{redirected: 1, direct: 1, bound: 1})
 	for _, second := range seconds {
 		for n := range results {
 			results[n].replaceCells(second)

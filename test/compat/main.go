@@ -53,17 +53,20 @@ func run(ctx context.Context, args []string) int {
 }
 
 type options struct {
-	only, cache, document string
-	workers               int
+	only, scenario, cache, document string
+	binding                         bool
+	workers                         int
 }
 
 // matrix reads the flags and the manifest, and runs the tests.
 func matrix(ctx context.Context, args []string) error {
 	var opts options
 	flags := pflag.NewFlagSet("compat", pflag.ContinueOnError)
-	flags.StringVar(&opts.only, "only", "", "test only this family of clients; the page is not written")
+	flags.StringVar(&opts.only, "only", "", "test only this family of clients, or FAMILY/LIBRARY; the page is not written")
+	flags.StringVar(&opts.scenario, "scenario", "", "test only the scenarios whose names begin with this; the page is not written")
 	flags.StringVar(&opts.cache, "cache", ".cache/compat", "directory of installed clients")
 	flags.StringVar(&opts.document, "document", "docs/compatibility.md", "page to write")
+	flags.BoolVar(&opts.binding, "identity-binding", false, "test in pods with an identity binding of AKS; the page is not written")
 	flags.IntVar(&opts.workers, "workers", 10, "number of concurrent pods; they mostly wait")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -76,11 +79,9 @@ func matrix(ctx context.Context, args []string) error {
 		return err
 	}
 	if opts.only != "" {
-		f, err := m.family(opts.only)
-		if err != nil {
+		if m, err = m.only(opts.only); err != nil {
 			return err
 		}
-		m.Families = []family{f}
 	}
 	return opts.makeMatrix(ctx, m)
 }
@@ -98,24 +99,33 @@ func (o options) makeMatrix(ctx context.Context, m manifest) error {
 	if err := i.buildProxy(ctx); err != nil {
 		return err
 	}
-	all, err := i.installAll(ctx, m)
+	all, err := i.installAll(ctx, m, o.places())
 	if err != nil {
 		return err
 	}
 	fmt.Printf("installed in %s\n", time.Since(began).Round(time.Second))
-	results, err := o.tryAll(ctx, i, all.jobs)
+	results, err := o.tryAll(ctx, i, o.selected(all.jobs))
 	if err != nil {
 		return err
 	}
-	report := newReport(m, results, all)
+	report := newReport(m, results, all, o.places())
+	report.scenario = o.scenario
 	fmt.Printf("%s, in %s\n", report.summary(), time.Since(began).Round(time.Second))
-	if o.only == "" {
+	if o.only == "" && o.scenario == "" && !o.binding {
 		if err := os.WriteFile(o.document, report.markdown(), 0o644); err != nil {
 			return err
 		}
 		fmt.Println("wrote", o.document)
 	}
 	return report.err()
+}
+
+// places returns the places in which each client is tested.
+func (o options) places() []place {
+	if o.binding {
+		return []place{bound}
+	}
+	return []place{redirected, direct}
 }
 
 func (o options) installer() (*installer, error) {
@@ -135,7 +145,7 @@ func (o options) installer() (*installer, error) {
 
 // need installs the commands of the system that the tests need.
 func need(ctx context.Context, m manifest) error {
-	args := []string{"ip", "iptables-nft", "setpriv"}
+	args := []string{"ip", "setpriv"}
 	for _, f := range m.Families {
 		args = append(args, f.Needs...)
 	}

@@ -34,6 +34,25 @@ func TestManifest(t *testing.T) {
 	}
 }
 
+// TestOnly: a family, one of its libraries, and names that do not exist.
+func TestOnly(t *testing.T) {
+	m, err := loadManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if family, err := m.only("go"); err != nil || len(family.Families) != 1 || len(family.Families[0].Libraries) < 2 {
+		t.Errorf("go: got %+v, %v; want all libraries of one family", family.Families, err)
+	}
+	if one, err := m.only("go/msal"); err != nil || len(one.Families) != 1 || len(one.Families[0].Libraries) != 1 || one.Families[0].Libraries[0].Name != "msal" {
+		t.Errorf("go/msal: got %+v, %v; want one library", one.Families, err)
+	}
+	for _, name := range []string{"cobol", "go/none", "go/", "/msal"} {
+		if _, err := m.only(name); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
 // TestManifestChecks: invalid expectations are errors.
 func TestManifestChecks(t *testing.T) {
 	for name, e := range map[string]expectation{
@@ -109,7 +128,7 @@ func TestReport(t *testing.T) {
 		cells = append(cells, cell{Scenario: s.name, Got: s.want, Expected: expectation{Want: s.want}})
 	}
 	complete := result{Family: "f", Library: "l", Version: "1", Cells: cells}
-	r := newReport(m, []result{complete}, installed{})
+	r := newReport(m, []result{complete}, installed{}, []place{redirected, direct})
 	r.now = time.Unix(0, 0)
 	if err := r.err(); err == nil || !strings.Contains(err.Error(), "l 2: it was not tried") || strings.Contains(err.Error(), "l 1:") {
 		t.Errorf("got %v; want that l 2 was not tried", err)
@@ -117,12 +136,12 @@ func TestReport(t *testing.T) {
 	second := complete
 	second.Version = "2"
 	second.Cells = append([]cell(nil), cells...)
-	r = newReport(m, []result{complete, second}, installed{})
+	r = newReport(m, []result{complete, second}, installed{}, []place{redirected, direct})
 	if err := r.err(); err != nil {
 		t.Errorf("all good: %v", err)
 	}
 	second.Cells[0].Got, second.Cells[0].Problem = wrong, "a problem"
-	r = newReport(m, []result{complete, second}, installed{})
+	r = newReport(m, []result{complete, second}, installed{}, []place{redirected, direct})
 	if err := r.err(); err == nil || !strings.Contains(err.Error(), "a problem") {
 		t.Errorf("got %v; want the problem", err)
 	}

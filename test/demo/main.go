@@ -34,7 +34,7 @@ const (
 )
 
 type options struct {
-	shell            bool
+	shell, binding   bool
 	proxy, proxyInit string
 }
 
@@ -46,6 +46,7 @@ func run() int {
 	var opts options
 	flags := pflag.NewFlagSet("demo", pflag.ContinueOnError)
 	flags.BoolVar(&opts.shell, "shell", false, "start a shell in the pod at the end")
+	flags.BoolVar(&opts.binding, "identity-binding", false, "give the pod an identity binding of AKS: a token proxy requests the tokens of Entra")
 	flags.StringVar(&opts.proxy, "proxy", "bin/proxy", "`file` of the proxy")
 	flags.StringVar(&opts.proxyInit, "proxy-init", "bin/proxy-init", "`file` of proxy-init")
 	if err := flags.Parse(os.Args[1:]); err != nil {
@@ -74,10 +75,8 @@ func run() int {
 
 // enter makes the namespace and runs this program again in it.
 func enter() (exitCode int, err error) {
-	for _, program := range []string{"ip", "iptables"} {
-		if _, err := exec.LookPath(program); err != nil {
-			return 0, fmt.Errorf("the program %s is not installed", program)
-		}
+	if _, err := exec.LookPath("ip"); err != nil {
+		return 0, errors.New("the program ip is not installed")
 	}
 	_, code, err := netns.Enter(os.Getuid() != 0)
 	return code, err
@@ -114,6 +113,8 @@ func show(opts options, layout func(options) (pod.Config, error)) int {
 		return fail(err)
 	}
 	cfg.ProxyArgs = append(cfg.ProxyArgs, "--instance-metadata="+instance)
+	cfg.IdentityBinding = opts.binding
+	cfg.ProxyEnv = []string{"PROXY_APP_SERVICE_HEADER=" + podUID} // injection refers to the pod's UID
 	p, err := pod.Start(demoCtx, cfg)
 	if err != nil {
 		return fail(err)
@@ -151,7 +152,7 @@ func inNamespace(opts options) (pod.Config, error) {
 func inUserNamespace(opts options) (pod.Config, error) {
 	return pod.Config{
 		OneUser:   true,
-		ProxyInit: opts.proxyInit, ProxyInitArgs: []string{"--seal"},
+		ProxyInit: opts.proxyInit, ProxyInitArgs: []string{"--seal", "--proxy-uid=0", "--proxy-gid=0"},
 		Proxy: opts.proxy, ProxyArgs: proxyArgs("--imds-passthrough=off"),
 	}, nil
 }

@@ -106,6 +106,33 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestPortGuardOfAnotherUser: proxy-init was configured for another user than the proxy's, so the
+// port guard refuses the proxy's answers. The probe and the check say so.
+func TestPortGuardOfAnotherUser(t *testing.T) {
+	p, ctx := startPod(t, pod.Config{})
+	foreignMetadataAddress(t)
+	for _, args := range [][]string{{"--seal", "--proxy-uid=1502"}, {"--seal", "--proxy-gid=1502"}} {
+		// It fails for another user, since the proxy holds the port, and the rules stay.
+		if out, err := p.RunProxyInit(ctx, args...); exitCode(t, err) != 12 && err != nil {
+			t.Fatalf("proxy-init %q: %v: %s", args, err, out)
+		}
+		out, err := p.As(ctx, pod.ProxyUID, p.ProxyProgram(), "--probe", "--probe-timeout=500ms")
+		if want := "the port guard of proxy-init expects another user or group"; exitCode(t, err) != 1 || !strings.Contains(out, want) {
+			t.Errorf("%q: --probe: %v, want exit code 1 and %q: %s", args, err, want, out)
+		}
+		if got := runCheck(t, ctx, p, pod.ProxyUID).text("imds", "127.0.0.1:8000"); !strings.HasPrefix(got, "fail: the proxy listens on this port, but its answers are refused") {
+			t.Errorf("%q: proxy check: %q", args, got)
+		}
+	}
+	if out, err := p.RunProxyInit(ctx); err != nil {
+		t.Fatalf("proxy-init: %v: %s", err, out)
+	}
+	if got := runCheck(t, ctx, p, pod.ProxyUID).text("imds", "127.0.0.1:8000"); got != "ok: the proxy is ready" {
+		t.Errorf("proxy check with the right user: %q", got)
+	}
+	checkDecoy(t, p)
+}
+
 // TestCheckWithoutRedirect: as the application's user, the check reports that metadata
 // requests do not reach the proxy. This is a failure unless --no-redirect is set.
 func TestCheckWithoutRedirect(t *testing.T) {

@@ -28,10 +28,17 @@ func startAs(t *testing.T, uid int, args ...string) (stop func()) {
 }
 
 // TestImposterAtThePort: while the proxy is not running, a process of another user binds its
-// port and answers in its place. The probe, proxy-init and the check fail and name both users.
-// They succeed once the proxy is running again.
+// port. It answers in the proxy's place, unless there is a port guard: then its clients are
+// refused. The probe, proxy-init and the check fail and name both users. They succeed once the
+// proxy is running again.
 func TestImposterAtThePort(t *testing.T) {
-	p, ctx := startPod(t, pod.Config{})
+	for _, backend := range []string{"native", "nft"} { // legacy has no guard either
+		t.Run(backend, func(t *testing.T) { testImposterAtThePort(t, backend) })
+	}
+}
+
+func testImposterAtThePort(t *testing.T, backend string) {
+	p, ctx := startPod(t, pod.Config{Backend: backend})
 	foreignMetadataAddress(t)
 	if err := p.SignalProxy(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -44,8 +51,9 @@ func TestImposterAtThePort(t *testing.T) {
 			t.Run(fmt.Sprintf("%s as %d", address, uid), func(t *testing.T) {
 				stop := startAs(t, uid, "impersonate", address)
 				defer stop()
-				if out := curl(t, ctx, p, "http://127.0.0.1:8000/readyz"); out != "ok" {
-					t.Fatalf("the imposter answers %q, want ok", out)
+				out, err := p.Application(ctx, nil, "curl", "-sS", "--max-time", "30", "http://127.0.0.1:8000/readyz")
+				if refused := strings.Contains(out, "Failed to connect"); backend == "native" && !refused || backend != "native" && out != "ok" {
+					t.Fatalf("the imposter answers %q (%v), want it to be refused: %t", out, err, backend == "native")
 				}
 				wantImposterRefused(t, ctx, p, uid)
 			})

@@ -296,23 +296,6 @@ func TestObjectID(t *testing.T) {
 	getToken(ctx, t, pod, subject, "/azidentity")
 }
 
-// TestNoRedirect checks redirect mode none under the restricted Pod Security Standard, with
-// a client that uses AZURE_POD_IDENTITY_AUTHORITY_HOST: the SDK for JavaScript.
-func TestNoRedirect(t *testing.T) {
-	ctx := startTest(t)
-	namespace, subject := appNamespace(ctx, t, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
-	pod := startPod(ctx, t, namespace, client(annotate(inject.RedirectAnnotation, "none"), javaScript, func(p *corev1.PodTemplateSpec) {
-		yes, no := true, false
-		p.Spec.SecurityContext.RunAsNonRoot = &yes
-		p.Spec.SecurityContext.SeccompProfile = &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}
-		for _, c := range []*corev1.Container{&p.Spec.InitContainers[0], &p.Spec.Containers[0]} {
-			c.SecurityContext = &corev1.SecurityContext{AllowPrivilegeEscalation: &no, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
-		}
-	}))
-	checkInitToken(ctx, t, pod, subject)
-	getToken(ctx, t, pod, subject, getByJavaScript[0], getByJavaScript[1:]...)
-}
-
 // TestWithoutNativeSidecars checks that the application starts after the proxy even if the
 // proxy is not a native sidecar.
 func TestWithoutNativeSidecars(t *testing.T) {

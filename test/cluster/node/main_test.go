@@ -47,12 +47,14 @@ func TestMain(m *testing.M) {
 			}
 		}
 		// Unlike the SDK for Go, the SDK for JavaScript uses the environment variable
-		// AZURE_POD_IDENTITY_AUTHORITY_HOST.
-		if err := cluster.CopyImage(dir, "jssdk", "tools/jssdk", ".cache/cluster-jssdk"); err != nil {
-			return nil, err
-		}
-		if err := cluster.BuildImage(dir, "jssdk", "pause", "..", "./pause"); err != nil {
-			return nil, err
+		// AZURE_POD_IDENTITY_AUTHORITY_HOST. All three use those of App Service.
+		for _, name := range []string{"jssdk", "pysdk"} {
+			if err := cluster.CopyImage(dir, name, "tools/"+name, ".cache/cluster-"+name); err != nil {
+				return nil, err
+			}
+			if err := cluster.BuildImage(dir, name, "pause", "..", "./pause"); err != nil {
+				return nil, err
+			}
 		}
 		if err := cluster.Build(filepath.Join(dir, "imds-migrate"), "../../..", "./cmd/imds-migrate"); err != nil {
 			return nil, err

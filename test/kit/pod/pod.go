@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"imds-oidc-proxy/test/kit/binding"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
@@ -26,6 +27,11 @@ const (
 	Subject        = "system:serviceaccount:demo:app"
 	ProxyUID       = 1501
 	ApplicationUID = 1000
+
+	// tokenProxyName and tokenProxyPath are the server name and the path of the token proxy of
+	// an identity binding.
+	tokenProxyName = "a1b2c3d4.ests.aks"
+	tokenProxyPath = "/identity-binding"
 )
 
 // stopTimeout bounds how long a process may take to exit after SIGTERM.
@@ -56,6 +62,10 @@ type Config struct {
 	// Port is the port of the proxy. The default is 8000.
 	Port int
 
+	// IdentityBinding gives the pod an identity binding of AKS, with a stand-in for its token
+	// proxy. Entra then has no credential for the pod's federated token.
+	IdentityBinding bool
+
 	// Entra configures the stand-in. The zero value works.
 	Entra entra.Config
 }
@@ -66,6 +76,8 @@ type Pod struct {
 	Entra *entra.Server
 	// Decoy is the server in place of the node's IMDS. Nil without a redirect.
 	Decoy *Decoy
+	// Binding is the stand-in for the token proxy. Nil without an identity binding.
+	Binding *binding.Server
 	// Token is the projected service-account token.
 	Token *entra.ProjectedToken
 	// InitOutput is what proxy-init printed.
@@ -137,6 +149,9 @@ func (p *Pod) Stop() {
 	if p.Decoy != nil {
 		p.Decoy.Close()
 	}
+	if p.Binding != nil {
+		p.Binding.Close()
+	}
 	if p.Entra != nil {
 		p.Entra.Close()
 	}
@@ -145,6 +160,7 @@ func (p *Pod) Stop() {
 
 func (p *Pod) startStandIns() error {
 	var err error
+	p.cfg.Entra.ServerNames = append(p.cfg.Entra.ServerNames, tokenProxyName)
 	if p.Entra, err = entra.Start(p.cfg.Entra); err != nil {
 		return err
 	}
@@ -159,7 +175,14 @@ func (p *Pod) startStandIns() error {
 	if err := os.Mkdir(volume, 0o755); err != nil {
 		return err
 	}
-	if p.Token, err = p.Entra.ProjectToken(entra.ProjectedTokenConfig{Dir: volume, Subject: Subject}); err != nil {
+	token := entra.ProjectedTokenConfig{Dir: volume, Subject: Subject}
+	if p.cfg.IdentityBinding {
+		token.Audience = binding.Audience
+		if err := p.startBinding(); err != nil {
+			return err
+		}
+	}
+	if p.Token, err = p.Entra.ProjectToken(token); err != nil {
 		return err
 	}
 	if p.cfg.ProxyInit == "" {
@@ -169,13 +192,26 @@ func (p *Pod) startStandIns() error {
 	return err
 }
 
+// startBinding starts the token proxy, which lets the pod's service account use each identity that
+// has a binding.
+func (p *Pod) startBinding() (err error) {
+	p.Binding, err = binding.Start(binding.Config{
+		Entra: p.Entra, Certificate: p.Entra.Certificate(), ServerName: tokenProxyName, Path: tokenProxyPath, Review: p.Entra.ReviewFederatedToken,
+		Allowed: func(_ context.Context, subject, _ string) (bool, error) { return subject == Subject, nil },
+	})
+	if err == nil {
+		p.Binding.Bind(ClientID)
+	}
+	return err
+}
+
 // CAFile returns the path of the stand-in's certificate authority in PEM.
 func (p *Pod) CAFile() string { return filepath.Join(p.dir, "ca.pem") }
 
 // Environment returns the environment variables that azure-workload-identity's webhook
 // injects, and PROXY_CA_FILE with the stand-in's certificate authority.
 func (p *Pod) Environment() []string {
-	return []string{
+	env := []string{
 		"PATH=" + os.Getenv("PATH"),
 		"AZURE_CLIENT_ID=" + ClientID,
 		"AZURE_TENANT_ID=" + p.Entra.TenantID(),
@@ -183,6 +219,10 @@ func (p *Pod) Environment() []string {
 		"AZURE_AUTHORITY_HOST=" + p.Entra.AuthorityHost(),
 		"PROXY_CA_FILE=" + p.CAFile(),
 	}
+	if p.Binding != nil {
+		env = append(env, "AZURE_KUBERNETES_TOKEN_PROXY="+p.Binding.URL(), "AZURE_KUBERNETES_SNI_NAME="+tokenProxyName, "AZURE_KUBERNETES_CA_FILE="+p.CAFile())
+	}
+	return env
 }
 
 // RunProxyInit runs proxy-init as the init container of a manifest: as root, with only the
