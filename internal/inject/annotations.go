@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/cnirequest"
 	"imds-oidc-proxy/internal/flagenv"
 )
 
@@ -110,8 +111,8 @@ var annotations = []Annotation{
 		Effect: "`\"true\"`: the pod gets its tokens by an [identity binding](identity-bindings.md) of AKS, from the token proxy that AKS's webhook sets in the pod"},
 	{Name: TokenEndpointPrefix + "SUFFIX", On: onPod, Values: `"true" or "false"`, Default: `"false"`,
 		Effect: "`\"true\"`: the pod gets its tokens from another token endpoint of the cluster; SUFFIX and the endpoint are [configured](identity-bindings.md#without-akss-webhook)"},
-	{Name: RedirectAnnotation, On: onPod, Values: "`forward`, `sealed` or `none`", Default: "`forward`",
-		Effect: "`forward` redirects the metadata address and forwards instance metadata; `sealed` forwards nothing, and no process in the pod reaches the address; `none` injects no init container and sets `AZURE_POD_IDENTITY_AUTHORITY_HOST` in the application's containers instead",
+	{Name: RedirectAnnotation, On: onPod, Values: "`forward`, `sealed`, `none`, `cni-forward` or `cni-sealed`", Default: "as configured, else `forward`",
+		Effect: "`forward` redirects the metadata address and forwards instance metadata; `sealed` forwards nothing, and no process in the pod reaches the address; `none` injects no init container and sets `AZURE_POD_IDENTITY_AUTHORITY_HOST` in the application's containers instead; `cni-forward` and `cni-sealed` are `forward` and `sealed` by the node's CNI plugin, and the init container needs no privilege",
 		read:   readRedirect, proxy: true},
 	{Name: AppServiceAnnotation, On: onPod, Values: `"true" or "false"`, Default: "`\"true\"` with `redirect: none`, else `\"false\"`",
 		Effect: "`\"true\"` sets `IDENTITY_ENDPOINT`, `IDENTITY_HEADER`, `MSI_ENDPOINT` and `MSI_SECRET` in the application's containers, so that most clients request tokens from the proxy in the protocol of App Service, which needs no redirect; and `PROXY_APP_SERVICE_HEADER` in `azwi-proxy`. The secret is the pod's UID",
@@ -150,6 +151,11 @@ var annotations = []Annotation{
 
 // injectedAnnotation has the values of [Config.RecordValues]. It is not a setting.
 const injectedAnnotation = ownPrefix + "injected"
+
+// isWritten reports whether a pass of [Pod] writes the annotation, which is not a setting.
+func isWritten(name string) bool {
+	return name == injectedAnnotation || name == cnirequest.Annotation
+}
 
 // ownPrefix is the prefix of the annotations that only this project uses.
 const ownPrefix = "imds-oidc-proxy/"
@@ -248,7 +254,7 @@ func checkUnknown(pod *corev1.Pod) error {
 	known := ownNames()
 	var unknown []string
 	for name := range pod.Annotations {
-		if strings.HasPrefix(name, ownPrefix) && name != injectedAnnotation && !slices.Contains(known, name) {
+		if strings.HasPrefix(name, ownPrefix) && !isWritten(name) && !slices.Contains(known, name) {
 			unknown = append(unknown, name)
 		}
 	}

@@ -12,9 +12,9 @@ import (
 	"imds-oidc-proxy/internal/azure"
 )
 
-// requireBlockedEnv is the variable of the proxy's --require-imds-blocked. With
-// redirectForward it is left out: there the redirect keeps the application from the node's
-// IMDS, and the proxy, which forwards to it, would refuse to start.
+// requireBlockedEnv is the variable of the proxy's --require-imds-blocked. Where the proxy
+// forwards to the node's IMDS it is left out: there the redirect keeps the application from
+// it, and the proxy would refuse to start.
 const requireBlockedEnv = "PROXY_REQUIRE_IMDS_BLOCKED"
 
 var parseNoProxy = accepted(func(s string) bool { return !strings.ContainsAny(s, "\r\n") }, "must be one line")
@@ -55,6 +55,6 @@ func (s *settings) extraEnv() []corev1.EnvVar {
 		return slices.ContainsFunc(s.ProxyEnv, func(given corev1.EnvVar) bool { return given.Name == e.Name })
 	})
 	return slices.DeleteFunc(slices.Concat(withoutEmpty(env), s.ProxyEnv), func(e corev1.EnvVar) bool {
-		return e.Name == requireBlockedEnv && s.redirect == redirectForward
+		return e.Name == requireBlockedEnv && s.redirect.forwards()
 	})
 }

@@ -30,7 +30,7 @@ func Remove(pod *corev1.Pod) Result {
 		}
 	}
 	p.removeMetricsLabel(ours)
-	p.removeRecord()
+	p.removeWritten()
 	removeWhere(p, initContainers, pod.Spec.InitContainers, each(ours))
 	removeWhere(p, containers, pod.Spec.Containers, each(ours))
 	removeWhere(p, volumes, pod.Spec.Volumes, each(func(v corev1.Volume) bool {
