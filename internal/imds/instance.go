@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -45,7 +46,8 @@ type value struct {
 
 // ParseInstance parses a document. As in IMDS's documents, its numbers, booleans and nulls
 // become strings. fields has further values, by their path below /metadata/instance, such as
-// compute/name. A value that the document has, and that is not empty, takes precedence.
+// compute/name. A value that the document has, and that is not empty, takes precedence. Empty
+// fields are ignored.
 func ParseInstance(document []byte, fields map[string]string) (*Instance, error) {
 	if len(document) > MaxInstance {
 		return nil, fmt.Errorf("must have at most %d bytes", MaxInstance)
@@ -62,8 +64,11 @@ func ParseInstance(document []byte, fields map[string]string) (*Instance, error)
 	if _, err := p.decoder.Token(); err != io.EOF {
 		return nil, errors.New("must be one JSON object, without text after it")
 	}
-	for path, text := range fields {
-		if err := root.set(path, text); err != nil {
+	for _, path := range slices.Sorted(maps.Keys(fields)) {
+		if fields[path] == "" {
+			continue // a field of the downward API that this cluster does not have
+		}
+		if err := root.set(path, fields[path]); err != nil {
 			return nil, err
 		}
 	}

@@ -270,11 +270,18 @@ func TestInstanceFields(t *testing.T) {
 		"compute/location": "northeurope", "compute/name": "node-1", "compute/osProfile/computerName": "node-1", "compute/zone": "", "network/interface/0/macAddress": "0011AAFFBB22",
 	})
 	for path, want := range map[string]string{
-		"compute/location": "westeurope", "compute/name": "node-1", "compute/osProfile/computerName": "node-1", "compute/zone": "", "network/interface/0/macAddress": "0011AAFFBB22",
+		"compute/location": "westeurope", "compute/name": "node-1", "compute/osProfile/computerName": "node-1", "network/interface/0/macAddress": "0011AAFFBB22",
 	} {
 		if w := get(h, "/metadata/instance/"+path+"?api-version=2021-02-01&format=text"); w.Code != 200 || w.Body.String() != want {
 			t.Errorf("%s: got %d %s, want %q", path, w.Code, w.Body, want)
 		}
+	}
+	if w := get(h, "/metadata/instance/compute/zone?api-version=2021-02-01&format=text"); w.Code != http.StatusForbidden {
+		t.Errorf("empty field: got %d %s, want 403", w.Code, w.Body)
+	}
+	whole := get(h, "/metadata/instance?api-version=2021-02-01").Body.String()
+	if want := `{"compute":{"location":"westeurope","name":"node-1","osProfile":{"computerName":"node-1"}},"network":{"interface":[{"macAddress":"0011AAFFBB22"}]}}`; whole != want {
+		t.Errorf("got %s, want %s", whole, want)
 	}
 }
 
