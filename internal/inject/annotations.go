@@ -55,6 +55,7 @@ const (
 	NoProxyAnnotation            = "imds-oidc-proxy/no-proxy"
 	CAConfigMapAnnotation        = "imds-oidc-proxy/ca-config-map"
 	ProxyEnvAnnotation           = "imds-oidc-proxy/proxy-env"
+	InstanceMetadataAnnotation   = "imds-oidc-proxy/instance-metadata"
 )
 
 // Annotation describes a label or an annotation of a pod or a service account.
@@ -142,6 +143,8 @@ var annotations = []Annotation{
 		Effect: "`PROXY_CA_FILE` of `azwi-proxy`: it trusts these certificate authorities for Entra in addition to the system's, for example those of a proxy that inspects TLS", read: readCAConfigMap, proxy: true},
 	{Name: ProxyEnvAnnotation, On: onPod, Values: "JSON such as `{\"PROXY_LOG_FORMAT\": \"console\"}`", Default: "as configured",
 		Effect: "further variables of `azwi-proxy`; they replace the default as a whole", read: readProxyEnv, proxy: true},
+	{Name: InstanceMetadataAnnotation, On: onPod, Values: "NAME or NAME/KEY of a ConfigMap", Default: "none; the key `instance.json`",
+		Effect: "`PROXY_INSTANCE_METADATA` of `azwi-proxy`: requests for instance metadata are answered from this document, with the name of the node added, and never by the node", read: readInstance, proxy: true},
 	{Name: AddedAnnotation, On: onPod, Values: "written by imds-migrate", Default: "none",
 		Effect: "which label and annotations `imds-migrate inject` has added, with `--all` or `--identity-file`, for `uninject`"},
 }

@@ -40,7 +40,7 @@ func (p *plan) proxyContainer() corev1.Container {
 		Image:           s.ProxyImage,
 		Env:             slices.Concat(p.identityEnv(p.token.mountPath), p.binding.env, s.proxyEnv()),
 		Resources:       *s.ProxyResources,
-		VolumeMounts:    slices.Concat([]corev1.VolumeMount{p.mount(p.token.mountPath)}, p.binding.mounts, s.caMounts()),
+		VolumeMounts:    slices.Concat([]corev1.VolumeMount{p.mount(p.token.mountPath)}, p.binding.mounts, s.configMapMounts()),
 		SecurityContext: restricted(azure.ProxyID),
 	}
 	// A startup probe would delay the pod by a second: see ADR 0051.
@@ -76,6 +76,7 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 	if !s.redirect.forwards() {
 		env = append(env, corev1.EnvVar{Name: "PROXY_IMDS_PASSTHROUGH", Value: "off"})
 	}
+	env = append(env, s.instanceEnvs()...)
 	if s.servesAppService() {
 		env = append(env, podUID(appServiceHeaderEnv))
 	}

@@ -66,7 +66,7 @@ func PodContext(ctx context.Context, pod *corev1.Pod, account *corev1.ServiceAcc
 		infallible(p.ownParts),
 		infallible(p.recordValues),
 		infallible(p.requestRedirect),
-		func() error { return p.authoritiesVolume(p.tokenVolume()) },
+		func() error { return p.addConfigMapVolumes(p.tokenVolume()) },
 		infallible(p.warn),
 		ctx.Err,
 	} {

@@ -73,6 +73,8 @@ type settings struct {
 	shutdownDelay     string // [shutdownDelayEnv]
 	memoryLimit       string // the proxy's GOMEMLIMIT
 
+	instanceConfigMap ConfigMapKey
+
 	identities list[azure.Identity]
 	prefetch   list[azure.Resource]
 	allowed    list[azure.ClientID]
@@ -152,6 +154,7 @@ var (
 	readHTTPSProxy         = into(func(s *settings) *string { return &s.HTTPSProxy }, flagenv.Optional(azure.ParseHTTPProxy))
 	readNoProxy            = into(func(s *settings) *string { return &s.NoProxy }, parseNoProxy)
 	readCAConfigMap        = into(func(s *settings) *ConfigMapKey { return &s.CAConfigMap }, flagenv.Optional(parseConfigMapKey))
+	readInstance           = into(func(s *settings) *ConfigMapKey { return &s.instanceConfigMap }, flagenv.Optional(configMapKeyOr(instanceKey)))
 	readProxyEnv           = into(func(s *settings) *[]corev1.EnvVar { return &s.ProxyEnv }, parseEnv)
 	readProxyInitResources = into(func(s *settings) **corev1.ResourceRequirements { return &s.ProxyInitResources }, parseResources)
 )
