@@ -31,6 +31,9 @@ type Config struct {
 	// Audience is the audience of the projected token. The default is [azure.Audience].
 	Audience string
 
+	// Redirect is the value of [RedirectAnnotation] for pods without it. The default is forward.
+	Redirect string
+
 	// PostStart makes the proxy the first of the pod's containers, with a postStart hook that
 	// waits until it is ready, for Kubernetes before 1.29. Otherwise the proxy is a
 	// native sidecar.

@@ -41,6 +41,8 @@ func (c *Config) AddFlags(set *flagenv.Set) {
 	optional(flags, &c.AuthorityHost, "authority-host", azure.ParseAuthorityHost, "`URL` of Entra, instead of the URL for --cloud")
 	flags.StringVar(&c.Audience, "audience", c.Audience, "`audience` of the projected token")
 	set.Group(groupInjected)
+	optional(flags, &c.Redirect, "redirect", oneRedirect,
+		"`mode` of pods without the annotation "+RedirectAnnotation+": forward, sealed, none, cni-forward or cni-sealed; empty means forward")
 	optional(flags, &c.LogLevel, "proxy-log-level", parseLogLevel, "log `level` of injected containers: error, warn, info or debug; empty means info")
 	optional(flags, &c.ProxyResources, "proxy-resources", parseResources, "resource requests and limits of injected proxies, in `JSON`, not YAML; empty means those of deploy/components")
 	optional(flags, &c.ProxyInitResources, "proxy-init-resources", parseResources, "the same `JSON` for injected init containers")
