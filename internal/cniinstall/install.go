@@ -58,7 +58,8 @@ type Config struct {
 type Installer struct {
 	Config
 
-	repairs []time.Time // within fightTime
+	interval time.Duration // compareInterval, except in tests
+	repairs  []time.Time   // within fightTime
 
 	mu        sync.Mutex // guards the fields below
 	notReady  error
@@ -69,7 +70,9 @@ type Installer struct {
 var errNotCompared = errors.New("the node's files have not been read yet")
 
 // New returns an Installer.
-func New(c Config) *Installer { return &Installer{Config: c, notReady: errNotCompared} }
+func New(c Config) *Installer {
+	return &Installer{Config: c, interval: compareInterval, notReady: errNotCompared}
+}
 
 // Ready returns nil while the plugin is in place, and otherwise the reason in one line.
 func (i *Installer) Ready() error {

@@ -41,7 +41,7 @@ func (i *Installer) Run(ctx context.Context) error {
 // comparison.
 func (i *Installer) run(ctx context.Context, changes <-chan struct{}, follow func()) error {
 	removeTemporary(i.BinDir, i.ConfDir)
-	tick := time.NewTicker(compareInterval)
+	tick := time.NewTicker(i.interval)
 	defer tick.Stop()
 	for {
 		follow() // before the comparison, so that a change after it is noticed
