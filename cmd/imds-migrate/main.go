@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"syscall"
 
 	"github.com/spf13/pflag"
 )
@@ -37,9 +38,12 @@ func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 // run is the program. It writes manifests or differences to stdout, and messages to stderr, and
 // returns the exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == commandPlan {
-		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
+	if len(args) > 0 && (args[0] == commandPlan || args[0] == commandCheck) {
+		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer cancel()
+		if args[0] == commandCheck {
+			return runCheck(ctx, args[1:], stdout, stderr)
+		}
 		return runPlan(ctx, args[1:], stdin, stdout, stderr)
 	}
 	o, err := parse(args, stdout)

@@ -17,31 +17,32 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package outside test/, the packages of this module that it may import. A
 // package that is not listed may exist only in test/.
 var allowed = map[string][]string{
-	"cmd/proxy":         {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server", "internal/sockets", "internal/termlog"},
-	"cmd/proxy-init":    {"internal/flagenv", "internal/logging", "internal/netrules", "internal/termlog"},
-	"internal/azure":    {},
-	"internal/flagenv":  {},
-	"internal/imds":     {"internal/exchange", "internal/tokens"},
-	"internal/server":   {},
-	"internal/tokens":   {"internal/exchange"},
-	"internal/exchange": {},
-	"internal/diagnose": {"internal/exchange", "internal/tokens"},
-	"internal/netrules": {"internal/sockets"},
-	"internal/sockets":  {},
-	"internal/health":   {},
-	"internal/metrics":  {},
-	"internal/census":   {},
-	"internal/logging":  {"internal/flagenv"},
-	"internal/loglimit": {},
-	"internal/termlog":  {},
-	"internal/inject":   {"internal/flagenv"},
-	"internal/manifest": {},
-	"internal/signs":    {},
-	"internal/survey":   {"internal/signs"},
-	"internal/plan":     {"internal/inject", "internal/signs", "internal/survey"},
-	"internal/output":   {"internal/inject", "internal/plan"},
-	"cmd/imds-migrate":  {"internal/flagenv", "internal/inject", "internal/manifest", "internal/output", "internal/plan", "internal/survey"},
-	"cmd/webhook":       {"internal/flagenv", "internal/health", "internal/inject", "internal/logging", "internal/loglimit"},
+	"cmd/proxy":          {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server", "internal/sockets", "internal/termlog"},
+	"cmd/proxy-init":     {"internal/flagenv", "internal/logging", "internal/netrules", "internal/termlog"},
+	"internal/azure":     {},
+	"internal/flagenv":   {},
+	"internal/imds":      {"internal/exchange", "internal/tokens"},
+	"internal/server":    {},
+	"internal/tokens":    {"internal/exchange"},
+	"internal/exchange":  {},
+	"internal/diagnose":  {"internal/exchange", "internal/tokens"},
+	"internal/netrules":  {"internal/sockets"},
+	"internal/sockets":   {},
+	"internal/health":    {},
+	"internal/metrics":   {},
+	"internal/census":    {},
+	"internal/logging":   {"internal/flagenv"},
+	"internal/loglimit":  {},
+	"internal/termlog":   {},
+	"internal/inject":    {"internal/flagenv"},
+	"internal/manifest":  {},
+	"internal/signs":     {},
+	"internal/survey":    {"internal/signs"},
+	"internal/plan":      {"internal/inject", "internal/signs", "internal/survey"},
+	"internal/output":    {"internal/inject", "internal/plan"},
+	"internal/preflight": {"internal/inject", "internal/survey"},
+	"cmd/imds-migrate":   {"internal/flagenv", "internal/inject", "internal/manifest", "internal/output", "internal/plan", "internal/preflight", "internal/survey"},
+	"cmd/webhook":        {"internal/flagenv", "internal/health", "internal/inject", "internal/logging", "internal/loglimit"},
 }
 
 // everywhere lists the packages that every package may import.
@@ -64,7 +65,7 @@ var forbidden = []string{"k8s.io/", "sigs.k8s.io/"}
 
 // kubernetesSide lists the packages that may link what is forbidden to others: they patch pods and
 // do not run in them.
-var kubernetesSide = []string{"internal/inject", "internal/survey", "internal/plan", "internal/output", "cmd/webhook", "cmd/imds-migrate"}
+var kubernetesSide = []string{"internal/inject", "internal/survey", "internal/plan", "internal/output", "internal/preflight", "cmd/webhook", "cmd/imds-migrate"}
 
 type goPackage struct {
 	ImportPath string
