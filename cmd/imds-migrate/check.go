@@ -76,11 +76,11 @@ func runCheck(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		fmt.Fprintf(stderr, "imds-migrate: %v\n", err)
 		return exitUsage
 	}
-	client, _, err := o.cluster.connect()
+	cluster, err := o.cluster.connect()
 	var results []preflight.Result
 	if err == nil {
 		o.config.Now, o.config.HTTP = time.Now(), &http.Client{Timeout: issuerTimeout}
-		results, err = preflight.Run(ctx, client, o.config)
+		results, err = preflight.Run(ctx, cluster, o.config)
 	}
 	if err == nil {
 		err = o.print(stdout, results)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"imds-oidc-proxy/internal/flagenv"
@@ -36,25 +37,38 @@ func (c *clusterFlags) addFlags(set *flagenv.Set) {
 
 func (c *clusterFlags) namespace() string { return c.overrides.Context.Namespace }
 
-// connect returns a client for the cluster, and the cluster's name in the kubeconfig.
-func (c *clusterFlags) connect() (client survey.Creator, name string, err error) {
+// connection is a client for a cluster.
+type connection struct {
+	survey.Creator
+	config *rest.Config
+	name   string // of the cluster in the kubeconfig
+	// namespace is that of the context, or default.
+	namespace string
+}
+
+// connect returns a client for the cluster.
+func (c *clusterFlags) connect() (*connection, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = c.kubeconfig
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &c.overrides)
 	config, err := loader.ClientConfig()
 	if err != nil {
-		return nil, "", noCluster(err)
+		return nil, noCluster(err)
 	}
+	found := &connection{config: config}
 	if raw, err := loader.RawConfig(); err == nil {
 		if current := raw.Contexts[cmp.Or(c.overrides.CurrentContext, raw.CurrentContext)]; current != nil {
-			name = current.Cluster
+			found.name = current.Cluster
 		}
 	}
 	config.UserAgent = "imds-migrate/" + strings.ReplaceAll(version, " ", "_")
-	if client, err = survey.NewClient(config); err != nil {
-		return nil, "", noCluster(err)
+	if found.namespace, _, err = loader.Namespace(); err == nil {
+		found.Creator, err = survey.NewClient(config)
 	}
-	return client, name, nil
+	if err != nil {
+		return nil, noCluster(err)
+	}
+	return found, nil
 }
 
 // noCluster returns the error for a kubeconfig that cannot be used.

@@ -106,10 +106,10 @@ func readFile(s *survey.Survey, path string, stdin io.Reader) error {
 
 // readCluster reads the cluster of the kubeconfig.
 func (o *planOptions) readCluster(ctx context.Context, s *survey.Survey, progress *progress) error {
-	client, name, err := o.cluster.connect()
+	cluster, err := o.cluster.connect()
 	if err != nil {
 		return fmt.Errorf("%w, or --filename to read exported objects", err)
 	}
-	o.plan.ClusterName = cmp.Or(o.plan.ClusterName, name)
-	return s.ReadCluster(ctx, client, progress.show)
+	o.plan.ClusterName = cmp.Or(o.plan.ClusterName, cluster.name)
+	return s.ReadCluster(ctx, cluster, progress.show)
 }

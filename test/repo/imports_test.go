@@ -41,7 +41,8 @@ var allowed = map[string][]string{
 	"internal/plan":      {"internal/inject", "internal/signs", "internal/survey"},
 	"internal/output":    {"internal/inject", "internal/plan"},
 	"internal/preflight": {"internal/inject", "internal/survey"},
-	"cmd/imds-migrate":   {"internal/flagenv", "internal/inject", "internal/manifest", "internal/output", "internal/plan", "internal/preflight", "internal/survey"},
+	"internal/verify":    {"internal/inject", "internal/survey"},
+	"cmd/imds-migrate":   {"internal/flagenv", "internal/inject", "internal/manifest", "internal/output", "internal/plan", "internal/preflight", "internal/survey", "internal/verify"},
 	"cmd/webhook":        {"internal/flagenv", "internal/health", "internal/inject", "internal/logging", "internal/loglimit"},
 }
 
@@ -65,7 +66,7 @@ var forbidden = []string{"k8s.io/", "sigs.k8s.io/"}
 
 // kubernetesSide lists the packages that may link what is forbidden to others: they patch pods and
 // do not run in them.
-var kubernetesSide = []string{"internal/inject", "internal/survey", "internal/plan", "internal/output", "internal/preflight", "cmd/webhook", "cmd/imds-migrate"}
+var kubernetesSide = []string{"internal/inject", "internal/survey", "internal/plan", "internal/output", "internal/preflight", "internal/verify", "cmd/webhook", "cmd/imds-migrate"}
 
 type goPackage struct {
 	ImportPath string
