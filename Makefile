@@ -25,6 +25,10 @@ build: ## build bin/proxy and bin/proxy-init, static and stripped
 build-migrate: ## build bin/imds-migrate, for your own machine
 	$(BUILD) -o bin/imds-migrate ./cmd/imds-migrate
 
+.PHONY: build-cni
+build-cni: ## build bin/imds-cni, the CNI plugin and its installer
+	$(BUILD) -o bin/imds-cni ./cmd/imds-cni
+
 .PHONY: build-webhook
 build-webhook: ## build bin/webhook, the admission webhook; one to two minutes the first time
 	$(BUILD) -o bin/webhook ./cmd/webhook

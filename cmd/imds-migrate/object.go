@@ -211,8 +211,8 @@ func emptied(template *manifest.Node, operations []manifest.Operation) []string 
 func follow(node *manifest.Node, pointer string) (found *manifest.Node, name string) {
 	for token := range strings.SplitSeq(pointer[1:], "/") {
 		token = unpointer(token)
-		if i, err := strconv.Atoi(token); err == nil && i < len(node.Items()) {
-			node = node.Items()[i]
+		if i, err := strconv.Atoi(token); err == nil && node.Item(i) != nil {
+			node = node.Item(i)
 			token, _ = node.Get("name").Scalar()
 			name += "[" + token + "]"
 			continue

@@ -28,7 +28,7 @@ type options struct {
 	log            logging.Config
 
 	// At most one of these is true. If none is, the redirect is installed.
-	dryRun, check, cleanup, version bool
+	dryRun, check, prove, cleanup, version bool
 
 	usage string
 }
@@ -36,7 +36,7 @@ type options struct {
 // failureMessage returns the log message of a failed run.
 func (o options) failureMessage() string {
 	switch {
-	case o.check:
+	case o.check, o.prove:
 		return "redirect not in place"
 	case o.cleanup:
 		return "redirect not removed"
@@ -50,7 +50,7 @@ func variable(flag string) string {
 	if flag == "metadata-ip" || flag == "metadata-port" {
 		return flagenv.Prefix("")(flag)
 	}
-	return flagenv.Prefix("PROXY_", "dry-run", "check", "cleanup")(strings.TrimPrefix(flag, "proxy-"))
+	return flagenv.Prefix("PROXY_", "dry-run", "check", "validate", "cleanup")(strings.TrimPrefix(flag, "proxy-"))
 }
 
 // parse parses the flags, and the variables of flags that are not given.
@@ -110,6 +110,7 @@ func (o *options) addFlags(set *flagenv.Set) {
 	set.Group("Instead of installing the redirect (at most one)")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the rules as input for nft -f, or with --backend=nft or legacy as input for iptables-restore --noflush, and change nothing")
 	flags.BoolVar(&o.check, "check", false, "exit 0 only if all rules are in place (of iptables: and first), no other backend has any, and no other user than the proxy's listens at --proxy-port; change nothing")
+	flags.BoolVar(&o.prove, "validate", false, "exit 0 only if a connection proves the redirect and the port guard that the CNI plugin has installed; needs no privilege, changes nothing, and must not run as the proxy's user")
 	flags.BoolVar(&o.cleanup, "cleanup", false, "remove the redirect, and nothing else")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
 }
@@ -136,7 +137,7 @@ func (o *options) validate() error {
 	for _, a := range []struct {
 		chosen bool
 		flag   string
-	}{{o.dryRun, "dry-run"}, {o.check, "check"}, {o.cleanup, "cleanup"}} {
+	}{{o.dryRun, "dry-run"}, {o.check, "check"}, {o.prove, "validate"}, {o.cleanup, "cleanup"}} {
 		if a.chosen {
 			actions = append(actions, a.flag)
 		}

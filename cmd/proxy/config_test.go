@@ -35,7 +35,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.port != 8000 || cfg.log != (logging.Config{Level: "info", Format: "json"}) || cfg.imdsPassthrough != "on" || cfg.imdsAddress != "http://169.254.169.254" {
+	if cfg.port != 8000 || cfg.log != (logging.Config{Level: "info", Format: "json"}) || cfg.imdsPassthrough != "auto" || cfg.imdsAddress != "http://169.254.169.254" {
 		t.Errorf("got %+v, want the documented defaults", cfg)
 	}
 }

@@ -96,6 +96,11 @@ var documentedCurls = []struct {
 	{"wrong-method", nil, metadataCurl + " -X POST " + tokenTarget("resource=https://vault.azure.net")},
 	{"wrong-path", nil, metadataCurl + " 'http://localhost:8000/metadata/identity/oauth2/tokens'"},
 	{"passthrough-off", nil, metadataCurl + " 'http://localhost:8000/metadata/instance?api-version=2021-02-01'"},
+	{"instance", serveInstance, metadataCurl + " 'http://localhost:8000/metadata/instance?api-version=2021-02-01'"},
+	{"instance-leaf", serveInstance, metadataCurl + " 'http://localhost:8000/metadata/instance/compute/location?api-version=2021-02-01'"},
+	{"instance-text", serveInstance, metadataCurl + " 'http://localhost:8000/metadata/instance/compute/location?api-version=2021-02-01&format=text'"},
+	{"instance-missing", serveInstance, metadataCurl + " 'http://localhost:8000/metadata/instance/compute/zone?api-version=2021-02-01&format=text'"},
+	{"instance-version", serveInstance, metadataCurl + " 'http://localhost:8000/metadata/instance'"},
 	{"app-service-no-secret", withAppService, "curl -sS " + appServiceTarget},
 	{"app-service-wrong-secret", withAppService, "curl -sS -H 'X-IDENTITY-HEADER: wrong' " + appServiceTarget},
 	{"app-service-unknown-client", func(p *checkedPod) {
@@ -116,6 +121,15 @@ var documentedCurls = []struct {
 	}, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"throttled", func(p *checkedPod) { p.idp.FailAlways(entra.FaultThrottle(time.Minute)) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"entra-down", func(p *checkedPod) { p.idp.Close() }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
+}
+
+// serveInstance gives a pod the document of docs/instance-metadata.md.
+func serveInstance(p *checkedPod) {
+	path := filepath.Join(p.t.TempDir(), "instance.json")
+	if err := os.WriteFile(path, []byte(`{"compute": {"azEnvironment": "AzurePublicCloud", "location": "westeurope", "resourceGroupName": "shop"}}`), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	p.environment["PROXY_INSTANCE_METADATA"] = path
 }
 
 const (

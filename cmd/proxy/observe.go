@@ -37,7 +37,7 @@ func newObserver(limit *loglimit.Limit, lines *logging.Queue, log *zap.Logger) *
 	o.metrics = metrics.New(metrics.Config{
 		Version:   version,
 		GoVersion: runtime.Version(),
-		Handlers: []string{imds.EndpointToken, imds.EndpointAppService, imds.EndpointInfo, imds.EndpointVersions, imds.EndpointForward,
+		Handlers: []string{imds.EndpointToken, imds.EndpointAppService, imds.EndpointInfo, imds.EndpointVersions, imds.EndpointForward, imds.EndpointInstance,
 			imds.EndpointOwn, imds.EndpointNone},
 		Sample: o.sample,
 	})

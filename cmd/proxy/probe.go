@@ -80,9 +80,9 @@ func explainRefusal(port uint16, last error) error {
 // can bind its port. One race remains: a process that binds the port after the first check
 // and releases it to a new proxy before the second.
 //
-// It makes one request before the first check, because the check is expensive (the kernel
-// walks the connections of the whole node, which takes about 30 ms of CPU time) and is
-// useless while the proxy is not ready.
+// It makes one request before the first check, because the check can be expensive (without
+// sock_diag, the kernel walks the connections of the whole node, which takes about 30 ms of CPU
+// time) and is useless while the proxy is not ready.
 func askOwnProxy(ctx context.Context, client *http.Client, url string, port uint16) error {
 	if err := askReady(ctx, client, url); err != nil {
 		return err

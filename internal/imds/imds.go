@@ -81,9 +81,18 @@ type Config struct {
 	// accepted, because documented samples omit it.
 	StrictAPIVersion bool
 
+	// Instance answers requests for instance metadata (/metadata/instance), which then are
+	// never forwarded. Nil: they are forwarded like those for the other categories.
+	Instance *Instance
+
 	// Passthrough is the URL of the real IMDS, which gets the requests for instance
 	// metadata. Empty: no request is forwarded.
 	Passthrough azure.MetadataURL
+
+	// LearnSilence answers requests for instance metadata at once after a connection to the
+	// real IMDS has timed out, until [Handler.Run] connects to it. False: each request waits
+	// for a second.
+	LearnSilence bool
 
 	// MaxConnections is the connection limit of the server. Forwarded requests take at
 	// most a quarter of the connections. Zero: there is no limit.
@@ -118,6 +127,7 @@ const ServerName = "imds-oidc-proxy"
 type Handler struct {
 	tokens     TokenSource
 	identities identities
+	instance   *Instance  // nil: there is none
 	forwarder  *forwarder // nil: forwarding is off
 	log        *zap.Logger
 	debug      bool                       // log has the level debug enabled
@@ -133,6 +143,7 @@ type Handler struct {
 
 	infoBody     []byte
 	versionsBody []byte
+	newestBody   []byte
 
 	serverHeader []string // shared by all answers; never changed
 }
@@ -159,6 +170,7 @@ func New(cfg Config) (*Handler, error) {
 	h := &Handler{
 		tokens:        cfg.Tokens,
 		identities:    ids,
+		instance:      cfg.Instance,
 		forwarder:     newForwarder(cfg.Passthrough, cfg.MaxConnections, cfg.forwardLimits),
 		log:           cfg.Log,
 		fallback:      cfg.Fallback,
@@ -169,8 +181,12 @@ func New(cfg Config) (*Handler, error) {
 		appServiceHeader: []byte(cfg.AppServiceHeader),
 		infoBody:         appendInfo(nil, string(cfg.TenantID)),
 		versionsBody:     appendVersions(nil, apiVersions()),
+		newestBody:       appendNewest(nil, apiVersions()),
 		serverHeader:     []string{serverName(cfg.Version)},
 		outcomes:         sync.Pool{New: func() any { return new(outcome) }},
+	}
+	if cfg.LearnSilence && h.forwarder != nil {
+		h.forwarder.silence = newSilence(cfg.Passthrough, h.forwarder.transport.DialContext)
 	}
 	if h.log == nil {
 		h.log = zap.NewNop()

@@ -26,6 +26,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case routeVersions:
 		h.serve(w, r, EndpointVersions, path, h.versions)
 	case routeForward:
+		if h.instance != nil && isBelow(path, instanceRoot) {
+			h.serve(w, r, EndpointInstance, path, h.instanceMetadata)
+			return
+		}
 		h.serve(w, r, EndpointForward, path, h.forward)
 	case routeOtherIdentity:
 		h.serve(w, r, EndpointNone, path, func(http.ResponseWriter, *http.Request, *outcome) error { return errIdentityPath })
@@ -101,14 +105,19 @@ func requireGet(r *http.Request) error {
 // Header values that all answers share. They are never changed.
 var (
 	jsonType = []string{"application/json; charset=utf-8"}
+	textType = []string{"text/plain; charset=utf-8"}
 	noStore  = []string{"no-store"}
 )
 
-// writeJSON writes a body with its Content-Length, because clients of IMDS do not expect
-// chunks. It fails only if the client has closed the connection.
 func writeJSON(w http.ResponseWriter, status int, body []byte) error {
+	return writeBody(w, status, jsonType, body)
+}
+
+// writeBody writes a body with its Content-Length, because clients of IMDS do not expect
+// chunks. It fails only if the client has closed the connection.
+func writeBody(w http.ResponseWriter, status int, contentType []string, body []byte) error {
 	header := w.Header()
-	header["Content-Type"] = jsonType
+	header["Content-Type"] = contentType
 	header["Cache-Control"] = noStore
 	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
@@ -246,8 +255,9 @@ const (
 	EndpointInfo       = "info"
 	EndpointVersions   = "versions"
 	EndpointForward    = "forward"
-	EndpointOwn        = "own"  // Config.Fallback, such as /readyz
-	EndpointNone       = "none" // the path is not served
+	EndpointInstance   = "instance" // Config.Instance
+	EndpointOwn        = "own"      // Config.Fallback, such as /readyz
+	EndpointNone       = "none"     // the path is not served
 )
 
 // refusalOf returns the reason for which an invalid request was refused. It returns "" for

@@ -119,6 +119,10 @@ func (p *plan) warnNoRedirect() {
 	if p.settings.servesAppService() {
 		which += ", " + azure.EnvIdentityEndpoint + " or " + azure.EnvMSIEndpoint
 	}
-	p.warnf("annotation %s is none: %s get tokens from the proxy, and the pod can reach the node's IMDS; deny egress to %s by a NetworkPolicy, such as that of deploy/no-redirect",
-		RedirectAnnotation, which, azure.MetadataIP)
+	source := "annotation " + RedirectAnnotation
+	if _, given := p.pod.Annotations[RedirectAnnotation]; !given {
+		source = "the configured redirect"
+	}
+	p.warnf("%s is none: %s get tokens from the proxy, and the pod can reach the node's IMDS; deny egress to %s by a NetworkPolicy, such as that of deploy/no-redirect",
+		source, which, azure.MetadataIP)
 }

@@ -71,6 +71,7 @@ var keptSettings = []string{"PROXY_CA_FILE", "PROXY_LOG_ALL_REQUESTS", "PROXY_LO
 var writtenSettings = append([]string{
 	"PROXY_PORT", "PROXY_IDENTITY", "PROXY_PREFETCH", "PROXY_ALLOWED_CLIENT_IDS", "PROXY_LOG_LEVEL", "GOMEMLIMIT",
 	"PROXY_ADMIN_ADDRESS", "PROXY_IMDS_PASSTHROUGH", "PROXY_SHUTDOWN_DELAY", appServiceHeaderEnv,
+	nodeNameEnv, regionEnv, instanceEnv, instanceFieldsEnv,
 	"PROXY_UID", "PROXY_GID", "PROXY_SEAL", "PROXY_DENY", recordEnv,
 }, injectedEnv...)
 
@@ -182,7 +183,7 @@ func carryMounts(want, have corev1.Container) (mounts []corev1.VolumeMount, lost
 	}
 	for _, m := range have.VolumeMounts {
 		switch {
-		case reserved(m.Name) || m.Name == caVolume:
+		case reserved(m.Name) || isConfigMapName(m.Name):
 		case slices.ContainsFunc(want.VolumeMounts, func(w corev1.VolumeMount) bool { return w.Name == m.Name && w.MountPath == m.MountPath }):
 		case taken[path.Clean(m.MountPath)]:
 			lost = append(lost, "volumeMount "+shorten(m.Name))

@@ -40,7 +40,7 @@ func (p *plan) proxyContainer() corev1.Container {
 		Image:           s.ProxyImage,
 		Env:             slices.Concat(p.identityEnv(p.token.mountPath), p.binding.env, s.proxyEnv()),
 		Resources:       *s.ProxyResources,
-		VolumeMounts:    slices.Concat([]corev1.VolumeMount{p.mount(p.token.mountPath)}, p.binding.mounts, s.caMounts()),
+		VolumeMounts:    slices.Concat([]corev1.VolumeMount{p.mount(p.token.mountPath)}, p.binding.mounts, s.configMapMounts()),
 		SecurityContext: restricted(azure.ProxyID),
 	}
 	// A startup probe would delay the pod by a second: see ADR 0051.
@@ -73,9 +73,10 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 	}
 	// If the pod is sealed, a forwarded request would be redirected to the proxy again.
 	// Without a redirect, an application that reads metadata asks the node itself.
-	if s.redirect != redirectForward {
+	if !s.redirect.forwards() {
 		env = append(env, corev1.EnvVar{Name: "PROXY_IMDS_PASSTHROUGH", Value: "off"})
 	}
+	env = append(env, s.instanceEnvs()...)
 	if s.servesAppService() {
 		env = append(env, podUID(appServiceHeaderEnv))
 	}
@@ -117,8 +118,8 @@ func memoryLimit(r corev1.ResourceRequirements) string {
 	return fmt.Sprintf("%dB", bytes)
 }
 
-// initContainer returns the container of deploy/components/redirect, or of
-// deploy/components/sealed.
+// initContainer returns the container of deploy/components/redirect, of deploy/components/sealed,
+// or the validator.
 func (s *settings) initContainer() corev1.Container {
 	env := []corev1.EnvVar{
 		{Name: "PROXY_PORT", Value: decimal(s.port)},
@@ -126,10 +127,13 @@ func (s *settings) initContainer() corev1.Container {
 		{Name: "PROXY_GID", Value: decimal(azure.ProxyID)},
 		{Name: "PROXY_LOG_LEVEL", Value: s.LogLevel},
 	}
-	if s.redirect == redirectSealed {
+	if s.redirect.sealed() {
 		env = append(env, corev1.EnvVar{Name: "PROXY_SEAL", Value: "true"}, corev1.EnvVar{Name: "PROXY_DENY", Value: wireServer})
 	}
 	env = append(env, corev1.EnvVar{Name: recordEnv, Value: record(nil, *s.ProxyInitResources)})
+	if s.redirect.byCNI() {
+		return s.validator(withoutEmpty(env))
+	}
 	security := restricted(0)
 	security.RunAsNonRoot = new(false)
 	security.Capabilities.Add = []corev1.Capability{"NET_ADMIN"}

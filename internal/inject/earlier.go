@@ -3,6 +3,7 @@ package inject
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -89,12 +90,19 @@ func (p *plan) recordValues() {
 	}
 }
 
-// removeRecord removes the annotation of recordValues.
-func (p *plan) removeRecord() {
-	switch _, recorded := p.pod.Annotations[injectedAnnotation]; {
-	case recorded && len(p.pod.Annotations) == 1:
+// removeWritten removes the annotations of recordValues and requestRedirect.
+func (p *plan) removeWritten() {
+	var written []string
+	for _, name := range slices.Sorted(maps.Keys(p.pod.Annotations)) {
+		if isWritten(name) {
+			written = append(written, name)
+		}
+	}
+	if len(written) > 0 && len(written) == len(p.pod.Annotations) {
 		p.remove("/metadata/annotations")
-	case recorded:
-		p.remove("/metadata/annotations/" + escape(injectedAnnotation))
+		return
+	}
+	for _, name := range written {
+		p.remove("/metadata/annotations/" + escape(name))
 	}
 }

@@ -30,10 +30,12 @@ func Remove(pod *corev1.Pod) Result {
 		}
 	}
 	p.removeMetricsLabel(ours)
-	p.removeRecord()
+	p.removeWritten()
 	removeWhere(p, initContainers, pod.Spec.InitContainers, each(ours))
 	removeWhere(p, containers, pod.Spec.Containers, each(ours))
-	removeWhere(p, volumes, pod.Spec.Volumes, each(func(v corev1.Volume) bool { return isInjectedVolume(v) || proxied && isCAVolume(v) && !p.mountsCA() }))
+	removeWhere(p, volumes, pod.Spec.Volumes, each(func(v corev1.Volume) bool {
+		return isInjectedVolume(v) || proxied && isConfigMapVolume(v) && !p.mounts(v.Name)
+	}))
 	return p.Result
 }
 

@@ -37,6 +37,7 @@ func (p *plan) warn() {
 	if p.settings.inject {
 		p.warnApplication()
 		p.warnRedirect()
+		p.warnInstance()
 		p.warnPostStart()
 		p.warnTokenMode()
 	} else {

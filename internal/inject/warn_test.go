@@ -105,6 +105,8 @@ func TestInvalidWithoutProxy(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	postStart := config()
 	postStart.PostStart = true
+	none := config()
+	none.Redirect = "none"
 	job := func(p *corev1.Pod) { p.Spec.RestartPolicy = corev1.RestartPolicyNever }
 	for _, c := range []struct {
 		name   string
@@ -116,6 +118,7 @@ func TestWarnings(t *testing.T) {
 		{"nothing, without the proxy", labelled(), config(), nil},
 		{"false", labelled(annotate(inject.InjectProxyAnnotation, "false")), config(),
 			[]string{"annotation azure.workload.identity/inject-proxy-sidecar is \"false\": azure-workload-identity v1.6.0 injects its proxy nevertheless; remove the annotation if its webhook is in the cluster"}},
+		{"an injected request without the proxy", labelled(annotate("imds-oidc-proxy/cni-redirect", "x")), config(), nil},
 		{"a mode without the proxy", labelled(annotate(inject.RedirectAnnotation, "sealed")), config(),
 			[]string{`annotation imds-oidc-proxy/redirect has no effect without azure.workload.identity/inject-proxy-sidecar: "true"`}},
 		{"unknown container to skip", injected(annotate(inject.SkipContainersAnnotation, "ap; app")), config(),
@@ -123,6 +126,9 @@ func TestWarnings(t *testing.T) {
 		{"ours skipped", labelled(annotate(inject.SkipContainersAnnotation, "azwi-proxy-init; azwi-proxy")), config(), nil},
 		{"none", injected(annotate(inject.RedirectAnnotation, "none"), privileged), config(),
 			[]string{noneWarning(allVariables)}},
+		{"none by configuration", injected(), none,
+			[]string{strings.Replace(noneWarning(allVariables), "annotation imds-oidc-proxy/redirect", "the configured redirect", 1)}},
+		{"privileged, CNI", injected(privileged, annotate(inject.RedirectAnnotation, "cni-forward")), config(), []string{`container "app" is privileged or has NET_ADMIN: it can remove the redirect`}},
 		{"privileged", injected(privileged), config(), []string{`container "app" is privileged or has NET_ADMIN: it can remove the redirect`}},
 		{"NET_ADMIN", injected(netAdmin), config(), []string{`container "app" is privileged or has NET_ADMIN: it can remove the redirect`}},
 		{"own token", labelled(ownToken, annotate(inject.TokenExpirationAnnotation, "7200")), config(),

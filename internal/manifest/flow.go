@@ -1,9 +1,6 @@
 package manifest
 
-import (
-	"bytes"
-	"strings"
-)
+import "strings"
 
 // flow collects the edits of a collection in flow style, which has brackets.
 func (e *editor) flow(n *Node) error {
@@ -70,9 +67,17 @@ func (d *Document) ownLine(n *Node) (int, bool) {
 	if !n.flow || len(n.original) == 0 {
 		return 0, false
 	}
-	start := n.original[0].start
-	before := d.text[lineStart(d.text, start):start]
-	return len(before), len(bytes.Trim(before, " \t")) == 0
+	return d.blankBefore(n.original[0].start)
+}
+
+// blankBefore returns the column of pos, and reports whether there are only blanks before it in its
+// line. It reads no further back than necessary: a JSON document may have only one line.
+func (d *Document) blankBefore(pos int) (column int, ok bool) {
+	start := pos
+	for start > 0 && (d.text[start-1] == ' ' || d.text[start-1] == '\t') {
+		start--
+	}
+	return pos - start, atLineStart(d.text, start)
 }
 
 // isJSON distinguishes JSON from YAML in flow style by the quotes of the first key.

@@ -153,6 +153,14 @@ func (n *Node) Items() []*Node {
 	return items
 }
 
+// Item returns an item of a sequence, or nil if there is none.
+func (n *Node) Item(i int) *Node {
+	if n = n.resolve(); n == nil || n.kind != yaml.SequenceNode || i < 0 || i >= len(n.entries) {
+		return nil
+	}
+	return n.entries[i].value
+}
+
 // Get returns the value at a path of keys, or nil. It follows aliases and merge keys. Parsers
 // disagree about duplicate keys: call Once first.
 func (n *Node) Get(keys ...string) *Node {

@@ -112,11 +112,22 @@ func lineEnd(text []byte, pos int) int {
 
 // lineStart returns the start of the line that contains pos.
 func lineStart(text []byte, pos int) int {
-	for pos > 0 && text[pos-1] != '\n' && (text[pos-1] != '\r' || pos < len(text) && text[pos] == '\n') {
+	for pos > 0 && !atLineStart(text, pos) {
 		pos--
 	}
 	if pos == 0 && bytes.HasPrefix(text, byteOrderMark) {
 		return len(byteOrderMark)
 	}
 	return pos
+}
+
+// atLineStart reports whether a line starts at pos.
+func atLineStart(text []byte, pos int) bool {
+	switch {
+	case pos == 0:
+		return !bytes.HasPrefix(text, byteOrderMark)
+	case pos == len(byteOrderMark) && bytes.HasPrefix(text, byteOrderMark):
+		return true
+	}
+	return text[pos-1] == '\n' || text[pos-1] == '\r' && (pos == len(text) || text[pos] != '\n')
 }

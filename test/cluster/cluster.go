@@ -80,6 +80,7 @@ type Cluster struct {
 
 	kubelet     *daemon
 	kubeletArgs []string
+	containerd  *daemon
 }
 
 func newCluster(dir string) *Cluster {

@@ -10,10 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-const (
-	containerdSocket = "/run/containerd/containerd.sock"
-	cniConfigDir     = "cni" // below Cluster.state
-)
+const containerdSocket = "/run/containerd/containerd.sock"
 
 // startNode starts the scheduler, and a node with this project's images.
 func (c *Cluster) startNode(ctx context.Context, settings Config) error {
@@ -42,21 +39,30 @@ func (c *Cluster) startContainerd(ctx context.Context) error {
 	if err := os.WriteFile(config, []byte(c.containerdConfig()), 0o644); err != nil {
 		return err
 	}
-	networks := filepath.Join(c.state, cniConfigDir)
-	if err := os.Mkdir(networks, 0o755); err != nil {
+	if err := c.prepareCNI(); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(networks, "pods.conflist"), []byte(cniConfig), 0o644); err != nil {
-		return err
-	}
-	containerd, err := startDaemon(c.logs, "containerd", "containerd", "--config="+config)
+	return c.runContainerd(ctx, "containerd")
+}
+
+func (c *Cluster) runContainerd(ctx context.Context, log string) (err error) {
+	c.containerd, err = startDaemon(c.logs, log, "containerd", "--config="+filepath.Join(c.state, "containerd.toml"))
 	if err != nil {
 		return err
 	}
-	return containerd.wait(ctx, func(context.Context) error {
+	return c.containerd.wait(ctx, func(context.Context) error {
 		_, err := command("ctr", "--address="+containerdSocket, "version")
 		return err
 	})
+}
+
+// RestartContainerd kills containerd and starts it again; the containers continue to run.
+func (c *Cluster) RestartContainerd(ctx context.Context) error {
+	if err := c.containerd.process.Kill(); err != nil {
+		return err
+	}
+	<-c.containerd.exited
+	return c.runContainerd(ctx, "containerd-again")
 }
 
 func (c *Cluster) startKubelet(ctx context.Context, settings Config) error {

@@ -25,14 +25,14 @@ const (
 	// armHost is the host from which az gets the subscriptions of the identity at login.
 	armHost = "management.azure.com"
 
-	// blobHost is the host from which rclone lists the containers of the account shop.
+	// blobHost is the host from which rclone and pyarrow list the containers of the account shop.
 	blobHost = "shop.blob.core.windows.net"
 )
 
 // resourceManager is a stand-in for Azure Resource Manager, with the requests that az login
 // needs: it lists one subscription if the request has a token from the pod's Entra. It also
-// stands in for Azure Storage, where it lists no containers. It has a new certificate for each
-// run.
+// stands in for Azure Storage, where it lists one container, whose name is the request's token: the
+// driver of pyarrow sees the token only there. It has a new certificate for each run.
 type resourceManager struct {
 	server *http.Server
 	caFile string
@@ -75,7 +75,7 @@ func (m *resourceManager) close() {
 // trust sets the Entra whose tokens are accepted.
 func (m *resourceManager) trust(e *entra.Server) { m.entra.Store(e) }
 
-// ServeHTTP lists the subscription, or the containers of the storage account.
+// ServeHTTP lists the subscription, or the container of the storage account.
 func (m *resourceManager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Host == blobHost {
 		m.listContainers(w, r)
@@ -102,15 +102,21 @@ func (m *resourceManager) listContainers(w http.ResponseWriter, r *http.Request)
 		return
 	}
 	w.Header().Set("Content-Type", "application/xml")
-	fmt.Fprint(w, `<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Containers/><NextMarker/></EnumerationResults>`)
+	fmt.Fprintf(w, `<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Containers><Container><Name>%s</Name><Properties>`+
+		`<Last-Modified>Sat, 28 Nov 2026 00:00:00 GMT</Last-Modified><Etag>"0x8"</Etag></Properties></Container></Containers><NextMarker/></EnumerationResults>`,
+		bearer(r))
 }
 
 // authorized reports whether the request has a token from the pod's Entra for a service, whose
 // name is part of the token's resource.
 func (m *resourceManager) authorized(r *http.Request, service string) bool {
-	bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	token, err := m.entra.Load().VerifyAccessToken(bearer)
+	token, err := m.entra.Load().VerifyAccessToken(bearer(r))
 	return err == nil && strings.Contains(token.Resource, service)
+}
+
+func bearer(r *http.Request) string {
+	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return token
 }
 
 // selfSigned makes a self-signed certificate for hosts.

@@ -86,6 +86,9 @@ type scenario struct {
 	// raises the same error. Their expectations hold here too, unless there is another one.
 	like []string
 
+	// aside is true if the scenario does not count in the summary of its way.
+	aside bool
+
 	where     place
 	arguments []string
 
@@ -198,7 +201,7 @@ func scenarios() []scenario {
 		name: "app-service-falls", title: "falls through", about: "App Service; the tenant does not have the pod's own identity: a chain tries its next credential without delay",
 		where: direct, arguments: []string{"credential=fallthrough"}, want: gotToken, check: all(fellThrough, exchanges(1), asksOnce),
 		fault: func(int) *entra.Fault { f := entra.FaultAADSTS(700016); return &f },
-		table: variablesTable, like: []string{"fall-through"}, environment: appService(podSecret),
+		table: variablesTable, like: []string{"fall-through"}, aside: true, environment: appService(podSecret),
 	}, {
 		name: "app-service-second", title: "second call", about: "App Service; a second call of the same object: at most one more request, no exchange",
 		where: direct, arguments: managed("calls=2"), want: gotToken, check: all(expiries, tokens(2, pod.ClientID), sameToken, exchanges(1)),

@@ -15,11 +15,11 @@ const (
 	bothWay       way = "both"
 )
 
-// scenarios returns the scenarios of a way, the most important one first.
+// scenarios returns the scenarios that count in the summary of a way, the most important one first.
 func (w way) scenarios() []scenario {
 	var all []scenario
 	for _, s := range scenarios() {
-		if strings.HasPrefix(s.name, string(w)) {
+		if strings.HasPrefix(s.name, string(w)) && !s.aside {
 			all = append(all, s)
 		}
 	}

@@ -103,6 +103,16 @@ func show(opts options, layout func(options) (pod.Config, error)) int {
 	if err != nil {
 		return fail(err)
 	}
+	dir, err := os.MkdirTemp("", "demo-")
+	if err != nil {
+		return fail(err)
+	}
+	defer os.RemoveAll(dir)
+	instance, err := writeInstance(dir)
+	if err != nil {
+		return fail(err)
+	}
+	cfg.ProxyArgs = append(cfg.ProxyArgs, "--instance-metadata="+instance)
 	cfg.IdentityBinding = opts.binding
 	cfg.ProxyEnv = []string{"PROXY_APP_SERVICE_HEADER=" + podUID} // injection refers to the pod's UID
 	p, err := pod.Start(demoCtx, cfg)
@@ -118,6 +128,13 @@ func show(opts options, layout func(options) (pod.Config, error)) int {
 		return s.shell()
 	}
 	return 0
+}
+
+// writeInstance writes a document of instance metadata that the proxy's user can read.
+func writeInstance(dir string) (path string, err error) {
+	path = filepath.Join(dir, "instance.json")
+	document := `{"compute": {"azEnvironment": "AzurePublicCloud", "location": "westeurope", "name": "demo-node"}}`
+	return path, errors.Join(os.Chmod(dir, 0o755), os.WriteFile(path, []byte(document), 0o644))
 }
 
 // proxyArgs returns arguments of the proxy with a log for people.

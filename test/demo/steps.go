@@ -43,10 +43,17 @@ func (s *steps) show(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.showToken(ctx, "The application requests a token from the metadata service"); err != nil {
+	claims, err := s.showToken(ctx, "The application requests a token from the metadata service", "")
+	if err != nil {
 		return err
 	}
-	if err := s.showToken(ctx, "The second request is a cache hit"); err != nil {
+	if _, err := s.showToken(ctx, "The second request is a cache hit", ""); err != nil {
+		return err
+	}
+	if _, err := s.showToken(ctx, "It names the identity by object ID, which no setting has: the proxy finds it in the token", "&object_id="+claims.ObjectID); err != nil {
+		return err
+	}
+	if err := s.showInstance(ctx); err != nil {
 		return err
 	}
 	s.showWithoutMetadata(ctx)
@@ -114,23 +121,53 @@ func chainsOf(table string) string {
 // port returns the proxy's port.
 func (s *steps) port() string { return strconv.Itoa(cmp.Or(s.cfg.Port, azure.ProxyPort)) }
 
-// tokenURL returns the URL of the token endpoint, at the metadata address if there is a
+// url returns the URL of a path of the metadata service, at the metadata address if there is a
 // redirect, otherwise at the proxy's address.
-func (s *steps) tokenURL() string {
+func (s *steps) url(path string) string {
 	host := netns.MetadataAddress
 	if s.cfg.ProxyInit == "" {
 		host = "127.0.0.1:" + s.port()
 	}
-	return "http://" + host + "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + resource
+	return "http://" + host + path
 }
 
-func (s *steps) showToken(ctx context.Context, heading string) error {
-	s.heading("%s", heading)
-	body, err := s.pod.Application(ctx, nil, "curl", "-sS", "--fail-with-body", "-H", "Metadata:true", s.tokenURL())
+func (s *steps) tokenURL() string {
+	return s.url("/metadata/identity/oauth2/token?api-version=2018-02-01&resource=" + resource)
+}
+
+func (s *steps) instanceURL() string {
+	return s.url("/metadata/instance/compute?api-version=2021-02-01")
+}
+
+// curl sends a request as the application.
+func (s *steps) curl(ctx context.Context, url string) (body string, err error) {
+	body, err = s.pod.Application(ctx, nil, "curl", "-sS", "--fail-with-body", "-H", "Metadata:true", url)
 	if err != nil {
-		return fmt.Errorf("%w: %s", err, body)
+		return "", fmt.Errorf("%w: %s", err, body)
 	}
-	return s.answer(fmt.Sprintf("curl -H Metadata:true %q", s.tokenURL()), body)
+	return body, nil
+}
+
+// showToken shows a token request with a further part of the query, and returns the claims of the
+// token.
+func (s *steps) showToken(ctx context.Context, heading, query string) (entra.AccessToken, error) {
+	s.heading("%s", heading)
+	url := s.tokenURL() + query
+	body, err := s.curl(ctx, url)
+	if err != nil {
+		return entra.AccessToken{}, err
+	}
+	return s.answer(fmt.Sprintf("curl -H Metadata:true %q", url), body)
+}
+
+func (s *steps) showInstance(ctx context.Context) error {
+	s.heading("Instance metadata comes from a file of the pod, not from the node")
+	body, err := s.curl(ctx, s.instanceURL())
+	if err != nil {
+		return err
+	}
+	s.lines(fmt.Sprintf("$ curl -H Metadata:true %q\n%s", s.instanceURL(), body))
+	return nil
 }
 
 // showAppService requests a token as an application of a pod without a redirect does: it has only
@@ -142,7 +179,8 @@ func (s *steps) showAppService(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, body)
 	}
-	return s.answer(appServiceCommand, body)
+	_, err = s.answer(appServiceCommand, body)
+	return err
 }
 
 // appServiceCommand is the command of App Service's documentation.
@@ -153,21 +191,22 @@ func (s *steps) appServiceEnv() []string {
 	return []string{azure.EnvIdentityEndpoint + "=http://127.0.0.1:" + s.port() + azure.AppServicePath, azure.EnvIdentityHeader + "=" + podUID}
 }
 
-// answer prints a command with its answer, in which the token is shortened, and the token's claims.
-func (s *steps) answer(command, body string) error {
+// answer prints a command with its answer, in which the token is shortened, and the token's claims,
+// which it returns.
+func (s *steps) answer(command, body string) (entra.AccessToken, error) {
 	var answer map[string]string
 	if err := json.Unmarshal([]byte(body), &answer); err != nil {
-		return fmt.Errorf("the proxy's answer: %w", err)
+		return entra.AccessToken{}, fmt.Errorf("the proxy's answer: %w", err)
 	}
 	token := answer["access_token"]
 	claims, err := entra.DecodeAccessToken(token)
 	if err != nil {
-		return err
+		return claims, err
 	}
 	shortened := strings.Replace(body, token, fmt.Sprintf("%.12s… (%d bytes)", token, len(token)), 1)
 	s.lines("$ " + command + "\n" + shortened)
-	s.lines(fmt.Sprintf("The token's claims: aud %s, appid %s,\ntid %s", claims.Resource, claims.ClientID, claims.TenantID))
-	return nil
+	s.lines(fmt.Sprintf("The token's claims: aud %s, appid %s,\noid %s, tid %s", claims.Resource, claims.ClientID, claims.ObjectID, claims.TenantID))
+	return claims, nil
 }
 
 func (s *steps) showWithoutMetadata(ctx context.Context) {
@@ -201,8 +240,8 @@ func (s *steps) shell() int {
 	if s.cfg.OneUser {
 		user = os.Getuid()
 	}
-	fmt.Fprintf(s.out, "A shell inside the pod, as the application (UID %d). Try:\n\n   curl -i -H Metadata:true %q\n   curl -i %q\n   %s\n\nexit ends the pod.\n",
-		user, s.tokenURL(), strings.SplitN(s.tokenURL(), "/metadata", 2)[0]+"/readyz", appServiceCommand)
+	fmt.Fprintf(s.out, "A shell inside the pod, as the application (UID %d). Try:\n\n   curl -i -H Metadata:true %q\n   curl -i -H Metadata:true %q\n   curl -i %q\n   %s\n\nexit ends the pod.\n",
+		user, s.tokenURL(), s.instanceURL(), s.url("/readyz"), appServiceCommand)
 	cmd := exec.Command("/bin/sh", "-i")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Dir = "/"

@@ -21,9 +21,12 @@ const clientModule = "../../e2e/clients/azidentity"
 const olderModule = "../../compat/drivers/go"
 
 // webhookLabel is a label of namespaces that selects the webhook for their pods: the
-// webhook for clusters without native sidecars if the value is "no-native-sidecars", and no
-// webhook if it is "none". Without the label it is the webhook with the chart's defaults.
+// webhook for clusters without native sidecars if the value is "no-native-sidecars", the
+// webhook of TestCNI if it is "cni", and no webhook if it is "none". Without the label it is the webhook with the chart's defaults.
 const webhookLabel = "test/webhook"
+
+// nextPlugin is the name of the image with another version of the CNI plugin.
+const nextPlugin = "imds-cni-next"
 
 // migrateVar is the environment variable with the path of imds-migrate.
 const migrateVar = "NODE_TEST_IMDS_MIGRATE"
@@ -55,6 +58,10 @@ func TestMain(m *testing.M) {
 			if err := cluster.BuildImage(dir, name, "pause", "..", "./pause"); err != nil {
 				return nil, err
 			}
+		}
+		// Another version of the CNI plugin, for upgrades.
+		if err := cluster.BuildImage(dir, nextPlugin, nextPlugin, "../../..", "-ldflags=-X main.version=next", "./cmd/imds-cni"); err != nil {
+			return nil, err
 		}
 		if err := cluster.Build(filepath.Join(dir, "imds-migrate"), "../../..", "./cmd/imds-migrate"); err != nil {
 			return nil, err
