@@ -48,9 +48,11 @@ func (r *run) dryRuns(ctx context.Context, namespace string) {
 		return
 	}
 	reason := oneLine(err)
-	if unredirected, err := r.dryRun(ctx, namespace, "none"); err == nil && proxied(unredirected) {
-		r.add(Warning, hintFor(reason)+"; without a redirect (imds-oidc-proxy/redirect: none) a pod is accepted", docsFor(reason), "a pod with the redirect is refused: %s", reason)
-		return
+	for _, other := range r.otherRedirects() {
+		if pod, err := r.dryRun(ctx, namespace, other.mode); err == nil && proxied(pod) {
+			r.add(Warning, hintFor(reason)+"; "+other.text+" (imds-oidc-proxy/redirect: "+other.mode+") a pod is accepted", docsFor(reason), "a pod with the redirect is refused: %s", reason)
+			return
+		}
 	}
 	r.add(Fault, hintFor(reason), docsFor(reason), "a pod with the sidecar is refused: %s", reason)
 }
@@ -227,6 +229,10 @@ func (r *run) annotations(account *survey.Account) {
 func (r *run) injected(namespace string) {
 	for _, w := range r.survey.AllWorkloads() {
 		if w.Namespace != namespace || !requested(w) || w.Pods == 0 {
+			continue
+		}
+		if !r.plugin && strings.HasPrefix(w.Template.Annotations[inject.RedirectAnnotation], "cni-") {
+			r.add(Fault, "install the plugin, or choose another redirect", "docs/cni.md", "%s %s asks for a redirect by the CNI plugin, which is not installed", w.Kind, w.Name)
 			continue
 		}
 		if w.Proxied < w.Pods {

@@ -66,8 +66,8 @@ type run struct {
 	survey  *survey.Survey
 	group   string
 	results []Result
-	// installed means that a webhook adds tokens.
-	installed bool
+	// installed means that a webhook adds tokens, and plugin that the nodes get the CNI plugin.
+	installed, plugin bool
 }
 
 // kinds are read: what is about the cluster, the webhooks and the namespaces.
@@ -94,6 +94,8 @@ func Run(ctx context.Context, client survey.Creator, config Config) ([]Result, e
 	r.webhooks(ctx)
 	r.group = "images"
 	r.images()
+	r.group = "CNI plugin"
+	r.cniPlugin(ctx)
 	for _, namespace := range r.namespaces() {
 		r.group = "namespace " + namespace
 		r.namespace(ctx, namespace)

@@ -1,26 +1,12 @@
 package preflight_test
 
 import (
-	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"math/big"
-	"net/http"
-	"net/http/httptest"
-	"net/url"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -28,127 +14,6 @@ import (
 	"imds-oidc-proxy/internal/inject"
 	"imds-oidc-proxy/internal/preflight"
 )
-
-var now = time.Date(2026, 11, 29, 0, 0, 0, 0, time.UTC)
-
-// server is an API server in memory.
-type server struct {
-	// answers has the bodies of GET requests by path. Paths that are missing are not found.
-	answers map[string]string
-	// forbidden are paths that the person may not read.
-	forbidden []string
-	// admit is the admission of pods: it may change them.
-	admit func(*corev1.Pod) error
-	// denied are the verbs and resources that the person may not use.
-	denied []string
-	dryRun bool // all pods were created as dry runs
-}
-
-func (s *server) Get(_ context.Context, path string, _ url.Values) (io.ReadCloser, error) {
-	if slices.Contains(s.forbidden, path) {
-		return nil, apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("no"))
-	}
-	body, found := s.answers[path]
-	if !found {
-		return nil, apierrors.NewNotFound(schema.GroupResource{}, path)
-	}
-	return io.NopCloser(strings.NewReader(body)), nil
-}
-
-func (s *server) Create(_ context.Context, path string, query url.Values, object, answer any) error {
-	switch object := object.(type) {
-	case *authorizationv1.SelfSubjectAccessReview:
-		a := object.Spec.ResourceAttributes
-		answer.(*authorizationv1.SelfSubjectAccessReview).Status.Allowed = !slices.Contains(s.denied, a.Verb+" "+a.Resource)
-		return nil
-	case *corev1.Pod:
-		s.dryRun = s.dryRun && query.Get("dryRun") == "All"
-		pod := object.DeepCopy()
-		err := s.admit(pod)
-		*answer.(*corev1.Pod) = *pod
-		return err
-	}
-	return fmt.Errorf("%s: unexpected", path)
-}
-
-// certificate returns an authority that is valid until a time.
-func certificate(t *testing.T, until time.Time) string {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now.AddDate(-1, 0, 0), NotAfter: until, IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := json.Marshal(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})) // base64, in quotes
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
-// issuer is a published issuer.
-func issuer(t *testing.T, keys string) (address string, client *http.Client) {
-	t.Helper()
-	var s *httptest.Server
-	s = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case "/.well-known/openid-configuration":
-			fmt.Fprintf(w, `{"issuer": "%s/", "jwks_uri": "%[1]s/keys"}`, s.URL)
-		case "/keys":
-			io.WriteString(w, keys)
-		default:
-			w.WriteHeader(http.StatusNotFound)
-		}
-	}))
-	t.Cleanup(s.Close)
-	return s.URL + "/", s.Client()
-}
-
-const rsaKeys = `{"keys": [{"kty": "RSA", "alg": "RS256"}]}`
-
-// healthy is a cluster without a fault.
-func healthy(t *testing.T) (*server, preflight.Config) {
-	t.Helper()
-	address, client := issuer(t, rsaKeys)
-	webhook := `{"items": [{"metadata": {"name": "imds-oidc-proxy"}, "webhooks": [{"name": "pods.imds-oidc-proxy.webhook", "clientConfig": {"caBundle": ` + certificate(t, now.AddDate(1, 0, 0)) + `, "service": {"namespace": "proxy", "name": "webhook"}}}]}]}`
-	s := &server{dryRun: true, admit: func(p *corev1.Pod) error {
-		if p.Annotations[inject.InjectProxyAnnotation] == "true" {
-			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: inject.ProxyName})
-		}
-		return nil
-	}, answers: map[string]string{
-		"/version": `{"gitVersion": "v1.35.2"}`, "/.well-known/openid-configuration": `{"issuer": "` + address + `"}`,
-		"/apis":                      `{"groups": [{"name": "apps", "versions": [{"version": "v1"}]}, {"name": "admissionregistration.k8s.io", "versions": [{"version": "v1"}]}, {"name": "aadpodidentity.k8s.io", "versions": [{"version": "v1"}]}]}`,
-		"/api/v1/nodes":              `{"items": [{"metadata": {"name": "b"}, "status": {"nodeInfo": {"kubeletVersion": "v1.35.0"}}}, {"metadata": {"name": "a"}, "status": {"nodeInfo": {"kubeletVersion": "v1.34.9"}}}]}`,
-		"/api/v1/namespaces":         `{"items": [{"metadata": {"name": "shop"}}]}`,
-		"/api/v1/serviceaccounts":    `{"items": [{"metadata": {"name": "web", "namespace": "shop", "annotations": {"azure.workload.identity/client-id": "11111111-1111-4111-8111-111111111111"}}}]}`,
-		"/api/v1/pods":               `{"items": [` + pod("web-1", true) + `]}`,
-		"/apis/apps/v1/deployments":  `{"items": [` + deployment("web") + `, ` + webhookDeployment + `]}`,
-		"/apis/apps/v1/replicasets":  `{"items": [{"metadata": {"name": "web-5d4f", "namespace": "shop", "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "controller": true}]}, "spec": {"template": {"spec": {"containers": [{"name": "c"}]}}}}]}`,
-		"/apis/apps/v1/statefulsets": `{"items": []}`, "/apis/apps/v1/daemonsets": `{"items": []}`,
-		"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations": webhook,
-		"/apis/discovery.k8s.io/v1/namespaces/proxy/endpointslices":           `{"items": [{"endpoints": [{"conditions": {"ready": true}}, {}]}]}`,
-	}}
-	return s, preflight.Config{HTTP: client, Now: now}
-}
-
-const webhookDeployment = `{"metadata": {"name": "webhook", "namespace": "proxy"}, "spec": {"template": {"spec": {"containers": [{"name": "webhook", "args": ["--proxy-image=registry.corp.test/proxy:v1", "--proxy-init-image=registry.corp.test/init@sha256:00"]}]}}}}`
-
-func deployment(account string) string {
-	return `{"metadata": {"name": "web", "namespace": "shop"}, "spec": {"template": {"metadata": {"labels": {"azure.workload.identity/use": "true"}, "annotations": {"azure.workload.identity/inject-proxy-sidecar": "true"}}, "spec": {"serviceAccountName": "` + account + `", "containers": [{"name": "c"}]}}}}`
-}
-
-func pod(name string, proxied bool) string {
-	more := ""
-	if proxied {
-		more = `, {"name": "azwi-proxy", "image": "x"}`
-	}
-	return `{"metadata": {"name": "` + name + `", "namespace": "shop", "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d4f", "controller": true}]}, "spec": {"containers": [{"name": "c"}` + more + `]}}`
-}
 
 // findings returns the results that are not ok, as STATUS GROUP: TEXT.
 func findings(results []preflight.Result) []string {
@@ -178,7 +43,7 @@ func refuse(message string) func(*corev1.Pod) error {
 // TestFindings breaks one thing at a time.
 func TestFindings(t *testing.T) {
 	baseline := func(p *corev1.Pod) error {
-		if p.Annotations[inject.RedirectAnnotation] == "none" {
+		if redirect := p.Annotations[inject.RedirectAnnotation]; redirect == "none" || strings.HasPrefix(redirect, "cni-") {
 			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: inject.ProxyName})
 			return nil
 		}
@@ -231,20 +96,26 @@ func TestFindings(t *testing.T) {
 		"an example image": {func(_ *server, c *preflight.Config) {
 			c.Inject.ProxyImage, c.Inject.ProxyInitImage = "registry.example.test/proxy:v1", "registry.corp.test/init:v1"
 		}, "fault images: image of proxy: registry.example.test/proxy:v1 is an example", "push the images to a registry of your own: README.md", 4},
-		"no images":             {replace("/apis/apps/v1/deployments", `, `+webhookDeployment, ""), "skipped images: the images are not known", "set --proxy-image and --proxy-init-image", 0},
-		"baseline":              {admit(baseline), `warning namespace shop: a pod with the redirect is refused: pods "x" is forbidden: violates PodSecurity "baseline:latest": non-default capabilities`, "the namespace enforces baseline, which refuses NET_ADMIN: let it enforce privileged; without a redirect (imds-oidc-proxy/redirect: none) a pod is accepted", 3},
-		"a policy":              {admit(refuse(`admission webhook "validation.gatekeeper.sh" denied the request: [azurepolicy-k8sazurev3allowedcapabilities-0] no`)), `fault namespace shop: a pod with the sidecar is refused: pods "x" is forbidden: admission webhook "validation.gatekeeper.sh" denied the request: [azurepolicy-k8sazurev3allowedcapabilities-0] no`, "allow it in the parameters of this policy, or exclude the namespace", 4},
-		"OpenShift":             {admit(refuse("unable to validate against any security context constraint: []")), `fault namespace shop: a pod with the sidecar is refused: pods "x" is forbidden: unable to validate against any security context constraint: []`, "create one SecurityContextConstraints that allows the whole pod", 4},
-		"not injected":          {admit(func(*corev1.Pod) error { return nil }), "fault namespace shop: a pod that requests the sidecar is accepted without it: no webhook has changed it", "look at the namespace selector and the log of the webhook", 4},
-		"no right to try":       {admit(refuse(`User "x" cannot create resource "pods" in API group ""`)), "skipped namespace shop: whether the API server accepts the sidecar: you may not create pods, not even as a dry run", "ask for the right to create pods: nothing is created", 0},
-		"a broken admission":    {admit(func(*corev1.Pod) error { return apierrors.NewInternalError(errors.New("failed calling webhook")) }), "fault namespace shop: the dry run failed: Internal error occurred: failed calling webhook", "", 4},
-		"no namespace":          {func(_ *server, c *preflight.Config) { c.Namespaces = []string{"gone"} }, "fault namespace gone: it does not exist", "create it, or correct --namespace", 4},
-		"default":               {replace("/apis/apps/v1/deployments", `"serviceAccountName": "web", `, ""), "fault namespace shop: Deployment web uses the service account default", "give it a service account of its own", 4},
-		"a missing account":     {replace("/apis/apps/v1/deployments", `"serviceAccountName": "web"`, `"serviceAccountName": "gone"`), "fault namespace shop: service account gone of Deployment web does not exist", "create it", 4},
-		"no client ID":          {replace("/api/v1/serviceaccounts", "client-id", "other"), "warning namespace shop: service account web names no identity", "set the annotation azure.workload.identity/client-id, unless all requests name a client ID", 3},
-		"a bad client ID":       {replace("/api/v1/serviceaccounts", "11111111-1111-4111-8111-111111111111", "web-identity"), `fault namespace shop: service account web: "web-identity": must be a GUID: the application (client) ID, not a name or a resource ID`, "correct the annotation azure.workload.identity/client-id", 4},
-		"a bad tenant":          {replace("/api/v1/serviceaccounts", `"azure.workload.identity/client-id"`, `"azure.workload.identity/tenant-id": "a b", "azure.workload.identity/client-id"`), `fault namespace shop: service account web: "a b": must be a tenant's ID (a GUID) or its domain, such as tenant.onmicrosoft.com`, "correct the annotation azure.workload.identity/tenant-id", 4},
-		"a pod without sidecar": {replace("/api/v1/pods", pod("web-1", true), pod("web-1", true)+", "+pod("web-2", false)), "fault namespace shop: Deployment web: 1 of 2 pods have no sidecar", "restart it: kubectl --namespace=shop rollout restart deployment web", 4},
+		"no images": {replace("/apis/apps/v1/deployments", `, `+webhookDeployment, ""), "skipped images: the images are not known", "set --proxy-image and --proxy-init-image", 0},
+		"baseline":  {admit(baseline), `warning namespace shop: a pod with the redirect is refused: pods "x" is forbidden: violates PodSecurity "baseline:latest": non-default capabilities`, "the namespace enforces baseline, which refuses NET_ADMIN: let it enforce privileged; without a redirect (imds-oidc-proxy/redirect: none) a pod is accepted", 3},
+		"baseline with the CNI plugin": {func(s *server, _ *preflight.Config) {
+			s.answers["/apis/apps/v1/daemonsets"] = plugin(2)
+			s.admit = baseline
+		}, `warning namespace shop: a pod with the redirect is refused: pods "x" is forbidden: violates PodSecurity "baseline:latest": non-default capabilities`, "the namespace enforces baseline, which refuses NET_ADMIN: let it enforce privileged; with the CNI plugin's redirect (imds-oidc-proxy/redirect: cni-forward) a pod is accepted", 3},
+		"the CNI plugin is not ready": {func(s *server, _ *preflight.Config) { s.answers["/apis/apps/v1/daemonsets"] = plugin(1) }, "fault CNI plugin: DaemonSet proxy/imds-oidc-proxy-cni is ready on 1 of 2 nodes: pods that ask for it do not start on the others", "look at its pods: kubectl --namespace=proxy get pods -o wide", 4},
+		"no CNI plugin":               {replace("/apis/apps/v1/deployments", `"azure.workload.identity/inject-proxy-sidecar": "true"`, `"azure.workload.identity/inject-proxy-sidecar": "true", "imds-oidc-proxy/redirect": "cni-sealed"`), "fault namespace shop: Deployment web asks for a redirect by the CNI plugin, which is not installed", "install the plugin, or choose another redirect", 4},
+		"a policy":                    {admit(refuse(`admission webhook "validation.gatekeeper.sh" denied the request: [azurepolicy-k8sazurev3allowedcapabilities-0] no`)), `fault namespace shop: a pod with the sidecar is refused: pods "x" is forbidden: admission webhook "validation.gatekeeper.sh" denied the request: [azurepolicy-k8sazurev3allowedcapabilities-0] no`, "allow it in the parameters of this policy, or exclude the namespace", 4},
+		"OpenShift":                   {admit(refuse("unable to validate against any security context constraint: []")), `fault namespace shop: a pod with the sidecar is refused: pods "x" is forbidden: unable to validate against any security context constraint: []`, "create one SecurityContextConstraints that allows the whole pod", 4},
+		"not injected":                {admit(func(*corev1.Pod) error { return nil }), "fault namespace shop: a pod that requests the sidecar is accepted without it: no webhook has changed it", "look at the namespace selector and the log of the webhook", 4},
+		"no right to try":             {admit(refuse(`User "x" cannot create resource "pods" in API group ""`)), "skipped namespace shop: whether the API server accepts the sidecar: you may not create pods, not even as a dry run", "ask for the right to create pods: nothing is created", 0},
+		"a broken admission":          {admit(func(*corev1.Pod) error { return apierrors.NewInternalError(errors.New("failed calling webhook")) }), "fault namespace shop: the dry run failed: Internal error occurred: failed calling webhook", "", 4},
+		"no namespace":                {func(_ *server, c *preflight.Config) { c.Namespaces = []string{"gone"} }, "fault namespace gone: it does not exist", "create it, or correct --namespace", 4},
+		"default":                     {replace("/apis/apps/v1/deployments", `"serviceAccountName": "web", `, ""), "fault namespace shop: Deployment web uses the service account default", "give it a service account of its own", 4},
+		"a missing account":           {replace("/apis/apps/v1/deployments", `"serviceAccountName": "web"`, `"serviceAccountName": "gone"`), "fault namespace shop: service account gone of Deployment web does not exist", "create it", 4},
+		"no client ID":                {replace("/api/v1/serviceaccounts", "client-id", "other"), "warning namespace shop: service account web names no identity", "set the annotation azure.workload.identity/client-id, unless all requests name a client ID", 3},
+		"a bad client ID":             {replace("/api/v1/serviceaccounts", "11111111-1111-4111-8111-111111111111", "web-identity"), `fault namespace shop: service account web: "web-identity": must be a GUID: the application (client) ID, not a name or a resource ID`, "correct the annotation azure.workload.identity/client-id", 4},
+		"a bad tenant":                {replace("/api/v1/serviceaccounts", `"azure.workload.identity/client-id"`, `"azure.workload.identity/tenant-id": "a b", "azure.workload.identity/client-id"`), `fault namespace shop: service account web: "a b": must be a tenant's ID (a GUID) or its domain, such as tenant.onmicrosoft.com`, "correct the annotation azure.workload.identity/tenant-id", 4},
+		"a pod without sidecar":       {replace("/api/v1/pods", pod("web-1", true), pod("web-1", true)+", "+pod("web-2", false)), "fault namespace shop: Deployment web: 1 of 2 pods have no sidecar", "restart it: kubectl --namespace=shop rollout restart deployment web", 4},
 		"no rights": {func(s *server, _ *preflight.Config) {
 			s.denied = []string{"patch deployments", "create serviceaccounts"}
 		}, "note namespace shop: you may not patch deployments, create serviceaccounts", "ask for the ClusterRole edit in this namespace, or send the changes to somebody who has it", 0},
