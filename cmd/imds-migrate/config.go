@@ -19,6 +19,7 @@ import (
 const (
 	commandInject   = "inject"
 	commandUninject = "uninject"
+	commandPlan     = "plan"
 	commandHelp     = "help"
 	commandVersion  = "version"
 )
@@ -48,10 +49,12 @@ type options struct {
 
 const usage = `Usage: imds-migrate inject --proxy-image=IMAGE --proxy-init-image=IMAGE [flags] [FILE | DIRECTORY | -]...
        imds-migrate uninject [flags] [FILE | DIRECTORY | -]...
+       imds-migrate plan [flags]
        imds-migrate help | version
 
 imds-migrate inject writes the changes of the admission webhook into Kubernetes manifests.
 imds-migrate uninject removes them.
+imds-migrate plan lists what a cluster has to change; imds-migrate plan --help has its flags.
 
 All other bytes of a manifest stay unchanged. Without a file, imds-migrate reads standard input. From
 a directory it reads the .yaml, .yml and .json files, also those in subdirectories.
@@ -84,10 +87,12 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	case commandVersion:
 		o.version = true
 		return o, nil
+	case commandPlan:
+		return o, errors.New("plan must be the first argument: imds-migrate plan [flags]")
 	case "":
-		return o, errors.New("a command is required: inject, uninject, help or version (see imds-migrate help)")
+		return o, errors.New("a command is required: inject, uninject, plan, help or version (see imds-migrate help)")
 	default:
-		return o, flagenv.UnknownCommand(command, commandInject, commandUninject, commandHelp, commandVersion)
+		return o, flagenv.UnknownCommand(command, commandInject, commandUninject, commandPlan, commandHelp, commandVersion)
 	}
 	o.files = flags.Args()[1:]
 	return o, o.validate()

@@ -39,6 +39,8 @@ var exits = [...]struct {
 	{10, netrules.HostNetwork, "this is a node's own network namespace"},
 	{11, netrules.TimedOut, "iptables did not exit in time"},
 	{12, netrules.PortTaken, "a process of another user than the proxy's holds the proxy's port"},
+	{13, netrules.NoRedirect, "--validate: there is no redirect: the CNI plugin did not run on this node, or not\n" +
+		"for this pod"},
 	{14, netrules.NoGuard, "the redirect works, but another user than the proxy's can answer at its port"},
 }
 

@@ -18,9 +18,6 @@ import (
 func TestExitCodes(t *testing.T) {
 	seen := map[int]netrules.Kind{exitOK: -1, exitFailure: -1, exitUsage: -1}
 	for kind := netrules.MissingCapability; kind <= netrules.NoGuard; kind++ {
-		if kind == netrules.NoRedirect {
-			continue // only of netrules.Validate, which proxy-init does not call
-		}
 		code := exitCode(kind)
 		if want := int(kind) + 2; code != want { // exit codes must not change
 			t.Errorf("kind %d exits with %d, want %d", kind, code, want)

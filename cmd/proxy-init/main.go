@@ -57,8 +57,16 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	return exitOK
 }
 
-// act installs, checks or removes the rules.
+// act installs, checks, proves or removes the rules.
 func act(ctx context.Context, o options, log *zap.Logger) error {
+	if o.prove { // without the privileges that reading rules needs
+		proof, err := netrules.Validate(ctx, o.config)
+		if err != nil {
+			return err
+		}
+		log.Info("redirect in place", append(redirectFields(o), zap.String("proven_by", string(proof)))...)
+		return nil
+	}
 	// A check changes no rules, so it may run in a node's network namespace too.
 	rules, err := netrules.Open(ctx, netrules.Options{Backend: o.backend, Force: o.force || o.check})
 	if err != nil {
@@ -109,8 +117,17 @@ func prove(ctx context.Context, o options, guard bool) (netrules.Proof, error) {
 	return "rules (--verify=false)", netrules.CheckPort(ctx, o.config)
 }
 
-// describe returns the log fields of the redirect.
+// describe returns the log fields of the redirect and of its backend.
 func describe(o options, rules *netrules.Ruleset) []zap.Field {
+	guard := "on"
+	if !rules.Guard() {
+		guard = "off: only the native backend has it"
+	}
+	return append(redirectFields(o), zap.String("backend", string(rules.Backend())), zap.String("backend_reason", rules.Reason()), zap.String("port_guard", guard))
+}
+
+// redirectFields returns the log fields of the redirect.
+func redirectFields(o options) []zap.Field {
 	fields := []zap.Field{
 		zap.Stringer("metadata", o.config.Metadata),
 		zap.Uint16("proxy_port", o.config.ProxyPort),
@@ -122,9 +139,5 @@ func describe(o options, rules *netrules.Ruleset) []zap.Field {
 	if len(o.config.Deny) > 0 {
 		fields = append(fields, zap.Stringers("deny", o.config.Deny))
 	}
-	guard := "on"
-	if !rules.Guard() {
-		guard = "off: only the native backend has it"
-	}
-	return append(fields, zap.String("backend", string(rules.Backend())), zap.String("backend_reason", rules.Reason()), zap.String("port_guard", guard))
+	return fields
 }

@@ -26,35 +26,36 @@ func TestUsageErrors(t *testing.T) {
 		env  map[string]string
 		want string
 	}{
-		"port zero":         {args: []string{"--proxy-port=0"}, want: "--proxy-port"},
-		"port too high":     {args: []string{"--metadata-port=65536"}, want: "--metadata-port"},
-		"port in words":     {env: map[string]string{"PROXY_PORT": "eighty"}, want: `--proxy-port (PROXY_PORT) "eighty": must be between 1 and 65535`},
-		"port with a space": {env: map[string]string{"PROXY_PORT": " 8000"}, want: "PROXY_PORT"},
-		"port and a rule":   {env: map[string]string{"PROXY_PORT": "8000 -j ACCEPT"}, want: "PROXY_PORT"},
-		"metadata port":     {env: map[string]string{"METADATA_PORT": "0"}, want: "METADATA_PORT"},
-		"metadata name":     {env: map[string]string{"METADATA_IP": "metadata.example.test"}, want: "METADATA_IP"},
-		"metadata IPv6":     {args: []string{"--metadata-ip=fd00::254"}, want: "--metadata-ip"},
-		"metadata loopback": {env: map[string]string{"METADATA_IP": "127.0.0.1"}, want: "METADATA_IP"},
-		"uid by name":       {env: map[string]string{"PROXY_UID": "proxy"}, want: "PROXY_UID"},
-		"uid negative":      {args: []string{"--proxy-uid=-1"}, want: "--proxy-uid"},
-		"root exempt":       {env: map[string]string{"PROXY_UID": "0"}, want: "PROXY_UID"},
-		"root group exempt": {args: []string{"--proxy-gid=0"}, want: "--proxy-gid"},
-		"seal":              {env: map[string]string{"PROXY_SEAL": "yes please"}, want: "PROXY_SEAL"},
-		"verify":            {args: []string{"--verify=perhaps"}, want: "--verify"},
-		"deny":              {env: map[string]string{"PROXY_DENY": "168.63.129.16:80,nowhere"}, want: "PROXY_DENY"},
-		"deny loopback":     {args: []string{"--deny=0.0.0.0/0"}, want: "--deny"},
-		"deny metadata":     {args: []string{"--deny=169.254.0.0/16"}, want: "--deny"},
-		"deny port":         {args: []string{"--deny=168.63.129.16:0"}, want: "--deny"},
-		"backend":           {args: []string{"--backend=nftables"}, want: `--backend (PROXY_BACKEND) "nftables": must be auto, native, nft or legacy`},
-		"former name":       {env: map[string]string{"PROXY_IPTABLES_MODE": "nftables"}, want: "--iptables-mode (PROXY_IPTABLES_MODE)"},
-		"both names":        {args: []string{"--backend=native"}, env: map[string]string{"PROXY_IPTABLES_MODE": "nft"}, want: "--backend (PROXY_BACKEND) and --iptables-mode (PROXY_IPTABLES_MODE) are two names of one setting and must not differ"},
-		"log level":         {env: map[string]string{"PROXY_LOG_LEVEL": "loud"}, want: "PROXY_LOG_LEVEL"},
-		"log format":        {args: []string{"--log-format=xml"}, want: "--log-format"},
-		"unknown flag":      {args: []string{"--frobnicate"}, want: "--frobnicate"},
-		"argument":          {args: []string{"install"}, want: `"install"`},
-		"flag without --":   {args: []string{"chek"}, want: `unexpected argument "chek": did you mean --check?`},
-		"misspelled flag":   {args: []string{"--proxy-prot=1"}, want: "unknown flag: --proxy-prot (did you mean --proxy-port?)"},
-		"two actions":       {args: []string{"--check", "--cleanup"}, want: "--cleanup"},
+		"port zero":          {args: []string{"--proxy-port=0"}, want: "--proxy-port"},
+		"port too high":      {args: []string{"--metadata-port=65536"}, want: "--metadata-port"},
+		"port in words":      {env: map[string]string{"PROXY_PORT": "eighty"}, want: `--proxy-port (PROXY_PORT) "eighty": must be between 1 and 65535`},
+		"port with a space":  {env: map[string]string{"PROXY_PORT": " 8000"}, want: "PROXY_PORT"},
+		"port and a rule":    {env: map[string]string{"PROXY_PORT": "8000 -j ACCEPT"}, want: "PROXY_PORT"},
+		"metadata port":      {env: map[string]string{"METADATA_PORT": "0"}, want: "METADATA_PORT"},
+		"metadata name":      {env: map[string]string{"METADATA_IP": "metadata.example.test"}, want: "METADATA_IP"},
+		"metadata IPv6":      {args: []string{"--metadata-ip=fd00::254"}, want: "--metadata-ip"},
+		"metadata loopback":  {env: map[string]string{"METADATA_IP": "127.0.0.1"}, want: "METADATA_IP"},
+		"uid by name":        {env: map[string]string{"PROXY_UID": "proxy"}, want: "PROXY_UID"},
+		"uid negative":       {args: []string{"--proxy-uid=-1"}, want: "--proxy-uid"},
+		"root exempt":        {env: map[string]string{"PROXY_UID": "0"}, want: "PROXY_UID"},
+		"root group exempt":  {args: []string{"--proxy-gid=0"}, want: "--proxy-gid"},
+		"seal":               {env: map[string]string{"PROXY_SEAL": "yes please"}, want: "PROXY_SEAL"},
+		"verify":             {args: []string{"--verify=perhaps"}, want: "--verify"},
+		"deny":               {env: map[string]string{"PROXY_DENY": "168.63.129.16:80,nowhere"}, want: "PROXY_DENY"},
+		"deny loopback":      {args: []string{"--deny=0.0.0.0/0"}, want: "--deny"},
+		"deny metadata":      {args: []string{"--deny=169.254.0.0/16"}, want: "--deny"},
+		"deny port":          {args: []string{"--deny=168.63.129.16:0"}, want: "--deny"},
+		"backend":            {args: []string{"--backend=nftables"}, want: `--backend (PROXY_BACKEND) "nftables": must be auto, native, nft or legacy`},
+		"former name":        {env: map[string]string{"PROXY_IPTABLES_MODE": "nftables"}, want: "--iptables-mode (PROXY_IPTABLES_MODE)"},
+		"both names":         {args: []string{"--backend=native"}, env: map[string]string{"PROXY_IPTABLES_MODE": "nft"}, want: "--backend (PROXY_BACKEND) and --iptables-mode (PROXY_IPTABLES_MODE) are two names of one setting: set only the first"},
+		"log level":          {env: map[string]string{"PROXY_LOG_LEVEL": "loud"}, want: "PROXY_LOG_LEVEL"},
+		"log format":         {args: []string{"--log-format=xml"}, want: "--log-format"},
+		"unknown flag":       {args: []string{"--frobnicate"}, want: "--frobnicate"},
+		"argument":           {args: []string{"install"}, want: `"install"`},
+		"flag without --":    {args: []string{"chek"}, want: `unexpected argument "chek": did you mean --check?`},
+		"misspelled flag":    {args: []string{"--proxy-prot=1"}, want: "unknown flag: --proxy-prot (did you mean --proxy-port?)"},
+		"two actions":        {args: []string{"--check", "--cleanup"}, want: "--cleanup"},
+		"validate and check": {args: []string{"--check", "--validate"}, want: "--check and --validate must not be set together"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, stdout, stderr := tryRun(t, tt.env, append(tt.args, "--termination-log=")...)
@@ -205,17 +206,14 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 	for variable, flag := range map[string]string{
 		"PROXY_PORT": "proxy-port", "METADATA_IP": "metadata-ip", "METADATA_PORT": "metadata-port", "PROXY_UID": "proxy-uid", "PROXY_GID": "proxy-gid",
-		"PROXY_SEAL": "seal", "PROXY_DENY": "deny", "PROXY_BACKEND": "backend", "PROXY_VERIFY": "verify", "PROXY_FORCE": "force",
+		"PROXY_SEAL": "seal", "PROXY_DENY": "deny", "PROXY_BACKEND": "backend", "PROXY_IPTABLES_MODE": "iptables-mode", "PROXY_VERIFY": "verify", "PROXY_FORCE": "force",
 		"PROXY_LOG_LEVEL": "log-level", "PROXY_LOG_FORMAT": "log-format", "PROXY_TERMINATION_LOG": "termination-log",
 	} {
 		if line := fmt.Sprintf("  %-22s --%s\n", variable, flag); !strings.Contains(help, line) {
 			t.Errorf("--help has no line %q", line)
 		}
 	}
-	if strings.Contains(help, "iptables-mode") {
-		t.Error("--help shows the former name of --backend")
-	}
-	for _, flagOnly := range []string{"dry-run", "check", "cleanup", "version"} {
+	for _, flagOnly := range []string{"dry-run", "check", "validate", "cleanup", "version"} {
 		if v := variable(flagOnly); v != "" {
 			t.Errorf("--%s has the variable %s, which would set it for every run", flagOnly, v)
 		}

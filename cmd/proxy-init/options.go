@@ -28,7 +28,7 @@ type options struct {
 	log            logging.Config
 
 	// At most one of these is true. If none is, the redirect is installed.
-	dryRun, check, cleanup, version bool
+	dryRun, check, prove, cleanup, version bool
 
 	usage string
 }
@@ -36,7 +36,7 @@ type options struct {
 // failureMessage returns the log message of a failed run.
 func (o options) failureMessage() string {
 	switch {
-	case o.check:
+	case o.check, o.prove:
 		return "redirect not in place"
 	case o.cleanup:
 		return "redirect not removed"
@@ -50,7 +50,7 @@ func variable(flag string) string {
 	if flag == "metadata-ip" || flag == "metadata-port" {
 		return flagenv.Prefix("")(flag)
 	}
-	return flagenv.Prefix("PROXY_", "dry-run", "check", "cleanup")(strings.TrimPrefix(flag, "proxy-"))
+	return flagenv.Prefix("PROXY_", "dry-run", "check", "validate", "cleanup")(strings.TrimPrefix(flag, "proxy-"))
 }
 
 // parse parses the flags, and the variables of flags that are not given.
@@ -81,7 +81,7 @@ func (o *options) applyFormerName(backendSet bool) error {
 	case o.iptablesMode == "":
 		return nil
 	case backendSet && o.backend != o.iptablesMode:
-		return &flagenv.Error{Flags: []string{"backend", "iptables-mode"}, Reason: "are two names of one setting and must not differ: set only the first"}
+		return &flagenv.Error{Flags: []string{"backend", "iptables-mode"}, Reason: "are two names of one setting: set only the first"}
 	}
 	o.backend = o.iptablesMode
 	return nil
@@ -101,8 +101,7 @@ func (o *options) addFlags(set *flagenv.Set) {
 	flagenv.List(flags, &o.config.Deny, "deny", netrules.ParseTarget, "reject further destinations: `CIDR[:TCP port]`,… (168.63.129.16:80,168.63.129.16:32526)")
 	set.Group("Installation")
 	flagenv.Var(flags, &o.backend, "backend", netrules.ParseBackend, "`backend` that installs the rules: native (nftables, without a program), nft or legacy (iptables), or auto, which is native if the kernel supports it, else nft, else legacy")
-	flagenv.Var(flags, &o.iptablesMode, "iptables-mode", netrules.ParseBackend, "former name of --backend")
-	set.Lookup("iptables-mode").Hidden = true
+	flagenv.Var(flags, &o.iptablesMode, "iptables-mode", netrules.ParseBackend, "`backend`: the former name of --backend, which still works (deprecated)")
 	flags.BoolVar(&o.verify, "verify", true, "prove the redirect by a connection to the metadata address; --verify=false skips the connection, and still fails if another user than the proxy's listens at --proxy-port")
 	flags.BoolVar(&o.force, "force", false, "continue in a network namespace that seems to be a node's own")
 	set.Group("Log")
@@ -111,6 +110,7 @@ func (o *options) addFlags(set *flagenv.Set) {
 	set.Group("Instead of installing the redirect (at most one)")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the rules as input for nft -f, or with --backend=nft or legacy as input for iptables-restore --noflush, and change nothing")
 	flags.BoolVar(&o.check, "check", false, "exit 0 only if all rules are in place (of iptables: and first), no other backend has any, and no other user than the proxy's listens at --proxy-port; change nothing")
+	flags.BoolVar(&o.prove, "validate", false, "exit 0 only if a connection proves the redirect and the port guard that the CNI plugin has installed; needs no privilege, changes nothing, and must not run as the proxy's user")
 	flags.BoolVar(&o.cleanup, "cleanup", false, "remove the redirect, and nothing else")
 	flags.BoolVar(&o.version, "version", false, "print the version and exit")
 }
@@ -137,7 +137,7 @@ func (o *options) validate() error {
 	for _, a := range []struct {
 		chosen bool
 		flag   string
-	}{{o.dryRun, "dry-run"}, {o.check, "check"}, {o.cleanup, "cleanup"}} {
+	}{{o.dryRun, "dry-run"}, {o.check, "check"}, {o.prove, "validate"}, {o.cleanup, "cleanup"}} {
 		if a.chosen {
 			actions = append(actions, a.flag)
 		}
@@ -170,7 +170,7 @@ func usage(flags *flagenv.Set) string {
 	b.WriteString(flags.Usages())
 	b.WriteString("\nEnvironment variables, for flags that are not given:\n")
 	flags.VisitAll(func(f *pflag.Flag) {
-		if v := flags.Variable(f.Name); v != "" && !f.Hidden {
+		if v := flags.Variable(f.Name); v != "" {
 			fmt.Fprintf(&b, "  %-22s --%s\n", v, f.Name)
 		}
 	})

@@ -36,9 +36,9 @@ const (
 //
 // /debug/clients adds to the clients in /metrics how often and when they made requests, and
 // which version to upgrade to.
-func newRouter(observed *observer, listening *atomic.Bool, log *zap.Logger) http.Handler {
+func newRouter(observed *observer, listening *atomic.Bool, blocked *blockedCheck, log *zap.Logger) http.Handler {
 	return routerFor(map[string]http.Handler{
-		"/readyz":        health.Handler("readyz", readyChecks(observed.exchanger, listening)),
+		"/readyz":        health.Handler("readyz", readyChecks(observed.exchanger, listening, blocked)),
 		"/livez":         health.Handler("livez", liveChecks(observed.tokens)),
 		"/metrics":       &shared{inner: observed.metrics},
 		"/debug/clients": &shared{inner: observed.census},
@@ -72,9 +72,10 @@ func routerFor(endpoints map[string]http.Handler, log *zap.Logger) http.Handler 
 
 // readyChecks returns the readiness checks: what the proxy needs, as far as the pod can
 // tell. Whether Entra answers is not checked: an outage of Entra must not make every pod
-// unready, since cached tokens are still served.
-func readyChecks(exchanger *exchange.Exchanger, listening *atomic.Bool) []health.Check {
-	return []health.Check{
+// unready, since cached tokens are still served. Only with --require-imds-blocked there is a
+// check of the node's IMDS.
+func readyChecks(exchanger *exchange.Exchanger, listening *atomic.Bool, blocked *blockedCheck) []health.Check {
+	checks := []health.Check{
 		{Name: "listening", Run: func() error {
 			if !listening.Load() {
 				return errors.New("the proxy's port is not open")
@@ -85,6 +86,10 @@ func readyChecks(exchanger *exchange.Exchanger, listening *atomic.Bool) []health
 		{Name: "configuration"},
 		{Name: "federated-token", Run: exchanger.Ready},
 	}
+	if blocked != nil {
+		checks = append(checks, health.Check{Name: "imds-blocked", Run: blocked.err})
+	}
+	return checks
 }
 
 // liveChecks returns the liveness checks, for faults that only a restart fixes. If the lock

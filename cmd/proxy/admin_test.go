@@ -81,7 +81,7 @@ func TestReady(t *testing.T) {
 	idp := newTestIssuer(t)
 	observed, path := newTestObserver(t, idp, time.Hour)
 	var listening atomic.Bool
-	h := newRouter(observed, &listening, zap.NewNop())
+	h := newRouter(observed, &listening, nil, zap.NewNop())
 
 	if w := ask(h, "GET", "/readyz?verbose"); w.Code != 503 || !strings.HasPrefix(w.Body.String(), "[-]listening failed: ") {
 		t.Errorf("before the port is open: got %d %s, want 503 and the failed check", w.Code, w.Body)
@@ -117,7 +117,7 @@ func TestReady(t *testing.T) {
 func TestAdminServesOnlyOwnEndpoints(t *testing.T) {
 	observed, _ := newTestObserver(t, newTestIssuer(t), time.Hour)
 	var listening atomic.Bool
-	own := newRouter(observed, &listening, zap.NewNop())
+	own := newRouter(observed, &listening, nil, zap.NewNop())
 	server := httptest.NewServer(withoutProxying(own))
 	defer server.Close()
 	const query = "?api-version=2018-02-01&resource=https://vault.azure.net"
@@ -162,7 +162,7 @@ func TestAdminServesOnlyOwnEndpoints(t *testing.T) {
 func TestSameErrorsOnBothPorts(t *testing.T) {
 	var listening atomic.Bool
 	observed, _ := newTestObserver(t, newTestIssuer(t), time.Hour)
-	own := newRouter(observed, &listening, zap.NewNop())
+	own := newRouter(observed, &listening, nil, zap.NewNop())
 	tokens, err := imds.New(imds.Config{Tokens: cached{}, TenantID: "22222222-2222-4222-8222-222222222222", DefaultClientID: testClientID, Fallback: own})
 	if err != nil {
 		t.Fatal(err)

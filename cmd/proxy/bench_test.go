@@ -22,7 +22,11 @@ import (
 // cached is a source of tokens that always returns the same token, as from a cache.
 type cached struct{ result tokens.Result }
 
-func (c cached) Token(context.Context, tokens.Request) (tokens.Result, error) {
+// Token returns the token of the only identity, which has no object ID.
+func (c cached) Token(_ context.Context, r tokens.Request) (tokens.Result, error) {
+	if r.Selector != "" {
+		return tokens.Result{}, tokens.ErrUnknownSelector
+	}
 	return c.result, nil
 }
 

@@ -142,6 +142,7 @@ func (c *checkConfig) diagnosis() diagnose.Config {
 		ClientID:        c.clientID,
 		ClientIDs:       c.proxy.configuredClientIDs(),
 		Identities:      c.proxy.identityList,
+		InstanceFile:    c.proxy.instanceFile,
 		Resource:        c.resource,
 		IMDS:            c.metadata(),
 	}

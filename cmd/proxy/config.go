@@ -34,15 +34,20 @@ type config struct {
 	probeTimeout   time.Duration
 	showVersion    bool
 
-	identityList     []azure.Identity
-	identities       map[azure.Selector]azure.ClientID // of identityList
-	allowedClientIDs []azure.ClientID
-	strictAPIVersion bool
-	imdsPassthrough  string
-	imdsAddress      azure.MetadataURL
-	prefetch         []azure.Resource
-	caFile           string
-	shutdownDelay    time.Duration
+	identityList       []azure.Identity
+	identities         map[azure.Selector]azure.ClientID // of identityList
+	allowedClientIDs   []azure.ClientID
+	appServiceHeader   azure.AppServiceHeader
+	strictAPIVersion   bool
+	imdsPassthrough    string
+	imdsAddress        azure.MetadataURL
+	requireIMDSBlocked bool
+	instanceFile       string
+	instanceFields     []instanceField
+	instance           *imds.Instance // the document in instanceFile; nil: there is none
+	prefetch           []azure.Resource
+	caFile             string
+	shutdownDelay      time.Duration
 
 	defaultClientID    azure.ClientID
 	tenantID           azure.Tenant
@@ -63,8 +68,9 @@ const (
 
 	allowedClientIDsFlag = "allowed-client-ids"
 
-	passthroughOn  = "on"
-	passthroughOff = "off"
+	passthroughAuto = "auto"
+	passthroughOn   = "on"
+	passthroughOff  = "off"
 )
 
 // errConfig marks errors that are fixed by changing a flag or an environment variable.
@@ -124,7 +130,7 @@ func (c *config) parse(flags *flagenv.Set, args []string, getenv func(string) st
 
 // addFlags adds the flags of c to the set.
 func (c *config) addFlags(flags *flagenv.Set) {
-	c.port, c.imdsPassthrough, c.imdsAddress = azure.ProxyPort, passthroughOn, "http://"+azure.MetadataIP
+	c.port, c.imdsPassthrough, c.imdsAddress = azure.ProxyPort, passthroughAuto, "http://"+azure.MetadataIP
 	flags.Group("Ports")
 	flagenv.Var(flags.FlagSet, &c.port, "proxy-port", azure.ParsePort, "`port` of the token endpoint, on 127.0.0.1")
 	flagenv.Var(flags.FlagSet, &c.adminAddress, "admin-address", flagenv.Optional(azure.ParseAddress),
@@ -138,12 +144,19 @@ func (c *config) addFlags(flags *flagenv.Set) {
 		"client `IDs` that requests may name; the default allows any")
 	flagenv.List(flags.FlagSet, &c.prefetch, "prefetch", azure.ParseResource,
 		"`resource` whose token, for "+azure.EnvClientID+", is fetched before the first request; repeatable")
+	flagenv.Var(flags.FlagSet, &c.appServiceHeader, "app-service-header", flagenv.Optional(azure.ParseAppServiceHeader),
+		"`secret`: also answer requests in the protocol of App Service, at "+azure.AppServicePath+", that have it in the header X-IDENTITY-HEADER or secret; set the variable and not the flag, which other processes can read")
 	flags.BoolVar(&c.strictAPIVersion, "strict-api-version", false, "refuse token requests without api-version, as IMDS does")
 	flags.StringVar(&c.caFile, "ca-file", "", "PEM `file` of certificate authorities to trust for Entra in addition to the system's")
 	flags.Group("Instance metadata")
-	flagenv.Var(flags.FlagSet, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughOn, passthroughOff),
-		"on or off: whether to forward requests for instance metadata to the real IMDS; requests for identities are never forwarded")
+	flagenv.Var(flags.FlagSet, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughAuto, passthroughOn, passthroughOff),
+		"auto, on or off: whether to forward requests for instance metadata to the real IMDS; auto answers them at once after a connection has timed out, until one succeeds; requests for identities are never forwarded")
+	flags.StringVar(&c.instanceFile, instanceFlag, "", "JSON `file` with the answers to requests for /metadata/instance, which then are never forwarded")
+	flagenv.List(flags.FlagSet, &c.instanceFields, instanceFieldsFlag, parseInstanceField,
+		"`PATH=VALUE` to add to that file, such as compute/name=node-1, unless it has a value there; empty values are ignored; repeatable")
 	flagenv.Var(flags.FlagSet, &c.imdsAddress, "imds-address", azure.ParseMetadataURL, "`URL` of the real IMDS; for tests")
+	flags.BoolVar(&c.requireIMDSBlocked, "require-imds-blocked", false,
+		"not ready while this pod can connect to the real IMDS: for a pod without a redirect, whose NetworkPolicy must block it; requires --imds-passthrough=off")
 	flags.Group("Logging")
 	c.log.AddFlags(flags.FlagSet)
 	flags.BoolVar(&c.logAll, "log-all-requests", false,
@@ -186,6 +199,9 @@ func (c *config) checkFlags(flags *pflag.FlagSet) error {
 	if flags.Changed(allowedClientIDsFlag) && len(c.allowedClientIDs) == 0 {
 		return flagenv.Errorf(allowedClientIDsFlag, "is empty: list the client IDs to allow, or remove it to allow any")
 	}
+	if c.requireIMDSBlocked && c.imdsPassthrough != passthroughOff {
+		return flagenv.Errorf("require-imds-blocked", "requires --imds-passthrough=off (PROXY_IMDS_PASSTHROUGH): with forwarding on, the proxy itself connects to the real IMDS")
+	}
 	if c.shutdownDelay < 0 {
 		return flagenv.Errorf("shutdown-delay", "%q: must not be negative", c.shutdownDelay)
 	}
@@ -196,7 +212,7 @@ func (c *config) checkFlags(flags *pflag.FlagSet) error {
 	if c.identities, err = azure.Identities(c.identityList); err != nil {
 		return flagenv.Errorf("identity", "%v", err)
 	}
-	return nil
+	return c.checkInstance()
 }
 
 func (c *config) readPodEnvironment(getenv func(string) string) {
@@ -309,17 +325,24 @@ func (c *config) handlerConfig() imds.Config {
 		DefaultClientID:  c.defaultClientID,
 		Identities:       c.identities,
 		AllowedClientIDs: c.allowedClientIDs,
+		AppServiceHeader: c.appServiceHeader,
 		StrictAPIVersion: c.strictAPIVersion,
+		Instance:         c.instance,
+		LearnSilence:     c.imdsPassthrough == passthroughAuto,
 		Version:          version,
 	}
-	if c.imdsPassthrough == passthroughOn {
+	if c.imdsPassthrough != passthroughOff {
 		cfg.Passthrough = c.imdsAddress
 	}
 	return cfg
 }
 
-// checkHandler returns an error if package imds would refuse the configuration.
+// checkHandler reads the file of instance metadata, and returns an error if package imds would
+// refuse the configuration.
 func (c *config) checkHandler() error {
+	if err := c.readInstance(); err != nil {
+		return err
+	}
 	if err := c.handlerConfig().Validate(); err != nil {
 		return configError{err}
 	}

@@ -35,7 +35,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.port != 8000 || cfg.log != (logging.Config{Level: "info", Format: "json"}) || cfg.imdsPassthrough != "on" || cfg.imdsAddress != "http://169.254.169.254" {
+	if cfg.port != 8000 || cfg.log != (logging.Config{Level: "info", Format: "json"}) || cfg.imdsPassthrough != "auto" || cfg.imdsAddress != "http://169.254.169.254" {
 		t.Errorf("got %+v, want the documented defaults", cfg)
 	}
 }
@@ -159,6 +159,60 @@ func TestInvalidHTTPProxyIsRefused(t *testing.T) {
 		for command, err := range map[string]error{"proxy": err, "proxy check": checkErr} {
 			if (err == nil) != ok || err != nil && (!strings.Contains(err.Error(), "HTTPS_PROXY") || strings.Contains(err.Error(), "c4n4ry")) {
 				t.Errorf("%s, HTTPS_PROXY=%s: got error %v, want one that names the variable, without the password: %t", command, value, err, !ok)
+			}
+		}
+	}
+}
+
+// TestRequireIMDSBlocked: the flag contradicts forwarding, which is on by default.
+func TestRequireIMDSBlocked(t *testing.T) {
+	want := "--require-imds-blocked (PROXY_REQUIRE_IMDS_BLOCKED) requires --imds-passthrough=off (PROXY_IMDS_PASSTHROUGH)"
+	for _, test := range []struct {
+		environment map[string]string
+		refused     bool
+	}{
+		{nil, false},
+		{map[string]string{"PROXY_REQUIRE_IMDS_BLOCKED": "true"}, true},
+		{map[string]string{"PROXY_REQUIRE_IMDS_BLOCKED": "true", "PROXY_IMDS_PASSTHROUGH": "off"}, false},
+		{map[string]string{"PROXY_REQUIRE_IMDS_BLOCKED": "false"}, false},
+	} {
+		cfg, err := parseConfig(nil, podEnvironment(test.environment), io.Discard)
+		_, checkErr := parseCheck(nil, podEnvironment(test.environment), io.Discard)
+		for command, err := range map[string]error{"proxy": err, "proxy check": checkErr} {
+			if (err != nil) != test.refused || err != nil && (!errors.Is(err, errConfig) || !strings.HasPrefix(err.Error(), want)) {
+				t.Errorf("%s, %v: got %v, refused: %t", command, test.environment, err, test.refused)
+			}
+		}
+		if set := test.environment["PROXY_REQUIRE_IMDS_BLOCKED"] == "true"; err == nil && (newBlockedCheck(cfg, nil) != nil) != set {
+			t.Errorf("%v: there is a check of the address: %t, want %t", test.environment, !set, set)
+		}
+	}
+}
+
+// TestInvalidAppServiceHeaderIsRefused: a value that can be guessed, or a reference that
+// Kubernetes has not replaced, is no secret. The error does not contain the value.
+func TestInvalidAppServiceHeaderIsRefused(t *testing.T) {
+	for value, want := range map[string]string{
+		testSecret:                   "",
+		"":                           "",
+		"$(POD_UID)":                 "must have 16 to 256 characters",
+		"c4n4ry":                     "must have 16 to 256 characters",
+		"c4n4ry c4n4ry c4n4ry":       "must have 16 to 256 characters",
+		"c4n4ryc4n4ryc4n4ry\nc4n4ry": "must have 16 to 256 characters",
+		strings.Repeat("c4n4ry", 43): "must have 16 to 256 characters",
+	} {
+		environment := podEnvironment(map[string]string{"PROXY_APP_SERVICE_HEADER": value})
+		cfg, err := parseConfig(nil, environment, io.Discard)
+		_, checkErr := parseCheck(nil, environment, io.Discard)
+		if want == "" {
+			if err != nil || string(cfg.handlerConfig().AppServiceHeader) != value {
+				t.Errorf("%q: got %q, %v", value, cfg.handlerConfig().AppServiceHeader, err)
+			}
+			continue
+		}
+		for command, err := range map[string]error{"proxy": err, "proxy check": checkErr} {
+			if !errors.Is(err, errConfig) || !strings.Contains(err.Error(), "--app-service-header (PROXY_APP_SERVICE_HEADER) "+want) || strings.Contains(err.Error(), "c4n4ry") {
+				t.Errorf("%s, %q: got %v, want %q without the value", command, value, err, want)
 			}
 		}
 	}

@@ -96,6 +96,18 @@ var documentedCurls = []struct {
 	{"wrong-method", nil, metadataCurl + " -X POST " + tokenTarget("resource=https://vault.azure.net")},
 	{"wrong-path", nil, metadataCurl + " 'http://localhost:8000/metadata/identity/oauth2/tokens'"},
 	{"passthrough-off", nil, metadataCurl + " 'http://localhost:8000/metadata/instance?api-version=2021-02-01'"},
+	{"instance", serveInstance, metadataCurl + " 'http://localhost:8000/metadata/instance?api-version=2021-02-01'"},
+	{"instance-leaf", serveInstance, metadataCurl + " 'http://localhost:8000/metadata/instance/compute/location?api-version=2021-02-01'"},
+	{"instance-text", serveInstance, metadataCurl + " 'http://localhost:8000/metadata/instance/compute/location?api-version=2021-02-01&format=text'"},
+	{"instance-missing", serveInstance, metadataCurl + " 'http://localhost:8000/metadata/instance/compute/zone?api-version=2021-02-01&format=text'"},
+	{"instance-version", serveInstance, metadataCurl + " 'http://localhost:8000/metadata/instance'"},
+	{"app-service-no-secret", withAppService, "curl -sS " + appServiceTarget},
+	{"app-service-wrong-secret", withAppService, "curl -sS -H 'X-IDENTITY-HEADER: wrong' " + appServiceTarget},
+	{"app-service-unknown-client", func(p *checkedPod) {
+		withAppService(p)
+		p.idp.RemoveApplication(checkClientID)
+	}, "curl -sS -H 'X-IDENTITY-HEADER: " + documentedSecret + "' " + appServiceTarget},
+	{"app-service-off", nil, "curl -sS -H 'X-IDENTITY-HEADER: " + documentedSecret + "' " + appServiceTarget},
 	{"unknown-client", func(p *checkedPod) { p.idp.RemoveApplication(checkClientID) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 	{"unknown-resource", nil, metadataCurl + " " + tokenTarget("resource=https://orders.example.test")},
 	{"disabled-client", func(p *checkedPod) { p.idp.FailAlways(entra.FaultAADSTS(7000112)) }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
@@ -111,10 +123,26 @@ var documentedCurls = []struct {
 	{"entra-down", func(p *checkedPod) { p.idp.Close() }, metadataCurl + " " + tokenTarget("resource=https://vault.azure.net")},
 }
 
+// serveInstance gives a pod the document of docs/instance-metadata.md.
+func serveInstance(p *checkedPod) {
+	path := filepath.Join(p.t.TempDir(), "instance.json")
+	if err := os.WriteFile(path, []byte(`{"compute": {"azEnvironment": "AzurePublicCloud", "location": "westeurope", "resourceGroupName": "shop"}}`), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	p.environment["PROXY_INSTANCE_METADATA"] = path
+}
+
 const (
 	metadataCurl  = "curl -sS -H Metadata:true"
 	otherObjectID = "0d0d0d0d-1111-4222-8333-444444444444"
 )
+
+const (
+	documentedSecret = "0b9c1d2e-3f40-4516-8273-94a5b6c7d8e9"
+	appServiceTarget = "'http://localhost:8000/msi/token?api-version=2019-08-01&resource=https://vault.azure.net'"
+)
+
+func withAppService(p *checkedPod) { p.environment["PROXY_APP_SERVICE_HEADER"] = documentedSecret }
 
 func tokenTarget(query string) string {
 	return "'http://localhost:8000/metadata/identity/oauth2/token?api-version=2018-02-01&" + query + "'"

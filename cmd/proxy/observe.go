@@ -37,7 +37,7 @@ func newObserver(limit *loglimit.Limit, lines *logging.Queue, log *zap.Logger) *
 	o.metrics = metrics.New(metrics.Config{
 		Version:   version,
 		GoVersion: runtime.Version(),
-		Handlers: []string{imds.EndpointToken, imds.EndpointInfo, imds.EndpointVersions, imds.EndpointForward,
+		Handlers: []string{imds.EndpointToken, imds.EndpointAppService, imds.EndpointInfo, imds.EndpointVersions, imds.EndpointForward, imds.EndpointInstance,
 			imds.EndpointOwn, imds.EndpointNone},
 		Sample: o.sample,
 	})
@@ -51,7 +51,7 @@ func (o *observer) request(r *http.Request, e imds.Event) {
 		o.metrics.RefusedRequest(e.Refusal)
 	}
 	switch e.Endpoint {
-	case imds.EndpointToken:
+	case imds.EndpointToken, imds.EndpointAppService:
 		o.metrics.TokenRequest(result(e), string(e.Source))
 		if fromCaller(r, e) {
 			o.census.Count(r.Header)
@@ -64,13 +64,14 @@ func (o *observer) request(r *http.Request, e imds.Event) {
 // fromCaller reports whether a token request was made by a client that depends on the
 // sidecar. Requests that are refused count too. Two kinds do not count: probes, which have no
 // Metadata header, and forged requests (SSRF, DNS rebinding), which have X-Forwarded-For or a
-// foreign Host header.
+// foreign Host header, or not the secret of App Service's protocol.
 func fromCaller(r *http.Request, e imds.Event) bool {
 	switch e.Refusal {
-	case "no_metadata_header", "forwarded_for", "foreign_host":
+	case "no_metadata_header", "no_secret_header", "wrong_secret_header", "forwarded_for", "foreign_host":
 		return false
 	}
-	return len(r.Header["Metadata"]) > 0 // a request with another method is refused before its header is checked
+	// A request with another method is refused before its header is checked.
+	return len(r.Header["Metadata"])+len(r.Header["X-Identity-Header"])+len(r.Header["Secret"]) > 0
 }
 
 func result(e imds.Event) string {

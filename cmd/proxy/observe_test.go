@@ -33,6 +33,10 @@ const (
 	testResource = "https://vault.example.test"
 	tokenQuery   = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource="
 
+	// appServiceQuery gets a token with the header secret: testSecret.
+	appServiceQuery = "/msi/token?api-version=2017-09-01&resource=" + testResource
+	testSecret      = "0f1e2d3c-0000-4000-8000-4b5a69788796"
+
 	// readyTimeout is long enough for a start on a machine that is busy with other tests.
 	readyTimeout = 30 * time.Second
 )
@@ -304,6 +308,15 @@ func TestRefusedRequestsInCensus(t *testing.T) {
 		{"GET", token, "", "no_metadata_header", false},
 		{"GET", token, "Metadata: true\r\nX-Forwarded-For: 192.0.2.1", "forwarded_for", false},
 		{"GET", "http://attacker.example.test" + token, "Metadata: true", "foreign_host", false},
+		{"GET", appServiceQuery, "X-IDENTITY-HEADER: " + testSecret, "", true},
+		{"GET", appServiceQuery, "secret: " + testSecret, "", true},
+		{"GET", appServiceQuery + "&client_id=app", "secret: " + testSecret, "identity_not_found", true},
+		{"POST", appServiceQuery, "secret: " + testSecret, "method_not_allowed", true},
+		{"POST", appServiceQuery, "", "method_not_allowed", false},
+		{"GET", appServiceQuery, "Metadata: true", "no_secret_header", false},
+		{"GET", appServiceQuery, "secret: " + testSecret[1:], "wrong_secret_header", false},
+		{"GET", appServiceQuery, "secret: " + testSecret + "\r\nX-Forwarded-For: 192.0.2.1", "forwarded_for", false},
+		{"GET", "http://attacker.example.test" + appServiceQuery, "secret: " + testSecret, "foreign_host", false},
 		{"GET", "/latest/meta-data/", "Metadata: true", "not_found", false},
 		{"GET", "/metadata/instance?api-version=2021-02-01", "Metadata: true", "forwarding_off", false},
 		{"GET", "/metadata/identity/getplatformmetadata?cred-api-version=2.0", "", "identity_path", false},
@@ -314,7 +327,7 @@ func TestRefusedRequestsInCensus(t *testing.T) {
 		h, err := imds.New(imds.Config{
 			Tokens: cached{tokens.Result{Source: tokens.SourceCache, Token: exchange.Token{
 				AccessToken: "t", NotBefore: time.Now(), ExpiresOn: time.Now().Add(time.Hour)}}},
-			TenantID: "11111111-1111-1111-1111-111111111111", DefaultClientID: testClientID, Log: log,
+			TenantID: "11111111-1111-1111-1111-111111111111", DefaultClientID: testClientID, AppServiceHeader: testSecret, Log: log,
 			Observe: func(r *http.Request, e imds.Event) { got = e.Refusal; observed.request(r, e) },
 		})
 		if err != nil {
@@ -339,6 +352,36 @@ func TestRefusedRequestsInCensus(t *testing.T) {
 			t.Errorf("%s: logged at info: %t, but the text of the alert says the opposite", test.reason, logged)
 		}
 	}
+}
+
+// TestAppService: with PROXY_APP_SERVICE_HEADER, the token port answers in the protocol of App
+// Service, and the admin port does not. Metrics and census count the requests. The secret is in
+// no answer and not in the log.
+func TestAppService(t *testing.T) {
+	p := newPod(t)
+	p.environment["PROXY_APP_SERVICE_HEADER"] = testSecret
+	log := runPod(t, p)
+	status, body := fetch(t, p.port, appServiceQuery, http.Header{"Secret": {testSecret}, "User-Agent": {"azsdk-python-identity/1.8.0 Python/3.11"}})
+	if status != http.StatusOK || !strings.Contains(body, `"client_id":"`+testClientID+`"`) {
+		t.Fatalf("got %d %s, want a token", status, body)
+	}
+	if status, body := fetch(t, p.port, appServiceQuery, http.Header{"X-Identity-Header": {"wrong"}}); status != http.StatusUnauthorized {
+		t.Errorf("with a wrong secret: got %d %s, want 401", status, body)
+	}
+	if status, body := fetch(t, p.admin, appServiceQuery, http.Header{"Secret": {testSecret}}); status != http.StatusNotFound {
+		t.Errorf("at the admin port: got %d %s, want 404", status, body)
+	}
+	_, metrics := fetch(t, p.admin, "/metrics", nil)
+	wantLines(t, metrics,
+		`imds_oidc_proxy_token_requests_total{result="success",source="entra"} 1`,
+		`imds_oidc_proxy_token_requests_total{result="refused",source="none"} 1`,
+		`imds_oidc_proxy_refused_requests_total{reason="wrong_secret_header"} 1`,
+		`imds_oidc_proxy_request_duration_seconds_count{handler="app_service"} 2`)
+	_, clients := fetch(t, p.admin, "/debug/clients", nil)
+	if !strings.Contains(clients, "python-azure-identity") {
+		t.Errorf("the census has no client:\n%s", clients)
+	}
+	checkNoSecret(t, []string{testSecret}, metrics+clients+log.String())
 }
 
 // TestRepeatedLinesAreLimited: a client that requests tokens in a loop gets all of them, but only

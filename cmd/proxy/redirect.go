@@ -42,7 +42,8 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 			return askByLoopback(ctx, string(c.proxy.imdsAddress))
 		},
 	}
-	if c.askIMDS {
+	m.RequireBlocked = c.proxy.requireIMDSBlocked
+	if c.askIMDS || m.RequireBlocked {
 		m.AskReal = func(ctx context.Context) (diagnose.Responder, error) {
 			return askPlainly(ctx, string(c.proxy.imdsAddress)+"/metadata/versions")
 		}

@@ -48,7 +48,8 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		return err
 	}
 	var listening atomic.Bool
-	own := newRouter(observed, &listening, requestLog)
+	blocked := newBlockedCheck(cfg, log)
+	own := newRouter(observed, &listening, blocked, requestLog)
 	handler, err := newHandler(cfg, connections, observed, own, requestLog)
 	if err != nil {
 		return err
@@ -65,12 +66,16 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 		zap.String("version", version),
 		zap.String("tenant_id", string(cfg.tenantID)),
 		zap.String("client_id", string(cfg.defaultClientID)),
-		zap.String("imds_passthrough", cfg.imdsPassthrough))
+		zap.String("imds_passthrough", cfg.imdsPassthrough),
+		zap.String("instance_metadata", cfg.instanceFile))
 	tokenServer := server.New(listener, server.Config{Handler: handler, Log: requestLog, MaxConnections: connections})
-	parts, err := backgroundParts(ctx, cfg, observed, own, requestLog, log)
+	parts, err := backgroundParts(ctx, cfg, observed, handler, own, requestLog, log)
 	if err != nil {
 		listener.Close()
 		return err
+	}
+	if blocked != nil {
+		parts = append(parts, blocked.run)
 	}
 	listening.Store(true)
 	return proxy{server: tokenServer, listening: &listening, parts: parts, shutdownDelay: cfg.shutdownDelay, log: log}.run(ctx)
@@ -154,13 +159,14 @@ func listenError(port uint16, err error) error {
 }
 
 // backgroundParts returns the functions that run as long as the server does.
-func backgroundParts(ctx context.Context, cfg config, observed *observer, own http.Handler, requestLog, log *zap.Logger) ([]func(context.Context) error, error) {
+func backgroundParts(ctx context.Context, cfg config, observed *observer, tokenHandler *imds.Handler, own http.Handler, requestLog, log *zap.Logger) ([]func(context.Context) error, error) {
 	parts := []func(context.Context) error{
 		func(ctx context.Context) error {
 			defer observed.exchanger.Close()
 			return observed.tokens.Run(ctx)
 		},
 		func(ctx context.Context) error { return observed.limit.Run(ctx, log) },
+		tokenHandler.Run,
 	}
 	if cfg.adminAddress != "" {
 		admin, err := newAdmin(ctx, cfg.adminAddress, own, requestLog)
@@ -169,7 +175,7 @@ func backgroundParts(ctx context.Context, cfg config, observed *observer, own ht
 		}
 		parts = append(parts, func(ctx context.Context) error { return runAdmin(ctx, admin) })
 	}
-	if cfg.imdsPassthrough == passthroughOn {
+	if cfg.imdsPassthrough != passthroughOff {
 		parts = append(parts, func(ctx context.Context) error { return checkExemption(ctx, string(cfg.imdsAddress)) })
 	}
 	return parts, nil

@@ -122,6 +122,9 @@ type Config struct {
 	ClientIDs  []azure.ClientID
 	Identities []azure.Identity
 
+	// InstanceFile is --instance-metadata. Empty: there is none.
+	InstanceFile string
+
 	// Resource is the resource for the token request. Required.
 	Resource azure.Resource
 

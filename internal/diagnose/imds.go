@@ -42,6 +42,9 @@ type Metadata struct {
 
 	// NoRedirect is true if the pod is meant to have no redirect.
 	NoRedirect bool
+
+	// RequireBlocked is true if the pod must not reach the node's IMDS.
+	RequireBlocked bool
 }
 
 // Responder describes the server that answered a request, and its answer.
@@ -155,7 +158,9 @@ func (m Metadata) noRedirect(running bool) Finding {
 	f := Finding{Status: Note, Item: "redirect", Text: "there is no redirect"}
 	switch {
 	case m.NoRedirect:
-		f.Text += ", as intended; applications need " + azure.EnvIMDSHost
+		f.Text += ", as intended; only clients that use " + azure.EnvIMDSHost + " or " + azure.EnvIdentityEndpoint +
+			" ask the proxy; any other gets the node's identity, unless the node's IMDS is blocked"
+		f.Remedy = denyEgress + "; --ask-imds shows whether it is blocked, and with --require-imds-blocked the proxy is not ready before"
 	case !running:
 		f.Text += " and no proxy: metadata requests of this pod go to the node"
 		f.Remedy = "run proxy-init, then start the proxy"
@@ -173,18 +178,29 @@ func (r *run) nodeIMDS(ctx context.Context) Finding {
 	f := Finding{Status: OK, Item: "node's IMDS"}
 	responder, err := m.AskReal(ctx)
 	switch {
+	case err != nil && (m.NoRedirect || m.RequireBlocked):
+		f.Text = "blocked, as far as this user can tell: " + exchange.FaultOf(err, "the metadata address").Text
 	case err != nil:
 		f.Status, f.Text = Note, "not reachable for this user, as expected outside Azure and in a sealed pod: "+exchange.FaultOf(err, "the metadata address").Text
 	case responder.Proxy:
 		f.Text = "not reachable for this user, because the proxy answers instead"
-	case m.Exempt && !m.NoRedirect:
+	case m.Exempt && !m.NoRedirect && !m.RequireBlocked:
 		f.Text = fmt.Sprintf("reachable for the proxy's user, which is exempt from the redirect (%s)", responder)
 	default:
 		f.Status, f.Text = Note, fmt.Sprintf("reachable from this pod (%s): any process here can get the node's identity", responder)
 		f.Remedy = "run proxy-init, which redirects the metadata address"
+		if m.NoRedirect || m.RequireBlocked {
+			f.Remedy = denyEgress
+		}
+		if m.RequireBlocked {
+			f.Status = Fail
+		}
 	}
 	return f
 }
+
+// denyEgress is the remedy for a pod without a redirect.
+const denyEgress = "deny egress to " + azure.MetadataIP + " by a NetworkPolicy (deploy/no-redirect), or restrict IMDS for the node pool"
 
 // rulesCommand returns the command that checks the redirect's rules. It requires NET_ADMIN, which
 // the sidecar does not have.

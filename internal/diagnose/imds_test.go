@@ -135,24 +135,48 @@ func TestPortGuardRefusesProxy(t *testing.T) {
 
 // TestRealIMDS: the finding depends on the server that answers.
 func TestRealIMDS(t *testing.T) {
+	node := diagnose.Responder{Header: "IMDS/150.870.65.1325", Status: 200}
 	for _, test := range []struct {
 		name      string
 		responder diagnose.Responder
 		err       error
 		exempt    bool
 		want      diagnose.Status
+
+		noRedirect, requireBlocked bool
+		remedy                     string
 	}{
-		{"the node, exempt", diagnose.Responder{Header: "IMDS/150.870.65.1325", Status: 200}, nil, true, diagnose.OK},
-		{"the node, not exempt", diagnose.Responder{Header: "IMDS/150.870.65.1325", Status: 200}, nil, false, diagnose.Note},
-		{"the proxy", diagnose.Responder{Proxy: true, Status: 200}, nil, false, diagnose.OK},
-		{"no answer", diagnose.Responder{}, errors.New("lost"), false, diagnose.Note},
+		{"the node, exempt", node, nil, true, diagnose.OK, false, false, ""},
+		{"the node, not exempt", node, nil, false, diagnose.Note, false, false, "run proxy-init"},
+		{"the node, exempt, no redirect", node, nil, true, diagnose.Note, true, false, "deny egress to 169.254.169.254"},
+		{"the node, exempt, must be blocked", node, nil, true, diagnose.Fail, false, true, "deny egress to 169.254.169.254"},
+		{"the node, no redirect, must be blocked", node, nil, true, diagnose.Fail, true, true, "deny egress to 169.254.169.254"},
+		{"the proxy", diagnose.Responder{Proxy: true, Status: 200}, nil, false, diagnose.OK, false, false, ""},
+		{"the proxy, the node must be blocked", diagnose.Responder{Proxy: true, Status: 200}, nil, false, diagnose.OK, false, true, ""},
+		{"no answer", diagnose.Responder{}, errors.New("lost"), false, diagnose.Note, false, false, ""},
+		{"no answer, no redirect", diagnose.Responder{}, errors.New("lost"), false, diagnose.OK, true, false, ""},
+		{"no answer, must be blocked", diagnose.Responder{}, errors.New("lost"), false, diagnose.OK, false, true, ""},
 	} {
 		cfg := config(t, goodClaims())
-		cfg.IMDS.Exempt = test.exempt
+		cfg.IMDS.Exempt, cfg.IMDS.NoRedirect, cfg.IMDS.RequireBlocked = test.exempt, test.noRedirect, test.requireBlocked
 		cfg.IMDS.AskReal = func(context.Context) (diagnose.Responder, error) { return test.responder, test.err }
-		if f := finding(t, diagnose.Run(t.Context(), cfg, nil), diagnose.IMDS, "node's IMDS"); f.Status != test.want {
-			t.Errorf("%s: got %+v, want %s", test.name, f, test.want)
+		if f := finding(t, diagnose.Run(t.Context(), cfg, nil), diagnose.IMDS, "node's IMDS"); f.Status != test.want || !strings.HasPrefix(f.Remedy, test.remedy) {
+			t.Errorf("%s: got %+v, want %s, %q", test.name, f, test.want, test.remedy)
 		}
+	}
+}
+
+// TestNoRedirectIsNotSilent: in a pod that is meant to have no redirect, the finding says that the
+// node's identity may be reachable, and how to block it.
+func TestNoRedirectIsNotSilent(t *testing.T) {
+	cfg := config(t, goodClaims())
+	cfg.IMDS.NoRedirect = true
+	cfg.IMDS.AskRedirect = func(context.Context) (diagnose.Responder, error) {
+		return diagnose.Responder{}, context.DeadlineExceeded
+	}
+	f := finding(t, diagnose.Run(t.Context(), cfg, nil), diagnose.IMDS, "redirect")
+	if f.Status != diagnose.Note || !strings.Contains(f.Text, "gets the node's identity") || !strings.Contains(f.Remedy, "NetworkPolicy") {
+		t.Errorf("got %+v", f)
 	}
 }
 

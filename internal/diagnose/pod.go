@@ -49,6 +49,9 @@ func (r *run) environment(context.Context) []Finding {
 		findings = append(findings, Finding{Status: Note, Item: azure.EnvTokenProxy,
 			Text: "identity binding: token requests go to " + address(string(e.Binding.TokenProxy)) + " instead of the authority"})
 	}
+	if r.cfg.InstanceFile != "" && r.cfg.Refused == nil {
+		findings = append(findings, Finding{Status: OK, Item: "--instance-metadata", Text: r.cfg.InstanceFile + ": the answer to requests for /metadata/instance"})
+	}
 	// An invalid variable already has its own finding.
 	if r.cfg.Refused != nil && !slices.ContainsFunc(findings, func(f Finding) bool { return f.Status == Fail }) {
 		findings = append(findings, configuration(r.cfg.Refused))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"io"
 	"slices"
 	"strings"
 
@@ -82,6 +83,9 @@ func readClaims(payload []byte, names ...string) (found map[string]string, ok bo
 		}
 		found[claim] = text
 	}
-	_, err := d.Token() // the closing brace
-	return found, err == nil && !d.More()
+	if _, err := d.Token(); err != nil { // the closing brace
+		return nil, false
+	}
+	_, err := d.Token()
+	return found, err == io.EOF
 }

@@ -43,6 +43,7 @@ func TestNames(t *testing.T) {
 		{"no object", accessToken(`["oid","` + someObjectID + `"]`), exchange.Names{}},
 		{"truncated", accessToken(`{"oid":"` + someObjectID + `"`), exchange.Names{}},
 		{"two objects", accessToken(`{"oid":"` + someObjectID + `"}{"oid":"` + someObjectID + `"}`), exchange.Names{}},
+		{"a brace after the object", accessToken(`{"oid":"` + someObjectID + `"}}`), exchange.Names{}},
 		{"text after the object", accessToken(`{"oid":"` + someObjectID + `"} x`), exchange.Names{}},
 		{"opaque", exchange.Token{AccessToken: "EwBwA8l6BAAU"}, exchange.Names{}},
 		{"opaque, with dots", exchange.Token{AccessToken: "a.b%.c"}, exchange.Names{}},

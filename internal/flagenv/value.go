@@ -13,11 +13,16 @@ import (
 
 // Var defines a flag whose value is parsed by parse. The default is the value of target.
 func Var[T any](flags *pflag.FlagSet, target *T, name string, parse func(string) (T, error), usage string) {
+	VarP(flags, target, name, "", parse, usage)
+}
+
+// VarP is Var for a flag that also has a name of one letter.
+func VarP[T any](flags *pflag.FlagSet, target *T, name, shorthand string, parse func(string) (T, error), usage string) {
 	text := "" // --help shows no default for it
 	if !reflect.ValueOf(target).Elem().IsZero() {
 		text = fmt.Sprint(*target)
 	}
-	flags.Var(&value[T]{target, text, parse}, name, usage)
+	flags.VarP(&value[T]{target, text, parse}, name, shorthand, usage)
 }
 
 // List defines a flag for a list whose items are separated by commas. A flag that is given

@@ -61,6 +61,9 @@ var (
 	errUnknownSelector   = invalidRequest("unknown_selector", "A query variable seems to name an identity, and is not known; use 'client_id', 'object_id', 'msi_res_id' or 'mi_res_id'")
 	errIdentityNotFound  = invalidRequest("identity_not_found", "Identity not found")
 	errIdentityAmbiguous = invalidRequest("identity_ambiguous", "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request")
+	errUnknownFormat     = invalidRequest("unknown_format", "The value of 'format' must be json or text")
+	errInstanceLeaf      = invalidRequest("instance_leaf", "This element is a value, not an object: request it with format=text")
+	errInstanceMissing   = newWireError(http.StatusForbidden, "not_found", "instance_missing", "The instance metadata of this pod has no such element")
 	errNotFound          = newWireError(http.StatusNotFound, "not_found", "not_found", "This path is not served")
 	errForwardingOff     = newWireError(http.StatusForbidden, "forbidden", "forwarding_off", "This path is not served: forwarding to the instance metadata service is off")
 	errMethodNotAllowed  = newWireError(http.StatusMethodNotAllowed, "method_not_allowed", "method_not_allowed", "The method must be GET")
@@ -81,6 +84,14 @@ var (
 // The description must not contain the word unreachable: to azidentity and Azure.Identity
 // a 403 with it comes from Docker Desktop.
 var errIdentityPath = newWireError(http.StatusForbidden, "forbidden", "identity_path", "This path of identity is not served")
+
+// Errors of requests in the protocol of App Service without the right secret. No client repeats
+// a request after 401. Microsoft's ODBC driver repeats it after 403, for 18 seconds. There is no
+// WWW-Authenticate header: it is the challenge of another protocol, that of Azure Arc.
+var (
+	errNoSecretHeader    = newWireError(http.StatusUnauthorized, "access_denied", "no_secret_header", "Required header X-IDENTITY-HEADER or secret not specified")
+	errWrongSecretHeader = newWireError(http.StatusUnauthorized, "access_denied", "wrong_secret_header", "The request must have one header X-IDENTITY-HEADER or secret, with the value of IDENTITY_HEADER")
+)
 
 // exchangeErrors maps each kind of failed exchange to its wire error.
 var exchangeErrors = map[exchange.Kind]*wireError{

@@ -26,6 +26,9 @@ const (
 	vault        = "https://vault.azure.net"
 	tokenPath    = "/metadata/identity/oauth2/token"
 	tokenVersion = "api-version=2018-02-01"
+
+	// secret is the value of Config.AppServiceHeader.
+	secret = "a1b2c3d4-0000-4000-8000-5e6f7a8b9c0d"
 )
 
 // epoch is the time of the tests. The fake's tokens expire an hour and half a second later,
@@ -80,6 +83,11 @@ func (s *tokenSource) seen() []tokens.Request {
 	requests := s.requests
 	s.requests = nil
 	return requests
+}
+
+// fixed returns an answer that is always the same.
+func fixed(result tokens.Result) func(context.Context, tokens.Request) (tokens.Result, error) {
+	return func(context.Context, tokens.Request) (tokens.Result, error) { return result, nil }
 }
 
 func failing(err error) *tokenSource {

@@ -20,6 +20,7 @@ type forwardLimits struct {
 	timeout  time.Duration
 	maxBytes int64
 	slots    int
+	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 const (
@@ -76,6 +77,8 @@ type forwarder struct {
 	maxBytes  int64
 	slots     chan struct{} // has an element for each request that holds a slot
 	admitted  chan struct{} // has an element for each request that holds a slot or waits for one
+
+	silence *silence // nil: each request tries to connect
 }
 
 // newForwarder returns nil if forwarding is off. connections is the connection limit of the
@@ -85,11 +88,15 @@ func newForwarder(imds azure.MetadataURL, connections int, limits forwardLimits)
 		return nil
 	}
 	slots := cmp.Or(limits.slots, forwardSlots(connections))
+	dial := limits.dial
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: forwardDialTimeout}).DialContext
+	}
 	return &forwarder{
 		base: string(imds),
 		transport: &http.Transport{
 			Proxy:                  nil, // an HTTP proxy must never see requests for IMDS
-			DialContext:            (&net.Dialer{Timeout: forwardDialTimeout}).DialContext,
+			DialContext:            dial,
 			DisableCompression:     true,
 			IdleConnTimeout:        forwardIdleTimeout,
 			MaxResponseHeaderBytes: forwardMaxHeaderBytes,
@@ -208,6 +215,9 @@ func (f *forwarder) watch(p *reply, written <-chan struct{}, release func()) *ti
 // the decoded query and a few headers, so that IMDS gets no bytes of the caller that
 // this package has not parsed.
 func (f *forwarder) get(ctx context.Context, path string, params []param, header http.Header) (*reply, error) {
+	if f.silence.known() {
+		return nil, refused(errIMDSUnavailable, "an earlier connection timed out, and none has succeeded since")
+	}
 	target := f.base + path
 	if len(params) > 0 {
 		target += "?" + encodeParams(params)
@@ -219,6 +229,7 @@ func (f *forwarder) get(ctx context.Context, path string, params []param, header
 	req.Header = forwardedHeader(header)
 	// Unlike a Client, RoundTrip follows no redirects and keeps no cookies.
 	resp, err := f.transport.RoundTrip(req)
+	f.silence.learn(err)
 	if err != nil {
 		return nil, refused(errIMDSUnavailable, err.Error())
 	}

@@ -2,6 +2,9 @@
 // that unmodified client libraries, which send their requests to http://169.254.169.254,
 // get tokens in a pod that has no managed identity.
 //
+// It serves the same tokens in the managed identity protocol of Azure App Service, for pods
+// without a redirect (see [Config.AppServiceHeader]).
+//
 // The package validates requests, finds the identity that a request names, gets the token
 // from a [TokenSource], and writes the answer byte for byte as clients expect it. It can
 // forward requests for instance metadata, which are not about identity, to the real IMDS
@@ -15,8 +18,9 @@
 //
 // Everybody who can connect gets tokens, so the listener must have a loopback address.
 // Requests that an attacker causes another program to send (SSRF) are refused: they lack
-// the Metadata header, or they have X-Forwarded-For. DNS rebinding is refused by the Host
-// header.
+// the Metadata header, or they have X-Forwarded-For. In the protocol of App Service they lack
+// the header with the pod's secret, which is compared in constant time. DNS rebinding is
+// refused by the Host header.
 //
 // A request never gets a token for an identity other than the one it names, nor for the
 // node's identity. A path is forwarded only if its canonical form is on a short list
@@ -68,13 +72,27 @@ type Config struct {
 	// of DefaultClientID and Identities. Empty: no limit.
 	AllowedClientIDs []azure.ClientID
 
+	// AppServiceHeader is the value of the header with which requests in the protocol of App
+	// Service are served at [azure.AppServicePath]. Empty: they are not served, and the path
+	// is one that is not found.
+	AppServiceHeader azure.AppServiceHeader
+
 	// StrictAPIVersion refuses requests without api-version, as IMDS does. False: they are
 	// accepted, because documented samples omit it.
 	StrictAPIVersion bool
 
+	// Instance answers requests for instance metadata (/metadata/instance), which then are
+	// never forwarded. Nil: they are forwarded like those for the other categories.
+	Instance *Instance
+
 	// Passthrough is the URL of the real IMDS, which gets the requests for instance
 	// metadata. Empty: no request is forwarded.
 	Passthrough azure.MetadataURL
+
+	// LearnSilence answers requests for instance metadata at once after a connection to the
+	// real IMDS has timed out, until [Handler.Run] connects to it. False: each request waits
+	// for a second.
+	LearnSilence bool
 
 	// MaxConnections is the connection limit of the server. Forwarded requests take at
 	// most a quarter of the connections. Zero: there is no limit.
@@ -109,6 +127,7 @@ const ServerName = "imds-oidc-proxy"
 type Handler struct {
 	tokens     TokenSource
 	identities identities
+	instance   *Instance  // nil: there is none
 	forwarder  *forwarder // nil: forwarding is off
 	log        *zap.Logger
 	debug      bool                       // log has the level debug enabled
@@ -117,11 +136,14 @@ type Handler struct {
 	fallback   http.Handler
 	outcomes   sync.Pool // of *outcome
 
+	appServiceHeader []byte // empty: the protocol of App Service is not served
+
 	strictVersion     bool
 	loggedUnversioned sync.Once
 
 	infoBody     []byte
 	versionsBody []byte
+	newestBody   []byte
 
 	serverHeader []string // shared by all answers; never changed
 }
@@ -148,16 +170,23 @@ func New(cfg Config) (*Handler, error) {
 	h := &Handler{
 		tokens:        cfg.Tokens,
 		identities:    ids,
+		instance:      cfg.Instance,
 		forwarder:     newForwarder(cfg.Passthrough, cfg.MaxConnections, cfg.forwardLimits),
 		log:           cfg.Log,
 		fallback:      cfg.Fallback,
 		observe:       cfg.Observe,
 		now:           cfg.Now,
 		strictVersion: cfg.StrictAPIVersion,
-		infoBody:      appendInfo(nil, string(cfg.TenantID)),
-		versionsBody:  appendVersions(nil, apiVersions()),
-		serverHeader:  []string{serverName(cfg.Version)},
-		outcomes:      sync.Pool{New: func() any { return new(outcome) }},
+
+		appServiceHeader: []byte(cfg.AppServiceHeader),
+		infoBody:         appendInfo(nil, string(cfg.TenantID)),
+		versionsBody:     appendVersions(nil, apiVersions()),
+		newestBody:       appendNewest(nil, apiVersions()),
+		serverHeader:     []string{serverName(cfg.Version)},
+		outcomes:         sync.Pool{New: func() any { return new(outcome) }},
+	}
+	if cfg.LearnSilence && h.forwarder != nil {
+		h.forwarder.silence = newSilence(cfg.Passthrough, h.forwarder.transport.DialContext)
 	}
 	if h.log == nil {
 		h.log = zap.NewNop()

@@ -17,6 +17,7 @@ const (
 	routeVersions
 	routeForward
 	routeOtherIdentity // a path of identity that is not served
+	routeAppService    // served only if Config.AppServiceHeader is set
 )
 
 const (
@@ -61,6 +62,9 @@ func isBelow(canonical, root string) bool {
 func classify(escapedPath string) (route, string) {
 	if escapedPath == tokenPath { // nearly every client sends this form
 		return routeToken, tokenPath
+	}
+	if strings.TrimSuffix(escapedPath, "/") == azure.AppServicePath { // ms-rest-nodeauth appends the slash
+		return routeAppService, azure.AppServicePath
 	}
 	canonical, ok := canonicalPath(escapedPath)
 	switch {

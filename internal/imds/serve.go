@@ -26,9 +26,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case routeVersions:
 		h.serve(w, r, EndpointVersions, path, h.versions)
 	case routeForward:
+		if h.instance != nil && isBelow(path, instanceRoot) {
+			h.serve(w, r, EndpointInstance, path, h.instanceMetadata)
+			return
+		}
 		h.serve(w, r, EndpointForward, path, h.forward)
 	case routeOtherIdentity:
 		h.serve(w, r, EndpointNone, path, func(http.ResponseWriter, *http.Request, *outcome) error { return errIdentityPath })
+	case routeAppService:
+		h.serveAppService(w, r, path)
 	default:
 		h.serve(w, r, EndpointOwn, r.URL.Path, h.other)
 	}
@@ -49,6 +55,7 @@ type outcome struct {
 	source   tokens.Source
 	answered time.Time // zero: the time at which the endpoint returns
 	written  bool      // the endpoint has written an answer, although it returns an error
+	dates    bool      // the client reads expires_on only as a date
 
 	body   []byte
 	fields [9]zap.Field
@@ -70,7 +77,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, name, path strin
 		// client that has only closed its half (nc -N) looks the same, and if nothing is
 		// written, net/http sends an empty response with status 200.
 		if !o.written {
-			o.status = writeError(w, err)
+			o.status = writeError(w, err, encoderFor(name))
 		}
 		if r.Context().Err() != nil && refusalOf(err) == "" {
 			err, o.status = refused(errClientLeft, err.Error()), statusClientLeft
@@ -98,14 +105,19 @@ func requireGet(r *http.Request) error {
 // Header values that all answers share. They are never changed.
 var (
 	jsonType = []string{"application/json; charset=utf-8"}
+	textType = []string{"text/plain; charset=utf-8"}
 	noStore  = []string{"no-store"}
 )
 
-// writeJSON writes a body with its Content-Length, because clients of IMDS do not expect
-// chunks. It fails only if the client has closed the connection.
 func writeJSON(w http.ResponseWriter, status int, body []byte) error {
+	return writeBody(w, status, jsonType, body)
+}
+
+// writeBody writes a body with its Content-Length, because clients of IMDS do not expect
+// chunks. It fails only if the client has closed the connection.
+func writeBody(w http.ResponseWriter, status int, contentType []string, body []byte) error {
 	header := w.Header()
-	header["Content-Type"] = jsonType
+	header["Content-Type"] = contentType
 	header["Cache-Control"] = noStore
 	header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
@@ -115,7 +127,18 @@ func writeJSON(w http.ResponseWriter, status int, body []byte) error {
 	return nil
 }
 
-func writeError(w http.ResponseWriter, err error) (status int) {
+// encodeError appends the body of an error response.
+type encodeError func(b []byte, a answer) []byte
+
+// encoderFor returns the form of the errors of an endpoint.
+func encoderFor(endpoint string) encodeError {
+	if endpoint == EndpointAppService {
+		return appendAppServiceError
+	}
+	return appendError
+}
+
+func writeError(w http.ResponseWriter, err error, encode encodeError) (status int) {
 	a := answerFor(err)
 	if a.status == statusClientLeft {
 		return a.status
@@ -131,7 +154,7 @@ func writeError(w http.ResponseWriter, err error) (status int) {
 		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
 	}
 	// An error means that the client has closed the connection.
-	_ = writeJSON(w, a.status, appendError(nil, a.code, a.description))
+	_ = writeJSON(w, a.status, encode(nil, a))
 	return a.status
 }
 
@@ -227,12 +250,14 @@ func (e Event) ClientLeft() bool { return e.Status == statusClientLeft }
 
 // The values of Event.Endpoint.
 const (
-	EndpointToken    = "token"
-	EndpointInfo     = "info"
-	EndpointVersions = "versions"
-	EndpointForward  = "forward"
-	EndpointOwn      = "own"  // Config.Fallback, such as /readyz
-	EndpointNone     = "none" // the path is not served
+	EndpointToken      = "token"
+	EndpointAppService = "app_service" // a token, in the protocol of App Service
+	EndpointInfo       = "info"
+	EndpointVersions   = "versions"
+	EndpointForward    = "forward"
+	EndpointInstance   = "instance" // Config.Instance
+	EndpointOwn        = "own"      // Config.Fallback, such as /readyz
+	EndpointNone       = "none"     // the path is not served
 )
 
 // refusalOf returns the reason for which an invalid request was refused. It returns "" for
@@ -253,10 +278,12 @@ func isFailure(err error) bool {
 }
 
 // NotFound answers a request for a path that is not served, as IMDS does.
-func NotFound(w http.ResponseWriter, _ *http.Request) { writeError(w, errNotFound) }
+func NotFound(w http.ResponseWriter, _ *http.Request) { writeError(w, errNotFound, appendError) }
 
 // MethodNotAllowed answers a request whose method is not GET, as IMDS does.
-func MethodNotAllowed(w http.ResponseWriter, _ *http.Request) { writeError(w, errMethodNotAllowed) }
+func MethodNotAllowed(w http.ResponseWriter, _ *http.Request) {
+	writeError(w, errMethodNotAllowed, appendError)
+}
 
 // other runs the fallback handler and records the status of its answer.
 func (h *Handler) other(w http.ResponseWriter, r *http.Request, o *outcome) error {

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,22 +17,29 @@ import (
 	"imds-oidc-proxy/internal/tokens"
 )
 
+// tokenQueries are the seeds of the tests that send any query.
+var tokenQueries = []string{
+	"api-version=2018-02-01&resource=https://vault.azure.net",
+	"resource=https%3A%2F%2Fvault.azure.net%2F&client_id=" + otherID,
+	"resource=https://vault.azure.net&object_id=" + objectID,
+	"resource=api://x&msi_res_id=" + resourceID + "&bypass_cache=true",
+	"resource=00000002-0000-0000-c000-000000000000/.default&client_id=",
+	"resource=a:b&CLIENT_ID=" + otherID,
+	"resource=a:b&client%5Fid=" + otherID + "&=&&x;y",
+	"resource=a:b&clientid=" + otherID + "&bypass_cache=true&xms_cc=cp1",
+	"resource=a:b&principal_id=" + objectID + "&mi-client-id=" + otherID,
+	"resource=a:b&resource_id=" + resourceID + "&objectid=" + objectID,
+	"resource=a:b&msi-res-id=" + resourceID + "&who=" + resourceID,
+	"resource=a:%25b&\u017fcope=\u212a",
+}
+
 // FuzzTokenRequest sends any query to the token endpoint. The answer is a token or an error,
 // and the token is for the identity that more lenient parsers also find: net/url, and one
 // that ignores the case of names.
 func FuzzTokenRequest(f *testing.F) {
-	f.Add("api-version=2018-02-01&resource=https://vault.azure.net")
-	f.Add("resource=https%3A%2F%2Fvault.azure.net%2F&client_id=" + otherID)
-	f.Add("resource=https://vault.azure.net&object_id=" + objectID)
-	f.Add("resource=api://x&msi_res_id=" + resourceID + "&bypass_cache=true")
-	f.Add("resource=00000002-0000-0000-c000-000000000000/.default&client_id=")
-	f.Add("resource=a:b&CLIENT_ID=" + otherID)
-	f.Add("resource=a:b&client%5Fid=" + otherID + "&=&&x;y")
-	f.Add("resource=a:b&clientid=" + otherID + "&bypass_cache=true&xms_cc=cp1")
-	f.Add("resource=a:b&principal_id=" + objectID + "&mi-client-id=" + otherID)
-	f.Add("resource=a:b&resource_id=" + resourceID + "&objectid=" + objectID)
-	f.Add("resource=a:b&msi-res-id=" + resourceID + "&who=" + resourceID)
-	f.Add("resource=a:%25b&\u017fcope=\u212a")
+	for _, query := range tokenQueries {
+		f.Add(query)
+	}
 
 	source := &tokenSource{}
 	h := newHandler(f, config(source))
@@ -113,6 +121,7 @@ func FuzzRequest(f *testing.F) {
 	source := &tokenSource{}
 	cfg := config(source)
 	cfg.Passthrough = azure.MetadataURL(machine.URL)
+	cfg.AppServiceHeader = secret
 	h := newHandler(f, cfg)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
@@ -121,8 +130,11 @@ func FuzzRequest(f *testing.F) {
 		}
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
+		direct := r.Header["X-Forwarded-For"] == nil && r.Method == http.MethodGet
 		metadata := r.Header["Metadata"]
-		entitled := len(metadata) == 1 && strings.EqualFold(metadata[0], "true") && r.Header["X-Forwarded-For"] == nil && r.Method == http.MethodGet
+		entitled := direct && len(metadata) == 1 && strings.EqualFold(metadata[0], "true")
+		secrets := slices.Concat(r.Header["X-Identity-Header"], r.Header["Secret"])
+		hasSecret := direct && len(secrets) == 1 && secrets[0] == secret && strings.TrimSuffix(r.URL.Path, "/") == azure.AppServicePath
 		for _, header := range machine.seenHeaders() {
 			if header.Get("Metadata") != "true" || header["X-Forwarded-For"] != nil || header.Get("Via") == "" {
 				t.Errorf("IMDS saw %v", header)
@@ -133,7 +145,7 @@ func FuzzRequest(f *testing.F) {
 				t.Errorf("IMDS saw %s", target)
 			}
 		}
-		if asked := source.seen(); len(asked) != 0 && !entitled {
+		if asked := source.seen(); len(asked) != 0 && !entitled && !hasSecret {
 			t.Errorf("asked for %+v", asked)
 		}
 		if w.Code >= 400 {

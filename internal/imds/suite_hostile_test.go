@@ -118,6 +118,7 @@ func TestHostile(t *testing.T) {
 	tokens := &tokenSource{}
 	cfg := config(tokens)
 	cfg.Passthrough = azure.MetadataURL(machine.URL)
+	cfg.AppServiceHeader = secret
 	addr := serve(t, withShortBodyTimeout(newHandler(t, cfg)))
 
 	count := 0
@@ -229,9 +230,15 @@ func expand(line string) string {
 	line = strings.NewReplacer(
 		"{token}", tokenPath+"?"+query,
 		"{query}", query,
+		"{app service}", azure.AppServicePath+"?api-version=2019-08-01&resource=https://vault.azure.net",
+		"{secret}", secret,
+		"{end}", `Host: 127.0.0.1:8000\r\nConnection: close\r\n\r\n`,
 		"{headers}", `Host: 169.254.169.254\r\nMetadata: true\r\nConnection: close\r\n\r\n`,
 		"{default}", defaultID,
 		"{other}", otherID,
+		"{mapped}", mappedID,
+		"{object}", objectID,
+		"{arm}", resourceID,
 	).Replace(line)
 	return repeated.ReplaceAllStringFunc(line, func(s string) string {
 		parts := repeated.FindStringSubmatch(s)
@@ -303,6 +310,9 @@ func checkAnswers(t *testing.T, c hostileCase, answers []byte) {
 		statuses = append(statuses, resp.StatusCode)
 		if resp.StatusCode >= 400 && !c.plain && method != http.MethodHead {
 			checkErrorBody(t, resp, body)
+		}
+		if bytes.Contains(body, []byte(secret)) {
+			t.Errorf("the secret was sent: %s", body)
 		}
 	}
 	if !slices.Equal(statuses, c.statuses) {

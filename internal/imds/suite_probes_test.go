@@ -76,6 +76,10 @@ func TestProbes(t *testing.T) {
 				p.check(t, available, "Metadata: true", "Via: 1.1 "+imds.ServerName)
 			case "too many requests at a time":
 				p.checkBusy(t)
+			case "`--instance-metadata` has it", "`--instance-metadata` does not have it", "`--instance-metadata` has a string there", "`--instance-metadata`, unknown version":
+				for _, imds := range []string{"", available} {
+					p.checkInstance(t, imds)
+				}
 			case "IMDS answers":
 				p.check(t, available, "Metadata: true")
 			default:
@@ -118,6 +122,18 @@ func (p probe) check(t *testing.T, forwardTo string, headers ...string) {
 	// Docker Desktop answers 403 with this word, and SDKs then take the proxy for it.
 	if strings.Contains(strings.ToLower(w.Body.String()), "unreachable") {
 		t.Errorf("got %q", w.Body)
+	}
+}
+
+// checkInstance checks the answer from a document.
+func (p probe) checkInstance(t *testing.T, forwardTo string) {
+	t.Helper()
+	var event imds.Event
+	cfg := config(&tokenSource{})
+	cfg.Passthrough, cfg.Instance = azure.MetadataURL(forwardTo), parseInstance(t, `{"compute": {"location": "westeurope"}}`, nil)
+	cfg.Observe = func(_ *http.Request, e imds.Event) { event = e }
+	if w := get(newHandler(t, cfg), p.path); strconv.Itoa(w.Code) != p.status || event.Refusal != p.reason {
+		t.Errorf("got %d %s, observed %+v, want %s %q", w.Code, w.Body, event, p.status, p.reason)
 	}
 }
 

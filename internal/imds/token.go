@@ -22,10 +22,15 @@ var errUnusableToken = errors.New("the token source returned a token that is emp
 
 // token answers a request for an access token.
 func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) error {
+	return h.answerToken(w, r, o, checkHeaders)
+}
+
+// answerToken answers a request for an access token whose headers pass the check.
+func (h *Handler) answerToken(w http.ResponseWriter, r *http.Request, o *outcome, check func(*http.Request) error) error {
 	if h.debug {
 		h.log.Debug("received token request", zap.String("method", bounded(r.Method)), zap.String("path", o.path))
 	}
-	wanted, err := h.readTokenRequest(r, o)
+	wanted, err := h.readTokenRequest(r, o, check)
 	if err != nil {
 		return err
 	}
@@ -46,7 +51,7 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, o *outcome) erro
 	if !usable(result.Token, o.answered) {
 		return errUnusableToken
 	}
-	o.body = appendToken(o.body, o.clientID, o.resource, result.Token, o.answered)
+	o.body = appendToken(o.body, o, result.Token)
 	if err := writeJSON(w, http.StatusOK, o.body); err != nil {
 		return err
 	}
@@ -74,11 +79,11 @@ func (h *Handler) tokenForHalfClosed(ctx context.Context, wanted tokens.Request,
 
 // readTokenRequest validates a request in the same order as IMDS. It fills in the outcome
 // also if it returns an error, for the log.
-func (h *Handler) readTokenRequest(r *http.Request, o *outcome) (tokens.Request, error) {
+func (h *Handler) readTokenRequest(r *http.Request, o *outcome, check func(*http.Request) error) (tokens.Request, error) {
 	if err := requireGet(r); err != nil {
 		return tokens.Request{}, err
 	}
-	if err := checkHeaders(r); err != nil {
+	if err := check(r); err != nil {
 		return tokens.Request{}, err
 	}
 	if r.ContentLength != 0 { // the body could name an identity, as in a form
@@ -149,33 +154,33 @@ func appendVersions(b []byte, versions []string) []byte {
 // one line, no white space, every value a string, in this order. Some clients search for
 // substrings (mssql-jdbc, SqlClient), some split at a name (azcopy), some read only one
 // line (Java). encoding/json is slower and would escape the & in a resource.
-func appendToken(b []byte, clientID, resource string, token exchange.Token, now time.Time) []byte {
-	expiresIn := int64(token.ExpiresOn.Sub(now) / time.Second)
+func appendToken(b []byte, o *outcome, token exchange.Token) []byte {
+	expiresIn := int64(token.ExpiresOn.Sub(o.answered) / time.Second)
 
 	b = append(b, `{"access_token":`...)
 	b = appendJSONString(b, token.AccessToken)
 	b = append(b, `,"client_id":`...)
-	b = appendJSONString(b, clientID)
+	b = appendJSONString(b, o.clientID)
 	b = append(b, `,"expires_in":"`...)
 	b = strconv.AppendInt(b, expiresIn, 10)
 	b = append(b, `","expires_on":"`...)
-	b = strconv.AppendInt(b, token.ExpiresOn.Unix(), 10)
+	b = appendExpiry(b, token.ExpiresOn, o.dates)
 	b = append(b, `","ext_expires_in":"`...)
 	b = strconv.AppendInt(b, expiresIn, 10)
 	b = append(b, `","not_before":"`...)
 	b = strconv.AppendInt(b, token.NotBefore.Unix(), 10)
 	b = append(b, `","resource":`...)
-	b = appendJSONString(b, resource)
+	b = appendJSONString(b, o.resource)
 	return append(b, `,"token_type":"Bearer"}`...)
 }
 
 // appendError appends the body of an error response: always these two members, both
 // strings.
-func appendError(b []byte, code, description string) []byte {
+func appendError(b []byte, a answer) []byte {
 	b = append(b, `{"error":`...)
-	b = appendJSONString(b, code)
+	b = appendJSONString(b, a.code)
 	b = append(b, `,"error_description":`...)
-	b = appendJSONString(b, description)
+	b = appendJSONString(b, a.description)
 	return append(b, '}')
 }
 

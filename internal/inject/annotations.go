@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"imds-oidc-proxy/internal/azure"
+	"imds-oidc-proxy/internal/cnirequest"
 	"imds-oidc-proxy/internal/flagenv"
 )
 
@@ -40,6 +41,7 @@ const (
 // Annotations that azure-workload-identity does not have.
 const (
 	RedirectAnnotation           = "imds-oidc-proxy/redirect"
+	AppServiceAnnotation         = "imds-oidc-proxy/app-service"
 	IdentitiesAnnotation         = "imds-oidc-proxy/identities"
 	PrefetchAnnotation           = "imds-oidc-proxy/prefetch"
 	AllowedClientIDsAnnotation   = "imds-oidc-proxy/allowed-client-ids"
@@ -53,6 +55,7 @@ const (
 	NoProxyAnnotation            = "imds-oidc-proxy/no-proxy"
 	CAConfigMapAnnotation        = "imds-oidc-proxy/ca-config-map"
 	ProxyEnvAnnotation           = "imds-oidc-proxy/proxy-env"
+	InstanceMetadataAnnotation   = "imds-oidc-proxy/instance-metadata"
 )
 
 // Annotation describes a label or an annotation of a pod or a service account.
@@ -108,9 +111,12 @@ var annotations = []Annotation{
 		Effect: "`\"true\"`: the pod gets its tokens by an [identity binding](identity-bindings.md) of AKS, from the token proxy that AKS's webhook sets in the pod"},
 	{Name: TokenEndpointPrefix + "SUFFIX", On: onPod, Values: `"true" or "false"`, Default: `"false"`,
 		Effect: "`\"true\"`: the pod gets its tokens from another token endpoint of the cluster; SUFFIX and the endpoint are [configured](identity-bindings.md#without-akss-webhook)"},
-	{Name: RedirectAnnotation, On: onPod, Values: "`forward`, `sealed` or `none`", Default: "`forward`",
-		Effect: "`forward` redirects the metadata address and forwards instance metadata; `sealed` forwards nothing, and no process in the pod reaches the address; `none` injects no init container and sets `AZURE_POD_IDENTITY_AUTHORITY_HOST` in the application's containers instead",
+	{Name: RedirectAnnotation, On: onPod, Values: "`forward`, `sealed`, `none`, `cni-forward` or `cni-sealed`", Default: "as configured, else `forward`",
+		Effect: "`forward` redirects the metadata address and forwards instance metadata; `sealed` forwards nothing, and no process in the pod reaches the address; `none` injects no init container and sets `AZURE_POD_IDENTITY_AUTHORITY_HOST` in the application's containers instead; `cni-forward` and `cni-sealed` are `forward` and `sealed` by the node's CNI plugin, and the init container needs no privilege",
 		read:   readRedirect, proxy: true},
+	{Name: AppServiceAnnotation, On: onPod, Values: `"true" or "false"`, Default: "`\"true\"` with `redirect: none`, else `\"false\"`",
+		Effect: "`\"true\"` sets `IDENTITY_ENDPOINT`, `IDENTITY_HEADER`, `MSI_ENDPOINT` and `MSI_SECRET` in the application's containers, so that most clients request tokens from the proxy in the protocol of App Service, which needs no redirect; and `PROXY_APP_SERVICE_HEADER` in `azwi-proxy`. The secret is the pod's UID",
+		read:   readAppService, proxy: true},
 	{Name: IdentitiesAnnotation, On: onPod, Values: "SELECTOR=CLIENT_ID, separated by commas",
 		Effect: "`PROXY_IDENTITY`: requests by this object ID or ARM resource ID get this client ID's token", read: readIdentities, proxy: true},
 	{Name: PrefetchAnnotation, On: onPod, Values: "resources, separated by commas",
@@ -137,12 +143,19 @@ var annotations = []Annotation{
 		Effect: "`PROXY_CA_FILE` of `azwi-proxy`: it trusts these certificate authorities for Entra in addition to the system's, for example those of a proxy that inspects TLS", read: readCAConfigMap, proxy: true},
 	{Name: ProxyEnvAnnotation, On: onPod, Values: "JSON such as `{\"PROXY_LOG_FORMAT\": \"console\"}`", Default: "as configured",
 		Effect: "further variables of `azwi-proxy`; they replace the default as a whole", read: readProxyEnv, proxy: true},
+	{Name: InstanceMetadataAnnotation, On: onPod, Values: "NAME or NAME/KEY of a ConfigMap", Default: "none; the key `instance.json`",
+		Effect: "`PROXY_INSTANCE_METADATA` of `azwi-proxy`: requests for instance metadata are answered from this document, with the name of the node added, and never by the node", read: readInstance, proxy: true},
 	{Name: AddedAnnotation, On: onPod, Values: "written by imds-migrate", Default: "none",
 		Effect: "which label and annotations `imds-migrate inject` has added, with `--all` or `--identity-file`, for `uninject`"},
 }
 
 // injectedAnnotation has the values of [Config.RecordValues]. It is not a setting.
 const injectedAnnotation = ownPrefix + "injected"
+
+// isWritten reports whether a pass of [Pod] writes the annotation, which is not a setting.
+func isWritten(name string) bool {
+	return name == injectedAnnotation || name == cnirequest.Annotation
+}
 
 // ownPrefix is the prefix of the annotations that only this project uses.
 const ownPrefix = "imds-oidc-proxy/"
@@ -241,7 +254,7 @@ func checkUnknown(pod *corev1.Pod) error {
 	known := ownNames()
 	var unknown []string
 	for name := range pod.Annotations {
-		if strings.HasPrefix(name, ownPrefix) && name != injectedAnnotation && !slices.Contains(known, name) {
+		if strings.HasPrefix(name, ownPrefix) && !isWritten(name) && !slices.Contains(known, name) {
 			unknown = append(unknown, name)
 		}
 	}

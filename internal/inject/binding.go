@@ -121,7 +121,7 @@ func (p *plan) bindingFile(c containerRef, file string, optional bool) (string, 
 		return "", refuse(where, "%s is in a mount with subPathExpr, which the proxy cannot have; use subPath", shorten(file))
 	case m.Name == p.token.volume && m.SubPath == "":
 		return path.Join(p.token.mountPath, strings.TrimPrefix(path.Clean(file), path.Clean(m.MountPath))), nil
-	case path.Clean(m.MountPath) == path.Clean(p.token.mountPath) || path.Clean(m.MountPath) == caMountPath:
+	case path.Clean(m.MountPath) == path.Clean(p.token.mountPath) || isConfigMapPath(m.MountPath):
 		return "", refuse(where, "volume %q is mounted at %s, where the proxy has another volume; use another path", shorten(m.Name), shorten(m.MountPath))
 	}
 	p.binding.mounts = []corev1.VolumeMount{{Name: m.Name, MountPath: m.MountPath, SubPath: m.SubPath, ReadOnly: true}}

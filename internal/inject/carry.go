@@ -64,13 +64,14 @@ func recorded(c corev1.Container) map[string]bool {
 
 // keptSettings are the variables of the proxy and the init container that [Pod] does not write,
 // and that others may add: none of them changes whose tokens are served, or to whom.
-var keptSettings = []string{"PROXY_CA_FILE", "PROXY_LOG_ALL_REQUESTS", "PROXY_LOG_FORMAT", "PROXY_STRICT_API_VERSION", "PROXY_TERMINATION_LOG"}
+var keptSettings = []string{"PROXY_CA_FILE", "PROXY_LOG_ALL_REQUESTS", "PROXY_LOG_FORMAT", requireBlockedEnv, "PROXY_STRICT_API_VERSION", "PROXY_TERMINATION_LOG"}
 
 // writtenSettings are the variables that [Pod] writes into injected containers, depending on
 // annotations and configuration. They are replaced without a warning.
 var writtenSettings = append([]string{
 	"PROXY_PORT", "PROXY_IDENTITY", "PROXY_PREFETCH", "PROXY_ALLOWED_CLIENT_IDS", "PROXY_LOG_LEVEL", "GOMEMLIMIT",
-	"PROXY_ADMIN_ADDRESS", "PROXY_IMDS_PASSTHROUGH", "PROXY_SHUTDOWN_DELAY",
+	"PROXY_ADMIN_ADDRESS", "PROXY_IMDS_PASSTHROUGH", "PROXY_SHUTDOWN_DELAY", appServiceHeaderEnv,
+	nodeNameEnv, regionEnv, instanceEnv, instanceFieldsEnv,
 	"PROXY_UID", "PROXY_GID", "PROXY_SEAL", "PROXY_DENY", recordEnv,
 }, injectedEnv...)
 
@@ -162,7 +163,7 @@ func carryEnv(want, have corev1.Container, ours map[string]bool) (env []corev1.E
 		case e.Name == "PROXY_DENY" && e.Value != wireServer: // no pass wrote this value
 			lost = append(lost, "env "+e.Name)
 		case slices.Contains(writtenSettings, e.Name) || ours["env."+e.Name]:
-		case isWanted && value == e.Value && e.ValueFrom == nil:
+		case isWanted && value == valueText(e):
 		case isWanted || isSetting(want.Name, e.Name):
 			lost = append(lost, "env "+e.Name)
 		default:
@@ -182,7 +183,7 @@ func carryMounts(want, have corev1.Container) (mounts []corev1.VolumeMount, lost
 	}
 	for _, m := range have.VolumeMounts {
 		switch {
-		case reserved(m.Name) || m.Name == caVolume:
+		case reserved(m.Name) || isConfigMapName(m.Name):
 		case slices.ContainsFunc(want.VolumeMounts, func(w corev1.VolumeMount) bool { return w.Name == m.Name && w.MountPath == m.MountPath }):
 		case taken[path.Clean(m.MountPath)]:
 			lost = append(lost, "volumeMount "+shorten(m.Name))

@@ -88,13 +88,13 @@ func (s *settings) checkPorts(pod *corev1.Pod) error {
 // that the proxy can forward instance metadata. Another process with this user would reach the
 // node's IMDS, and could get the node's identity.
 func (s *settings) checkUser(pod *corev1.Pod) error {
-	if s.redirect != redirectForward {
+	if !s.redirect.forwards() {
 		return nil
 	}
 	for _, c := range authorContainers(pod) {
 		user, where := userOf(pod, c)
 		if user != nil && *user == azure.ProxyID {
-			return refuse(where, "%d is the proxy's user, which the redirect does not keep from the node's IMDS; use another user, or annotation %s: %s", azure.ProxyID, RedirectAnnotation, redirectSealed)
+			return refuse(where, "%d is the proxy's user, which the redirect does not keep from the node's IMDS; use another user, or annotation %s: %s", azure.ProxyID, RedirectAnnotation, s.redirect.sealedForm())
 		}
 	}
 	return nil

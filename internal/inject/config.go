@@ -31,6 +31,9 @@ type Config struct {
 	// Audience is the audience of the projected token. The default is [azure.Audience].
 	Audience string
 
+	// Redirect is the value of [RedirectAnnotation] for pods without it. The default is forward.
+	Redirect string
+
 	// PostStart makes the proxy the first of the pod's containers, with a postStart hook that
 	// waits until it is ready, for Kubernetes before 1.29. Otherwise the proxy is a
 	// native sidecar.
@@ -65,7 +68,8 @@ type Config struct {
 	// fields above.
 	ProxyEnv []corev1.EnvVar
 
-	// TokenEndpoint configures identity bindings. If it is zero, there are none.
+	// TokenEndpoint configures a token endpoint for identity bindings. If it is zero, there are
+	// only those of AKS, whose endpoint AKS's webhook sets in the pod.
 	TokenEndpoint TokenEndpoint
 }
 

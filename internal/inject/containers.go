@@ -40,7 +40,7 @@ func (p *plan) proxyContainer() corev1.Container {
 		Image:           s.ProxyImage,
 		Env:             slices.Concat(p.identityEnv(p.token.mountPath), p.binding.env, s.proxyEnv()),
 		Resources:       *s.ProxyResources,
-		VolumeMounts:    slices.Concat([]corev1.VolumeMount{p.mount(p.token.mountPath)}, p.binding.mounts, s.caMounts()),
+		VolumeMounts:    slices.Concat([]corev1.VolumeMount{p.mount(p.token.mountPath)}, p.binding.mounts, s.configMapMounts()),
 		SecurityContext: restricted(azure.ProxyID),
 	}
 	// A startup probe would delay the pod by a second: see ADR 0051.
@@ -72,9 +72,16 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 		env = append(env, corev1.EnvVar{Name: "PROXY_ADMIN_ADDRESS", Value: ":" + decimal(s.adminPort)})
 	}
 	// If the pod is sealed, a forwarded request would be redirected to the proxy again.
-	// Without a redirect, applications reach the node's metadata without the proxy.
-	if s.redirect != redirectForward {
+	// Without a redirect, an application that reads metadata asks the node itself.
+	if !s.redirect.forwards() {
 		env = append(env, corev1.EnvVar{Name: "PROXY_IMDS_PASSTHROUGH", Value: "off"})
+	}
+	env = append(env, s.instanceEnvs()...)
+	if s.servesAppService() {
+		env = append(env, podUID(appServiceHeaderEnv))
+	}
+	if s.redirect == redirectNone { // for `proxy check`: the pod is meant to have no redirect
+		env = append(env, corev1.EnvVar{Name: azure.EnvIMDSHost, Value: imdsHost(decimal(s.port))})
 	}
 	extra := s.extraEnv()
 	env = append(env, corev1.EnvVar{Name: recordEnv, Value: record(extra, *s.ProxyResources)})
@@ -111,8 +118,8 @@ func memoryLimit(r corev1.ResourceRequirements) string {
 	return fmt.Sprintf("%dB", bytes)
 }
 
-// initContainer returns the container of deploy/components/redirect, or of
-// deploy/components/sealed.
+// initContainer returns the container of deploy/components/redirect, of deploy/components/sealed,
+// or the validator.
 func (s *settings) initContainer() corev1.Container {
 	env := []corev1.EnvVar{
 		{Name: "PROXY_PORT", Value: decimal(s.port)},
@@ -120,10 +127,13 @@ func (s *settings) initContainer() corev1.Container {
 		{Name: "PROXY_GID", Value: decimal(azure.ProxyID)},
 		{Name: "PROXY_LOG_LEVEL", Value: s.LogLevel},
 	}
-	if s.redirect == redirectSealed {
+	if s.redirect.sealed() {
 		env = append(env, corev1.EnvVar{Name: "PROXY_SEAL", Value: "true"}, corev1.EnvVar{Name: "PROXY_DENY", Value: wireServer})
 	}
 	env = append(env, corev1.EnvVar{Name: recordEnv, Value: record(nil, *s.ProxyInitResources)})
+	if s.redirect.byCNI() {
+		return s.validator(withoutEmpty(env))
+	}
 	security := restricted(0)
 	security.RunAsNonRoot = new(false)
 	security.Capabilities.Add = []corev1.Capability{"NET_ADMIN"}
@@ -154,7 +164,7 @@ func restricted(id int64) *corev1.SecurityContext {
 func decimal(n int32) string { return strconv.Itoa(int(n)) }
 
 func withoutEmpty(env []corev1.EnvVar) []corev1.EnvVar {
-	return slices.DeleteFunc(env, func(e corev1.EnvVar) bool { return e.Value == "" })
+	return slices.DeleteFunc(env, func(e corev1.EnvVar) bool { return e.Value == "" && e.ValueFrom == nil })
 }
 
 // ownParts adds what the proxy needs, if it is injected.

@@ -3,6 +3,7 @@ package inject
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -35,6 +36,7 @@ func earlierValues(pod *corev1.Pod) map[string]string {
 				earlier[e.Name] = e.Value
 			}
 		}
+		addAppService(earlier, c.Container)
 		return earlier
 	}
 	// An invalid value, which only an author can have written, records nothing.
@@ -45,17 +47,23 @@ func earlierValues(pod *corev1.Pod) map[string]string {
 }
 
 // imdsHost returns AZURE_POD_IDENTITY_AUTHORITY_HOST for the port of the proxy.
-func imdsHost(port string) string { return fmt.Sprintf("http://127.0.0.1:%s", port) }
+func imdsHost(port string) string { return fmt.Sprintf("http://%s:%s", loopback, port) }
 
 // writtenIn returns a function that reports whether an earlier pass wrote a variable of the
 // container: it has the value that this pass wrote, and it comes after the path of the token, as
-// with [plan.injectedBefore].
+// with [plan.injectedBefore]. A pass writes all of appServiceNames or none.
 func (p *plan) writtenIn(c containerRef) func(int) bool {
 	anchor := variable(c.Container, azure.EnvFederatedTokenFile)
+	same := func(i int) bool {
+		value, known := p.earlier[c.Env[i].Name]
+		return known && valueText(c.Env[i]) == value && anchor >= 0 && anchor < i
+	}
+	hasAll := !slices.ContainsFunc(appServiceNames, func(name string) bool {
+		i := variable(c.Container, name)
+		return i < 0 || !same(i)
+	})
 	return func(i int) bool {
-		e := c.Env[i]
-		value, known := p.earlier[e.Name]
-		return known && e.ValueFrom == nil && e.Value == value && anchor >= 0 && anchor < i
+		return same(i) && (hasAll || !slices.Contains(appServiceNames, c.Env[i].Name))
 	}
 }
 
@@ -82,12 +90,19 @@ func (p *plan) recordValues() {
 	}
 }
 
-// removeRecord removes the annotation of recordValues.
-func (p *plan) removeRecord() {
-	switch _, recorded := p.pod.Annotations[injectedAnnotation]; {
-	case recorded && len(p.pod.Annotations) == 1:
+// removeWritten removes the annotations of recordValues and requestRedirect.
+func (p *plan) removeWritten() {
+	var written []string
+	for _, name := range slices.Sorted(maps.Keys(p.pod.Annotations)) {
+		if isWritten(name) {
+			written = append(written, name)
+		}
+	}
+	if len(written) > 0 && len(written) == len(p.pod.Annotations) {
 		p.remove("/metadata/annotations")
-	case recorded:
-		p.remove("/metadata/annotations/" + escape(injectedAnnotation))
+		return
+	}
+	for _, name := range written {
+		p.remove("/metadata/annotations/" + escape(name))
 	}
 }

@@ -38,7 +38,13 @@ func TestEarlierValues(t *testing.T) {
 			annotate(inject.RedirectAnnotation, "none")(p)
 			annotate(inject.ProxyPortAnnotation, "9000")(p)
 		}, account(), plain},
-		"old style": {nothing, other, old},
+		"old style":              {nothing, other, old},
+		"App Service":            {appServiceOn, account(), plain},
+		"App Service, old style": {appServiceOn, other, old},
+		"no redirect, without App Service": {func(p *corev1.Pod) {
+			noRedirect(p)
+			appServiceOff(p)
+		}, account(), plain},
 	}
 	for _, way := range []string{"true", "false"} {
 		for _, own := range []bool{false, true} {
@@ -80,6 +86,7 @@ func checkSameEnv(t *testing.T, what string, got, want *corev1.Pod) {
 		for _, name := range []string{"AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST", "AZURE_KUBERNETES_TOKEN_PROXY", "AZURE_KUBERNETES_SNI_NAME", "AZURE_KUBERNETES_CA_DATA", "AZURE_KUBERNETES_CA_FILE", "AZURE_POD_IDENTITY_AUTHORITY_HOST"} {
 			b.WriteString(name + "=" + value(c, name) + "\n")
 		}
+		b.WriteString(strings.Join(appService(c), "\n"))
 		return b.String()
 	}
 	for _, name := range []string{"app", "migrate", inject.ProxyName} {

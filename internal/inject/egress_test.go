@@ -201,3 +201,35 @@ func TestEgressRefusals(t *testing.T) {
 		checkRefusal(t, err, "spec.volumes[imds-oidc-proxy-ca].name: this name is reserved for the injected volume; use another name")
 	}
 }
+
+// TestRequireBlocked checks that the proxy of a pod without a redirect can be told to require that
+// the node's IMDS is blocked, also for all pods, and that a proxy that forwards to it is not.
+func TestRequireBlocked(t *testing.T) {
+	const name = "PROXY_REQUIRE_IMDS_BLOCKED"
+	all := config()
+	all.ProxyEnv = []corev1.EnvVar{{Name: name, Value: "true"}}
+	annotated := annotate(inject.ProxyEnvAnnotation, `{"`+name+`":"true"}`)
+	for _, c := range []struct {
+		redirect string
+		want     string
+	}{{"none", "true"}, {"sealed", "true"}, {"forward", "(unset)"}} {
+		for _, pod := range []*corev1.Pod{
+			mutate(t, injected(annotate(inject.RedirectAnnotation, c.redirect)), account(), all),
+			mutate(t, injected(annotate(inject.RedirectAnnotation, c.redirect), annotated), account(), config()),
+		} {
+			if got := value(find(pod.Spec.InitContainers, inject.ProxyName), name); got != c.want {
+				t.Errorf("%s: %s is %s, want %s", c.redirect, name, got, c.want)
+			}
+		}
+	}
+	// The setting does not stay when the pod gets a redirect.
+	pod := mutate(t, injected(annotate(inject.RedirectAnnotation, "none")), account(), all)
+	annotate(inject.RedirectAnnotation, "forward")(pod)
+	pod = mutate(t, pod, account(), all)
+	if got := value(find(pod.Spec.InitContainers, inject.ProxyName), name); got != "(unset)" {
+		t.Errorf("after a change to forward: %s is %s", name, got)
+	}
+	if len(all.ProxyEnv) != 1 {
+		t.Error("Pod changed the configuration")
+	}
+}

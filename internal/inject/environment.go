@@ -64,6 +64,7 @@ func (p *plan) environment(c containerRef) error {
 	if s := p.settings; s.inject && s.redirect == redirectNone {
 		want = append(want, corev1.EnvVar{Name: azure.EnvIMDSHost, Value: imdsHost(decimal(s.port))})
 	}
+	want = append(want, p.appServiceEnv(c)...)
 	written := p.writtenIn(c)
 	var missing []corev1.EnvVar
 	for _, env := range want {
@@ -71,7 +72,7 @@ func (p *plan) environment(c containerRef) error {
 		switch {
 		case i < 0:
 			missing = append(missing, env)
-		case dangling(c.Container, c.Env[i], mountPath), written(i) && c.Env[i].Value != env.Value:
+		case dangling(c.Container, c.Env[i], mountPath), written(i) && valueText(c.Env[i]) != valueText(env):
 			p.replace(at(c.path()+"/env", i)+"/value", env.Value)
 		}
 	}

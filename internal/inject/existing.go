@@ -77,9 +77,21 @@ func sameSettings(want, have corev1.Container) bool {
 func values(env []corev1.EnvVar) map[string]string {
 	set := map[string]string{}
 	for _, e := range env {
-		set[e.Name] = e.Value
+		set[e.Name] = valueText(e)
 	}
 	return set
+}
+
+// valueText returns the value of a variable as a text that differs from that of any other value.
+// The API server adds a version to a reference to a field of the pod, so the text has none.
+func valueText(e corev1.EnvVar) string {
+	switch {
+	case e.ValueFrom == nil:
+		return e.Value
+	case e.ValueFrom.FieldRef != nil:
+		return "\x00field " + e.ValueFrom.FieldRef.FieldPath
+	}
+	return "\x00" + encoded(e.ValueFrom)
 }
 
 // isSetting reports whether an injected container reads the variable, and it is not one that

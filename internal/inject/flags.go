@@ -41,6 +41,8 @@ func (c *Config) AddFlags(set *flagenv.Set) {
 	optional(flags, &c.AuthorityHost, "authority-host", azure.ParseAuthorityHost, "`URL` of Entra, instead of the URL for --cloud")
 	flags.StringVar(&c.Audience, "audience", c.Audience, "`audience` of the projected token")
 	set.Group(groupInjected)
+	optional(flags, &c.Redirect, "redirect", oneRedirect,
+		"`mode` of pods without the annotation "+RedirectAnnotation+": forward, sealed, none, cni-forward or cni-sealed; empty means forward")
 	optional(flags, &c.LogLevel, "proxy-log-level", parseLogLevel, "log `level` of injected containers: error, warn, info or debug; empty means info")
 	optional(flags, &c.ProxyResources, "proxy-resources", parseResources, "resource requests and limits of injected proxies, in `JSON`, not YAML; empty means those of deploy/components")
 	optional(flags, &c.ProxyInitResources, "proxy-init-resources", parseResources, "the same `JSON` for injected init containers")
@@ -56,7 +58,7 @@ func (e *TokenEndpoint) addFlags(set *flagenv.Set) {
 	flags := set.FlagSet
 	set.Group(groupBindings)
 	optional(flags, &e.AnnotationSuffix, "token-endpoint-annotation-suffix", parseSuffix,
-		"pods with the annotation "+TokenEndpointPrefix+"`SUFFIX`=true get their tokens from --token-endpoint-proxy; empty means there are no identity bindings")
+		"pods with the annotation "+TokenEndpointPrefix+"`SUFFIX`=true get their tokens from --token-endpoint-proxy; empty: none. The identity bindings of AKS need none of these flags")
 	flags.StringVar(&e.Audience, "token-endpoint-audience", "", "`audience` of the projected token of these pods (required with the suffix)")
 	optional(flags, &e.TokenProxy, "token-endpoint-proxy", azure.ParseTokenProxy, "`URL` of the token endpoint (required with the suffix)")
 	flags.StringVar(&e.SNIName, "token-endpoint-sni-name", "", "TLS server `name` of the token endpoint")

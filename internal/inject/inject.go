@@ -27,7 +27,7 @@
 // annotations choose among the settings that the configuration allows. They may also set the
 // images, because anyone who may create pods can run any image anyway. The patch contains values
 // of annotations only in typed fields, and never in a shell command. The init container has
-// NET_ADMIN. This gives no pod a privilege that admission would refuse, because the API server
+// NET_ADMIN, unless the CNI plugin installs the redirect. This gives no pod a privilege that admission would refuse, because the API server
 // checks the pod after the patch.
 package inject
 
@@ -65,7 +65,8 @@ func PodContext(ctx context.Context, pod *corev1.Pod, account *corev1.ServiceAcc
 		func() error { return p.environments(ctx) },
 		infallible(p.ownParts),
 		infallible(p.recordValues),
-		func() error { return p.authoritiesVolume(p.tokenVolume()) },
+		infallible(p.requestRedirect),
+		func() error { return p.addConfigMapVolumes(p.tokenVolume()) },
 		infallible(p.warn),
 		ctx.Err,
 	} {

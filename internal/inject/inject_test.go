@@ -94,7 +94,7 @@ func TestSkipped(t *testing.T) {
 
 // TestKept checks that variables of the author are not changed.
 func TestKept(t *testing.T) {
-	pod := injected(annotate(inject.RedirectAnnotation, "none"))
+	pod := injected(annotate(inject.RedirectAnnotation, "none"), annotate(inject.AppServiceAnnotation, "false"))
 	pod.Spec.Containers[0].Env = []corev1.EnvVar{
 		{Name: "AZURE_CLIENT_ID", ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{Key: "id"}}},
 		{Name: "AZURE_AUTHORITY_HOST", Value: "https://entra.example.test/"},

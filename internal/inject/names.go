@@ -75,7 +75,7 @@ func wrongAnnotation(name, on string) string {
 		return "it must be a label of the pod"
 	case a.Name != "" && !strings.Contains(a.On, on):
 		return "it must be on the " + a.On
-	case a.Name != "" || name == injectedAnnotation || strings.HasPrefix(name, TokenEndpointPrefix):
+	case a.Name != "" || isWritten(name) || strings.HasPrefix(name, TokenEndpointPrefix):
 		return ""
 	}
 	return misspelt(name)

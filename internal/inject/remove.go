@@ -30,10 +30,12 @@ func Remove(pod *corev1.Pod) Result {
 		}
 	}
 	p.removeMetricsLabel(ours)
-	p.removeRecord()
+	p.removeWritten()
 	removeWhere(p, initContainers, pod.Spec.InitContainers, each(ours))
 	removeWhere(p, containers, pod.Spec.Containers, each(ours))
-	removeWhere(p, volumes, pod.Spec.Volumes, each(func(v corev1.Volume) bool { return isInjectedVolume(v) || proxied && isCAVolume(v) && !p.mountsCA() }))
+	removeWhere(p, volumes, pod.Spec.Volumes, each(func(v corev1.Volume) bool {
+		return isInjectedVolume(v) || proxied && isConfigMapVolume(v) && !p.mounts(v.Name)
+	}))
 	return p.Result
 }
 
@@ -55,7 +57,7 @@ func (p *plan) injectedBefore(c containerRef) func(int, corev1.EnvVar) bool {
 		return e.Name == azure.EnvFederatedTokenFile && mounts.contain(e.Value)
 	})
 	return func(i int, e corev1.EnvVar) bool {
-		return anchor >= 0 && i >= anchor && e.ValueFrom == nil && slices.Contains(injectedEnv, e.Name)
+		return anchor >= 0 && i >= anchor && (e.ValueFrom == nil && slices.Contains(injectedEnv, e.Name) || isAppService(e))
 	}
 }
 

@@ -27,6 +27,7 @@ func TestRemove(t *testing.T) {
 		"injected":      {injected(), config()},
 		"admin port":    {injected(annotate(inject.AdminPortAnnotation, "8001")), config()},
 		"none":          {injected(annotate(inject.RedirectAnnotation, "none"), initNamed("migrate")), config()},
+		"CNI":           {injected(annotate(inject.RedirectAnnotation, "cni-sealed")), config()},
 		"own variables": {injected(withEnv), config()},
 		"postStart":     {injected(), postStart},
 		"binding":       {injected(annotate(inject.TokenEndpointPrefix+"identity-binding", "true")), binding},

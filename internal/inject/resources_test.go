@@ -172,7 +172,7 @@ func TestResources(t *testing.T) {
 	kept := 0
 	for what, change := range pods {
 		for how, give := range given {
-			for _, redirect := range []string{"forward", "none"} {
+			for _, redirect := range []string{"forward", "none", "cni-forward"} {
 				for variant := range 4 {
 					postStart, webhook := variant%2 == 1, variant/2 == 1
 					name := fmt.Sprintf("%s, %s, %s, postStart %t", what, how, redirect, postStart)

@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -20,12 +21,34 @@ const (
 	defaultExpiration = 3600
 )
 
+// redirect is a value of [RedirectAnnotation].
+type redirect string
+
 // The values of [RedirectAnnotation].
 const (
-	redirectForward = "forward"
-	redirectSealed  = "sealed"
-	redirectNone    = "none"
+	redirectForward    redirect = "forward"
+	redirectSealed     redirect = "sealed"
+	redirectNone       redirect = "none"
+	redirectCNIForward redirect = "cni-forward"
+	redirectCNISealed  redirect = "cni-sealed"
 )
+
+// byCNI reports whether the CNI plugin installs the redirect, and not the init container.
+func (r redirect) byCNI() bool { return r == redirectCNIForward || r == redirectCNISealed }
+
+// sealed reports whether the redirect exempts no process.
+func (r redirect) sealed() bool { return r == redirectSealed || r == redirectCNISealed }
+
+// forwards reports whether the redirect exempts the proxy, which forwards instance metadata.
+func (r redirect) forwards() bool { return r == redirectForward || r == redirectCNIForward }
+
+// sealedForm returns the value with which the redirect exempts no process.
+func (r redirect) sealedForm() redirect {
+	if r.byCNI() {
+		return redirectCNISealed
+	}
+	return redirectSealed
+}
 
 // settings is the configuration for one pod.
 type settings struct {
@@ -45,9 +68,12 @@ type settings struct {
 
 	inject, injectSet bool
 	port, adminPort   int32
-	redirect          string
+	redirect          redirect
+	appService        *bool  // nil: the default, which depends on redirect
 	shutdownDelay     string // [shutdownDelayEnv]
 	memoryLimit       string // the proxy's GOMEMLIMIT
+
+	instanceConfigMap ConfigMapKey
 
 	identities list[azure.Identity]
 	prefetch   list[azure.Resource]
@@ -58,7 +84,7 @@ func defaults(config Config) *settings {
 	config.AuthorityHost, config.Audience = config.authorityHost(), config.audience()
 	config.ProxyResources = resourcesOr(config.ProxyResources)
 	config.ProxyInitResources = resourcesOr(config.ProxyInitResources)
-	return &settings{Config: config, expiration: defaultExpiration, port: azure.ProxyPort, redirect: redirectForward}
+	return &settings{Config: config, expiration: defaultExpiration, port: azure.ProxyPort, redirect: cmp.Or(redirect(config.Redirect), redirectForward)}
 }
 
 // resourcesOr returns a copy of the given resources, or the default resources, which are those
@@ -117,7 +143,7 @@ var (
 	readTenantID           = into(func(s *settings) *azure.Tenant { return &s.TenantID }, azure.ParseTenant)
 	readPort               = into(func(s *settings) *int32 { return &s.port }, parsePort)
 	readAdminPort          = into(func(s *settings) *int32 { return &s.adminPort }, parsePort)
-	readRedirect           = into(func(s *settings) *string { return &s.redirect }, parseRedirect)
+	readRedirect           = into(func(s *settings) *redirect { return &s.redirect }, parseRedirect)
 	readIdentities         = into(func(s *settings) *list[azure.Identity] { return &s.identities }, listOf(azure.ParseIdentity))
 	readPrefetch           = into(func(s *settings) *list[azure.Resource] { return &s.prefetch }, listOf(azure.ParseResource))
 	readAllowed            = into(func(s *settings) *list[azure.ClientID] { return &s.allowed }, listOf(azure.ParseClientID))
@@ -128,16 +154,28 @@ var (
 	readHTTPSProxy         = into(func(s *settings) *string { return &s.HTTPSProxy }, flagenv.Optional(azure.ParseHTTPProxy))
 	readNoProxy            = into(func(s *settings) *string { return &s.NoProxy }, parseNoProxy)
 	readCAConfigMap        = into(func(s *settings) *ConfigMapKey { return &s.CAConfigMap }, flagenv.Optional(parseConfigMapKey))
+	readInstance           = into(func(s *settings) *ConfigMapKey { return &s.instanceConfigMap }, flagenv.Optional(configMapKeyOr(instanceKey)))
 	readProxyEnv           = into(func(s *settings) *[]corev1.EnvVar { return &s.ProxyEnv }, parseEnv)
 	readProxyInitResources = into(func(s *settings) **corev1.ResourceRequirements { return &s.ProxyInitResources }, parseResources)
 )
 
-var parseRedirect = flagenv.OneOf(redirectForward, redirectSealed, redirectNone)
+func parseRedirect(value string) (redirect, error) {
+	valid, err := oneRedirect(value)
+	return redirect(valid), err
+}
+
+var oneRedirect = flagenv.OneOf(string(redirectForward), string(redirectSealed), string(redirectNone), string(redirectCNIForward), string(redirectCNISealed))
 
 // parsePort parses a port into the type of the fields of a pod.
 func parsePort(value string) (int32, error) {
 	port, err := azure.ParsePort(value)
 	return int32(port), err
+}
+
+func readAppService(s *settings, value string) error {
+	on, err := parseBool(value)
+	s.appService = &on
+	return err
 }
 
 func readExpiration(s *settings, value string) error {

@@ -21,7 +21,7 @@ func TestBesideAzwi(t *testing.T) {
 		for version, layout := range layouts {
 			for _, native := range []bool{true, false} {
 				for _, postStart := range []bool{true, false} {
-					for _, redirect := range []string{"forward", "sealed", "none"} {
+					for _, redirect := range []string{"forward", "sealed", "none", "cni-sealed"} {
 						if strings.HasSuffix(order, "ours azwi") && !azwiAgrees(order, layout, native == !postStart, redirect) {
 							continue
 						}

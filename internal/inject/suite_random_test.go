@@ -81,7 +81,8 @@ func (r random) annotations() object {
 	}
 	a[inject.InjectProxyAnnotation] = pick(r, "true", "true", "true", "1", "false")
 	for _, annotation := range [][]string{ // its name, and values to pick from
-		{inject.RedirectAnnotation, "forward", "sealed", "none"},
+		{inject.RedirectAnnotation, "forward", "sealed", "none", "cni-forward", "cni-sealed"},
+		{inject.AppServiceAnnotation, "true", "false"},
 		{inject.ProxyPortAnnotation, "1", "8000", "65535"},
 		{inject.AdminPortAnnotation, "8001", "9000"},
 		{inject.LogLevelAnnotation, "debug", "warn"},
@@ -165,6 +166,14 @@ func (r random) variables() []any {
 		}
 		if r.one(3) {
 			list = append(list, r.unknown(object{"name": name, "value": value}))
+		}
+	}
+	for _, name := range []string{"IDENTITY_ENDPOINT", "IDENTITY_HEADER", "MSI_ENDPOINT", "MSI_SECRET"} {
+		switch r.IntN(12) {
+		case 0:
+			list = append(list, r.unknown(object{"name": name, "value": pick(r, "http://127.0.0.1:8000/msi/token", "http://127.0.0.1:1", "x")}))
+		case 1:
+			list = append(list, r.unknown(object{"name": name, "valueFrom": r.unknown(object{"fieldRef": r.unknown(object{"fieldPath": pick(r, "metadata.uid", "metadata.name")})})}))
 		}
 	}
 	r.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })

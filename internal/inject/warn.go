@@ -37,6 +37,7 @@ func (p *plan) warn() {
 	if p.settings.inject {
 		p.warnApplication()
 		p.warnRedirect()
+		p.warnInstance()
 		p.warnPostStart()
 		p.warnTokenMode()
 	} else {
@@ -72,7 +73,7 @@ func (p *plan) warnOutdated(c containerRef, want []corev1.EnvVar) {
 	for i, env := range c.Env {
 		isFile := env.Name == azure.EnvFederatedTokenFile || env.Name == azure.EnvCAFile // the path may differ
 		same := func(e corev1.EnvVar) bool {
-			return e.Name == env.Name && azure.EqualFoldASCII(strings.TrimSuffix(e.Value, "/"), strings.TrimSuffix(env.Value, "/"))
+			return e.Name == env.Name && azure.EqualFoldASCII(strings.TrimSuffix(valueText(e), "/"), strings.TrimSuffix(valueText(env), "/"))
 		}
 		if ours(i, env) && !isFile && !written(i) && !p.isBinding(env.Name) && !slices.ContainsFunc(want, same) {
 			p.warnf("container %q keeps its %s, which differs from the value that would be injected now; remove the variable, or run imds-migrate uninject before you inject again", shorten(c.Name), env.Name)
@@ -96,7 +97,7 @@ func (p *plan) warnSkipped() {
 
 func (p *plan) warnRedirect() {
 	if p.settings.redirect == redirectNone {
-		p.warnf("annotation %s is none: only clients that use %s get tokens, and the pod can reach the node's IMDS", RedirectAnnotation, azure.EnvIMDSHost)
+		p.warnNoRedirect()
 		return
 	}
 	for _, c := range authorContainers(p.pod) {

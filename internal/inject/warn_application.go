@@ -16,24 +16,28 @@ const aadPodLabel = "aadpodidbinding"
 // proxy, although the pod is injected.
 func (p *plan) warnApplication() {
 	for _, c := range authorContainers(p.pod) {
-		p.warnHTTPProxy(c)
-		for _, name := range []string{"IDENTITY_ENDPOINT", "MSI_ENDPOINT"} {
-			if variable(c.Container, name) >= 0 {
-				p.warnf("container %q sets %s: SDKs then request tokens at that endpoint and not from the proxy; remove the variable", shorten(c.Name), name)
-				break
-			}
+		for _, address := range p.settings.tokenAddresses() {
+			p.warnHTTPProxy(c, address)
 		}
+		p.warnOwnAppService(c)
 		p.warnSharedProcesses(c)
 	}
 }
 
+// tokenAddresses returns the addresses to which clients send their token requests.
+func (s *settings) tokenAddresses() []string {
+	switch {
+	case s.redirect == redirectNone:
+		return []string{loopback}
+	case s.servesAppService():
+		return []string{azure.MetadataIP, loopback}
+	}
+	return []string{azure.MetadataIP}
+}
+
 // warnHTTPProxy warns about an HTTP proxy that receives the application's token requests: the
 // redirect sees only connections to the metadata address.
-func (p *plan) warnHTTPProxy(c containerRef) {
-	address := azure.MetadataIP
-	if p.settings.redirect == redirectNone {
-		address = "127.0.0.1"
-	}
+func (p *plan) warnHTTPProxy(c containerRef, address string) {
 	set, excluded := false, false
 	for _, e := range c.Env {
 		switch strings.ToUpper(e.Name) {

@@ -62,7 +62,18 @@ func sets(pairs ...string) func(*corev1.Pod) {
 	}
 }
 
-const noneWarning = "annotation imds-oidc-proxy/redirect is none: only clients that use AZURE_POD_IDENTITY_AUTHORITY_HOST get tokens, and the pod can reach the node's IMDS"
+// noneWarning returns the warning about a pod without a redirect, given the variables by which
+// clients find the proxy.
+func noneWarning(variables string) string {
+	return "annotation imds-oidc-proxy/redirect is none: only clients that use " + variables + " get tokens from the proxy, and the pod can reach the node's IMDS; deny egress to 169.254.169.254 by a NetworkPolicy, such as that of deploy/no-redirect"
+}
+
+const allVariables = "AZURE_POD_IDENTITY_AUTHORITY_HOST, IDENTITY_ENDPOINT or MSI_ENDPOINT"
+
+// keptWarning returns the warning about a variable of App Service that the author has set.
+func keptWarning(name string) string {
+	return `container "app" sets ` + name + ` and keeps it: it gets none of IDENTITY_ENDPOINT, IDENTITY_HEADER, MSI_ENDPOINT, MSI_SECRET for the proxy; remove the variable, or set annotation imds-oidc-proxy/app-service: "false"`
+}
 
 func httpProxyWarning(address string) string {
 	return `container "app" sets HTTP_PROXY, and its NO_PROXY does not contain ` + address + `: many clients send token requests to that proxy; add the address to NO_PROXY`
@@ -94,6 +105,8 @@ func TestInvalidWithoutProxy(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	postStart := config()
 	postStart.PostStart = true
+	none := config()
+	none.Redirect = "none"
 	job := func(p *corev1.Pod) { p.Spec.RestartPolicy = corev1.RestartPolicyNever }
 	for _, c := range []struct {
 		name   string
@@ -105,13 +118,17 @@ func TestWarnings(t *testing.T) {
 		{"nothing, without the proxy", labelled(), config(), nil},
 		{"false", labelled(annotate(inject.InjectProxyAnnotation, "false")), config(),
 			[]string{"annotation azure.workload.identity/inject-proxy-sidecar is \"false\": azure-workload-identity v1.6.0 injects its proxy nevertheless; remove the annotation if its webhook is in the cluster"}},
+		{"an injected request without the proxy", labelled(annotate("imds-oidc-proxy/cni-redirect", "x")), config(), nil},
 		{"a mode without the proxy", labelled(annotate(inject.RedirectAnnotation, "sealed")), config(),
 			[]string{`annotation imds-oidc-proxy/redirect has no effect without azure.workload.identity/inject-proxy-sidecar: "true"`}},
 		{"unknown container to skip", injected(annotate(inject.SkipContainersAnnotation, "ap; app")), config(),
 			[]string{`annotation azure.workload.identity/skip-containers: the pod has no container "ap"`}},
 		{"ours skipped", labelled(annotate(inject.SkipContainersAnnotation, "azwi-proxy-init; azwi-proxy")), config(), nil},
 		{"none", injected(annotate(inject.RedirectAnnotation, "none"), privileged), config(),
-			[]string{"annotation imds-oidc-proxy/redirect is none: only clients that use AZURE_POD_IDENTITY_AUTHORITY_HOST get tokens, and the pod can reach the node's IMDS"}},
+			[]string{noneWarning(allVariables)}},
+		{"none by configuration", injected(), none,
+			[]string{strings.Replace(noneWarning(allVariables), "annotation imds-oidc-proxy/redirect", "the configured redirect", 1)}},
+		{"privileged, CNI", injected(privileged, annotate(inject.RedirectAnnotation, "cni-forward")), config(), []string{`container "app" is privileged or has NET_ADMIN: it can remove the redirect`}},
 		{"privileged", injected(privileged), config(), []string{`container "app" is privileged or has NET_ADMIN: it can remove the redirect`}},
 		{"NET_ADMIN", injected(netAdmin), config(), []string{`container "app" is privileged or has NET_ADMIN: it can remove the redirect`}},
 		{"own token", labelled(ownToken, annotate(inject.TokenExpirationAnnotation, "7200")), config(),
@@ -128,7 +145,7 @@ func TestWarnings(t *testing.T) {
 		}), config(), nil},
 		{"own token, of root's group", injected(ownToken, tokenMode(0o440), rootsGroup), config(), nil},
 		{"own token, all as the proxy", injected(ownToken, tokenMode(0o400), podRunsAs(1501), annotate(inject.RedirectAnnotation, "none")), config(),
-			[]string{"annotation imds-oidc-proxy/redirect is none: only clients that use AZURE_POD_IDENTITY_AUTHORITY_HOST get tokens, and the pod can reach the node's IMDS"}},
+			[]string{noneWarning(allVariables)}},
 		{"own token, nothing said", labelled(ownToken), config(), nil},
 		{"an invalid port", injected(listens(0, "")), config(), nil}, // the API server refuses it
 		{"an HTTP proxy", injected(sets("HTTP_PROXY", "http://proxy.example.test:3128", "NO_PROXY", "10.0.0.0/8,.svc")), config(), []string{httpProxyWarning("169.254.169.254")}},
@@ -145,7 +162,23 @@ func TestWarnings(t *testing.T) {
 		{"an empty HTTP proxy", injected(sets("HTTP_PROXY", "")), config(), nil},
 		{"an HTTP proxy, without the proxy", labelled(sets("HTTP_PROXY", "http://proxy.example.test:3128")), config(), nil},
 		{"an HTTP proxy, without a redirect", injected(annotate(inject.RedirectAnnotation, "none"), sets("HTTP_PROXY", "http://proxy.example.test:3128", "NO_PROXY", "169.254.169.254")), config(),
-			[]string{httpProxyWarning("127.0.0.1"), noneWarning}},
+			[]string{httpProxyWarning("127.0.0.1"), noneWarning(allVariables)}},
+		{"none, without App Service", injected(annotate(inject.RedirectAnnotation, "none"), annotate(inject.AppServiceAnnotation, "false")), config(),
+			[]string{noneWarning("AZURE_POD_IDENTITY_AUTHORITY_HOST")}},
+		{"an HTTP proxy, with a redirect and App Service", injected(annotate(inject.AppServiceAnnotation, "true"), sets("HTTP_PROXY", "http://proxy.example.test:3128", "NO_PROXY", "169.254.169.254")), config(),
+			[]string{httpProxyWarning("127.0.0.1")}},
+		{"an HTTP proxy, with a redirect and App Service, without exceptions", injected(annotate(inject.AppServiceAnnotation, "true"), sets("HTTP_PROXY", "http://proxy.example.test:3128")), config(),
+			[]string{httpProxyWarning("169.254.169.254"), httpProxyWarning("127.0.0.1")}},
+		{"own endpoint of App Service", injected(annotate(inject.AppServiceAnnotation, "true"), sets("MSI_ENDPOINT", "http://127.0.0.1:42")), config(),
+			[]string{keptWarning("MSI_ENDPOINT")}},
+		{"own secret of App Service", injected(annotate(inject.AppServiceAnnotation, "true"), sets("IDENTITY_HEADER", "x")), config(),
+			[]string{keptWarning("IDENTITY_HEADER")}},
+		{"own endpoint of App Service, without a redirect", injected(annotate(inject.RedirectAnnotation, "none"), sets("IDENTITY_ENDPOINT", "http://127.0.0.1:42")), config(),
+			[]string{keptWarning("IDENTITY_ENDPOINT"), noneWarning(allVariables)}},
+		{"own endpoint of App Service, in a skipped container", injected(annotate(inject.AppServiceAnnotation, "true"), annotate(inject.SkipContainersAnnotation, "app"), sets("MSI_ENDPOINT", "http://127.0.0.1:42")), config(), nil},
+		{"own secret of App Service, which is off", injected(sets("IDENTITY_HEADER", "x")), config(), nil},
+		{"App Service without the proxy", labelled(annotate(inject.AppServiceAnnotation, "true")), config(),
+			[]string{`annotation imds-oidc-proxy/app-service has no effect without azure.workload.identity/inject-proxy-sidecar: "true"`}},
 		{"App Service's endpoint", injected(sets("IDENTITY_ENDPOINT", "http://127.0.0.1:42", "MSI_ENDPOINT", "http://127.0.0.1:42")), config(),
 			[]string{`container "app" sets IDENTITY_ENDPOINT: SDKs then request tokens at that endpoint and not from the proxy; remove the variable`}},
 		{"App Service's older endpoint", injected(sets("MSI_ENDPOINT", "http://127.0.0.1:42")), config(),

@@ -71,6 +71,7 @@ func arrivedRefused(c Config, from uint16, refused error) error {
 type missed struct{ err error }
 
 func (m *missed) Error() string { return m.err.Error() }
+func (m *missed) Unwrap() error { return m.err }
 
 var errOtherServer = errors.New("another server answered")
 

@@ -60,7 +60,7 @@ func useReadableLock() error {
 type legacyState struct {
 	// ours are the chains of this package and of azure-workload-identity.
 	ours []string
-	// kubernetes is the name of a chain of kubelet or kube-proxy. It is empty if there is none.
+	// kubernetes is a chain of kubelet or kube-proxy. It is empty if there is none.
 	kubernetes string
 }
 
@@ -81,7 +81,7 @@ func readLegacy() (s legacyState, err error) {
 			case isOurs(chain):
 				s.ours = append(s.ours, chain)
 			case strings.HasPrefix(chain, kubernetesChains):
-				s.kubernetes = chain
+				s.kubernetes = "the chain " + chain
 			}
 		}
 	}

@@ -18,9 +18,12 @@ type nftState struct {
 	chains []*nftables.Chain
 	// old is the chains of iptables-nft that are ours.
 	old leftovers
-	// kubernetes is the name of a chain of kubelet or kube-proxy. It is empty if there is none.
+	// kubernetes is a chain or table of kubelet or kube-proxy. It is empty if there is none.
 	kubernetes string
 }
+
+// kubeProxyTable is the table of kube-proxy in its nftables mode.
+const kubeProxyTable = "kube-proxy"
 
 // leftovers are the chains of this package and of azure-workload-identity in the tables of
 // iptables-nft, and the rules of OUTPUT that jump to them.
@@ -36,13 +39,15 @@ func (k kernel) read() (s nftState, err error) {
 		return s, explainReading(err)
 	}
 	for _, c := range all {
-		switch ipTable := c.Table.Family == nftables.TableFamilyIPv4; {
+		switch {
 		case c.Table.Family == nftables.TableFamilyINet && c.Table.Name == nativeTable:
 			s.table = true
 			s.chains = append(s.chains, c)
 		case strings.HasPrefix(c.Name, kubernetesChains):
-			s.kubernetes = c.Name
-		case ipTable && slices.Contains(applyOrder[:], c.Table.Name) && isOurs(c.Name):
+			s.kubernetes = "the chain " + c.Name
+		case c.Table.Name == kubeProxyTable:
+			s.kubernetes = "the table " + c.Table.Name
+		case isLeftover(c):
 			s.old.chains = append(s.old.chains, c)
 		}
 	}
@@ -50,6 +55,10 @@ func (k kernel) read() (s nftState, err error) {
 		return s, explainReading(err)
 	}
 	return s, nil
+}
+
+func isLeftover(c *nftables.Chain) bool {
+	return c.Table.Family == nftables.TableFamilyIPv4 && slices.Contains(applyOrder[:], c.Table.Name) && isOurs(c.Name)
 }
 
 // jumpsTo returns the rules of OUTPUT that jump to the chains.
@@ -239,7 +248,7 @@ func InstallIn(netns *os.File, c Config) error {
 	case err != nil:
 		return err
 	case now.kubernetes != "":
-		return hostNetworkError("it has the chain " + now.kubernetes + " of kubelet or kube-proxy")
+		return hostNetworkError("it has " + now.kubernetes + " of kubelet or kube-proxy")
 	}
 	return k.apply(native(c))
 }

@@ -196,23 +196,24 @@ func TestInstallIn(t *testing.T) {
 }
 
 // TestInstallInNode checks that InstallIn refuses a namespace with a chain of kubelet, in any
-// table.
+// table, or with the table of kube-proxy.
 func TestInstallInNode(t *testing.T) {
-	namespace := newNamespace(t)
-	conn, err := kernel{netns: int(namespace.Fd())}.connect()
-	if err != nil {
-		t.Fatal(err)
-	}
-	table := conn.AddTable(&nftables.Table{Name: "mangle", Family: nftables.TableFamilyIPv4})
-	conn.AddChain(&nftables.Chain{Name: "KUBE-KUBELET-CANARY", Table: table})
-	if err := conn.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	err = InstallIn(namespace, forwarding())
-	if !kindIs(err, HostNetwork) || !strings.Contains(err.Error(), "KUBE-KUBELET-CANARY") {
-		t.Errorf("got %v, want HostNetwork with the chain", err)
-	}
-	if err := CheckIn(namespace, forwarding()); !kindIs(err, RulesDiffer) {
-		t.Errorf("CheckIn: %v, want that nothing is installed", err)
+	for table, chain := range map[string]string{"mangle": "KUBE-KUBELET-CANARY", "kube-proxy": "services"} {
+		namespace := newNamespace(t)
+		conn, err := kernel{netns: int(namespace.Fd())}.connect()
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.AddChain(&nftables.Chain{Name: chain, Table: conn.AddTable(&nftables.Table{Name: table, Family: nftables.TableFamilyIPv4})})
+		if err := conn.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		err = InstallIn(namespace, forwarding())
+		if !kindIs(err, HostNetwork) || !strings.Contains(err.Error(), chain) && !strings.Contains(err.Error(), table) {
+			t.Errorf("%s %s: got %v, want HostNetwork with its name", table, chain, err)
+		}
+		if err := CheckIn(namespace, forwarding()); !kindIs(err, RulesDiffer) {
+			t.Errorf("%s %s: CheckIn: %v, want that nothing is installed", table, chain, err)
+		}
 	}
 }

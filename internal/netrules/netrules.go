@@ -1,30 +1,36 @@
-// Package netrules plans, applies, proves and removes the iptables rules that redirect the
-// metadata address to the proxy.
+// Package netrules plans, applies, proves and removes the rules that redirect the metadata
+// address to the proxy.
 //
-// [NewPlan] is a pure function from a [Config] to a [Plan]. A [Ruleset] represents the iptables
-// rules of the network namespace, on the backend (nft or legacy) in use there:
+// [NewPlan] is a pure function from a [Config] to a [Plan]. A [Ruleset] represents the rules of
+// the network namespace, with the [Backend] in use there: native nftables, or iptables with its
+// nft or legacy backend:
 //
 //	plan := netrules.NewPlan(config)
 //	rules, err := netrules.Open(ctx, netrules.Options{Backend: netrules.Auto})
-//	err = rules.Apply(ctx, plan)         // one atomic commit per table
-//	proof, err := netrules.Prove(ctx, config)
+//	err = rules.Apply(ctx, plan)
+//	proof, err := netrules.Prove(ctx, config, rules.Guard())
 //
-// Apply is idempotent. It replaces the rules of earlier runs, with other settings too, and those
-// of azure-workload-identity's proxy-init. It never changes the rules of other programs.
+// Apply is idempotent. It replaces the rules of earlier runs, with other settings and backends
+// too, and those of azure-workload-identity's proxy-init. It never changes the rules of other
+// programs.
 //
-// The package installs no rules for IPv6. Azure's metadata service has no IPv6 address, and
-// the kernel sends packets to the mapped address ::ffff:169.254.169.254 as IPv4, so that these
-// rules apply.
+// [InstallIn] and [CheckIn] do the same from outside of the namespace, with the native backend.
+// [Validate] proves from inside, without privileges, what another program has installed.
+//
+// The package redirects and rejects nothing on IPv6. Azure's metadata service has no IPv6 address,
+// and the kernel sends packets to the mapped address ::ffff:169.254.169.254 as IPv4, so that these
+// rules apply. The port guard of the native backend covers ::1, too.
 //
 // # Security considerations
 //
-// The rules constrain processes without CAP_NET_ADMIN in the namespace. They match in OUTPUT,
-// so they do not apply to packet sockets (AF_PACKET, which needs CAP_NET_RAW). In forwarding
-// mode a process that can change to the proxy's UID and GID is exempt. docs/security.md has the
-// whole threat model.
+// The rules constrain processes without CAP_NET_ADMIN in the namespace. They match in the hook
+// output, so they do not apply to packet sockets (AF_PACKET, which needs CAP_NET_RAW). In
+// forwarding mode a process that can change to the proxy's UID and GID is exempt. docs/security.md
+// has the whole threat model.
 //
-// The package fails closed: after a failure the rules are unchanged or reject more than before,
-// because the filter table, which rejects, is committed before the nat table, which redirects.
+// The package fails closed: after a failure the rules are unchanged or reject more than before. The
+// native backend has one transaction. With iptables, the filter table, which rejects, is committed
+// before the nat table, which redirects.
 package netrules
 
 import (

@@ -71,7 +71,7 @@ func errnoOf(err error) (syscall.Errno, bool) { return errors.AsType[syscall.Err
 
 // isUnsupported reports whether the kernel lacks something.
 func isUnsupported(errno syscall.Errno) bool {
-	return errno == syscall.ENOENT || errno == syscall.EOPNOTSUPP || errno == syscall.EPROTONOSUPPORT
+	return errno == syscall.ENOENT || errno == syscall.EOPNOTSUPP || errno == syscall.EAFNOSUPPORT || errno == syscall.EPROTONOSUPPORT
 }
 
 // changed reports whether the chains of earlier versions are no longer those of before.
@@ -98,9 +98,15 @@ func lacksModule(step, module string, errno syscall.Errno) *Error {
 // that nobody ever sees it.
 const probeTable = nativeTable + "_probe"
 
-// missingModule finds the module that the kernel lacks for a table: it tries each chain, and then
-// each rule. The kernel does not report which one it is.
+// missingModule finds the module that the kernel lacks for a table: it tries the table without
+// content, its sets, each chain, and each rule. The kernel does not report which one it is.
 func (k kernel) missingModule(t nftTable) string {
+	switch {
+	case k.lacks(nftTable{}):
+		return "nf_tables (for the family inet)"
+	case k.lacks(nftTable{sets: t.sets}):
+		return "nf_tables (for sets of ranges with ports)"
+	}
 	for _, c := range t.chains {
 		alone := nftChain{c.name, c.kind, c.priority, nil}
 		if k.lacks(nftTable{t.sets, []nftChain{alone}}) {

@@ -57,12 +57,13 @@ func TestExplainCommit(t *testing.T) {
 		kind Kind
 		text string
 	}{
-		syscall.EPERM:      {MissingCapability, "belongs to another process"},
-		syscall.ENOENT:     {MissingModule, "nft_"},
-		syscall.EOPNOTSUPP: {MissingModule, "nft_"},
-		syscall.EINVAL:     {MissingModule, "too old"},
-		syscall.EBUSY:      {RulesDiffer, "jumps to a chain"},
-		syscall.EMSGSIZE:   {0, "message too long"},
+		syscall.EPERM:        {MissingCapability, "belongs to another process"},
+		syscall.ENOENT:       {MissingModule, "family inet"},
+		syscall.EOPNOTSUPP:   {MissingModule, "family inet"},
+		syscall.EAFNOSUPPORT: {MissingModule, "family inet"},
+		syscall.EINVAL:       {MissingModule, "too old"},
+		syscall.EBUSY:        {RulesDiffer, "jumps to a chain"},
+		syscall.EMSGSIZE:     {0, "message too long"},
 	} {
 		err := fmt.Errorf("conn.Receive: %w", errors.Join(&netlink.OpError{Op: "receive", Err: errno}, syscall.ENOENT))
 		wantOneLine(t, k.explainCommit(native(forwarding()), nftState{}, err), tt.kind, tt.text)

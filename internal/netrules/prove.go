@@ -87,7 +87,7 @@ func notGuarded(c Config) *Error {
 	return &Error{
 		Kind:   NoGuard,
 		Cause:  fmt.Sprintf("the redirect works, but there is no port guard: a process of UID %d answers at 127.0.0.1:%d", os.Geteuid(), c.ProxyPort),
-		Remedy: "the rules of another program may accept these packets first: run proxy-init again, and report this if it fails again",
+		Remedy: "only the native backend has a port guard (--backend=native); if it installed the redirect, another process changed the rules: let it run again",
 	}
 }
 

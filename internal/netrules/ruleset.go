@@ -73,8 +73,8 @@ func Open(ctx context.Context, o Options) (*Ruleset, error) {
 	if err := r.read(ctx); err != nil {
 		return nil, err
 	}
-	if chain := cmp.Or(r.nft.kubernetes, r.legacy.kubernetes); chain != "" && !o.Force {
-		return nil, hostNetworkError("it has the chain " + chain + " of kubelet or kube-proxy")
+	if found := cmp.Or(r.nft.kubernetes, r.legacy.kubernetes); found != "" && !o.Force {
+		return nil, hostNetworkError("it has " + found + " of kubelet or kube-proxy")
 	}
 	if o.Backend == NFT || o.Backend == Legacy {
 		return r, r.openTools(ctx, o.Backend)

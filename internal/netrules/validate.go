@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"imds-oidc-proxy/internal/sockets"
 )
@@ -24,6 +25,32 @@ func Validate(ctx context.Context, c Config) (Proof, error) {
 		return "", &Error{Cause: fmt.Sprintf("this process has the user and group of the proxy (%d:%d), to which the rules do not apply", c.UID, c.GID),
 			Remedy: "run the validation as another user"}
 	}
+	var proof Proof
+	var err error
+	for range validateAttempts {
+		if proof, err = validateOnce(ctx, c); !dialTimedOut(err) || ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil {
+		return "", noRedirect(c, err)
+	}
+	return proof, nil
+}
+
+// validateAttempts is how often [Validate] connects if the connection is neither accepted nor
+// refused in time. Over loopback that takes a fraction of a millisecond. But while a node starts
+// many pods, a container with a small CPU request may not run for seconds, and finds its deadline
+// passed. Without a redirect, a firewall that drops packets has the same effect.
+const validateAttempts = 5
+
+func dialTimedOut(err error) bool {
+	failed, ok := errors.AsType[*net.OpError](err)
+	return ok && failed.Op == "dial" && failed.Timeout()
+}
+
+// validateOnce makes one connection.
+func validateOnce(ctx context.Context, c Config) (Proof, error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
 	inUse, err := usedByProxy(ctx, c)
@@ -31,19 +58,13 @@ func Validate(ctx context.Context, c Config) (Proof, error) {
 		return "", err
 	}
 	if inUse {
-		if err := connectToProxy(ctx, c); err != nil {
-			return "", noRedirect(c, err)
-		}
-		return ProvenByProxy, nil
+		return ProvenByProxy, connectToProxy(ctx, c)
 	}
 	guarded, err := connectToSelf(ctx, c)
-	switch {
-	case err != nil:
-		return "", noRedirect(c, err)
-	case !guarded:
-		return "", notGuarded(c)
+	if err == nil && !guarded {
+		err = notGuarded(c)
 	}
-	return ProvenByConnection, nil
+	return ProvenByConnection, err
 }
 
 // noRedirect replaces the error of a connection that did not arrive.

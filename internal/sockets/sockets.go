@@ -1,5 +1,6 @@
-// Package sockets reports which user listens at a TCP port, from the kernel's tables of
-// sockets: /proc/net/tcp and /proc/net/tcp6 (proc_net_tcp(5)).
+// Package sockets reports which user listens at a TCP port, from the kernel's interface
+// sock_diag(7) or, where that is not available, from its tables of sockets: /proc/net/tcp and
+// /proc/net/tcp6 (proc_net_tcp(5)).
 //
 // # Security considerations
 //
@@ -69,7 +70,20 @@ func Connected(port, from uint16) (bool, error) {
 }
 
 // listeners returns the sockets of the network namespace that listen at the port.
-func listeners(port uint16) (all []listener, err error) {
+func listeners(port uint16) ([]listener, error) { return first(port, diagListeners, tableListeners) }
+
+// first returns the result of the first source that has no error, or the last error.
+func first(port uint16, sources ...func(uint16) ([]listener, error)) (all []listener, err error) {
+	for _, source := range sources {
+		if all, err = source(port); err == nil {
+			return all, nil
+		}
+	}
+	return nil, err
+}
+
+// tableListeners returns the listening sockets from the tables.
+func tableListeners(port uint16) (all []listener, err error) {
 	for _, path := range []string{tableIPv4, tableIPv6} {
 		err := readTable(path, func(table io.Reader) error {
 			found, err := parseTable(table, port)

@@ -225,12 +225,13 @@ func (s *Service) known(selector azure.Selector) (found, unnamed []azure.ClientI
 
 // noteLogged notes that a request has used a name of id, and reports whether it is the first.
 func (m *memory) noteLogged(id azure.ClientID, selector azure.Selector) bool {
-	logged := &m.named[id].logged.ObjectID
+	n := m.named[id]
+	logged, name := &n.logged.ObjectID, n.names.ObjectID
 	if selector.IsResourceID() {
-		logged = &m.named[id].logged.ResourceID
+		logged, name = &n.logged.ResourceID, n.names.ResourceID
 	}
-	isNew := *logged != selector
-	*logged = selector
+	isNew := *logged != name
+	*logged = name // and not selector, which may be part of a much longer request in memory
 	return isNew
 }
 

@@ -65,6 +65,9 @@ func (c *Cluster) Apply(ctx context.Context, object *unstructured.Unstructured, 
 	return applied, nil
 }
 
+// Refresh forgets which kinds the API server has, after a definition was created.
+func (c *Cluster) Refresh() { c.mapper.Reset() }
+
 // resource returns a client for the object's kind and namespace.
 func (c *Cluster) resource(object *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
 	kind := object.GroupVersionKind()

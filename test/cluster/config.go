@@ -36,15 +36,39 @@ oom_score = 0
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = %q
     conf_dir = %q
-`, filepath.Join(c.state, "containerd"), containerdSocket, filepath.Join(c.state, "opt"), pauseImage, cniPrograms(), filepath.Join(c.state, cniConfigDir))
+`, filepath.Join(c.state, "containerd"), containerdSocket, filepath.Join(c.state, "opt"), pauseImage, c.CNIPrograms(), c.CNIConfig())
 }
 
-// cniPrograms returns the directory of the CNI plug-ins from Debian's unpacked package.
-// The first entry of PATH is the /usr/bin of the unpacked packages; see prepare.
-func cniPrograms() string {
+// CNIPrograms returns the directory of the node's CNI plugins, and CNIConfig that of their
+// configuration. Both are private to the cluster.
+func (c *Cluster) CNIPrograms() string { return filepath.Join(c.state, "cni-bin") }
+
+// CNIConfig returns the directory of the node's CNI configuration.
+func (c *Cluster) CNIConfig() string { return filepath.Join(c.state, "cni") }
+
+// prepareCNI makes both directories, with plugins from Debian's unpacked package. The first
+// entry of PATH is the /usr/bin of the unpacked packages; see prepare.
+func (c *Cluster) prepareCNI() error {
 	bin, _, _ := strings.Cut(os.Getenv("PATH"), ":")
-	return filepath.Join(filepath.Dir(bin), "lib/cni")
+	for _, dir := range []string{c.CNIPrograms(), c.CNIConfig()} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, plugin := range []string{"bridge", "host-local", "loopback"} {
+		program, err := os.ReadFile(filepath.Join(filepath.Dir(bin), "lib/cni", plugin))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(c.CNIPrograms(), plugin), program, 0o755)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(c.CNIConfig(), CNIList), []byte(cniConfig), 0o644)
 }
+
+// CNIList is the name of the file with cniConfig.
+const CNIList = "pods.conflist"
 
 // cniConfig gives each pod an address on a bridge of the node. It does not masquerade,
 // because no traffic leaves the network namespace.

@@ -15,6 +15,7 @@ const (
 	ProxyImage     = "localhost/imds-oidc-proxy:" + Version
 	ProxyInitImage = "localhost/imds-oidc-proxy-init:" + Version
 	WebhookImage   = "localhost/imds-oidc-proxy-webhook:" + Version
+	CNIImage       = "localhost/imds-oidc-proxy-cni:" + Version
 )
 
 // imagesDir is the directory, below the suite's, that contains a directory for each image.
@@ -71,10 +72,10 @@ func (c *Cluster) loadImages() error {
 	if err := b.Make(); err != nil {
 		return err
 	}
-	if err := b.Images(Version, map[string]string{"proxy": "staticbase", "init": "iptablesbase", "webhook": "staticbase"}); err != nil {
+	if err := b.Images(Version, map[string]string{"proxy": "staticbase", "init": "iptablesbase", "webhook": "staticbase", "cni": "scratch"}); err != nil {
 		return err
 	}
-	names := []string{ProxyImage, ProxyInitImage, WebhookImage}
+	names := []string{ProxyImage, ProxyInitImage, WebhookImage, CNIImage}
 	directories, err := os.ReadDir(filepath.Join(c.dir, imagesDir))
 	if err != nil {
 		return err

@@ -10,10 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-const (
-	containerdSocket = "/run/containerd/containerd.sock"
-	cniConfigDir     = "cni" // below Cluster.state
-)
+const containerdSocket = "/run/containerd/containerd.sock"
 
 // startNode starts the scheduler, and a node with this project's images.
 func (c *Cluster) startNode(ctx context.Context, settings Config) error {
@@ -22,6 +19,11 @@ func (c *Cluster) startNode(ctx context.Context, settings Config) error {
 	}
 	if err := makeCgroup(os.Getenv(cgroupVar)); err != nil {
 		return err
+	}
+	if settings.Measure {
+		if err := raisePriority(os.Getenv(cgroupVar)); err != nil {
+			return err
+		}
 	}
 	_, err := startDaemon(c.logs, "kube-scheduler", kubernetesProgram("kube-scheduler"),
 		"--kubeconfig="+c.pki.dir+"/admin.kubeconfig", "--leader-elect=false", "--bind-address=127.0.0.1")
@@ -42,27 +44,36 @@ func (c *Cluster) startContainerd(ctx context.Context) error {
 	if err := os.WriteFile(config, []byte(c.containerdConfig()), 0o644); err != nil {
 		return err
 	}
-	networks := filepath.Join(c.state, cniConfigDir)
-	if err := os.Mkdir(networks, 0o755); err != nil {
+	if err := c.prepareCNI(); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(networks, "pods.conflist"), []byte(cniConfig), 0o644); err != nil {
-		return err
-	}
-	containerd, err := startDaemon(c.logs, "containerd", "containerd", "--config="+config)
+	return c.runContainerd(ctx, "containerd")
+}
+
+func (c *Cluster) runContainerd(ctx context.Context, log string) (err error) {
+	c.containerd, err = startDaemon(c.logs, log, "containerd", "--config="+filepath.Join(c.state, "containerd.toml"))
 	if err != nil {
 		return err
 	}
-	return containerd.wait(ctx, func(context.Context) error {
+	return c.containerd.wait(ctx, func(context.Context) error {
 		_, err := command("ctr", "--address="+containerdSocket, "version")
 		return err
 	})
 }
 
+// RestartContainerd kills containerd and starts it again; the containers continue to run.
+func (c *Cluster) RestartContainerd(ctx context.Context) error {
+	if err := c.containerd.process.Kill(); err != nil {
+		return err
+	}
+	<-c.containerd.exited
+	return c.runContainerd(ctx, "containerd-again")
+}
+
 func (c *Cluster) startKubelet(ctx context.Context, settings Config) error {
 	config := filepath.Join(c.state, "kubelet.yaml")
 	text := c.kubeletConfig()
-	if !settings.DefaultIntervals {
+	if !settings.Measure {
 		text += shortIntervals
 	}
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {

@@ -44,21 +44,42 @@ func (c *Cluster) StartWebhook(ctx context.Context, program, namespace string, p
 }
 
 // InstallChart applies the chart in the namespace, with the images on the node, and waits
-// until the webhook's pods are ready.
+// until the pods of the webhook, and of the CNI plugin's DaemonSet if there is one, are ready.
+// It can be called again with other values.
 func (c *Cluster) InstallChart(ctx context.Context, namespace string, values ...string) error {
-	values = append(values, "images.registry=localhost", "images.webhook.tag="+Version, "images.proxy.tag="+Version, "images.proxyInit.tag="+Version,
-		"tenantID="+c.Entra.TenantID(), "authorityHost="+c.Entra.AuthorityHost())
+	values = append([]string{"images.registry=localhost", "images.webhook.tag=" + Version, "images.proxy.tag=" + Version, "images.proxyInit.tag=" + Version, "images.cni.tag=" + Version,
+		"tenantID=" + c.Entra.TenantID(), "authorityHost=" + c.Entra.AuthorityHost()}, values...)
 	applied, err := c.applyChart(ctx, namespace, values...)
 	if err != nil {
 		return err
 	}
-	return Wait(ctx, func(ctx context.Context) error {
+	err = Wait(ctx, func(ctx context.Context) error {
 		d, err := c.Client.AppsV1().Deployments(namespace).Get(ctx, applied.Name, metav1.GetOptions{})
 		if err == nil && (d.Status.ObservedGeneration < d.Generation || d.Status.ReadyReplicas < *d.Spec.Replicas) {
 			err = fmt.Errorf("the webhook has %d of %d replicas ready", d.Status.ReadyReplicas, *d.Spec.Replicas)
 		}
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	return Wait(ctx, func(ctx context.Context) error { return c.daemonSetsReady(ctx, namespace) })
+}
+
+// daemonSetsReady is a condition for Wait: all pods of the namespace's DaemonSets are of their
+// current versions, and ready.
+func (c *Cluster) daemonSetsReady(ctx context.Context, namespace string) error {
+	all, err := c.Client.AppsV1().DaemonSets(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, d := range all.Items {
+		s := d.Status
+		if s.ObservedGeneration < d.Generation || s.DesiredNumberScheduled == 0 || s.UpdatedNumberScheduled < s.DesiredNumberScheduled || s.NumberReady < s.DesiredNumberScheduled {
+			return fmt.Errorf("DaemonSet %s has %d of %d pods ready, %d updated", d.Name, s.NumberReady, s.DesiredNumberScheduled, s.UpdatedNumberScheduled)
+		}
+	}
+	return nil
 }
 
 // applyChart renders and applies the chart, and returns its Deployment.
@@ -214,9 +235,9 @@ current-context: test
 }
 
 // ServingCertificate issues a certificate of the cluster's authority for a server at
-// NodeAddress.
-func (c *Cluster) ServingCertificate(name string) (tls.Certificate, error) {
-	if err := c.pki.issue(name, pkix.Name{CommonName: name}, NodeAddress); err != nil {
+// NodeAddress, and for further hosts.
+func (c *Cluster) ServingCertificate(name string, hosts ...string) (tls.Certificate, error) {
+	if err := c.pki.issue(name, pkix.Name{CommonName: name}, append([]string{NodeAddress}, hosts...)...); err != nil {
 		return tls.Certificate{}, err
 	}
 	return tls.LoadX509KeyPair(c.pki.certFile(name), c.pki.keyFile(name))

@@ -55,6 +55,7 @@ func newBench(cache string, where place) (*bench, error) {
 		b.cfg.ProxyInit = filepath.Join(cache, "bin", "proxy-init")
 		return b, nil
 	}
+	b.cfg.ProxyArgs = append(b.cfg.ProxyArgs, "--app-service-header="+podSecret)
 	// A stand-in for the node's IMDS, for clients that ignore the environment variable.
 	b.decoy, err = pod.StartDecoy()
 	return b, err
@@ -135,7 +136,7 @@ func (b *bench) stopPod() {
 
 // run runs a client in a scenario and records what happens.
 func (b *bench) run(ctx context.Context, s scenario, j job) observed {
-	o := observed{resource: resourceFor(s, j)}
+	o := observed{resource: resourceFor(s, j), began: time.Now(), hidesExpiry: j.HidesExpiry}
 	logged, asked := len(b.pod.ProxyLog.String()), b.nodeRequests()
 	b.pod.Entra.Reset()
 	if s.fault != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,7 +45,7 @@ func (i *installer) installAll(ctx context.Context, m manifest, places []place) 
 					mu.Lock()
 					defer mu.Unlock()
 					for _, where := range places {
-						all.jobs = append(all.jobs, job{Family: f.Name, Library: l.Name, Version: v.Version, Where: where, Program: p, Resource: l.Resource})
+						all.jobs = append(all.jobs, job{Family: f.Name, Library: l.Name, Version: v.Version, Where: where, Program: p, Resource: l.Resource, HidesExpiry: l.HidesExpiry})
 					}
 					if v.System != nil {
 						all.shown[client{f.Name, l.Name, v.Version}] = versionFrom(ctx, v.System)
@@ -77,11 +78,30 @@ func versionFrom(ctx context.Context, command []string) string {
 	return string(found)
 }
 
+// selected returns the jobs with the scenarios of the flag --scenario.
+func (o options) selected(jobs []job) []job {
+	if o.scenario == "" {
+		return jobs
+	}
+	var kept []job
+	for _, j := range jobs {
+		for _, s := range j.Where.scenarios() {
+			if strings.HasPrefix(s.name, o.scenario) {
+				j.Scenarios = append(j.Scenarios, s.name)
+			}
+		}
+		if j.Scenarios != nil {
+			kept = append(kept, j)
+		}
+	}
+	return kept
+}
+
 // tryAll runs the jobs, with separate workers for each place. It runs failed scenarios a second
 // time, one client at a time, because some clients have a timeout of 300 ms for their probe,
 // which is too short on a machine that runs a dozen clients at the same time.
 func (o options) tryAll(ctx context.Context, i *installer, jobs []job) ([]result, error) {
-	results, err := i.tryOnce(ctx, jobs, map[place]int{redirected: o.workers, direct: 1, bound: o.workers})
+	results, err := i.tryOnce(ctx, jobs, map[place]int{redirected: o.workers, direct: o.workers, bound: o.workers})
 	if err != nil {
 		return nil, err
 	}

@@ -53,9 +53,9 @@ func run(ctx context.Context, args []string) int {
 }
 
 type options struct {
-	only, cache, document string
-	binding               bool
-	workers               int
+	only, scenario, cache, document string
+	binding                         bool
+	workers                         int
 }
 
 // matrix reads the flags and the manifest, and runs the tests.
@@ -63,6 +63,7 @@ func matrix(ctx context.Context, args []string) error {
 	var opts options
 	flags := pflag.NewFlagSet("compat", pflag.ContinueOnError)
 	flags.StringVar(&opts.only, "only", "", "test only this family of clients, or FAMILY/LIBRARY; the page is not written")
+	flags.StringVar(&opts.scenario, "scenario", "", "test only the scenarios whose names begin with this; the page is not written")
 	flags.StringVar(&opts.cache, "cache", ".cache/compat", "directory of installed clients")
 	flags.StringVar(&opts.document, "document", "docs/compatibility.md", "page to write")
 	flags.BoolVar(&opts.binding, "identity-binding", false, "test in pods with an identity binding of AKS; the page is not written")
@@ -103,13 +104,14 @@ func (o options) makeMatrix(ctx context.Context, m manifest) error {
 		return err
 	}
 	fmt.Printf("installed in %s\n", time.Since(began).Round(time.Second))
-	results, err := o.tryAll(ctx, i, all.jobs)
+	results, err := o.tryAll(ctx, i, o.selected(all.jobs))
 	if err != nil {
 		return err
 	}
 	report := newReport(m, results, all, o.places())
+	report.scenario = o.scenario
 	fmt.Printf("%s, in %s\n", report.summary(), time.Since(began).Round(time.Second))
-	if o.only == "" && !o.binding {
+	if o.only == "" && o.scenario == "" && !o.binding {
 		if err := os.WriteFile(o.document, report.markdown(), 0o644); err != nil {
 			return err
 		}
@@ -143,7 +145,7 @@ func (o options) installer() (*installer, error) {
 
 // need installs the commands of the system that the tests need.
 func need(ctx context.Context, m manifest) error {
-	args := []string{"ip", "iptables-nft", "setpriv"}
+	args := []string{"ip", "setpriv"}
 	for _, f := range m.Families {
 		args = append(args, f.Needs...)
 	}

@@ -39,8 +39,10 @@ type library struct {
 	// Driver is the program in the family's directory that calls the library.
 	Driver string `json:"driver"`
 	// Resource is the only resource for which the client asks. Empty: the driver selects it.
-	Resource string    `json:"resource,omitempty"`
-	Versions []version `json:"versions"`
+	Resource string `json:"resource,omitempty"`
+	// HidesExpiry is true if the client does not say when a token expires.
+	HidesExpiry bool      `json:"hides_expiry,omitempty"`
+	Versions    []version `json:"versions"`
 	// Expect lists the scenarios in which the library differs from the ordinary outcome.
 	Expect []expectation `json:"expect"`
 }
@@ -56,6 +58,7 @@ type version struct {
 
 // expectation is the known outcome of a client in a scenario.
 type expectation struct {
+	// Scenario is the name of a scenario. With * at its end, it is the start of several names.
 	Scenario string `json:"scenario"`
 	// Versions are the versions with this outcome. Empty: all versions.
 	Versions []string `json:"versions,omitempty"`
@@ -110,15 +113,15 @@ func loadManifest() (manifest, error) {
 
 func (l library) check() error {
 	for _, e := range l.Expect {
-		s, ok := scenarioNamed(e.Scenario)
+		all := slices.DeleteFunc(scenarios(), func(s scenario) bool { return !e.about(s.name) })
 		switch {
-		case !ok:
+		case len(all) == 0:
 			return fmt.Errorf("unknown scenario %q", e.Scenario)
 		case !slices.Contains([]outcome{gotToken, refused, ignored, varies, absent}, e.Want):
 			return fmt.Errorf("%s: want %q: must be token, refused, ignored, varies or absent", e.Scenario, e.Want)
 		case (e.Want == refused || e.Want == varies) && e.Error == "":
 			return fmt.Errorf("%s: error is required", e.Scenario)
-		case e.Want != s.want && e.Why == "":
+		case e.Why == "" && slices.ContainsFunc(all, func(s scenario) bool { return e.Want != s.want }):
 			return fmt.Errorf("%s: why is required for %s", e.Scenario, e.Want)
 		}
 		for _, v := range e.Versions {
@@ -130,10 +133,33 @@ func (l library) check() error {
 	return nil
 }
 
-// expected returns the expectation for a version in a scenario: the first one that matches.
+// about reports whether an expectation is about a scenario.
+func (e expectation) about(scenario string) bool {
+	start, several := strings.CutSuffix(e.Scenario, "*")
+	return e.Scenario == scenario || several && strings.HasPrefix(scenario, start)
+}
+
+// expected returns the expectation for a version in a scenario. A feature that the version does
+// not have takes precedence over an expectation for several scenarios, and this one over those of
+// similar scenarios.
 func (l library) expected(s scenario, v string) expectation {
-	for _, e := range l.Expect {
-		if e.Scenario == s.name && (len(e.Versions) == 0 || slices.Contains(e.Versions, v)) {
+	find := func(matches func(expectation) bool) (expectation, bool) {
+		i := slices.IndexFunc(l.Expect, func(e expectation) bool {
+			return (len(e.Versions) == 0 || slices.Contains(e.Versions, v)) && matches(e)
+		})
+		if i < 0 {
+			return expectation{}, false
+		}
+		return l.Expect[i], true
+	}
+	similar := func(e expectation) bool { return slices.ContainsFunc(s.like, e.about) }
+	for _, matches := range []func(expectation) bool{
+		func(e expectation) bool { return e.Scenario == s.name },
+		func(e expectation) bool { return e.Want == absent && similar(e) },
+		func(e expectation) bool { return e.about(s.name) },
+		similar,
+	} {
+		if e, found := find(matches); found {
 			return e
 		}
 	}

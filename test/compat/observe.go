@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/test/kit/entra"
 )
 
@@ -31,6 +32,9 @@ type observed struct {
 	requests, probes int
 	// node is the number of requests that reached the node's IMDS.
 	node int
+	// began is the time before the first call. hidesExpiry is that of the job.
+	began       time.Time
+	hidesExpiry bool
 	// failure is an error of the driver itself, such as invalid output.
 	failure error
 }
@@ -91,7 +95,7 @@ type entry struct {
 func (o *observed) countRequests(log string) {
 	for line := range strings.Lines(log) {
 		var e entry
-		if json.Unmarshal([]byte(line), &e) != nil || e.Status == 0 || !strings.Contains(strings.ToLower(e.Path), "/identity/oauth2/token") {
+		if json.Unmarshal([]byte(line), &e) != nil || e.Status == 0 || e.Path != azure.AppServicePath && !strings.Contains(strings.ToLower(e.Path), "/identity/oauth2/token") {
 			continue
 		}
 		switch e.Resource {

@@ -13,6 +13,8 @@ type report struct {
 	manifest manifest
 	rows     map[client]*row
 	now      time.Time
+	// scenario is the start of the names of the scenarios that were run. Empty: all.
+	scenario string
 	// runtimes are the names and versions of the clients' runtimes.
 	runtimes []string
 	// tried are the scenarios of all places.
@@ -74,6 +76,9 @@ func (r report) err() error {
 			problems = append(problems, fmt.Errorf("%s %s: %s", l.Name, c.version, failure))
 		}
 		for _, s := range r.tried {
+			if !strings.HasPrefix(s.name, r.scenario) {
+				continue
+			}
 			if got, ok := tried.cells[s.name]; !ok {
 				problems = append(problems, fmt.Errorf("%s %s: %s: no result", l.Name, c.version, s.name))
 			} else if !got.ok() {
@@ -114,12 +119,16 @@ func (r report) summary() string {
 func (r report) markdown() []byte {
 	var page strings.Builder
 	fmt.Fprintf(&page, heading, r.now.UTC().Format("2 January 2006"), strings.Join(r.runtimes, ", "), r.summary())
-	for _, s := range scenarios() {
+	r.writeWays(&page)
+	page.WriteString("\n## Scenarios\n\n")
+	for _, s := range scenariosOf(mainTable) {
 		fmt.Fprintf(&page, "- **%s**: %s.\n", s.title, s.about)
 	}
+	page.WriteString("- **App Service**: no redirect; the client uses the variables of App Service, in all scenarios [below](#without-a-redirect).\n")
 	for _, f := range r.manifest.Families {
 		r.writeFamily(&page, f)
 	}
+	r.writeVariables(&page)
 	r.writeCosts(&page)
 	r.writeErrors(&page)
 	r.writeSecondAttempts(&page)
@@ -150,35 +159,42 @@ Tested on %s with %s.
 | (✓) | works sometimes: the note says what the client does |
 | ✗ | does not work: the note says what the client does |
 | – | the client does not have this feature |
-
 `
 
 func (r report) writeFamily(page *strings.Builder, f family) {
 	fmt.Fprintf(page, "\n## %s\n\n", f.Title)
-	writeHeader(page, "client")
+	writeHeader(page, "client", append(titles(mainTable), "App Service"))
 	var notes []string
 	r.each(func(c client, l library, tried *row) {
 		if c.family != f.Name {
 			return
 		}
 		fmt.Fprintf(page, "| %s |", r.title(c, l))
-		for _, s := range scenarios() {
+		for _, s := range scenariosOf(mainTable) {
 			fmt.Fprintf(page, " %s |", mark(tried.cells[s.name], l, &notes))
 		}
-		page.WriteString("\n")
+		fmt.Fprintf(page, " %s |\n", tried.markAll(appServiceWay, l, &notes))
 	})
+	writeNotes(page, notes)
+}
+
+func writeNotes(page *strings.Builder, notes []string) {
 	page.WriteString("\n")
 	for n, note := range notes {
 		fmt.Fprintf(page, "%d. %s\n", n+1, note)
 	}
 }
 
-func writeHeader(page *strings.Builder, first string) {
-	fmt.Fprintf(page, "| %s |", first)
-	for _, s := range scenarios() {
-		fmt.Fprintf(page, " %s |", s.title)
+func writeHeader(page *strings.Builder, first string, columns []string) {
+	fmt.Fprintf(page, "| %s | %s |\n|---|%s\n", first, strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+}
+
+func titles(t table) []string {
+	var all []string
+	for _, s := range scenariosOf(t) {
+		all = append(all, s.title)
 	}
-	fmt.Fprintf(page, "\n|---|%s\n", strings.Repeat("---|", len(scenarios())))
+	return all
 }
 
 func (r report) title(c client, l library) string {
@@ -190,7 +206,11 @@ func (r report) title(c client, l library) string {
 
 // mark returns the text of a cell in the table, and adds its note to notes.
 func mark(c cell, l library, notes *[]string) string {
-	sign := "✗"
+	return c.sign() + c.reference(l, notes)
+}
+
+// sign returns the sign of a cell.
+func (c cell) sign() string {
 	s, _ := scenarioNamed(c.Scenario)
 	switch c.Got {
 	case "":
@@ -198,29 +218,36 @@ func mark(c cell, l library, notes *[]string) string {
 	case s.want:
 		return "✓"
 	case absent:
-		sign = "–"
+		return "–"
 	case varies:
-		sign = "(✓)"
+		return "(✓)"
 	}
+	return "✗"
+}
+
+// reference returns the number of a cell's note, as a superscript, and adds the note to notes.
+func (c cell) reference(l library, notes *[]string) string {
 	note := l.Title + ": " + c.Expected.Why + "."
 	if c.Got == wrong {
 		note = l.Title + ": **not as expected**: " + firstLine(c.Problem) + "."
+	} else if c.Expected.Why == "" || c.Got == "" {
+		return ""
 	}
 	n := slices.Index(*notes, note)
 	if n < 0 {
 		n = len(*notes)
 		*notes = append(*notes, note)
 	}
-	return fmt.Sprintf("%s<sup>%d</sup>", sign, n+1)
+	return fmt.Sprintf("<sup>%d</sup>", n+1)
 }
 
 // writeCosts writes the number of requests and exchanges and the duration of each cell.
 func (r report) writeCosts(page *strings.Builder) {
 	page.WriteString("\n## Requests, exchanges and time\n\nToken requests that reached the proxy, including probes; exchanges with Entra, including retries and\nbackground refreshes; the duration of the slowest call in seconds, measured while other clients ran.\n\n")
-	writeHeader(page, "requests / exchanges / seconds")
+	writeHeader(page, "requests / exchanges / seconds", titles(mainTable))
 	r.each(func(c client, l library, tried *row) {
 		fmt.Fprintf(page, "| %s |", r.title(c, l))
-		for _, s := range scenarios() {
+		for _, s := range scenariosOf(mainTable) {
 			got := tried.cells[s.name]
 			if got.Got == absent || got.Got == "" {
 				page.WriteString(" – |")
@@ -234,10 +261,23 @@ func (r report) writeCosts(page *strings.Builder) {
 
 // writeErrors writes the errors that an application must handle.
 func (r report) writeErrors(page *strings.Builder) {
-	page.WriteString("\n## Errors for an unknown identity\n\n| client | error |\n|---|---|\n")
+	page.WriteString("\n## Errors\n\n")
+	writeHeader(page, "client", []string{"unknown identity", "unknown identity, App Service", "wrong secret, App Service"})
 	r.each(func(c client, l library, tried *row) {
-		fmt.Fprintf(page, "| %s | `%s` |\n", r.title(c, l), strings.ReplaceAll(firstLine(tried.cells["unknown"].Error), "|", "\\|"))
+		fmt.Fprintf(page, "| %s |", r.title(c, l))
+		for _, name := range []string{"unknown", "app-service-unknown", "app-service-forged"} {
+			fmt.Fprintf(page, " %s |", tried.cells[name].quotedError())
+		}
+		page.WriteString("\n")
 	})
+}
+
+// quotedError returns the client's error in a refusal, for the page.
+func (c cell) quotedError() string {
+	if c.Got != refused {
+		return "–"
+	}
+	return "`" + strings.ReplaceAll(firstLine(c.Error), "|", "\\|") + "`"
 }
 
 // writeSecondAttempts lists the cells that differed from the manifest in the first attempt.

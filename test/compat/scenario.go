@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/test/kit/entra"
 	"imds-oidc-proxy/test/kit/pod"
 )
@@ -17,6 +18,12 @@ const (
 	otherObjectID   = "b7a1c9de-52f0-4e83-8d6b-9a0f1e2d3c4b"
 	otherResourceID = "/subscriptions/7d1b0c9a-4f3e-4a2d-8b6c-5e0f9a8b7c6d/resourceGroups/shop/providers/Microsoft.ManagedIdentity/userAssignedIdentities/cart"
 	unknownClientID = "deadbeef-0000-4000-8000-00000000dead"
+)
+
+// Invented secrets of the App Service protocol: the pod's, and one that is wrong.
+const (
+	podSecret   = "3b9f6a52-7c1e-4d08-a2b4-6e5d4c3b2a19"
+	wrongSecret = "00000000-7c1e-4d08-a2b4-6e5d4c3b2a19"
 )
 
 const (
@@ -59,9 +66,28 @@ const (
 	bound place = "bound"
 )
 
+// table is a part of the page.
+type table int
+
+const (
+	// mainTable has the scenarios with the redirect, and the first one without it.
+	mainTable table = iota
+	// variablesTable has the scenarios in which environment variables take the place of the
+	// redirect.
+	variablesTable
+)
+
 // scenario is a column of the matrix.
 type scenario struct {
 	name, title, about string
+
+	table table
+	// like are the names of scenarios that need the same feature of a client, or in which it
+	// raises the same error. Their expectations hold here too, unless there is another one.
+	like []string
+
+	// aside is true if the scenario does not count in the summary of its way.
+	aside bool
 
 	where     place
 	arguments []string
@@ -145,7 +171,62 @@ func scenarios() []scenario {
 	}, {
 		name: "direct", title: "no redirect", about: "no redirect; the client uses `AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:8000`",
 		where: direct, arguments: managed(), want: gotToken, check: all(tokens(1, pod.ClientID), exchanges(1)),
-		environment: []string{"AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:8000"},
+		environment: podHost(),
+	}, {
+		name: "direct-client-id", title: "POD_IDENTITY host, client ID", about: "`AZURE_POD_IDENTITY_AUTHORITY_HOST`; a user-assigned identity by its client ID",
+		table: variablesTable, like: []string{"client-id", "direct"},
+		where: direct, arguments: managed("client_id=" + otherClientID), want: gotToken, check: all(tokens(1, otherClientID), exchanges(1)),
+		environment: podHost(),
+	}, {
+		name: "app-service", title: "App Service", about: "the four variables of App Service; the pod's own identity",
+		where: direct, arguments: managed(), want: gotToken, check: all(expiries, tokens(1, pod.ClientID), exchanges(1)),
+		table: variablesTable, environment: appService(podSecret),
+	}, {
+		name: "app-service-client-id", title: "client ID", about: "App Service; a user-assigned identity by its client ID",
+		where: direct, arguments: managed("client_id=" + otherClientID), want: gotToken, check: all(expiries, tokens(1, otherClientID), exchanges(1)),
+		table: variablesTable, like: []string{"client-id"}, environment: appService(podSecret),
+	}, {
+		name: "app-service-object-id", title: "object ID", about: "App Service; by its object ID, which the proxy finds in the identity's token",
+		where: direct, arguments: managed("object_id=" + otherObjectID), want: gotToken, check: all(expiries, tokens(1, otherClientID)),
+		table: variablesTable, like: []string{"object-id"}, environment: appService(podSecret),
+	}, {
+		name: "app-service-resource-id", title: "resource ID", about: "App Service; by its ARM resource ID, which `--identity` maps",
+		where: direct, arguments: managed("resource_id=" + otherResourceID), want: gotToken, check: all(expiries, tokens(1, otherClientID), exchanges(1)),
+		table: variablesTable, like: []string{"resource-id"}, environment: appService(podSecret),
+	}, {
+		name: "app-service-chain", title: "default chain", about: "App Service; the SDK's default chain",
+		where: direct, arguments: []string{"credential=default"}, want: gotToken, check: all(expiries, tokens(1, pod.ClientID), exchanges(1)),
+		table: variablesTable, like: []string{"chain"}, environment: appService(podSecret),
+	}, {
+		name: "app-service-falls", title: "falls through", about: "App Service; the tenant does not have the pod's own identity: a chain tries its next credential without delay",
+		where: direct, arguments: []string{"credential=fallthrough"}, want: gotToken, check: all(fellThrough, exchanges(1), asksOnce),
+		fault: func(int) *entra.Fault { f := entra.FaultAADSTS(700016); return &f },
+		table: variablesTable, like: []string{"fall-through"}, aside: true, environment: appService(podSecret),
+	}, {
+		name: "app-service-second", title: "second call", about: "App Service; a second call of the same object: at most one more request, no exchange",
+		where: direct, arguments: managed("calls=2"), want: gotToken, check: all(expiries, tokens(2, pod.ClientID), sameToken, exchanges(1)),
+		table: variablesTable, like: []string{"second"}, environment: appService(podSecret),
+	}, {
+		name: "app-service-refresh", title: "refresh", about: "App Service; after its token has expired, the client gets another one",
+		where: direct, arguments: managed("calls=2", fmt.Sprintf("pause=%g", afterExpiry.Seconds())), want: gotToken, check: all(expiries, tokens(2, pod.ClientID), otherToken),
+		fault: func(int) *entra.Fault { return lasting(shortLife) },
+		table: variablesTable, like: []string{"refresh"}, environment: appService(podSecret),
+	}, {
+		name: "app-service-unknown", title: "unknown identity", about: "App Service; an identity that the tenant does not have: the SDK's own error, without delay",
+		where: direct, arguments: managed("client_id=" + unknownClientID), want: refused, check: all(atMostOneExchange, asksOnce),
+		table: variablesTable, like: []string{"unknown"}, environment: appService(podSecret),
+	}, {
+		name: "app-service-forged", title: "wrong secret", about: "App Service, with another pod's secret: an error that names the cause, without delay",
+		where: direct, arguments: managed(), want: refused, check: all(exchanges(0), asksOnce),
+		table: variablesTable, environment: appService(wrongSecret),
+	}, {
+		name: "both", title: "both", about: "`AZURE_POD_IDENTITY_AUTHORITY_HOST` and the variables of App Service, as injected with `redirect: none`",
+		where: direct, arguments: managed(), want: gotToken, check: all(expiries, tokens(1, pod.ClientID), exchanges(1)),
+		table: variablesTable, environment: append(podHost(), appService(podSecret)...),
+	}, {
+		name: "both-client-id", title: "both, client ID", about: "the same; a user-assigned identity by its client ID",
+		where: direct, arguments: managed("client_id=" + otherClientID), want: gotToken, check: all(expiries, tokens(1, otherClientID), exchanges(1)),
+		table: variablesTable, like: []string{"client-id", "both"}, environment: append(podHost(), appService(podSecret)...),
 	}}
 }
 
@@ -158,6 +239,24 @@ func (p place) scenarios() []scenario {
 		// An identity without a binding may get one, so that the proxy's answer is another.
 		return s.where != redirected || slices.Contains(s.arguments, "client_id="+unknownClientID)
 	})
+}
+
+// podHost is the variable of IMDS's protocol that some clients use instead of the metadata
+// address.
+func podHost() []string { return []string{"AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:8000"} }
+
+// appService are the variables that injection sets for the protocol of App Service.
+func appService(secret string) []string {
+	const endpoint = "http://127.0.0.1:8000" + azure.AppServicePath
+	return []string{
+		azure.EnvIdentityEndpoint + "=" + endpoint, azure.EnvIdentityHeader + "=" + secret,
+		azure.EnvMSIEndpoint + "=" + endpoint, azure.EnvMSISecret + "=" + secret,
+	}
+}
+
+// scenariosOf returns the scenarios of a table.
+func scenariosOf(t table) []scenario {
+	return slices.DeleteFunc(scenarios(), func(s scenario) bool { return s.table != t })
 }
 
 func scenarioNamed(name string) (scenario, bool) {
@@ -216,6 +315,21 @@ func tokens(n int, clientID string) func(observed) error {
 		}
 		return nil
 	}
+}
+
+// longestLife is longer than the life of any token of the stand-in for Entra.
+const longestLife = 25 * time.Hour
+
+// expiries checks when the tokens expire in the client's opinion: a client that reads expires_on
+// wrongly never asks for another token, or asks each time.
+func expiries(o observed) error {
+	for _, a := range o.answers {
+		expires := time.Unix(a.ExpiresOn, 0)
+		if a.Token != "" && !o.hidesExpiry && (expires.Before(o.began) || expires.After(o.began.Add(longestLife))) {
+			return fmt.Errorf("the token expires at %d in the client's opinion, want a time between %d and %s later", a.ExpiresOn, o.began.Unix(), longestLife)
+		}
+	}
+	return nil
 }
 
 func exchanges(n int) func(observed) error {

@@ -26,6 +26,8 @@ type job struct {
 	Program                  program
 	// Resource is the resource of the client's tokens. Empty: a new one for each scenario.
 	Resource string
+	// HidesExpiry is true if the client does not say when a token expires.
+	HidesExpiry bool
 	// Scenarios are the names of the scenarios to run. Nil: all.
 	Scenarios []string
 }

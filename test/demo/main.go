@@ -75,10 +75,8 @@ func run() int {
 
 // enter makes the namespace and runs this program again in it.
 func enter() (exitCode int, err error) {
-	for _, program := range []string{"ip", "iptables"} {
-		if _, err := exec.LookPath(program); err != nil {
-			return 0, fmt.Errorf("the program %s is not installed", program)
-		}
+	if _, err := exec.LookPath("ip"); err != nil {
+		return 0, errors.New("the program ip is not installed")
 	}
 	_, code, err := netns.Enter(os.Getuid() != 0)
 	return code, err
@@ -105,7 +103,18 @@ func show(opts options, layout func(options) (pod.Config, error)) int {
 	if err != nil {
 		return fail(err)
 	}
+	dir, err := os.MkdirTemp("", "demo-")
+	if err != nil {
+		return fail(err)
+	}
+	defer os.RemoveAll(dir)
+	instance, err := writeInstance(dir)
+	if err != nil {
+		return fail(err)
+	}
+	cfg.ProxyArgs = append(cfg.ProxyArgs, "--instance-metadata="+instance)
 	cfg.IdentityBinding = opts.binding
+	cfg.ProxyEnv = []string{"PROXY_APP_SERVICE_HEADER=" + podUID} // injection refers to the pod's UID
 	p, err := pod.Start(demoCtx, cfg)
 	if err != nil {
 		return fail(err)
@@ -119,6 +128,13 @@ func show(opts options, layout func(options) (pod.Config, error)) int {
 		return s.shell()
 	}
 	return 0
+}
+
+// writeInstance writes a document of instance metadata that the proxy's user can read.
+func writeInstance(dir string) (path string, err error) {
+	path = filepath.Join(dir, "instance.json")
+	document := `{"compute": {"azEnvironment": "AzurePublicCloud", "location": "westeurope", "name": "demo-node"}}`
+	return path, errors.Join(os.Chmod(dir, 0o755), os.WriteFile(path, []byte(document), 0o644))
 }
 
 // proxyArgs returns arguments of the proxy with a log for people.
@@ -136,7 +152,7 @@ func inNamespace(opts options) (pod.Config, error) {
 func inUserNamespace(opts options) (pod.Config, error) {
 	return pod.Config{
 		OneUser:   true,
-		ProxyInit: opts.proxyInit, ProxyInitArgs: []string{"--seal"},
+		ProxyInit: opts.proxyInit, ProxyInitArgs: []string{"--seal", "--proxy-uid=0", "--proxy-gid=0"},
 		Proxy: opts.proxy, ProxyArgs: proxyArgs("--imds-passthrough=off"),
 	}, nil
 }

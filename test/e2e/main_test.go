@@ -26,6 +26,7 @@ const binariesVar = "E2E_BINARIES"
 var programs = map[string]string{
 	"proxy":       "../../cmd/proxy",
 	"proxy-init":  "../../cmd/proxy-init",
+	"imds-cni":    "../../cmd/imds-cni",
 	"redirectpod": "./redirectpod",
 }
 

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -212,4 +214,68 @@ func TestRedirectBesideNFTMesh(t *testing.T) {
 	}
 	table.Flush()
 	t.Logf("the server that answers, with an nft-native service mesh\n%s", &log)
+}
+
+// newCgroup makes a cgroup, and returns its directory and a command line that runs a program in it.
+func newCgroup(t *testing.T) (dir string, enter []string) {
+	t.Helper()
+	root := "/sys/fs/cgroup/unified"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		root = "/sys/fs/cgroup"
+	} else if _, err := os.Stat(root); err != nil {
+		t.Skip("this machine has no cgroup v2, to which eBPF programs are attached")
+	}
+	dir, err := os.MkdirTemp(root, "e2e-connect-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir, []string{"sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, dir}
+}
+
+// TestRedirectBesideConnectHook has an eBPF program that changes the metadata address in connect, as
+// Cilium does for a Service or a local redirect policy. No rule for packets sees that address
+// then. The proof by a connection notices it, whatever the backend.
+func TestRedirectBesideConnectHook(t *testing.T) {
+	t.Parallel()
+	for _, backend := range backends {
+		pod := newRedirectPod(t)
+		dir, enter := newCgroup(t)
+		inside := initOptions{prefix: enter}
+		attach := func() *helper {
+			return startHelper(t, exec.Command(program("redirectpod"), "hook", "169.254.169.254=198.51.100.10@"+dir))
+		}
+		ask := func() string {
+			command := append(append([]string{}, enter...), appUser.as(program("redirectpod"), "ask", metadata80)...)
+			return strings.TrimSpace(pod.mustRun("", command...))
+		}
+		hook := attach()
+		if r := pod.tryInit(inside, "--backend="+backend); r.code != 9 {
+			t.Errorf("%s after the hook: exit code %d, want 9\n%s", backend, r.code, r.stderr)
+		}
+		if got := ask(); got != byOutside {
+			t.Errorf("%s with the hook: %s, want %s", backend, got, byOutside)
+		}
+		hook.stdin.Close()
+		for range hook.lines {
+		}
+		if r := pod.tryInit(inside, "--backend="+backend); r.code != 0 {
+			t.Errorf("%s without the hook: exit code %d\n%s", backend, r.code, r.stderr)
+		}
+		pod.answerAs(proxyUser, byProxy+"=tcp/127.0.0.1:8000")
+		if got := ask(); got != byProxy {
+			t.Errorf("%s without the hook: %s, want %s", backend, got, byProxy)
+		}
+		hook = attach()
+		if got := ask(); got != byOutside { // a limit that docs/security.md names
+			t.Errorf("%s before the hook: %s, want %s", backend, got, byOutside)
+		}
+		hook.stdin.Close()
+		for range hook.lines {
+		}
+	}
 }

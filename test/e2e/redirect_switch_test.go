@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"regexp"
 	"strconv"
 	"strings"
@@ -20,13 +21,19 @@ func (p *redirectPod) repeat(u asker) dials {
 
 var answerCount = regexp.MustCompile(`(\S+)=(\d+)`)
 
-// sinceLast returns how often each server has answered since the last call.
+// sinceLast returns how often each server has answered since the last call. It waits until at
+// least one has.
 func (d dials) sinceLast() map[string]int {
 	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), readyTimeout)
+	defer cancel()
 	counts := map[string]int{}
-	for _, m := range answerCount.FindAllStringSubmatch(d.again(), -1) {
-		counts[m[1]], _ = strconv.Atoi(m[2])
-	}
+	waitUntil(d.t, ctx, "a server answers", func() bool {
+		for _, m := range answerCount.FindAllStringSubmatch(d.again(), -1) {
+			counts[m[1]], _ = strconv.Atoi(m[2])
+		}
+		return len(counts) > 0
+	})
 	return counts
 }
 
@@ -61,14 +68,10 @@ func TestRedirectSwitchHasNoGap(t *testing.T) {
 			}
 			// The test can see another answer: without a redirect the clients reach the decoy.
 			pod.install("--cleanup")
+			ctx, cancel := context.WithTimeout(t.Context(), readyTimeout)
+			defer cancel()
 			for _, c := range clients {
-				c.sinceLast()
-			}
-			pod.expect(appUser, metadata80, byIMDS)
-			for _, c := range clients {
-				if got := c.sinceLast(); got[byIMDS] == 0 {
-					t.Errorf("%s: answers without a redirect: %v, want the metadata service's", c.user.name, got)
-				}
+				waitUntil(t, ctx, c.user.name+" reaches the metadata service", func() bool { return c.sinceLast()[byIMDS] > 0 })
 			}
 		})
 	}

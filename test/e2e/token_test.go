@@ -288,7 +288,8 @@ func TestNodeIdentity(t *testing.T) {
 // TestWrongUser: a proxy whose user is not exempt from the redirect would forward requests to
 // itself. It refuses to start, unless forwarding is off.
 func TestWrongUser(t *testing.T) {
-	p, ctx := startPod(t, pod.Config{ProxyInitArgs: []string{"--proxy-uid=1502"}, ProxyArgs: []string{"--imds-passthrough=off"}})
+	// Without the port guard, which refuses a proxy of another user: see TestPortGuardOfAnotherUser.
+	p, ctx := startPod(t, pod.Config{Backend: "nft", ProxyInitArgs: []string{"--proxy-uid=1502"}, ProxyArgs: []string{"--imds-passthrough=off"}})
 	if body := curl(t, ctx, p, "-H", "Metadata: true", tokenURL); !strings.Contains(body, "access_token") {
 		t.Errorf("a proxy without forwarding answered %s", body)
 	}

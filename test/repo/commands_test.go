@@ -20,7 +20,7 @@ var (
 	block = regexp.MustCompile("(?ms)^ *```([a-z]*)\n(.*?)^ *```")
 	// call is a program where a command begins: on a line of its own, after a prompt, a pipe
 	// or an operator, or after the -- of kubectl. The rest is its arguments.
-	call = regexp.MustCompile(`(?:^|&& |\|\| |\| |; | -- )(?:\$ )?(?:/|\./|bin/)?(proxy-init|proxy|webhook|imds-migrate)((?: [^|;&#]*)?)`)
+	call = regexp.MustCompile(`(?:^|&& |\|\| |\| |; | -- )(?:\$ )?(?:/|\./|bin/)?(proxy-init|proxy|webhook|imds-migrate|imds-cni)((?: [^|;&#]*)?)`)
 	// subcommand is an argument that can be the name of a command.
 	subcommand = regexp.MustCompile(`^[a-z]+$`)
 )
@@ -45,7 +45,7 @@ func (p program) takes(command string) bool {
 func readPrograms(t *testing.T, dir string) map[string]program {
 	t.Helper()
 	all := map[string]program{}
-	for name, commands := range map[string][]string{"proxy": {"", "check"}, "proxy-init": {""}, "webhook": {""}, "imds-migrate": {"", "inject"}} {
+	for name, commands := range map[string][]string{"proxy": {"", "check"}, "proxy-init": {""}, "webhook": {""}, "imds-migrate": {"", "inject", "plan"}, "imds-cni": {""}} {
 		p := program{path: filepath.Join(dir, name), help: help(t, dir, name), flags: map[string]bool{"--help": true}}
 		for _, command := range commands {
 			for _, line := range flagLine.FindAllString(help(t, dir, name, strings.Fields(command)...), -1) {
@@ -150,10 +150,10 @@ func testEnvironment(t *testing.T, programs map[string]program) {
 	for _, p := range programs {
 		for flag := range p.flags {
 			name := strings.ToUpper(strings.ReplaceAll(strings.TrimPrefix(flag, "--"), "-", "_"))
-			source += " PROXY_" + name + " WEBHOOK_" + name
+			source += " PROXY_" + name + " WEBHOOK_" + name + " IMDS_CNI_" + name
 		}
 	}
-	names := regexp.MustCompile(`\b(?:AZURE|PROXY|WEBHOOK|METADATA)_[A-Z_]*[A-Z]\b`).FindAllString(documentation(t), -1)
+	names := regexp.MustCompile(`\b(?:AZURE|PROXY|WEBHOOK|METADATA|IMDS_CNI)_[A-Z_]*[A-Z]\b`).FindAllString(documentation(t), -1)
 	if len(names) < 50 {
 		t.Errorf("found %d variables in the documentation, want at least 50", len(names))
 	}
@@ -176,16 +176,15 @@ func documentation(t *testing.T) string {
 	return text
 }
 
-// testExitCodes checks that each exit code in the help texts of imds-migrate and the webhook has
-// a row in their pages. Those of proxy and proxy-init are generated.
+// testExitCodes checks that each exit code in the help texts of imds-migrate, imds-cni and the
+// webhook has a row in their pages. Those of proxy and proxy-init are generated.
 func testExitCodes(t *testing.T, programs map[string]program) {
-	for _, name := range []string{"imds-migrate", "webhook"} {
+	for name, page := range map[string]string{"imds-migrate": "docs/imds-migrate.md", "webhook": "docs/webhook.md", "imds-cni": "docs/cni.md"} {
 		_, list, found := strings.Cut(programs[name].help, "Exit codes:\n")
 		codes := regexp.MustCompile(`(?m)^ +(\d+)  `).FindAllStringSubmatch(list, -1)
 		if !found || len(codes) < 3 {
 			t.Errorf("%s --help has the exit codes %q, want at least 3", name, codes)
 		}
-		page := "docs/" + name + ".md"
 		for _, code := range codes {
 			if !strings.Contains(read(t, page), "\n| "+code[1]+" | ") {
 				t.Errorf("%s has no row for the exit code %s", page, code[1])

@@ -173,6 +173,17 @@ func generated(t *testing.T, dir string) map[string]string {
 	}
 }
 
+// TestConfigurationOfCNI: docs/cni.md lists the flags of imds-cni.
+func TestConfigurationOfCNI(t *testing.T) {
+	flags := options(t, help(t, allBinaries(t), "imds-cni"))
+	checkGenerated(t, repository+"/docs/cni.md", map[string]string{"imds-cni flags": table(flags, func(name string) string {
+		if name == "version" {
+			return ""
+		}
+		return "IMDS_CNI_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+	})})
+}
+
 // generatedPart matches a part of a page between its markers.
 var generatedPart = regexp.MustCompile(`(?s)(<!-- generated: ([a-z -]+) -->\n).*?(<!-- end -->)`)
 

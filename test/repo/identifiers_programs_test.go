@@ -43,7 +43,7 @@ func (p programs) readers() map[string][]reader {
 		kindCloud: {p.webhook("--cloud"), p.migrateFlag("--cloud"), p.chart("cloud")},
 		kindPort:  {p.proxyEnv("PROXY_PORT"), p.proxyFlag("--proxy-port"), p.initEnv("PROXY_PORT"), p.annotation("azure.workload.identity/proxy-sidecar-port")},
 		kindAddress: {p.proxyEnv("PROXY_ADMIN_ADDRESS"), p.proxyFlag("--admin-address"),
-			p.webhook("--address"), p.webhook("--health-address"), p.webhook("--metrics-address")},
+			p.webhook("--address"), p.webhook("--health-address"), p.webhook("--metrics-address"), p.cni("--health-address")},
 	}
 }
 
@@ -132,6 +132,13 @@ func (p programs) webhook(flag string, more ...string) reader {
 	return reader{"webhook " + flag, func(t *testing.T, value string) string {
 		args := append([]string{"--proxy-image=proxy:1", "--proxy-init-image=init:1", "--namespace=hook", "--kubeconfig=/does/not/exist", flag + "=" + value}, more...)
 		return errorUnless(p.run(t, "", nil, "webhook", args...), `--kubeconfig (WEBHOOK_KUBECONFIG) "/does/not/exist": `)
+	}}
+}
+
+// cni adds a flag of the other command, so that the program exits after it has parsed its flags.
+func (p programs) cni(flag string) reader {
+	return reader{"imds-cni " + flag, func(t *testing.T, value string) string {
+		return errorUnless(p.run(t, "", nil, "imds-cni", "install", flag+"="+value, "--remove-binary"), "--remove-binary (IMDS_CNI_REMOVE_BINARY) is only for uninstall")
 	}}
 }
 

@@ -17,27 +17,36 @@ const module = "imds-oidc-proxy"
 // allowed lists, for each package outside test/, the packages of this module that it may import. A
 // package that is not listed may exist only in test/.
 var allowed = map[string][]string{
-	"cmd/proxy":         {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server", "internal/sockets", "internal/termlog"},
-	"cmd/proxy-init":    {"internal/flagenv", "internal/logging", "internal/netrules", "internal/termlog"},
-	"internal/azure":    {},
-	"internal/flagenv":  {},
-	"internal/imds":     {"internal/exchange", "internal/tokens"},
-	"internal/server":   {},
-	"internal/tokens":   {"internal/exchange"},
-	"internal/exchange": {},
-	"internal/diagnose": {"internal/exchange", "internal/tokens"},
-	"internal/netrules": {"internal/sockets"},
-	"internal/sockets":  {},
-	"internal/health":   {},
-	"internal/metrics":  {},
-	"internal/census":   {},
-	"internal/logging":  {"internal/flagenv"},
-	"internal/loglimit": {},
-	"internal/termlog":  {},
-	"internal/inject":   {"internal/flagenv"},
-	"internal/manifest": {},
-	"cmd/imds-migrate":  {"internal/flagenv", "internal/inject", "internal/manifest"},
-	"cmd/webhook":       {"internal/flagenv", "internal/health", "internal/inject", "internal/logging", "internal/loglimit"},
+	"cmd/proxy":           {"internal/flagenv", "internal/imds", "internal/exchange", "internal/tokens", "internal/health", "internal/metrics", "internal/census", "internal/logging", "internal/loglimit", "internal/diagnose", "internal/server", "internal/sockets", "internal/termlog"},
+	"cmd/proxy-init":      {"internal/flagenv", "internal/logging", "internal/netrules", "internal/termlog"},
+	"cmd/imds-cni":        {"internal/cni", "internal/cniinstall", "internal/flagenv", "internal/health", "internal/logging", "internal/netrules", "internal/nodetaint", "internal/server"},
+	"internal/azure":      {},
+	"internal/flagenv":    {},
+	"internal/imds":       {"internal/exchange", "internal/tokens"},
+	"internal/server":     {},
+	"internal/tokens":     {"internal/exchange"},
+	"internal/exchange":   {},
+	"internal/diagnose":   {"internal/exchange", "internal/tokens"},
+	"internal/netrules":   {"internal/sockets"},
+	"internal/nodetaint":  {},
+	"internal/sockets":    {},
+	"internal/cnirequest": {},
+	"internal/cni":        {"internal/cnirequest", "internal/netrules"},
+	"internal/cniinstall": {},
+	"internal/health":     {},
+	"internal/metrics":    {},
+	"internal/census":     {},
+	"internal/logging":    {"internal/flagenv"},
+	"internal/loglimit":   {},
+	"internal/termlog":    {},
+	"internal/inject":     {"internal/cnirequest", "internal/flagenv"},
+	"internal/manifest":   {},
+	"internal/signs":      {},
+	"internal/survey":     {"internal/signs"},
+	"internal/plan":       {"internal/inject", "internal/signs", "internal/survey"},
+	"internal/output":     {"internal/inject", "internal/plan"},
+	"cmd/imds-migrate":    {"internal/flagenv", "internal/inject", "internal/manifest", "internal/output", "internal/plan", "internal/survey"},
+	"cmd/webhook":         {"internal/flagenv", "internal/health", "internal/inject", "internal/logging", "internal/loglimit"},
 }
 
 // everywhere lists the packages that every package may import.
@@ -47,6 +56,7 @@ var everywhere = []string{"internal/azure"}
 var exclusive = map[string]string{
 	"github.com/AzureAD/microsoft-authentication-library-for-go": "internal/exchange",
 	"github.com/coreos/go-iptables":                              "internal/netrules",
+	"github.com/fsnotify/fsnotify":                               "internal/cniinstall",
 	"github.com/google/nftables":                                 "internal/netrules",
 	"github.com/mdlayher/netlink":                                "internal/netrules",
 	"github.com/go-chi/chi":                                      "cmd/proxy",
@@ -60,7 +70,7 @@ var forbidden = []string{"k8s.io/", "sigs.k8s.io/"}
 
 // kubernetesSide lists the packages that may link what is forbidden to others: they patch pods and
 // do not run in them.
-var kubernetesSide = []string{"internal/inject", "cmd/webhook", "cmd/imds-migrate"}
+var kubernetesSide = []string{"internal/inject", "internal/survey", "internal/plan", "internal/output", "cmd/webhook", "cmd/imds-migrate"}
 
 type goPackage struct {
 	ImportPath string

@@ -13,9 +13,9 @@ import (
 // of the chart, which have a test of their own. The version is the second group.
 var versionPlaces = []*regexp.Regexp{
 	regexp.MustCompile(`(/imds-oidc-proxy(?:-[a-z]+)?:)(v\d[\w.-]*)`), // images
-	regexp.MustCompile(`(\n *newTag: )(v\d[\w.-]*)`),                 // kustomize's images
-	regexp.MustCompile(`(//deploy[\w/-]*\?ref=)(v\d[\w.-]*)`),        // kustomize's remote resources
-	regexp.MustCompile(`(\nappVersion: )(v\d[\w.-]*)`),               // Chart.yaml
+	regexp.MustCompile(`(\n *newTag: )(v\d[\w.-]*)`),                  // kustomize's images
+	regexp.MustCompile(`(//deploy[\w/-]*\?ref=)(v\d[\w.-]*)`),         // kustomize's remote resources
+	regexp.MustCompile(`(\nappVersion: )(v\d[\w.-]*)`),                // Chart.yaml
 }
 
 // chartVersion is the chart's version, which has no v.

@@ -19,10 +19,26 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
+{{- define "imds-oidc-proxy.cniName" -}}
+{{ with .Values.fullnameOverride }}{{ . }}-cni{{ else }}imds-oidc-proxy-cni{{ end }}
+{{- end }}
+
+{{- define "imds-oidc-proxy.cniSelector" -}}
+app.kubernetes.io/name: imds-oidc-proxy-cni
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "imds-oidc-proxy.cniLabels" -}}
+{{ include "imds-oidc-proxy.cniSelector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
 {{- /* The argument is a list: the chart's root, and an image. A digest takes precedence over a tag. */ -}}
 {{- define "imds-oidc-proxy.image" -}}
 {{- $root := index . 0 }}{{ $image := index . 1 -}}
-{{ required "images.registry is required: where the three images are, for example registry.example.test/team" $root.Values.images.registry }}/{{ $image.repository }}
+{{ required "images.registry is required: where the images are, for example registry.example.test/team" $root.Values.images.registry }}/{{ $image.repository }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default $root.Chart.AppVersion $image.tag }}{{ end }}
 {{- end }}
 

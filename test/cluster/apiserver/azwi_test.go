@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/test/cluster"
 	"imds-oidc-proxy/test/kit/azwi"
 )
 
@@ -19,6 +21,7 @@ type azwiCase struct {
 	layout       azwi.Layout
 	native       bool // azwi injects its proxy as a native sidecar, as on API servers 1.32 and later
 	reinvocation admissionregistrationv1.ReinvocationPolicyType
+	endpoint     azwi.TokenEndpoint // of identity bindings; zero: none
 }
 
 func (b azwiCase) String() string {
@@ -41,12 +44,33 @@ func azwiCases() (all []azwiCase) {
 		for _, layout := range []azwi.Layout{azwi.V160, azwi.Older, azwi.Newer} {
 			for _, native := range []bool{false, true} {
 				for _, reinvocation := range []admissionregistrationv1.ReinvocationPolicyType{admissionregistrationv1.NeverReinvocationPolicy, admissionregistrationv1.IfNeededReinvocationPolicy} {
-					all = append(all, azwiCase{order, layout, native, reinvocation})
+					all = append(all, azwiCase{order: order, layout: layout, native: native, reinvocation: reinvocation})
 				}
 			}
 		}
 	}
 	return all
+}
+
+func startAzwi(t *testing.T) *cluster.Azwi {
+	t.Helper()
+	server, err := running.StartAzwi()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close() })
+	return server
+}
+
+// install installs the webhook until the test ends.
+func install(ctx context.Context, t *testing.T, server *cluster.Azwi, configuration, namespace string, hook azwi.Webhook, reinvocation admissionregistrationv1.ReinvocationPolicyType) (path string) {
+	t.Helper()
+	path, err := server.Install(ctx, configuration, namespace, hook, reinvocation, injected())
+	t.Cleanup(func() { _ = server.Uninstall(configuration) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // TestBesideAzwi checks that the pod gets one proxy and one init container, ours, in any
@@ -78,16 +102,16 @@ func TestBesideAzwi(t *testing.T) {
 }
 
 // createBesideAzwi creates a pod that both webhooks get.
-func createBesideAzwi(ctx context.Context, t *testing.T, server *azwiServer, c azwiCase) (*corev1.Pod, error) {
+func createBesideAzwi(ctx context.Context, t *testing.T, server *cluster.Azwi, c azwiCase, edits ...edit) (*corev1.Pod, error) {
 	t.Helper()
 	namespace := appNamespace(ctx, t)
 	// The API server calls webhooks in the order of their configurations' names. Ours
 	// begins with imds-.
 	configuration := map[string]string{"before": "azwi-", "after": "zz-azwi-"}[c.order] + namespace
-	path := server.install(ctx, t, configuration, namespace, azwi.Webhook{Layout: c.layout, NativeSidecar: c.native, TenantID: tenantID}, c.reinvocation)
-	before := server.requests(path)
-	pod, _, err := create(ctx, t, namespace, injected())
-	if server.requests(path) == before {
+	path := install(ctx, t, server, configuration, namespace, azwi.Webhook{Layout: c.layout, NativeSidecar: c.native, TenantID: tenantID, Endpoint: c.endpoint}, c.reinvocation)
+	before := server.Requests(path)
+	pod, _, err := create(ctx, t, namespace, injected(edits...))
+	if server.Requests(path) == before {
 		t.Fatal("azwi's webhook got no request")
 	}
 	return pod, err
@@ -108,6 +132,67 @@ func checkMountsDiffer(t *testing.T, pod *corev1.Pod) {
 	}
 }
 
+// TestBesideAKS checks that the injected proxy has the identity binding that AKS's webhook
+// gives to the application's containers, in any order of the two webhooks.
+func TestBesideAKS(t *testing.T) {
+	server := startAzwi(t)
+	for _, c := range azwiCases() {
+		if c.refused() || c.layout == azwi.Older {
+			continue // no version with this layout has identity bindings
+		}
+		c.endpoint = azwi.AKS()
+		t.Run(c.String(), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+			defer cancel()
+			pod, err := createBesideAzwi(ctx, t, server, c, annotate(inject.IdentityBindingAnnotation, "true"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkContainers(t, pod)
+			checkMountsDiffer(t, pod)
+			if volumes := tokenVolumes(pod); len(volumes) > 0 {
+				t.Errorf("the pod has a token for Entra: %v", volumes)
+			}
+			for _, name := range []string{"app", "migrate", inject.ProxyName} {
+				checkAKS(t, pod, container(t, pod, name))
+			}
+		})
+	}
+}
+
+// checkAKS checks what AKS's webhook gives to a container.
+func checkAKS(t *testing.T, pod *corev1.Pod, c *corev1.Container) {
+	t.Helper()
+	aks := azwi.AKS()
+	checkEnv(t, c, "AZURE_KUBERNETES_TOKEN_PROXY="+aks.TokenProxy, "AZURE_KUBERNETES_SNI_NAME="+aks.SNIName, "AZURE_CLIENT_ID="+clientID)
+	for variable, what := range map[string]string{"AZURE_FEDERATED_TOKEN_FILE": aks.Audience, "AZURE_KUBERNETES_CA_FILE": aks.CAConfigMap} {
+		file, _ := env(c, variable)
+		if !slices.Contains(mountedFiles(pod, c), file+" "+what) {
+			t.Errorf("%s: %s=%s: there is no %s: %q", c.Name, variable, file, what, mountedFiles(pod, c))
+		}
+	}
+}
+
+// mountedFiles returns the files of projected volumes in a container: PATH AUDIENCE or
+// PATH CONFIGMAP.
+func mountedFiles(pod *corev1.Pod, c *corev1.Container) (all []string) {
+	for _, m := range c.VolumeMounts {
+		i := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name && v.Projected != nil })
+		if i < 0 {
+			continue
+		}
+		for _, s := range pod.Spec.Volumes[i].Projected.Sources {
+			switch {
+			case s.ServiceAccountToken != nil:
+				all = append(all, m.MountPath+"/"+s.ServiceAccountToken.Path+" "+s.ServiceAccountToken.Audience)
+			case s.ConfigMap != nil:
+				all = append(all, m.MountPath+"/"+s.ConfigMap.Items[0].Path+" "+s.ConfigMap.Name)
+			}
+		}
+	}
+	return all
+}
+
 // TestAzwiAlone checks that azwi's webhook alone injects its own proxy. Otherwise
 // TestBesideAzwi would prove nothing. It also checks that our webhook replaces that proxy
 // in a copy of the pod.
@@ -116,7 +201,7 @@ func TestAzwiAlone(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	namespace := appNamespace(ctx, t, ownWebhookLabel, "none")
-	server.install(ctx, t, "azwi-"+namespace, namespace, azwi.Webhook{TenantID: tenantID}, admissionregistrationv1.NeverReinvocationPolicy)
+	install(ctx, t, server, "azwi-"+namespace, namespace, azwi.Webhook{TenantID: tenantID}, admissionregistrationv1.NeverReinvocationPolicy)
 	pod, _, err := create(ctx, t, namespace, injected())
 	if err != nil {
 		t.Fatal(err)

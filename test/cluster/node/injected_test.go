@@ -3,7 +3,9 @@ package node
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -17,6 +19,7 @@ import (
 
 	"imds-oidc-proxy/internal/inject"
 	"imds-oidc-proxy/test/cluster"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // edit changes a pod template before it is used.
@@ -234,21 +237,63 @@ func TestSealed(t *testing.T) {
 	}
 }
 
-// TestNoRedirect checks redirect mode none under the restricted Pod Security Standard, with
-// a client that uses AZURE_POD_IDENTITY_AUTHORITY_HOST: the SDK for JavaScript.
-func TestNoRedirect(t *testing.T) {
+// TestInstanceMetadata checks that a sealed pod gets instance metadata of a ConfigMap, with the
+// name of its node, and nothing from the node's IMDS.
+func TestInstanceMetadata(t *testing.T) {
 	ctx := startTest(t)
-	namespace, subject := appNamespace(ctx, t, map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
-	pod := startPod(ctx, t, namespace, client(annotate(inject.RedirectAnnotation, "none"), javaScript, func(p *corev1.PodTemplateSpec) {
-		yes, no := true, false
-		p.Spec.SecurityContext.RunAsNonRoot = &yes
-		p.Spec.SecurityContext.SeccompProfile = &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}
-		for _, c := range []*corev1.Container{&p.Spec.InitContainers[0], &p.Spec.Containers[0]} {
-			c.SecurityContext = &corev1.SecurityContext{AllowPrivilegeEscalation: &no, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}}
+	namespace, subject := appNamespace(ctx, t, nil)
+	_, err := running.Client.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: "region"},
+		Data:       map[string]string{"instance.json": `{"compute": {"azEnvironment": "AzurePublicCloud", "location": "westeurope"}}`},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := startPod(ctx, t, namespace, client(annotate(inject.RedirectAnnotation, "sealed"), annotate(inject.InstanceMetadataAnnotation, "region")))
+	before := len(running.Decoy.Requests())
+	getToken(ctx, t, pod, subject, "/azidentity")
+	for path, want := range map[string]string{
+		"/metadata/instance/compute?api-version=2021-02-01":                      fmt.Sprintf(`{"azEnvironment":"AzurePublicCloud","location":"westeurope","name":%q,"osProfile":{"computerName":%[1]q}}`, pod.Spec.NodeName),
+		"/metadata/instance/compute/location?api-version=2021-02-01&format=text": "westeurope",
+		"/metadata/instance/compute/name?api-version=2021-02-01&format=text":     pod.Spec.NodeName,
+	} {
+		if got, err := running.Exec(ctx, namespace, pod.Name, "app", "/ask", path); err != nil || got != want {
+			t.Errorf("%s: got %q, %v, want %q", path, got, err, want)
 		}
-	}))
-	checkInitToken(ctx, t, pod, subject)
-	getToken(ctx, t, pod, subject, getByJavaScript[0], getByJavaScript[1:]...)
+	}
+	if after := running.Decoy.Requests(); len(after) != before {
+		t.Errorf("the node's IMDS got the requests %q", after[before:])
+	}
+}
+
+// TestObjectID checks that a request by object ID, which nothing in the pod maps, gets the token of
+// the pod's identity, and that an unknown one gets none.
+func TestObjectID(t *testing.T) {
+	ctx := startTest(t)
+	namespace, subject := appNamespace(ctx, t, nil)
+	pod := startPod(ctx, t, namespace, client())
+	token := func(query string) (entra.AccessToken, error) {
+		output, err := running.Exec(ctx, namespace, pod.Name, "app", "/ask", "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"+query)
+		if err != nil {
+			return entra.AccessToken{}, err
+		}
+		var answer map[string]string
+		if err := json.Unmarshal([]byte(output), &answer); err != nil {
+			return entra.AccessToken{}, err
+		}
+		return entra.DecodeAccessToken(answer["access_token"])
+	}
+	claims, err := token("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := token("&object_id=" + claims.ObjectID); err != nil || got.ObjectID != claims.ObjectID || got.ClientID != clientID {
+		t.Errorf("got %+v, %v, want a token of %s", got, err, claims.ObjectID)
+	}
+	if got, err := token("&object_id=deadbeef-0000-4000-8000-00000000dead"); err == nil {
+		t.Errorf("unknown object ID: got a token of %s", got.ObjectID)
+	}
+	getToken(ctx, t, pod, subject, "/azidentity")
 }
 
 // TestWithoutNativeSidecars checks that the application starts after the proxy even if the

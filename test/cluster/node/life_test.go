@@ -36,14 +36,7 @@ func TestSandboxLost(t *testing.T) {
 	ctx := startTest(t)
 	namespace, subject := appNamespace(ctx, t, nil)
 	before := startPod(ctx, t, namespace, client())
-	sandbox, err := running.Containerd("containers", "list", "--quiet",
-		fmt.Sprintf(`labels."io.kubernetes.pod.uid"==%q,labels."io.cri-containerd.kind"==sandbox`, before.UID))
-	if err != nil || sandbox == "" || strings.Contains(sandbox, "\n") {
-		t.Fatalf("sandboxes %q, %v; want one", sandbox, err)
-	}
-	if _, err := running.Containerd("tasks", "kill", "--signal=SIGKILL", sandbox); err != nil {
-		t.Fatal(err)
-	}
+	killSandbox(t, before)
 	after, err := running.WaitPod(ctx, namespace, before.Name, func(p *corev1.Pod) error {
 		for _, name := range []string{inject.ProxyInitName, inject.ProxyName, "fetch", "app"} {
 			if status(t, p, name).ContainerID == status(t, before, name).ContainerID {
@@ -60,6 +53,19 @@ func TestSandboxLost(t *testing.T) {
 	}
 	checkInitToken(ctx, t, after, subject)
 	getToken(ctx, t, after, subject, "/azidentity")
+}
+
+// killSandbox kills the container that keeps the pod's namespaces.
+func killSandbox(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
+	sandbox, err := running.Containerd("containers", "list", "--quiet",
+		fmt.Sprintf(`labels."io.kubernetes.pod.uid"==%q,labels."io.cri-containerd.kind"==sandbox`, pod.UID))
+	if err != nil || sandbox == "" || strings.Contains(sandbox, "\n") {
+		t.Fatalf("sandboxes %q, %v; want one", sandbox, err)
+	}
+	if _, err := running.Containerd("tasks", "kill", "--signal=SIGKILL", sandbox); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestProxyOutOfMemory checks that after the kernel's OOM killer ended the proxy, the

@@ -21,9 +21,12 @@ const clientModule = "../../e2e/clients/azidentity"
 const olderModule = "../../compat/drivers/go"
 
 // webhookLabel is a label of namespaces that selects the webhook for their pods: the
-// webhook for clusters without native sidecars if the value is "no-native-sidecars", and no
-// webhook if it is "none". Without the label it is the webhook with the chart's defaults.
+// webhook for clusters without native sidecars if the value is "no-native-sidecars", the
+// webhook of TestCNI if it is "cni", and no webhook if it is "none". Without the label it is the webhook with the chart's defaults.
 const webhookLabel = "test/webhook"
+
+// nextPlugin is the name of the image with another version of the CNI plugin.
+const nextPlugin = "imds-cni-next"
 
 // migrateVar is the environment variable with the path of imds-migrate.
 const migrateVar = "NODE_TEST_IMDS_MIGRATE"
@@ -47,11 +50,17 @@ func TestMain(m *testing.M) {
 			}
 		}
 		// Unlike the SDK for Go, the SDK for JavaScript uses the environment variable
-		// AZURE_POD_IDENTITY_AUTHORITY_HOST.
-		if err := cluster.CopyImage(dir, "jssdk", "tools/jssdk", ".cache/cluster-jssdk"); err != nil {
-			return nil, err
+		// AZURE_POD_IDENTITY_AUTHORITY_HOST. All three use those of App Service.
+		for _, name := range []string{"jssdk", "pysdk"} {
+			if err := cluster.CopyImage(dir, name, "tools/"+name, ".cache/cluster-"+name); err != nil {
+				return nil, err
+			}
+			if err := cluster.BuildImage(dir, name, "pause", "..", "./pause"); err != nil {
+				return nil, err
+			}
 		}
-		if err := cluster.BuildImage(dir, "jssdk", "pause", "..", "./pause"); err != nil {
+		// Another version of the CNI plugin, for upgrades.
+		if err := cluster.BuildImage(dir, nextPlugin, nextPlugin, "../../..", "-ldflags=-X main.version=next", "./cmd/imds-cni"); err != nil {
 			return nil, err
 		}
 		if err := cluster.Build(filepath.Join(dir, "imds-migrate"), "../../..", "./cmd/imds-migrate"); err != nil {

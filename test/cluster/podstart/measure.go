@@ -64,7 +64,6 @@ func (b *bench) run(n int) error {
 		}
 	}
 	for round := range n {
-		fmt.Printf("round %d of %d:", round+1, n)
 		for i := range forms {
 			f := forms[(i+round)%len(forms)] // each form is once first
 			// A pod is gone at a moment that depends on the kubelet's look at all containers.
@@ -74,7 +73,10 @@ func (b *bench) run(n int) error {
 				return err
 			}
 			b.samples[f.name] = append(b.samples[f.name], s)
-			fmt.Printf(" %d", s.token.Milliseconds())
+		}
+		fmt.Printf("round %2d of %d, first tokens in the order of the table:", round+1, n)
+		for _, f := range forms {
+			fmt.Printf(" %s", milliseconds(b.samples[f.name][round].token))
 		}
 		fmt.Println(" ms")
 	}

@@ -141,8 +141,8 @@ func TestRefused(t *testing.T) {
 		set  string
 		want string
 	}{
-		{"--set=images.registry=", "images.registry is required: where the three images are, for example registry.example.test/team"},
-		{"--set=images.registry=null", "images.registry is required: where the three images are, for example registry.example.test/team"},
+		{"--set=images.registry=", "images.registry is required: where the images are, for example registry.example.test/team"},
+		{"--set=images.registry=null", "images.registry is required: where the images are, for example registry.example.test/team"},
 		{"--set=images.registry=https://registry.example.test", "images/registry"},
 		{"--set=images.registry=registry.example.test/", "images/registry"},
 		{"--set=images.proxy.repository=https://registry.example.test/p", "images/proxy/repository"},
@@ -177,6 +177,18 @@ func TestRefused(t *testing.T) {
 		{"--set=monitoring.interval=30s", "monitoring"},
 		{"--set=monitoring.serviceMonitor=both", "monitoring/serviceMonitor"},
 		{"--set=tokenEndpoint.annotationSuffix=binding", "tokenEndpoint/"},
+		{"--set=redirect=cni", "redirect"},
+		{"--set=cni.enabled=maybe", "cni/enabled"},
+		{"--set=cni.uninstall=true", "cni/uninstall"},
+		{"--set=cni.enabled=true,cni.exemptUIDs=1501", "cni/exemptUIDs"}, // a number
+		{"--set-string=cni.exemptUIDs=0", "cni/exemptUIDs"},
+		{"--set-string=cni.exemptUIDs=proxy", "cni/exemptUIDs"},
+		{"--set=cni.removeTaint=a=b:NoSchedule", "cni/removeTaint"},
+		{"--set=cni.binDir=opt/cni/bin", "cni/binDir"},
+		{"--set=cni.confDir=/", "cni/confDir"},
+		{"--set=cni.healthPort=0", "cni/healthPort"},
+		{"--set=cni.maxUnavailable=0", "cni/maxUnavailable"},
+		{"--set=cni.image=x", "cni"},
 		{"--set=resources.limit.memory=1Mi", "resources"},
 		{"--set=drain=soon", "drain"},
 		{"--set=drain=30s", "drain"},

@@ -20,9 +20,11 @@ import (
 const version = "v0.0.0-test"
 
 const (
-	proxyImage = "localhost/imds-oidc-proxy:" + version
-	initImage  = "localhost/imds-oidc-proxy-init:" + version
-	hookImage  = "localhost/imds-oidc-proxy-webhook:" + version
+	proxyImage  = "localhost/imds-oidc-proxy:" + version
+	initImage   = "localhost/imds-oidc-proxy-init:" + version
+	nativeImage = "localhost/imds-oidc-proxy-init-native:" + version
+	hookImage   = "localhost/imds-oidc-proxy-webhook:" + version
+	cniImage    = "localhost/imds-oidc-proxy-cni:" + version
 )
 
 // build builds the images with `make images`, once for all tests.
@@ -45,7 +47,7 @@ func baseConfig() bases.Config {
 }
 
 func makeImages() error {
-	return baseConfig().Images(version, map[string]string{"proxy": "staticbase", "init": "iptablesbase", "webhook": "staticbase"})
+	return baseConfig().Images(version, map[string]string{"proxy": "staticbase", "init": "iptablesbase", "init-native": "iptablesbase", "webhook": "staticbase", "cni": "scratch"})
 }
 
 type imageConfig struct {
@@ -77,7 +79,9 @@ func TestImageConfig(t *testing.T) {
 	for _, c := range []struct{ image, title, user, entrypoint string }{
 		{proxyImage, "imds-oidc-proxy", "1501:1501", "/proxy"},
 		{initImage, "imds-oidc-proxy-init", "0:0", "/proxy-init"},
+		{nativeImage, "imds-oidc-proxy-init-native", "0:0", "/proxy-init"},
 		{hookImage, "imds-oidc-proxy-webhook", "65532:65532", "/webhook"},
+		{cniImage, "imds-oidc-proxy-cni", "0:0", "/imds-cni"},
 	} {
 		got := inspect(t, c.image).OCIv1.Config
 		if got.User != c.user {
@@ -104,7 +108,9 @@ func TestReproducible(t *testing.T) {
 	ids := func() string {
 		return command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", proxyImage) +
 			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", initImage) +
-			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", hookImage)
+			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", nativeImage) +
+			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", hookImage) +
+			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", cniImage)
 	}
 	first := ids()
 	if err := makeImages(); err != nil {
@@ -114,7 +120,7 @@ func TestReproducible(t *testing.T) {
 		t.Errorf("second build:\n%s\nfirst build:\n%s", second, first)
 	}
 	revision := command(t, nil, "git", "rev-parse", "HEAD")
-	for image, binary := range map[string]string{proxyImage: "proxy", initImage: "proxy-init", hookImage: "webhook"} {
+	for image, binary := range map[string]string{proxyImage: "proxy", initImage: "proxy-init", nativeImage: "proxy-init", hookImage: "webhook", cniImage: "imds-cni"} {
 		local := filepath.Join(t.TempDir(), binary)
 		command(t, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X 'main.version="+version+" "+revision+"'", "-o", local, "../../../cmd/"+binary)
 		if got, want := digest(t, filepath.Join(mount(t, image), binary)), digest(t, local); got != want {
@@ -140,12 +146,14 @@ func digest(t *testing.T, file string) string {
 	return fmt.Sprintf("%x", sha256.Sum256(content))
 }
 
-// TestImagesHaveOneProgram checks that an attacker finds no other program in the images. The image of
-// the init container also has iptables, and a shell for update-alternatives.
+// TestImagesHaveOneProgram checks that an attacker finds no other program in the images. The default
+// image of the init container also has iptables, and a shell for update-alternatives.
 func TestImagesHaveOneProgram(t *testing.T) {
 	build(t)
 	testHasOnly(t, proxyImage, "/proxy")
 	testHasOnly(t, hookImage, "/webhook")
+	testHasOnly(t, cniImage, "/imds-cni")
+	testHasOnly(t, nativeImage, "/proxy-init")
 }
 
 func testHasOnly(t *testing.T, image, program string) {

@@ -39,16 +39,26 @@ func TestPod(t *testing.T) {
 	}
 	t.Cleanup(func() { decoy.Close() })
 
-	// Without capabilities it must fail and name the missing one.
-	out, err := exec.Command("podman", hardened("--rm", initImage)...).CombinedOutput()
-	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 3 || !strings.Contains(string(out), "NET_ADMIN") {
-		t.Errorf("proxy-init without NET_ADMIN: %v, want exit code 3 and the name of the capability: %s", err, out)
+	for _, image := range []string{initImage, nativeImage} {
+		// Without capabilities it must fail and name the missing one.
+		out, err := exec.Command("podman", hardened("--rm", image)...).CombinedOutput()
+		if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 3 || !strings.Contains(string(out), "NET_ADMIN") {
+			t.Errorf("%s without NET_ADMIN: %v, want exit code 3 and the name of the capability: %s", image, err, out)
+		}
+		out, err = exec.Command("podman", hardened("--rm", "--cap-add=NET_ADMIN", image)...).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "redirect installed") || !strings.Contains(string(out), `"backend":"native"`) {
+			t.Fatalf("%s with NET_ADMIN: %v: %s", image, err, out)
+		}
+		command(t, nil, "podman", hardened("--rm", "--cap-add=NET_ADMIN", image, "--check")...)
+		command(t, nil, "podman", hardened("--rm", "--cap-add=NET_ADMIN", image, "--cleanup")...)
 	}
-	out, err = exec.Command("podman", hardened("--rm", "--cap-add=NET_ADMIN", initImage)...).CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "redirect installed") {
-		t.Fatalf("proxy-init with NET_ADMIN: %v: %s", err, out)
+	// The default image also has iptables. The other one says that it has not.
+	command(t, nil, "podman", hardened("--rm", "--cap-add=NET_ADMIN", initImage, "--backend=nft")...)
+	out, err := exec.Command("podman", hardened("--rm", "--cap-add=NET_ADMIN", nativeImage, "--backend=nft")...).CombinedOutput()
+	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 4 || !strings.Contains(string(out), "no iptables-nft") {
+		t.Errorf("%s with --backend=nft: %v, want exit code 4: %s", nativeImage, err, out)
 	}
-	command(t, nil, "podman", hardened("--rm", "--cap-add=NET_ADMIN", initImage, "--check")...)
+	command(t, nil, "podman", hardened("--rm", "--cap-add=NET_ADMIN", nativeImage)...) // it replaces the rules of iptables
 
 	server := startEntra(t)
 	container := startProxy(t, server)

@@ -29,12 +29,14 @@ func injectedPods(t *testing.T) map[string]corev1.PodTemplateSpec {
 	return pods
 }
 
-// TestInjectedPodSecurity checks that a pod without a redirect passes the Pod Security level
-// restricted, and that the level baseline refuses a pod with a redirect only because of NET_ADMIN.
+// TestInjectedPodSecurity checks that a pod without a redirect, or with the redirect of the CNI
+// plugin, passes the Pod Security level restricted, and that the level baseline refuses a pod with a redirect only because of NET_ADMIN.
 func TestInjectedPodSecurity(t *testing.T) {
 	pods := injectedPods(t)
-	if got := refusals(t, api.LevelRestricted, pods["no-redirect"]); len(got) > 0 {
-		t.Errorf("no-redirect: restricted refuses for %q", got)
+	for _, name := range []string{"no-redirect", "cni-forward", "cni-sealed"} {
+		if got := refusals(t, api.LevelRestricted, pods[name]); len(got) > 0 {
+			t.Errorf("%s: restricted refuses for %q", name, got)
+		}
 	}
 	want := []string{`non-default capabilities: container "azwi-proxy-init" must not include "NET_ADMIN" in securityContext.capabilities.add`}
 	for _, name := range []string{"injected", "sealed", "old-style", "every-annotation", "after-azwi"} {

@@ -61,6 +61,9 @@ func program(t *testing.T, name string, args, env []string) (string, int) {
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
+// podUID is the UID of every pod.
+const podUID = "0b9c1d2e-3f40-4516-8273-94a5b6c7d8e9"
+
 // environment returns the environment variables of a container.
 func environment(v variant, c *corev1.Container) []string {
 	var env []string
@@ -70,7 +73,11 @@ func environment(v variant, c *corev1.Container) []string {
 		}
 	}
 	for _, e := range c.Env {
-		env = append(env, e.Name+"="+e.Value)
+		value := e.Value
+		if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil && e.ValueFrom.FieldRef.FieldPath == "metadata.uid" {
+			value = podUID
+		}
+		env = append(env, e.Name+"="+value)
 	}
 	slices.Sort(env)
 	return env

@@ -9,6 +9,7 @@
 //	redirectpod repeat NETWORK/ADDRESS
 //	redirectpod impersonate ADDRESS
 //	redirectpod open NAME=LOCAL/REMOTE
+//	redirectpod hook FROM=TO@CGROUP
 //	redirectpod install NAMESPACE
 //	redirectpod validate
 //
@@ -27,12 +28,13 @@
 //	backlog0         TCP with a queue of no length, for which the kernel uses SYN cookies
 //	bulk             TCP; sends bulkSize bytes and closes the connection
 //
-// The commands pause, answer and impersonate print "ready", and end when their standard input
+// The commands pause, answer, impersonate and hook print "ready", and end when their standard input
 // is closed. hold keeps a connection open, sends a request for each line of its standard input,
 // and prints the answer. repeat connects without a pause, and prints how often each server has
 // answered for each line of its standard input. impersonate answers every HTTP request as a
 // proxy that is ready. open connects from LOCAL to REMOTE, where no process listens, and sends
-// NAME if REMOTE connects to LOCAL at the same time. install installs the redirect in the network
+// NAME if REMOTE connects to LOCAL at the same time. hook changes the address FROM to TO in each
+// connect of a cgroup's processes, by an eBPF program. install installs the redirect in the network
 // namespace of a file, as a CNI plugin does. validate prints how the redirect was proven, or the
 // kind of the error.
 package main
@@ -63,7 +65,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("a command is required: pause, answer, ask, hold, repeat, impersonate, open, install or validate")
+		return errors.New("a command is required: pause, answer, ask, hold, repeat, impersonate, open, hook, install or validate")
 	}
 	switch command, endpoints := args[0], args[1:]; command {
 	case "pause":
@@ -88,6 +90,8 @@ func run(args []string) error {
 		return impersonate(strings.Join(endpoints, ""))
 	case "open":
 		return open(strings.Join(endpoints, ""))
+	case "hook":
+		return hook(strings.Join(endpoints, ""))
 	case "install":
 		return install(strings.Join(endpoints, ""))
 	case "validate":

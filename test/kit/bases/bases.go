@@ -127,6 +127,9 @@ func FromDirectory(name, root string, settings ...string) error {
 	return err
 }
 
+// scratch is the empty base image, which no registry has.
+const scratch = "scratch"
+
 // Images runs `make images` for each image in baseOf, on the base image that baseOf gives.
 // It names the images localhost/imds-oidc-proxy… and tags them with the version. The builds
 // use the machine's Go toolchain, its module cache and its build cache, because neither a
@@ -141,7 +144,11 @@ func (c Config) Images(version string, baseOf map[string]string) error {
 		flags = append(flags, "--volume="+path+":"+inside)
 	}
 	for name, base := range baseOf {
-		env := []string{"IMAGE_BUILDER=buildah", "IMAGE_FLAGS=" + strings.Join(flags, " ") + " --build-arg=BASE_IMAGE=localhost/" + base}
+		image := "localhost/" + base
+		if base == scratch {
+			image = scratch
+		}
+		env := []string{"IMAGE_BUILDER=buildah", "IMAGE_FLAGS=" + strings.Join(flags, " ") + " --build-arg=BASE_IMAGE=" + image}
 		if _, err := run(env, "make", "-C", c.Repository, "images", "IMAGES="+name, "VERSION="+version); err != nil {
 			return err
 		}

@@ -8,7 +8,8 @@ import com.azure.security.keyvault.jca.implementation.utils.AccessTokenUtil;
 final class KeyVaultJca {
     public static void main(String[] args) throws Exception {
         Protocol.run(args, request -> () -> {
-            AccessToken token = AccessTokenUtil.getAccessToken(request.get("resource"), request.get("object_id"));
+            String identity = request.getOrDefault("object_id", request.get("client_id"));
+            AccessToken token = AccessTokenUtil.getAccessToken(request.get("resource"), identity);
             if (token == null) {
                 throw new IllegalStateException("getAccessToken returned nothing");
             }

@@ -3,7 +3,9 @@
 mod protocol;
 
 use azure_core::auth::TokenCredential;
-use azure_identity::{DefaultAzureCredential, TokenCredentialOptions, VirtualMachineManagedIdentityCredential};
+use azure_identity::{
+    AppServiceManagedIdentityCredential, DefaultAzureCredential, TokenCredentialOptions, VirtualMachineManagedIdentityCredential,
+};
 use protocol::{Request, Token};
 use std::error::Error;
 use std::sync::Arc;
@@ -26,6 +28,13 @@ fn credential(request: &Request) -> Result<Arc<dyn TokenCredential>, String> {
     if request.get("credential") == Some("default") {
         return match DefaultAzureCredential::create(options) {
             Ok(chain) => Ok(Arc::new(chain)),
+            Err(e) => Err(e.to_string()),
+        };
+    }
+    // The application chooses the type by the service in which it runs.
+    if std::env::var("IDENTITY_ENDPOINT").is_ok() {
+        return match AppServiceManagedIdentityCredential::create(options) {
+            Ok(credential) => Ok(Arc::new(credential)),
             Err(e) => Err(e.to_string()),
         };
     }

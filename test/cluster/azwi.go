@@ -1,4 +1,4 @@
-package apiserver
+package cluster
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"testing"
 	"time"
 
 	"gomodules.xyz/jsonpatch/v2"
@@ -18,13 +17,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"imds-oidc-proxy/internal/inject"
-	"imds-oidc-proxy/test/cluster"
 	"imds-oidc-proxy/test/kit/azwi"
 )
 
-// azwiServer serves several installations of azure-workload-identity's webhook, each at its
-// own path.
-type azwiServer struct {
+// Azwi serves several installations of azure-workload-identity's webhook, each at its own
+// path. Package azwi has the webhook.
+type Azwi struct {
+	cluster   *Cluster
+	server    *http.Server
 	address   string
 	authority []byte
 
@@ -33,28 +33,31 @@ type azwiServer struct {
 	hooks  map[string]azwi.Webhook
 }
 
-func startAzwi(t *testing.T) *azwiServer {
-	t.Helper()
-	certificate, err := running.ServingCertificate("azwi")
+// StartAzwi starts a server without installations. The caller must close it.
+func (c *Cluster) StartAzwi() (*Azwi, error) {
+	certificate, err := c.ServingCertificate("azwi")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	authority, err := running.Authority()
+	authority, err := c.Authority()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	listener, err := tls.Listen("tcp", net.JoinHostPort(cluster.NodeAddress, "0"), &tls.Config{Certificates: []tls.Certificate{certificate}})
+	listener, err := tls.Listen("tcp", net.JoinHostPort(NodeAddress, "0"), &tls.Config{Certificates: []tls.Certificate{certificate}})
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	s := &azwiServer{address: listener.Addr().String(), authority: []byte(authority), served: map[string]int{}, hooks: map[string]azwi.Webhook{}}
-	server := &http.Server{Handler: s, ReadHeaderTimeout: time.Minute}
-	go server.Serve(listener) // returns after Close
-	t.Cleanup(func() { server.Close() })
-	return s
+	s := &Azwi{cluster: c, address: listener.Addr().String(), authority: []byte(authority), served: map[string]int{}, hooks: map[string]azwi.Webhook{}}
+	s.server = &http.Server{Handler: s, ReadHeaderTimeout: time.Minute}
+	go s.server.Serve(listener) // returns after Close
+	return s, nil
 }
 
-func (s *azwiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// Close ends the server.
+func (s *Azwi) Close() error { return s.server.Close() }
+
+// ServeHTTP implements [http.Handler].
+func (s *Azwi) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.served[r.URL.Path]++
 	hook := s.hooks[r.URL.Path]
@@ -64,13 +67,13 @@ func (s *azwiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	review.Response = answer(r.Context(), hook, review.Request)
+	review.Response = s.answer(r.Context(), hook, review.Request)
 	_ = json.NewEncoder(w).Encode(review)
 }
 
 // answer returns the response to a request. As in azwi's webhook, the patch is the
 // difference between the pod before and after.
-func answer(ctx context.Context, hook azwi.Webhook, request *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
+func (s *Azwi) answer(ctx context.Context, hook azwi.Webhook, request *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
 	refuse := func(err error) *admissionv1.AdmissionResponse {
 		return &admissionv1.AdmissionResponse{UID: request.UID, Result: &metav1.Status{Message: err.Error()}}
 	}
@@ -78,7 +81,7 @@ func answer(ctx context.Context, hook azwi.Webhook, request *admissionv1.Admissi
 	if err := json.Unmarshal(request.Object.Raw, &pod); err != nil {
 		return refuse(err)
 	}
-	account, err := running.Client.CoreV1().ServiceAccounts(request.Namespace).Get(ctx, pod.Spec.ServiceAccountName, metav1.GetOptions{})
+	account, err := s.cluster.Client.CoreV1().ServiceAccounts(request.Namespace).Get(ctx, pod.Spec.ServiceAccountName, metav1.GetOptions{})
 	if err != nil {
 		return refuse(err)
 	}
@@ -102,24 +105,23 @@ func answer(ctx context.Context, hook azwi.Webhook, request *admissionv1.Admissi
 	return &admissionv1.AdmissionResponse{UID: request.UID, Allowed: true, Patch: patch, PatchType: &kind}
 }
 
-// requests returns the number of requests for an installation.
-func (s *azwiServer) requests(path string) int {
+// Requests returns the number of requests for an installation.
+func (s *Azwi) Requests(path string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.served[path]
 }
 
-// install registers an installation for the pods of one namespace, waits until the API
-// server calls it, and returns its path.
-func (s *azwiServer) install(ctx context.Context, t *testing.T, configuration, namespace string, hook azwi.Webhook, reinvocation admissionregistrationv1.ReinvocationPolicyType) (path string) {
-	t.Helper()
+// Install registers an installation for the pods of one namespace, until
+// [Azwi.Uninstall]. It waits until the API server calls it for pods such as probe, and returns its
+// path.
+func (s *Azwi) Install(ctx context.Context, configuration, namespace string, hook azwi.Webhook, reinvocation admissionregistrationv1.ReinvocationPolicyType, probe *corev1.Pod) (path string, err error) {
 	path = "/" + configuration
 	s.mu.Lock()
 	s.hooks[path] = hook
 	s.mu.Unlock()
 	url, fail, none := "https://"+s.address+path, admissionregistrationv1.Fail, admissionregistrationv1.SideEffectClassNone
-	configurations := running.Client.AdmissionregistrationV1().MutatingWebhookConfigurations()
-	_, err := configurations.Create(ctx, &admissionregistrationv1.MutatingWebhookConfiguration{
+	_, err = s.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Create(ctx, &admissionregistrationv1.MutatingWebhookConfiguration{
 		ObjectMeta: metav1.ObjectMeta{Name: configuration},
 		Webhooks: []admissionregistrationv1.MutatingWebhook{{
 			Name: "mutation.azure-workload-identity.io", ClientConfig: admissionregistrationv1.WebhookClientConfig{URL: &url, CABundle: s.authority},
@@ -133,18 +135,18 @@ func (s *azwiServer) install(ctx context.Context, t *testing.T, configuration, n
 		}},
 	}, metav1.CreateOptions{})
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	t.Cleanup(func() { _ = configurations.Delete(context.Background(), configuration, metav1.DeleteOptions{}) })
-	err = cluster.Wait(ctx, func(ctx context.Context) error {
-		_, err := running.Client.CoreV1().Pods(namespace).Create(ctx, injected(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-		if s.requests(path) == 0 {
+	return path, Wait(ctx, func(ctx context.Context) error {
+		_, err := s.cluster.Client.CoreV1().Pods(namespace).Create(ctx, probe.DeepCopy(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if s.Requests(path) == 0 {
 			return fmt.Errorf("the API server does not call %s yet: %w", configuration, err)
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
+}
+
+// Uninstall removes a configuration.
+func (s *Azwi) Uninstall(configuration string) error {
+	return s.cluster.Client.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(context.Background(), configuration, metav1.DeleteOptions{})
 }

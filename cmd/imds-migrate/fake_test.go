@@ -1,0 +1,179 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// The stand-ins of az and kubectl keep what they create in the file that this variable names.
+const stateVar = "STUB_STATE"
+
+// stubState is what exists in Azure and in the cluster.
+type stubState struct {
+	// Identities has the client ID of each identity by its resource ID in lower case, and Applications is
+	// the client IDs of app registrations.
+	Identities   map[string]string
+	Applications []string
+	// Credentials are by resource ID or client ID.
+	Credentials map[string][]credential
+	// Kubectl are the commands of kubectl.
+	Kubectl []string
+}
+
+type credential struct {
+	Name      string   `json:"name"`
+	Issuer    string   `json:"issuer"`
+	Subject   string   `json:"subject"`
+	Audiences []string `json:"audiences"`
+}
+
+func loadState() (*stubState, error) {
+	s := &stubState{Credentials: map[string][]credential{}}
+	text, err := os.ReadFile(os.Getenv(stateVar))
+	if err == nil {
+		err = json.Unmarshal(text, s)
+	}
+	return s, err
+}
+
+func (s *stubState) save() error {
+	text, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(os.Getenv(stateVar), text, 0o600)
+}
+
+// stubAz behaves as az does for the commands of a plan. It refuses what Azure refuses.
+func stubAz() {
+	state, err := loadState()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "ERROR: Please run 'az login' to setup account.")
+		os.Exit(1)
+	}
+	out, err := state.az(os.Args[1:])
+	if err == nil {
+		err = state.save()
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "ERROR: %v\n", err)
+		os.Exit(3)
+	}
+	fmt.Println(out)
+}
+
+// arguments splits the words of a command from its flags.
+func arguments(args []string) (command string, flags map[string]string) {
+	flags = map[string]string{}
+	var words []string
+	for i := 0; i < len(args); i++ {
+		if strings.HasPrefix(args[i], "--") && i+1 < len(args) {
+			flags[args[i]] = args[i+1]
+			i++
+			continue
+		}
+		words = append(words, args[i])
+	}
+	return strings.Join(words, " "), flags
+}
+
+func (s *stubState) az(args []string) (string, error) {
+	command, f := arguments(args)
+	id := strings.ToLower(fmt.Sprintf("/subscriptions/%s/resourceGroups/%s/providers/Microsoft.ManagedIdentity/userAssignedIdentities/%s", or(f["--subscription"], "99999999-9999-4999-8999-999999999999"), f["--resource-group"], f["--identity-name"]))
+	switch command {
+	case "identity list":
+		return s.list(f)
+	case "identity federated-credential list", "identity federated-credential create":
+		if s.Identities[id] == "" {
+			return "", fmt.Errorf("(ResourceNotFound) %s was not found", id)
+		}
+		if strings.HasSuffix(command, "list") {
+			return marshal(append([]credential{}, s.Credentials[id]...))
+		}
+		return "", s.create(id, credential{f["--name"], f["--issuer"], f["--subject"], []string{f["--audiences"]}})
+	case "ad app federated-credential list", "ad app federated-credential create":
+		if !slices.Contains(s.Applications, f["--id"]) {
+			return "", fmt.Errorf("application %s does not exist", f["--id"])
+		}
+		if strings.HasSuffix(command, "list") {
+			return marshal(append([]credential{}, s.Credentials[f["--id"]]...))
+		}
+		var c credential
+		if err := json.Unmarshal([]byte(f["--parameters"]), &c); err != nil {
+			return "", err
+		}
+		return "", s.create(f["--id"], c)
+	}
+	return "", fmt.Errorf("%q is misspelled or not recognized by the system", command)
+}
+
+func marshal(value any) (string, error) {
+	text, err := json.Marshal(value)
+	return string(text), err
+}
+
+func or(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
+}
+
+// list is az identity list with the query of a plan.
+func (s *stubState) list(f map[string]string) (string, error) {
+	m := regexp.MustCompile(`^\[\?clientId=='([0-9a-f-]{36})'\]\.id$`).FindStringSubmatch(f["--query"])
+	if m == nil {
+		return "", fmt.Errorf("invalid jmespath_type value: %q", f["--query"])
+	}
+	ids := []string{}
+	for id, client := range s.Identities {
+		if client == m[1] {
+			ids = append(ids, id)
+		}
+	}
+	if f["--output"] == "tsv" {
+		return strings.Join(ids, "\n"), nil
+	}
+	return marshal(ids)
+}
+
+// create writes a credential, or replaces the one of this name, as Azure does.
+func (s *stubState) create(id string, c credential) error {
+	switch {
+	case !regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9-_]{2,119}$`).MatchString(c.Name):
+		return fmt.Errorf("(BadRequest) the name %q is not valid", c.Name)
+	case len(c.Audiences) != 1 || c.Audiences[0] != "api://AzureADTokenExchange" || !strings.HasPrefix(c.Issuer, "https://") || !strings.HasPrefix(c.Subject, "system:serviceaccount:"):
+		return fmt.Errorf("(BadRequest) %+v", c)
+	}
+	for i, other := range s.Credentials[id] {
+		switch {
+		case other.Name == c.Name:
+			s.Credentials[id][i] = c
+			return nil
+		case other.Issuer == c.Issuer && other.Subject == c.Subject:
+			return fmt.Errorf("(Conflict) Issuer and subject combination already exists for this Managed Identity")
+		}
+	}
+	if len(s.Credentials[id]) >= 20 {
+		return fmt.Errorf("(BadRequest) too many Federated Identity Credentials")
+	}
+	s.Credentials[id] = append(s.Credentials[id], c)
+	return nil
+}
+
+// stubKubectl records the commands.
+func stubKubectl() {
+	state, err := loadState()
+	if err == nil {
+		state.Kubectl = append(state.Kubectl, strings.Join(os.Args[1:], " "))
+		err = state.save()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}

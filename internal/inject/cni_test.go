@@ -1,0 +1,129 @@
+package inject_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"imds-oidc-proxy/internal/cnirequest"
+	"imds-oidc-proxy/internal/inject"
+)
+
+// byCNI returns an injected pod in a mode of the CNI plugin.
+func byCNI(mode string, change ...func(*corev1.Pod)) *corev1.Pod {
+	return injected(append(change, annotate(inject.RedirectAnnotation, mode))...)
+}
+
+// TestCNIRequest: the pod asks the plugin for the redirect of its mode and port.
+func TestCNIRequest(t *testing.T) {
+	for mode, want := range map[string]string{
+		"cni-forward": `{"version":1,"port":8123,"uid":1501,"gid":1501,"sealed":false}`,
+		"cni-sealed":  `{"version":1,"port":8123,"uid":1501,"gid":1501,"sealed":true,"deny":["168.63.129.16:80","168.63.129.16:32526"]}`,
+		"forward":     "", "sealed": "", "none": "",
+	} {
+		pod := mutate(t, byCNI(mode, annotate(inject.ProxyPortAnnotation, "8123")), account(), config())
+		got, given := pod.Annotations[cnirequest.Annotation]
+		if got != want || given != (want != "") {
+			t.Errorf("%s: got the annotation %q (%t), want %q", mode, got, given, want)
+		}
+		if _, err := cnirequest.Parse(got); given && err != nil {
+			t.Errorf("%s: the plugin refuses the annotation: %v", mode, err)
+		}
+		// The proxy forwards instance metadata in the same modes as without the plugin.
+		passthrough := value(find(pod.Spec.InitContainers, inject.ProxyName), "PROXY_IMDS_PASSTHROUGH")
+		if want := map[bool]string{true: "(unset)", false: "off"}[strings.HasSuffix(mode, "forward")]; passthrough != want {
+			t.Errorf("%s: PROXY_IMDS_PASSTHROUGH %s, want %s", mode, passthrough, want)
+		}
+	}
+}
+
+// TestValidator: the init container only proves the redirect. It has no privilege, and another
+// user than the proxy.
+func TestValidator(t *testing.T) {
+	for _, mode := range []string{"cni-forward", "cni-sealed"} {
+		pod := mutate(t, byCNI(mode, podRunsAs(0), initNamed("migrate")), account(), config())
+		if got, want := names(pod.Spec.InitContainers), []string{inject.ProxyInitName, inject.ProxyName, "migrate"}; !slices.Equal(got, want) {
+			t.Fatalf("%s: init containers %q, want %q", mode, got, want)
+		}
+		c := pod.Spec.InitContainers[0]
+		if c.Image != config().ProxyInitImage || !slices.Equal(c.Args, []string{"--validate"}) || c.Command != nil || len(c.VolumeMounts) != 0 {
+			t.Errorf("%s: image %s, command %q, arguments %q, mounts %v", mode, c.Image, c.Command, c.Args, c.VolumeMounts)
+		}
+		s := c.SecurityContext
+		if *s.Privileged || *s.AllowPrivilegeEscalation || !*s.ReadOnlyRootFilesystem || !*s.RunAsNonRoot || *s.RunAsUser != 65532 || *s.RunAsGroup != 65532 {
+			t.Errorf("%s: security context %v", mode, s)
+		}
+		if len(s.Capabilities.Add) != 0 || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+			t.Errorf("%s: capabilities %v, seccomp %v", mode, s.Capabilities, s.SeccompProfile)
+		}
+		if got := value(&c, "PROXY_PORT"); got != "8000" {
+			t.Errorf("%s: PROXY_PORT %s", mode, got)
+		}
+	}
+}
+
+// TestCNIModeChanges: an injected pod whose annotation changes gets what a new pod gets, and
+// nothing of the earlier mode is left.
+func TestCNIModeChanges(t *testing.T) {
+	modes := []string{"forward", "sealed", "none", "cni-forward", "cni-sealed"}
+	for _, before := range modes {
+		for _, after := range modes {
+			again := mutate(t, byCNI(before), account(), config())
+			annotate(inject.RedirectAnnotation, after)(again)
+			got := mutate(t, again, account(), config())
+			want := mutate(t, byCNI(after), account(), config())
+			if got.Annotations[cnirequest.Annotation] != want.Annotations[cnirequest.Annotation] {
+				t.Errorf("%s to %s: annotation %q, want %q", before, after, got.Annotations[cnirequest.Annotation], want.Annotations[cnirequest.Annotation])
+			}
+			gotInit, wantInit := find(got.Spec.InitContainers, inject.ProxyInitName), find(want.Spec.InitContainers, inject.ProxyInitName)
+			if (gotInit == nil) != (wantInit == nil) || gotInit != nil && gotInit.String() != wantInit.String() {
+				t.Errorf("%s to %s: init container\n%v, want\n%v", before, after, gotInit, wantInit)
+			}
+			if result, err := inject.Pod(got, account(), config()); err != nil || len(result.Patch) > 0 {
+				t.Errorf("%s to %s: another pass changes %v, %v", before, after, result.Patch, err)
+			}
+		}
+	}
+}
+
+// TestCNIRequestOfAuthor: an annotation that the author has written is replaced, and removed from
+// a pod whose mode has none. It is no reason to refuse the pod.
+func TestCNIRequestOfAuthor(t *testing.T) {
+	forged := annotate(cnirequest.Annotation, `{"version":1,"port":1,"uid":1000,"gid":1000,"sealed":false}`)
+	if got := mutate(t, byCNI("cni-forward", forged), account(), config()).Annotations[cnirequest.Annotation]; !strings.Contains(got, `"uid":1501`) {
+		t.Errorf("got %s", got)
+	}
+	for name, pod := range map[string]*corev1.Pod{"forward": injected(forged), "without the proxy": labelled(forged, annotate("example.test/note", "x"))} {
+		if got, given := mutate(t, pod, account(), config()).Annotations[cnirequest.Annotation]; given {
+			t.Errorf("%s: got %s, want no annotation", name, got)
+		}
+	}
+}
+
+// TestRemoveOnlyRequest: if all annotations are injected, none is left, and no empty list.
+func TestRemoveOnlyRequest(t *testing.T) {
+	pod := labelled(annotate(cnirequest.Annotation, "x"))
+	got := decode(t, apply(t, encode(t, pod), inject.Remove(pod).Patch))
+	if got.Annotations != nil {
+		t.Errorf("got %v", got.Annotations)
+	}
+}
+
+// TestConfiguredRedirect: the configured mode is that of pods without the annotation.
+func TestConfiguredRedirect(t *testing.T) {
+	for mode, want := range map[string]string{"": "forward", "forward": "forward", "sealed": "sealed", "none": "none", "cni-forward": "cni-forward", "cni-sealed": "cni-sealed"} {
+		c := config()
+		c.Redirect = mode
+		got := encode(t, mutate(t, injected(), account(), c))
+		other := mutate(t, byCNI(want), account(), config())
+		delete(other.Annotations, inject.RedirectAnnotation)
+		if string(got) != string(encode(t, other)) {
+			t.Errorf("%q: got\n%s, want\n%s", mode, got, encode(t, other))
+		}
+		if pod := mutate(t, byCNI("sealed"), account(), c); pod.Annotations[cnirequest.Annotation] != "" {
+			t.Errorf("%q: the pod's annotation has no effect", mode)
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package plan
+
+import "slices"
+
+// redirects.
+const (
+	redirectForward = "forward"
+	redirectSealed  = "sealed"
+	redirectNone    = "none"
+)
+
+// next returns what to do next with a workload.
+func (b *builder) next(w *Workload) Next {
+	switch {
+	case w.Today == BySidecar:
+		return Next{Step: StepRemove, Brief: "upgrade the SDKs that still ask", Text: "upgrade the SDKs that still ask, then remove the sidecar: docs/migration.md, steps 10 to 12"}
+	case w.Today == ByWorkloadIdentity:
+		for _, f := range w.Findings {
+			if f.Code == "IMDS150" {
+				return Next{Step: StepChange, Brief: "change a field", Text: f.Fix}
+			}
+		}
+		return Next{Step: StepNothing, Brief: "-", Text: "nothing"}
+	case !w.needs():
+		return Next{Step: StepNothing, Brief: "-", Text: "nothing"}
+	}
+	if f := blocking(w.Findings); f != nil {
+		return Next{Step: StepBlocked, Brief: "blocked: " + titleOf(f.Code), Text: f.Text}
+	}
+	if f := first(w.Findings, Choice); f != nil {
+		brief := titleOf(f.Code)
+		if f.Code == "IMDS107" {
+			brief = f.Text
+		}
+		return Next{Step: StepChoose, Brief: brief, Text: f.Text}
+	}
+	return b.migration(w)
+}
+
+// blocking returns the finding that blocks a workload: one about itself before one about its identity.
+func blocking(findings []Finding) *Finding {
+	own := slices.DeleteFunc(slices.Clone(findings), func(f Finding) bool { return f.Code == "IMDS106" })
+	if f := first(own, Blocked); f != nil {
+		return f
+	}
+	return first(findings, Blocked)
+}
+
+func first(findings []Finding, s Severity) *Finding {
+	i := slices.IndexFunc(findings, func(f Finding) bool { return f.Severity == s })
+	if i < 0 {
+		return nil
+	}
+	return &findings[i]
+}
+
+// migration returns how a workload that is not blocked gets workload identity.
+func (b *builder) migration(w *Workload) Next {
+	rows := slices.Concat(w.evidence.rows(), w.evidence.tools)
+	for _, row := range rows {
+		if t := tools[row]; t.stays {
+			text := t.name + ": " + t.change + b.meanwhile(w, t)
+			if row == "C2" && w.match.labelled {
+				text += "; if the program itself requests tokens too, add the sidecar"
+			}
+			return Next{Step: StepChange, Brief: "change " + t.name, Text: text}
+		}
+	}
+	for _, row := range rows {
+		if t := tools[row]; t.labelled && !w.daprIdentities() {
+			return Next{Step: StepDirect, Brief: "label only: " + t.name, Text: t.name + since(t) + " uses workload identity once its pods have the label: no sidecar is needed"}
+		}
+	}
+	redirect := b.redirect(w)
+	text := "add the sidecar (redirect: " + redirect + "); or upgrade the SDK directly if it is old"
+	if redirect == redirectNone {
+		text = "add the sidecar without a redirect: most clients then use the protocol of App Service (docs/injection.md, Without a redirect); upgrade the others directly"
+	}
+	return Next{Step: StepSidecar, Redirect: redirect, Brief: "add the sidecar, redirect: " + redirect, Text: text}
+}
+
+func since(t tool) string {
+	if t.since == "" {
+		return ""
+	}
+	return " " + t.since + " or later"
+}
+
+// meanwhile says whether the tool can use the sidecar until its configuration is changed.
+func (b *builder) meanwhile(w *Workload, t tool) string {
+	if t.sidecar == sidecarYes {
+		return " (until then: the sidecar, redirect: " + b.redirect(w) + ")"
+	}
+	return ""
+}
+
+// redirect returns the mode of the redirect. Sealed is for clusters in which aad-pod-identity refuses
+// instance metadata already, and none for namespaces that refuse NET_ADMIN.
+func (b *builder) redirect(w *Workload) string {
+	for _, f := range w.Findings {
+		if f.Code == "IMDS130" || f.Code == "IMDS131" {
+			return redirectNone
+		}
+	}
+	if w.Today == ByPodIdentity && b.pods.BlocksMetdata && !w.evidence.instance {
+		return redirectSealed
+	}
+	return redirectForward
+}

@@ -1,0 +1,133 @@
+package plan
+
+import (
+	"slices"
+	"strings"
+
+	"imds-oidc-proxy/internal/inject"
+)
+
+// Patch is the changes of one object.
+type Patch struct {
+	Group, Version, Kind, Namespace, Name string
+	// Reason says what the changes are for.
+	Reason  string
+	Changes []Change
+}
+
+// Patches returns the changes of the plan that are changes of fields: labels, annotations and service
+// accounts of workloads, annotations of accounts that exist, and fields of other tools. Skipped says what
+// is not among them, and why.
+func (p *Plan) Patches() (patches []Patch, skipped []string) {
+	for i := range p.Accounts {
+		if a := &p.Accounts[i]; !a.New {
+			patches = append(patches, Patch{Version: "v1", Kind: "ServiceAccount", Namespace: a.Namespace, Name: a.Name, Reason: sentence(a.Workloads), Changes: a.Annotate()})
+		}
+	}
+	for i := range p.Workloads {
+		w := &p.Workloads[i]
+		if !w.needs() {
+			continue
+		}
+		if reason := w.unpatchable(); reason != "" {
+			skipped = append(skipped, w.Namespace+" "+w.Key()+": "+reason)
+			continue
+		}
+		if changes := w.changes(); len(changes) > 0 {
+			patches = append(patches, Patch{w.Group, w.source.Version, w.Kind, w.Namespace, w.Name, w.Next.Brief, changes})
+		}
+	}
+	for i := range p.Objects {
+		o := &p.Objects[i]
+		if len(o.Changes) == 0 {
+			continue
+		}
+		if stopped := first(o.Findings, Blocked); stopped != nil || o.Identity.State != StateKnown {
+			skipped = append(skipped, strings.TrimSpace(o.Namespace+" "+o.Key())+": the identity is not known, or the object is blocked")
+			continue
+		}
+		patches = append(patches, Patch{o.Group, o.Version, o.Kind, o.Namespace, o.Name, o.Tool, o.Changes})
+	}
+	return merged(patches), skipped
+}
+
+// merged joins the patches of one object.
+func merged(patches []Patch) []Patch {
+	var all []Patch
+	for _, p := range patches {
+		i := slices.IndexFunc(all, func(x Patch) bool {
+			return x.Group == p.Group && x.Kind == p.Kind && x.Namespace == p.Namespace && x.Name == p.Name
+		})
+		if i < 0 {
+			all = append(all, p)
+		} else {
+			all[i].Changes = append(all[i].Changes, p.Changes...)
+		}
+	}
+	return all
+}
+
+// Annotate returns the annotations of a service account.
+func (a *Account) Annotate() []Change {
+	changes := []Change{{Path: []string{"metadata", "annotations", inject.ClientIDAnnotation}, Value: string(a.ClientID)}}
+	if a.TenantID != "" {
+		changes = append(changes, Change{Path: []string{"metadata", "annotations", inject.TenantIDAnnotation}, Value: a.TenantID})
+	}
+	return changes
+}
+
+// unpatchable says why no field of a workload is changed, or "".
+func (w *Workload) unpatchable() string {
+	stopped := blocking(w.Findings)
+	if stopped == nil {
+		stopped = first(w.Findings, Choice)
+	}
+	_, special := simpleFields[w.Group+"/"+w.Kind]
+	switch {
+	case stopped != nil:
+		return stopped.Code + " " + stopped.Text
+	case w.source.Manager != "":
+		return w.source.Manager + " restores it: change that object"
+	case w.Kind == "Pod" || w.Group == "batch" && w.Kind == "Job":
+		return "its fields are immutable: create it again"
+	case w.source.Foreign && !special:
+		return "it has no ordinary pod template: " + w.TemplateField
+	}
+	return ""
+}
+
+// simpleFields has the path of the pods' metadata and of the service account for kinds without an ordinary
+// pod template that have one field for each.
+var simpleFields = map[string]struct{ metadata, account []string }{
+	"argoproj.io/Workflow":         {[]string{"spec", "podMetadata"}, []string{"spec", "serviceAccountName"}},
+	"argoproj.io/WorkflowTemplate": {[]string{"spec", "podMetadata"}, []string{"spec", "serviceAccountName"}},
+	"argoproj.io/CronWorkflow":     {[]string{"spec", "workflowSpec", "podMetadata"}, []string{"spec", "workflowSpec", "serviceAccountName"}},
+}
+
+// changes returns the changes of a workload's pod template.
+func (w *Workload) changes() []Change {
+	if w.csiOnly && w.NewServiceAccount == "" || w.objectsOnly {
+		return nil
+	}
+	template := strings.Split(w.source.Path, ".")
+	metadata, account := append(slices.Clone(template), "metadata"), append(slices.Clone(template), "spec", "serviceAccountName")
+	if fields, special := simpleFields[w.Group+"/"+w.Kind]; special {
+		metadata, account = fields.metadata, fields.account
+	}
+	var changes []Change
+	add := func(path []string, value string) { changes = append(changes, Change{Path: path, Value: value}) }
+	in := func(part, name string) []string { return append(slices.Clone(metadata), part, name) }
+	if !w.csiOnly && w.source.Template.Labels[inject.UseLabel] != "true" {
+		add(in("labels", inject.UseLabel), "true")
+	}
+	if w.Next.Step == StepSidecar {
+		add(in("annotations", inject.InjectProxyAnnotation), "true")
+		if w.Next.Redirect != redirectForward {
+			add(in("annotations", inject.RedirectAnnotation), w.Next.Redirect)
+		}
+	}
+	if w.NewServiceAccount != "" {
+		add(account, w.NewServiceAccount)
+	}
+	return changes
+}

@@ -1,0 +1,75 @@
+package survey
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/url"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/rest"
+)
+
+// Client sends GET requests to an API server.
+type Client interface {
+	// Get returns the body of a successful answer. Other answers are errors of package
+	// k8s.io/apimachinery/pkg/api/errors.
+	Get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error)
+}
+
+// NewClient returns a client for a cluster.
+func NewClient(config *rest.Config) (Creator, error) {
+	config = rest.CopyConfig(config)
+	scheme := runtime.NewScheme()
+	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"}) // Status, the body of an error
+	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	// One request at a time: the API server's own priority and fairness limit the rate.
+	config.QPS = -1
+	// Warnings about old versions are for those who write objects.
+	config.WarningHandler = rest.NoWarnings{}
+	client, err := rest.UnversionedRESTClientFor(config)
+	if err != nil {
+		return nil, err
+	}
+	return restClient{client}, nil
+}
+
+// Creator also sends objects: for dry runs and reviews of the person's own rights, which store nothing.
+type Creator interface {
+	Client
+	// Create sends an object and decodes the answer.
+	Create(ctx context.Context, path string, query url.Values, object, answer any) error
+}
+
+type restClient struct{ client *rest.RESTClient }
+
+func (c restClient) Create(ctx context.Context, path string, query url.Values, object, answer any) error {
+	body, err := json.Marshal(object)
+	if err != nil {
+		return err
+	}
+	request := c.client.Post().AbsPath(path).SetHeader("Accept", "application/json").SetHeader("Content-Type", "application/json").Body(body)
+	for name, values := range query {
+		for _, value := range values {
+			request.Param(name, value)
+		}
+	}
+	text, err := request.DoRaw(ctx)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, answer)
+}
+
+func (c restClient) Get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
+	request := c.client.Get().AbsPath(path).SetHeader("Accept", "application/json")
+	for name, values := range query {
+		for _, value := range values {
+			request.Param(name, value)
+		}
+	}
+	return request.Stream(ctx)
+}
