@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"syscall"
 
 	"github.com/spf13/pflag"
 )
@@ -37,10 +38,10 @@ func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 // run is the program. It writes manifests or differences to stdout, and messages to stderr, and
 // returns the exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == commandPlan {
-		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
+	if len(args) > 0 && slices.Contains(clusterCommands, args[0]) {
+		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer cancel()
-		return runPlan(ctx, args[1:], stdin, stdout, stderr)
+		return runCluster(ctx, args[0], args[1:], stdin, stdout, stderr)
 	}
 	o, err := parse(args, stdout)
 	switch {
@@ -62,6 +63,17 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitDiffers
 	}
 	return exitOK
+}
+
+// runCluster runs a command that reads a cluster.
+func runCluster(ctx context.Context, command string, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	switch command {
+	case commandCheck:
+		return runCheck(ctx, args, stdout, stderr)
+	case commandVerify:
+		return runVerify(ctx, args, stdout, stderr)
+	}
+	return runPlan(ctx, args, stdin, stdout, stderr)
 }
 
 // migrate reads, edits and writes the manifests. It writes a message for each warning and refusal

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"imds-oidc-proxy/internal/output"
 	"imds-oidc-proxy/internal/plan"
@@ -107,32 +106,10 @@ func readFile(s *survey.Survey, path string, stdin io.Reader) error {
 
 // readCluster reads the cluster of the kubeconfig.
 func (o *planOptions) readCluster(ctx context.Context, s *survey.Survey, progress *progress) error {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	rules.ExplicitPath = o.kubeconfig
-	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &o.overrides)
-	config, err := loader.ClientConfig()
+	cluster, err := o.cluster.connect()
 	if err != nil {
-		return noCluster(err)
+		return fmt.Errorf("%w, or --filename to read exported objects", err)
 	}
-	if raw, err := loader.RawConfig(); err == nil && o.plan.ClusterName == "" {
-		name := cmp.Or(o.overrides.CurrentContext, raw.CurrentContext)
-		if current := raw.Contexts[name]; current != nil {
-			o.plan.ClusterName = current.Cluster
-		}
-	}
-	config.UserAgent = "imds-migrate/" + version
-	client, err := survey.NewClient(config)
-	if err != nil {
-		return noCluster(err)
-	}
-	return s.ReadCluster(ctx, client, progress.show)
-}
-
-// noCluster returns the error for a kubeconfig that cannot be used.
-func noCluster(err error) error {
-	reason := strings.Join(strings.Fields(err.Error()), " ")
-	if clientcmd.IsEmptyConfig(err) {
-		reason = "no kubeconfig was found"
-	}
-	return fmt.Errorf("no cluster: %s: set --kubeconfig and --context, or --filename to read exported objects", reason)
+	o.plan.ClusterName = cmp.Or(o.plan.ClusterName, cluster.name)
+	return s.ReadCluster(ctx, cluster, progress.show)
 }

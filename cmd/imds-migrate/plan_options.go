@@ -37,10 +37,9 @@ Exit codes:
 
 // planOptions is the command line of plan.
 type planOptions struct {
-	files      []string // empty: a cluster
-	kubeconfig string
-	overrides  clientcmd.ConfigOverrides
-	all        bool
+	files   []string // empty: a cluster
+	cluster clusterFlags
+	all     bool
 
 	output   output.Config
 	exitZero bool
@@ -107,24 +106,11 @@ func (o *planOptions) addFlags(set *flagenv.Set) {
 	flags.StringVar(&o.plan.ServerVersion, "kubernetes-version", "", "`version` of Kubernetes; default: what the cluster says")
 	flagenv.Var(flags, &o.plan.TenantID, "tenant-id", flagenv.Optional(azure.ParseTenant), "`tenant` for annotations of service accounts")
 	flags.StringVar(&o.plan.Audience, "audience", azure.Audience, "`audience` of the federated credentials")
-	set.Group("Cluster")
-	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "`path` of the kubeconfig")
-	names := clientcmd.RecommendedConfigOverrideFlags("")
-	names.ClusterOverrideFlags.APIServer.ShortName = "s" // as in kubectl
-	clientcmd.BindOverrideFlags(&o.overrides, flags, names)
-	for _, name := range rareFlags {
-		flags.Lookup(name).Hidden = true
-	}
-}
-
-// rareFlags are flags of kubectl that work and that the help text does not list.
-var rareFlags = []string{
-	clientcmd.FlagCertFile, clientcmd.FlagKeyFile, clientcmd.FlagCAFile, clientcmd.FlagImpersonateUID, clientcmd.FlagTLSServerName,
-	clientcmd.FlagProxyURL, clientcmd.FlagDisableCompression, clientcmd.FlagUsername, clientcmd.FlagPassword, clientcmd.FlagInsecure, clientcmd.FlagBearerToken,
+	o.cluster.addFlags(set)
 }
 
 func (o *planOptions) validate(flags *pflag.FlagSet) (err error) {
-	namespace := o.overrides.Context.Namespace
+	namespace := o.cluster.namespace()
 	switch {
 	case o.all && namespace != "":
 		return errors.New("--all-namespaces and --namespace must not be set together")

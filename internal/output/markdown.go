@@ -35,6 +35,9 @@ func writeMarkdown(w io.Writer, p *plan.Plan, _ Config) error {
 	l.row("issuer", listOr(nonEmpty(p.Cluster.Issuer), "not known"))
 	l.row("aad-pod-identity", podIdentityText(p.Cluster.PodIdentity))
 	l.row("webhooks that add tokens", listOr(p.Cluster.Webhooks, "none"))
+	if p.Cluster.CNIPlugin {
+		l.row("CNI plugin for the redirect", "installed")
+	}
 	l.row("namespaces", fmt.Sprintf("%d looked at, %d of the system left out", p.Cluster.Namespaces, len(p.Cluster.SystemNamespaces)))
 	l.row("to create", fmt.Sprintf("%d federated credentials, %d service accounts", p.Summary.NewCredentials, p.Summary.NewAccounts))
 	l.row("blocked", fmt.Sprintf("%d, and %d wait for a choice", p.Summary.Blocked, p.Summary.Choices))

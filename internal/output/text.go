@@ -60,6 +60,9 @@ func (l *lines) header(p *plan.Plan) {
 	}
 	l.add("aad-pod-identity: %s", podIdentityText(c.PodIdentity))
 	l.add("Webhooks that add tokens: %s", listOr(c.Webhooks, "none"))
+	if c.CNIPlugin {
+		l.add("CNI plugin for the redirect: installed")
+	}
 	for _, f := range p.Findings {
 		l.add("%s", findingText(f))
 	}

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"imds-oidc-proxy/internal/survey"
 )
 
@@ -53,6 +55,13 @@ func (b *builder) findWebhooks() {
 	if len(b.plan.Cluster.Webhooks) == 0 {
 		b.find("IMDS146", "no webhook adds tokens to labelled pods", "install the webhook (docs/webhook.md) or turn on az aks update --enable-workload-identity, or use imds-migrate inject")
 	}
+}
+
+// isCNIPlugin reports whether a workload installs this project's CNI plugin on the nodes.
+func isCNIPlugin(w *survey.Workload) bool {
+	return w.Kind == "DaemonSet" && slices.ContainsFunc(w.Template.Spec.Containers, func(c corev1.Container) bool {
+		return c.Name == "imds-cni" && slices.Contains(c.Args, "install")
+	})
 }
 
 // leftAssigned notes AzureAssignedIdentities whose pods are gone: MIC removes them, and they stay for ever

@@ -81,6 +81,7 @@ var codes = []Code{
 	{"IMDS152", Note, "the namespace belongs to Kubernetes or AKS"},
 	{"IMDS153", Note, "it cannot be told whether the pods ask IMDS"},
 	{"IMDS154", Note, "aad-pod-identity refuses the pods' requests"},
+	{"IMDS155", Work, "a policy refuses NET_ADMIN"},
 
 	{"IMDS301", Note, "a kind was not looked at: no permission"},
 	{"IMDS302", Note, "a kind was not looked at: unknown version"},

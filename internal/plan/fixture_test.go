@@ -38,6 +38,11 @@ func nmi(args ...string) string {
 	return "{apiVersion: apps/v1, kind: DaemonSet, metadata: {namespace: aad, name: nmi}, spec: {template: {spec: {hostNetwork: true, containers: [{name: nmi, image: mcr.microsoft.com/oss/azure/aad-pod-identity/nmi:v1.8.17, args: [" + strings.Join(args, ", ") + "]}]}}}}"
 }
 
+// plugin is the DaemonSet of the CNI plugin.
+func plugin(command string) string {
+	return "{apiVersion: apps/v1, kind: DaemonSet, metadata: {namespace: proxy, name: cni}, spec: {template: {spec: {containers: [{name: imds-cni, args: [" + command + "]}]}}}}"
+}
+
 func identity(name string, n int, more ...string) string {
 	return identityIn("ns", name, n, more...)
 }

@@ -7,6 +7,7 @@ const (
 	redirectForward = "forward"
 	redirectSealed  = "sealed"
 	redirectNone    = "none"
+	redirectByCNI   = "cni-" // prefix: the CNI plugin installs it
 )
 
 // next returns what to do next with a workload.
@@ -95,15 +96,23 @@ func (b *builder) meanwhile(w *Workload, t tool) string {
 }
 
 // redirect returns the mode of the redirect. Sealed is for clusters in which aad-pod-identity refuses
-// instance metadata already, and none for namespaces that refuse NET_ADMIN.
+// instance metadata already. Where NET_ADMIN is refused, the CNI plugin installs the redirect if the
+// cluster has it.
 func (b *builder) redirect(w *Workload) string {
-	for _, f := range w.Findings {
-		if f.Code == "IMDS130" || f.Code == "IMDS131" {
-			return redirectNone
-		}
+	mode := redirectForward
+	if w.Today == ByPodIdentity && b.pods.BlocksMetadata && !w.evidence.instance {
+		mode = redirectSealed
 	}
-	if w.Today == ByPodIdentity && b.pods.BlocksMetdata && !w.evidence.instance {
-		return redirectSealed
+	switch refused := slices.ContainsFunc(w.Findings, refusesPrivilege); {
+	case refused && b.plan.Cluster.CNIPlugin:
+		return redirectByCNI + mode
+	case refused:
+		return redirectNone
 	}
-	return redirectForward
+	return mode
+}
+
+// refusesPrivilege reports whether a finding is about the init container's capability NET_ADMIN.
+func refusesPrivilege(f Finding) bool {
+	return slices.Contains([]string{"IMDS130", "IMDS131", "IMDS155"}, f.Code)
 }

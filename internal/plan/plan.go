@@ -88,6 +88,8 @@ type Cluster struct {
 	Ignored          int          `json:"ignoredObjects"`
 	PodIdentity      *PodIdentity `json:"aadPodIdentity,omitempty"`
 	Webhooks         []string     `json:"webhooks"`
+	// CNIPlugin means that the nodes have this project's CNI plugin.
+	CNIPlugin bool `json:"cniPlugin,omitempty"`
 }
 
 // Summary counts the plan.
@@ -153,6 +155,7 @@ func (b *builder) cluster() {
 	c.Issuer = cmp.Or(b.options.Issuer, b.Survey.Issuer)
 	c.Ignored = b.Ignored
 	c.SystemNamespaces, c.Webhooks = []string{}, []string{}
+	c.CNIPlugin = slices.ContainsFunc(b.AllWorkloads(), isCNIPlugin)
 	b.owned = map[string]bool{}
 	for name := range b.names() {
 		switch {

@@ -24,12 +24,12 @@ type PodIdentity struct {
 	Namespaced bool   `json:"namespaced"`
 	AddOn      bool   `json:"addOn"`
 	// Running is false if its objects exist but its daemon does not: then it has no effect.
-	Running       bool `json:"running"`
-	BlocksMetdata bool `json:"blocksInstanceMetadata"`
-	Identities    int  `json:"identities"`
-	Bindings      int  `json:"bindings"`
-	Exceptions    int  `json:"exceptions"`
-	Assigned      int  `json:"assigned"`
+	Running        bool `json:"running"`
+	BlocksMetadata bool `json:"blocksInstanceMetadata"`
+	Identities     int  `json:"identities"`
+	Bindings       int  `json:"bindings"`
+	Exceptions     int  `json:"exceptions"`
+	Assigned       int  `json:"assigned"`
 }
 
 // podIdentity answers which identity aad-pod-identity gives a pod (rows A1 to A12).
@@ -146,7 +146,7 @@ func (p *podIdentity) configure(c corev1.Container) {
 		case "forcenamespaced":
 			p.Namespaced = on
 		case "block-instance-metadata":
-			p.BlocksMetdata = on
+			p.BlocksMetadata = on
 		}
 	}
 	for _, e := range c.Env {

@@ -93,9 +93,9 @@ func (p *policies) podSecurity(w *Workload) {
 	const prefix = "pod-security.kubernetes.io/"
 	switch level := labels[prefix+"enforce"]; level {
 	case "baseline":
-		w.find("IMDS130", "namespace "+w.Namespace+" enforces baseline, which refuses NET_ADMIN", "set the annotation imds-oidc-proxy/redirect: none, or let the namespace enforce privileged")
+		w.find("IMDS130", "namespace "+w.Namespace+" enforces baseline, which refuses NET_ADMIN", p.unprivileged()+", or let the namespace enforce privileged")
 	case "restricted":
-		w.find("IMDS131", "namespace "+w.Namespace+" enforces restricted, which refuses NET_ADMIN and user 0", "set the annotation imds-oidc-proxy/redirect: none, or let the namespace enforce privileged")
+		w.find("IMDS131", "namespace "+w.Namespace+" enforces restricted, which refuses NET_ADMIN and user 0", p.unprivileged()+", or let the namespace enforce privileged")
 	default:
 		for _, mode := range []string{"warn", "audit"} {
 			if mode := labels[prefix+mode]; mode == "baseline" || mode == "restricted" {
@@ -108,11 +108,27 @@ func (p *policies) podSecurity(w *Workload) {
 
 func (p *policies) gatekeeper(w *Workload) {
 	for _, c := range p.constraints {
-		if remedy := c.remedy(); remedy != "" && c.action == "deny" && c.applies(w.Namespace) {
+		remedy := c.remedy()
+		switch {
+		case remedy == "" || c.action != "deny" || !c.applies(w.Namespace):
+		case c.kind() == "AllowedCapabilities":
+			w.find("IMDS155", "policy "+c.Name+" ("+c.Kind+") may refuse NET_ADMIN", p.unprivileged()+", or "+remedy)
+		default:
 			w.find("IMDS133", "policy "+c.Name+" ("+c.Kind+") may refuse the sidecar", remedy)
 		}
 	}
 }
+
+// unprivileged says how the pods do without the capability NET_ADMIN.
+func (p *policies) unprivileged() string {
+	if p.plan.Cluster.CNIPlugin {
+		return "set the annotation imds-oidc-proxy/redirect: " + redirectByCNI + redirectForward + " or " + redirectByCNI + redirectSealed
+	}
+	return "set the annotation imds-oidc-proxy/redirect: none, or install the CNI plugin (docs/cni.md)"
+}
+
+// kind returns the constraint's kind without the version.
+func (c constraint) kind() string { return constraintKinds.FindStringSubmatch(c.Kind)[1] }
 
 // reporting notes the constraints that report the sidecar and do not refuse it.
 func (p *policies) reporting() {
@@ -125,7 +141,7 @@ func (p *policies) reporting() {
 
 // remedy returns the parameter that lets the sidecar pass, or "" if it passes as it is.
 func (c constraint) remedy() string {
-	kind := constraintKinds.FindStringSubmatch(c.Kind)[1]
+	kind := c.kind()
 	parameters := at(c.Body, "spec", "parameters")
 	switch {
 	case slices.Contains(texts(parameters, "excludedContainers"), inject.ProxyInitName),

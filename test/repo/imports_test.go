@@ -45,7 +45,9 @@ var allowed = map[string][]string{
 	"internal/survey":     {"internal/signs"},
 	"internal/plan":       {"internal/inject", "internal/signs", "internal/survey"},
 	"internal/output":     {"internal/inject", "internal/plan"},
-	"cmd/imds-migrate":    {"internal/flagenv", "internal/inject", "internal/manifest", "internal/output", "internal/plan", "internal/survey"},
+	"internal/preflight":  {"internal/inject", "internal/survey"},
+	"internal/verify":     {"internal/inject", "internal/survey"},
+	"cmd/imds-migrate":    {"internal/flagenv", "internal/inject", "internal/manifest", "internal/output", "internal/plan", "internal/preflight", "internal/survey", "internal/verify"},
 	"cmd/webhook":         {"internal/flagenv", "internal/health", "internal/inject", "internal/logging", "internal/loglimit"},
 }
 
@@ -70,7 +72,7 @@ var forbidden = []string{"k8s.io/", "sigs.k8s.io/"}
 
 // kubernetesSide lists the packages that may link what is forbidden to others: they patch pods and
 // do not run in them.
-var kubernetesSide = []string{"internal/inject", "internal/survey", "internal/plan", "internal/output", "cmd/webhook", "cmd/imds-migrate"}
+var kubernetesSide = []string{"internal/inject", "internal/survey", "internal/plan", "internal/output", "internal/preflight", "internal/verify", "cmd/webhook", "cmd/imds-migrate"}
 
 type goPackage struct {
 	ImportPath string

@@ -136,7 +136,7 @@ func (p planner) applyExample(ctx context.Context) {
 	if len(objects) < 40 {
 		p.t.Fatalf("%d objects, want at least 40", len(objects))
 	}
-	for _, definition := range definitions(objects) {
+	for _, definition := range p.definitions(objects) {
 		if _, err := running.Apply(ctx, definition, false); err != nil {
 			p.t.Fatal(err)
 		}
@@ -170,6 +170,8 @@ func (p planner) apply(ctx context.Context, o *unstructured.Unstructured) {
 		owners[i].UID = node.UID
 		o.SetOwnerReferences(owners)
 	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	err := cluster.Wait(ctx, func(ctx context.Context) error {
 		_, err := running.Apply(ctx, o, false)
 		if meta.IsNoMatchError(err) {
@@ -183,12 +185,18 @@ func (p planner) apply(ctx context.Context, o *unstructured.Unstructured) {
 }
 
 // definitions returns minimal definitions of the objects' custom resources, which accept all fields.
-func definitions(objects []*unstructured.Unstructured) []*unstructured.Unstructured {
+func (p planner) definitions(objects []*unstructured.Unstructured) []*unstructured.Unstructured {
+	p.t.Helper()
+	groups, err := running.Client.Discovery().ServerGroups()
+	if err != nil {
+		p.t.Fatal(err)
+	}
 	var all []*unstructured.Unstructured
 	seen := map[schema.GroupKind]bool{}
 	for _, o := range objects {
 		kind := o.GroupVersionKind()
-		if !strings.Contains(kind.Group, ".") || strings.HasSuffix(kind.Group, ".k8s.io") && kind.Group != "aadpodidentity.k8s.io" && kind.Group != "secrets-store.csi.x-k8s.io" || seen[kind.GroupKind()] {
+		known := slices.ContainsFunc(groups.Groups, func(g metav1.APIGroup) bool { return g.Name == kind.Group })
+		if known || seen[kind.GroupKind()] {
 			continue
 		}
 		seen[kind.GroupKind()] = true
@@ -198,14 +206,17 @@ func definitions(objects []*unstructured.Unstructured) []*unstructured.Unstructu
 }
 
 func definition(kind schema.GroupVersionKind, version string) *unstructured.Unstructured {
-	plural, scope := strings.ToLower(kind.Kind), "Cluster"
+	plural, scope := strings.ToLower(kind.Kind)+"s", "Namespaced"
 	for _, k := range survey.Kinds {
 		if k.Group == kind.Group && k.Kind == kind.Kind {
 			plural = k.Resource
-			if k.Namespace {
-				scope = "Namespaced"
+			if !k.Namespace {
+				scope = "Cluster"
 			}
 		}
+	}
+	if kind.Group == "constraints.gatekeeper.sh" { // as Gatekeeper defines them
+		plural, scope = strings.ToLower(kind.Kind), "Cluster"
 	}
 	open := map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}
 	definition := map[string]any{
@@ -217,7 +228,7 @@ func definition(kind schema.GroupVersionKind, version string) *unstructured.Unst
 			"versions": []any{map[string]any{"name": version, "served": true, "storage": true, "schema": map[string]any{"openAPIV3Schema": open}}},
 		},
 	}
-	if strings.HasSuffix(kind.Group, ".k8s.io") {
+	if strings.HasSuffix(kind.Group, "k8s.io") {
 		definition["metadata"].(map[string]any)["annotations"] = map[string]any{"api-approved.kubernetes.io": "unapproved, for a test"}
 	}
 	return &unstructured.Unstructured{Object: definition}

@@ -175,6 +175,7 @@ func TestRefused(t *testing.T) {
 		{"--set=replicas=0", "replicas"},
 		{"--set=monitoring.labels.team=1", "monitoring/labels/team"},
 		{"--set=monitoring.interval=30s", "monitoring"},
+		{"--set=monitoring.serviceMonitor=both", "monitoring/serviceMonitor"},
 		{"--set=tokenEndpoint.annotationSuffix=binding", "tokenEndpoint/"},
 		{"--set=redirect=cni", "redirect"},
 		{"--set=cni.enabled=maybe", "cni/enabled"},

@@ -102,6 +102,8 @@ func newObject(kind metav1.TypeMeta) any {
 		return &monitoringv1.PrometheusRule{}
 	case "monitoring.coreos.com/v1 PodMonitor":
 		return &monitoringv1.PodMonitor{}
+	case "monitoring.coreos.com/v1 ServiceMonitor":
+		return &monitoringv1.ServiceMonitor{}
 	}
 	return nil
 }

@@ -1,0 +1,179 @@
+// Package verify checks after a change that the pods of workloads have the sidecar and get tokens: they
+// are injected as requested, proxy-init has installed the redirect, and proxy check succeeds in each pod.
+//
+//	lines, err := verify.Run(ctx, client, executor, verify.Config{Namespace: "shop", Workloads: []string{"deploy/web"}})
+package verify
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/internal/survey"
+)
+
+// Executor runs programs in containers.
+type Executor interface {
+	// Exec runs a command, and returns its output and exit code. The error means that it could not be run.
+	Exec(ctx context.Context, namespace, pod, container string, command ...string) (output string, code int, err error)
+}
+
+// Config says what is verified.
+type Config struct {
+	// Namespace is the namespace of the workloads. Required.
+	Namespace string
+	// Workloads are verified, as KIND/NAME, such as deploy/web. Empty: all that request the sidecar.
+	Workloads []string
+	// Resource is that of the token that proxy check requests. Empty: the default of proxy check.
+	Resource string
+	// Timeout limits each run of proxy check. The default is [DefaultTimeout].
+	Timeout time.Duration
+}
+
+// DefaultTimeout is enough for a token request that is tried again.
+const DefaultTimeout = 30 * time.Second
+
+// parallel is how many pods are checked at the same time: each costs a token request.
+const parallel = 4
+
+// Line is the result for one pod, or for a workload without pods.
+type Line struct {
+	Workload string `json:"workload"`
+	Pod      string `json:"pod,omitempty"`
+	OK       bool   `json:"ok"`
+	Text     string `json:"text"`
+	Hint     string `json:"hint,omitempty"`
+}
+
+var kinds = []string{"deployments.apps", "statefulsets.apps", "daemonsets.apps", "replicasets.apps", "cronjobs.batch", "jobs.batch", "rollouts.argoproj.io", "pods"}
+
+// shortKinds are kubectl's short names of kinds.
+var shortKinds = map[string]string{"deploy": "deployment", "deployments": "deployment", "sts": "statefulset", "statefulsets": "statefulset", "ds": "daemonset", "daemonsets": "daemonset", "cj": "cronjob", "po": "pod"}
+
+// Run verifies the workloads. The error means that nothing could be verified.
+func Run(ctx context.Context, client survey.Client, executor Executor, config Config) ([]Line, error) {
+	s := survey.New(survey.Config{Kinds: kinds, Namespace: config.Namespace})
+	if err := s.ReadCluster(ctx, client, func(string) {}); err != nil {
+		return nil, err
+	}
+	s.Finish()
+	workloads, err := selected(s, config)
+	if err != nil {
+		return nil, err
+	}
+	pods, err := podsOf(ctx, client, config.Namespace, s)
+	if err != nil {
+		return nil, err
+	}
+	var tasks []task
+	for _, w := range workloads {
+		if len(pods[w.Ref]) == 0 {
+			tasks = append(tasks, task{workload: w})
+		}
+		for i := range pods[w.Ref] {
+			tasks = append(tasks, task{w, &pods[w.Ref][i]})
+		}
+	}
+	return run(ctx, executor, config, tasks), ctx.Err()
+}
+
+// task is one pod, or a workload without one.
+type task struct {
+	workload *survey.Workload
+	pod      *corev1.Pod
+}
+
+// run checks the pods in parallel, and returns the lines in order.
+func run(ctx context.Context, executor Executor, config Config, tasks []task) []Line {
+	lines := make([]Line, len(tasks))
+	slots := make(chan struct{}, parallel)
+	var group sync.WaitGroup
+	for i, t := range tasks {
+		group.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			lines[i] = t.check(ctx, executor, config)
+		})
+	}
+	group.Wait()
+	return lines
+}
+
+// selected returns the workloads to verify.
+func selected(s *survey.Survey, config Config) (found []*survey.Workload, err error) {
+	for _, name := range config.Workloads {
+		kind, short, _ := strings.Cut(name, "/")
+		if full := shortKinds[strings.ToLower(kind)]; full != "" {
+			kind = full
+		}
+		i := slices.IndexFunc(s.AllWorkloads(), func(w *survey.Workload) bool {
+			return w.Namespace == config.Namespace && strings.EqualFold(w.Kind, kind) && w.Name == short
+		})
+		if i < 0 {
+			return nil, fmt.Errorf("namespace %s has no workload %s: write KIND/NAME, such as deploy/web", config.Namespace, name)
+		}
+		found = append(found, s.AllWorkloads()[i])
+	}
+	if len(config.Workloads) > 0 {
+		return found, nil
+	}
+	for _, w := range s.AllWorkloads() {
+		if w.Namespace == config.Namespace && (requested(w.Template.Labels, w.Template.Annotations) || w.Live.Proxy) {
+			found = append(found, w)
+		}
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("no workload of namespace %s requests the sidecar", config.Namespace)
+	}
+	return found, nil
+}
+
+func requested(labels, annotations map[string]string) bool {
+	wanted, err := strconv.ParseBool(annotations[inject.InjectProxyAnnotation])
+	return labels[inject.UseLabel] == "true" && wanted && err == nil
+}
+
+// podsOf lists the pods of a namespace by their workload, without those that have ended.
+func podsOf(ctx context.Context, client survey.Client, namespace string, s *survey.Survey) (map[survey.Ref][]corev1.Pod, error) {
+	pods := map[survey.Ref][]corev1.Pod{}
+	for next := ""; ; {
+		query := url.Values{"limit": {"500"}}
+		if next != "" {
+			query.Set("continue", next)
+		}
+		body, err := client.Get(ctx, "/api/v1/namespaces/"+namespace+"/pods", query)
+		if err != nil {
+			return nil, fmt.Errorf("cannot list pods: %w", err)
+		}
+		var list corev1.PodList
+		err = json.NewDecoder(body).Decode(&list)
+		io.Copy(io.Discard, body)
+		body.Close()
+		if err != nil {
+			return nil, fmt.Errorf("cannot list pods: %w", err)
+		}
+		for _, p := range list.Items {
+			if owner, known := s.Owners[namespace+"/"+p.Name]; known && p.DeletionTimestamp == nil {
+				pods[owner] = append(pods[owner], p)
+			}
+		}
+		if next = list.Continue; next == "" {
+			return pods, nil
+		}
+	}
+}
+
+// Failed reports whether a line is a fault.
+func Failed(lines []Line) bool {
+	return slices.ContainsFunc(lines, func(l Line) bool { return !l.OK })
+}
