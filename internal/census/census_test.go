@@ -158,7 +158,8 @@ func TestRecorded(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no recordings: %v", err)
 	}
-	// The name of a recording begins with the client's name.
+	// The name of a recording begins with the client's name, after appservice- if the client was
+	// asked to use App Service's variables.
 	sdks := []struct{ recording, sdk string }{
 		{"azcli-2.45.0-login", "azure-cli"},
 		{"azcli-2.45.0-get", "python-msrestazure"}, // for this request the CLI uses the library
@@ -167,18 +168,28 @@ func TestRecorded(t *testing.T) {
 		{"go-azidentity-v1.0.0", "go-azidentity 1.0.0 no"},
 		{"go-azidentity-v1.3.0", "go-azidentity 1.3.0 yes"},
 		{"go-azidentity-v1.15.0", "go-azidentity 1.15.0 yes"},
+		{"java-keyvault-jca", "java-keyvault-jca 2.10.1 no"},
+		{"java-mssql-jdbc", "java"},
+		{"js-identity-1.0.0", "unknown"},
+		{"js-identity-1.5.2", "js-azure-identity 1.5.2 no"},
+		{"js-identity-2.1.0", "js-azure-identity 2.1.0 no"},
+		{"js-identity-4.7.0", "js-azure-identity 4.7.0 yes"},
 		{"js-identity-v1.5.2", "js-azure-identity 1.5.2 no"},
 		{"js-identity-v2.1.0", "js-azure-identity 2.1.0 no"},
 		{"js-identity-v3.4.2", "js-azure-identity 3.4.2 yes"},
 		{"js-identity-v4.13.1", "js-azure-identity 4.13.1 yes"},
 		{"js-ms-rest-nodeauth", "node-fetch"},
 		{"py-azure-identity", "python-azure-identity 1.13.0b2 no"},
+		{"py-azure-identity-1.12.0", "python-azure-identity 1.12.0 no"},
+		{"py-azure-identity-1.27.0", "python-azure-identity 1.27.0 yes"},
+		{"py-azure-identity-1.5.0", "python-azure-identity 1.5.0 no"},
+		{"py-azure-identity-1.8.0", "python-azure-identity 1.8.0 no"},
 		{"py-msrestazure", "python-msrestazure 0.6.4 no"},
 	}
 	for _, file := range files {
 		want := ""
 		for _, s := range sdks {
-			if strings.HasPrefix(filepath.Base(file), s.recording) {
+			if strings.HasPrefix(strings.TrimPrefix(filepath.Base(file), "appservice-"), s.recording) {
 				want = s.sdk
 			}
 		}
