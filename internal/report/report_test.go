@@ -135,10 +135,12 @@ func TestVerdicts(t *testing.T) {
 		notAsked string
 		code     int
 	}{
-		"needed":          {sidecar("web", "aaaaa", 40*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": census(old)}}, "needed: go-azidentity 1.1.0: azidentity (Go) 1.3.0 or later", "", 3},
-		"an upgraded SDK": {sidecar("web", "aaaaa", 40*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": census(client("python-azure-identity", "1.15.0", "yes", "", 1, day, day))}}, "needed: python-azure-identity 1.15.0: use WorkloadIdentityCredential in place of ManagedIdentityCredential", "", 3},
-		"can go":          {sidecar("web", "aaaaa", 36*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": census()}}, "can go: nobody has asked for 36 days: the sidecar can go, if no job runs less often than every 35 days", "", 0},
-		"waiting":         {sidecar("web", "aaaaa", 3*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": census()}}, "waiting: nobody has asked for 3 days; wait until 35 days have passed", "", 3},
+		"needed":                  {sidecar("web", "aaaaa", 40*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": census(old)}}, "needed: go-azidentity 1.1.0: azidentity (Go) 1.3.0 or later", "", 3},
+		"an upgraded SDK":         {sidecar("web", "aaaaa", 40*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": census(client("python-azure-identity", "1.15.0", "yes", "", 1, day, day))}}, "needed: python-azure-identity 1.15.0: use WorkloadIdentityCredential in place of ManagedIdentityCredential", "", 3},
+		"can go":                  {sidecar("web", "aaaaa", 36*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": census()}}, "can go: nobody has asked for 36 days: the sidecar can go, if no job runs less often than every 35 days", "", 0},
+		"nobody asks any more":    {sidecar("web", "aaaaa", 90*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": census(client("curl", "8.5.0", "unknown", "", 1, 80*day, 40*day))}}, "can go: nobody has asked for 40 days: the sidecar can go, if no job runs less often than every 35 days", "", 0},
+		"one of two clients asks": {sidecar("web", "aaaaa", 90*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": census(client("curl", "8.5.0", "unknown", "", 1, 80*day, 40*day), old)}}, "needed: go-azidentity 1.1.0: azidentity (Go) 1.3.0 or later", "", 3},
+		"waiting":                 {sidecar("web", "aaaaa", 3*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": census()}}, "waiting: nobody has asked for 3 days; wait until 35 days have passed", "", 3},
 		"the youngest pod counts": {sidecar("web", "aaaaa", 40*day, "") + ", " + sidecar("web", "bbbbb", 90*time.Minute, ""),
 			&executor{answers: map[string]string{"web-5d4f-aaaaa": census(), "web-5d4f-bbbbb": census()}}, "waiting: nobody has asked for 90 minutes; wait until 35 days have passed", "", 3},
 		"one pod asks": {sidecar("web", "aaaaa", 40*day, "") + ", " + sidecar("web", "bbbbb", 40*day, ""),

@@ -152,11 +152,20 @@ func (r *run) judge(w *Workload) {
 	slices.SortFunc(w.Clients, func(a, b Client) int {
 		return cmp.Or(order[a.WorkloadIdentity]-order[b.WorkloadIdentity], strings.Compare(a.SDK, b.SDK), strings.Compare(a.Version, b.Version))
 	})
+	asks := false
+	for _, c := range w.Clients { // a sidecar names a client until it restarts
+		quiet := r.config.Now.Sub(c.LastSeen)
+		if c.LastSeen.IsZero() || quiet < r.config.Period {
+			asks = true
+			continue
+		}
+		w.observed = min(w.observed, quiet)
+	}
 	w.ObservedSeconds = int64(w.observed / time.Second)
 	covered := w.observed >= r.config.Period
 	switch {
-	case len(w.Clients) > 0:
-		w.Verdict, w.Text = Needed, needs(w.Clients)
+	case asks:
+		w.Verdict, w.Text = Needed, r.needs(w.Clients)
 	case w.silent > 0:
 		w.Verdict, w.Text = Unknown, fmt.Sprintf("%d of %d pods were not asked", w.silent, w.Pods)
 	case w.Pods == 0 && w.observed == 0:
@@ -169,9 +178,12 @@ func (r *run) judge(w *Workload) {
 }
 
 // needs says what to do about the clients that ask.
-func needs(clients []Client) string {
+func (r *run) needs(clients []Client) string {
 	var parts []string
 	for _, c := range clients {
+		if !c.LastSeen.IsZero() && r.config.Now.Sub(c.LastSeen) >= r.config.Period {
+			continue
+		}
 		part := strings.TrimSpace(c.SDK + " " + c.Version)
 		switch {
 		case c.Upgrade != "":
