@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,6 +38,41 @@ func TestInjectedTemplatesPassAzureWorkloadIdentity(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkNoDuplicates(t, mutated)
+		}
+	}
+}
+
+// TestInjectedTemplatesPassAKS does the same with an identity binding of AKS. The injected proxy gets
+// the token proxy from AKS's webhook, and its token has the audience of the binding before.
+func TestInjectedTemplatesPassAKS(t *testing.T) {
+	const manifest = `{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "shop"}, "spec": {"template": {
+  "metadata": {
+    "labels": {"azure.workload.identity/use": "true"},
+    "annotations": {"azure.workload.identity/use-identity-binding": "true", "azure.workload.identity/inject-proxy-sidecar": "true"}},
+  "spec": {"containers": [{"name": "app", "image": "registry.example.test/app:1"}]}}}}`
+	for _, layout := range []azwi.Layout{azwi.V160, azwi.Newer} {
+		for native, mode := range map[bool]string{true: "--native-sidecar=on", false: "--native-sidecar=off"} {
+			var deployment appsv1.Deployment
+			injected, _ := filter(t, commandInject, []byte(manifest), mode)
+			if err := json.Unmarshal(injected, &deployment); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(string(injected), "api://AKSIdentityBinding") || strings.Contains(string(injected), "api://AzureADTokenExchange") {
+				t.Errorf("the manifest has a token of another audience: %s", injected)
+			}
+			pod := &corev1.Pod{ObjectMeta: deployment.Spec.Template.ObjectMeta, Spec: deployment.Spec.Template.Spec}
+			pod.GenerateName = "shop-6f9c7d5b8d-"
+			mutated, err := azwi.Webhook{Layout: layout, NativeSidecar: native, TenantID: "22222222-2222-4222-8222-222222222222", Endpoint: azwi.AKS()}.Mutate(pod, new(corev1.ServiceAccount))
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkNoDuplicates(t, mutated)
+			for _, c := range append(mutated.Spec.InitContainers, mutated.Spec.Containers...) {
+				bound := slices.Contains(c.Env, corev1.EnvVar{Name: "AZURE_KUBERNETES_TOKEN_PROXY", Value: azwi.AKS().TokenProxy})
+				if !bound && c.Name != "azwi-proxy-init" {
+					t.Errorf("container %s has no token proxy: %v", c.Name, c.Env)
+				}
+			}
 		}
 	}
 }

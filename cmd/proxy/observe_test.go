@@ -365,8 +365,8 @@ func TestAppService(t *testing.T) {
 	if status != http.StatusOK || !strings.Contains(body, `"client_id":"`+testClientID+`"`) {
 		t.Fatalf("got %d %s, want a token", status, body)
 	}
-	if status, body := fetch(t, p.port, appServiceQuery, http.Header{"X-Identity-Header": {"wrong"}}); status != http.StatusForbidden {
-		t.Errorf("with a wrong secret: got %d %s, want 403", status, body)
+	if status, body := fetch(t, p.port, appServiceQuery, http.Header{"X-Identity-Header": {"wrong"}}); status != http.StatusUnauthorized {
+		t.Errorf("with a wrong secret: got %d %s, want 401", status, body)
 	}
 	if status, body := fetch(t, p.admin, appServiceQuery, http.Header{"Secret": {testSecret}}); status != http.StatusNotFound {
 		t.Errorf("at the admin port: got %d %s, want 404", status, body)

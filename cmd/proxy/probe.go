@@ -16,9 +16,11 @@ import (
 )
 
 const (
-	// probeInterval is short compared with the start of a pod, so that the probe adds little
-	// to it.
-	probeInterval = 100 * time.Millisecond
+	// The interval between two attempts begins with firstProbeInterval and doubles up to
+	// probeInterval. A hook starts the probe at the same moment as the proxy, which listens some
+	// milliseconds later, and the pod waits for the probe.
+	firstProbeInterval = 5 * time.Millisecond
+	probeInterval      = 100 * time.Millisecond
 	// probeAttemptTimeout bounds one attempt, for a server that accepts and does not answer.
 	probeAttemptTimeout = 2 * time.Second
 	// maxAnswerHeader bounds the header of an answer: the server may be another program.
@@ -39,10 +41,8 @@ func probe(ctx context.Context, port uint16, timeout time.Duration) error {
 	defer client.CloseIdleConnections()
 	url := fmt.Sprintf("http://127.0.0.1:%d/readyz", port)
 
-	ticker := time.NewTicker(probeInterval)
-	defer ticker.Stop()
 	var last error
-	for {
+	for interval := firstProbeInterval; ; interval = min(2*interval, probeInterval) {
 		err := askOwnProxy(ctx, client, url, port)
 		if err == nil {
 			return nil
@@ -57,7 +57,7 @@ func probe(ctx context.Context, port uint16, timeout time.Duration) error {
 				return fmt.Errorf("interrupted; last answer of %s: %w", url, last)
 			}
 			return fmt.Errorf("not ready within %s (--probe-timeout); last answer of %s: %w", timeout, url, last)
-		case <-ticker.C:
+		case <-time.After(interval):
 		}
 	}
 }

@@ -102,14 +102,14 @@ func (p *peers) admit(ctx context.Context, conn net.Conn) (*peer, error) {
 	})
 }
 
-// await says that the server waits for the client from now on, which may begin a request.
+// await records that the server waits for the client from now on, for example for its next request.
 func (c *peer) await() {
 	c.peers.mu.Lock()
 	defer c.peers.mu.Unlock()
 	c.waiting, c.began = time.Now(), time.Now()
 }
 
-// work says that the client waits for the server from now on.
+// work records that the client waits for the server from now on.
 func (c *peer) work() {
 	c.peers.mu.Lock()
 	defer c.peers.mu.Unlock()

@@ -58,19 +58,34 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-// TestBindingAudience: the token of an identity binding has its own audience.
+// TestBindingAudience: the token of an identity binding has its own audience, and needs a token
+// proxy. Nobody outside of the cluster reads its issuer.
 func TestBindingAudience(t *testing.T) {
 	claims := goodClaims()
-	claims["aud"] = "api://AKSIdentityBinding"
+	claims["iss"] = "http://issuer.example.test"
 	for _, test := range []struct {
-		tokenProxy string
-		want       diagnose.Status
-	}{{"", diagnose.Note}, {"https://127.0.0.1:1", diagnose.OK}} {
+		audience, tokenProxy string
+		want                 diagnose.Status
+		remedy               string
+	}{
+		{"api://AKSIdentityBinding", "https://127.0.0.1:1", diagnose.OK, ""},
+		{"api://another", "https://127.0.0.1:1", diagnose.OK, ""},
+		{"api://AKSIdentityBinding", "", diagnose.Note, "check that AKS's webhook runs"},
+		{"api://AzureADTokenExchange", "https://127.0.0.1:1", diagnose.Note, "set serviceAccountToken.audience: api://AKSIdentityBinding"},
+	} {
+		claims["aud"] = test.audience
 		cfg := config(t, claims)
 		cfg.Exchange.Binding.TokenProxy = azure.TokenProxy(test.tokenProxy)
 		report := diagnose.Run(t.Context(), cfg, nil)
-		if f := finding(t, report, diagnose.FederatedToken, "audience (aud)"); f.Status != test.want {
-			t.Errorf("with the token proxy %q: got %+v, want %s", test.tokenProxy, f, test.want)
+		if f := finding(t, report, diagnose.FederatedToken, "audience (aud)"); f.Status != test.want || !strings.HasPrefix(f.Remedy, test.remedy) || (f.Remedy == "") != (test.remedy == "") {
+			t.Errorf("%s with the token proxy %q: got %+v, want %s and %q", test.audience, test.tokenProxy, f, test.want, test.remedy)
+		}
+		wantIssuer := diagnose.OK
+		if test.tokenProxy == "" {
+			wantIssuer = diagnose.Fail
+		}
+		if f := finding(t, report, diagnose.FederatedToken, "issuer (iss)"); f.Status != wantIssuer {
+			t.Errorf("with the token proxy %q: got %+v, want %s", test.tokenProxy, f, wantIssuer)
 		}
 	}
 }

@@ -27,7 +27,7 @@ func (p peer) hintFor(h hint) hint {
 }
 
 // classifyOwn classifies an error response that the token proxy makes itself: one without an
-// AADSTS code. The token proxy verifies the federated token, and that the service account has the
+// AADSTS code (ADR 0056). The token proxy verifies the federated token, and that the service account has the
 // verb use-managed-identity for the client ID, before it requests a token of Entra
 // (https://learn.microsoft.com/azure/aks/identity-bindings-concepts). AKS documents no format of
 // its refusals. So the status decides, or the name of the permission.

@@ -134,8 +134,8 @@ func TestAppServiceErrors(t *testing.T) {
 		status              int
 		code, retryAfter    string
 	}{
-		{"missing header", query2019, "A: b", nil, 403, "access_denied", ""},
-		{"wrong header", query2019, "secret: x", nil, 403, "access_denied", ""},
+		{"missing header", query2019, "A: b", nil, 401, "access_denied", ""},
+		{"wrong header", query2019, "secret: x", nil, 401, "access_denied", ""},
 		{"unknown identity", query2019 + "&client_id=x", "", nil, 400, "invalid_request", ""},
 		{"no resource", "", "", nil, 400, "invalid_request", ""},
 		{"unknown to Entra", query2019, "", &exchange.Error{Kind: exchange.UnknownIdentity, Code: 700016}, 400, "invalid_request", ""},
@@ -189,8 +189,8 @@ func TestAppServiceEvents(t *testing.T) {
 		line                string
 	}{
 		{"token", query2019, "X-IDENTITY-HEADER: " + secret, imds.Event{Status: 200, Source: tokens.SourceEntra}, "successfully acquired token"},
-		{"missing", query2019, "Metadata: true", imds.Event{Status: 403, Refusal: "no_secret_header"}, "refused request"},
-		{"wrong", query2017, "secret: " + secret + "0", imds.Event{Status: 403, Refusal: "wrong_secret_header"}, "refused request"},
+		{"missing", query2019, "Metadata: true", imds.Event{Status: 401, Refusal: "no_secret_header"}, "refused request"},
+		{"wrong", query2017, "secret: " + secret + "0", imds.Event{Status: 401, Refusal: "wrong_secret_header"}, "refused request"},
 		{"unknown identity", query2017 + "&clientid=x", "secret: " + secret, imds.Event{Status: 400, Refusal: "identity_not_found"}, "refused request"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -249,7 +249,7 @@ func FuzzAppService(f *testing.F) {
 			t.Errorf("got %d %s for %+v\nwant %d %s for %+v", got.Code, got.Body, asked, want.Code, body, wanted)
 		}
 		forged, asked := ask(azure.AppServicePath, map[string]string{header: secret[1:], "Metadata": "true"})
-		if forged.Code != http.StatusForbidden || len(asked) != 0 {
+		if forged.Code != http.StatusUnauthorized || len(asked) != 0 {
 			t.Errorf("without the secret: got %d, asked for %+v", forged.Code, asked)
 		}
 	})

@@ -85,10 +85,12 @@ var (
 // a 403 with it comes from Docker Desktop.
 var errIdentityPath = newWireError(http.StatusForbidden, "forbidden", "identity_path", "This path of identity is not served")
 
-// Errors of requests in the protocol of App Service without the right secret.
+// Errors of requests in the protocol of App Service without the right secret. No client repeats
+// a request after 401. Microsoft's ODBC driver repeats it after 403, for 18 seconds. There is no
+// WWW-Authenticate header: it is the challenge of another protocol, that of Azure Arc.
 var (
-	errNoSecretHeader    = newWireError(http.StatusForbidden, "access_denied", "no_secret_header", "Required header X-IDENTITY-HEADER or secret not specified")
-	errWrongSecretHeader = newWireError(http.StatusForbidden, "access_denied", "wrong_secret_header", "The request must have one header X-IDENTITY-HEADER or secret, with the value of IDENTITY_HEADER")
+	errNoSecretHeader    = newWireError(http.StatusUnauthorized, "access_denied", "no_secret_header", "Required header X-IDENTITY-HEADER or secret not specified")
+	errWrongSecretHeader = newWireError(http.StatusUnauthorized, "access_denied", "wrong_secret_header", "The request must have one header X-IDENTITY-HEADER or secret, with the value of IDENTITY_HEADER")
 )
 
 // exchangeErrors maps each kind of failed exchange to its wire error.

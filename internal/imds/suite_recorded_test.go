@@ -17,7 +17,9 @@ import (
 // recording has the requests of one run of a real client, and the statuses of the answers
 // with which the client got a token.
 type recording struct {
-	Client   string
+	Client string
+	// Date is true if the client reads expires_on only as a date.
+	Date     bool `json:"expires_on_date"`
 	Requests []struct {
 		Scheme   string
 		Method   string
@@ -41,6 +43,7 @@ func TestRecorded(t *testing.T) {
 	machine := newDecoy(t)
 	cfg := config(source)
 	cfg.Passthrough = azure.MetadataURL(machine.URL)
+	cfg.AppServiceHeader = secret
 	addr := serve(t, newHandler(t, cfg))
 	count := 0
 	for _, file := range files {
@@ -67,7 +70,7 @@ func TestRecorded(t *testing.T) {
 				}
 				// exchangeBytes reads until the server closes the connection.
 				fmt.Fprintf(&request, "Connection: close\r\n\r\n%s", r.Body)
-				checkReplay(t, exchangeBytes(t, addr, request.Bytes()), r.Response, wantFor(r.Query), source)
+				checkReplay(t, inSeconds(t, exchangeBytes(t, addr, request.Bytes()), rec.Date), r.Response, wantFor(r.Query), source)
 			})
 		}
 	}
@@ -77,15 +80,29 @@ func TestRecorded(t *testing.T) {
 	t.Logf("%d requests of %d runs", count, len(files))
 }
 
+// inSeconds returns an answer with expires_on in seconds, in which all parsers can read it. It fails
+// the test if the answer does not have the form that the client reads.
+func inSeconds(t *testing.T, answer []byte, date bool) []byte {
+	t.Helper()
+	const expiryDate, seconds = `"expires_on":"11/12/2020 04:33:44 +00:00"`, `"expires_on":"1605155624"`
+	if !bytes.Contains(answer, []byte(`"access_token"`)) {
+		return answer
+	}
+	if bytes.Contains(answer, []byte(expiryDate)) != date {
+		t.Errorf("got %s, want a date in expires_on: %t", answer, date)
+	}
+	return bytes.Replace(answer, []byte(expiryDate), []byte(seconds), 1)
+}
+
 func wantFor(query [][2]string) tokens.Request {
 	want := tokens.Request{ClientID: defaultID}
 	for _, q := range query {
 		switch q[0] {
 		case "resource":
 			want.Resource = azure.Resource(q[1])
-		case "client_id":
+		case "client_id", "clientid":
 			want.ClientID = azure.ClientID(q[1])
-		case "object_id", "msi_res_id", "mi_res_id":
+		case "object_id", "msi_res_id", "mi_res_id", "resource_id":
 			want.ClientID = mappedID
 		}
 	}

@@ -67,7 +67,11 @@ func open(p *plan.Plan) []string {
 
 // comments writes the head of a file: where it comes from, and what is missing in it.
 func (l *lines) comments(mark string, p *plan.Plan, more ...string) {
-	l.add("%s Federated credentials, written by imds-migrate plan%s. Create all of them before you restart pods:", mark, strings.TrimRight(" for cluster "+comment(p.Cluster.Name), " for cluster"))
+	of := ""
+	if p.Cluster.Name != "" {
+		of = " for cluster " + comment(p.Cluster.Name)
+	}
+	l.add("%s Federated credentials, written by imds-migrate plan%s. Create all of them before you restart pods:", mark, of)
 	l.add("%s Entra remembers a failed request for minutes.", mark)
 	for _, line := range more {
 		l.add("%s %s", mark, line)

@@ -11,7 +11,6 @@ import (
 
 	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/inject"
-	"imds-oidc-proxy/internal/signs"
 	"imds-oidc-proxy/internal/survey"
 )
 
@@ -150,9 +149,4 @@ func (b *builder) nativeSidecar(w *Workload) {
 		fix = "upgrade the SDK directly: with a proxy that is not a native sidecar, the Job does not complete"
 	}
 	w.find("IMDS128", "Kubernetes "+b.plan.Cluster.ServerVersion+" has no native sidecars", fix)
-}
-
-// has reports whether the signs contain a row.
-func (e evidence) has(row string) bool {
-	return slices.ContainsFunc(e.signs, func(s signs.Sign) bool { return s.Row == row })
 }

@@ -26,9 +26,10 @@ type Config struct {
 	// Node adds a node that runs pods: scheduler, kubelet, containerd and runc.
 	Node bool
 
-	// DefaultIntervals leaves the kubelet's intervals at their defaults, for measurements.
-	// Otherwise they are short, to keep tests fast.
-	DefaultIntervals bool
+	// Measure is for measurements: it leaves the kubelet's intervals at their defaults, and
+	// gives the pods priority over the machine's other processes. Otherwise the intervals
+	// are short, to keep tests fast.
+	Measure bool
 
 	// Prepare does the work of a suite that needs the machine's network, such as building
 	// programs into dir. It runs in the process outside and returns environment variables

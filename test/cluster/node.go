@@ -20,6 +20,11 @@ func (c *Cluster) startNode(ctx context.Context, settings Config) error {
 	if err := makeCgroup(os.Getenv(cgroupVar)); err != nil {
 		return err
 	}
+	if settings.Measure {
+		if err := raisePriority(os.Getenv(cgroupVar)); err != nil {
+			return err
+		}
+	}
 	_, err := startDaemon(c.logs, "kube-scheduler", kubernetesProgram("kube-scheduler"),
 		"--kubeconfig="+c.pki.dir+"/admin.kubeconfig", "--leader-elect=false", "--bind-address=127.0.0.1")
 	if err != nil {
@@ -68,7 +73,7 @@ func (c *Cluster) RestartContainerd(ctx context.Context) error {
 func (c *Cluster) startKubelet(ctx context.Context, settings Config) error {
 	config := filepath.Join(c.state, "kubelet.yaml")
 	text := c.kubeletConfig()
-	if !settings.DefaultIntervals {
+	if !settings.Measure {
 		text += shortIntervals
 	}
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {

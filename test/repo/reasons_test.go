@@ -66,7 +66,7 @@ func refusalReason(value ast.Expr) string {
 		return literal(call.Args[0])
 	case name != nil && name.Name == "newWireError":
 		status, ok := call.Args[0].(*ast.SelectorExpr)
-		if ok && slices.Contains([]string{"StatusBadRequest", "StatusForbidden", "StatusNotFound", "StatusMethodNotAllowed"}, status.Sel.Name) {
+		if ok && slices.Contains([]string{"StatusBadRequest", "StatusUnauthorized", "StatusForbidden", "StatusNotFound", "StatusMethodNotAllowed"}, status.Sel.Name) {
 			return literal(call.Args[2])
 		}
 	}

@@ -92,7 +92,7 @@ func TestBesideAzwi(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkContainers(t, pod)
-			for _, name := range []string{"app", "migrate"} {
+			for _, name := range []string{"app", "migrate", inject.ProxyName} {
 				checkToken(t, pod, name)
 				checkEnv(t, container(t, pod, name), "AZURE_CLIENT_ID="+clientID, "AZURE_TENANT_ID="+tenantID)
 			}

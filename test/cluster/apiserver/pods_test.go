@@ -215,6 +215,7 @@ func checkNoToken(t *testing.T, pod *corev1.Pod, name string) {
 func checkInjected(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	checkContainers(t, pod)
+	checkToken(t, pod, inject.ProxyName)
 	checkNoToken(t, pod, inject.ProxyInitName)
 	if volumes := tokenVolumes(pod); len(volumes) != 1 {
 		t.Errorf("the pod has %d volumes with a token, want 1: %v", len(volumes), volumes)
@@ -240,7 +241,6 @@ func checkContainers(t *testing.T, pod *corev1.Pod) {
 	if got := fmt.Sprint(container(t, pod, inject.ProxyInitName).SecurityContext.Capabilities.Add); got != "[NET_ADMIN]" {
 		t.Errorf("the init container adds the capabilities %s, want [NET_ADMIN]", got)
 	}
-	checkToken(t, pod, inject.ProxyName)
 }
 
 // deleteNow has no grace period, because no kubelet would finish the deletion.

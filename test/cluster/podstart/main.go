@@ -33,7 +33,7 @@ func run(args []string) int {
 	case err != nil:
 		return 2
 	}
-	return cluster.Run("podstart", cluster.Config{Node: true, DefaultIntervals: true, Prepare: prepare}, func(c *cluster.Cluster) error {
+	return cluster.Run("podstart", cluster.Config{Node: true, Measure: true, Prepare: prepare}, func(c *cluster.Cluster) error {
 		b, err := newBench(c)
 		if err != nil {
 			return err

@@ -64,6 +64,50 @@ func TestWebhookMonitoring(t *testing.T) {
 	}
 }
 
+// TestWebhookServiceMonitor: the chart's ServiceMonitor selects the webhook's Service, which has the
+// port with the metrics.
+func TestWebhookServiceMonitor(t *testing.T) {
+	text, err := os.ReadFile(filepath.FromSlash(charts["cert-manager"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var monitor *monitoringv1.ServiceMonitor
+	var service *corev1.Service
+	for _, document := range documents("\n" + string(text)) {
+		if !strings.Contains(document, "\nkind:") {
+			continue // comments
+		}
+		switch o := decode(t, document).(type) {
+		case *monitoringv1.ServiceMonitor:
+			monitor = o
+		case *monitoringv1.PodMonitor:
+			t.Error("there is a PodMonitor too")
+		case *corev1.Service:
+			service = o
+		}
+	}
+	if monitor == nil || service == nil {
+		t.Fatal("there is no monitor or no Service")
+	}
+	if len(monitor.Spec.Selector.MatchLabels) == 0 {
+		t.Error("the monitor selects all Services")
+	}
+	for label, want := range monitor.Spec.Selector.MatchLabels {
+		if got := service.Labels[label]; got != want {
+			t.Errorf("the Service has %s=%q, the monitor selects %q", label, got, want)
+		}
+	}
+	port := monitor.Spec.Endpoints[0].Port
+	i := slices.IndexFunc(service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Name == port })
+	if i < 0 {
+		t.Fatalf("the Service has no port named %q", port)
+	}
+	container := install(t, "cert-manager").deployment.Spec.Template.Spec.Containers[0]
+	if target := service.Spec.Ports[i].TargetPort.String(); !slices.ContainsFunc(container.Ports, func(p corev1.ContainerPort) bool { return p.Name == target }) {
+		t.Errorf("the webhook has no port named %q", target)
+	}
+}
+
 // TestWebhookAlerts: each alert of the chart fires when it should and only then.
 func TestWebhookAlerts(t *testing.T) {
 	rules, _ := webhookMonitoring(t, "everything")
