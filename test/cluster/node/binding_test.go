@@ -24,6 +24,7 @@ import (
 	"imds-oidc-proxy/test/cluster"
 	"imds-oidc-proxy/test/kit/azwi"
 	"imds-oidc-proxy/test/kit/binding"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // bindingID is the client ID of the identity that only identity bindings use: Entra has no
@@ -160,7 +161,7 @@ const odbc = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=ht
 // objects that grant it, and they are applied as they are.
 func TestIdentityBinding(t *testing.T) {
 	a := startAKS(t)
-	a.tokenProxy.Bind(bindingID)
+	a.tokenProxy.Bind(entra.Application{ClientID: bindingID})
 	for order, prefix := range map[string]string{"AKS's webhook first": "azure-wi-", "AKS's webhook last": "zz-azure-wi-"} {
 		t.Run(order, func(t *testing.T) {
 			ctx := startTest(t)
@@ -203,7 +204,7 @@ func grant(ctx context.Context, t *testing.T, report string) {
 func TestIdentityBindingByCommand(t *testing.T) {
 	ctx := startTest(t)
 	a := startAKS(t)
-	a.tokenProxy.Bind(bindingID)
+	a.tokenProxy.Bind(entra.Application{ClientID: bindingID})
 	namespace, subject := boundNamespace(ctx, t, map[string]string{webhookLabel: "none"})
 	a.install(ctx, t, "azure-wi-"+namespace, namespace)
 	pod := podOfTemplate(client(bound))
