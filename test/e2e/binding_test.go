@@ -11,8 +11,8 @@ import (
 	"strings"
 	"testing"
 
-	"imds-oidc-proxy/test/kit/netns"
 	"imds-oidc-proxy/test/kit/entra"
+	"imds-oidc-proxy/test/kit/netns"
 	"imds-oidc-proxy/test/kit/pod"
 )
 

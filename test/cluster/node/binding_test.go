@@ -119,11 +119,10 @@ func boundNamespace(ctx context.Context, t *testing.T, labels map[string]string)
 	return namespace, "system:serviceaccount:" + namespace + ":app"
 }
 
-// getBound runs a client in the container app, and checks that its token came through the
-// token proxy.
-func (a aks) getBound(ctx context.Context, t *testing.T, pod *corev1.Pod, subject string, program ...string) {
+// getBound runs a client, and checks that its token came through the token proxy.
+func (a aks) getBound(ctx context.Context, t *testing.T, pod *corev1.Pod, subject, container string, program ...string) {
 	t.Helper()
-	output, err := running.Exec(ctx, pod.Namespace, pod.Name, "app", program...)
+	output, err := running.Exec(ctx, pod.Namespace, pod.Name, container, program...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,11 +144,12 @@ func (a aks) getBound(ctx context.Context, t *testing.T, pod *corev1.Pod, subjec
 	}
 }
 
-// bound is the annotation for AKS's webhook. The init container would need a token before the
-// test has granted the permission for it.
+// bound adds the annotation for AKS's webhook, and a container with clients in Python. The init
+// container would need a token before the test has granted the permission for it.
 func bound(p *corev1.PodTemplateSpec) {
 	p.Annotations[inject.IdentityBindingAnnotation] = "true"
 	p.Spec.InitContainers = nil
+	p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "python", Image: pyApplication, Command: []string{"/pause"}})
 }
 
 // odbc is the request of Microsoft's ODBC driver for SQL Server.
@@ -173,9 +173,10 @@ func TestIdentityBinding(t *testing.T) {
 				t.Errorf("proxy check: %v: %s", err, output)
 			}
 			grant(ctx, t, output+err.Error())
-			a.getBound(ctx, t, pod, subject, "/azidentity", "--scope=https://storage.azure.com/.default")
-			a.getBound(ctx, t, pod, subject, "/adal", "resource=https://vault.azure.net")
-			a.getBound(ctx, t, pod, subject, "/ask", odbc)
+			a.getBound(ctx, t, pod, subject, "app", "/azidentity", "--scope=https://storage.azure.com/.default")
+			a.getBound(ctx, t, pod, subject, "app", "/adal", "resource=https://vault.azure.net")
+			a.getBound(ctx, t, pod, subject, "python", "/pysdk", "/track1/track1.py", "resource=https://management.azure.com")
+			a.getBound(ctx, t, pod, subject, "app", "/ask", odbc)
 		})
 	}
 }
@@ -239,5 +240,5 @@ func TestIdentityBindingByCommand(t *testing.T) {
 		t.Fatalf("proxy check finds no missing permission: %s", output)
 	}
 	grant(ctx, t, output+err.Error())
-	a.getBound(ctx, t, started, subject, "/azidentity", "--scope=https://storage.azure.com/.default")
+	a.getBound(ctx, t, started, subject, "app", "/azidentity", "--scope=https://storage.azure.com/.default")
 }
