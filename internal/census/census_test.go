@@ -127,8 +127,8 @@ func TestProgramsOfTheirOwn(t *testing.T) {
 		{"Host: 169.254.169.254|User-Agent: Go-http-client/1.1|Metadata: true|Accept-Encoding: gzip", "go-http-client", "1.1", census.Unknown, "hamilton: go-azure-sdk"},
 		// Terraform azurerm: go-azure-sdk, sdk/auth/managed_identity_authorizer.go, client.go.
 		{"Host: 169.254.169.254|User-Agent: Go-http-client/1.1|Metadata: true|Accept-Encoding: gzip", "go-http-client", "1.1", census.Unknown, "azurerm: 3.85.0 or later with use_aks_workload_identity"},
-		// msodbcsql 18.5: the strings of libmsodbcsql, which uses libcurl.
-		{"Host: 169.254.169.254|User-Agent: AzureADAuthProvider|Accept: */*|Metadata: true", "msodbcsql", "", census.No, "SQL_COPT_SS_ACCESS_TOKEN"},
+		// msodbcsql 18.5, as recorded.
+		{"Host: 169.254.169.254|User-Agent: AzureADAuthProvider|Pragma: no-cache|Metadata: true|Accept: */*", "msodbcsql", "", census.No, "SQL_COPT_SS_ACCESS_TOKEN"},
 		// mssql-jdbc 8.3 to 11.2, SQLServerSecurityUtility.java: java.net.HttpURLConnection.
 		{"Metadata: true|User-Agent: Java/11.0.22|Host: 169.254.169.254|Accept: text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2|Connection: keep-alive", "java", "11.0.22", census.Unknown, "mssql-jdbc: 12.4 or later with authentication=ActiveDirectoryDefault"},
 		// azure-security-keyvault-jca, AccessTokenUtil.java and HttpUtil.java (Apache HttpClient).
@@ -179,6 +179,7 @@ func TestRecorded(t *testing.T) {
 		{"js-identity-v3.4.2", "js-azure-identity 3.4.2 yes"},
 		{"js-identity-v4.13.1", "js-azure-identity 4.13.1 yes"},
 		{"js-ms-rest-nodeauth", "node-fetch"},
+		{"msodbcsql-", "msodbcsql"},
 		{"py-azure-identity", "python-azure-identity 1.13.0b2 no"},
 		{"py-azure-identity-1.12.0", "python-azure-identity 1.12.0 no"},
 		{"py-azure-identity-1.27.0", "python-azure-identity 1.27.0 yes"},
