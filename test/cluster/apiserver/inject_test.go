@@ -64,7 +64,7 @@ var injections = []struct {
 		checkEnv(t, container(t, p, inject.ProxyInitName), "PROXY_SEAL=true", "PROXY_DENY=168.63.129.16:80,168.63.129.16:32526")
 		checkEnv(t, container(t, p, inject.ProxyName), "PROXY_IMDS_PASSTHROUGH=off")
 	}},
-	{"no redirect", injected(annotate(inject.RedirectAnnotation, "none")), "only clients that use AZURE_POD_IDENTITY_AUTHORITY_HOST get tokens", func(t *testing.T, p *corev1.Pod) {
+	{"no redirect", injected(annotate(inject.RedirectAnnotation, "none")), "only clients that use AZURE_POD_IDENTITY_AUTHORITY_HOST, IDENTITY_ENDPOINT or MSI_ENDPOINT get tokens", func(t *testing.T, p *corev1.Pod) {
 		if got := names(p.Spec.InitContainers); got != "azwi-proxy migrate" {
 			t.Errorf("init containers %s, want azwi-proxy migrate", got)
 		}

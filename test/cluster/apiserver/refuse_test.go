@@ -35,7 +35,7 @@ func TestRefusals(t *testing.T) {
 		}), `spec.securityContext.runAsUser: 1501 is the proxy's user`},
 		{"expiration too short", newPod(annotate(inject.TokenExpirationAnnotation, "3599")), `"3599": must be between 3600 and 86400 seconds`},
 		{"expiration too long", newPod(annotate(inject.TokenExpirationAnnotation, "86401")), `"86401": must be between 3600 and 86400 seconds`},
-		{"invalid redirect mode", injected(annotate(inject.RedirectAnnotation, "seal")), `"seal": must be forward, sealed or none`},
+		{"invalid redirect mode", injected(annotate(inject.RedirectAnnotation, "seal")), `"seal": must be forward, sealed, none, cni-forward or cni-sealed`},
 		{"invalid resources", injected(annotate(inject.ProxyResourcesAnnotation, "128Mi")), `"128Mi": must be JSON with requests and limits`},
 		{"invalid image", injected(annotate(inject.ProxyImageAnnotation, "a b")), `"a b": must be an image`},
 		{"misspelled annotation", injected(annotate("imds-oidc-proxy/redirects", "sealed")), `imds-oidc-proxy/redirects: unknown annotation`},
