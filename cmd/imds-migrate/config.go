@@ -22,12 +22,13 @@ const (
 	commandPlan     = "plan"
 	commandCheck    = "check"
 	commandVerify   = "verify"
+	commandReport   = "report"
 	commandHelp     = "help"
 	commandVersion  = "version"
 )
 
 // clusterCommands are the commands that read a cluster, each with flags of its own.
-var clusterCommands = []string{commandPlan, commandCheck, commandVerify}
+var clusterCommands = []string{commandPlan, commandCheck, commandVerify, commandReport}
 
 // options is the configuration from the command line.
 type options struct {
@@ -57,12 +58,14 @@ const usage = `Usage: imds-migrate inject --proxy-image=IMAGE --proxy-init-image
        imds-migrate plan [flags]
        imds-migrate check [flags]
        imds-migrate verify [flags] [KIND/NAME]...
+       imds-migrate report [flags]
        imds-migrate help | version
 
 imds-migrate inject writes the changes of the admission webhook into Kubernetes manifests.
 imds-migrate uninject removes them.
-imds-migrate plan lists what a cluster has to change, imds-migrate check whether it is ready, and
-imds-migrate verify whether pods get tokens. Each has flags of its own, which --help after it lists.
+imds-migrate plan lists what a cluster has to change, imds-migrate check whether it is ready,
+imds-migrate verify whether pods get tokens, and imds-migrate report who still needs the sidecar.
+Each has flags of its own, which --help after it lists.
 
 All other bytes of a manifest stay unchanged. Without a file, imds-migrate reads standard input. From
 a directory it reads the .yaml, .yml and .json files, also those in subdirectories.
@@ -95,12 +98,12 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	case commandVersion:
 		o.version = true
 		return o, nil
-	case commandPlan, commandCheck, commandVerify:
+	case commandPlan, commandCheck, commandVerify, commandReport:
 		return o, fmt.Errorf("%s must be the first argument: imds-migrate %[1]s [flags]", command)
 	case "":
-		return o, errors.New("a command is required: inject, uninject, plan, check, verify, help or version (see imds-migrate help)")
+		return o, errors.New("a command is required: inject, uninject, plan, check, verify, report, help or version (see imds-migrate help)")
 	default:
-		return o, flagenv.UnknownCommand(command, commandInject, commandUninject, commandPlan, commandCheck, commandVerify, commandHelp, commandVersion)
+		return o, flagenv.UnknownCommand(command, commandInject, commandUninject, commandPlan, commandCheck, commandVerify, commandReport, commandHelp, commandVersion)
 	}
 	o.files = flags.Args()[1:]
 	return o, o.validate()

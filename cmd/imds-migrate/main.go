@@ -72,6 +72,8 @@ func runCluster(ctx context.Context, command string, args []string, stdin io.Rea
 		return runCheck(ctx, args, stdout, stderr)
 	case commandVerify:
 		return runVerify(ctx, args, stdout, stderr)
+	case commandReport:
+		return runReport(ctx, args, stdout, stderr)
 	}
 	return runPlan(ctx, args, stdin, stdout, stderr)
 }

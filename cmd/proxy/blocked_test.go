@@ -29,20 +29,20 @@ func TestBlockedCheck(t *testing.T) {
 		reachable := errors.New("reachable")
 		var now atomic.Pointer[error]
 		now.Store(&reachable)
-		checks := 0
-		b := &blockedCheck{log: log, probe: func(context.Context) error { checks++; return *now.Load() }}
+		var checks atomic.Int64
+		b := &blockedCheck{log: log, probe: func(context.Context) error { checks.Add(1); return *now.Load() }}
 		if err := b.err(); !errors.Is(err, errNotChecked) {
 			t.Errorf("before the first check: got %v", err)
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- b.run(ctx) }()
-		expect := func(after time.Duration, wantChecks int, wantErr error, wantLines int) {
+		expect := func(after time.Duration, wantChecks int64, wantErr error, wantLines int) {
 			t.Helper()
 			time.Sleep(after) // the time of the bubble
 			synctest.Wait()
-			if checks != wantChecks || !errors.Is(b.err(), wantErr) || lines.Len() != wantLines {
-				t.Errorf("got %d checks, %v, %d lines, want %d, %v, %d", checks, b.err(), lines.Len(), wantChecks, wantErr, wantLines)
+			if checks.Load() != wantChecks || !errors.Is(b.err(), wantErr) || lines.Len() != wantLines {
+				t.Errorf("got %d checks, %v, %d lines, want %d, %v, %d", checks.Load(), b.err(), lines.Len(), wantChecks, wantErr, wantLines)
 			}
 		}
 		expect(0, 1, reachable, 1)

@@ -17,7 +17,7 @@ import (
 	"imds-oidc-proxy/internal/flagenv"
 )
 
-// checkCommand is the name of the only subcommand.
+// checkCommand is the name of the subcommand that tests each step to a token.
 const checkCommand = "check"
 
 const (

@@ -117,7 +117,7 @@ func (p *checkedPod) bind(allowed bool) *binding.Server {
 		p.t.Fatal(err)
 	}
 	p.t.Cleanup(func() { proxy.Close() })
-	proxy.Bind(checkClientID)
+	proxy.Bind(entra.Application{ClientID: checkClientID})
 	p.project(entra.Claims{Audience: binding.Audience})
 	p.tokenProxy = proxy.URL()
 	p.environment["AZURE_KUBERNETES_TOKEN_PROXY"] = p.tokenProxy

@@ -97,7 +97,7 @@ func variable(flag string) string {
 func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (config, error) {
 	var cfg config
 	flags := flagenv.New("proxy", variable)
-	flags.Commands = []string{checkCommand}
+	flags.Commands = []string{checkCommand, clientsCommand}
 	cfg.addFlags(flags)
 	// Read first, since errors of the other settings are written to this file. The flag takes
 	// precedence.
@@ -171,9 +171,11 @@ func (c *config) addFlags(flags *flagenv.Set) {
 
 const usageHead = `Usage: proxy [flags]
        proxy check [flags]
+       proxy clients [flags]
 
 Answer managed-identity requests (IMDS) with Entra access tokens, in exchange for the pod's
 federated token. proxy check tests each step to a token: see proxy check --help.
+proxy clients prints which clients have asked the running proxy.
 
 Each flag except --probe and --version has an environment variable: --log-level has
 PROXY_LOG_LEVEL, --proxy-port has PROXY_PORT. Separate the items of a list with commas.

@@ -94,8 +94,13 @@ func untilSignal() context.Context {
 // reports an error as one line on stderr and, so that the container's status has the cause, in
 // the termination log.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	if len(args) > 0 && args[0] == checkCommand {
-		return check(ctx, args[1:], getenv, stdout, stderr)
+	if len(args) > 0 {
+		switch args[0] {
+		case checkCommand:
+			return check(ctx, args[1:], getenv, stdout, stderr)
+		case clientsCommand:
+			return clients(ctx, args[1:], getenv, stdout, stderr)
+		}
 	}
 	cfg, err := parseConfig(args, getenv, stdout)
 	switch {

@@ -127,8 +127,8 @@ func TestProgramsOfTheirOwn(t *testing.T) {
 		{"Host: 169.254.169.254|User-Agent: Go-http-client/1.1|Metadata: true|Accept-Encoding: gzip", "go-http-client", "1.1", census.Unknown, "hamilton: go-azure-sdk"},
 		// Terraform azurerm: go-azure-sdk, sdk/auth/managed_identity_authorizer.go, client.go.
 		{"Host: 169.254.169.254|User-Agent: Go-http-client/1.1|Metadata: true|Accept-Encoding: gzip", "go-http-client", "1.1", census.Unknown, "azurerm: 3.85.0 or later with use_aks_workload_identity"},
-		// msodbcsql 18.5: the strings of libmsodbcsql, which uses libcurl.
-		{"Host: 169.254.169.254|User-Agent: AzureADAuthProvider|Accept: */*|Metadata: true", "msodbcsql", "", census.No, "SQL_COPT_SS_ACCESS_TOKEN"},
+		// msodbcsql 18.5, as recorded.
+		{"Host: 169.254.169.254|User-Agent: AzureADAuthProvider|Pragma: no-cache|Metadata: true|Accept: */*", "msodbcsql", "", census.No, "SQL_COPT_SS_ACCESS_TOKEN"},
 		// mssql-jdbc 8.3 to 11.2, SQLServerSecurityUtility.java: java.net.HttpURLConnection.
 		{"Metadata: true|User-Agent: Java/11.0.22|Host: 169.254.169.254|Accept: text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2|Connection: keep-alive", "java", "11.0.22", census.Unknown, "mssql-jdbc: 12.4 or later with authentication=ActiveDirectoryDefault"},
 		// azure-security-keyvault-jca, AccessTokenUtil.java and HttpUtil.java (Apache HttpClient).
@@ -158,7 +158,8 @@ func TestRecorded(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no recordings: %v", err)
 	}
-	// The name of a recording begins with the client's name.
+	// The name of a recording begins with the client's name, after appservice- if the client was
+	// asked to use App Service's variables.
 	sdks := []struct{ recording, sdk string }{
 		{"azcli-2.45.0-login", "azure-cli"},
 		{"azcli-2.45.0-get", "python-msrestazure"}, // for this request the CLI uses the library
@@ -167,18 +168,29 @@ func TestRecorded(t *testing.T) {
 		{"go-azidentity-v1.0.0", "go-azidentity 1.0.0 no"},
 		{"go-azidentity-v1.3.0", "go-azidentity 1.3.0 yes"},
 		{"go-azidentity-v1.15.0", "go-azidentity 1.15.0 yes"},
+		{"java-keyvault-jca", "java-keyvault-jca 2.10.1 no"},
+		{"java-mssql-jdbc", "java"},
+		{"js-identity-1.0.0", "unknown"},
+		{"js-identity-1.5.2", "js-azure-identity 1.5.2 no"},
+		{"js-identity-2.1.0", "js-azure-identity 2.1.0 no"},
+		{"js-identity-4.7.0", "js-azure-identity 4.7.0 yes"},
 		{"js-identity-v1.5.2", "js-azure-identity 1.5.2 no"},
 		{"js-identity-v2.1.0", "js-azure-identity 2.1.0 no"},
 		{"js-identity-v3.4.2", "js-azure-identity 3.4.2 yes"},
 		{"js-identity-v4.13.1", "js-azure-identity 4.13.1 yes"},
 		{"js-ms-rest-nodeauth", "node-fetch"},
+		{"msodbcsql-", "msodbcsql"},
 		{"py-azure-identity", "python-azure-identity 1.13.0b2 no"},
+		{"py-azure-identity-1.12.0", "python-azure-identity 1.12.0 no"},
+		{"py-azure-identity-1.27.0", "python-azure-identity 1.27.0 yes"},
+		{"py-azure-identity-1.5.0", "python-azure-identity 1.5.0 no"},
+		{"py-azure-identity-1.8.0", "python-azure-identity 1.8.0 no"},
 		{"py-msrestazure", "python-msrestazure 0.6.4 no"},
 	}
 	for _, file := range files {
 		want := ""
 		for _, s := range sdks {
-			if strings.HasPrefix(filepath.Base(file), s.recording) {
+			if strings.HasPrefix(strings.TrimPrefix(filepath.Base(file), "appservice-"), s.recording) {
 				want = s.sdk
 			}
 		}

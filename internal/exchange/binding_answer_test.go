@@ -35,7 +35,7 @@ func boundPod(t *testing.T, keys *entra.Keys, allowed *bool) (*pod, *binding.Ser
 	p := newPod(t, idp)
 	p.cfg.Dial = dialLoopback
 	p.cfg.Binding = exchange.Binding{TokenProxy: azure.TokenProxy(proxy.URL()), SNIName: sni, CAData: string(idp.CAPEM())}
-	proxy.Bind(clientID) // Entra then has no credential for the pod's own token
+	proxy.Bind(entra.Application{ClientID: clientID}) // Entra then has no credential for the pod's own token
 	p.write(t, entra.Claims{Subject: subject, Audience: azure.BindingAudience})
 	return p, proxy
 }

@@ -2,6 +2,27 @@ package plan
 
 import "slices"
 
+// The next steps of a workload.
+const (
+	StepNothing = "nothing"
+	StepSidecar = "sidecar"
+	StepDirect  = "direct"
+	StepChange  = "change"
+	StepChoose  = "choose"
+	StepBlocked = "blocked"
+	StepRemove  = "remove"
+)
+
+// Next is what to do next with a workload.
+type Next struct {
+	Step string `json:"step"`
+	// Redirect is the value of the annotation imds-oidc-proxy/redirect, if the step is the sidecar.
+	Redirect string `json:"redirect,omitempty"`
+	// Brief is for a column of a table, and Text for a person who is about to do it.
+	Brief string `json:"brief"`
+	Text  string `json:"text"`
+}
+
 // redirects.
 const (
 	redirectForward = "forward"

@@ -36,15 +36,6 @@ type Object struct {
 	apps []*survey.Workload // that use a component of Dapr
 }
 
-// Change is a change of one field.
-type Change struct {
-	// Path is the field. Numbers are positions in lists.
-	Path []string `json:"path"`
-	// Value is the new value. It is empty if the field is removed.
-	Value  string `json:"value,omitempty"`
-	Remove bool   `json:"remove,omitempty"`
-}
-
 // Key returns KIND/NAME for a person.
 func (o *Object) Key() string { return short(o.Kind, o.Name) }
 
@@ -158,8 +149,6 @@ func (b *builder) objects() {
 
 // complete adds subjects, changes and findings.
 func (b *builder) complete(o *Object) {
-	t := tools[o.rule.row]
-	o.find(toolCode(o.rule.row), t.name+": "+o.Field, t.change)
 	switch o.rule.subject {
 	case ofMounting:
 		b.mounted(o)
@@ -172,6 +161,9 @@ func (b *builder) complete(o *Object) {
 		o.find("IMDS110", o.Field+" uses the system-assigned identity", "create a user-assigned identity with the same roles")
 	}
 	b.change(o)
+	if t := tools[o.rule.row]; len(o.Changes) > 0 || len(o.rule.set) == 0 || o.rule.immutable { // or else it is done
+		o.find(toolCode(o.rule.row), t.name+": "+o.Field, t.change)
+	}
 	slices.SortStableFunc(o.Findings, func(x, y Finding) int { return cmp.Compare(x.Code, y.Code) })
 	o.Severity = worst(o.Findings)
 }
@@ -267,36 +259,5 @@ func (b *builder) mounted(o *Object) {
 	case len(identities) > 1:
 		o.Identity = Selection{State: StateAmbiguous, Candidates: identities}
 		o.find("IMDS107", choiceText(identities), "use one SecretProviderClass for each identity")
-	}
-}
-
-// change sets the changes of the object's fields.
-func (b *builder) change(o *Object) {
-	if o.rule.immutable {
-		return
-	}
-	client := "<CLIENT_ID>"
-	if o.Identity.Default != nil {
-		client = string(o.Identity.Default.ClientID)
-	}
-	values := strings.NewReplacer("$CLIENT", client, "$TENANT", string(b.options.TenantID))
-	path := func(key string) []string { return append(slices.Clone(o.path), strings.Split(key, ".")...) }
-	for _, key := range sorted(o.rule.set) {
-		if o.rule.set[key] == "$TENANT" && b.options.TenantID == "" {
-			continue // optional
-		}
-		o.Changes = append(o.Changes, Change{Path: path(key), Value: values.Replace(o.rule.set[key])})
-	}
-	if o.NewServiceAccount != "" {
-		o.Changes = append(o.Changes, Change{Path: path("serviceAccountRef.name"), Value: o.NewServiceAccount})
-		if o.Namespace == "" {
-			o.Changes = append(o.Changes, Change{Path: path("serviceAccountRef.namespace"), Value: b.operatorOf(o.rule).namespace})
-		}
-	}
-	mapping := at(o.body, o.path...)
-	for _, key := range o.rule.remove {
-		if at(mapping, strings.Split(key, ".")...) != nil {
-			o.Changes = append(o.Changes, Change{Path: path(key), Remove: true})
-		}
 	}
 }

@@ -109,11 +109,31 @@ func (b *builder) injection(w *Workload) {
 		w.find("IMDS127", err.Error(), "docs/injection.md")
 		return
 	}
+	w.sidecar = sidecarResources(result.Patch)
 	for _, warning := range result.Warnings {
 		if strings.Contains(warning, "HTTP_PROXY") {
 			w.find("IMDS147", warning, "")
 		}
 	}
+}
+
+// sidecarResources returns the resources that the proxy would have, or nil if the patch does not change it.
+func sidecarResources(patch []inject.Operation) *corev1.ResourceRequirements {
+	for _, operation := range patch {
+		var containers []corev1.Container
+		switch value := operation.Value.(type) {
+		case corev1.Container:
+			containers = []corev1.Container{value}
+		case []corev1.Container:
+			containers = value
+		}
+		for i := range containers {
+			if containers[i].Name == inject.ProxyName {
+				return &containers[i].Resources
+			}
+		}
+	}
+	return nil
 }
 
 // firstNative is the first version of Kubernetes with native sidecars by default.

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"imds-oidc-proxy/internal/inject"
@@ -169,38 +168,32 @@ func (c constraint) applies(namespace string) bool {
 	return !slices.ContainsFunc(c.excluded, matches)
 }
 
-// The sidecar's default resources (docs/injection.md).
-var (
-	defaultCPU    = resource.MustParse("5m")
-	defaultMemory = resource.MustParse("16Mi")
-)
-
 // limits checks the LimitRanges of the namespace (row E11).
 func (p *policies) limits(w *Workload) {
 	for _, o := range p.All("", "LimitRange") {
 		var spec corev1.LimitRangeSpec
 		body, _ := at(o.Body, "spec").(map[string]any)
-		if o.Namespace != w.Namespace || runtime.DefaultUnstructuredConverter.FromUnstructured(body, &spec) != nil {
+		if o.Namespace != w.Namespace || w.sidecar == nil || runtime.DefaultUnstructuredConverter.FromUnstructured(body, &spec) != nil {
 			continue
 		}
 		for _, limit := range spec.Limits {
-			if limit.Type != corev1.LimitTypeContainer {
-				continue
-			}
-			cpu, memory := limit.Min[corev1.ResourceCPU], limit.Min[corev1.ResourceMemory]
-			if cpu.Cmp(defaultCPU) > 0 || memory.Cmp(defaultMemory) > 0 {
-				w.find("IMDS135", fmt.Sprintf("LimitRange %s wants at least %s CPU and %s memory for each container; the sidecar requests 5m and 16Mi", o.Name, cpu.String(), memory.String()),
-					"set the annotation imds-oidc-proxy/proxy-resources, and imds-oidc-proxy/proxy-init-resources")
+			for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+				least, request := limit.Min[name], w.sidecar.Requests[name]
+				if limit.Type == corev1.LimitTypeContainer && !request.IsZero() && least.Cmp(request) > 0 {
+					w.find("IMDS135", fmt.Sprintf("LimitRange %s wants at least %s of %s for each container; the sidecar requests %s", o.Name, least.String(), name, request.String()),
+						"set the annotation imds-oidc-proxy/proxy-resources, and imds-oidc-proxy/proxy-init-resources")
+				}
 			}
 		}
 	}
 }
 
-// quotas checks for a quota on CPU limits, which the sidecar does not have (row E11).
+// quotas checks for a quota on CPU limits, which the sidecar does not have unless the pod is Guaranteed (row E11).
 func (p *policies) quotas(w *Workload) {
 	for _, o := range p.All("", "ResourceQuota") {
 		hard := stringMap(o.Body, "spec", "hard")
-		if _, limited := hard["limits.cpu"]; limited && o.Namespace == w.Namespace {
+		_, limited := hard["limits.cpu"]
+		if limited && o.Namespace == w.Namespace && w.sidecar != nil && w.sidecar.Limits.Cpu().IsZero() && w.source.Template.Spec.Resources == nil {
 			w.find("IMDS136", "ResourceQuota "+o.Name+" limits limits.cpu: a container without a CPU limit is refused, unless a LimitRange has a default", "set a CPU limit by the annotation imds-oidc-proxy/proxy-resources")
 		}
 	}

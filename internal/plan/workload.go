@@ -33,27 +33,6 @@ const (
 	Unknown            Today = "unknown"
 )
 
-// The next steps of a workload.
-const (
-	StepNothing = "nothing"
-	StepSidecar = "sidecar"
-	StepDirect  = "direct"
-	StepChange  = "change"
-	StepChoose  = "choose"
-	StepBlocked = "blocked"
-	StepRemove  = "remove"
-)
-
-// Next is what to do next with a workload.
-type Next struct {
-	Step string `json:"step"`
-	// Redirect is the value of the annotation imds-oidc-proxy/redirect, if the step is the sidecar.
-	Redirect string `json:"redirect,omitempty"`
-	// Brief is for a column of a table, and Text for a person who is about to do it.
-	Brief string `json:"brief"`
-	Text  string `json:"text"`
-}
-
 // Workload is one workload of the plan.
 type Workload struct {
 	Namespace string `json:"namespace"`
@@ -80,6 +59,7 @@ type Workload struct {
 	source   *survey.Workload
 	evidence evidence
 	match    podMatch
+	sidecar  *corev1.ResourceRequirements // nil: it has it already, or cannot have it
 	// references are the objects of other tools that the pods use. csiOnly means that only the Secrets
 	// Store CSI driver uses the identity: it needs neither label nor annotation.
 	references []reference

@@ -48,6 +48,10 @@ func (r *run) dryRuns(ctx context.Context, namespace string) {
 		return
 	}
 	reason := oneLine(err)
+	if _, err := r.create(ctx, namespace, without(example(namespace, ""))); err != nil {
+		r.add(Skipped, "", "", "whether the API server accepts the sidecar: it refuses the check's pod without it too: %s", oneLine(err))
+		return
+	}
 	for _, other := range r.otherRedirects() {
 		if pod, err := r.dryRun(ctx, namespace, other.mode); err == nil && proxied(pod) {
 			r.add(Warning, hintFor(reason)+"; "+other.text+" (imds-oidc-proxy/redirect: "+other.mode+") a pod is accepted", docsFor(reason), "a pod with the redirect is refused: %s", reason)
@@ -106,14 +110,26 @@ func (r *run) dryRun(ctx context.Context, namespace, redirect string) (*corev1.P
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
 	}
+	return r.create(ctx, namespace, pod)
+}
+
+func (r *run) create(ctx context.Context, namespace string, pod *corev1.Pod) (*corev1.Pod, error) {
 	answer := new(corev1.Pod)
 	err := r.client.Create(ctx, "/api/v1/namespaces/"+namespace+"/pods", url.Values{"dryRun": {metav1.DryRunAll}}, pod, answer)
 	return answer, err
 }
 
-// example is a pod that satisfies the level restricted, with limits for quotas.
+// without returns a pod that does not request the sidecar.
+func without(pod *corev1.Pod) *corev1.Pod {
+	pod.Labels, pod.Annotations = nil, nil
+	return pod
+}
+
+// example is a pod that satisfies the level restricted. It is Burstable, as most pods are, and has limits for
+// quotas: in a Guaranteed pod the sidecar has other resources.
 func example(namespace, redirect string) *corev1.Pod {
-	limits := corev1.ResourceList{corev1.ResourceCPU: *quantity("100m"), corev1.ResourceMemory: *quantity("128Mi")}
+	requests := corev1.ResourceList{corev1.ResourceCPU: *quantity("100m"), corev1.ResourceMemory: *quantity("128Mi")}
+	limits := corev1.ResourceList{corev1.ResourceCPU: *quantity("200m"), corev1.ResourceMemory: *quantity("256Mi")}
 	user := int64(1000)
 	no, yes := false, true
 	pod := &corev1.Pod{
@@ -123,7 +139,7 @@ func example(namespace, redirect string) *corev1.Pod {
 		Spec: corev1.PodSpec{
 			SecurityContext: &corev1.PodSecurityContext{SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault}},
 			Containers: []corev1.Container{{
-				Name: "app", Image: "registry.example.test/check:v1", Resources: corev1.ResourceRequirements{Requests: limits, Limits: limits},
+				Name: "app", Image: "registry.example.test/check:v1", Resources: corev1.ResourceRequirements{Requests: requests, Limits: limits},
 				SecurityContext: &corev1.SecurityContext{RunAsUser: &user, RunAsNonRoot: &yes, AllowPrivilegeEscalation: &no, Capabilities: &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}}},
 			}},
 		},

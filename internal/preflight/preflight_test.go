@@ -36,6 +36,9 @@ func TestHealthy(t *testing.T) {
 
 func refuse(message string) func(*corev1.Pod) error {
 	return func(p *corev1.Pod) error {
+		if p.Annotations[inject.InjectProxyAnnotation] == "" {
+			return nil
+		}
 		return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "x", errors.New(message))
 	}
 }
@@ -105,6 +108,7 @@ func TestFindings(t *testing.T) {
 		"the CNI plugin is not ready": {func(s *server, _ *preflight.Config) { s.answers["/apis/apps/v1/daemonsets"] = plugin(1) }, "fault CNI plugin: DaemonSet proxy/imds-oidc-proxy-cni is ready on 1 of 2 nodes: pods that ask for it do not start on the others", "look at its pods: kubectl --namespace=proxy get pods -o wide", 4},
 		"no CNI plugin":               {replace("/apis/apps/v1/deployments", `"azure.workload.identity/inject-proxy-sidecar": "true"`, `"azure.workload.identity/inject-proxy-sidecar": "true", "imds-oidc-proxy/redirect": "cni-sealed"`), "fault namespace shop: Deployment web asks for a redirect by the CNI plugin, which is not installed", "install the plugin, or choose another redirect", 4},
 		"a policy":                    {admit(refuse(`admission webhook "validation.gatekeeper.sh" denied the request: [azurepolicy-k8sazurev3allowedcapabilities-0] no`)), `fault namespace shop: a pod with the sidecar is refused: pods "x" is forbidden: admission webhook "validation.gatekeeper.sh" denied the request: [azurepolicy-k8sazurev3allowedcapabilities-0] no`, "allow it in the parameters of this policy, or exclude the namespace", 4},
+		"another refusal":             {admit(func(*corev1.Pod) error { return apierrors.NewBadRequest("images must be signed") }), "skipped namespace shop: whether the API server accepts the sidecar: it refuses the check's pod without it too: images must be signed", "", 0},
 		"OpenShift":                   {admit(refuse("unable to validate against any security context constraint: []")), `fault namespace shop: a pod with the sidecar is refused: pods "x" is forbidden: unable to validate against any security context constraint: []`, "create one SecurityContextConstraints that allows the whole pod", 4},
 		"not injected":                {admit(func(*corev1.Pod) error { return nil }), "fault namespace shop: a pod that requests the sidecar is accepted without it: no webhook has changed it", "look at the namespace selector and the log of the webhook", 4},
 		"no right to try":             {admit(refuse(`User "x" cannot create resource "pods" in API group ""`)), "skipped namespace shop: whether the API server accepts the sidecar: you may not create pods, not even as a dry run", "ask for the right to create pods: nothing is created", 0},

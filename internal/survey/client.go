@@ -57,7 +57,11 @@ func (c restClient) Create(ctx context.Context, path string, query url.Values, o
 			request.Param(name, value)
 		}
 	}
-	text, err := request.DoRaw(ctx)
+	result := request.Do(ctx)
+	if err := result.Error(); err != nil { // decodes the reason of a refusal
+		return err
+	}
+	text, err := result.Raw()
 	if err != nil {
 		return err
 	}

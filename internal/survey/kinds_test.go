@@ -17,7 +17,7 @@ func TestRole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, text, _ := strings.Cut(string(page), "```yaml\napiVersion: rbac.authorization.k8s.io/v1\n")
+	_, text, _ := strings.Cut(string(page), "  name: imds-migrate-plan\n")
 	text, _, _ = strings.Cut(text, "```")
 	var role struct {
 		Rules []struct{ APIGroups, Resources, Verbs, NonResourceURLs []string }

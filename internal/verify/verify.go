@@ -6,10 +6,7 @@ package verify
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -146,31 +143,12 @@ func requested(labels, annotations map[string]string) bool {
 // podsOf lists the pods of a namespace by their workload, without those that have ended.
 func podsOf(ctx context.Context, client survey.Client, namespace string, s *survey.Survey) (map[survey.Ref][]corev1.Pod, error) {
 	pods := map[survey.Ref][]corev1.Pod{}
-	for next := ""; ; {
-		query := url.Values{"limit": {"500"}}
-		if next != "" {
-			query.Set("continue", next)
+	err := survey.EachPod(ctx, client, namespace, func(p *corev1.Pod) {
+		if owner, known := s.Owners[namespace+"/"+p.Name]; known && p.DeletionTimestamp == nil {
+			pods[owner] = append(pods[owner], *p)
 		}
-		body, err := client.Get(ctx, "/api/v1/namespaces/"+namespace+"/pods", query)
-		if err != nil {
-			return nil, fmt.Errorf("cannot list pods: %w", err)
-		}
-		var list corev1.PodList
-		err = json.NewDecoder(body).Decode(&list)
-		io.Copy(io.Discard, body)
-		body.Close()
-		if err != nil {
-			return nil, fmt.Errorf("cannot list pods: %w", err)
-		}
-		for _, p := range list.Items {
-			if owner, known := s.Owners[namespace+"/"+p.Name]; known && p.DeletionTimestamp == nil {
-				pods[owner] = append(pods[owner], p)
-			}
-		}
-		if next = list.Continue; next == "" {
-			return pods, nil
-		}
-	}
+	})
+	return pods, err
 }
 
 // Failed reports whether a line is a fault.

@@ -111,10 +111,11 @@ func (b *bench) startPod(ctx context.Context) error {
 	if b.pod, err = pod.Start(ctx, b.cfg); err != nil {
 		return err
 	}
+	other := entra.Application{ClientID: otherClientID, ObjectID: otherObjectID, Credentials: []entra.FederatedCredential{{Subject: pod.Subject}}}
 	if b.pod.Binding != nil {
-		b.pod.Binding.Bind(otherClientID)
+		b.pod.Binding.Bind(other)
 	} else {
-		b.pod.Entra.AddApplication(entra.Application{ClientID: otherClientID, ObjectID: otherObjectID, Credentials: []entra.FederatedCredential{{Subject: pod.Subject}}})
+		b.pod.Entra.AddApplication(other)
 	}
 	b.pod.Entra.AddResource("https://*.example.test")
 	b.arm.trust(b.pod.Entra)

@@ -11,16 +11,12 @@ import (
 	"strings"
 	"testing"
 
+	"imds-oidc-proxy/test/kit/entra"
 	"imds-oidc-proxy/test/kit/netns"
 	"imds-oidc-proxy/test/kit/pod"
 )
 
 const database = "https://database.windows.net/"
-
-// odbcRequest is what Microsoft's ODBC driver for SQL Server (msodbcsql 18.5) sends with
-// Authentication=ActiveDirectoryMsi, by the strings in its library.
-const odbcRequest = "GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fdatabase.windows.net%2F HTTP/1.1\r\n" +
-	"Host: 169.254.169.254\r\nUser-Agent: AzureADAuthProvider\r\nAccept: */*\r\nMetadata: true\r\n\r\n"
 
 // recordedRequest returns a request that a client has sent, byte for byte.
 func recordedRequest(t *testing.T, client string) string {
@@ -95,7 +91,7 @@ func TestIdentityBinding(t *testing.T) {
 		checkToken(t, answer.Token, pod.ClientID, vault)
 	}
 	checkToken(t, tokenFor(ctx, t, recordedRequest(t, "py-msrestazure-0.6.4")), pod.ClientID, vault)
-	checkToken(t, tokenFor(ctx, t, odbcRequest), pod.ClientID, database)
+	checkToken(t, tokenFor(ctx, t, recordedRequest(t, "msodbcsql-18.5.1")), pod.ClientID, database)
 
 	requests := p.Binding.Requests()
 	if len(requests) != 2 {
@@ -132,6 +128,6 @@ func TestIdentityBindingRefused(t *testing.T) {
 	if got := report.text("exchange", "token"); report.FirstFailed != "exchange" || !strings.Contains(got, "finds no identity binding of the identity") {
 		t.Errorf("got %q: %+v", got, report)
 	}
-	p.Binding.Bind(pod.ClientID)
+	p.Binding.Bind(entra.Application{ClientID: pod.ClientID})
 	waitForToken(t, ctx, p)
 }

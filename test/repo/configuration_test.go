@@ -161,13 +161,15 @@ func from(t *testing.T, help, start string) string {
 // generated returns the generated parts of docs/configuration.md by the name in their marker.
 func generated(t *testing.T, dir string) map[string]string {
 	t.Helper()
-	proxy, check, proxyInit := help(t, dir, "proxy"), help(t, dir, "proxy", "check"), help(t, dir, "proxy-init")
+	proxy, check, clients, proxyInit := help(t, dir, "proxy"), help(t, dir, "proxy", "check"), help(t, dir, "proxy", "clients"), help(t, dir, "proxy-init")
 	return map[string]string{
 		"proxy flags":           table(options(t, proxy), proxyVariable),
 		"proxy variables":       variables(proxy),
 		"proxy exit codes":      from(t, proxy, "Exit codes:"),
 		"check flags":           table(options(t, check), nil),
 		"check exit codes":      from(t, check, "Exit codes:"),
+		"clients flags":         table(options(t, clients), nil),
+		"clients exit codes":    from(t, clients, "Exit codes:"),
 		"proxy-init flags":      table(options(t, proxyInit), initVariables(proxyInit)),
 		"proxy-init exit codes": from(t, proxyInit, "Exit codes:"),
 	}

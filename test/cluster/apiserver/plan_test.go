@@ -362,8 +362,12 @@ func documentedRole(t *testing.T) *rbacv1.ClusterRole {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, text, _ := strings.Cut(string(page), "```yaml\napiVersion: rbac.authorization.k8s.io/v1\n")
-	text, _, _ = strings.Cut(text, "```")
+	const head = "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata:\n  name: imds-migrate-plan\n"
+	_, text, found := strings.Cut(string(page), head)
+	if !found {
+		t.Fatal("docs/plan.md has no ClusterRole imds-migrate-plan")
+	}
+	text, _, _ = strings.Cut(head+text, "```")
 	role := new(rbacv1.ClusterRole)
 	if err := yaml.Unmarshal([]byte(text), role); err != nil {
 		t.Fatal(err)

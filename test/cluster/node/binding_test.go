@@ -24,6 +24,7 @@ import (
 	"imds-oidc-proxy/test/cluster"
 	"imds-oidc-proxy/test/kit/azwi"
 	"imds-oidc-proxy/test/kit/binding"
+	"imds-oidc-proxy/test/kit/entra"
 )
 
 // bindingID is the client ID of the identity that only identity bindings use: Entra has no
@@ -118,11 +119,10 @@ func boundNamespace(ctx context.Context, t *testing.T, labels map[string]string)
 	return namespace, "system:serviceaccount:" + namespace + ":app"
 }
 
-// getBound runs a client in the container app, and checks that its token came through the
-// token proxy.
-func (a aks) getBound(ctx context.Context, t *testing.T, pod *corev1.Pod, subject string, program ...string) {
+// getBound runs a client, and checks that its token came through the token proxy.
+func (a aks) getBound(ctx context.Context, t *testing.T, pod *corev1.Pod, subject, container string, program ...string) {
 	t.Helper()
-	output, err := running.Exec(ctx, pod.Namespace, pod.Name, "app", program...)
+	output, err := running.Exec(ctx, pod.Namespace, pod.Name, container, program...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,11 +144,12 @@ func (a aks) getBound(ctx context.Context, t *testing.T, pod *corev1.Pod, subjec
 	}
 }
 
-// bound is the annotation for AKS's webhook. The init container would need a token before the
-// test has granted the permission for it.
+// bound adds the annotation for AKS's webhook, and a container with clients in Python. The init
+// container would need a token before the test has granted the permission for it.
 func bound(p *corev1.PodTemplateSpec) {
 	p.Annotations[inject.IdentityBindingAnnotation] = "true"
 	p.Spec.InitContainers = nil
+	p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "python", Image: pyApplication, Command: []string{"/pause"}})
 }
 
 // odbc is the request of Microsoft's ODBC driver for SQL Server.
@@ -160,7 +161,7 @@ const odbc = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=ht
 // objects that grant it, and they are applied as they are.
 func TestIdentityBinding(t *testing.T) {
 	a := startAKS(t)
-	a.tokenProxy.Bind(bindingID)
+	a.tokenProxy.Bind(entra.Application{ClientID: bindingID})
 	for order, prefix := range map[string]string{"AKS's webhook first": "azure-wi-", "AKS's webhook last": "zz-azure-wi-"} {
 		t.Run(order, func(t *testing.T) {
 			ctx := startTest(t)
@@ -172,9 +173,10 @@ func TestIdentityBinding(t *testing.T) {
 				t.Errorf("proxy check: %v: %s", err, output)
 			}
 			grant(ctx, t, output+err.Error())
-			a.getBound(ctx, t, pod, subject, "/azidentity", "--scope=https://storage.azure.com/.default")
-			a.getBound(ctx, t, pod, subject, "/adal", "resource=https://vault.azure.net")
-			a.getBound(ctx, t, pod, subject, "/ask", odbc)
+			a.getBound(ctx, t, pod, subject, "app", "/azidentity", "--scope=https://storage.azure.com/.default")
+			a.getBound(ctx, t, pod, subject, "app", "/adal", "resource=https://vault.azure.net")
+			a.getBound(ctx, t, pod, subject, "python", "/pysdk", "/track1/track1.py", "resource=https://management.azure.com")
+			a.getBound(ctx, t, pod, subject, "app", "/ask", odbc)
 		})
 	}
 }
@@ -203,7 +205,7 @@ func grant(ctx context.Context, t *testing.T, report string) {
 func TestIdentityBindingByCommand(t *testing.T) {
 	ctx := startTest(t)
 	a := startAKS(t)
-	a.tokenProxy.Bind(bindingID)
+	a.tokenProxy.Bind(entra.Application{ClientID: bindingID})
 	namespace, subject := boundNamespace(ctx, t, map[string]string{webhookLabel: "none"})
 	a.install(ctx, t, "azure-wi-"+namespace, namespace)
 	pod := podOfTemplate(client(bound))
@@ -238,5 +240,5 @@ func TestIdentityBindingByCommand(t *testing.T) {
 		t.Fatalf("proxy check finds no missing permission: %s", output)
 	}
 	grant(ctx, t, output+err.Error())
-	a.getBound(ctx, t, started, subject, "/azidentity", "--scope=https://storage.azure.com/.default")
+	a.getBound(ctx, t, started, subject, "app", "/azidentity", "--scope=https://storage.azure.com/.default")
 }

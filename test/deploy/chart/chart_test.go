@@ -273,6 +273,38 @@ func TestExcludedNamespaces(t *testing.T) {
 	}
 }
 
+// TestPluginToken: the CNI plugin's DaemonSet has a service account token and permissions only to
+// remove a taint.
+func TestPluginToken(t *testing.T) {
+	for _, c := range []struct {
+		set   string
+		token bool
+	}{
+		{"--set=cni.enabled=true", false},
+		{"--set=cni.enabled=true,cni.removeTaint=", false},
+		{"--set=cni.enabled=true,cni.removeTaint=example.test/not-ready", true},
+	} {
+		out, errs, err := render(t, values("least"), c.set, "--show-only=templates/cni.yaml")
+		if err != nil {
+			t.Fatal(err, errs)
+		}
+		if got := strings.Contains(out, "      automountServiceAccountToken: true\n"); got != c.token {
+			t.Errorf("%s: has a token: %t", c.set, got)
+		}
+		if got := strings.Contains(out, "kind: ClusterRole"); got != c.token {
+			t.Errorf("%s: has permissions: %t", c.set, got)
+		}
+	}
+}
+
+// TestUninstall: with cni.uninstall, the DaemonSet removes the plugin.
+func TestUninstall(t *testing.T) {
+	out, errs, err := render(t, values("least"), "--set=cni.enabled=true,cni.uninstall=true", "--show-only=templates/cni.yaml")
+	if err != nil || !strings.Contains(out, "        - uninstall\n        - --stay\n        - --remove-binary=false\n") {
+		t.Errorf("%v, %s\n%s", err, errs, out)
+	}
+}
+
 // TestMemoryLimit: GOMEMLIMIT is three quarters of the memory limit.
 func TestMemoryLimit(t *testing.T) {
 	for limit, want := range map[string]string{

@@ -78,6 +78,8 @@ func newObject(kind metav1.TypeMeta) any {
 		return &corev1.ConfigMap{}
 	case "v1 Pod":
 		return &corev1.Pod{}
+	case "apps/v1 DaemonSet":
+		return &appsv1.DaemonSet{}
 	case "apps/v1 Deployment":
 		return &appsv1.Deployment{}
 	case "batch/v1 Job":

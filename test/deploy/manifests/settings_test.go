@@ -158,10 +158,10 @@ func TestProxyInitAcceptsItsSettings(t *testing.T) {
 			t.Errorf("%s: exit code %d: %s", c.variant, code, rules)
 			continue
 		}
-		if want := "--to-ports 8000"; !strings.Contains(rules, want) {
+		if want := "redirect to :8000"; !strings.Contains(rules, want) {
 			t.Errorf("%s: no rule with %q in\n%s", c.variant, want, rules)
 		}
-		if exempt := strings.Contains(rules, "--uid-owner 1501"); exempt == c.sealed {
+		if exempt := strings.Contains(rules, "dnat"); exempt == c.sealed {
 			t.Errorf("%s: user 1501 is exempt: %v, want %v:\n%s", c.variant, exempt, !c.sealed, rules)
 		}
 		if deny := strings.Contains(rules, "168.63.129.16"); deny != c.sealed {

@@ -31,8 +31,10 @@ type installed struct {
 	service       *corev1.Service
 	secret        *corev1.Secret
 	budget        *policyv1.PodDisruptionBudget
-	rules         map[string][]rbacv1.PolicyRule // by kind of role
-	namespaces    []string                       // of all objects with a namespace
+	rules         map[string][]rbacv1.PolicyRule // of the webhook, by kind of role
+	plugin        *appsv1.DaemonSet              // of the CNI plugin; nil: there is none
+	pluginRules   []rbacv1.PolicyRule
+	namespaces    []string // of all objects with a namespace
 }
 
 // install decodes a rendered chart strictly.
@@ -59,8 +61,14 @@ func install(t *testing.T, name string) installed {
 			i.secret = o
 		case *policyv1.PodDisruptionBudget:
 			i.budget = o
+		case *appsv1.DaemonSet:
+			i.plugin = o
 		case *rbacv1.ClusterRole:
-			i.rules["ClusterRole"] = o.Rules
+			if strings.HasSuffix(o.Name, "-cni") {
+				i.pluginRules = o.Rules
+			} else {
+				i.rules["ClusterRole"] = o.Rules
+			}
 		case *rbacv1.Role:
 			i.rules["Role"] = o.Rules
 		}
@@ -104,6 +112,49 @@ func TestWebhookPod(t *testing.T) {
 			t.Errorf("%s: %d replicas", name, *i.deployment.Spec.Replicas)
 		}
 	}
+}
+
+// TestPluginPod checks that the DaemonSet of the CNI plugin exists only on request, and has no more
+// privileges than it needs: two directories of the node, one capability, and the permission to
+// remove a taint.
+func TestPluginPod(t *testing.T) {
+	for name := range charts {
+		i := install(t, name)
+		if (i.plugin != nil) != (name == "everything") {
+			t.Errorf("%s: has a DaemonSet: %t", name, i.plugin != nil)
+		}
+		if i.plugin == nil && i.pluginRules != nil {
+			t.Errorf("%s: has permissions for the DaemonSet: %+v", name, i.pluginRules)
+		}
+	}
+	i := install(t, "everything")
+	pod := i.plugin.Spec.Template
+	container := &pod.Spec.Containers[0]
+	checkHardened(t, container)
+	if s := container.SecurityContext; !slices.Equal(s.Capabilities.Add, []corev1.Capability{"DAC_OVERRIDE"}) || s.Privileged != nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
+		t.Errorf("security context %v", s)
+	}
+	var paths []string
+	for _, v := range pod.Spec.Volumes {
+		paths = append(paths, v.HostPath.Path)
+	}
+	if want := []string{"/var/lib/cni/bin", "/var/lib/cni/net.d"}; !slices.Equal(paths, want) {
+		t.Errorf("directories of the node %q, want %q", paths, want)
+	}
+	if len(i.pluginRules) != 1 || !slices.Equal(i.pluginRules[0].Resources, []string{"nodes"}) || !slices.Equal(i.pluginRules[0].Verbs, []string{"get", "patch"}) {
+		t.Errorf("permissions %+v", i.pluginRules)
+	}
+	for label, value := range i.plugin.Spec.Selector.MatchLabels {
+		if pod.Labels[label] != value {
+			t.Errorf("the DaemonSet's pods lack the label %s=%s", label, value)
+		}
+	}
+	for label, value := range i.service.Spec.Selector {
+		if pod.Labels[label] != value {
+			return
+		}
+	}
+	t.Error("the webhook's Service selects the DaemonSet's pods")
 }
 
 // TestWebhookConfiguration checks for which pods the webhook is called, and the failure policy.

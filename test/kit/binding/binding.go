@@ -3,7 +3,7 @@
 //
 //	proxy, err := binding.Start(binding.Config{Entra: idp, Certificate: …, ServerName: "….ests.aks", Review: …, Allowed: …})
 //	defer proxy.Close()
-//	proxy.Bind(clientID)
+//	proxy.Bind(entra.Application{ClientID: …})
 //	// AZURE_KUBERNETES_TOKEN_PROXY=proxy.URL(), AZURE_KUBERNETES_SNI_NAME=….ests.aks
 //
 // It checks what AKS documents (https://learn.microsoft.com/azure/aks/identity-bindings-concepts):
@@ -123,11 +123,12 @@ func (s *Server) Close() error {
 // URL returns the value for AZURE_KUBERNETES_TOKEN_PROXY.
 func (s *Server) URL() string { return s.url }
 
-// Bind creates an identity binding: Entra gets the application with the credential, or another
-// credential instead if it has the application already.
-func (s *Server) Bind(clientID string) {
-	s.cfg.Entra.AddApplication(entra.Application{ClientID: clientID, Credentials: []entra.FederatedCredential{{Subject: subject}}})
-	s.setBound(clientID, true)
+// Bind creates an identity binding: Entra gets the application with the credential of the binding
+// only, in place of the application that it had.
+func (s *Server) Bind(a entra.Application) {
+	a.Credentials = []entra.FederatedCredential{{Subject: subject}}
+	s.cfg.Entra.AddApplication(a)
+	s.setBound(a.ClientID, true)
 }
 
 // Unbind deletes an identity binding. As with AKS, the credential stays.

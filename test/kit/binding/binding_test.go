@@ -33,8 +33,8 @@ func TestChecks(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { proxy.Close() })
-	proxy.Bind(clientID)
-	proxy.Bind("aaaaaaaa-0000-4000-8000-000000000002")
+	proxy.Bind(entra.Application{ClientID: clientID})
+	proxy.Bind(entra.Application{ClientID: "aaaaaaaa-0000-4000-8000-000000000002"})
 
 	good := entra.Claims{Subject: subject, Audience: binding.Audience}
 	for _, c := range []struct {

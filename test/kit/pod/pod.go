@@ -200,7 +200,7 @@ func (p *Pod) startBinding() (err error) {
 		Allowed: func(_ context.Context, subject, _ string) (bool, error) { return subject == Subject, nil },
 	})
 	if err == nil {
-		p.Binding.Bind(ClientID)
+		p.Binding.Bind(entra.Application{ClientID: ClientID})
 	}
 	return err
 }
