@@ -137,8 +137,21 @@ func (r *run) get(ctx context.Context, path string) (string, error) {
 
 var errNoCommand = errors.New("its version has no command clients")
 
+// tries is how often the command runs if its output is not complete: container runtimes sometimes lose the
+// output of a command that ends quickly.
+const tries = 3
+
 // byCommand runs `proxy clients` in the sidecar.
-func (r *run) byCommand(ctx context.Context, a *answer) error {
+func (r *run) byCommand(ctx context.Context, a *answer) (err error) {
+	for range tries {
+		if err = r.tryCommand(ctx, a); !errors.Is(err, errAnswer) {
+			return err
+		}
+	}
+	return err
+}
+
+func (r *run) tryCommand(ctx context.Context, a *answer) error {
 	output, code, err := r.executor.Exec(ctx, a.pod.namespace, a.pod.name, inject.ProxyName, "/proxy", "clients", "--metrics")
 	switch {
 	case err != nil:
@@ -148,15 +161,24 @@ func (r *run) byCommand(ctx context.Context, a *answer) error {
 	case code != 0:
 		return fmt.Errorf("proxy clients ends with exit code %d: %s", code, clean(output))
 	}
-	return a.parse(output)
+	if err := a.parse(output); err != nil {
+		return err
+	}
+	if a.counters.version == "" || !strings.HasSuffix(output, "\n") {
+		return fmt.Errorf("%w: the metrics are cut off", errAnswer)
+	}
+	return nil
 }
+
+// errAnswer marks an answer that is not one of a proxy.
+var errAnswer = errors.New("its answer is not complete or not valid")
 
 // parse reads the JSON of the census, and the metrics after it.
 func (a *answer) parse(text string) error {
 	var found struct{ Clients []census.Entry }
 	decoder := json.NewDecoder(strings.NewReader(text))
 	if err := decoder.Decode(&found); err != nil {
-		return fmt.Errorf("its answer is not valid: %s", clean(text))
+		return fmt.Errorf("%w: %s", errAnswer, clean(text))
 	}
 	a.clients = found.Clients
 	a.counters = readCounters(text[decoder.InputOffset():])

@@ -43,6 +43,7 @@ type executor struct {
 	answers       map[string]string
 	code          int
 	err           error
+	lost          int // so many runs lose their output
 	running, most atomic.Int32
 }
 
@@ -54,7 +55,15 @@ func (e *executor) Exec(_ context.Context, _, pod, container string, command ...
 	if got := container + " " + strings.Join(command, " "); got != "azwi-proxy /proxy clients --metrics" {
 		return "", 0, errors.New("unexpected command " + got)
 	}
-	return e.answers[pod], e.code, e.err
+	if e.lost > 0 {
+		e.lost--
+		return "", 0, nil
+	}
+	output := e.answers[pod]
+	if strings.HasPrefix(output, "{") && !strings.Contains(output, "build_info") {
+		output += "imds_oidc_proxy_build_info{version=\"v1\",goversion=\"go\"} 1\n"
+	}
+	return output, e.code, e.err
 }
 
 const templateWith = `"template": {"metadata": {"labels": {"azure.workload.identity/use": "true"}, "annotations": {"azure.workload.identity/inject-proxy-sidecar": "true"}}, "spec": {"containers": [{"name": "c"}]}}`
@@ -145,17 +154,20 @@ func TestVerdicts(t *testing.T) {
 			&executor{answers: map[string]string{"web-5d4f-aaaaa": census(), "web-5d4f-bbbbb": census()}}, "waiting: nobody has asked for 90 minutes; wait until 35 days have passed", "", 3},
 		"one pod asks": {sidecar("web", "aaaaa", 40*day, "") + ", " + sidecar("web", "bbbbb", 40*day, ""),
 			&executor{answers: map[string]string{"web-5d4f-aaaaa": census(), "web-5d4f-bbbbb": census(old)}}, "needed: go-azidentity 1.1.0: azidentity (Go) 1.3.0 or later", "", 3},
-		"no pod":                 {"", &executor{}, "unknown: no pod runs: ask again while one does, or set --prometheus", "", 3},
-		"no right":               {sidecar("web", "aaaaa", 40*day, ""), &executor{err: forbidden}, "unknown: 1 of 1 pods were not asked", "you may not create pods/exec -> ask for the ClusterRole of docs/plan.md#report", 1},
-		"an old proxy":           {sidecar("web", "aaaaa", 40*day, ""), &executor{code: 2, answers: map[string]string{"web-5d4f-aaaaa": `proxy: unexpected argument "clients"`}}, "unknown: 1 of 1 pods were not asked", "its version has no command clients, and no admin port -> upgrade the image, or set the annotation imds-oidc-proxy/admin-port", 1},
-		"a proxy that is stuck":  {sidecar("web", "aaaaa", 40*day, ""), &executor{code: 1, answers: map[string]string{"web-5d4f-aaaaa": "proxy: connection\x1b[31m refused\n"}}, "unknown: 1 of 1 pods were not asked", "proxy clients ends with exit code 1: proxy: connection [31m refused", 1},
-		"an answer without JSON": {sidecar("web", "aaaaa", 40*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": "<html>"}}, "unknown: 1 of 1 pods were not asked", "its answer is not valid: <html>", 1},
+		"no pod":                       {"", &executor{}, "unknown: no pod runs: ask again while one does, or set --prometheus", "", 3},
+		"no right":                     {sidecar("web", "aaaaa", 40*day, ""), &executor{err: forbidden}, "unknown: 1 of 1 pods were not asked", "you may not create pods/exec -> ask for the ClusterRole of docs/plan.md#report", 1},
+		"an old proxy":                 {sidecar("web", "aaaaa", 40*day, ""), &executor{code: 2, answers: map[string]string{"web-5d4f-aaaaa": `proxy: unexpected argument "clients"`}}, "unknown: 1 of 1 pods were not asked", "its version has no command clients, and no admin port -> upgrade the image, or set the annotation imds-oidc-proxy/admin-port", 1},
+		"a proxy that is stuck":        {sidecar("web", "aaaaa", 40*day, ""), &executor{code: 1, answers: map[string]string{"web-5d4f-aaaaa": "proxy: connection\x1b[31m refused\n"}}, "unknown: 1 of 1 pods were not asked", "proxy clients ends with exit code 1: proxy: connection [31m refused", 1},
+		"an answer without JSON":       {sidecar("web", "aaaaa", 40*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": "<html>"}}, "unknown: 1 of 1 pods were not asked", "its answer is not complete or not valid: <html>", 1},
+		"an output that is lost twice": {sidecar("web", "aaaaa", 40*day, ""), &executor{lost: 2, answers: map[string]string{"web-5d4f-aaaaa": census()}}, "can go: nobody has asked for 40 days: the sidecar can go, if no job runs less often than every 35 days", "", 0},
+		"an output that is lost":       {sidecar("web", "aaaaa", 40*day, ""), &executor{lost: 3, answers: map[string]string{"web-5d4f-aaaaa": census()}}, "unknown: 1 of 1 pods were not asked", "its answer is not complete or not valid:", 1},
+		"metrics that are cut off":     {sidecar("web", "aaaaa", 40*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": census() + "imds_oidc_proxy_build_info{ver"}}, "unknown: 1 of 1 pods were not asked", "its answer is not complete or not valid: the metrics are cut off", 1},
 		"azwi's sidecar": {strings.Replace(sidecar("web", "aaaaa", 40*day, ""), "registry.corp.test/proxy:v1", "mcr.microsoft.com/oss/azure/workload-identity/proxy:v1.5.1", 1), &executor{}, "unknown: 1 of 1 pods were not asked",
 			"the sidecar is that of azure-workload-identity, which counts nothing -> use this project's images: docs/images.md", 1},
 		"a sidecar that waits": {strings.Replace(sidecar("web", "aaaaa", 40*day, ""), `"running": {`, `"waiting": {`, 1), &executor{}, "unknown: 1 of 1 pods were not asked", "the sidecar does not run -> imds-migrate verify --namespace=shop", 1},
 		"no sidecar in the pod": {strings.Replace(sidecar("web", "aaaaa", 40*day, ""), `"azwi-proxy", "image"`, `"other", "image"`, 1), &executor{}, "unknown: 1 of 1 pods were not asked",
 			"the pod has no sidecar, although its template requests it -> imds-migrate verify --namespace=shop", 1},
-		"one of two is silent": {sidecar("web", "aaaaa", 40*day, "") + ", " + sidecar("web", "bbbbb", 40*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": census()}}, "unknown: 1 of 2 pods were not asked", "its answer is not valid:", 3},
+		"one of two is silent": {sidecar("web", "aaaaa", 40*day, "") + ", " + sidecar("web", "bbbbb", 40*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": census()}}, "unknown: 1 of 2 pods were not asked", "its answer is not complete or not valid:", 3},
 	} {
 		r := run(t, cluster(c.pods, "web"), c.executor, nil)
 		notAsked := ""
