@@ -74,6 +74,8 @@ func runCluster(ctx context.Context, command string, args []string, stdin io.Rea
 		return runVerify(ctx, args, stdout, stderr)
 	case commandReport:
 		return runReport(ctx, args, stdout, stderr)
+	case commandRetire:
+		return runRetire(ctx, args, stdin, stdout, stderr)
 	}
 	return runPlan(ctx, args, stdin, stdout, stderr)
 }

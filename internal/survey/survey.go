@@ -87,6 +87,8 @@ type Workload struct {
 	// is empty for a pod.
 	Template corev1.PodTemplateSpec
 	Path     string
+	// Selector has the labels by which the object finds its pods. Most kinds do not allow to change it.
+	Selector map[string]string
 	// Pods is the number of pods that have not ended. Proxied is how many of them have the proxy.
 	Pods, Proxied int
 	// Live is what webhooks have added to the pods.

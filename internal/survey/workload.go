@@ -50,6 +50,9 @@ func (s *Survey) addWorkload(k Kind, h *header, text []byte) error {
 		return fmt.Errorf("%s.spec.containers is required", k.Template)
 	}
 	trim(&w.Template.Spec)
+	if spec, err := field(text, []string{"spec"}); err == nil {
+		w.Selector = valueAt[map[string]string](spec, "selector.matchLabels")
+	}
 	s.Workloads[w.Ref] = w
 	return nil
 }
