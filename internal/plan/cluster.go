@@ -37,7 +37,7 @@ func (b *builder) clusterFindings() {
 	b.systemTools()
 }
 
-// findWebhooks finds the webhooks that add tokens (row B9).
+// findWebhooks finds the webhooks that add tokens.
 func (b *builder) findWebhooks() {
 	for _, o := range b.All("admissionregistration.k8s.io", "MutatingWebhookConfiguration") {
 		list, _ := at(o.Body, "webhooks").([]any)
@@ -65,7 +65,7 @@ func isCNIPlugin(w *survey.Workload) bool {
 }
 
 // leftAssigned notes AzureAssignedIdentities whose pods are gone: MIC removes them, and they stay for ever
-// once it is gone (row A8).
+// once it is gone.
 func (b *builder) leftAssigned() {
 	left := 0
 	for _, a := range b.pods.assigned {
@@ -78,7 +78,7 @@ func (b *builder) leftAssigned() {
 	}
 }
 
-// systemTools notes tools in the system's namespaces that are installed by hand (rows C13, C15). Nothing
+// systemTools notes tools in the system's namespaces that are installed by hand. Nothing
 // is proposed there: webhooks do not see these namespaces.
 func (b *builder) systemTools() {
 	for _, w := range b.AllWorkloads() {
@@ -86,11 +86,11 @@ func (b *builder) systemTools() {
 			continue
 		}
 		e := b.evidenceOf(w)
-		for _, row := range slices.Concat(e.rows(), e.tools) {
-			if row != "C13" && row != "C15" {
+		for _, code := range slices.Concat(e.sources(), e.tools) {
+			if code != "IMDS213" && code != "IMDS215" {
 				continue
 			}
-			f := finding(toolCode(row), w.Namespace+" "+short(w.Kind, w.Name)+": "+tools[row].name+" in a namespace that webhooks do not see", tools[row].change)
+			f := finding(code, w.Namespace+" "+short(w.Kind, w.Name)+": "+tools[code].name+" in a namespace that webhooks do not see", tools[code].change)
 			f.Severity = Note
 			b.plan.Findings = append(b.plan.Findings, f)
 			break

@@ -97,8 +97,8 @@ var codes = []Code{
 // Codes returns all codes in order, also those of tools.
 func Codes() []Code {
 	all := slices.Clone(codes)
-	for _, row := range slices.Sorted(maps.Keys(tools)) {
-		all = append(all, Code{toolCode(row), Work, tools[row].name + " is configured for a managed identity"})
+	for _, code := range slices.Sorted(maps.Keys(tools)) {
+		all = append(all, Code{code, Work, tools[code].name + " is configured for a managed identity"})
 	}
 	slices.SortFunc(all, func(a, b Code) int { return strings.Compare(a.Code, b.Code) })
 	return all

@@ -8,10 +8,10 @@ import (
 	"imds-oidc-proxy/internal/survey"
 )
 
-// findComponents finds Dapr's components with a client ID (row C10). Workload identity ignores it: the
+// findComponents finds Dapr's components with a client ID. Workload identity ignores it: the
 // service account's client ID counts for all components of an application.
 func (b *builder) findComponents() {
-	r := rule{row: "C10", group: "dapr.io", kind: "Component", subject: ofMounting}
+	r := rule{code: "IMDS210", group: "dapr.io", kind: "Component", subject: ofMounting}
 	for _, o := range b.All(r.group, r.kind) {
 		list, _ := at(o.Body, "spec", "metadata").([]any)
 		for i, item := range list {
@@ -46,7 +46,7 @@ func (b *builder) daprApps(o *survey.Object) []*survey.Workload {
 func (w *Workload) daprIdentities() bool {
 	ids := map[azure.ClientID]bool{}
 	for _, r := range w.references {
-		if r.row == "C10" {
+		if r.code == "IMDS210" {
 			ids[r.clientID] = true
 		}
 	}

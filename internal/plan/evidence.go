@@ -13,7 +13,7 @@ import (
 	"imds-oidc-proxy/internal/survey"
 )
 
-// evidence is what a workload's pod template says about tokens (rows D).
+// evidence is what a workload's pod template says about tokens.
 type evidence struct {
 	signs []signs.Sign
 	// tokenFile reports whether a container has AZURE_FEDERATED_TOKEN_FILE, and proxy whether the
@@ -25,7 +25,7 @@ type evidence struct {
 	// authority is the value of AZURE_AUTHORITY_HOST.
 	authority string
 	instance  bool
-	tools     []string // rows of the images
+	tools     []string // codes of the tools that the images are of
 }
 
 // variables are the variables of one container. A value that is not known is empty.
@@ -65,7 +65,7 @@ func (b *builder) container(e *evidence, w *survey.Workload, c corev1.Container,
 		found = append(found, signs.ClientIDOnly(env[azure.EnvClientID]))
 	}
 	if withSecret := hasSecret(env); withSecret {
-		found = slices.DeleteFunc(found, func(s signs.Sign) bool { return s.Row == "D12" })
+		found = slices.DeleteFunc(found, func(s signs.Sign) bool { return s.Source == signs.Service })
 	}
 	for _, s := range found {
 		e.signs = append(e.signs, s.Identity(env))
@@ -74,8 +74,8 @@ func (b *builder) container(e *evidence, w *survey.Workload, c corev1.Container,
 	e.host = cmp.Or(e.host, env[azure.EnvIMDSHost])
 	e.authority = cmp.Or(e.authority, env[azure.EnvAuthorityHost])
 	e.instance = e.instance || slices.ContainsFunc(args, signs.NeedsInstance)
-	if row := signs.Image(c.Image); row != "" {
-		e.tools = append(e.tools, row)
+	if code := signs.Image(c.Image); code != "" {
+		e.tools = append(e.tools, code)
 	}
 }
 
@@ -166,23 +166,31 @@ func (e *evidence) files(keys map[string]survey.Text, items []corev1.KeyToPath) 
 // certainty returns the highest certainty of the signs that say that IMDS is asked.
 func (e evidence) certainty() (highest signs.Certainty, any bool) {
 	for _, s := range e.signs {
-		if s.Row != "D7" {
+		if s.Source != signs.OtherHost {
 			highest, any = max(highest, s.Certainty), true
 		}
 	}
 	return highest, any
 }
 
-// rows returns the rows of the tools that are configured for a managed identity.
-func (e evidence) rows() []string {
-	var rows []string
+// sources returns the codes of the tools that are configured for a managed identity.
+func (e evidence) sources() []string {
+	var codes []string
 	for _, s := range e.signs {
-		if isTool(s.Row) && s.Certainty == signs.Certain {
-			rows = append(rows, s.Row)
+		if isTool(s.Source) && s.Certainty == signs.Certain {
+			codes = append(codes, s.Source)
 		}
 	}
-	slices.Sort(rows)
-	return slices.Compact(rows)
+	slices.Sort(codes)
+	return slices.Compact(codes)
+}
+
+// evidenceText returns a sign for a person, with the code that explains it if the sign is of a tool.
+func evidenceText(s signs.Sign) string {
+	if isTool(s.Source) {
+		return oneLine(s.Source + " " + s.Text)
+	}
+	return oneLine(s.Text)
 }
 
 // texts returns the evidence for a person.
@@ -190,7 +198,7 @@ func (e evidence) texts(verbose signs.Certainty) []string {
 	texts := []string{}
 	for _, s := range e.signs {
 		if s.Certainty >= verbose {
-			texts = append(texts, oneLine(s.Row+" "+s.Text))
+			texts = append(texts, evidenceText(s))
 		}
 	}
 	return slices.Compact(texts)

@@ -78,18 +78,18 @@ func first(findings []Finding, s Severity) *Finding {
 
 // migration returns how a workload that is not blocked gets workload identity.
 func (b *builder) migration(w *Workload) Next {
-	rows := slices.Concat(w.evidence.rows(), w.evidence.tools)
-	for _, row := range rows {
-		if t := tools[row]; t.stays {
+	codes := slices.Concat(w.evidence.sources(), w.evidence.tools)
+	for _, code := range codes {
+		if t := tools[code]; t.stays {
 			text := t.name + ": " + t.change + b.meanwhile(w, t)
-			if row == "C2" && w.match.labelled {
+			if code == "IMDS202" && w.match.labelled {
 				text += "; if the program itself requests tokens too, add the sidecar"
 			}
 			return Next{Step: StepChange, Brief: "change " + t.name, Text: text}
 		}
 	}
-	for _, row := range rows {
-		if t := tools[row]; t.labelled && !w.daprIdentities() {
+	for _, code := range codes {
+		if t := tools[code]; t.labelled && !w.daprIdentities() {
 			return Next{Step: StepDirect, Brief: "label only: " + t.name, Text: t.name + since(t) + " uses workload identity once its pods have the label: no sidecar is needed"}
 		}
 	}
