@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -53,7 +54,7 @@ func (o *planOptions) makePlan(ctx context.Context, stdin io.Reader, stderr io.W
 	s := survey.New(o.survey)
 	var err error
 	if len(o.files) > 0 {
-		err = o.readFiles(s, stdin)
+		err = o.waitFor(ctx, progress, func() error { return o.readFiles(s, stdin) })
 	} else {
 		err = o.readCluster(ctx, s, progress)
 	}
@@ -67,12 +68,33 @@ func (o *planOptions) makePlan(ctx context.Context, stdin io.Reader, stderr io.W
 	p := plan.New(s, o.plan)
 	if o.azure {
 		o.countInAzure(ctx, p, progress)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		p = plan.New(s, o.plan)
 	}
 	if p.Cluster.Issuer == "" && output.CreatesCredentials(o.output.Format) {
 		return nil, fmt.Errorf("the cluster's issuer is not known (%s): set --issuer", s.NoIssuer)
 	}
 	return p, nil
+}
+
+// waitFor runs read, which ends with the program if the context is cancelled: a read of standard input cannot
+// be interrupted.
+func (o *planOptions) waitFor(ctx context.Context, progress *progress, read func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- read() }()
+	late := time.After(quiet)
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-late:
+			progress.show(strings.Join(o.files, ", "))
+		}
+	}
 }
 
 // readFiles reads the objects in files.
