@@ -64,7 +64,7 @@ func (r *run) pluginRuntimes() {
 		case !known || err != nil:
 			r.add(Warning, "start a pod with the annotation there before you use the plugin", "docs/cni.md#what-it-needs", "node %s has the container runtime %q, with which the plugin was not tried", n.Name, n.Status.NodeInfo.ContainerRuntimeVersion)
 		case v.LessThan(version.MustParseGeneric(first)):
-			r.add(Fault, "update the node to "+name+" "+first+" or later", "docs/cni.md#what-it-needs", "node %s has %s %s, which does not pass the annotations of pods to plugins: pods that ask for the redirect do not start", n.Name, name, served)
+			r.add(Fault, "update the node to "+name+" "+first+" or later", "docs/cni.md#what-it-needs", "node %s has %s %s, which does not pass the annotations of pods to plugins: no pod of the node starts", n.Name, name, served)
 		}
 	}
 	if slices.ContainsFunc(r.nodes, func(n corev1.Node) bool { return n.Labels[aksLabel] != "" }) {

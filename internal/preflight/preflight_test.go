@@ -110,11 +110,11 @@ func TestFindings(t *testing.T) {
 		"an old container runtime": {func(s *server, _ *preflight.Config) {
 			s.answers["/apis/apps/v1/daemonsets"] = plugin(2)
 			s.answers["/api/v1/nodes"] = strings.Replace(s.answers["/api/v1/nodes"], "containerd://1.7.0", "containerd://1.4.9", 1)
-		}, "fault CNI plugin: node b has containerd 1.4.9, which does not pass the annotations of pods to plugins: pods that ask for the redirect do not start", "update the node to containerd 1.5.0 or later", 4},
+		}, "fault CNI plugin: node b has containerd 1.4.9, which does not pass the annotations of pods to plugins: no pod of the node starts", "update the node to containerd 1.5.0 or later", 4},
 		"an old CRI-O": {func(s *server, _ *preflight.Config) {
 			s.answers["/apis/apps/v1/daemonsets"] = plugin(2)
 			s.answers["/api/v1/nodes"] = strings.Replace(s.answers["/api/v1/nodes"], "containerd://1.7.0", "cri-o://1.28.9", 1)
-		}, "fault CNI plugin: node b has cri-o 1.28.9, which does not pass the annotations of pods to plugins: pods that ask for the redirect do not start", "update the node to cri-o 1.29.0 or later", 4},
+		}, "fault CNI plugin: node b has cri-o 1.28.9, which does not pass the annotations of pods to plugins: no pod of the node starts", "update the node to cri-o 1.29.0 or later", 4},
 		"another container runtime": {func(s *server, _ *preflight.Config) {
 			s.answers["/apis/apps/v1/daemonsets"] = plugin(2)
 			s.answers["/api/v1/nodes"] = strings.Replace(s.answers["/api/v1/nodes"], "containerd://1.7.0", "docker://20.1.0", 1)
