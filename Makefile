@@ -158,6 +158,12 @@ bench-pod: ## measure what injection costs the start of a pod, on the node of te
 	@tools/kubernetes >/dev/null # here, since go run would not show its messages before the end
 	cd test/cluster && nice -n -15 go run ./podstart -n $(PODS) # other work on the machine would change the times
 
+.PHONY: bench-plan
+bench-plan: ## measure imds-migrate plan with 5,000 workloads on the API server of test-apiserver, about 10 minutes (root)
+	@tools/need ip
+	@tools/kubernetes >/dev/null # here, since go run would not show its messages before the end
+	cd test/cluster && go run ./planscale
+
 .PHONY: compat
 compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family, ONLY=python/msal: one library)
 	@go run ./test/compat --only="$(ONLY)"
@@ -165,16 +171,18 @@ compat: ## run real clients, old and new, against the proxy (root; ONLY=python: 
 # The newest minor version of Kubernetes, for the cluster tests. CI tests the one before.
 .PHONY: nightly
 nightly: export KUBERNETES ?= 1.37.2
-nightly: ## run compat, the cluster tests and bench-pod on a newer Kubernetes, fuzz and mutate: hours, not part of CI
-	@echo "nightly 1/5: make compat"
+nightly: ## run compat, the cluster tests, bench-pod and bench-plan on a newer Kubernetes, fuzz and mutate: hours, not part of CI
+	@echo "nightly 1/6: make compat"
 	$(MAKE) compat ONLY=
-	@echo "nightly 2/5: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
+	@echo "nightly 2/6: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
 	$(MAKE) test-apiserver test-cluster
-	@echo "nightly 3/5: make bench-pod, on Kubernetes $(KUBERNETES)"
+	@echo "nightly 3/6: make bench-pod, on Kubernetes $(KUBERNETES)"
 	$(MAKE) bench-pod
-	@echo "nightly 4/5: make fuzz"
+	@echo "nightly 4/6: make bench-plan, on Kubernetes $(KUBERNETES)"
+	$(MAKE) bench-plan
+	@echo "nightly 5/6: make fuzz"
 	$(MAKE) fuzz
-	@echo "nightly 5/5: make mutate"
+	@echo "nightly 6/6: make mutate"
 	$(MAKE) mutate
 
 .PHONY: clean

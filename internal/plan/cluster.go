@@ -17,6 +17,10 @@ const (
 	azwiWebhook = "mutation.azure-workload-identity.io"
 )
 
+// maxIssuer is the length of the longest issuer and the longest subject of a federated credential. A subject
+// has at most 339 characters.
+const maxIssuer = 600
+
 func (b *builder) find(code, text, fix string) {
 	b.plan.Findings = append(b.plan.Findings, finding(code, text, fix))
 }
@@ -27,6 +31,8 @@ func (b *builder) clusterFindings() {
 	b.findWebhooks()
 	if issuer := b.plan.Cluster.Issuer; strings.HasPrefix(issuer, "https://kubernetes.default.svc") || issuer != "" && !strings.HasPrefix(issuer, "https://") {
 		b.find("IMDS145", "the issuer "+issuer+" is not public: Entra cannot read its keys", "turn on the OIDC issuer: az aks update --enable-oidc-issuer")
+	} else if len(issuer) > maxIssuer {
+		b.find("IMDS145", fmt.Sprintf("the issuer has %d characters: a federated credential takes at most %d", len(issuer), maxIssuer), "choose a shorter --service-account-issuer of the API server")
 	}
 	if slices.ContainsFunc(b.policies.constraints, func(c constraint) bool { return strings.HasPrefix(c.Name, "azurepolicy-") }) {
 		b.find("IMDS139", "Azure Policy is active: deployment safeguards raise requests and limits below 100m CPU and 100Mi for each container of the sidecar, and AKS Automatic enforces baseline whatever the labels of a namespace say",

@@ -34,7 +34,7 @@ func (b *builder) findComponents() {
 // the component has scopes, with one of these names.
 func (b *builder) daprApps(o *survey.Object) []*survey.Workload {
 	scopes := texts(o.Body, "scopes")
-	return slices.DeleteFunc(b.AllWorkloads(), func(w *survey.Workload) bool {
+	return slices.DeleteFunc(slices.Clone(b.AllWorkloads()), func(w *survey.Workload) bool {
 		annotations := w.Template.Annotations
 		uses := w.Namespace == o.Namespace && annotations["dapr.io/enabled"] == "true"
 		return !uses || len(scopes) > 0 && !slices.Contains(scopes, annotations["dapr.io/app-id"])

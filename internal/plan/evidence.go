@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -26,6 +27,8 @@ type evidence struct {
 	authority string
 	instance  bool
 	tools     []string // codes of the tools that the images are of
+	// outdated has the versions of tools that have no workload identity yet, by code.
+	outdated map[string]string
 }
 
 // variables are the variables of one container. A value that is not known is empty.
@@ -35,7 +38,7 @@ func (v variables) has(name string) bool { _, set := v[name]; return set }
 
 // evidenceOf collects the signs in a workload's pod template.
 func (b *builder) evidenceOf(w *survey.Workload) evidence {
-	e := evidence{signs: slices.Clone(w.Signs), proxy: w.Live.Proxy, proxyImage: w.Live.Image, tokenFile: w.Live.TokenFile}
+	e := evidence{signs: slices.Clone(w.Signs), proxy: w.Live.Proxy, proxyImage: w.Live.Image, tokenFile: w.Live.TokenFile, outdated: map[string]string{}}
 	labelled := w.Template.Labels[inject.UseLabel] == "true"
 	for _, c := range slices.Concat(w.Template.Spec.InitContainers, w.Template.Spec.Containers) {
 		switch c.Name {
@@ -76,6 +79,9 @@ func (b *builder) container(e *evidence, w *survey.Workload, c corev1.Container,
 	e.instance = e.instance || slices.ContainsFunc(args, signs.NeedsInstance)
 	if code := signs.Image(c.Image); code != "" {
 		e.tools = append(e.tools, code)
+		if name, tag := signs.ImageVersion(c.Image); tools[code].image == name[strings.LastIndexByte(name, '/')+1:] && tools[code].outdated(tag) {
+			e.outdated[code] = tag
+		}
 	}
 }
 
@@ -104,8 +110,12 @@ func (b *builder) environment(namespace string, c corev1.Container) (variables, 
 	}
 	for _, e := range c.Env {
 		value := e.Value
-		if ref := e.ValueFrom; ref != nil && ref.ConfigMapKeyRef != nil {
+		switch ref := e.ValueFrom; {
+		case ref == nil:
+		case ref.ConfigMapKeyRef != nil:
 			value = b.config("ConfigMap", namespace, ref.ConfigMapKeyRef.Name)[ref.ConfigMapKeyRef.Key].Value
+		case ref.SecretKeyRef != nil:
+			value = b.config("Secret", namespace, ref.SecretKeyRef.Name)[ref.SecretKeyRef.Key].Value
 		}
 		env[e.Name] = value
 		found = append(found, signs.Env(e.Name, value)...)

@@ -59,13 +59,24 @@ func (b *builder) findObjects() {
 				continue
 			}
 			for _, p := range places(o.Body, strings.Split(r.where, ".")...) {
-				if value, ok := r.applies(p); ok {
+				if value, ok := r.applies(p); ok && !b.leftOut(o) {
 					b.addObject(r, o, p, value)
 				}
 			}
 		}
 	}
 	b.findComponents()
+	b.findSecrets()
+}
+
+// leftOut reports whether an object is not this plan's: one of the system, or one that an add-on manager
+// restores after a change.
+func (b *builder) leftOut(o *survey.Object) bool {
+	out := isManaged(o.Meta) || b.options.Namespace == "" && b.owned[o.Namespace]
+	if out {
+		b.plan.Cluster.Managed++
+	}
+	return out
 }
 
 // applies reports whether a mapping is configured for a managed identity.

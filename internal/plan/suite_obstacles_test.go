@@ -119,6 +119,8 @@ func TestCluster(t *testing.T) {
 		"ours":                       {plan.Options{}, docs(webhook("pods.imds-oidc-proxy.webhook")), "", "imds-oidc-proxy"},
 		"azwi's":                     {plan.Options{}, docs(webhook("mutation.azure-workload-identity.io")), "", "azure-workload-identity"},
 		"another":                    {plan.Options{}, docs(webhook("injector.example.test")), "IMDS146", ""},
+		"an issuer that is too long": {plan.Options{Issuer: "https://" + strings.Repeat("x", 593)}, docs(webhook("pods.imds-oidc-proxy.webhook")), "IMDS145", "imds-oidc-proxy"},
+		"the longest issuer":         {plan.Options{Issuer: "https://" + strings.Repeat("x", 592)}, docs(webhook("pods.imds-oidc-proxy.webhook")), "", "imds-oidc-proxy"},
 		"a private issuer":           {plan.Options{Issuer: "https://kubernetes.default.svc.cluster.local"}, docs(webhook("pods.imds-oidc-proxy.webhook")), "IMDS145", "imds-oidc-proxy"},
 		"Azure Policy":               {plan.Options{}, docs(webhook("pods.imds-oidc-proxy.webhook"), constraint("K8sAzureV3AllowedCapabilities", "caps", "enforcementAction: dryrun")), "IMDS134 IMDS139", "imds-oidc-proxy"},
 		"cluster-autoscaler by hand": {plan.Options{}, docs(webhook("pods.imds-oidc-proxy.webhook"), system("ca", "registry.k8s.io/autoscaling/cluster-autoscaler:v1", "env: [{name: ARM_USE_MANAGED_IDENTITY_EXTENSION, value: 'true'}]")), "IMDS213", "imds-oidc-proxy"},

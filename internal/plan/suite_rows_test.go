@@ -1,6 +1,7 @@
 package plan_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -160,6 +161,7 @@ func TestSigns(t *testing.T) {
 		{name: "a client ID", objects: docs(account("sa"), env("{name: AZURE_CLIENT_ID, value: "+client(4)+"}")), today: node, identity: "known " + client(4), step: "sidecar", redirect: "forward"},
 		{name: "a client ID: with a secret", objects: docs(account("sa"), env("{name: AZURE_CLIENT_ID, value: "+client(4)+"}, {name: AZURE_CLIENT_SECRET, valueFrom: {secretKeyRef: {name: s, key: k}}}")), today: plan.Unknown, identity: "none", step: "nothing"},
 		{name: "a client ID: from a ConfigMap", objects: docs(account("sa"), configMap, env("{name: AZURE_CLIENT_ID, valueFrom: {configMapKeyRef: {name: c, key: AZURE_CLIENT_ID}}}")), today: node, identity: "known " + client(4), step: "sidecar", redirect: "forward"},
+		{name: "a client ID: from a Secret", objects: docs(account("sa"), secretOf("s", "AZURE_CLIENT_ID: "+client(4)), env("{name: AZURE_CLIENT_ID, valueFrom: {secretKeyRef: {name: s, key: AZURE_CLIENT_ID}}}")), today: node, identity: "known " + client(4), step: "sidecar", redirect: "forward"},
 		{name: "envFrom", objects: docs(account("sa"), configMap, app{account: "sa", container: "envFrom: [{configMapRef: {name: c}}]"}), today: node, identity: "known " + client(4), step: "change", codes: "IMDS224"},
 		{name: "a variable", objects: docs(account("sa"), env("{name: USE_MSI, value: 'true'}")), today: node, identity: "unknown", step: "choose", codes: "IMDS108"},
 		{name: "a mounted file", objects: docs(account("sa"), configMap, app{account: "sa", pod: "volumes: [{name: c, configMap: {name: c, items: [{key: app.properties, path: p}]}}]"}), today: node, identity: "unknown", step: "choose", codes: "IMDS108"},
@@ -178,6 +180,10 @@ func TestSigns(t *testing.T) {
 		{name: "the account names another identity", objects: docs(annotated("sa", 8), env("{name: AZURE_CLIENT_ID, value: "+client(4)+"}")), today: node, identity: "known " + client(4), step: "choose", codes: "IMDS141"},
 	} {
 		r.check(t)
+	}
+	ignored := workload(t, planOf(t, plan.Options{Identities: []plan.Known{known(client(77) + "=" + client(1))}}, labelled(app{container: "env: [{name: AZCOPY_AUTO_LOGIN_TYPE, value: MSI}, {name: AZCOPY_MSI_OBJECT_ID, value: " + client(77) + "}]"})...), "ns deploy/app")
+	if i := slices.IndexFunc(ignored.Findings, func(f plan.Finding) bool { return f.Code == "IMDS143" }); i < 0 || !strings.Contains(ignored.Findings[i].Text, "which aad-pod-identity ignores") {
+		t.Errorf("an object ID, which aad-pod-identity ignores: %+v", ignored.Findings)
 	}
 	p := planOf(t, plan.Options{}, docs(account("sa"), env("{name: VAULT, value: 'https://shop.vault.azure.net'}"))...)
 	if w := workload(t, p, "ns deploy/app"); len(w.Hints) != 1 || w.Hints[0] != "VAULT" {

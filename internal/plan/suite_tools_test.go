@@ -21,6 +21,11 @@ func operator(name, image string, labels ...string) []string {
 		strings.Replace(account(name), "namespace: ns", "namespace: "+name+"-ns", 1))
 }
 
+// secretOf is a Secret with labels.
+func secretOf(name, data string, labels ...string) string {
+	return fmt.Sprintf("{apiVersion: v1, kind: Secret, metadata: {namespace: ns, name: %s, labels: {%s}}, stringData: {%s}}", name, strings.Join(labels, ", "), data)
+}
+
 // changesOf returns the changes of an object, such as spec.podIdentity.provider=azure-workload.
 func changesOf(o plan.Object) string {
 	var all []string
@@ -78,6 +83,10 @@ func TestObjects(t *testing.T) {
 			"spec.provider.azurekv.authType=WorkloadIdentity -spec.provider.azurekv.identityId", "IMDS203"},
 		{"External Secrets: of the cluster", strings.Replace(object(eso, "ClusterSecretStore", "c", "spec: {provider: {azurekv: {authType: ManagedIdentity, identityId: "+id+"}}}"), "namespace: ns, ", "", 1), nil, "known " + id, "external-secrets:c",
 			"spec.provider.azurekv.authType=WorkloadIdentity spec.provider.azurekv.serviceAccountRef.name=c spec.provider.azurekv.serviceAccountRef.namespace=external-secrets -spec.provider.azurekv.identityId", "IMDS203"},
+		{"Azure Service Operator: its settings", secretOf("aso-controller-settings", "AZURE_CLIENT_ID: "+id+", AZURE_TENANT_ID: x"), operator("aso", "mcr.microsoft.com/k8s/azureserviceoperator:v2.9.0"), "known " + id, "aso-ns:aso", "", "IMDS204"},
+		{"Azure Service Operator: the settings of a namespace", secretOf("aso-credential", "AZURE_CLIENT_ID: "+id), nil, "known " + id, "azureserviceoperator-system:azureserviceoperator-default", "", "IMDS204"},
+		{"Argo CD: a cluster", secretOf("prod", `config: '{"execProviderConfig": {"env": {"AAD_LOGIN_METHOD": "msi", "AZURE_CLIENT_ID": "`+id+`"}}}'`, "argocd.argoproj.io/secret-type: cluster"), nil, "known " + id, "ns:argocd-application-controller ns:argocd-server", "", "IMDS211"},
+		{"Argo CD: a cluster, without a client ID", secretOf("prod", `config: '{"execProviderConfig": {"env": {"AAD_LOGIN_METHOD": "msi"}}}'`, "argocd.argoproj.io/secret-type: cluster"), nil, "unknown", "ns:argocd-application-controller ns:argocd-server", "", "IMDS108 IMDS211"},
 		{"Flux: the controller", object(flux, "Bucket", "c", "spec: {provider: azure}"), nil, "unknown", "flux-system:source-controller", "", "IMDS108 IMDS205"},
 		{"Flux: images", object("image.toolkit.fluxcd.io/v1", "ImageRepository", "c", "spec: {provider: azure}"), operator("reflector", "ghcr.io/fluxcd/image-reflector-controller:v1"), "unknown", "reflector-ns:reflector", "", "IMDS108 IMDS205"},
 		{"Flux: an account", object(flux, "OCIRepository", "c", "spec: {provider: azure, serviceAccountName: puller}"), docs(annotated("puller", 3)), "known " + client(3), "ns:puller", "", "IMDS205"},
@@ -109,20 +118,29 @@ func TestObjects(t *testing.T) {
 			t.Errorf("%s:\ngot  %q\nwant %q", c.name, got, want)
 		}
 	}
+	if p := planOf(t, plan.Options{}, strings.Replace(object(keda, "TriggerAuthentication", "c", "spec: {podIdentity: {provider: azure}}"), "name: c}", "name: c, labels: {kubernetes.azure.com/managedby: aks}}", 1)); p.Cluster.Managed != 1 {
+		t.Errorf("an object of AKS is not counted: %+v", p.Cluster)
+	}
 	chosen := planOf(t, plan.Options{Choices: map[string][]azure.ClientID{"flux-system/source-controller": {azure.ClientID(id)}}}, object(flux, "Bucket", "c", "spec: {provider: azure}"))
 	if o := chosen.Objects[0]; picked(o.Identity) != "known "+id || codes(o.Findings) != "IMDS205" {
 		t.Errorf("a person chooses for an operator that was not found: %s, %v", picked(o.Identity), o.Findings)
 	}
 	for name, done := range map[string]string{
-		"KEDA":                            object(keda, "TriggerAuthentication", "c", "spec: {podIdentity: {provider: azure-workload}}"),
-		"CSI driver":                      object(csi, "SecretProviderClass", "c", "spec: {provider: azure, parameters: {usePodIdentity: 'false', clientID: "+id+"}}"),
-		"CSI driver, of another provider": object(csi, "SecretProviderClass", "c", "spec: {provider: vault, parameters: {usePodIdentity: 'true'}}"),
-		"External Secrets":                object(eso, "SecretStore", "c", "spec: {provider: {azurekv: {authType: WorkloadIdentity}}}"),
-		"Flux":                            object(flux, "Bucket", "c", "spec: {provider: aws}"),
-		"cert-manager":                    object("cert-manager.io/v1", "Issuer", "c", "spec: {acme: {solvers: [{dns01: {azureDNS: {clientID: x}}}]}}"),
+		"Azure Service Operator":                    secretOf("aso-controller-settings", "AZURE_CLIENT_ID: "+id+", USE_WORKLOAD_IDENTITY_AUTH: 'true'"),
+		"Azure Service Operator with a secret":      secretOf("aso-credential", "AZURE_CLIENT_ID: "+id+", AZURE_CLIENT_SECRET: x"),
+		"Argo CD":                                   secretOf("prod", `config: '{"execProviderConfig": {"env": {"AAD_LOGIN_METHOD": "workloadidentity"}}}'`, "argocd.argoproj.io/secret-type: cluster"),
+		"a Secret of another program":               secretOf("prod", `config: '{"execProviderConfig": {"env": {"AAD_LOGIN_METHOD": "msi"}}}'`),
+		"an object that an add-on manager restores": strings.Replace(object(keda, "TriggerAuthentication", "c", "spec: {podIdentity: {provider: azure, identityId: "+id+"}}"), "name: c}", "name: c, labels: {addonmanager.kubernetes.io/mode: Reconcile}}", 1),
+		"an object of kube-system":                  strings.Replace(object(csi, "SecretProviderClass", "c", "spec: {provider: azure, parameters: {usePodIdentity: 'true'}}"), "namespace: ns", "namespace: kube-system", 1) + "\n---\n" + namespace("kube-system"),
+		"KEDA":                                      object(keda, "TriggerAuthentication", "c", "spec: {podIdentity: {provider: azure-workload}}"),
+		"CSI driver":                                object(csi, "SecretProviderClass", "c", "spec: {provider: azure, parameters: {usePodIdentity: 'false', clientID: "+id+"}}"),
+		"CSI driver, of another provider":           object(csi, "SecretProviderClass", "c", "spec: {provider: vault, parameters: {usePodIdentity: 'true'}}"),
+		"External Secrets":                          object(eso, "SecretStore", "c", "spec: {provider: {azurekv: {authType: WorkloadIdentity}}}"),
+		"Flux":                                      object(flux, "Bucket", "c", "spec: {provider: aws}"),
+		"cert-manager":                              object("cert-manager.io/v1", "Issuer", "c", "spec: {acme: {solvers: [{dns01: {azureDNS: {clientID: x}}}]}}"),
 	} {
 		if p := planOf(t, plan.Options{}, done); len(p.Objects) != 0 {
-			t.Errorf("%s is changed already: got %v", name, p.Objects)
+			t.Errorf("%s: nothing is to be changed, got %v", name, p.Objects)
 		}
 	}
 }
@@ -157,6 +175,9 @@ func TestTools(t *testing.T) {
 		{name: "Azure Service Operator", objects: labelled(app{image: "mcr.microsoft.com/k8s/azureserviceoperator:v2.9.0"}), today: pod, identity: one, step: "change", codes: "IMDS204"},
 		{name: "cert-manager", objects: docs(operator("cm", "quay.io/jetstack/cert-manager-controller:v1.15.0"), object("cert-manager.io/v1", "Issuer", "c", "spec: {acme: {solvers: [{dns01: {azureDNS: {managedIdentity: {clientID: "+client(1)+"}}}}]}}")),
 			key: "cm-ns deploy/cm", today: node, identity: "known " + client(1), step: "direct", codes: "IMDS206"},
+		{name: "cert-manager before workload identity", objects: docs(operator("cm", "quay.io/jetstack/cert-manager-controller:v1.10.2"), object("cert-manager.io/v1", "Issuer", "c", "spec: {acme: {solvers: [{dns01: {azureDNS: {managedIdentity: {clientID: "+client(1)+"}}}}]}}")),
+			key: "cm-ns deploy/cm", today: node, identity: "known " + client(1), step: "sidecar", redirect: "forward", codes: "IMDS206"},
+		{name: "Velero, whose server has another version than its plugin", objects: labelled(app{image: "velero/velero:v1.7.0", pod: "initContainers: [{name: azure, image: 'velero/velero-plugin-for-microsoft-azure:v1.8.0'}]"}), today: pod, identity: one, step: "direct", codes: "IMDS209"},
 		{name: "Application Gateway", objects: labelled(app{container: "env: [{name: USE_MANAGED_IDENTITY_FOR_POD, value: 'true'}]"}), today: pod, identity: one, step: "change", codes: "IMDS208"},
 		{name: "Velero", objects: labelled(app{pod: "initContainers: [{name: azure, image: 'velero/velero-plugin-for-microsoft-azure:v1'}]"}), today: pod, identity: one, step: "direct", codes: "IMDS209"},
 		{name: "Dapr: one identity", objects: docs(account("sa"), dapr, component("a", 1, "app")), today: node, identity: "known " + client(1), step: "direct", codes: "IMDS210"},
@@ -170,6 +191,10 @@ func TestTools(t *testing.T) {
 		{name: "Azure CLI", objects: labelled(app{container: "command: [az, login, --identity]"}), today: pod, identity: one, step: "change", codes: "IMDS226"},
 	} {
 		r.check(t)
+	}
+	old := workload(t, planOf(t, plan.Options{}, docs(operator("keda", "ghcr.io/kedacore/keda:2.7.1", "aadpodidbinding: app"), identity("a", 1), binding("a", "app"), nmi())...), "keda-ns deploy/keda")
+	if !strings.Contains(old.Next.Text, "; version 2.7.1 has no workload identity: upgrade it to 2.8 or later first") {
+		t.Errorf("an old KEDA: got %q", old.Next.Text)
 	}
 	p := planOf(t, plan.Options{}, docs(operator("eso", "ghcr.io/external-secrets/external-secrets:v1"), object(eso, "SecretStore", "c", "spec: {provider: {azurekv: {authType: ManagedIdentity, identityId: "+client(1)+"}}}"))...)
 	if len(p.Credentials) != 1 || p.Credentials[0].Subject != "system:serviceaccount:ns:c" || len(p.Accounts) != 1 || p.Accounts[0].Name != "c" || !p.Accounts[0].New {

@@ -274,7 +274,7 @@ func (b *builder) toolFindings(w *Workload) {
 	for _, code := range slices.Concat(w.evidence.sources(), w.evidence.tools) {
 		if t, known := tools[code]; known && !found[code] {
 			found[code] = true
-			w.find(code, t.name+" requests the tokens", t.change)
+			w.find(code, t.name+" requests the tokens"+w.upgrade(code), t.change)
 		}
 	}
 }

@@ -205,6 +205,7 @@ func (s *Survey) Finish() {
 		w.Static = w.Static || p.static
 	}
 	s.pods = nil
+	s.index()
 	s.completeness()
 }
 
