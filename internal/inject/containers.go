@@ -76,6 +76,9 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 	if !s.redirect.forwards() {
 		env = append(env, corev1.EnvVar{Name: "PROXY_IMDS_PASSTHROUGH", Value: "off"})
 	}
+	if s.proxyProves() {
+		env = append(env, corev1.EnvVar{Name: requireRedirectEnv, Value: "true"})
+	}
 	env = append(env, s.instanceEnvs()...)
 	if s.servesAppService() {
 		env = append(env, podUID(appServiceHeaderEnv))
@@ -181,7 +184,7 @@ func (p *plan) ownParts() {
 // the redirect reaches the node's IMDS, and one that starts before the proxy gets no token.
 func (p *plan) ownContainers() {
 	var inits, others []corev1.Container
-	if p.settings.redirect != redirectNone {
+	if p.settings.hasInitContainer() {
 		inits = append(inits, p.settings.initContainer())
 	}
 	if p.settings.PostStart {
