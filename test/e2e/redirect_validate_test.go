@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -63,36 +64,36 @@ func TestValidate(t *testing.T) {
 // TestRequireRedirect: the proxy, which the redirect exempts, starts with --require-redirect if the
 // native rules are there, and otherwise exits before it serves. It sends nothing to the node's IMDS.
 func TestRequireRedirect(t *testing.T) {
-	for _, seal := range []bool{false, true} {
-		config := pod.Config{Backend: "native", ProxyArgs: []string{"--require-redirect"}}
-		if seal {
-			config.ProxyInitArgs, config.ProxyArgs = []string{"--seal"}, append(config.ProxyArgs, "--imds-passthrough=off")
-		}
-		p, ctx := startPod(t, config)
-		refused := func(when, want string, args ...string) {
-			t.Helper()
-			out, err := p.RunProxy(ctx, append(args, "--require-redirect", "--imds-passthrough=off")...)
-			exit, _ := errors.AsType[*exec.ExitError](err)
-			if exit == nil || exit.ExitCode() != 13 || !strings.Contains(out+err.Error(), "there is no redirect in this pod: the CNI plugin did not run on this node") || !strings.Contains(out+err.Error(), want) {
-				t.Errorf("%s: %v: %s; want exit code 13 and %q", when, err, out, want)
+	for name, seal := range map[string]bool{"forwarding": false, "sealed": true} {
+		t.Run(name, func(t *testing.T) {
+			config := pod.Config{ProxyArgs: []string{"--require-redirect"}}
+			if seal {
+				config.ProxyInitArgs, config.ProxyArgs = []string{"--seal"}, append(config.ProxyArgs, "--imds-passthrough=off")
 			}
-		}
-		refused("a redirect to another port", "another process answered", "--proxy-port=8001")
-		p.SignalProxy(syscall.SIGTERM)
-		if _, err := p.WaitProxy(ctx); err != nil {
-			t.Fatal(err)
-		}
-		clearRules(t)
-		refused("no rules", "connection refused")
-		if !seal {
-			continue
-		}
-		for _, backend := range iptablesBackends {
-			if out, err := p.RunProxyInit(ctx, "--backend="+backend); err != nil {
+			p, ctx := startPod(t, config)
+			refused := func(when, want string, args ...string) {
+				t.Helper()
+				out, err := p.RunProxy(ctx, append(args, "--require-redirect", "--imds-passthrough=off")...)
+				text := fmt.Sprint(out, err)
+				exit, _ := errors.AsType[*exec.ExitError](err)
+				if exit == nil || exit.ExitCode() != 13 || !strings.Contains(text, "there is no redirect in this pod: the CNI plugin did not run on this node") || !strings.Contains(text, want) {
+					t.Errorf("%s: %s; want exit code 13 and %q", when, text, want)
+				}
+			}
+			refused("a redirect to another port", "another process answered", "--proxy-port=8001")
+			if err := p.SignalProxy(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.WaitProxy(ctx); err != nil {
+				t.Fatal(err)
+			}
+			clearRules(t)
+			refused("no rules", "connection refused")
+			if out, err := p.RunProxyInit(ctx, "--backend=nft"); err != nil {
 				t.Fatal(err, out)
 			}
-			refused("the rules of "+backend, "connection refused")
-		}
-		checkDecoy(t, p)
+			refused("rules of iptables", "connection refused")
+			checkDecoy(t, p)
+		})
 	}
 }
