@@ -25,6 +25,9 @@ const (
 	// wireServer is the two endpoints of 168.63.129.16 with information about the node. Other
 	// ports must stay reachable: Azure's DNS server has the same address.
 	wireServer = "168.63.129.16:80,168.63.129.16:32526"
+
+	// backendLegacy is the backend of proxy-init that needs a capability besides NET_ADMIN.
+	backendLegacy = "legacy"
 )
 
 // probeCommand waits for the proxy. The kubelet has no timeout for a hook, and a pod that is deleted
@@ -137,9 +140,13 @@ func (s *settings) initContainer() corev1.Container {
 	if s.redirect.byCNI() {
 		return s.validator(withoutEmpty(env))
 	}
+	env = append(env, corev1.EnvVar{Name: "PROXY_BACKEND", Value: s.ProxyInitBackend})
 	security := restricted(0)
 	security.RunAsNonRoot = new(false)
 	security.Capabilities.Add = []corev1.Capability{"NET_ADMIN"}
+	if s.ProxyInitBackend == backendLegacy {
+		security.Capabilities.Add = append(security.Capabilities.Add, "NET_RAW")
+	}
 	return corev1.Container{
 		Name:            ProxyInitName,
 		Image:           s.ProxyInitImage,
