@@ -100,8 +100,8 @@ type Workload struct {
 	Manager string
 	// Static means that the kubelet reads the pod from a file.
 	Static bool
-	// Schedule is that of a CronJob.
-	Schedule string
+	// Schedule and TimeZone are those of a CronJob.
+	Schedule, TimeZone string
 	// Ended means that a Job has ended, so that it creates no pods any more.
 	Ended bool
 }

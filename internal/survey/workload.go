@@ -61,7 +61,7 @@ func (s *Survey) addWorkload(k Kind, h *header, text []byte) error {
 
 // addJob adds what a CronJob or Job says about its pods of the future.
 func (w *Workload) addJob(text []byte) {
-	w.Schedule = valueAt[string](text, "spec.schedule")
+	w.Schedule, w.TimeZone = valueAt[string](text, "spec.schedule"), valueAt[string](text, "spec.timeZone")
 	for _, c := range valueAt[[]batchv1.JobCondition](text, "status.conditions") {
 		if (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue {
 			w.Ended = true
