@@ -36,7 +36,7 @@ func sidecars() *report.Report {
 		},
 		Workloads: []report.Workload{
 			{
-				Namespace: "shop", Kind: "CronJob", Name: "invoice", Verdict: report.Unknown, Text: "no run is known: ask while one runs or after it, or set --prometheus", Codes: []string{"IMDS415"},
+				Namespace: "shop", Kind: "CronJob", Name: "invoice", Verdict: report.Unknown, Text: "no run is known: ask while one runs, or after it", Codes: []string{"IMDS415"},
 				PeriodSeconds: seconds(366 * day), PeriodOf: "cronjob/invoice", Clients: []report.Client{},
 			},
 			{

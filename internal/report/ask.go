@@ -51,6 +51,7 @@ type pod struct {
 	image                string
 	admin                string    // port, or empty
 	started, ended       time.Time // of the sidecar; ended is zero while it runs
+	restarted            bool      // so that what its container before has counted is lost
 	code, missing        string    // why the sidecar cannot be asked, or empty
 }
 
@@ -79,7 +80,10 @@ func newPod(p *corev1.Pod, owner survey.Ref) *pod {
 	found.image, found.admin = containers[i].Image, adminPort(containers[i])
 	statuses := slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses)
 	i = slices.IndexFunc(statuses, func(s corev1.ContainerStatus) bool { return s.Name == inject.ProxyName })
+	found.restarted = i >= 0 && statuses[i].RestartCount > 0
 	switch {
+	case i >= 0 && over && found.restarted:
+		found.code, found.missing = codeNoLog, "the sidecar was restarted, and only the log of its last container is kept"
 	case i >= 0 && over && statuses[i].State.Terminated != nil:
 		found.started, found.ended = statuses[i].State.Terminated.StartedAt.Time, statuses[i].State.Terminated.FinishedAt.Time
 	case over:

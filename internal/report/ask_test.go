@@ -116,13 +116,14 @@ func TestJobs(t *testing.T) {
 		period            time.Duration
 		want              string
 	}{
-		"nobody has asked":               {cron, owned, three, logBegins, 0, "waiting: nobody has asked for 2 days; wait until 35 days have passed"},
+		"nobody has asked":               {cron, owned, three, logBegins, 0, "waiting: nobody has asked for 2 days; wait until 35 days have passed, and keep so many runs (successfulJobsHistoryLimit), or set --period"},
 		"the period of a daily job":      {cron, owned, three, logBegins, day, "can go: nobody has asked for 2 days: the sidecar can go, if no job runs less often than every 24 hours"},
 		"a client has asked":             {cron, owned, three, logBegins + logCaller, day, "needed: go-azidentity 1.1.0: azidentity (Go) 1.3.0 or later"},
 		"a run is missing":               {cron, owned, ended(2) + "," + ended(0), logBegins, day, "can go: nobody has asked for 32 hours: the sidecar can go, if no job runs less often than every 24 hours"},
+		"a sidecar that was restarted":   {cron, owned, strings.ReplaceAll(three, `"name": "azwi-proxy", "state"`, `"name": "azwi-proxy", "restartCount": 1, "state"`), logBegins, day, "unknown: 3 of 3 pods were not asked"},
 		"a log without its beginning":    {cron, owned, three, logCaller, day, "unknown: 3 of 3 pods were not asked"},
 		"no right to read logs":          {cron, owned, three, apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("no")), day, "unknown: 3 of 3 pods were not asked"},
-		"no pod":                         {cron, "", "", nil, 0, "unknown: no run is known: ask while one runs or after it, or set --prometheus"},
+		"no pod":                         {cron, "", "", nil, 0, "unknown: no run is known: ask while one runs, or after it"},
 		"a Job newer than the survey":    {cron, "", three, logBegins + logCaller, 0, "needed: go-azidentity 1.1.0: azidentity (Go) 1.3.0 or later"},
 		"a Job that runs":                {"", job("once", "", ""), jobPod("once", "Running", time.Hour, 0), nil, 0, "waiting: nobody has asked for 60 minutes; wait until 35 days have passed"},
 		"a Job that has ended":           {"", job("once", "", complete), jobPod("once", "Succeeded", time.Hour, 0), logBegins, 0, "can go: the Job has ended, and has asked nothing"},

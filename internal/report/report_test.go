@@ -265,6 +265,36 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// TestRemedies: a failed exchange has the remedy, and the request that failed because of it the time. An
+// exchange that works again is no fault. A refused request names the identity.
+func TestRemedies(t *testing.T) {
+	log := strings.Join([]string{
+		`{"time":"2026-11-29T10:00:00Z","msg":"token exchange failed","client_id":"a","resource":"r","error":"no federated credential matches","aadsts":700213,"hint":"az identity federated-credential create"}`,
+		`{"time":"2026-11-29T10:00:01Z","msg":"request failed","client_id":"a","resource":"r","error":"no federated credential matches (AADSTS700213)"}`,
+		`{"time":"2026-11-29T10:01:00Z","msg":"token exchange failed","client_id":"b","resource":"r","error":"x","hint":"y"}`,
+		`{"time":"2026-11-29T10:02:00Z","msg":"token exchange works again","client_id":"b","resource":"r","failures":1}`,
+		`{"time":"2026-11-29T10:03:00Z","msg":"refused request","identity":"66666666-0000-4000-8000-000000000000","error":"Identity not found: object_id is not configured; see --identity"}`,
+		`{"time":"9999-12-31T23:59:59-23:00","msg":"refused request","error":"` + strings.Repeat("é\\u202e\\n", 10_000) + `","hint":"` + strings.Repeat("x", 10_000) + `"}`,
+	}, "\n")
+	a := cluster(sidecar("web", "aaaaa", 40*day, ""), "web")
+	a["/api/v1/namespaces/shop/pods/web-5d4f-aaaaa/log"] = log
+	r := run(t, a, &executor{answers: map[string]string{"web-5d4f-aaaaa": census() + metrics}}, nil)
+	faults := r.Workloads[0].Faults
+	if len(faults) != 3 || !slices.Equal(r.Workloads[0].Codes, []string{"IMDS416", "IMDS417"}) {
+		t.Fatalf("got %+v, %v", faults, r.Workloads[0].Codes)
+	}
+	at := func(minute, second int) time.Time { return time.Date(2026, 11, 29, 10, minute, second, 0, time.UTC) }
+	if want := (report.Fault{Pod: "web-5d4f-aaaaa", Time: at(0, 1), ClientID: "a", Resource: "r", AADSTS: 700213, Text: "no federated credential matches", Remedy: "az identity federated-credential create"}); faults[0] != want {
+		t.Errorf("got %+v, want %+v", faults[0], want)
+	}
+	if f := faults[1]; f.Identity != "66666666-0000-4000-8000-000000000000" || !f.Time.Equal(at(3, 0)) {
+		t.Errorf("got %+v", f)
+	}
+	if f := faults[2]; f.Time.After(now) || len(f.Text) > 620 || len(f.Remedy) > 620 || strings.ContainsAny(f.Text, "\u202e\n") {
+		t.Errorf("a hostile line: got %+v", f)
+	}
+}
+
 // prometheus answers the queries for clients, for the time with data, for the pods that are scraped now, and
 // for the times with data of any target, which reach back as long as given.
 func prometheus(t *testing.T, clients, since, current string, reach time.Duration) *report.Prometheus {

@@ -145,15 +145,10 @@ func (r *run) observe(w *Workload, answers []answer) {
 	usable := r.remember(m, w, answers)
 	now := r.config.Now
 	if schedule := parseSchedule(w.survey.Schedule, w.survey.TimeZone); schedule != nil {
-		runs := map[int64]bool{}
+		runs := map[int64]bool{} // not those of Prometheus: a run may ask after the last scrape
 		for _, a := range answers {
-			if a.reason == "" {
+			if a.reason == "" && !a.pod.restarted {
 				w.addRun(runs, a.pod.job)
-			}
-		}
-		if m != nil {
-			for _, name := range m.podsOf[w] {
-				w.addRun(runs, name.name)
 			}
 		}
 		w.observed = max(now.Sub(knownSince(schedule, runs, now)), 0)
@@ -179,10 +174,9 @@ func (r *run) observe(w *Workload, answers []answer) {
 	}
 }
 
-// addRun adds the run of a Job, or of a pod of one, whose name has the minute at which it was scheduled.
-func (w *Workload) addRun(runs map[int64]bool, name string) {
-	rest, found := strings.CutPrefix(name, w.survey.Name+"-")
-	digits, _, _ := strings.Cut(rest, "-")
+// addRun adds the run of a Job, whose name has the minute at which it was scheduled.
+func (w *Workload) addRun(runs map[int64]bool, job string) {
+	digits, found := strings.CutPrefix(job, w.survey.Name+"-")
 	if minute, err := strconv.ParseInt(digits, 10, 64); found && err == nil && minute > 0 && minute < 1<<33 {
 		runs[minute] = true
 	}
@@ -277,13 +271,16 @@ func (r *run) judge(w *Workload) {
 	case w.survey.Ended:
 		w.Verdict, w.Text = CanGo, "the Job has ended, and has asked nothing"
 	case w.observed == 0 && w.survey.Schedule != "":
-		w.Verdict, w.Text = Unknown, "no run is known: ask while one runs or after it, or set --prometheus"
+		w.Verdict, w.Text = Unknown, "no run is known: ask while one runs, or after it"
 		w.code(codeNoPod)
 	case w.observed == 0 && w.Pods == 0:
 		w.Verdict, w.Text = Unknown, "no pod runs: ask again while one does, or set --prometheus"
 		w.code(codeNoPod)
 	case w.observed < w.period:
 		w.Verdict, w.Text = Waiting, "nobody has asked for "+Days(w.observed)+"; wait until "+period+" have passed"
+		if w.survey.Schedule != "" {
+			w.Text += ", and keep so many runs (successfulJobsHistoryLimit), or set --period"
+		}
 		w.CanGoFrom = r.config.Now.Add(w.period - w.observed).UTC().Truncate(time.Second)
 		w.code(codeTooShort)
 	default:
