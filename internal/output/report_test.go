@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/csv"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -150,6 +154,75 @@ func textOf(node *html.Node) string {
 		}
 	}
 	return text
+}
+
+// TestHostileReport: no text of a report becomes an element or an attribute of the page, a link or an image in
+// Markdown, or a formula in a spreadsheet.
+func TestHostileReport(t *testing.T) {
+	for _, hostile := range []string{
+		`"><script>alert(1)</script><img src=x onerror=alert(1)>`, `' onmouseover='alert(1)`, `</style><style>body{display:none}</style>`, `]]><!--`, `javascript:alert(1)`,
+		`![x](https://evil.test/x.png)`, "`x` | y\n# z", `=HYPERLINK("https://evil.test")`,
+	} {
+		r := sidecars()
+		setStrings(reflect.ValueOf(r).Elem(), hostile)
+		var page, markdown, table bytes.Buffer
+		if err := errors.Join(output.WriteReport(&page, r, "html"), output.WriteReport(&markdown, r, "markdown"), output.WriteReport(&table, r, "csv")); err != nil {
+			t.Fatal(err)
+		}
+		root, err := html.Parse(&page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for node := range root.Descendants() {
+			if node.Type == html.CommentNode || node.Type == html.ElementNode && slices.Contains([]string{"script", "img", "a", "iframe"}, node.Data) {
+				t.Errorf("%s: the page has <%s>", hostile, node.Data)
+			}
+			for _, a := range node.Attr {
+				if strings.HasPrefix(a.Key, "on") || a.Key == "style" {
+					t.Errorf("%s: the page has the attribute %s", hostile, a.Key)
+				}
+			}
+		}
+		if text := markdown.String(); strings.Contains(text, "![x]") || strings.Contains(text, "\n# z") || strings.Contains(text, "<script>") || strings.Contains(text, "`x`") {
+			t.Errorf("%s: got the Markdown %s", hostile, text)
+		}
+		rows, err := csv.NewReader(&table).ReadAll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, cell := range slices.Concat(rows...) {
+			if strings.HasPrefix(cell, "=") {
+				t.Errorf("%s: got the cell %s", hostile, cell)
+			}
+		}
+	}
+}
+
+// setStrings sets all texts in a value, also in lists and in the keys of maps.
+func setStrings(v reflect.Value, text string) {
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(text)
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[time.Time]() {
+			return
+		}
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				setStrings(v.Field(i), text)
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			setStrings(v.Index(i), text)
+		}
+	case reflect.Map:
+		if v.Len() > 0 {
+			clear := reflect.MakeMap(v.Type())
+			clear.SetMapIndex(reflect.ValueOf(text), reflect.ValueOf(int64(1)))
+			v.Set(clear)
+		}
+	}
 }
 
 // TestReportLists: a terminal gets a part of long lists, and wide all.
