@@ -50,7 +50,7 @@ dev: build ## keep the demo running, with a shell inside for curl
 	@go run ./test/demo --shell $(DEMO)
 
 # Unpacked and not installed: Debian's package would start Prometheus.
-NEED_PROMTOOL := command -v promtool >/dev/null || tools/debs .cache/prometheus prometheus
+NEED_PROMETHEUS := command -v promtool >/dev/null && command -v prometheus >/dev/null || tools/debs .cache/prometheus prometheus
 
 .PHONY: attack
 attack: ## measure what a hostile container can do to the others of its pod (root; part of test)
@@ -67,7 +67,7 @@ test: ## run all tests but test-images, test-chart, test-kernel, test-apiserver 
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m $$(go list ./... | grep -v /test/attack)
 	@# Separately: other tests on the same cores would change the waiting times that it measures.
 	@$(MAKE) --no-print-directory attack
-	@$(NEED_PROMTOOL)
+	@$(NEED_PROMETHEUS)
 	cd test/deploy/manifests && go test -count=1 ./... # Go's test cache does not notice changes outside of this module
 
 # FUZZTIME is the time for each fuzz target: 20 seconds in CI, a minute nightly, an hour by hand (FUZZTIME=1h).
@@ -141,6 +141,7 @@ test-kernel: ## test proxy-init on Debian's kernel without modules of nftables, 
 test-apiserver: ## test with a real Kubernetes API server and etcd (root, for namespaces)
 	@tools/need ip
 	@tools/kubernetes >/dev/null # here, since go test would not show its messages before the end
+	@$(NEED_PROMETHEUS)
 	cd test/cluster && go test -count=1 -timeout 30m ./apiserver
 
 .PHONY: test-cluster

@@ -103,6 +103,10 @@ type Workload struct {
 	Manager string
 	// Static means that the kubelet reads the pod from a file.
 	Static bool
+	// Schedule and TimeZone are those of a CronJob.
+	Schedule, TimeZone string
+	// Ended means that a Job has ended, so that it creates no pods any more.
+	Ended bool
 }
 
 // Injected is what webhooks have added to running pods.
