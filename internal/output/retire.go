@@ -56,7 +56,7 @@ func retireText(w io.Writer, r *retire.Retirement) error {
 	} else {
 		l.add("%s, in this order. The commands of a step may run when all its checks succeed.", number(len(r.Steps), "step", "steps"))
 	}
-	for _, v := range variables(r) {
+	for _, v := range variables(r.Steps) {
 		l.add("%s is %s.", v, retire.Variables[v])
 	}
 	for i, s := range r.Steps {
@@ -105,11 +105,11 @@ func stays(r *retire.Retirement) []string {
 	return texts
 }
 
-// variables returns the shell variables that the commands use.
-func variables(r *retire.Retirement) []string {
+// variables returns the shell variables that the commands of steps use.
+func variables(steps []retire.Step) []string {
 	var used []string
 	for _, name := range sortedKeys(retire.Variables) {
-		if slices.ContainsFunc(r.Steps, func(s retire.Step) bool {
+		if slices.ContainsFunc(steps, func(s retire.Step) bool {
 			return slices.ContainsFunc(s.Commands, func(c string) bool { return strings.Contains(c, `"$`+name+`"`) })
 		}) {
 			used = append(used, name)
@@ -135,7 +135,8 @@ func retireShell(w io.Writer, r *retire.Retirement) error {
 	}
 	l.add("set -eu")
 	l.add(`stop() { echo "stopped: $1" >&2; exit 1; }`)
-	for _, v := range variables(r) {
+	byProgram := slices.DeleteFunc(slices.Clone(r.Steps), func(s retire.Step) bool { return s.ByHand != "" })
+	for _, v := range variables(byProgram) {
 		l.add(`: "${%s:?must be %s}"`, v, retire.Variables[v])
 	}
 	for i, s := range r.Steps {

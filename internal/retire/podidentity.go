@@ -31,10 +31,10 @@ const inCluster = ` --resource-group "$CLUSTER_RESOURCE_GROUP" --cluster-name "$
 // Variables are the shell variables that the commands for Azure use, with what each of them is.
 var Variables = map[string]string{"CLUSTER": "the name of the cluster in Azure", "CLUSTER_RESOURCE_GROUP": "its resource group"}
 
-// search finds aad-pod-identity in manifests, charts and pipelines (row A16).
+// search finds aad-pod-identity in manifests, charts and pipelines.
 const search = `git grep -nE 'aad-pod-identity|aadpodid|AzureIdentity|AzureAssignedIdentity|AzurePodIdentityException|pod-identity|podIdentityProfile|pod_identity_profile|enable-pod-identity|usePodIdentity|podIdentity\.activeDirectory'`
 
-// podIdentity adds the steps for aad-pod-identity (rows A14 and A15): bindings, the wait until the identities
+// podIdentity adds the steps for aad-pod-identity: bindings, the wait until the identities
 // are not assigned any more, identities, exceptions, the installation, and what it leaves behind. The
 // installation goes only when nothing uses it.
 func (b *builder) podIdentity() {
@@ -179,7 +179,7 @@ func (r *removal) silent() []Check {
 		Failed: "aad-pod-identity has given a token in the last hour: its log names the pod"}}
 }
 
-// helm says that an object comes from the chart of aad-pod-identity (row A12).
+// helm says that an object comes from the chart of aad-pod-identity.
 func (r *removal) helm(o *survey.Object) string {
 	if release := o.Annotations["meta.helm.sh/release-name"]; release != "" {
 		return printable("it is of the Helm release " + release + ": remove it from the values azureIdentities, or the next upgrade makes it again")
@@ -211,7 +211,7 @@ func (r *removal) identities() {
 	}
 }
 
-// deleteAdded deletes an identity of AKS's add-on, with its binding (row A15).
+// deleteAdded deletes an identity of AKS's add-on, with its binding.
 func (r *removal) deleteAdded(s *Step, o *survey.Object) {
 	for _, binding := range r.All(podIdentityGroup, bindingKind) {
 		if identityOf(binding) == o.Ref {
@@ -329,7 +329,7 @@ func (r *removal) open() string {
 	return fmt.Sprintf("without it, pods without a sidecar reach the node's IMDS, also those of the workloads whose requests it refuses (%d): az aks update --enable-imds-restriction keeps them from it", n)
 }
 
-// finalizers removes those of AzureAssignedIdentities that MIC has left behind (row A8).
+// finalizers removes those of AzureAssignedIdentities that MIC has left behind.
 func (r *removal) finalizers() {
 	for _, o := range r.All(podIdentityGroup, assignedKind) {
 		if !valid(o.Namespace, o.Name) {

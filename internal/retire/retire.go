@@ -223,6 +223,9 @@ func (b *builder) verdict(w *plan.Workload) (reason string, canGo bool) {
 // aad-pod-identity.
 func (b *builder) removeSidecar(w *plan.Workload, reason string) {
 	s := Step{Title: "remove the sidecar of " + w.Namespace + " " + w.Key(), Reason: printable(reason)}
+	if i := b.plan.Cluster.PodIdentity; i == nil || !i.Running {
+		s.Reason += ". Without the redirect its pods reach the node's IMDS: remove the identities from the nodes first, or restrict it (docs/migration.md, step 9)"
+	}
 	label := b.removable(w)
 	if label {
 		s.Title += ", and the label " + bindingLabel
