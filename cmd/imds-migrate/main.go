@@ -61,6 +61,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) > 0 && slices.Contains(clusterCommands, args[0]) {
 		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer cancel()
+		context.AfterFunc(ctx, cancel) // a second signal ends the program at once
 		return runCluster(ctx, args[0], args[1:], stdin, stdout, stderr)
 	}
 	o, err := parse(args, stdout)

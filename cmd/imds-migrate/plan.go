@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -57,6 +58,9 @@ func (o *planOptions) makePlan(ctx context.Context, stdin io.Reader, stderr io.W
 		progress := newProgress(stderr)
 		o.countInAzure(ctx, p, progress)
 		progress.end()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		p = plan.New(s, o.plan)
 	}
 	if p.Cluster.Issuer == "" && output.CreatesCredentials(o.output.Format) {
@@ -72,7 +76,7 @@ func (o *planOptions) read(ctx context.Context, stdin io.Reader, stderr io.Write
 	s := survey.New(o.survey)
 	var err error
 	if len(o.files) > 0 {
-		err = o.readFiles(s, stdin)
+		err = o.waitFor(ctx, progress, func() error { return o.readFiles(s, stdin) })
 	} else {
 		err = o.readCluster(ctx, s, progress)
 	}
@@ -84,6 +88,24 @@ func (o *planOptions) read(ctx context.Context, stdin io.Reader, stderr io.Write
 		return nil, fmt.Errorf("%s: no pod and no workload in it (%d objects of other kinds): export them with kubectl get pods,deployments,… --all-namespaces --output=yaml", strings.Join(o.files, ", "), s.Ignored)
 	}
 	return s, nil
+}
+
+// waitFor runs read, which ends with the program if the context is cancelled: a read of standard input cannot
+// be interrupted.
+func (o *planOptions) waitFor(ctx context.Context, progress *progress, read func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- read() }()
+	late := time.After(quiet)
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-late:
+			progress.show(strings.Join(o.files, ", "))
+		}
+	}
 }
 
 // readFiles reads the objects in files.

@@ -75,10 +75,15 @@ func retireText(w io.Writer, r *retire.Retirement) error {
 			l.add("   by hand: %s", s.ByHand)
 		}
 	}
-	l.section("Stays:", stays(r))
-	l.section("Not read:", r.NotRead)
+	all := []section{{"Stays", stays(r)}, {"Not read", r.NotRead}}
 	if r.Search != "" {
-		l.section("aad-pod-identity in your repositories:", []string{r.Search})
+		all = append(all, section{"aad-pod-identity in your repositories", []string{r.Search}})
+	}
+	for _, s := range filled(all) {
+		l.add("\n%s:", s.Title)
+		for _, item := range s.Items {
+			l.add("  %s", item)
+		}
 	}
 	l.add("")
 	l.add("Nothing was changed: imds-migrate retire only prints commands.")

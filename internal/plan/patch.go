@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/internal/survey"
 )
 
 // Patch is the changes of one object.
@@ -54,15 +55,15 @@ func (p *Plan) Patches() (patches []Patch, skipped []string) {
 // merged joins the patches of one object.
 func merged(patches []Patch) []Patch {
 	var all []Patch
+	places := map[survey.Ref]int{}
 	for _, p := range patches {
-		i := slices.IndexFunc(all, func(x Patch) bool {
-			return x.Group == p.Group && x.Kind == p.Kind && x.Namespace == p.Namespace && x.Name == p.Name
-		})
-		if i < 0 {
-			all = append(all, p)
-		} else {
+		ref := survey.Ref{Group: p.Group, Kind: p.Kind, Namespace: p.Namespace, Name: p.Name}
+		if i, known := places[ref]; known {
 			all[i].Changes = append(all[i].Changes, p.Changes...)
+			continue
 		}
+		places[ref] = len(all)
+		all = append(all, p)
 	}
 	return all
 }

@@ -32,7 +32,7 @@ type PodIdentity struct {
 	Assigned       int  `json:"assigned"`
 }
 
-// podIdentity answers which identity aad-pod-identity gives a pod (rows A1 to A12).
+// podIdentity answers which identity aad-pod-identity gives a pod.
 type podIdentity struct {
 	*PodIdentity // nil: it is not installed
 	identities   map[string]podAzureIdentity
@@ -47,7 +47,7 @@ type exception struct {
 	labels map[string]string
 }
 
-// podAzureIdentity is an AzureIdentity (rows A2, A3).
+// podAzureIdentity is an AzureIdentity.
 type podAzureIdentity struct {
 	survey.Ref
 	kind       int64
@@ -66,13 +66,13 @@ const (
 	withCert     = 2
 )
 
-// binding is an AzureIdentityBinding (row A4).
+// binding is an AzureIdentityBinding.
 type binding struct {
 	survey.Ref
 	identity, selector string
 }
 
-// assigned is an AzureAssignedIdentity (row A8).
+// assigned is an AzureAssignedIdentity.
 type assigned struct{ namespace, pod, identity, status string }
 
 func newPodIdentity(s *survey.Survey) *podIdentity {
@@ -105,7 +105,7 @@ func azureIdentity(o *survey.Object) podAzureIdentity {
 	}
 }
 
-// install finds the daemon NMI and its settings (rows A6, A11 to A13).
+// install finds the daemon NMI and its settings.
 func (p *podIdentity) install(s *survey.Survey) {
 	for _, w := range s.AllWorkloads() {
 		if w.Kind != "DaemonSet" || !isNMI(w) {
@@ -175,7 +175,7 @@ func (p *podIdentity) match(w *survey.Workload) podMatch {
 	m := podMatch{}
 	m.label, m.labelled = w.Template.Labels[bindingLabel]
 	if p.PodIdentity == nil || !p.Running || w.Template.Spec.HostNetwork || isWindows(w) {
-		return m // NMI never sees the requests (row A10)
+		return m // NMI never sees the requests
 	}
 	if pair := p.exception(w); pair != "" {
 		m.excepted = true
@@ -214,7 +214,7 @@ func (p *podIdentity) match(w *survey.Workload) podMatch {
 // limited reports whether an identity is for pods of its own namespace only.
 func (p *podIdentity) limited(i podAzureIdentity) bool { return p.Namespaced || i.namespaced }
 
-// matches compares a pod's label with a binding's selector (row A5). In managed mode an empty selector
+// matches compares a pod's label with a binding's selector. In managed mode an empty selector
 // matches pods without the label.
 func (p *podIdentity) matches(b binding, w *survey.Workload, m podMatch) bool {
 	if p.Mode == "managed" {
@@ -223,7 +223,7 @@ func (p *podIdentity) matches(b binding, w *survey.Workload, m podMatch) bool {
 	return m.label != "" && b.selector == m.label
 }
 
-// exception returns the label with which an exception matches (row A9): one equal pair is enough, and
+// exception returns the label with which an exception matches: one equal pair is enough, and
 // values are compared without case.
 func (p *podIdentity) exception(w *survey.Workload) string {
 	for _, e := range p.exceptions[w.Namespace] {
@@ -243,7 +243,7 @@ func (e exception) matches(w *survey.Workload) string {
 	return ""
 }
 
-// check returns findings about an AzureIdentity (rows A2, A3).
+// check returns findings about an AzureIdentity.
 func (i podAzureIdentity) check() []Finding {
 	name := "AzureIdentity " + i.Namespace + "/" + i.Name
 	if _, err := azure.ParseClientID(i.clientID); err != nil {

@@ -109,7 +109,7 @@ func (w *Workload) Removal(label, sidecar bool) (patch Patch, reason string) {
 // NeedsPodIdentity reports whether an object works with aad-pod-identity only: a SecretProviderClass or a
 // TriggerAuthentication that names it.
 func (o *Object) NeedsPodIdentity() bool {
-	return o.rule.row == "C1" || o.rule.row == "C2" && strings.Contains(o.Field, "usePodIdentity")
+	return o.rule.code == "IMDS201" || o.rule.code == "IMDS202" && strings.Contains(o.Field, "usePodIdentity")
 }
 
 // UsedBy reports whether the pods of a workload mount the object.

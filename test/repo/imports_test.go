@@ -65,6 +65,7 @@ var exclusive = map[string]string{
 	"github.com/google/nftables":                                 "internal/netrules",
 	"github.com/mdlayher/netlink":                                "internal/netrules",
 	"github.com/go-chi/chi":                                      "cmd/proxy",
+	"github.com/robfig/cron":                                     "internal/report",
 	"go.yaml.in/yaml":                                            "internal/manifest",
 }
 
