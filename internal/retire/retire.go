@@ -47,6 +47,8 @@ type Retirement struct {
 	Stays []Stay `json:"stays"`
 	// NotRead are the kinds and objects that matter here and that could not be read.
 	NotRead []string `json:"notRead"`
+	// None are kinds with pods that the files do not contain: if the cluster has some, they must be exported too.
+	None []string `json:"noneFound"`
 	// Search is a command that finds what is left in repositories. It is empty without aad-pod-identity.
 	Search string `json:"search,omitempty"`
 }
@@ -110,7 +112,7 @@ type observed struct{ namespace, kind, name string }
 func New(s *survey.Survey, p *plan.Plan, options Options) (*Retirement, error) {
 	b := &builder{Survey: s, plan: p, options: options, uses: p.Uses(), planned: map[survey.Ref]*plan.Workload{}, observed: map[observed]*report.Workload{},
 		mounting: map[survey.Ref]string{}, kept: map[survey.Ref]bool{}, unlabelled: map[survey.Ref]bool{}, out: &Retirement{
-			Schema: schema, Cluster: p.Cluster.Name, Steps: []Step{}, Stays: []Stay{}, NotRead: []string{},
+			Schema: schema, Cluster: p.Cluster.Name, Steps: []Step{}, Stays: []Stay{}, NotRead: []string{}, None: []string{},
 		}}
 	if err := b.checkReport(); err != nil {
 		return nil, err
@@ -177,7 +179,26 @@ func (b *builder) notRead() {
 			b.out.NotRead = append(b.out.NotRead, u.What+": "+u.Why)
 		}
 	}
+	b.missing()
 	slices.Sort(b.out.NotRead)
+}
+
+// missing finds the kinds with pods that files do not contain. Every cluster has Deployments and DaemonSets, so
+// these were not exported, and nothing says whether aad-pod-identity runs. Of the others, there may be none.
+func (b *builder) missing() {
+	if b.Live || b.options.Namespace != "" { // then aad-pod-identity stays in any case
+		return
+	}
+	for _, name := range []string{"deployments.apps", "daemonsets.apps"} {
+		if b.Found[name] == 0 {
+			b.out.NotRead = append(b.out.NotRead, name+": the files contain none: add them with kubectl get "+name+" --all-namespaces --output=yaml")
+		}
+	}
+	for _, name := range []string{"statefulsets.apps", "cronjobs.batch", "jobs.batch"} {
+		if b.Found[name] == 0 {
+			b.out.None = append(b.out.None, name)
+		}
+	}
 }
 
 func (b *builder) step(s Step) {

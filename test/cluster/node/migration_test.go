@@ -306,6 +306,7 @@ func (m *journey) retire() {
 	if output, code := m.run("kubectl imds-migrate retire --report=report.json --output=sh > retire.sh"); code != 3 {
 		m.t.Fatalf("retire: exit code %d, %s", code, output)
 	}
+	m.checkComponent()
 	script, err := os.ReadFile(filepath.Join(m.dir, "retire.sh"))
 	if err != nil {
 		m.t.Fatal(err)
@@ -314,6 +315,21 @@ func (m *journey) retire() {
 	m.say("\n%s", m.must("sh retire.sh"))
 	// Without its daemon, aad-pod-identity answers nobody.
 	running.Decoy.InterceptTokens(nil)
+}
+
+// checkComponent checks that the same changes of manifests, as a kustomize component, remove what plan has added, and
+// the label of aad-pod-identity.
+func (m *journey) checkComponent() {
+	m.write("after/manifests.yaml", m.manifests(), 0o644)
+	m.write("after/kustomization.yaml", "resources: [manifests.yaml]\ncomponents: [../changes, ../removals]\n", 0o644)
+	m.write("removals/kustomization.yaml", "", 0o644)
+	m.run("kubectl imds-migrate retire --report=report.json --output=patch > removals/kustomization.yaml")
+	manifests := m.must("kubectl kustomize after")
+	for text, want := range map[string]int{"aadpodidbinding": 0, "inject-proxy-sidecar": 0, "azure.workload.identity/use": 3, "azure.workload.identity/client-id": 3} {
+		if got := strings.Count(manifests, text); got != want {
+			m.t.Errorf("the manifests have %d times %s, want %d:\n%s", got, text, want, manifests)
+		}
+	}
 }
 
 // finished checks what is left in the cluster.
