@@ -60,7 +60,7 @@ func TestMain(m *testing.M) {
 			}
 		}
 		// One client in two images, whose SDK is upgraded from one to the other, and the daemon of
-		// aad-pod-identity, which does nothing: the test answers in its place.
+		// aad-pod-identity, which only writes a log: the test answers in its place.
 		for image, build := range map[string][]string{oldSDK: {"-modfile=v1.0.0.mod", "."}, newSDK: {"./workload"}} {
 			if err := cluster.BuildImage(dir, image, "client", clientModule, build...); err != nil {
 				return nil, err
@@ -69,7 +69,7 @@ func TestMain(m *testing.M) {
 				return nil, err
 			}
 		}
-		if err := cluster.BuildImage(dir, "nmi", "nmi", "..", "./pause"); err != nil {
+		if err := cluster.BuildImage(dir, "nmi", "nmi", "..", "./node/nmi"); err != nil {
 			return nil, err
 		}
 		// Another version of the CNI plugin, for upgrades.

@@ -290,12 +290,11 @@ func (m *journey) upgrade() {
 	m.rollout()
 }
 
-// retire runs the script of imds-migrate retire when nobody asks the sidecars any more.
+// retire runs the script of imds-migrate retire when nobody asks the sidecars any more. It stops while the log of NMI
+// has tokens of the last hour, and continues where it has stopped.
 func (m *journey) retire() {
-	output := ""
 	err := cluster.Wait(m.ctx, func(context.Context) error { // the period has to pass
-		var code int
-		if output, code = m.run("kubectl imds-migrate report --namespace=$NAMESPACE --period=2s --output=json > report.json"); code != 0 {
+		if output, code := m.run("kubectl imds-migrate report --namespace=$NAMESPACE --period=2s --output=json > report.json"); code != 0 {
 			return fmt.Errorf("report: exit code %d, %s", code, output)
 		}
 		return nil
@@ -312,6 +311,14 @@ func (m *journey) retire() {
 		m.t.Fatal(err)
 	}
 	m.say("retire.sh:\n%s", script)
+	output, code := m.run("sh retire.sh")
+	m.say("\n%s", output)
+	if code != 1 || !strings.Contains(output, "stopped: step 4: aad-pod-identity has given a token in the last hour: its log names the pod\n") {
+		m.t.Fatalf("exit code %d: the log of NMI has a token", code)
+	}
+	m.must("kubectl get azureidentitybindings --namespace=$NAMESPACE " + migrated[0].name + "-binding")
+	// In place of an hour, its log begins again.
+	m.must("kubectl --namespace=" + podIdentityNamespace + " delete pod --selector=app=nmi && kubectl --namespace=" + podIdentityNamespace + " rollout status daemonset/nmi --timeout=1m")
 	m.say("\n%s", m.must("sh retire.sh"))
 	// Without its daemon, aad-pod-identity answers nobody.
 	running.Decoy.InterceptTokens(nil)

@@ -209,9 +209,25 @@ func (p *podIdentity) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusNotFound)
 		return
 	}
+	p.log(r.Context(), clientID)
 	expires := time.Now().Add(time.Hour).Unix()
 	_ = json.NewEncoder(w).Encode(map[string]string{"access_token": nmiToken(clientID), "expires_in": "3600", "expires_on": fmt.Sprint(expires),
 		"not_before": "0", "resource": r.URL.Query().Get("resource"), "token_type": "Bearer"})
+}
+
+// log writes to the log of NMI's daemon that a pod got a token.
+func (p *podIdentity) log(ctx context.Context, clientID string) {
+	line := strings.NewReader("matched identityType:0 clientid:" + clientID)
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://127.0.0.1:2579/", line)
+	if err == nil {
+		var answer *http.Response
+		if answer, err = http.DefaultClient.Do(request); err == nil {
+			answer.Body.Close()
+		}
+	}
+	if err != nil {
+		p.t.Errorf("the log of NMI: %v", err)
+	}
 }
 
 func (p *podIdentity) identityOf(ctx context.Context, address string) (clientID string, err error) {
