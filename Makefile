@@ -50,7 +50,7 @@ dev: build ## keep the demo running, with a shell inside for curl
 	@go run ./test/demo --shell $(DEMO)
 
 # Unpacked and not installed: Debian's package would start Prometheus.
-NEED_PROMTOOL := command -v promtool >/dev/null || tools/debs .cache/prometheus prometheus
+NEED_PROMETHEUS := command -v promtool >/dev/null && command -v prometheus >/dev/null || tools/debs .cache/prometheus prometheus
 
 .PHONY: attack
 attack: ## measure what a hostile container can do to the others of its pod (root; part of test)
@@ -67,7 +67,7 @@ test: ## run all tests but test-images, test-chart, test-kernel, test-apiserver 
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m $$(go list ./... | grep -v /test/attack)
 	@# Separately: other tests on the same cores would change the waiting times that it measures.
 	@$(MAKE) --no-print-directory attack
-	@$(NEED_PROMTOOL)
+	@$(NEED_PROMETHEUS)
 	cd test/deploy/manifests && go test -count=1 ./... # Go's test cache does not notice changes outside of this module
 
 # FUZZTIME is the time for each fuzz target: 20 seconds in CI, a minute nightly, an hour by hand (FUZZTIME=1h).
@@ -141,6 +141,7 @@ test-kernel: ## test proxy-init on Debian's kernel without modules of nftables, 
 test-apiserver: ## test with a real Kubernetes API server and etcd (root, for namespaces)
 	@tools/need ip
 	@tools/kubernetes >/dev/null # here, since go test would not show its messages before the end
+	@$(NEED_PROMETHEUS)
 	cd test/cluster && go test -count=1 -timeout 30m ./apiserver
 
 .PHONY: test-cluster
@@ -166,6 +167,12 @@ bench-pod: ## measure what injection costs the start of a pod, on the node of te
 	@tools/kubernetes >/dev/null # here, since go run would not show its messages before the end
 	cd test/cluster && nice -n -15 go run ./podstart -n $(PODS) # other work on the machine would change the times
 
+.PHONY: bench-plan
+bench-plan: ## measure imds-migrate plan with 5,000 workloads on the API server of test-apiserver, about 10 minutes (root)
+	@tools/need ip
+	@tools/kubernetes >/dev/null # here, since go run would not show its messages before the end
+	cd test/cluster && go run ./planscale
+
 .PHONY: compat
 compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family, ONLY=python/msal: one library)
 	@go run ./test/compat --only="$(ONLY)"
@@ -173,18 +180,20 @@ compat: ## run real clients, old and new, against the proxy (root; ONLY=python: 
 # The newest minor version of Kubernetes, for the cluster tests. CI tests the one before.
 .PHONY: nightly
 nightly: export KUBERNETES ?= 1.37.2
-nightly: ## run compat, the cluster tests and bench-pod on a newer Kubernetes, fuzz, mutate and test-kernel: hours, not part of CI
-	@echo "nightly 1/6: make compat"
+nightly: ## run compat, the cluster tests, bench-pod and bench-plan on a newer Kubernetes, fuzz, mutate and test-kernel: hours, not part of CI
+	@echo "nightly 1/7: make compat"
 	$(MAKE) compat ONLY=
-	@echo "nightly 2/6: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
+	@echo "nightly 2/7: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
 	$(MAKE) test-apiserver test-cluster
-	@echo "nightly 3/6: make bench-pod, on Kubernetes $(KUBERNETES)"
+	@echo "nightly 3/7: make bench-pod, on Kubernetes $(KUBERNETES)"
 	$(MAKE) bench-pod
-	@echo "nightly 4/6: make fuzz"
+	@echo "nightly 4/7: make bench-plan, on Kubernetes $(KUBERNETES)"
+	$(MAKE) bench-plan
+	@echo "nightly 5/7: make fuzz"
 	$(MAKE) fuzz
-	@echo "nightly 5/6: make mutate"
+	@echo "nightly 6/7: make mutate"
 	$(MAKE) mutate
-	@echo "nightly 6/6: make test-kernel"
+	@echo "nightly 7/7: make test-kernel"
 	$(MAKE) test-kernel
 
 .PHONY: clean

@@ -155,6 +155,12 @@ var annotations = []Annotation{
 // injectedAnnotation has the values of [Config.RecordValues]. It is not a setting.
 const injectedAnnotation = ownPrefix + "injected"
 
+// IsProxyAnnotation reports whether an annotation of a pod is for the proxy alone: without the proxy, it
+// has no effect.
+func IsProxyAnnotation(name string) bool {
+	return name == InjectProxyAnnotation || name == ProxyPortAnnotation || strings.HasPrefix(name, ownPrefix)
+}
+
 // isWritten reports whether a pass of [Pod] writes the annotation, which is not a setting.
 func isWritten(name string) bool {
 	return name == injectedAnnotation || name == cnirequest.Annotation
