@@ -59,7 +59,7 @@ attack: ## measure what a hostile container can do to the others of its pod (roo
 	go test -count=1 -timeout 20m -v ./test/attack
 
 .PHONY: test
-test: ## run all tests but test-images, test-chart, test-apiserver and test-cluster, with the race detector (root, for network namespaces)
+test: ## run all tests but test-images, test-chart, test-kernel, test-apiserver and test-cluster, with the race detector (root, for network namespaces)
 	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv unshare
 	@tools/privileges
 	@echo "compiling every package with the race detector: 5 to 10 minutes the first time, about one later"
@@ -87,12 +87,14 @@ lint: ## run gofmt, go vet, staticcheck and misspell, and check imports, documen
 	go vet ./...
 	go vet -tags images ./test/deploy/images
 	go vet -tags chart ./test/deploy/chart
+	go vet -tags kernel ./test/kernel
 	cd test/deploy/manifests && go vet ./...
 	cd test/cluster && go vet ./...
 	go tool -modfile=tools/go.mod staticcheck ./...
 	go tool -modfile=tools/go.mod staticcheck -tags images ./test/deploy/images
 	cd test/cluster && go tool -modfile=../../tools/go.mod staticcheck ./...
 	go tool -modfile=tools/go.mod staticcheck -tags chart ./test/deploy/chart
+	go tool -modfile=tools/go.mod staticcheck -tags kernel ./test/kernel
 	@# verison, ouput: tests of suggestions for misspelled commands. hdinsight: a package of the Azure CLI.
 	git ls-files | xargs go tool -modfile=tools/go.mod misspell -error -i verison,ouput,hdinsight
 	go tool -modfile=tools/go.mod actionlint
@@ -127,6 +129,12 @@ chart: ## write Helm's output for charts/ (testdata, deploy/webhook/webhook.yaml
 test-chart: ## run helm lint and helm template, and test which values the chart refuses (not part of test, but of CI)
 	go test -count=1 -tags chart ./test/deploy/chart
 
+.PHONY: test-kernel
+test-kernel: ## test proxy-init on Debian's kernel without modules of nftables, in an emulated machine (part of nightly)
+	@tools/need qemu-system-x86_64
+	@tools/debs .cache/debian-kernel "$$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: //p')"
+	go test -count=1 -tags kernel -v ./test/kernel
+
 # Kubernetes is built from source: 5 to 10 minutes the first time, then it is in .cache.
 # KUBERNETES=1.37.2 uses another version than test/cluster/kubernetes/go.mod.
 .PHONY: test-apiserver
@@ -159,6 +167,12 @@ bench-pod: ## measure what injection costs the start of a pod, on the node of te
 	@tools/kubernetes >/dev/null # here, since go run would not show its messages before the end
 	cd test/cluster && nice -n -15 go run ./podstart -n $(PODS) # other work on the machine would change the times
 
+.PHONY: bench-plan
+bench-plan: ## measure imds-migrate plan with 5,000 workloads on the API server of test-apiserver, about 10 minutes (root)
+	@tools/need ip
+	@tools/kubernetes >/dev/null # here, since go run would not show its messages before the end
+	cd test/cluster && go run ./planscale
+
 .PHONY: compat
 compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family, ONLY=python/msal: one library)
 	@go run ./test/compat --only="$(ONLY)"
@@ -166,17 +180,21 @@ compat: ## run real clients, old and new, against the proxy (root; ONLY=python: 
 # The newest minor version of Kubernetes, for the cluster tests. CI tests the one before.
 .PHONY: nightly
 nightly: export KUBERNETES ?= 1.37.2
-nightly: ## run compat, the cluster tests and bench-pod on a newer Kubernetes, fuzz and mutate: hours, not part of CI
-	@echo "nightly 1/5: make compat"
+nightly: ## run compat, the cluster tests, bench-pod and bench-plan on a newer Kubernetes, fuzz, mutate and test-kernel: hours, not part of CI
+	@echo "nightly 1/7: make compat"
 	$(MAKE) compat ONLY=
-	@echo "nightly 2/5: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
+	@echo "nightly 2/7: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
 	$(MAKE) test-apiserver test-cluster
-	@echo "nightly 3/5: make bench-pod, on Kubernetes $(KUBERNETES)"
+	@echo "nightly 3/7: make bench-pod, on Kubernetes $(KUBERNETES)"
 	$(MAKE) bench-pod
-	@echo "nightly 4/5: make fuzz"
+	@echo "nightly 4/7: make bench-plan, on Kubernetes $(KUBERNETES)"
+	$(MAKE) bench-plan
+	@echo "nightly 5/7: make fuzz"
 	$(MAKE) fuzz
-	@echo "nightly 5/5: make mutate"
+	@echo "nightly 6/7: make mutate"
 	$(MAKE) mutate
+	@echo "nightly 7/7: make test-kernel"
+	$(MAKE) test-kernel
 
 .PHONY: clean
 clean: ## remove bin

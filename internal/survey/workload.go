@@ -52,6 +52,9 @@ func (s *Survey) addWorkload(k Kind, h *header, text []byte) error {
 		return fmt.Errorf("%s.spec.containers is required", k.Template)
 	}
 	trim(&w.Template.Spec)
+	if spec, err := field(text, []string{"spec"}); err == nil {
+		w.Selector = valueAt[map[string]string](spec, "selector.matchLabels")
+	}
 	if k.Group == "batch" {
 		w.addJob(text)
 	}
@@ -234,6 +237,7 @@ func (s *Survey) Finish() {
 		w.Static = w.Static || p.static
 	}
 	s.pods = nil
+	s.index()
 	s.completeness()
 }
 

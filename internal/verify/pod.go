@@ -99,12 +99,16 @@ func redirectText(pod *corev1.Pod) string {
 }
 
 // redirect checks that proxy-init has ended with exit code 0: it then has installed the redirect, read it
-// back, and proven it by a connection.
+// back, and proven it by a connection. The pod must have the proxy.
 func redirect(pod *corev1.Pod) string {
 	if withoutRedirect(pod) {
 		return ""
 	}
-	if container(pod, inject.ProxyInitName) == nil {
+	switch {
+	case container(pod, inject.ProxyInitName) != nil:
+	case inject.ProxyProves(*container(pod, inject.ProxyName)):
+		return "" // it runs only with the redirect
+	default:
 		return "the pod has no container " + inject.ProxyInitName + ", so there is no redirect"
 	}
 	s := status(pod, inject.ProxyInitName)
