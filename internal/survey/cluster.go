@@ -171,7 +171,7 @@ func (c *cluster) read(ctx context.Context, k Kind) error {
 // listWithin lists a kind in the namespace that was requested, or everywhere.
 func (c *cluster) listWithin(ctx context.Context, k Kind, version string) error {
 	namespace := c.config.Namespace
-	if !k.Namespace || k.Everywhere {
+	if !k.Namespace || k.Everywhere && !c.config.Within {
 		namespace = ""
 	}
 	err := c.list(ctx, k, version, namespace)
