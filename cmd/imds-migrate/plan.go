@@ -49,6 +49,28 @@ func runPlan(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 
 // makePlan reads the cluster or the files, and Azure.
 func (o *planOptions) makePlan(ctx context.Context, stdin io.Reader, stderr io.Writer) (*plan.Plan, error) {
+	s, err := o.read(ctx, stdin, stderr)
+	if err != nil {
+		return nil, err
+	}
+	p := plan.New(s, o.plan)
+	if o.azure {
+		progress := newProgress(stderr)
+		o.countInAzure(ctx, p, progress)
+		progress.end()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		p = plan.New(s, o.plan)
+	}
+	if p.Cluster.Issuer == "" && output.CreatesCredentials(o.output.Format) {
+		return nil, fmt.Errorf("the cluster's issuer is not known (%s): set --issuer", s.NoIssuer)
+	}
+	return p, nil
+}
+
+// read reads the cluster or the files.
+func (o *planOptions) read(ctx context.Context, stdin io.Reader, stderr io.Writer) (*survey.Survey, error) {
 	progress := newProgress(stderr)
 	defer progress.end()
 	s := survey.New(o.survey)
@@ -65,18 +87,7 @@ func (o *planOptions) makePlan(ctx context.Context, stdin io.Reader, stderr io.W
 	if !s.HasWorkloads() {
 		return nil, fmt.Errorf("%s: no pod and no workload in it (%d objects of other kinds): export them with kubectl get pods,deployments,… --all-namespaces --output=yaml", strings.Join(o.files, ", "), s.Ignored)
 	}
-	p := plan.New(s, o.plan)
-	if o.azure {
-		o.countInAzure(ctx, p, progress)
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		p = plan.New(s, o.plan)
-	}
-	if p.Cluster.Issuer == "" && output.CreatesCredentials(o.output.Format) {
-		return nil, fmt.Errorf("the cluster's issuer is not known (%s): set --issuer", s.NoIssuer)
-	}
-	return p, nil
+	return s, nil
 }
 
 // waitFor runs read, which ends with the program if the context is cancelled: a read of standard input cannot

@@ -70,6 +70,8 @@ type Plan struct {
 	// None are kinds of which there is no object.
 	None    []string `json:"noneFound"`
 	Summary Summary  `json:"summary"`
+
+	uses Uses
 }
 
 // schema changes when a field is removed or gets another meaning.
@@ -143,6 +145,7 @@ func New(s *survey.Survey, options Options) *Plan {
 	b.credentials()
 	b.notLookedAt()
 	b.summarize()
+	b.plan.uses = b.uses()
 	return b.plan
 }
 

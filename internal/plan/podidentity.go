@@ -37,8 +37,14 @@ type podIdentity struct {
 	*PodIdentity // nil: it is not installed
 	identities   map[string]podAzureIdentity
 	bindings     []binding
-	exceptions   map[string][]map[string]string
+	exceptions   map[string][]exception
 	assigned     []assigned
+}
+
+// exception is an AzurePodIdentityException.
+type exception struct {
+	name   string
+	labels map[string]string
 }
 
 // podAzureIdentity is an AzureIdentity.
@@ -70,7 +76,7 @@ type binding struct {
 type assigned struct{ namespace, pod, identity, status string }
 
 func newPodIdentity(s *survey.Survey) *podIdentity {
-	p := &podIdentity{identities: map[string]podAzureIdentity{}, exceptions: map[string][]map[string]string{}}
+	p := &podIdentity{identities: map[string]podAzureIdentity{}, exceptions: map[string][]exception{}}
 	for _, o := range s.All(podIdentityGroup, "AzureIdentity") {
 		i := azureIdentity(o)
 		p.identities[o.Namespace+"/"+o.Name] = i
@@ -79,7 +85,7 @@ func newPodIdentity(s *survey.Survey) *podIdentity {
 		p.bindings = append(p.bindings, binding{o.Ref, text(o.Body, "spec", "azureIdentity"), text(o.Body, "spec", "selector")})
 	}
 	for _, o := range s.All(podIdentityGroup, "AzurePodIdentityException") {
-		p.exceptions[o.Namespace] = append(p.exceptions[o.Namespace], stringMap(o.Body, "spec", "podLabels"))
+		p.exceptions[o.Namespace] = append(p.exceptions[o.Namespace], exception{o.Name, stringMap(o.Body, "spec", "podLabels")})
 	}
 	for _, o := range s.All(podIdentityGroup, "AzureAssignedIdentity") {
 		p.assigned = append(p.assigned, assigned{text(o.Body, "spec", "podNamespace"), text(o.Body, "spec", "pod"),
@@ -160,6 +166,7 @@ type podMatch struct {
 	label      string
 	labelled   bool
 	identities []podAzureIdentity
+	bindings   []survey.Ref
 	findings   []Finding
 }
 
@@ -190,6 +197,7 @@ func (p *podIdentity) match(w *survey.Workload) podMatch {
 		if p.limited(identity) && identity.Namespace != w.Namespace {
 			continue
 		}
+		m.bindings = append(m.bindings, bound.Ref)
 		if first, taken := names[identity.Name]; taken {
 			if first != identity.Ref {
 				m.findings = append(m.findings, finding("IMDS117", fmt.Sprintf("AzureIdentity %s is in the namespaces %s and %s: aad-pod-identity uses the first", identity.Name, first.Namespace, identity.Namespace), ""))
@@ -218,11 +226,18 @@ func (p *podIdentity) matches(b binding, w *survey.Workload, m podMatch) bool {
 // exception returns the label with which an exception matches: one equal pair is enough, and
 // values are compared without case.
 func (p *podIdentity) exception(w *survey.Workload) string {
-	for _, podLabels := range p.exceptions[w.Namespace] {
-		for _, name := range sorted(podLabels) {
-			if value, has := w.Template.Labels[name]; has && strings.EqualFold(value, podLabels[name]) {
-				return name + "=" + value
-			}
+	for _, e := range p.exceptions[w.Namespace] {
+		if pair := e.matches(w); pair != "" {
+			return pair
+		}
+	}
+	return ""
+}
+
+func (e exception) matches(w *survey.Workload) string {
+	for _, name := range sorted(e.labels) {
+		if value, has := w.Template.Labels[name]; has && strings.EqualFold(value, e.labels[name]) {
+			return name + "=" + value
 		}
 	}
 	return ""

@@ -88,6 +88,8 @@ type Workload struct {
 	// is empty for a pod.
 	Template corev1.PodTemplateSpec
 	Path     string
+	// Selector has the labels by which the object finds its pods. Most kinds do not allow to change it.
+	Selector map[string]string
 	// Pods is the number of pods that have not ended. Proxied is how many of them have the proxy.
 	Pods, Proxied int
 	// Live is what webhooks have added to the pods.
@@ -101,6 +103,10 @@ type Workload struct {
 	Manager string
 	// Static means that the kubelet reads the pod from a file.
 	Static bool
+	// Schedule and TimeZone are those of a CronJob.
+	Schedule, TimeZone string
+	// Ended means that a Job has ended, so that it creates no pods any more.
+	Ended bool
 }
 
 // Injected is what webhooks have added to running pods.
