@@ -50,7 +50,7 @@ dev: build ## keep the demo running, with a shell inside for curl
 	@go run ./test/demo --shell $(DEMO)
 
 # Unpacked and not installed: Debian's package would start Prometheus.
-NEED_PROMTOOL := command -v promtool >/dev/null || tools/debs .cache/prometheus prometheus
+NEED_PROMETHEUS := command -v promtool >/dev/null && command -v prometheus >/dev/null || tools/debs .cache/prometheus prometheus
 
 .PHONY: attack
 attack: ## measure what a hostile container can do to the others of its pod (root; part of test)
@@ -59,7 +59,7 @@ attack: ## measure what a hostile container can do to the others of its pod (roo
 	go test -count=1 -timeout 20m -v ./test/attack
 
 .PHONY: test
-test: ## run all tests but test-images, test-chart, test-apiserver and test-cluster, with the race detector (root, for network namespaces)
+test: ## run all tests but test-images, test-chart, test-kernel, test-apiserver and test-cluster, with the race detector (root, for network namespaces)
 	@tools/need curl gcc ip iptables-nft iptables-legacy nft setpriv unshare
 	@tools/privileges
 	@echo "compiling every package with the race detector: 5 to 10 minutes the first time, about one later"
@@ -67,7 +67,7 @@ test: ## run all tests but test-images, test-chart, test-apiserver and test-clus
 	CGO_ENABLED=1 go test -race -count=1 -timeout 20m $$(go list ./... | grep -v /test/attack)
 	@# Separately: other tests on the same cores would change the waiting times that it measures.
 	@$(MAKE) --no-print-directory attack
-	@$(NEED_PROMTOOL)
+	@$(NEED_PROMETHEUS)
 	cd test/deploy/manifests && go test -count=1 ./... # Go's test cache does not notice changes outside of this module
 
 # FUZZTIME is the time for each fuzz target: 20 seconds in CI, a minute nightly, an hour by hand (FUZZTIME=1h).
@@ -87,6 +87,7 @@ lint: ## run gofmt, go vet, staticcheck and misspell, and check imports, documen
 	go vet ./...
 	go vet -tags images ./test/deploy/images
 	go vet -tags chart ./test/deploy/chart
+	go vet -tags kernel ./test/kernel
 	cd test/deploy/manifests && go vet ./...
 	cd test/cluster && go vet ./...
 	cd tools/release && go vet ./...
@@ -95,6 +96,7 @@ lint: ## run gofmt, go vet, staticcheck and misspell, and check imports, documen
 	cd test/cluster && go tool -modfile=../../tools/go.mod staticcheck ./...
 	cd tools/release && go tool -modfile=../go.mod staticcheck ./...
 	go tool -modfile=tools/go.mod staticcheck -tags chart ./test/deploy/chart
+	go tool -modfile=tools/go.mod staticcheck -tags kernel ./test/kernel
 	@# verison, ouput: tests of suggestions for misspelled commands. hdinsight: a package of the Azure CLI.
 	git ls-files | xargs go tool -modfile=tools/go.mod misspell -error -i verison,ouput,hdinsight
 	go tool -modfile=tools/go.mod actionlint
@@ -162,12 +164,19 @@ chart: ## write Helm's output for charts/ (testdata, deploy/webhook/webhook.yaml
 test-chart: ## run helm lint and helm template, and test which values the chart refuses (not part of test, but of CI)
 	go test -count=1 -tags chart ./test/deploy/chart
 
+.PHONY: test-kernel
+test-kernel: ## test proxy-init on Debian's kernel without modules of nftables, in an emulated machine (part of nightly)
+	@tools/need qemu-system-x86_64
+	@tools/debs .cache/debian-kernel "$$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: //p')"
+	go test -count=1 -tags kernel -v ./test/kernel
+
 # Kubernetes is built from source: 5 to 10 minutes the first time, then it is in .cache.
 # KUBERNETES=1.37.2 uses another version than test/cluster/kubernetes/go.mod.
 .PHONY: test-apiserver
 test-apiserver: ## test with a real Kubernetes API server and etcd (root, for namespaces)
 	@tools/need ip
 	@tools/kubernetes >/dev/null # here, since go test would not show its messages before the end
+	@$(NEED_PROMETHEUS)
 	cd test/cluster && go test -count=1 -timeout 30m ./apiserver
 
 .PHONY: test-cluster
@@ -193,6 +202,12 @@ bench-pod: ## measure what injection costs the start of a pod, on the node of te
 	@tools/kubernetes >/dev/null # here, since go run would not show its messages before the end
 	cd test/cluster && nice -n -15 go run ./podstart -n $(PODS) # other work on the machine would change the times
 
+.PHONY: bench-plan
+bench-plan: ## measure imds-migrate plan with 5,000 workloads on the API server of test-apiserver, about 10 minutes (root)
+	@tools/need ip
+	@tools/kubernetes >/dev/null # here, since go run would not show its messages before the end
+	cd test/cluster && go run ./planscale
+
 .PHONY: compat
 compat: ## run real clients, old and new, against the proxy (root; ONLY=python: one family, ONLY=python/msal: one library)
 	@go run ./test/compat --only="$(ONLY)"
@@ -200,19 +215,23 @@ compat: ## run real clients, old and new, against the proxy (root; ONLY=python: 
 # The newest minor version of Kubernetes, for the cluster tests. CI tests the one before.
 .PHONY: nightly
 nightly: export KUBERNETES ?= 1.37.2
-nightly: ## run compat, the cluster tests and bench-pod on a newer Kubernetes, test-release, fuzz and mutate: hours, not part of CI
-	@echo "nightly 1/6: make compat"
+nightly: ## run compat, the cluster tests, bench-pod and bench-plan on a newer Kubernetes, fuzz, mutate, test-kernel and test-release: hours, not part of CI
+	@echo "nightly 1/8: make compat"
 	$(MAKE) compat ONLY=
-	@echo "nightly 2/6: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
+	@echo "nightly 2/8: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
 	$(MAKE) test-apiserver test-cluster
-	@echo "nightly 3/6: make bench-pod, on Kubernetes $(KUBERNETES)"
+	@echo "nightly 3/8: make bench-pod, on Kubernetes $(KUBERNETES)"
 	$(MAKE) bench-pod
-	@echo "nightly 4/6: make test-release, and make vuln in it"
-	$(MAKE) test-release
-	@echo "nightly 5/6: make fuzz"
+	@echo "nightly 4/8: make bench-plan, on Kubernetes $(KUBERNETES)"
+	$(MAKE) bench-plan
+	@echo "nightly 5/8: make fuzz"
 	$(MAKE) fuzz
-	@echo "nightly 6/6: make mutate"
+	@echo "nightly 6/8: make mutate"
 	$(MAKE) mutate
+	@echo "nightly 7/8: make test-kernel"
+	$(MAKE) test-kernel
+	@echo "nightly 8/8: make test-release"
+	$(MAKE) test-release
 
 .PHONY: clean
 clean: ## remove bin

@@ -1,7 +1,8 @@
+//go:build unix
+
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,41 +13,11 @@ import (
 	"imds-oidc-proxy/internal/plan"
 )
 
-// inAzure puts the stand-ins of az and kubectl, with the state, in front of PATH.
-func inAzure(t *testing.T, state stubState) func() stubState {
-	t.Helper()
-	dir := t.TempDir()
-	executable, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range []string{"az", "kubectl"} {
-		if err := os.Symlink(executable, filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	t.Setenv(stateVar, filepath.Join(dir, "state"))
-	if state.Credentials == nil {
-		state.Credentials = map[string][]credential{}
-	}
-	if err := state.save(); err != nil {
-		t.Fatal(err)
-	}
-	return func() stubState {
-		s, err := loadState()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return *s
-	}
-}
-
 // existing returns a state with the identities of a plan, and the credentials of the workloads that are
 // migrated, under names of their own. The identities whose resource ID the plan does not know are in
 // another resource group.
-func existing(p plan.Plan) stubState {
-	s := stubState{Identities: map[string]string{}, Credentials: map[string][]credential{}}
+func existing(p plan.Plan) *stubState {
+	s := &stubState{Identities: map[string]string{}, Credentials: map[string][]credential{}}
 	for _, w := range p.Workloads {
 		if w.Today == plan.ByWorkloadIdentity || w.Today == plan.BySidecar {
 			id := strings.ToLower(w.Identity.Default.ResourceID)
@@ -83,12 +54,12 @@ func TestPlanAz(t *testing.T) {
 	args := func(more ...string) []string { return append(example[:len(example):len(example)], more...) }
 	stdout, _, _ := command(args("--output=json"), "")
 	before := decoded(t, stdout)
-	state := inAzure(t, existing(before))
+	state := existing(before)
+	serveStubs(t, state)
 	script, _, _ := command(args("--output=az"), "")
 	runScript(t, script)
-	after := state()
 	created := 0
-	for _, list := range after.Credentials {
+	for _, list := range state.Credentials {
 		for _, c := range list {
 			if !strings.HasPrefix(c.Name, "by-hand-") {
 				created++
@@ -98,7 +69,7 @@ func TestPlanAz(t *testing.T) {
 	if created != before.Summary.NewCredentials || created < 40 {
 		t.Errorf("%d credentials were created, and the plan has %d", created, before.Summary.NewCredentials)
 	}
-	commands := strings.Join(after.Kubectl, "\n")
+	commands := strings.Join(state.Kubectl, "\n")
 	for _, want := range []string{
 		"--namespace=shop get serviceaccount stock",
 		"--namespace=shop annotate --overwrite serviceaccount stock azure.workload.identity/client-id=00000001-0000-4000-8000-000000000001 azure.workload.identity/tenant-id=22222222-2222-4222-8222-222222222222",
@@ -122,9 +93,9 @@ func TestPlanAz(t *testing.T) {
 	if !strings.Contains(second, "# There is nothing to create.") || strings.Contains(second, "az identity") {
 		t.Errorf("there are commands left:\n%s", second)
 	}
+	want := fmt.Sprint(state.Credentials)
 	runScript(t, script)
-	again := state()
-	if got, want := fmt.Sprint(again.Credentials), fmt.Sprint(after.Credentials); got != want {
+	if got := fmt.Sprint(state.Credentials); got != want {
 		t.Errorf("a second run changes the credentials:\n%s\n%s", got, want)
 	}
 }
@@ -137,7 +108,7 @@ const migrated = `{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name":
 // TestPlanNothingLeft goes from a missing credential to exit code 0.
 func TestPlanNothingLeft(t *testing.T) {
 	const id = "/subscriptions/99999999-9999-4999-8999-999999999999/resourcegroups/shop/providers/microsoft.managedidentity/userassignedidentities/app"
-	inAzure(t, stubState{Identities: map[string]string{id: "11111111-1111-4111-8111-111111111111"}})
+	serveStubs(t, &stubState{Identities: map[string]string{id: "11111111-1111-4111-8111-111111111111"}, Credentials: map[string][]credential{}})
 	args := []string{"plan", "-f", "-", "--azure", "--issuer=https://oidc.example.test/shop/", "-o"}
 	if stdout, stderr, code := command(append(args, "table"), migrated); code != plan.ExitWork || !strings.Contains(stdout, "To create: 1 federated credential, 0 service accounts.\n  app will have 1 of 20 federated credentials\n") {
 		t.Fatalf("exit code %d, %s%s", code, stdout, stderr)
@@ -152,21 +123,17 @@ func TestPlanNothingLeft(t *testing.T) {
 // TestPlanAzureFails checks what a plan says if az cannot look.
 func TestPlanAzureFails(t *testing.T) {
 	args := []string{"plan", "-f", "-", "--azure", "--issuer=https://oidc.example.test/shop/"}
+	const app = "11111111-1111-4111-8111-111111111111"
 	for name, c := range map[string]struct {
-		state string
+		state stubState
 		line  string
 	}{
-		"not signed in":  {"", "  IMDS305 federated credentials of 11111111-1111-4111-8111-111111111111 (az identity list: ERROR: Please run 'az login' to setup account.)"},
-		"not found":      {"{}", "  IMDS305 federated credentials of 11111111-1111-4111-8111-111111111111 (the current subscription has no identity with this client ID: az account set, or --identity=<RESOURCE_ID>=11111111-1111-4111-8111-111111111111)"},
-		"two identities": {`{"Identities": {"/a": "11111111-1111-4111-8111-111111111111", "/b": "11111111-1111-4111-8111-111111111111"}}`, "  IMDS305 federated credentials of 11111111-1111-4111-8111-111111111111 (the current subscription has no identity with this client ID: az account set, or --identity=<RESOURCE_ID>=11111111-1111-4111-8111-111111111111)"},
-		"odd output":     {`{"Identities": {"/a": "11111111-1111-4111-8111-111111111111"}}`, `  IMDS305 federated credentials of 11111111-1111-4111-8111-111111111111 ("/a": must be an object ID (a GUID) or the ARM resource ID of a user-assigned identity, before =CLIENT_ID)`},
+		"not signed in":  {stubState{SignedOut: true}, "  IMDS305 federated credentials of 11111111-1111-4111-8111-111111111111 (az identity list: ERROR: Please run 'az login' to setup account.)"},
+		"not found":      {stubState{}, "  IMDS305 federated credentials of 11111111-1111-4111-8111-111111111111 (the current subscription has no identity with this client ID: az account set, or --identity=<RESOURCE_ID>=11111111-1111-4111-8111-111111111111)"},
+		"two identities": {stubState{Identities: map[string]string{"/a": app, "/b": app}}, "  IMDS305 federated credentials of 11111111-1111-4111-8111-111111111111 (the current subscription has no identity with this client ID: az account set, or --identity=<RESOURCE_ID>=11111111-1111-4111-8111-111111111111)"},
+		"odd output":     {stubState{Identities: map[string]string{"/a": app}}, `  IMDS305 federated credentials of 11111111-1111-4111-8111-111111111111 ("/a": must be an object ID (a GUID) or the ARM resource ID of a user-assigned identity, before =CLIENT_ID)`},
 	} {
-		inAzure(t, stubState{})
-		if c.state == "" {
-			t.Setenv(stateVar, "/nonexistent")
-		} else if err := os.WriteFile(os.Getenv(stateVar), []byte(c.state), 0o600); err != nil || !json.Valid([]byte(c.state)) {
-			t.Fatal(err)
-		}
+		serveStubs(t, &c.state)
 		stdout, stderr, code := command(args, migrated)
 		if code != plan.ExitNotRead || stderr != "" || !strings.Contains(stdout, c.line+"\n") {
 			t.Errorf("%s: exit code %d, no line %q in\n%s%s", name, code, c.line, stdout, stderr)

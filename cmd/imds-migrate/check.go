@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -81,6 +82,9 @@ func runCheck(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	if err == nil {
 		o.config.Now, o.config.HTTP = time.Now(), &http.Client{Timeout: issuerTimeout}
 		results, err = preflight.Run(ctx, cluster, o.config)
+	}
+	if err != nil {
+		err = cmp.Or(context.Cause(ctx), err)
 	}
 	if err == nil {
 		err = o.print(stdout, results)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	_ "k8s.io/client-go/plugin/pkg/client/auth" // credentials of kubeconfigs, as kubectl reads them
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 

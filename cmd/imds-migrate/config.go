@@ -23,12 +23,13 @@ const (
 	commandCheck    = "check"
 	commandVerify   = "verify"
 	commandReport   = "report"
+	commandRetire   = "retire"
 	commandHelp     = "help"
 	commandVersion  = "version"
 )
 
 // clusterCommands are the commands that read a cluster, each with flags of its own.
-var clusterCommands = []string{commandPlan, commandCheck, commandVerify, commandReport}
+var clusterCommands = []string{commandPlan, commandCheck, commandVerify, commandReport, commandRetire}
 
 // options is the configuration from the command line.
 type options struct {
@@ -59,13 +60,14 @@ const usage = `Usage: imds-migrate inject --proxy-image=IMAGE --proxy-init-image
        imds-migrate check [flags]
        imds-migrate verify [flags] [KIND/NAME]...
        imds-migrate report [flags]
+       imds-migrate retire [flags]
        imds-migrate help | version
 
 imds-migrate inject writes the changes of the admission webhook into Kubernetes manifests.
 imds-migrate uninject removes them.
 imds-migrate plan lists what a cluster has to change, imds-migrate check whether it is ready,
-imds-migrate verify whether pods get tokens, and imds-migrate report who still needs the sidecar.
-Each has flags of its own, which --help after it lists.
+imds-migrate verify whether pods get tokens, imds-migrate report who still needs the sidecar, and
+imds-migrate retire what can be removed. Each has flags of its own, which --help after it lists.
 
 All other bytes of a manifest stay unchanged. Without a file, imds-migrate reads standard input. From
 a directory it reads the .yaml, .yml and .json files, also those in subdirectories.
@@ -98,12 +100,12 @@ func parse(args []string, stdout io.Writer) (options, error) {
 	case commandVersion:
 		o.version = true
 		return o, nil
-	case commandPlan, commandCheck, commandVerify, commandReport:
+	case commandPlan, commandCheck, commandVerify, commandReport, commandRetire:
 		return o, fmt.Errorf("%s must be the first argument: imds-migrate %[1]s [flags]", command)
 	case "":
-		return o, errors.New("a command is required: inject, uninject, plan, check, verify, report, help or version (see imds-migrate help)")
+		return o, errors.New("a command is required: inject, uninject, plan, check, verify, report, retire, help or version (see imds-migrate help)")
 	default:
-		return o, flagenv.UnknownCommand(command, commandInject, commandUninject, commandPlan, commandCheck, commandVerify, commandReport, commandHelp, commandVersion)
+		return o, flagenv.UnknownCommand(command, commandInject, commandUninject, commandPlan, commandCheck, commandVerify, commandReport, commandRetire, commandHelp, commandVersion)
 	}
 	o.files = flags.Args()[1:]
 	return o, o.validate()

@@ -1,19 +1,82 @@
+//go:build unix
+
 package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
+	"testing"
 )
 
-// The stand-ins of az and kubectl keep what they create in the file that this variable names.
-const stateVar = "STUB_STATE"
+// stubScript is az and kubectl. It sends its name and arguments to the test, and behaves as the test answers:
+// an exit code on the first line, and what it writes. It is a shell script since the test runs hundreds of
+// commands, and starting a program with the race detector as often takes minutes.
+const stubScript = `#!/bin/sh
+printf '%s\0' "${0##*/}" "$@" >"${0%/*}/request"
+{ read -r code; if [ "$code" = 0 ]; then cat; else cat >&2; fi; } <"${0%/*}/response"
+exit "$code"
+`
+
+// serveStubs puts az and kubectl in front of PATH. They run one at a time, and the test must not change the
+// state meanwhile.
+func serveStubs(t *testing.T, state *stubState) {
+	t.Helper()
+	dir := t.TempDir()
+	request, response := filepath.Join(dir, "request"), filepath.Join(dir, "response")
+	for _, err := range []error{syscall.Mkfifo(request, 0o600), syscall.Mkfifo(response, 0o600),
+		os.WriteFile(filepath.Join(dir, "az"), []byte(stubScript), 0o700), os.WriteFile(filepath.Join(dir, "kubectl"), []byte(stubScript), 0o700)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	ended := make(chan error)
+	go func() {
+		for {
+			text, err := os.ReadFile(request) // up to the end of one command's request
+			if err != nil || len(text) == 0 {
+				ended <- err
+				return
+			}
+			args := strings.Split(strings.TrimSuffix(string(text), "\x00"), "\x00")
+			if err := os.WriteFile(response, []byte(state.answer(args[0], args[1:])), 0o600); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		err := os.WriteFile(request, nil, 0o600) // an empty request ends the goroutine
+		if err := errors.Join(err, <-ended); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// answer is the exit code and the output of a command.
+func (s *stubState) answer(name string, args []string) string {
+	if name == "kubectl" {
+		s.Kubectl = append(s.Kubectl, strings.Join(args, " "))
+		return "0\n"
+	}
+	out, err := s.az(args)
+	if err != nil {
+		return fmt.Sprintf("1\nERROR: %v\n", err)
+	}
+	return "0\n" + out + "\n"
+}
 
 // stubState is what exists in Azure and in the cluster.
 type stubState struct {
+	// SignedOut is whether az login has not run.
+	SignedOut bool
 	// Identities has the client ID of each identity by its resource ID in lower case, and Applications is
 	// the client IDs of app registrations.
 	Identities   map[string]string
@@ -31,41 +94,6 @@ type credential struct {
 	Audiences []string `json:"audiences"`
 }
 
-func loadState() (*stubState, error) {
-	s := &stubState{Credentials: map[string][]credential{}}
-	text, err := os.ReadFile(os.Getenv(stateVar))
-	if err == nil {
-		err = json.Unmarshal(text, s)
-	}
-	return s, err
-}
-
-func (s *stubState) save() error {
-	text, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(os.Getenv(stateVar), text, 0o600)
-}
-
-// stubAz behaves as az does for the commands of a plan. It refuses what Azure refuses.
-func stubAz() {
-	state, err := loadState()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "ERROR: Please run 'az login' to setup account.")
-		os.Exit(1)
-	}
-	out, err := state.az(os.Args[1:])
-	if err == nil {
-		err = state.save()
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "ERROR: %v\n", err)
-		os.Exit(3)
-	}
-	fmt.Println(out)
-}
-
 // arguments splits the words of a command from its flags.
 func arguments(args []string) (command string, flags map[string]string) {
 	flags = map[string]string{}
@@ -81,7 +109,11 @@ func arguments(args []string) (command string, flags map[string]string) {
 	return strings.Join(words, " "), flags
 }
 
+// az behaves as az does for the commands of a plan. It refuses what Azure refuses.
 func (s *stubState) az(args []string) (string, error) {
+	if s.SignedOut {
+		return "", errors.New("Please run 'az login' to setup account.")
+	}
 	command, f := arguments(args)
 	id := strings.ToLower(fmt.Sprintf("/subscriptions/%s/resourceGroups/%s/providers/Microsoft.ManagedIdentity/userAssignedIdentities/%s", or(f["--subscription"], "99999999-9999-4999-8999-999999999999"), f["--resource-group"], f["--identity-name"]))
 	switch command {
@@ -163,17 +195,4 @@ func (s *stubState) create(id string, c credential) error {
 	}
 	s.Credentials[id] = append(s.Credentials[id], c)
 	return nil
-}
-
-// stubKubectl records the commands.
-func stubKubectl() {
-	state, err := loadState()
-	if err == nil {
-		state.Kubectl = append(state.Kubectl, strings.Join(os.Args[1:], " "))
-		err = state.save()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
 }

@@ -33,7 +33,27 @@ const (
 	exitDiffers = 3 // with --exit-code
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	if calledAsPlugin(os.Args[0]) {
+		os.Exit(runPlugin(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// runPlugin is the program as a plugin of kubectl. It is the same but for its name in its own texts. What
+// inject and uninject write is of the user.
+func runPlugin(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	messages := &renamer{to: stderr}
+	defer messages.flush()
+	if len(args) > 0 && (args[0] == commandInject || args[0] == commandUninject) && !slices.ContainsFunc(args, isHelp) {
+		return run(args, stdin, stdout, messages)
+	}
+	texts := &renamer{to: stdout}
+	defer texts.flush()
+	return run(args, stdin, texts, messages)
+}
+
+func isHelp(arg string) bool { return arg == "--help" || arg == "-h" }
 
 // run is the program. It writes manifests or differences to stdout, and messages to stderr, and
 // returns the exit code.
@@ -41,6 +61,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if len(args) > 0 && slices.Contains(clusterCommands, args[0]) {
 		ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer cancel()
+		context.AfterFunc(ctx, cancel) // a second signal ends the program at once
 		return runCluster(ctx, args[0], args[1:], stdin, stdout, stderr)
 	}
 	o, err := parse(args, stdout)
@@ -74,6 +95,8 @@ func runCluster(ctx context.Context, command string, args []string, stdin io.Rea
 		return runVerify(ctx, args, stdout, stderr)
 	case commandReport:
 		return runReport(ctx, args, stdout, stderr)
+	case commandRetire:
+		return runRetire(ctx, args, stdin, stdout, stderr)
 	}
 	return runPlan(ctx, args, stdin, stdout, stderr)
 }

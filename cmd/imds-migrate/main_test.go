@@ -19,7 +19,7 @@ import (
 var update = flag.Bool("update", false, "write the outputs into the scripts")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"imds-migrate": main, "az": stubAz, "kubectl": stubKubectl})
+	testscript.Main(m, map[string]func(){"imds-migrate": main, pluginName: main})
 }
 
 // TestScripts runs the transcripts in testdata/script with the real program.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -48,12 +49,34 @@ func runPlan(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 
 // makePlan reads the cluster or the files, and Azure.
 func (o *planOptions) makePlan(ctx context.Context, stdin io.Reader, stderr io.Writer) (*plan.Plan, error) {
+	s, err := o.read(ctx, stdin, stderr)
+	if err != nil {
+		return nil, err
+	}
+	p := plan.New(s, o.plan)
+	if o.azure {
+		progress := newProgress(stderr)
+		o.countInAzure(ctx, p, progress)
+		progress.end()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		p = plan.New(s, o.plan)
+	}
+	if p.Cluster.Issuer == "" && output.CreatesCredentials(o.output.Format) {
+		return nil, fmt.Errorf("the cluster's issuer is not known (%s): set --issuer", s.NoIssuer)
+	}
+	return p, nil
+}
+
+// read reads the cluster or the files.
+func (o *planOptions) read(ctx context.Context, stdin io.Reader, stderr io.Writer) (*survey.Survey, error) {
 	progress := newProgress(stderr)
 	defer progress.end()
 	s := survey.New(o.survey)
 	var err error
 	if len(o.files) > 0 {
-		err = o.readFiles(s, stdin)
+		err = o.waitFor(ctx, progress, func() error { return o.readFiles(s, stdin) })
 	} else {
 		err = o.readCluster(ctx, s, progress)
 	}
@@ -64,15 +87,25 @@ func (o *planOptions) makePlan(ctx context.Context, stdin io.Reader, stderr io.W
 	if !s.HasWorkloads() {
 		return nil, fmt.Errorf("%s: no pod and no workload in it (%d objects of other kinds): export them with kubectl get pods,deployments,… --all-namespaces --output=yaml", strings.Join(o.files, ", "), s.Ignored)
 	}
-	p := plan.New(s, o.plan)
-	if o.azure {
-		o.countInAzure(ctx, p, progress)
-		p = plan.New(s, o.plan)
+	return s, nil
+}
+
+// waitFor runs read, which ends with the program if the context is cancelled: a read of standard input cannot
+// be interrupted.
+func (o *planOptions) waitFor(ctx context.Context, progress *progress, read func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- read() }()
+	late := time.After(quiet)
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-late:
+			progress.show(strings.Join(o.files, ", "))
+		}
 	}
-	if p.Cluster.Issuer == "" && output.CreatesCredentials(o.output.Format) {
-		return nil, fmt.Errorf("the cluster's issuer is not known (%s): set --issuer", s.NoIssuer)
-	}
-	return p, nil
 }
 
 // readFiles reads the objects in files.

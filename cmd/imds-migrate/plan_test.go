@@ -67,8 +67,8 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// TestPlanCovers checks that the example cluster has at least 40 objects, and that its plan has the codes of
-// all rows that a cluster in standard mode can have.
+// TestPlanCovers checks that the example cluster has at least 40 objects, and that its plan has all
+// codes that a cluster in standard mode can have.
 func TestPlanCovers(t *testing.T) {
 	stdout, _, _ := command(append(example[:len(example):len(example)], "--output=json"), "")
 	p := decoded(t, stdout)

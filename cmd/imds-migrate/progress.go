@@ -22,6 +22,9 @@ type progress struct {
 }
 
 func newProgress(stderr io.Writer) *progress {
+	if r, isRenamer := stderr.(*renamer); isRenamer {
+		stderr = r.to // a line of progress does not end
+	}
 	f, isFile := stderr.(*os.File)
 	return &progress{to: stderr, terminal: isFile && term.IsTerminal(int(f.Fd())), now: time.Now, began: time.Now()}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,18 +27,20 @@ imds-migrate report asks all sidecars of a cluster, or with --namespace of a nam
 still ask them, and says for each workload whether the sidecar can go. It changes nothing.
 
 A sidecar is asked at its admin port through the API server, which needs the right to get pods/proxy, or
-by the command proxy clients, which needs the right to create pods/exec.
+by the command proxy clients, which needs the right to create pods/exec. The log of a Job's sidecar that
+has ended, and the errors in the logs of the others, need the right to get pods/log. docs/report.md
+explains the codes.
 %s
 Exit codes:
    0  all sidecars can go, or there is none
-   1  could not look: no cluster, pods cannot be read, no sidecar or no Prometheus answers
+   1  could not look: no cluster, pods cannot be read, no sidecar or no Prometheus answers; or all
+      sidecars can go, but a kind could not be read
    2  invalid flag or command
    3  a sidecar is needed, or it is not known yet
 `
 
 // The defaults of the flags.
 const (
-	reportPeriod      = 35 * 24 * time.Hour // monthly jobs
 	reportTimeout     = 20 * time.Second
 	prometheusTimeout = time.Minute
 )
@@ -53,11 +56,11 @@ type reportOptions struct {
 }
 
 func parseReport(args []string, stdout io.Writer) (*reportOptions, error) {
-	o := &reportOptions{output: "table", config: report.Config{Period: reportPeriod, Timeout: reportTimeout}}
+	o := &reportOptions{output: "table", config: report.Config{Timeout: reportTimeout}}
 	set := flagenv.New("imds-migrate report", nil)
 	set.Group("Sidecars")
 	set.BoolVarP(&o.all, "all-namespaces", "A", false, "all namespaces, which is the default")
-	flagenv.Var(set.FlagSet, &o.config.Period, "period", parsePeriod, "the longest `period` of the applications' jobs, such as 35d: a sidecar can go if nobody has asked for so long")
+	flagenv.Var(set.FlagSet, &o.config.Period, "period", parsePeriod, "the longest `period` of the applications' jobs: a sidecar can go if nobody has asked for so long; default: 35d, or that of the namespace's CronJob that runs least often")
 	flagenv.Var(set.FlagSet, &o.prometheus, "prometheus", parsePrometheus, "`URL` of a Prometheus that scrapes the sidecars: it remembers more than they do")
 	set.DurationVar(&o.config.Timeout, "timeout", o.config.Timeout, "the longest time to ask one pod")
 	set.Group("Output")
@@ -122,6 +125,9 @@ func runReport(ctx context.Context, args []string, stdout, stderr io.Writer) int
 		o.config.Now, o.config.Progress = time.Now(), shown.show
 		found, err = report.Run(ctx, cluster, verify.RemoteExecutor{Config: cluster.config}, o.config)
 		shown.end()
+		if err != nil {
+			err = cmp.Or(context.Cause(ctx), err) // such as interrupt
+		}
 	}
 	if err == nil {
 		found.Cluster = cluster.name

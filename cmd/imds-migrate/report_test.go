@@ -20,7 +20,7 @@ func TestReportErrors(t *testing.T) {
 		{[]string{"--period=0d"}, 2, `imds-migrate: --period "0d": must be days or hours, such as 35d or 12h`},
 		{[]string{"--prometheus=prometheus:9090"}, 2, `imds-migrate: --prometheus "prometheus:9090": must be a URL, such as http://127.0.0.1:9090`},
 		{[]string{"--timeout=0s"}, 2, `imds-migrate: --timeout "0s": must be more than zero`},
-		{[]string{"--output=pdf"}, 2, `imds-migrate: --output "pdf": must be table, json, yaml, markdown, csv or html`},
+		{[]string{"--output=pdf"}, 2, `imds-migrate: --output "pdf": must be table, wide, json, yaml, markdown, csv or html`},
 		{[]string{"deploy/web"}, 2, `imds-migrate: unexpected argument "deploy/web"`},
 	} {
 		var stdout, stderr bytes.Buffer

@@ -70,7 +70,13 @@ func runVerify(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	var lines []verify.Line
 	if err == nil {
 		o.config.Namespace = cmp.Or(o.cluster.namespace(), cluster.namespace)
+		shown := newProgress(stderr)
+		o.config.Progress = shown.show
 		lines, err = verify.Run(ctx, cluster, verify.RemoteExecutor{Config: cluster.config}, o.config)
+		shown.end()
+		if err != nil {
+			err = cmp.Or(context.Cause(ctx), err) // such as interrupt
+		}
 	}
 	if err == nil {
 		err = o.print(stdout, lines)

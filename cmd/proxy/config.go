@@ -42,6 +42,7 @@ type config struct {
 	imdsPassthrough    string
 	imdsAddress        azure.MetadataURL
 	requireIMDSBlocked bool
+	requireRedirect    bool
 	instanceFile       string
 	instanceFields     []instanceField
 	instance           *imds.Instance // the document in instanceFile; nil: there is none
@@ -151,6 +152,8 @@ func (c *config) addFlags(flags *flagenv.Set) {
 	flags.Group("Instance metadata")
 	flagenv.Var(flags.FlagSet, &c.imdsPassthrough, "imds-passthrough", flagenv.OneOf(passthroughAuto, passthroughOn, passthroughOff),
 		"auto, on or off: whether to forward requests for instance metadata to the real IMDS; auto answers them at once after a connection has timed out, until one succeeds; requests for identities are never forwarded")
+	flags.BoolVar(&c.requireRedirect, "require-redirect", false,
+		"do not start unless this pod has the redirect of the CNI plugin, or of the native backend of proxy-init: for a pod in which no init container has installed or proven it")
 	flags.StringVar(&c.instanceFile, instanceFlag, "", "JSON `file` with the answers to requests for /metadata/instance, which then are never forwarded")
 	flagenv.List(flags.FlagSet, &c.instanceFields, instanceFieldsFlag, parseInstanceField,
 		"`PATH=VALUE` to add to that file, such as compute/name=node-1, unless it has a value there; empty values are ignored; repeatable")

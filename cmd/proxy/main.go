@@ -29,6 +29,9 @@ const (
 	exitUsage   = 2
 )
 
+// exitNoRedirect is the exit code of --require-redirect, and of proxy-init --validate.
+const exitNoRedirect = 13
+
 // exit describes an exit code for the help and the documentation. Exit codes are an
 // interface and are never renumbered.
 type exit struct {
@@ -42,6 +45,7 @@ var exits = []exit{
 	{exitOK, "", "done"},
 	{exitFailure, "", "the proxy could not start, failed, or is not ready; standard error has the reason"},
 	{exitUsage, "", "a flag or an environment variable is invalid or missing"},
+	{exitNoRedirect, "", "--require-redirect: there is no redirect: the CNI plugin did not run on this node, or not for this pod"},
 }
 
 func exitHelp(table []exit) string {
@@ -120,8 +124,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return exitOK
 	}
 	termlog.Write(cfg.terminationLog, fmt.Sprintf("proxy: %v", err))
-	if errors.Is(err, errConfig) {
+	switch {
+	case errors.Is(err, errConfig):
 		return fail(stderr, exitUsage, err)
+	case errors.Is(err, errNoRedirect):
+		return fail(stderr, exitNoRedirect, err)
 	}
 	return fail(stderr, exitFailure, err)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -102,6 +103,36 @@ func checkExemption(ctx context.Context, address string) error {
 	return configErrorf("the redirect does not exempt UID %d and GID %d, which this proxy runs as, so requests forwarded to IMDS would loop: "+
 		"set runAsUser and runAsGroup to the PROXY_UID and PROXY_GID of proxy-init (default %d), or turn forwarding off with --imds-passthrough=off",
 		os.Getuid(), os.Getgid(), azure.ProxyID)
+}
+
+var errNoRedirect = errors.New("there is no redirect in this pod: the CNI plugin did not run on this node, or not for this pod")
+
+// proofTimeout bounds the connection of [proveRedirect]. Over loopback it takes less than a
+// millisecond, but while a node starts many pods, this process may not run for seconds.
+const proofTimeout = 10 * time.Second
+
+// proveRedirect returns an error unless the rules of the redirect are in this pod: a connection
+// to the address, which is [azure.RedirectProof], must arrive at the port, where this process
+// listens. Without the rules it is refused at once, or arrives at another process of the pod.
+func proveRedirect(ctx context.Context, address string, port uint16) error {
+	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
+	defer cancel()
+	// A port of its own: no other process can have a connection from it.
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4zero}}
+	dialer.SetMultipathTCP(false) // its connections may have further ports
+	conn, err := dialer.DialContext(ctx, "tcp4", address)
+	arrived := false
+	if err == nil {
+		defer conn.Close()
+		arrived, err = sockets.Connected(port, conn.LocalAddr().(*net.TCPAddr).AddrPort().Port())
+	}
+	switch {
+	case err == nil && arrived:
+		return nil
+	case err == nil:
+		err = errors.New("another process answered")
+	}
+	return fmt.Errorf("%w: a connection to %s did not arrive at 127.0.0.1:%d: %w; check that the plugin is installed there, and create the pod again", errNoRedirect, address, port, err)
 }
 
 // redirectedHere reports whether a connection of this process to the address of the real

@@ -61,6 +61,12 @@ func serve(ctx context.Context, cfg config, stderr io.Writer) error {
 	if err != nil {
 		return listenError(cfg.port, err)
 	}
+	if cfg.requireRedirect {
+		if err := proveRedirect(ctx, azure.RedirectProof, cfg.port); err != nil {
+			listener.Close()
+			return err
+		}
+	}
 	log.Info("starting the proxy server",
 		zap.Uint16("port", cfg.port),
 		zap.String("version", version),

@@ -56,6 +56,12 @@ const (
 	// of the proxy, which the redirect exempts. Both are the same in azure-workload-identity.
 	ProxyPort = 8000
 	ProxyID   = 1501
+
+	// RedirectProof is an address of the loopback device that the native backend and the CNI
+	// plugin redirect to the proxy, together with the metadata address, and for every user. With
+	// it the proxy, which the redirect exempts, can prove that the rules are there. Without them
+	// the kernel refuses the connection at once, and nothing leaves the pod.
+	RedirectProof = "127.254.169.254:80"
 )
 
 // Error describes what is wrong with a value, and how to fix it.

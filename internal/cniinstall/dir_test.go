@@ -64,11 +64,16 @@ func TestWriteKeepsMode(t *testing.T) {
 	n := newNode(t, map[string]string{"10.conflist": lists["azure"]})
 	path := n.conf("10.conflist")
 	wantUID, wantGID := os.Geteuid(), os.Getegid()
-	if os.Geteuid() == 0 {
-		wantUID, wantGID = 1000, 1001
-	}
-	if err := errors.Join(os.Chmod(path, 0o640), os.Chown(path, wantUID, wantGID)); err != nil {
+	if err := os.Chmod(path, 0o640); err != nil {
 		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		switch err := os.Chown(path, 1000, 1001); {
+		case err == nil:
+			wantUID, wantGID = 1000, 1001
+		case !errors.Is(err, syscall.EINVAL): // the user namespace of make mutate has no other user
+			t.Fatal(err)
+		}
 	}
 	if err := readFile(path).write([]byte("new")); err != nil {
 		t.Fatal(err)

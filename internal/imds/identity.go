@@ -106,6 +106,24 @@ func (ids *identities) mapped(selector azure.Selector, err error, what string) (
 	return "", selector, nil
 }
 
+// named returns the identity that the selector names, for the log, or "" if the selector is malformed:
+// it may then be any text.
+func (s selector) named() string {
+	switch s.kind {
+	case byNothing:
+		return ""
+	case byClientID:
+		id, _ := azure.ParseClientID(s.value)
+		return string(id)
+	case byObjectID:
+		id, _ := azure.ParseObjectID(s.value)
+		return string(id)
+	default:
+		id, _ := azure.ParseResourceID(s.value)
+		return string(id)
+	}
+}
+
 func (ids *identities) unnamed() (azure.ClientID, error) {
 	switch {
 	case ids.byDefault != "":

@@ -51,6 +51,7 @@ type outcome struct {
 	path     string
 	resource string
 	clientID string
+	selector selector
 	status   int
 	source   tokens.Source
 	answered time.Time // zero: the time at which the endpoint returns
@@ -174,6 +175,7 @@ func (h *Handler) logOutcome(r *http.Request, o *outcome, err error, took time.D
 	fields = appendString(fields, "source", string(o.source))
 	fields = appendString(fields, "request_id", requestID(r.Header))
 	if err != nil {
+		fields = appendString(fields, "identity", o.selector.named())
 		fields = append(fields, zap.Error(err))
 	}
 	entry.Write(fields...)

@@ -45,6 +45,25 @@ func TestSuccessLine(t *testing.T) {
 	}
 }
 
+// TestRefusedIdentity: the line of a request that is refused because of the identity that it names has
+// this identity, and nothing of a malformed one.
+func TestRefusedIdentity(t *testing.T) {
+	const resourceID = "/subscriptions/1/resourceGroups/Shop/providers/Microsoft.ManagedIdentity/userAssignedIdentities/cart"
+	for query, want := range map[string]any{
+		"client_id=" + otherID: otherID, "object_id=" + otherID: otherID, "mi_res_id=" + resourceID: strings.ToLower(resourceID),
+		"client_id=secret": nil, "object_id=secret": nil, "msi_res_id=/secret": nil, "resource=x%20y": nil,
+	} {
+		log, logs := observed(zap.InfoLevel)
+		cfg := config(failing(&exchange.Error{Kind: exchange.UnknownIdentity, Detail: "not known", Cause: tokens.ErrUnknownSelector}))
+		cfg.Log, cfg.AllowedClientIDs, cfg.Identities = log, []azure.ClientID{defaultID}, nil
+		get(newHandler(t, cfg), tokenPath+"?"+tokenVersion+"&resource="+vault+"&"+query)
+		entries := logs.All()
+		if len(entries) != 1 || entries[0].ContextMap()["identity"] != want || strings.Contains(fmt.Sprint(entries[0].ContextMap()), "secret") {
+			t.Errorf("%s: got %+v, want the identity %v", query, entries, want)
+		}
+	}
+}
+
 // TestOtherLines: each request has one line. Its level is warn or error only if an operator
 // may have to act.
 func TestOtherLines(t *testing.T) {

@@ -90,7 +90,7 @@ func (h *Handler) readTokenRequest(r *http.Request, o *outcome, check func(*http
 		return tokens.Request{}, errRequestBody
 	}
 	req, err := parseTokenRequest(r.URL.RawQuery, h.strictVersion)
-	o.resource = req.resource
+	o.resource, o.selector = req.resource, req.selector
 	if err != nil {
 		return tokens.Request{}, err
 	}

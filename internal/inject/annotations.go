@@ -56,6 +56,7 @@ const (
 	CAConfigMapAnnotation        = "imds-oidc-proxy/ca-config-map"
 	ProxyEnvAnnotation           = "imds-oidc-proxy/proxy-env"
 	InstanceMetadataAnnotation   = "imds-oidc-proxy/instance-metadata"
+	CNIValidatorAnnotation       = "imds-oidc-proxy/cni-validator"
 )
 
 // Annotation describes a label or an annotation of a pod or a service account.
@@ -114,6 +115,8 @@ var annotations = []Annotation{
 	{Name: RedirectAnnotation, On: onPod, Values: "`forward`, `sealed`, `none`, `cni-forward` or `cni-sealed`", Default: "as configured, else `forward`",
 		Effect: "`forward` redirects the metadata address and forwards instance metadata; `sealed` forwards nothing, and no process in the pod reaches the address; `none` injects no init container and sets `AZURE_POD_IDENTITY_AUTHORITY_HOST` in the application's containers instead; `cni-forward` and `cni-sealed` are `forward` and `sealed` by the node's CNI plugin, and the init container needs no privilege",
 		read:   readRedirect, proxy: true},
+	{Name: CNIValidatorAnnotation, On: onPod, Values: `"true" or "false"`, Default: `"true"`,
+		Effect: "`\"false\"`, with `cni-forward` or `cni-sealed`: there is no init container, and `azwi-proxy` proves the redirect when it starts. The pod starts [faster](injection.md#what-injection-costs)", read: readCNIValidator, proxy: true},
 	{Name: AppServiceAnnotation, On: onPod, Values: `"true" or "false"`, Default: "`\"true\"` with `redirect: none`, else `\"false\"`",
 		Effect: "`\"true\"` sets `IDENTITY_ENDPOINT`, `IDENTITY_HEADER`, `MSI_ENDPOINT` and `MSI_SECRET` in the application's containers, so that most clients request tokens from the proxy in the protocol of App Service, which needs no redirect; and `PROXY_APP_SERVICE_HEADER` in `azwi-proxy`. The secret is the pod's UID",
 		read:   readAppService, proxy: true},
@@ -151,6 +154,12 @@ var annotations = []Annotation{
 
 // injectedAnnotation has the values of [Config.RecordValues]. It is not a setting.
 const injectedAnnotation = ownPrefix + "injected"
+
+// IsProxyAnnotation reports whether an annotation of a pod is for the proxy alone: without the proxy, it
+// has no effect.
+func IsProxyAnnotation(name string) bool {
+	return name == InjectProxyAnnotation || name == ProxyPortAnnotation || strings.HasPrefix(name, ownPrefix)
+}
 
 // isWritten reports whether a pass of [Pod] writes the annotation, which is not a setting.
 func isWritten(name string) bool {

@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,6 +13,21 @@ import (
 // validatorID is the user and group of an init container that only proves the redirect of the CNI
 // plugin. It is not the proxy's: the rules exempt that user, who could prove nothing.
 const validatorID = 65532
+
+// requireRedirectEnv is the variable of the proxy's --require-redirect.
+const requireRedirectEnv = "PROXY_REQUIRE_REDIRECT"
+
+// proxyProves reports whether the proxy proves the redirect of the CNI plugin, and not the
+// validator. If the proxy is no native sidecar, containers of the pod start before it.
+func (s *settings) proxyProves() bool { return s.redirect.byCNI() && s.noValidator && !s.PostStart }
+
+// ProxyProves reports whether an injected proxy runs only if it has proven the redirect.
+func ProxyProves(proxy corev1.Container) bool {
+	return slices.Contains(proxy.Env, corev1.EnvVar{Name: requireRedirectEnv, Value: "true"})
+}
+
+// hasInitContainer reports whether a container before the proxy installs or proves the redirect.
+func (s *settings) hasInitContainer() bool { return s.redirect != redirectNone && !s.proxyProves() }
 
 // validator returns the init container of a pod whose redirect the CNI plugin installs. It fails
 // if the plugin did not run. It has no privilege, so that the pod passes the Pod Security level

@@ -2,6 +2,7 @@ package inject_test
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -64,22 +65,70 @@ func TestValidator(t *testing.T) {
 	}
 }
 
+// TestNoCNIValidator: the proxy proves the redirect instead of the validator, unless other
+// containers start before it.
+func TestNoCNIValidator(t *testing.T) {
+	without := annotate(inject.CNIValidatorAnnotation, "false")
+	noNativeSidecar := config()
+	noNativeSidecar.PostStart = true
+	for name, test := range map[string]struct {
+		pod    *corev1.Pod
+		config inject.Config
+		proves bool // the proxy
+		first  []string
+	}{
+		"cni-forward":       {byCNI("cni-forward", without), config(), true, []string{inject.ProxyName, "migrate"}},
+		"cni-sealed":        {byCNI("cni-sealed", without), config(), true, []string{inject.ProxyName, "migrate"}},
+		"true":              {byCNI("cni-sealed", annotate(inject.CNIValidatorAnnotation, "true")), config(), false, []string{inject.ProxyInitName, inject.ProxyName, "migrate"}},
+		"no plugin":         {byCNI("forward", without), config(), false, []string{inject.ProxyInitName, inject.ProxyName, "migrate"}},
+		"no redirect":       {byCNI("none", without), config(), false, []string{inject.ProxyName, "migrate"}},
+		"no native sidecar": {byCNI("cni-forward", without), noNativeSidecar, false, []string{inject.ProxyInitName, "migrate"}},
+	} {
+		initNamed("migrate")(test.pod)
+		pod := mutate(t, test.pod, account(), test.config)
+		if got := names(pod.Spec.InitContainers); !slices.Equal(got, test.first) {
+			t.Errorf("%s: init containers %q, want %q", name, got, test.first)
+		}
+		proxy := find(slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers), inject.ProxyName)
+		if got := value(proxy, "PROXY_REQUIRE_REDIRECT"); (got == "true") != test.proves {
+			t.Errorf("%s: PROXY_REQUIRE_REDIRECT %s", name, got)
+		}
+		if _, err := inject.Pod(pod, account(), test.config); err != nil {
+			t.Errorf("%s: another pass: %v", name, err)
+		}
+	}
+	_, err := inject.Pod(byCNI("cni-forward", annotate(inject.CNIValidatorAnnotation, "no")), account(), config())
+	if want := `annotation imds-oidc-proxy/cni-validator: "no": must be "true" or "false"`; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
 // TestCNIModeChanges: an injected pod whose annotation changes gets what a new pod gets, and
 // nothing of the earlier mode is left.
 func TestCNIModeChanges(t *testing.T) {
-	modes := []string{"forward", "sealed", "none", "cni-forward", "cni-sealed"}
+	const without = " without validator"
+	modes := []string{"forward", "sealed", "none", "cni-forward", "cni-sealed", "cni-forward" + without, "cni-sealed" + without}
+	choose := func(pod *corev1.Pod, mode string) *corev1.Pod {
+		name, noValidator := strings.CutSuffix(mode, without)
+		annotate(inject.RedirectAnnotation, name)(pod)
+		annotate(inject.CNIValidatorAnnotation, strconv.FormatBool(!noValidator))(pod)
+		return pod
+	}
 	for _, before := range modes {
 		for _, after := range modes {
-			again := mutate(t, byCNI(before), account(), config())
-			annotate(inject.RedirectAnnotation, after)(again)
+			again := choose(mutate(t, choose(injected(), before), account(), config()), after)
 			got := mutate(t, again, account(), config())
-			want := mutate(t, byCNI(after), account(), config())
+			want := mutate(t, choose(injected(), after), account(), config())
 			if got.Annotations[cnirequest.Annotation] != want.Annotations[cnirequest.Annotation] {
 				t.Errorf("%s to %s: annotation %q, want %q", before, after, got.Annotations[cnirequest.Annotation], want.Annotations[cnirequest.Annotation])
 			}
 			gotInit, wantInit := find(got.Spec.InitContainers, inject.ProxyInitName), find(want.Spec.InitContainers, inject.ProxyInitName)
 			if (gotInit == nil) != (wantInit == nil) || gotInit != nil && gotInit.String() != wantInit.String() {
 				t.Errorf("%s to %s: init container\n%v, want\n%v", before, after, gotInit, wantInit)
+			}
+			gotProxy, wantProxy := find(got.Spec.InitContainers, inject.ProxyName), find(want.Spec.InitContainers, inject.ProxyName)
+			if g, w := value(gotProxy, "PROXY_REQUIRE_REDIRECT"), value(wantProxy, "PROXY_REQUIRE_REDIRECT"); g != w {
+				t.Errorf("%s to %s: PROXY_REQUIRE_REDIRECT %s, want %s", before, after, g, w)
 			}
 			if result, err := inject.Pod(got, account(), config()); err != nil || len(result.Patch) > 0 {
 				t.Errorf("%s to %s: another pass changes %v, %v", before, after, result.Patch, err)

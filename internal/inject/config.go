@@ -52,6 +52,9 @@ type Config struct {
 	// containers. The defaults are those of deploy/components.
 	ProxyResources, ProxyInitResources *corev1.ResourceRequirements
 
+	// ProxyInitBackend is the --backend of the init container. The default is auto.
+	ProxyInitBackend string
+
 	// HTTPSProxy is the URL of the HTTP proxy for the proxy's connections to Entra, its
 	// HTTPS_PROXY. If it is empty, the proxy connects directly.
 	HTTPSProxy string

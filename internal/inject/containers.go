@@ -25,6 +25,9 @@ const (
 	// wireServer is the two endpoints of 168.63.129.16 with information about the node. Other
 	// ports must stay reachable: Azure's DNS server has the same address.
 	wireServer = "168.63.129.16:80,168.63.129.16:32526"
+
+	// backendLegacy is the backend of proxy-init that needs a capability besides NET_ADMIN.
+	backendLegacy = "legacy"
 )
 
 // probeCommand waits for the proxy. The kubelet has no timeout for a hook, and a pod that is deleted
@@ -75,6 +78,9 @@ func (s *settings) proxyEnv() []corev1.EnvVar {
 	// Without a redirect, an application that reads metadata asks the node itself.
 	if !s.redirect.forwards() {
 		env = append(env, corev1.EnvVar{Name: "PROXY_IMDS_PASSTHROUGH", Value: "off"})
+	}
+	if s.proxyProves() {
+		env = append(env, corev1.EnvVar{Name: requireRedirectEnv, Value: "true"})
 	}
 	env = append(env, s.instanceEnvs()...)
 	if s.servesAppService() {
@@ -134,9 +140,13 @@ func (s *settings) initContainer() corev1.Container {
 	if s.redirect.byCNI() {
 		return s.validator(withoutEmpty(env))
 	}
+	env = append(env, corev1.EnvVar{Name: "PROXY_BACKEND", Value: s.ProxyInitBackend})
 	security := restricted(0)
 	security.RunAsNonRoot = new(false)
 	security.Capabilities.Add = []corev1.Capability{"NET_ADMIN"}
+	if s.ProxyInitBackend == backendLegacy {
+		security.Capabilities.Add = append(security.Capabilities.Add, "NET_RAW")
+	}
 	return corev1.Container{
 		Name:            ProxyInitName,
 		Image:           s.ProxyInitImage,
@@ -181,7 +191,7 @@ func (p *plan) ownParts() {
 // the redirect reaches the node's IMDS, and one that starts before the proxy gets no token.
 func (p *plan) ownContainers() {
 	var inits, others []corev1.Container
-	if p.settings.redirect != redirectNone {
+	if p.settings.hasInitContainer() {
 		inits = append(inits, p.settings.initContainer())
 	}
 	if p.settings.PostStart {

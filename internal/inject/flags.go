@@ -46,6 +46,8 @@ func (c *Config) AddFlags(set *flagenv.Set) {
 	optional(flags, &c.LogLevel, "proxy-log-level", parseLogLevel, "log `level` of injected containers: error, warn, info or debug; empty means info")
 	optional(flags, &c.ProxyResources, "proxy-resources", parseResources, "resource requests and limits of injected proxies, in `JSON`, not YAML; empty means those of deploy/components")
 	optional(flags, &c.ProxyInitResources, "proxy-init-resources", parseResources, "the same `JSON` for injected init containers")
+	optional(flags, &c.ProxyInitBackend, "proxy-init-backend", flagenv.OneOf("auto", "native", "nft", backendLegacy),
+		"`backend` with which injected init containers install the redirect: native, nft, legacy or auto; empty means auto")
 	optional(flags, &c.HTTPSProxy, "proxy-https-proxy", azure.ParseHTTPProxy, "`URL` of the HTTP proxy through which injected proxies connect to Entra, their HTTPS_PROXY")
 	optional(flags, &c.NoProxy, "proxy-no-proxy", parseNoProxy, "`hosts`, domains and CIDR blocks to which they connect directly, their NO_PROXY")
 	optional(flags, &c.CAConfigMap, "proxy-ca-config-map", parseConfigMapKey,

@@ -1,6 +1,7 @@
 package inject_test
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"testing"
@@ -121,6 +122,30 @@ func TestInitContainer(t *testing.T) {
 	}
 	if !slices.Equal(s.Capabilities.Add, []corev1.Capability{"NET_ADMIN"}) || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) {
 		t.Errorf("capabilities %v", s.Capabilities)
+	}
+}
+
+// TestInitBackend checks the variable and the capabilities for each backend.
+func TestInitBackend(t *testing.T) {
+	for backend, capabilities := range map[string][]corev1.Capability{
+		"": {"NET_ADMIN"}, "native": {"NET_ADMIN"}, "nft": {"NET_ADMIN"}, "legacy": {"NET_ADMIN", "NET_RAW"},
+	} {
+		c, err := parseFlags("--tenant-id=22222222-2222-4222-8222-222222222222", "--proxy-init-backend="+backend)
+		if err != nil {
+			t.Fatal(err)
+		}
+		init := mutate(t, injected(), account(), c).Spec.InitContainers[0]
+		if got := value(&init, "PROXY_BACKEND"); got != cmp.Or(backend, "(unset)") || !slices.Equal(init.SecurityContext.Capabilities.Add, capabilities) {
+			t.Errorf("%q: PROXY_BACKEND %s, capabilities %v, want %v", backend, got, init.SecurityContext.Capabilities.Add, capabilities)
+		}
+		validator := mutate(t, byCNI("cni-sealed"), account(), c).Spec.InitContainers[0]
+		if got := value(&validator, "PROXY_BACKEND"); got != "(unset)" || len(validator.SecurityContext.Capabilities.Add) > 0 {
+			t.Errorf("%q: the validator has PROXY_BACKEND %s, capabilities %v", backend, got, validator.SecurityContext.Capabilities.Add)
+		}
+	}
+	_, err := parseFlags("--proxy-init-backend=iptables")
+	if want := `--proxy-init-backend "iptables": must be auto, native, nft or legacy`; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
 	}
 }
 

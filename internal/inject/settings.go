@@ -69,6 +69,7 @@ type settings struct {
 	inject, injectSet bool
 	port, adminPort   int32
 	redirect          redirect
+	noValidator       bool   // see proxyProves
 	appService        *bool  // nil: the default, which depends on redirect
 	shutdownDelay     string // [shutdownDelayEnv]
 	memoryLimit       string // the proxy's GOMEMLIMIT
@@ -175,6 +176,12 @@ func parsePort(value string) (int32, error) {
 func readAppService(s *settings, value string) error {
 	on, err := parseBool(value)
 	s.appService = &on
+	return err
+}
+
+func readCNIValidator(s *settings, value string) error {
+	validate, err := parseBool(value)
+	s.noValidator = !validate
 	return err
 }
 

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+
+	"imds-oidc-proxy/internal/azure"
 )
 
 // nativeTable is the table of the native backend, in the family inet. A later run, --check and
@@ -77,14 +79,17 @@ func native(c Config) nftTable {
 	return t
 }
 
-// nftNATRules returns the rules of natRules for nftables.
+// nftNATRules returns the rules of natRules for nftables, and the one for [azure.RedirectProof].
 func nftNATRules(c Config) []nftRule {
 	to := nftWebTraffic(c)
 	var rules []nftRule
 	if !c.Sealed {
 		rules = append(rules, rule(to, owner(c), dnat(c.Metadata)))
 	}
-	return append(rules, rule(to, redirect(c.ProxyPort)))
+	proof := netip.MustParseAddrPort(azure.RedirectProof)
+	return append(rules,
+		rule(to, redirect(c.ProxyPort)),
+		rule(ipv4(), daddr(proof.Addr()), dport(proof.Port()), redirect(c.ProxyPort)))
 }
 
 // nftFilterRules returns the rules of filterRules for nftables. A rule that asks for the owner

@@ -10,6 +10,7 @@ import (
 
 	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/plan"
+	"imds-oidc-proxy/internal/shell"
 )
 
 // group is the federated credentials of one identity, in order. Azure refuses parallel writes of one
@@ -91,12 +92,7 @@ func (l *lines) comments(mark string, p *plan.Plan, more ...string) {
 func comment(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 // quote returns a text for a POSIX shell.
-func quote(text string) string {
-	if text != "" && regexp.MustCompile(`^[A-Za-z0-9_./:=@%+-]+$`).MatchString(text) {
-		return text
-	}
-	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
-}
+func quote(text string) string { return shell.Quote(text) }
 
 // symbol returns a name for a resource in Terraform and Bicep: it begins with a letter, and has letters,
 // digits and underscores only. Names that differ in other characters end with a number.

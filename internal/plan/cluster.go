@@ -17,6 +17,10 @@ const (
 	azwiWebhook = "mutation.azure-workload-identity.io"
 )
 
+// maxIssuer is the length of the longest issuer and the longest subject of a federated credential. A subject
+// has at most 339 characters.
+const maxIssuer = 600
+
 func (b *builder) find(code, text, fix string) {
 	b.plan.Findings = append(b.plan.Findings, finding(code, text, fix))
 }
@@ -27,6 +31,8 @@ func (b *builder) clusterFindings() {
 	b.findWebhooks()
 	if issuer := b.plan.Cluster.Issuer; strings.HasPrefix(issuer, "https://kubernetes.default.svc") || issuer != "" && !strings.HasPrefix(issuer, "https://") {
 		b.find("IMDS145", "the issuer "+issuer+" is not public: Entra cannot read its keys", "turn on the OIDC issuer: az aks update --enable-oidc-issuer")
+	} else if len(issuer) > maxIssuer {
+		b.find("IMDS145", fmt.Sprintf("the issuer has %d characters: a federated credential takes at most %d", len(issuer), maxIssuer), "choose a shorter --service-account-issuer of the API server")
 	}
 	if slices.ContainsFunc(b.policies.constraints, func(c constraint) bool { return strings.HasPrefix(c.Name, "azurepolicy-") }) {
 		b.find("IMDS139", "Azure Policy is active: deployment safeguards raise requests and limits below 100m CPU and 100Mi for each container of the sidecar, and AKS Automatic enforces baseline whatever the labels of a namespace say",
@@ -37,7 +43,7 @@ func (b *builder) clusterFindings() {
 	b.systemTools()
 }
 
-// findWebhooks finds the webhooks that add tokens (row B9).
+// findWebhooks finds the webhooks that add tokens.
 func (b *builder) findWebhooks() {
 	for _, o := range b.All("admissionregistration.k8s.io", "MutatingWebhookConfiguration") {
 		list, _ := at(o.Body, "webhooks").([]any)
@@ -65,7 +71,7 @@ func isCNIPlugin(w *survey.Workload) bool {
 }
 
 // leftAssigned notes AzureAssignedIdentities whose pods are gone: MIC removes them, and they stay for ever
-// once it is gone (row A8).
+// once it is gone.
 func (b *builder) leftAssigned() {
 	left := 0
 	for _, a := range b.pods.assigned {
@@ -78,7 +84,7 @@ func (b *builder) leftAssigned() {
 	}
 }
 
-// systemTools notes tools in the system's namespaces that are installed by hand (rows C13, C15). Nothing
+// systemTools notes tools in the system's namespaces that are installed by hand. Nothing
 // is proposed there: webhooks do not see these namespaces.
 func (b *builder) systemTools() {
 	for _, w := range b.AllWorkloads() {
@@ -86,11 +92,11 @@ func (b *builder) systemTools() {
 			continue
 		}
 		e := b.evidenceOf(w)
-		for _, row := range slices.Concat(e.rows(), e.tools) {
-			if row != "C13" && row != "C15" {
+		for _, code := range slices.Concat(e.sources(), e.tools) {
+			if code != "IMDS213" && code != "IMDS215" {
 				continue
 			}
-			f := finding(toolCode(row), w.Namespace+" "+short(w.Kind, w.Name)+": "+tools[row].name+" in a namespace that webhooks do not see", tools[row].change)
+			f := finding(code, w.Namespace+" "+short(w.Kind, w.Name)+": "+tools[code].name+" in a namespace that webhooks do not see", tools[code].change)
 			f.Severity = Note
 			b.plan.Findings = append(b.plan.Findings, f)
 			break

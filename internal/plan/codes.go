@@ -71,7 +71,7 @@ var codes = []Code{
 	{"IMDS142", Work, "the resource ID of an identity is not known"},
 	{"IMDS143", Work, "the identity is named by its object ID or resource ID"},
 	{"IMDS144", Note, "the pods use another cloud than the public one"},
-	{"IMDS145", Blocked, "the cluster's issuer is not public"},
+	{"IMDS145", Blocked, "Entra cannot use the cluster's issuer"},
 	{"IMDS146", Note, "no webhook adds the token"},
 	{"IMDS147", Work, "an HTTP proxy receives the token requests"},
 	{"IMDS148", Note, "the pods read instance metadata"},
@@ -97,8 +97,8 @@ var codes = []Code{
 // Codes returns all codes in order, also those of tools.
 func Codes() []Code {
 	all := slices.Clone(codes)
-	for _, row := range slices.Sorted(maps.Keys(tools)) {
-		all = append(all, Code{toolCode(row), Work, tools[row].name + " is configured for a managed identity"})
+	for _, code := range slices.Sorted(maps.Keys(tools)) {
+		all = append(all, Code{code, Work, tools[code].name + " is configured for a managed identity"})
 	}
 	slices.SortFunc(all, func(a, b Code) int { return strings.Compare(a.Code, b.Code) })
 	return all

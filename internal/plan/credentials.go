@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// maxCredentials is how many federated credentials an identity or an application can have (row B6).
+	// maxCredentials is how many federated credentials an identity or an application can have.
 	maxCredentials = 20
-	// maxNameLength is the length of the longest name of a federated credential (row B5).
+	// maxNameLength is the length of the longest name of a federated credential.
 	maxNameLength = 120
 	// hashLength is the number of hexadecimal digits of the hash in a name.
 	hashLength = 8

@@ -14,7 +14,7 @@ import (
 	"imds-oidc-proxy/internal/plan"
 )
 
-// validName is the rule of Azure for the name of a federated credential (row B5).
+// validName is the rule of Azure for the name of a federated credential.
 var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9-_]{2,119}$`)
 
 // inNamespace is a workload with an account and identity app-identity in another namespace.
@@ -59,7 +59,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestTwenty has row B6: the limit of an identity, with and without those that exist.
+// TestTwenty checks the limit of an identity, with and without those that exist.
 func TestTwenty(t *testing.T) {
 	objects := docs(identity("app-identity", 1), binding("app-identity", "app"), nmi())
 	for i := range 20 {
@@ -120,7 +120,7 @@ func TestExisting(t *testing.T) {
 	}
 }
 
-// TestAccounts has row B3: accounts that are created, annotated and shared.
+// TestAccounts checks the accounts that are created, annotated and shared.
 func TestAccounts(t *testing.T) {
 	role := "{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {namespace: ns, name: r}, roleRef: {kind: Role, name: read}, subjects: [{kind: ServiceAccount, name: default}]}"
 	other := strings.Replace(strings.Replace(role, "namespace: ns", "namespace: other", 1), "name: read", "name: foreign", 1)

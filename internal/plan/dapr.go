@@ -8,10 +8,10 @@ import (
 	"imds-oidc-proxy/internal/survey"
 )
 
-// findComponents finds Dapr's components with a client ID (row C10). Workload identity ignores it: the
+// findComponents finds Dapr's components with a client ID. Workload identity ignores it: the
 // service account's client ID counts for all components of an application.
 func (b *builder) findComponents() {
-	r := rule{row: "C10", group: "dapr.io", kind: "Component", subject: ofMounting}
+	r := rule{code: "IMDS210", group: "dapr.io", kind: "Component", subject: ofMounting}
 	for _, o := range b.All(r.group, r.kind) {
 		list, _ := at(o.Body, "spec", "metadata").([]any)
 		for i, item := range list {
@@ -34,7 +34,7 @@ func (b *builder) findComponents() {
 // the component has scopes, with one of these names.
 func (b *builder) daprApps(o *survey.Object) []*survey.Workload {
 	scopes := texts(o.Body, "scopes")
-	return slices.DeleteFunc(b.AllWorkloads(), func(w *survey.Workload) bool {
+	return slices.DeleteFunc(slices.Clone(b.AllWorkloads()), func(w *survey.Workload) bool {
 		annotations := w.Template.Annotations
 		uses := w.Namespace == o.Namespace && annotations["dapr.io/enabled"] == "true"
 		return !uses || len(scopes) > 0 && !slices.Contains(scopes, annotations["dapr.io/app-id"])
@@ -46,7 +46,7 @@ func (b *builder) daprApps(o *survey.Object) []*survey.Workload {
 func (w *Workload) daprIdentities() bool {
 	ids := map[azure.ClientID]bool{}
 	for _, r := range w.references {
-		if r.row == "C10" {
+		if r.code == "IMDS210" {
 			ids[r.clientID] = true
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -13,7 +14,7 @@ import (
 	"imds-oidc-proxy/internal/survey"
 )
 
-// evidence is what a workload's pod template says about tokens (rows D).
+// evidence is what a workload's pod template says about tokens.
 type evidence struct {
 	signs []signs.Sign
 	// tokenFile reports whether a container has AZURE_FEDERATED_TOKEN_FILE, and proxy whether the
@@ -25,7 +26,9 @@ type evidence struct {
 	// authority is the value of AZURE_AUTHORITY_HOST.
 	authority string
 	instance  bool
-	tools     []string // rows of the images
+	tools     []string // codes of the tools that the images are of
+	// outdated has the versions of tools that have no workload identity yet, by code.
+	outdated map[string]string
 }
 
 // variables are the variables of one container. A value that is not known is empty.
@@ -35,7 +38,7 @@ func (v variables) has(name string) bool { _, set := v[name]; return set }
 
 // evidenceOf collects the signs in a workload's pod template.
 func (b *builder) evidenceOf(w *survey.Workload) evidence {
-	e := evidence{signs: slices.Clone(w.Signs), proxy: w.Live.Proxy, proxyImage: w.Live.Image, tokenFile: w.Live.TokenFile}
+	e := evidence{signs: slices.Clone(w.Signs), proxy: w.Live.Proxy, proxyImage: w.Live.Image, tokenFile: w.Live.TokenFile, outdated: map[string]string{}}
 	labelled := w.Template.Labels[inject.UseLabel] == "true"
 	for _, c := range slices.Concat(w.Template.Spec.InitContainers, w.Template.Spec.Containers) {
 		switch c.Name {
@@ -65,7 +68,7 @@ func (b *builder) container(e *evidence, w *survey.Workload, c corev1.Container,
 		found = append(found, signs.ClientIDOnly(env[azure.EnvClientID]))
 	}
 	if withSecret := hasSecret(env); withSecret {
-		found = slices.DeleteFunc(found, func(s signs.Sign) bool { return s.Row == "D12" })
+		found = slices.DeleteFunc(found, func(s signs.Sign) bool { return s.Source == signs.Service })
 	}
 	for _, s := range found {
 		e.signs = append(e.signs, s.Identity(env))
@@ -74,8 +77,11 @@ func (b *builder) container(e *evidence, w *survey.Workload, c corev1.Container,
 	e.host = cmp.Or(e.host, env[azure.EnvIMDSHost])
 	e.authority = cmp.Or(e.authority, env[azure.EnvAuthorityHost])
 	e.instance = e.instance || slices.ContainsFunc(args, signs.NeedsInstance)
-	if row := signs.Image(c.Image); row != "" {
-		e.tools = append(e.tools, row)
+	if code := signs.Image(c.Image); code != "" {
+		e.tools = append(e.tools, code)
+		if name, tag := signs.ImageVersion(c.Image); tools[code].image == name[strings.LastIndexByte(name, '/')+1:] && tools[code].outdated(tag) {
+			e.outdated[code] = tag
+		}
 	}
 }
 
@@ -104,8 +110,12 @@ func (b *builder) environment(namespace string, c corev1.Container) (variables, 
 	}
 	for _, e := range c.Env {
 		value := e.Value
-		if ref := e.ValueFrom; ref != nil && ref.ConfigMapKeyRef != nil {
+		switch ref := e.ValueFrom; {
+		case ref == nil:
+		case ref.ConfigMapKeyRef != nil:
 			value = b.config("ConfigMap", namespace, ref.ConfigMapKeyRef.Name)[ref.ConfigMapKeyRef.Key].Value
+		case ref.SecretKeyRef != nil:
+			value = b.config("Secret", namespace, ref.SecretKeyRef.Name)[ref.SecretKeyRef.Key].Value
 		}
 		env[e.Name] = value
 		found = append(found, signs.Env(e.Name, value)...)
@@ -166,23 +176,31 @@ func (e *evidence) files(keys map[string]survey.Text, items []corev1.KeyToPath) 
 // certainty returns the highest certainty of the signs that say that IMDS is asked.
 func (e evidence) certainty() (highest signs.Certainty, any bool) {
 	for _, s := range e.signs {
-		if s.Row != "D7" {
+		if s.Source != signs.OtherHost {
 			highest, any = max(highest, s.Certainty), true
 		}
 	}
 	return highest, any
 }
 
-// rows returns the rows of the tools that are configured for a managed identity.
-func (e evidence) rows() []string {
-	var rows []string
+// sources returns the codes of the tools that are configured for a managed identity.
+func (e evidence) sources() []string {
+	var codes []string
 	for _, s := range e.signs {
-		if isTool(s.Row) && s.Certainty == signs.Certain {
-			rows = append(rows, s.Row)
+		if isTool(s.Source) && s.Certainty == signs.Certain {
+			codes = append(codes, s.Source)
 		}
 	}
-	slices.Sort(rows)
-	return slices.Compact(rows)
+	slices.Sort(codes)
+	return slices.Compact(codes)
+}
+
+// evidenceText returns a sign for a person, with the code that explains it if the sign is of a tool.
+func evidenceText(s signs.Sign) string {
+	if isTool(s.Source) {
+		return oneLine(s.Source + " " + s.Text)
+	}
+	return oneLine(s.Text)
 }
 
 // texts returns the evidence for a person.
@@ -190,7 +208,7 @@ func (e evidence) texts(verbose signs.Certainty) []string {
 	texts := []string{}
 	for _, s := range e.signs {
 		if s.Certainty >= verbose {
-			texts = append(texts, oneLine(s.Row+" "+s.Text))
+			texts = append(texts, evidenceText(s))
 		}
 	}
 	return slices.Compact(texts)

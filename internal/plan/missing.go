@@ -45,7 +45,7 @@ func (b *builder) missing(w *Workload) {
 	w.find("IMDS103", fmt.Sprintf("ServiceAccount %s has no annotation %s", w.account(), annotationClientID), "set it to "+string(w.Identity.Default.ClientID))
 }
 
-// accountOf proposes a service account for a workload that has none of its own (row B3).
+// accountOf proposes a service account for a workload that has none of its own.
 func (b *builder) accountOf(w *Workload) {
 	account := b.Accounts[w.Namespace+"/"+w.ServiceAccount]
 	switch {

@@ -78,18 +78,18 @@ func first(findings []Finding, s Severity) *Finding {
 
 // migration returns how a workload that is not blocked gets workload identity.
 func (b *builder) migration(w *Workload) Next {
-	rows := slices.Concat(w.evidence.rows(), w.evidence.tools)
-	for _, row := range rows {
-		if t := tools[row]; t.stays {
-			text := t.name + ": " + t.change + b.meanwhile(w, t)
-			if row == "C2" && w.match.labelled {
+	codes := slices.Concat(w.evidence.sources(), w.evidence.tools)
+	for _, code := range codes {
+		if t := tools[code]; t.stays {
+			text := t.name + ": " + t.change + w.upgrade(code) + b.meanwhile(w, t)
+			if code == "IMDS202" && w.match.labelled {
 				text += "; if the program itself requests tokens too, add the sidecar"
 			}
 			return Next{Step: StepChange, Brief: "change " + t.name, Text: text}
 		}
 	}
-	for _, row := range rows {
-		if t := tools[row]; t.labelled && !w.daprIdentities() {
+	for _, code := range codes {
+		if t := tools[code]; t.labelled && w.evidence.outdated[code] == "" && !w.daprIdentities() {
 			return Next{Step: StepDirect, Brief: "label only: " + t.name, Text: t.name + since(t) + " uses workload identity once its pods have the label: no sidecar is needed"}
 		}
 	}
@@ -99,6 +99,15 @@ func (b *builder) migration(w *Workload) Next {
 		text = "add the sidecar without a redirect: most clients then use the protocol of App Service (docs/injection.md, Without a redirect); upgrade the others directly"
 	}
 	return Next{Step: StepSidecar, Redirect: redirect, Brief: "add the sidecar, redirect: " + redirect, Text: text}
+}
+
+// upgrade says that the version of a tool has no workload identity yet.
+func (w *Workload) upgrade(code string) string {
+	tag := w.evidence.outdated[code]
+	if tag == "" {
+		return ""
+	}
+	return "; version " + tag + " has no workload identity: upgrade it to " + tools[code].since + " or later first"
 }
 
 func since(t tool) string {

@@ -59,13 +59,24 @@ func (b *builder) findObjects() {
 				continue
 			}
 			for _, p := range places(o.Body, strings.Split(r.where, ".")...) {
-				if value, ok := r.applies(p); ok {
+				if value, ok := r.applies(p); ok && !b.leftOut(o) {
 					b.addObject(r, o, p, value)
 				}
 			}
 		}
 	}
 	b.findComponents()
+	b.findSecrets()
+}
+
+// leftOut reports whether an object is not this plan's: one of the system, or one that an add-on manager
+// restores after a change.
+func (b *builder) leftOut(o *survey.Object) bool {
+	out := isManaged(o.Meta) || b.options.Namespace == "" && b.owned[o.Namespace]
+	if out {
+		b.plan.Cluster.Managed++
+	}
+	return out
 }
 
 // applies reports whether a mapping is configured for a managed identity.
@@ -78,7 +89,7 @@ func (r rule) applies(p place) (value string, ok bool) {
 }
 
 func newObject(r rule, o *survey.Object, path []string, field string) *Object {
-	return &Object{Namespace: o.Namespace, Kind: o.Kind, Name: o.Name, Group: o.Group, Version: o.Version, Tool: tools[r.row].name,
+	return &Object{Namespace: o.Namespace, Kind: o.Kind, Name: o.Name, Group: o.Group, Version: o.Version, Tool: tools[r.code].name,
 		Field: oneLine(field), Subjects: []string{}, Changes: []Change{}, Findings: []Finding{}, Identity: Selection{State: StateUnknown},
 		rule: r, path: path, body: o.Body}
 }
@@ -161,8 +172,8 @@ func (b *builder) complete(o *Object) {
 		o.find("IMDS110", o.Field+" uses the system-assigned identity", "create a user-assigned identity with the same roles")
 	}
 	b.change(o)
-	if t := tools[o.rule.row]; len(o.Changes) > 0 || len(o.rule.set) == 0 || o.rule.immutable { // or else it is done
-		o.find(toolCode(o.rule.row), t.name+": "+o.Field, t.change)
+	if t := tools[o.rule.code]; len(o.Changes) > 0 || len(o.rule.set) == 0 || o.rule.immutable { // or else it is done
+		o.find(o.rule.code, t.name+": "+o.Field, t.change)
 	}
 	slices.SortStableFunc(o.Findings, func(x, y Finding) int { return cmp.Compare(x.Code, y.Code) })
 	o.Severity = worst(o.Findings)
@@ -173,7 +184,7 @@ func (b *builder) namedAccount(o *Object) string {
 	path := []string{"spec"}
 	name := text(o.body, "spec", "serviceAccountName")
 	namespace := o.Namespace
-	if o.rule.row == "C3" {
+	if o.rule.code == "IMDS203" {
 		path = append(path, "provider", "azurekv", "serviceAccountRef")
 		name = text(at(o.body, path...), "name")
 		namespace = cmp.Or(text(at(o.body, path...), "namespace"), o.Namespace)
@@ -189,7 +200,7 @@ func (b *builder) namedAccount(o *Object) string {
 func (b *builder) ofOperator(o *Object) {
 	op := b.operatorOf(o.rule)
 	subject := cmp.Or(b.namedAccount(o), op.subject())
-	if o.rule.row == "C3" && b.namedAccount(o) == "" {
+	if o.rule.code == "IMDS203" && b.namedAccount(o) == "" {
 		// Without a reference the operator's account counts, whose annotation has one client ID for all stores.
 		o.NewServiceAccount = o.Name
 		subject = cmp.Or(o.Namespace, op.namespace) + ":" + o.Name
@@ -231,7 +242,7 @@ func (b *builder) ofApps(o *Object) {
 
 // usedBy reports whether a workload mounts the object, or has it as a component.
 func (o *Object) usedBy(w *survey.Workload) bool {
-	if o.rule.row == "C10" {
+	if o.rule.code == "IMDS210" {
 		return slices.Contains(o.apps, w)
 	}
 	return w.Namespace == o.Namespace && mounts(w, o.Name)

@@ -11,10 +11,11 @@ import (
 
 	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/internal/signs"
 	"imds-oidc-proxy/internal/survey"
 )
 
-// obstacles finds what is in the way of a workload (rows E).
+// obstacles finds what is in the way of a workload.
 func (b *builder) obstacles(w *Workload) {
 	b.platform(w)
 	b.owner(w)
@@ -30,7 +31,7 @@ func (b *builder) obstacles(w *Workload) {
 
 const directOnly = "move it to workload identity directly: upgrade the SDK, docs/migration.md, step 11"
 
-// platform finds pods that cannot have the sidecar (rows E7 to E10).
+// platform finds pods that cannot have the sidecar.
 func (b *builder) platform(w *Workload) {
 	spec := w.source.Template.Spec
 	switch {
@@ -46,14 +47,14 @@ func (b *builder) platform(w *Workload) {
 	}
 }
 
-// isVirtual reports whether pods are for the virtual nodes of Azure Container Instances (row E9).
+// isVirtual reports whether pods are for the virtual nodes of Azure Container Instances.
 func isVirtual(spec corev1.PodSpec) bool {
 	return spec.NodeSelector["type"] == "virtual-kubelet" || slices.ContainsFunc(spec.Tolerations, func(t corev1.Toleration) bool {
 		return t.Key == "virtual-kubelet.io/provider"
 	}) && (len(spec.NodeSelector) > 0 || spec.NodeName != "")
 }
 
-// owner finds workloads whose template is not where one would change it (row E16).
+// owner finds workloads whose template is not where one would change it.
 func (b *builder) owner(w *Workload) {
 	source := w.source
 	field, special := survey.TemplateFields[source.Group+"/"+source.Kind]
@@ -71,13 +72,13 @@ func (b *builder) owner(w *Workload) {
 	}
 }
 
-// endpoints finds settings that send token requests elsewhere (row D6, and HTTP proxies).
+// endpoints finds settings that send token requests elsewhere.
 func (b *builder) endpoints(w *Workload) {
 	for _, s := range w.evidence.signs {
-		switch s.Row {
-		case "D6":
+		switch s.Source {
+		case signs.OtherEndpoint:
 			w.find("IMDS129", "variable "+s.Text+": SDKs request tokens at that endpoint, and not from IMDS", "remove the variable")
-		case "D7":
+		case signs.OtherHost:
 			w.find("IMDS129", "variable "+s.Text+": clients that read it request tokens there", "remove the variable; injection sets it where it is needed")
 		}
 	}
@@ -86,7 +87,7 @@ func (b *builder) endpoints(w *Workload) {
 	}
 }
 
-// cloud finds pods of another cloud (row E18).
+// cloud finds pods of another cloud.
 func (b *builder) cloud(w *Workload) {
 	host, err := azure.ParseAuthorityHost(w.evidence.authority)
 	if w.evidence.authority == "" || err == nil && azure.PublicAuthorityHost.Serves(string(host)) {
@@ -98,7 +99,7 @@ func (b *builder) cloud(w *Workload) {
 // placeholder is a configuration with which injection is tried.
 var placeholder = inject.Config{ProxyImage: "registry.example.test/proxy", ProxyInitImage: "registry.example.test/proxy-init", TenantID: "00000000-0000-0000-0000-000000000000"}
 
-// injection tries to inject the sidecar, with the code of the webhook (row E12).
+// injection tries to inject the sidecar, with the code of the webhook.
 func (b *builder) injection(w *Workload) {
 	template := w.source.Template.DeepCopy()
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.Namespace, Labels: template.Labels, Annotations: template.Annotations}, Spec: template.Spec}

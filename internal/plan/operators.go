@@ -28,36 +28,37 @@ func (b *builder) findOperators() {
 	b.operators = map[string]operator{}
 	for _, w := range b.AllWorkloads() {
 		for _, c := range slices.Concat(w.Template.Spec.InitContainers, w.Template.Spec.Containers) {
-			row := operatorRow(c.Image)
-			if _, known := b.operators[row]; row != "" && !known {
-				b.operators[row] = operator{w.Namespace, cmp.Or(w.Template.Spec.ServiceAccountName, "default"), w.Namespace + "/" + short(w.Kind, w.Name)}
+			code := operatorKey(c.Image)
+			if _, known := b.operators[code]; code != "" && !known {
+				b.operators[code] = operator{w.Namespace, cmp.Or(w.Template.Spec.ServiceAccountName, "default"), w.Namespace + "/" + short(w.Kind, w.Name)}
 			}
 		}
 	}
 }
 
-// operatorRow returns the row of an image. Flux has several controllers, whose names are part of it.
-func operatorRow(image string) string {
-	row := signs.Image(image)
-	if row == "C5" {
+// operatorKey returns the key of an image in builder.operators: the code of its tool, and for Flux, which
+// has several controllers, the name of the controller.
+func operatorKey(image string) string {
+	code := signs.Image(image)
+	if code == "IMDS205" {
 		name, _ := signs.ImageVersion(image)
-		row += " " + name[strings.LastIndexByte(name, '/')+1:]
+		code += " " + name[strings.LastIndexByte(name, '/')+1:]
 	}
-	return row
+	return code
 }
 
 // operatorOf returns the operator that acts on the objects of a rule. If its pods were not found, it is
 // that of a usual installation.
 func (b *builder) operatorOf(r rule) operator {
-	row, usual := r.row, tools[r.row].account
-	if row == "C5" {
+	code, usual := r.code, tools[r.code].account
+	if code == "IMDS205" {
 		controller := "source-controller"
 		if r.kind == "ImageRepository" {
 			controller = "image-reflector-controller"
 		}
-		row, usual = row+" "+controller, "flux-system:"+controller
+		code, usual = code+" "+controller, "flux-system:"+controller
 	}
-	if found, ok := b.operators[row]; ok {
+	if found, ok := b.operators[code]; ok {
 		return found
 	}
 	namespace, account, _ := strings.Cut(usual, ":")
@@ -66,8 +67,8 @@ func (b *builder) operatorOf(r rule) operator {
 
 // reference says that the pods of a workload use an object, with the identity that the object names.
 type reference struct {
-	row, kind, text string
-	clientID        azure.ClientID
+	code, kind, text string
+	clientID         azure.ClientID
 	// system means that the object uses the system-assigned identity, and elsewhere that the plan gives it
 	// a service account of its own.
 	system, elsewhere bool
@@ -75,7 +76,7 @@ type reference struct {
 
 // refer records that the pods of a workload use an object.
 func (b *builder) refer(workload string, o *Object) {
-	r := reference{row: o.rule.row, kind: o.Kind, text: o.Key() + " " + o.Field, system: o.rule.system, elsewhere: o.rule.row == "C3"}
+	r := reference{code: o.rule.code, kind: o.Kind, text: o.Key() + " " + o.Field, system: o.rule.system, elsewhere: o.rule.code == "IMDS203"}
 	if o.Identity.Default != nil {
 		r.clientID = o.Identity.Default.ClientID
 	}
@@ -92,8 +93,8 @@ func (b *builder) configured(w *Workload) {
 	w.csiOnly = !w.match.labelled && (!any || own == signs.Hint)
 	w.objectsOnly = w.csiOnly
 	for _, r := range w.references {
-		w.csiOnly, w.objectsOnly = w.csiOnly && r.row == "C2", w.objectsOnly && r.elsewhere
-		w.evidence.signs = append(w.evidence.signs, signs.Sign{Row: r.row, Text: r.text, Certainty: signs.Certain})
+		w.csiOnly, w.objectsOnly = w.csiOnly && r.code == "IMDS202", w.objectsOnly && r.elsewhere
+		w.evidence.signs = append(w.evidence.signs, signs.Sign{Source: r.code, Text: r.text, Certainty: signs.Certain})
 	}
 	w.evidence.signs = signs.Sort(w.evidence.signs)
 	// The daemon of the Secrets Store CSI driver is on the host's network, where aad-pod-identity sees no
@@ -109,17 +110,17 @@ func (b *builder) configured(w *Workload) {
 func (b *builder) countReferences(w *Workload) {
 	numbers := map[string]map[string]int{}
 	for _, r := range w.references {
-		if numbers[r.row] == nil {
-			numbers[r.row] = map[string]int{}
+		if numbers[r.code] == nil {
+			numbers[r.code] = map[string]int{}
 		}
-		numbers[r.row][r.kind]++
+		numbers[r.code][r.kind]++
 	}
-	for _, row := range sorted(numbers) {
+	for _, code := range sorted(numbers) {
 		var parts []string
-		for _, kind := range sorted(numbers[row]) {
-			parts = append(parts, fmt.Sprintf("%d %s", numbers[row][kind], kind))
+		for _, kind := range sorted(numbers[code]) {
+			parts = append(parts, fmt.Sprintf("%d %s", numbers[code][kind], kind))
 		}
-		w.find(toolCode(row), tools[row].name+" is configured by "+sentence(parts), tools[row].change)
+		w.find(code, tools[code].name+" is configured by "+sentence(parts), tools[code].change)
 	}
 }
 

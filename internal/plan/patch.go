@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/internal/survey"
 )
 
 // Patch is the changes of one object.
@@ -54,15 +55,15 @@ func (p *Plan) Patches() (patches []Patch, skipped []string) {
 // merged joins the patches of one object.
 func merged(patches []Patch) []Patch {
 	var all []Patch
+	places := map[survey.Ref]int{}
 	for _, p := range patches {
-		i := slices.IndexFunc(all, func(x Patch) bool {
-			return x.Group == p.Group && x.Kind == p.Kind && x.Namespace == p.Namespace && x.Name == p.Name
-		})
-		if i < 0 {
-			all = append(all, p)
-		} else {
+		ref := survey.Ref{Group: p.Group, Kind: p.Kind, Namespace: p.Namespace, Name: p.Name}
+		if i, known := places[ref]; known {
 			all[i].Changes = append(all[i].Changes, p.Changes...)
+			continue
 		}
+		places[ref] = len(all)
+		all = append(all, p)
 	}
 	return all
 }
@@ -82,10 +83,16 @@ func (w *Workload) unpatchable() string {
 	if stopped == nil {
 		stopped = first(w.Findings, Choice)
 	}
+	if stopped != nil {
+		return stopped.Code + " " + stopped.Text
+	}
+	return w.uneditable()
+}
+
+// uneditable says why the pod template of a workload cannot be changed in the workload, or "".
+func (w *Workload) uneditable() string {
 	_, special := simpleFields[w.Group+"/"+w.Kind]
 	switch {
-	case stopped != nil:
-		return stopped.Code + " " + stopped.Text
 	case w.source.Manager != "":
 		return w.source.Manager + " restores it: change that object"
 	case w.Kind == "Pod" || w.Group == "batch" && w.Kind == "Job":
@@ -104,15 +111,22 @@ var simpleFields = map[string]struct{ metadata, account []string }{
 	"argoproj.io/CronWorkflow":     {[]string{"spec", "workflowSpec", "podMetadata"}, []string{"spec", "workflowSpec", "serviceAccountName"}},
 }
 
+// metadataPath returns the path of the metadata of a workload's pods.
+func (w *Workload) metadataPath() []string {
+	if fields, special := simpleFields[w.Group+"/"+w.Kind]; special {
+		return fields.metadata
+	}
+	return append(strings.Split(w.source.Path, "."), "metadata")
+}
+
 // changes returns the changes of a workload's pod template.
 func (w *Workload) changes() []Change {
 	if w.csiOnly && w.NewServiceAccount == "" || w.objectsOnly {
 		return nil
 	}
-	template := strings.Split(w.source.Path, ".")
-	metadata, account := append(slices.Clone(template), "metadata"), append(slices.Clone(template), "spec", "serviceAccountName")
+	metadata, account := w.metadataPath(), append(strings.Split(w.source.Path, "."), "spec", "serviceAccountName")
 	if fields, special := simpleFields[w.Group+"/"+w.Kind]; special {
-		metadata, account = fields.metadata, fields.account
+		account = fields.account
 	}
 	var changes []Change
 	add := func(path []string, value string) { changes = append(changes, Change{Path: path, Value: value}) }

@@ -6,8 +6,7 @@
 //
 // For each workload the plan says how it gets tokens today, as which identity, what to do next, what
 // is missing and what blocks. It never chooses between two identities: it asks. The same survey gives
-// the same plan, in the same order. The rows A to E in comments are those of the collected facts about
-// aad-pod-identity and workload identity.
+// the same plan, in the same order.
 package plan
 
 import (
@@ -71,6 +70,8 @@ type Plan struct {
 	// None are kinds of which there is no object.
 	None    []string `json:"noneFound"`
 	Summary Summary  `json:"summary"`
+
+	uses Uses
 }
 
 // schema changes when a field is removed or gets another meaning.
@@ -120,7 +121,7 @@ type builder struct {
 	pods       *podIdentity
 	policies   *policies
 	owned      map[string]bool        // namespaces of the system
-	operators  map[string]operator    // by row
+	operators  map[string]operator    // by [operatorKey]
 	references map[string][]reference // by NAMESPACE/KIND/NAME of a workload
 	found      []*Object
 	plan       *Plan
@@ -144,6 +145,7 @@ func New(s *survey.Survey, options Options) *Plan {
 	b.credentials()
 	b.notLookedAt()
 	b.summarize()
+	b.plan.uses = b.uses()
 	return b.plan
 }
 
@@ -182,7 +184,7 @@ func (b *builder) names() map[string]bool {
 	return names
 }
 
-// isSystem reports whether a namespace belongs to Kubernetes or AKS (row E15): AKS's admission enforcer
+// isSystem reports whether a namespace belongs to Kubernetes or AKS: AKS's admission enforcer
 // keeps webhooks away from it, and its objects come back.
 func (b *builder) isSystem(name string) bool {
 	if slices.Contains([]string{"kube-system", "kube-public", "kube-node-lease"}, name) {

@@ -32,16 +32,22 @@ type PodIdentity struct {
 	Assigned       int  `json:"assigned"`
 }
 
-// podIdentity answers which identity aad-pod-identity gives a pod (rows A1 to A12).
+// podIdentity answers which identity aad-pod-identity gives a pod.
 type podIdentity struct {
 	*PodIdentity // nil: it is not installed
 	identities   map[string]podAzureIdentity
 	bindings     []binding
-	exceptions   map[string][]map[string]string
+	exceptions   map[string][]exception
 	assigned     []assigned
 }
 
-// podAzureIdentity is an AzureIdentity (rows A2, A3).
+// exception is an AzurePodIdentityException.
+type exception struct {
+	name   string
+	labels map[string]string
+}
+
+// podAzureIdentity is an AzureIdentity.
 type podAzureIdentity struct {
 	survey.Ref
 	kind       int64
@@ -60,17 +66,17 @@ const (
 	withCert     = 2
 )
 
-// binding is an AzureIdentityBinding (row A4).
+// binding is an AzureIdentityBinding.
 type binding struct {
 	survey.Ref
 	identity, selector string
 }
 
-// assigned is an AzureAssignedIdentity (row A8).
+// assigned is an AzureAssignedIdentity.
 type assigned struct{ namespace, pod, identity, status string }
 
 func newPodIdentity(s *survey.Survey) *podIdentity {
-	p := &podIdentity{identities: map[string]podAzureIdentity{}, exceptions: map[string][]map[string]string{}}
+	p := &podIdentity{identities: map[string]podAzureIdentity{}, exceptions: map[string][]exception{}}
 	for _, o := range s.All(podIdentityGroup, "AzureIdentity") {
 		i := azureIdentity(o)
 		p.identities[o.Namespace+"/"+o.Name] = i
@@ -79,7 +85,7 @@ func newPodIdentity(s *survey.Survey) *podIdentity {
 		p.bindings = append(p.bindings, binding{o.Ref, text(o.Body, "spec", "azureIdentity"), text(o.Body, "spec", "selector")})
 	}
 	for _, o := range s.All(podIdentityGroup, "AzurePodIdentityException") {
-		p.exceptions[o.Namespace] = append(p.exceptions[o.Namespace], stringMap(o.Body, "spec", "podLabels"))
+		p.exceptions[o.Namespace] = append(p.exceptions[o.Namespace], exception{o.Name, stringMap(o.Body, "spec", "podLabels")})
 	}
 	for _, o := range s.All(podIdentityGroup, "AzureAssignedIdentity") {
 		p.assigned = append(p.assigned, assigned{text(o.Body, "spec", "podNamespace"), text(o.Body, "spec", "pod"),
@@ -99,7 +105,7 @@ func azureIdentity(o *survey.Object) podAzureIdentity {
 	}
 }
 
-// install finds the daemon NMI and its settings (rows A6, A11 to A13).
+// install finds the daemon NMI and its settings.
 func (p *podIdentity) install(s *survey.Survey) {
 	for _, w := range s.AllWorkloads() {
 		if w.Kind != "DaemonSet" || !isNMI(w) {
@@ -160,6 +166,7 @@ type podMatch struct {
 	label      string
 	labelled   bool
 	identities []podAzureIdentity
+	bindings   []survey.Ref
 	findings   []Finding
 }
 
@@ -168,7 +175,7 @@ func (p *podIdentity) match(w *survey.Workload) podMatch {
 	m := podMatch{}
 	m.label, m.labelled = w.Template.Labels[bindingLabel]
 	if p.PodIdentity == nil || !p.Running || w.Template.Spec.HostNetwork || isWindows(w) {
-		return m // NMI never sees the requests (row A10)
+		return m // NMI never sees the requests
 	}
 	if pair := p.exception(w); pair != "" {
 		m.excepted = true
@@ -190,6 +197,7 @@ func (p *podIdentity) match(w *survey.Workload) podMatch {
 		if p.limited(identity) && identity.Namespace != w.Namespace {
 			continue
 		}
+		m.bindings = append(m.bindings, bound.Ref)
 		if first, taken := names[identity.Name]; taken {
 			if first != identity.Ref {
 				m.findings = append(m.findings, finding("IMDS117", fmt.Sprintf("AzureIdentity %s is in the namespaces %s and %s: aad-pod-identity uses the first", identity.Name, first.Namespace, identity.Namespace), ""))
@@ -206,7 +214,7 @@ func (p *podIdentity) match(w *survey.Workload) podMatch {
 // limited reports whether an identity is for pods of its own namespace only.
 func (p *podIdentity) limited(i podAzureIdentity) bool { return p.Namespaced || i.namespaced }
 
-// matches compares a pod's label with a binding's selector (row A5). In managed mode an empty selector
+// matches compares a pod's label with a binding's selector. In managed mode an empty selector
 // matches pods without the label.
 func (p *podIdentity) matches(b binding, w *survey.Workload, m podMatch) bool {
 	if p.Mode == "managed" {
@@ -215,20 +223,27 @@ func (p *podIdentity) matches(b binding, w *survey.Workload, m podMatch) bool {
 	return m.label != "" && b.selector == m.label
 }
 
-// exception returns the label with which an exception matches (row A9): one equal pair is enough, and
+// exception returns the label with which an exception matches: one equal pair is enough, and
 // values are compared without case.
 func (p *podIdentity) exception(w *survey.Workload) string {
-	for _, podLabels := range p.exceptions[w.Namespace] {
-		for _, name := range sorted(podLabels) {
-			if value, has := w.Template.Labels[name]; has && strings.EqualFold(value, podLabels[name]) {
-				return name + "=" + value
-			}
+	for _, e := range p.exceptions[w.Namespace] {
+		if pair := e.matches(w); pair != "" {
+			return pair
 		}
 	}
 	return ""
 }
 
-// check returns findings about an AzureIdentity (rows A2, A3).
+func (e exception) matches(w *survey.Workload) string {
+	for _, name := range sorted(e.labels) {
+		if value, has := w.Template.Labels[name]; has && strings.EqualFold(value, e.labels[name]) {
+			return name + "=" + value
+		}
+	}
+	return ""
+}
+
+// check returns findings about an AzureIdentity.
 func (i podAzureIdentity) check() []Finding {
 	name := "AzureIdentity " + i.Namespace + "/" + i.Name
 	if _, err := azure.ParseClientID(i.clientID); err != nil {

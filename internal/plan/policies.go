@@ -20,7 +20,7 @@ type policies struct {
 	openShift   bool
 }
 
-// constraint is a constraint of Gatekeeper, such as one of Azure Policy (row E5).
+// constraint is a constraint of Gatekeeper, such as one of Azure Policy.
 type constraint struct {
 	*survey.Object
 	action   string // deny, warn or dryrun
@@ -86,7 +86,7 @@ func (p *policies) check(w *Workload) {
 	p.mesh(w)
 }
 
-// podSecurity checks the Pod Security levels of the namespace (rows E1, E2).
+// podSecurity checks the Pod Security levels of the namespace.
 func (p *policies) podSecurity(w *Workload) {
 	labels := p.Namespaces[w.Namespace].Labels
 	const prefix = "pod-security.kubernetes.io/"
@@ -168,7 +168,7 @@ func (c constraint) applies(namespace string) bool {
 	return !slices.ContainsFunc(c.excluded, matches)
 }
 
-// limits checks the LimitRanges of the namespace (row E11).
+// limits checks the LimitRanges of the namespace.
 func (p *policies) limits(w *Workload) {
 	for _, o := range p.All("", "LimitRange") {
 		var spec corev1.LimitRangeSpec
@@ -188,7 +188,7 @@ func (p *policies) limits(w *Workload) {
 	}
 }
 
-// quotas checks for a quota on CPU limits, which the sidecar does not have unless the pod is Guaranteed (row E11).
+// quotas checks for a quota on CPU limits, which the sidecar does not have unless the pod is Guaranteed.
 func (p *policies) quotas(w *Workload) {
 	for _, o := range p.All("", "ResourceQuota") {
 		hard := stringMap(o.Body, "spec", "hard")
@@ -199,7 +199,7 @@ func (p *policies) quotas(w *Workload) {
 	}
 }
 
-// mesh notes pods in a service mesh (row E13).
+// mesh notes pods in a service mesh.
 func (p *policies) mesh(w *Workload) {
 	namespace, template := p.Namespaces[w.Namespace], w.source.Template
 	for _, m := range []struct{ name, key, value string }{

@@ -76,7 +76,11 @@ func (b *builder) named(w *Workload) []Ref {
 				w.find("IMDS143", s.Text+" names the identity by "+string(selector)+", whose client ID is not known", "set --identity="+string(selector)+"=<CLIENT_ID>")
 				continue
 			}
-			w.find("IMDS143", s.Text+" names the identity by "+string(selector), "the sidecar finds the IDs of its identities in their tokens; the annotation imds-oidc-proxy/identities maps those of others. Without the sidecar, name the client ID "+string(ref.ClientID))
+			ignored := ""
+			if s.ObjectID != "" && w.Today == ByPodIdentity {
+				ignored = ", which aad-pod-identity ignores: today the pods may get the token of another identity"
+			}
+			w.find("IMDS143", s.Text+" names the identity by "+string(selector)+ignored, "the sidecar finds the IDs of its identities in their tokens; the annotation imds-oidc-proxy/identities maps those of others. Without the sidecar, name the client ID "+string(ref.ClientID))
 			refs = append(refs, ref)
 		}
 	}

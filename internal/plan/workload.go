@@ -118,7 +118,7 @@ func (b *builder) workload(source *survey.Workload) Workload {
 	w.Evidence = append(w.Evidence, w.evidence.texts(signs.Likely)...)
 	for _, s := range w.evidence.signs {
 		if s.Certainty == signs.Hint {
-			w.Hints = append(w.Hints, oneLine(s.Row+" "+s.Text))
+			w.Hints = append(w.Hints, evidenceText(s))
 		}
 	}
 	b.leftovers(&w)
@@ -193,7 +193,7 @@ func (b *builder) today(w *Workload) {
 }
 
 // assignment returns the evidence for pod identity: an AzureAssignedIdentity of a running pod is the
-// best one (row A8).
+// best one.
 func (b *builder) assignment(w *Workload) (signs.Certainty, []string) {
 	evidence := []string{"label " + bindingLabel + "=" + oneLine(w.match.label)}
 	if !w.match.labelled {
@@ -255,8 +255,8 @@ func (b *builder) migratedFindings(w *Workload) {
 	if w.Today != ByWorkloadIdentity {
 		return
 	}
-	for _, row := range w.evidence.rows() {
-		if t := tools[row]; t.stays {
+	for _, code := range w.evidence.sources() {
+		if t := tools[code]; t.stays {
 			w.find("IMDS150", t.name+" is configured for a managed identity, and asks IMDS in spite of the variables", t.change)
 		}
 	}
@@ -269,12 +269,12 @@ func (b *builder) toolFindings(w *Workload) {
 	}
 	found := map[string]bool{}
 	for _, r := range w.references {
-		found[r.row] = true // countReferences has added it
+		found[r.code] = true // countReferences has added it
 	}
-	for _, row := range slices.Concat(w.evidence.rows(), w.evidence.tools) {
-		if t, known := tools[row]; known && !found[row] {
-			found[row] = true
-			w.find(toolCode(row), t.name+" requests the tokens", t.change)
+	for _, code := range slices.Concat(w.evidence.sources(), w.evidence.tools) {
+		if t, known := tools[code]; known && !found[code] {
+			found[code] = true
+			w.find(code, t.name+" requests the tokens"+w.upgrade(code), t.change)
 		}
 	}
 }

@@ -40,6 +40,7 @@ func (r *run) versions(ctx context.Context) {
 		r.add(Skipped, "", "", "the versions of the kubelets: there is no node")
 		return
 	}
+	r.nodes = nodes.Items
 	oldest := slices.MinFunc(nodes.Items, func(a, b corev1.Node) int {
 		return compareVersions(a.Status.NodeInfo.KubeletVersion, b.Status.NodeInfo.KubeletVersion)
 	})

@@ -6,9 +6,11 @@ import (
 	"io"
 	"net/url"
 	"slices"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/version"
 )
 
 // cniPlugin checks whether the nodes have this project's CNI plugin. A cluster without it is in order.
@@ -28,6 +30,9 @@ func (r *run) cniPlugin(ctx context.Context) {
 			r.pluginNodes(set)
 		}
 	}
+	if r.plugin {
+		r.pluginRuntimes()
+	}
 }
 
 func installsPlugin(c corev1.Container) bool {
@@ -43,6 +48,32 @@ func (r *run) pluginNodes(set appsv1.DaemonSet) {
 	}
 	r.ok("DaemonSet %s/%s is ready on all nodes (%d)", set.Namespace, set.Name, all)
 }
+
+// runtimes has the first version of each container runtime that passes the annotations of pods to plugins.
+var runtimes = map[string]string{"containerd": "1.5.0", "cri-o": "1.29.0"}
+
+// pluginRuntimes checks that the nodes' container runtimes pass the annotations with which pods ask for the
+// redirect. Without them the plugin refuses these pods.
+func (r *run) pluginRuntimes() {
+	for _, n := range r.nodes {
+		name, served, _ := strings.Cut(n.Status.NodeInfo.ContainerRuntimeVersion, "://")
+		first, known := runtimes[name]
+		v, err := version.ParseGeneric(served)
+		switch {
+		case n.Status.NodeInfo.OperatingSystem == "windows":
+		case !known || err != nil:
+			r.add(Warning, "start a pod with the annotation there before you use the plugin", "docs/cni.md#what-it-needs", "node %s has the container runtime %q, with which the plugin was not tried", n.Name, n.Status.NodeInfo.ContainerRuntimeVersion)
+		case v.LessThan(version.MustParseGeneric(first)):
+			r.add(Fault, "update the node to "+name+" "+first+" or later", "docs/cni.md#what-it-needs", "node %s has %s %s, which does not pass the annotations of pods to plugins: no pod of the node starts", n.Name, name, served)
+		}
+	}
+	if slices.ContainsFunc(r.nodes, func(n corev1.Node) bool { return n.Labels[aksLabel] != "" }) {
+		r.add(Note, "watch for pods that do not start", "docs/cni.md#on-aks", "AKS does not support further CNI plugins, and sometimes writes its list of plugins again; the installer then adds the plugin again")
+	}
+}
+
+// aksLabel is on all nodes of AKS.
+const aksLabel = "kubernetes.azure.com/cluster"
 
 // otherRedirect is a value of the annotation imds-oidc-proxy/redirect for pods that may not have NET_ADMIN.
 type otherRedirect struct{ mode, text string }

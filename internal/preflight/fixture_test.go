@@ -123,7 +123,7 @@ func healthy(t *testing.T) (*server, preflight.Config) {
 	}, answers: map[string]string{
 		"/version": `{"gitVersion": "v1.35.2"}`, "/.well-known/openid-configuration": `{"issuer": "` + address + `"}`,
 		"/apis":                      `{"groups": [{"name": "apps", "versions": [{"version": "v1"}]}, {"name": "admissionregistration.k8s.io", "versions": [{"version": "v1"}]}, {"name": "aadpodidentity.k8s.io", "versions": [{"version": "v1"}]}]}`,
-		"/api/v1/nodes":              `{"items": [{"metadata": {"name": "b"}, "status": {"nodeInfo": {"kubeletVersion": "v1.35.0"}}}, {"metadata": {"name": "a"}, "status": {"nodeInfo": {"kubeletVersion": "v1.34.9"}}}]}`,
+		"/api/v1/nodes":              `{"items": [{"metadata": {"name": "b"}, "status": {"nodeInfo": {"kubeletVersion": "v1.35.0", "containerRuntimeVersion": "containerd://1.7.0"}}}, {"metadata": {"name": "a"}, "status": {"nodeInfo": {"kubeletVersion": "v1.34.9", "containerRuntimeVersion": "containerd://2.1.0"}}}]}`,
 		"/api/v1/namespaces":         `{"items": [{"metadata": {"name": "shop"}}]}`,
 		"/api/v1/serviceaccounts":    `{"items": [{"metadata": {"name": "web", "namespace": "shop", "annotations": {"azure.workload.identity/client-id": "11111111-1111-4111-8111-111111111111"}}}]}`,
 		"/api/v1/pods":               `{"items": [` + pod("web-1", true) + `]}`,

@@ -42,6 +42,7 @@ func (r *run) dryRuns(ctx context.Context, namespace string) {
 		return
 	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "cannot create resource"):
 		r.add(Skipped, "ask for the right to create pods: nothing is created", "", "whether the API server accepts the sidecar: you may not create pods, not even as a dry run")
+		r.declared(namespace)
 		return
 	case !isRefusal(err):
 		r.add(Fault, "", "", "the dry run failed: %s", oneLine(err))
@@ -59,6 +60,18 @@ func (r *run) dryRuns(ctx context.Context, namespace string) {
 		}
 	}
 	r.add(Fault, hintFor(reason), docsFor(reason), "a pod with the sidecar is refused: %s", reason)
+}
+
+// declared reports what the objects say about the admission of pods in a namespace, where no dry run is
+// possible.
+func (r *run) declared(namespace string) {
+	level := r.survey.Namespaces[namespace].Labels["pod-security.kubernetes.io/enforce"]
+	if level == "baseline" || level == "restricted" {
+		r.add(Warning, "use one of the redirects of docs/plan.md#imds130, or let the namespace enforce privileged", "docs/plan.md#imds130", "the namespace enforces %s, which refuses NET_ADMIN", level)
+	}
+	if len(r.survey.All("security.openshift.io", "SecurityContextConstraints")) > 0 {
+		r.add(Warning, "create one SecurityContextConstraints that allows the whole pod", "docs/plan.md#imds138", "OpenShift: restricted-v2 allows neither NET_ADMIN nor the users 0 and 1501")
+	}
 }
 
 // isRefusal reports whether admission has refused an object.

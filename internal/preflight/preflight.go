@@ -15,6 +15,8 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"imds-oidc-proxy/internal/inject"
 	"imds-oidc-proxy/internal/survey"
 )
@@ -68,6 +70,7 @@ type run struct {
 	results []Result
 	// installed means that a webhook adds tokens, and plugin that the nodes get the CNI plugin.
 	installed, plugin bool
+	nodes             []corev1.Node // empty: not known
 }
 
 // kinds are read: what is about the cluster, the webhooks and the namespaces.
@@ -87,6 +90,9 @@ func Run(ctx context.Context, client survey.Creator, config Config) ([]Result, e
 	r.survey.Finish()
 	r.versions(ctx)
 	r.rights()
+	if r.Pre {
+		r.mayInstall(ctx)
+	}
 	r.podIdentity()
 	r.group = "issuer"
 	r.issuer(ctx)

@@ -107,19 +107,47 @@ func TestFindings(t *testing.T) {
 		}, `warning namespace shop: a pod with the redirect is refused: pods "x" is forbidden: violates PodSecurity "baseline:latest": non-default capabilities`, "the namespace enforces baseline, which refuses NET_ADMIN: let it enforce privileged; with the CNI plugin's redirect (imds-oidc-proxy/redirect: cni-forward) a pod is accepted", 3},
 		"the CNI plugin is not ready": {func(s *server, _ *preflight.Config) { s.answers["/apis/apps/v1/daemonsets"] = plugin(1) }, "fault CNI plugin: DaemonSet proxy/imds-oidc-proxy-cni is ready on 1 of 2 nodes: pods that ask for it do not start on the others", "look at its pods: kubectl --namespace=proxy get pods -o wide", 4},
 		"no CNI plugin":               {replace("/apis/apps/v1/deployments", `"azure.workload.identity/inject-proxy-sidecar": "true"`, `"azure.workload.identity/inject-proxy-sidecar": "true", "imds-oidc-proxy/redirect": "cni-sealed"`), "fault namespace shop: Deployment web asks for a redirect by the CNI plugin, which is not installed", "install the plugin, or choose another redirect", 4},
-		"a policy":                    {admit(refuse(`admission webhook "validation.gatekeeper.sh" denied the request: [azurepolicy-k8sazurev3allowedcapabilities-0] no`)), `fault namespace shop: a pod with the sidecar is refused: pods "x" is forbidden: admission webhook "validation.gatekeeper.sh" denied the request: [azurepolicy-k8sazurev3allowedcapabilities-0] no`, "allow it in the parameters of this policy, or exclude the namespace", 4},
-		"another refusal":             {admit(func(*corev1.Pod) error { return apierrors.NewBadRequest("images must be signed") }), "skipped namespace shop: whether the API server accepts the sidecar: it refuses the check's pod without it too: images must be signed", "", 0},
-		"OpenShift":                   {admit(refuse("unable to validate against any security context constraint: []")), `fault namespace shop: a pod with the sidecar is refused: pods "x" is forbidden: unable to validate against any security context constraint: []`, "create one SecurityContextConstraints that allows the whole pod", 4},
-		"not injected":                {admit(func(*corev1.Pod) error { return nil }), "fault namespace shop: a pod that requests the sidecar is accepted without it: no webhook has changed it", "look at the namespace selector and the log of the webhook", 4},
-		"no right to try":             {admit(refuse(`User "x" cannot create resource "pods" in API group ""`)), "skipped namespace shop: whether the API server accepts the sidecar: you may not create pods, not even as a dry run", "ask for the right to create pods: nothing is created", 0},
-		"a broken admission":          {admit(func(*corev1.Pod) error { return apierrors.NewInternalError(errors.New("failed calling webhook")) }), "fault namespace shop: the dry run failed: Internal error occurred: failed calling webhook", "", 4},
-		"no namespace":                {func(_ *server, c *preflight.Config) { c.Namespaces = []string{"gone"} }, "fault namespace gone: it does not exist", "create it, or correct --namespace", 4},
-		"default":                     {replace("/apis/apps/v1/deployments", `"serviceAccountName": "web", `, ""), "fault namespace shop: Deployment web uses the service account default", "give it a service account of its own", 4},
-		"a missing account":           {replace("/apis/apps/v1/deployments", `"serviceAccountName": "web"`, `"serviceAccountName": "gone"`), "fault namespace shop: service account gone of Deployment web does not exist", "create it", 4},
-		"no client ID":                {replace("/api/v1/serviceaccounts", "client-id", "other"), "warning namespace shop: service account web names no identity", "set the annotation azure.workload.identity/client-id, unless all requests name a client ID", 3},
-		"a bad client ID":             {replace("/api/v1/serviceaccounts", "11111111-1111-4111-8111-111111111111", "web-identity"), `fault namespace shop: service account web: "web-identity": must be a GUID: the application (client) ID, not a name or a resource ID`, "correct the annotation azure.workload.identity/client-id", 4},
-		"a bad tenant":                {replace("/api/v1/serviceaccounts", `"azure.workload.identity/client-id"`, `"azure.workload.identity/tenant-id": "a b", "azure.workload.identity/client-id"`), `fault namespace shop: service account web: "a b": must be a tenant's ID (a GUID) or its domain, such as tenant.onmicrosoft.com`, "correct the annotation azure.workload.identity/tenant-id", 4},
-		"a pod without sidecar":       {replace("/api/v1/pods", pod("web-1", true), pod("web-1", true)+", "+pod("web-2", false)), "fault namespace shop: Deployment web: 1 of 2 pods have no sidecar", "restart it: kubectl --namespace=shop rollout restart deployment web", 4},
+		"an old container runtime": {func(s *server, _ *preflight.Config) {
+			s.answers["/apis/apps/v1/daemonsets"] = plugin(2)
+			s.answers["/api/v1/nodes"] = strings.Replace(s.answers["/api/v1/nodes"], "containerd://1.7.0", "containerd://1.4.9", 1)
+		}, "fault CNI plugin: node b has containerd 1.4.9, which does not pass the annotations of pods to plugins: no pod of the node starts", "update the node to containerd 1.5.0 or later", 4},
+		"an old CRI-O": {func(s *server, _ *preflight.Config) {
+			s.answers["/apis/apps/v1/daemonsets"] = plugin(2)
+			s.answers["/api/v1/nodes"] = strings.Replace(s.answers["/api/v1/nodes"], "containerd://1.7.0", "cri-o://1.28.9", 1)
+		}, "fault CNI plugin: node b has cri-o 1.28.9, which does not pass the annotations of pods to plugins: no pod of the node starts", "update the node to cri-o 1.29.0 or later", 4},
+		"another container runtime": {func(s *server, _ *preflight.Config) {
+			s.answers["/apis/apps/v1/daemonsets"] = plugin(2)
+			s.answers["/api/v1/nodes"] = strings.Replace(s.answers["/api/v1/nodes"], "containerd://1.7.0", "docker://20.1.0", 1)
+		}, `warning CNI plugin: node b has the container runtime "docker://20.1.0", with which the plugin was not tried`, "start a pod with the annotation there before you use the plugin", 3},
+		"the CNI plugin on AKS": {func(s *server, _ *preflight.Config) {
+			s.answers["/apis/apps/v1/daemonsets"] = plugin(2)
+			s.answers["/api/v1/nodes"] = strings.Replace(s.answers["/api/v1/nodes"], `"name": "b"`, `"name": "b", "labels": {"kubernetes.azure.com/cluster": "MC_shop"}`, 1)
+		}, "note CNI plugin: AKS does not support further CNI plugins, and sometimes writes its list of plugins again; the installer then adds the plugin again", "watch for pods that do not start", 0},
+		"no right to install": {func(s *server, c *preflight.Config) {
+			c.Pre, s.denied = true, []string{"create mutatingwebhookconfigurations"}
+		}, "note cluster: you may not create mutatingwebhookconfigurations", "a cluster administrator has to install the webhook; without it, use imds-migrate inject", 0},
+		"no right to try in a restricted namespace": {func(s *server, _ *preflight.Config) {
+			s.answers["/api/v1/namespaces"] = `{"items": [{"metadata": {"name": "shop", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}]}`
+			s.admit = refuse(`User "x" cannot create resource "pods" in API group ""`)
+		}, "warning namespace shop: the namespace enforces restricted, which refuses NET_ADMIN", "use one of the redirects of docs/plan.md#imds130, or let the namespace enforce privileged", 3},
+		"no right to try on OpenShift": {func(s *server, _ *preflight.Config) {
+			s.answers["/apis"] = strings.Replace(s.answers["/apis"], `{"name": "apps"`, `{"name": "security.openshift.io", "versions": [{"version": "v1"}]}, {"name": "apps"`, 1)
+			s.answers["/apis/security.openshift.io/v1/securitycontextconstraints"] = `{"items": [{"metadata": {"name": "restricted-v2"}}]}`
+			s.admit = refuse(`User "x" cannot create resource "pods" in API group ""`)
+		}, "warning namespace shop: OpenShift: restricted-v2 allows neither NET_ADMIN nor the users 0 and 1501", "create one SecurityContextConstraints that allows the whole pod", 3},
+		"a policy":              {admit(refuse(`admission webhook "validation.gatekeeper.sh" denied the request: [azurepolicy-k8sazurev3allowedcapabilities-0] no`)), `fault namespace shop: a pod with the sidecar is refused: pods "x" is forbidden: admission webhook "validation.gatekeeper.sh" denied the request: [azurepolicy-k8sazurev3allowedcapabilities-0] no`, "allow it in the parameters of this policy, or exclude the namespace", 4},
+		"another refusal":       {admit(func(*corev1.Pod) error { return apierrors.NewBadRequest("images must be signed") }), "skipped namespace shop: whether the API server accepts the sidecar: it refuses the check's pod without it too: images must be signed", "", 0},
+		"OpenShift":             {admit(refuse("unable to validate against any security context constraint: []")), `fault namespace shop: a pod with the sidecar is refused: pods "x" is forbidden: unable to validate against any security context constraint: []`, "create one SecurityContextConstraints that allows the whole pod", 4},
+		"not injected":          {admit(func(*corev1.Pod) error { return nil }), "fault namespace shop: a pod that requests the sidecar is accepted without it: no webhook has changed it", "look at the namespace selector and the log of the webhook", 4},
+		"no right to try":       {admit(refuse(`User "x" cannot create resource "pods" in API group ""`)), "skipped namespace shop: whether the API server accepts the sidecar: you may not create pods, not even as a dry run", "ask for the right to create pods: nothing is created", 0},
+		"a broken admission":    {admit(func(*corev1.Pod) error { return apierrors.NewInternalError(errors.New("failed calling webhook")) }), "fault namespace shop: the dry run failed: Internal error occurred: failed calling webhook", "", 4},
+		"no namespace":          {func(_ *server, c *preflight.Config) { c.Namespaces = []string{"gone"} }, "fault namespace gone: it does not exist", "create it, or correct --namespace", 4},
+		"default":               {replace("/apis/apps/v1/deployments", `"serviceAccountName": "web", `, ""), "fault namespace shop: Deployment web uses the service account default", "give it a service account of its own", 4},
+		"a missing account":     {replace("/apis/apps/v1/deployments", `"serviceAccountName": "web"`, `"serviceAccountName": "gone"`), "fault namespace shop: service account gone of Deployment web does not exist", "create it", 4},
+		"no client ID":          {replace("/api/v1/serviceaccounts", "client-id", "other"), "warning namespace shop: service account web names no identity", "set the annotation azure.workload.identity/client-id, unless all requests name a client ID", 3},
+		"a bad client ID":       {replace("/api/v1/serviceaccounts", "11111111-1111-4111-8111-111111111111", "web-identity"), `fault namespace shop: service account web: "web-identity": must be a GUID: the application (client) ID, not a name or a resource ID`, "correct the annotation azure.workload.identity/client-id", 4},
+		"a bad tenant":          {replace("/api/v1/serviceaccounts", `"azure.workload.identity/client-id"`, `"azure.workload.identity/tenant-id": "a b", "azure.workload.identity/client-id"`), `fault namespace shop: service account web: "a b": must be a tenant's ID (a GUID) or its domain, such as tenant.onmicrosoft.com`, "correct the annotation azure.workload.identity/tenant-id", 4},
+		"a pod without sidecar": {replace("/api/v1/pods", pod("web-1", true), pod("web-1", true)+", "+pod("web-2", false)), "fault namespace shop: Deployment web: 1 of 2 pods have no sidecar", "restart it: kubectl --namespace=shop rollout restart deployment web", 4},
 		"no rights": {func(s *server, _ *preflight.Config) {
 			s.denied = []string{"patch deployments", "create serviceaccounts"}
 		}, "note namespace shop: you may not patch deployments, create serviceaccounts", "ask for the ClusterRole edit in this namespace, or send the changes to somebody who has it", 0},

@@ -29,14 +29,15 @@ func readCounters(text string) counters {
 		if err != nil || number == 0 {
 			continue
 		}
-		switch value := clean(m[3]); m[1] + " " + m[2] {
+		n := int64(min(number, maxCount))
+		switch value := clean(m[3], maxWord); m[1] + " " + m[2] {
 		case "refused_requests_total reason":
-			c.refused[value] += int64(number)
+			count(c.refused, value, n)
 		case "exchange_errors_total code":
-			c.failed[value] += int64(number)
+			count(c.failed, value, n)
 		case "forwarded_requests_total result":
 			if value == "success" {
-				c.forwarded += int64(number)
+				c.forwarded = min(c.forwarded+n, maxCount)
 			}
 		case "build_info version":
 			c.version = value
@@ -45,8 +46,16 @@ func readCounters(text string) counters {
 	return c
 }
 
+// count adds a number. Reasons beyond maxReasons are counted as other.
+func count(numbers map[string]int64, reason string, n int64) {
+	if _, known := numbers[reason]; !known && len(numbers) >= maxReasons {
+		reason = "other"
+	}
+	numbers[reason] = min(numbers[reason]+n, maxCount)
+}
+
 // ordinary are the reasons of refusals that no client notices, or that are part of its search for IMDS.
-var ordinary = map[string]bool{"no_metadata_header": true, "not_found": true, "forwarding_off": true}
+var ordinary = map[string]bool{"no_metadata_header": true, "not_found": true, "forwarding_off": true, "identity_path": true}
 
 // wrong reports whether requests have failed for a reason that a log line explains.
 func (c counters) wrong() bool {

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -155,7 +156,7 @@ func TestVerdicts(t *testing.T) {
 		"one pod asks": {sidecar("web", "aaaaa", 40*day, "") + ", " + sidecar("web", "bbbbb", 40*day, ""),
 			&executor{answers: map[string]string{"web-5d4f-aaaaa": census(), "web-5d4f-bbbbb": census(old)}}, "needed: go-azidentity 1.1.0: azidentity (Go) 1.3.0 or later", "", 3},
 		"no pod":                       {"", &executor{}, "unknown: no pod runs: ask again while one does, or set --prometheus", "", 3},
-		"no right":                     {sidecar("web", "aaaaa", 40*day, ""), &executor{err: forbidden}, "unknown: 1 of 1 pods were not asked", "you may not create pods/exec -> ask for the ClusterRole of docs/plan.md#report", 1},
+		"no right":                     {sidecar("web", "aaaaa", 40*day, ""), &executor{err: forbidden}, "unknown: 1 of 1 pods were not asked", "you may not create pods/exec -> ask for the ClusterRole of docs/report.md#permissions", 1},
 		"an old proxy":                 {sidecar("web", "aaaaa", 40*day, ""), &executor{code: 2, answers: map[string]string{"web-5d4f-aaaaa": `proxy: unexpected argument "clients"`}}, "unknown: 1 of 1 pods were not asked", "its version has no command clients, and no admin port -> upgrade the image, or set the annotation imds-oidc-proxy/admin-port", 1},
 		"a proxy that is stuck":        {sidecar("web", "aaaaa", 40*day, ""), &executor{code: 1, answers: map[string]string{"web-5d4f-aaaaa": "proxy: connection\x1b[31m refused\n"}}, "unknown: 1 of 1 pods were not asked", "proxy clients ends with exit code 1: proxy: connection [31m refused", 1},
 		"an answer without JSON":       {sidecar("web", "aaaaa", 40*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": "<html>"}}, "unknown: 1 of 1 pods were not asked", "its answer is not complete or not valid: <html>", 1},
@@ -264,18 +265,61 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// prometheus answers the query for clients, and that for the time with data.
-func prometheus(t *testing.T, clients, since string) *report.Prometheus {
+// TestRemedies: a failed exchange has the remedy, and the request that failed because of it the time. An
+// exchange that works again is no fault. A refused request names the identity.
+func TestRemedies(t *testing.T) {
+	log := strings.Join([]string{
+		`{"time":"2026-11-29T10:00:00Z","msg":"token exchange failed","client_id":"a","resource":"r","error":"no federated credential matches","aadsts":700213,"hint":"az identity federated-credential create"}`,
+		`{"time":"2026-11-29T10:00:01Z","msg":"request failed","client_id":"a","resource":"r","error":"no federated credential matches (AADSTS700213)"}`,
+		`{"time":"2026-11-29T10:01:00Z","msg":"token exchange failed","client_id":"b","resource":"r","error":"x","hint":"y"}`,
+		`{"time":"2026-11-29T10:02:00Z","msg":"token exchange works again","client_id":"b","resource":"r","failures":1}`,
+		`{"time":"2026-11-29T10:03:00Z","msg":"refused request","identity":"66666666-0000-4000-8000-000000000000","error":"Identity not found: object_id is not configured; see --identity"}`,
+		`{"time":"9999-12-31T23:59:59-23:00","msg":"refused request","error":"` + strings.Repeat("é\\u202e\\n", 10_000) + `","hint":"` + strings.Repeat("x", 10_000) + `"}`,
+	}, "\n")
+	a := cluster(sidecar("web", "aaaaa", 40*day, ""), "web")
+	a["/api/v1/namespaces/shop/pods/web-5d4f-aaaaa/log"] = log
+	r := run(t, a, &executor{answers: map[string]string{"web-5d4f-aaaaa": census() + metrics}}, nil)
+	faults := r.Workloads[0].Faults
+	if len(faults) != 3 || !slices.Equal(r.Workloads[0].Codes, []string{"IMDS416", "IMDS417"}) {
+		t.Fatalf("got %+v, %v", faults, r.Workloads[0].Codes)
+	}
+	at := func(minute, second int) time.Time { return time.Date(2026, 11, 29, 10, minute, second, 0, time.UTC) }
+	if want := (report.Fault{Pod: "web-5d4f-aaaaa", Time: at(0, 1), ClientID: "a", Resource: "r", AADSTS: 700213, Text: "no federated credential matches", Remedy: "az identity federated-credential create"}); faults[0] != want {
+		t.Errorf("got %+v, want %+v", faults[0], want)
+	}
+	if f := faults[1]; f.Identity != "66666666-0000-4000-8000-000000000000" || !f.Time.Equal(at(3, 0)) {
+		t.Errorf("got %+v", f)
+	}
+	if f := faults[2]; f.Time.After(now) || len(f.Text) > 620 || len(f.Remedy) > 620 || strings.ContainsAny(f.Text, "\u202e\n") {
+		t.Errorf("a hostile line: got %+v", f)
+	}
+}
+
+// prometheus answers the queries for clients, for the time with data, for the pods that are scraped now, and
+// for the times with data of any target, which reach back as long as given.
+func prometheus(t *testing.T, clients, since, current string, reach time.Duration) *report.Prometheus {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		query, result := r.FormValue("query"), since
-		if r.URL.Path != "/base/api/v1/query" || !strings.Contains(query, "[3031200s") {
+		query, result := r.FormValue("query"), ""
+		switch {
+		case r.URL.Path == "/base/api/v1/query_range":
+			var values []string
+			for at := time.Duration(0); at <= reach; at += time.Hour {
+				values = append(values, fmt.Sprintf(`[%d, "1"]`, now.Add(-at).Unix()))
+			}
+			result = `{"metric": {}, "values": [` + strings.Join(values, ", ") + `]}`
+		case r.URL.Path != "/base/api/v1/query" || r.FormValue("time") != strconv.FormatInt(now.Unix(), 10):
 			t.Errorf("got %s", r.URL)
-		}
-		if strings.Contains(query, "imds_oidc_proxy_callers") {
+		case query == "count by (namespace, pod) (imds_oidc_proxy_build_info)":
+			result = current
+		case !strings.Contains(query, "[3031200s"):
+			t.Errorf("got %s", query)
+		case strings.Contains(query, "imds_oidc_proxy_callers"):
 			result = clients
+		default:
+			result = since
 		}
-		fmt.Fprintf(w, `{"status": "success", "data": {"resultType": "vector", "result": [%s]}}`, result)
+		fmt.Fprintf(w, `{"status": "success", "data": {"result": [%s]}}`, result)
 	}))
 	t.Cleanup(server.Close)
 	address, err := url.Parse(server.URL + "/base/")
@@ -293,28 +337,34 @@ func sample(pod, labels string, value time.Duration) string {
 func TestPrometheus(t *testing.T) {
 	const caller = `, "sdk": "curl", "version": "", "workload_identity": "unknown"`
 	young := sidecar("web", "aaaaa", 2*day, "")
+	const gone, lives = "web-6c5f-zzzzz", "web-5d4f-aaaaa"
 	for name, c := range map[string]struct {
-		pods, clients, since string
-		silent               bool
-		want                 string
-		code                 int
+		pods, clients, since, current string
+		reach                         time.Duration
+		asked                         string // the answer of the pod; empty: it cannot be asked
+		want                          string
+		code                          int
 	}{
-		"long enough":                       {young, "", sample("web-6c5f-zzzzz", "", 36*day), false, "can go: nobody has asked for 36 days: the sidecar can go, if no job runs less often than every 35 days", 0},
-		"not long enough":                   {young, "", sample("web-6c5f-zzzzz", "", 10*day), false, "waiting: nobody has asked for 10 days; wait until 35 days have passed", 3},
-		"a pod that is gone has asked":      {young, sample("web-6c5f-zzzzz", caller, 1), sample("web-6c5f-zzzzz", "", 36*day), false, "needed: curl: find out what it is, docs/metrics.md", 3},
-		"a pod of another workload":         {young, sample("web-api-6c5f-zzzzz", caller, 1), sample("web-api-6c5f-zzzzz", "", 36*day), false, "waiting: nobody has asked for 2 days; wait until 35 days have passed", 3},
-		"no pod runs":                       {"", "", sample("web-6c5f-zzzzz", "", 36*day), false, "can go: nobody has asked for 36 days: the sidecar can go, if no job runs less often than every 35 days", 0},
-		"a pod that was scraped":            {young, "", sample("web-6c5f-zzzzz", "", 36*day) + "," + sample("web-5d4f-aaaaa", "", 2*day), true, "can go: nobody has asked for 36 days: the sidecar can go, if no job runs less often than every 35 days", 0},
-		"a pod that was not scraped":        {young, "", sample("web-6c5f-zzzzz", "", 36*day), true, "unknown: 1 of 1 pods were not asked", 3},
-		"the same pod is not counted twice": {young, sample("web-5d4f-aaaaa", caller, 1), sample("web-5d4f-aaaaa", "", 36*day), false, "can go: nobody has asked for 36 days: the sidecar can go, if no job runs less often than every 35 days", 0},
+		"long enough":                    {young, "", sample(gone, "", 36*day), sample(lives, "", 1), 36 * day, census(), "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
+		"not long enough":                {young, "", sample(gone, "", 10*day), sample(lives, "", 1), 36 * day, census(), "waiting: nobody has asked for 10 days; wait until 35 days have passed", 3},
+		"a pause in Prometheus":          {young, "", sample(gone, "", 36*day), sample(lives, "", 1), 20 * day, census(), "waiting: nobody has asked for 20 days; wait until 35 days have passed", 3},
+		"a pod that is gone has asked":   {young, sample(gone, caller, 1), sample(gone, "", 36*day), sample(lives, "", 1), 36 * day, census(), "needed: curl: find out what it is, docs/metrics.md", 3},
+		"a pod of another workload":      {young, sample("web-api-6c5f-zzzzz", caller, 1), sample("web-api-6c5f-zzzzz", "", 36*day), sample(lives, "", 1), 36 * day, census(), "waiting: nobody has asked for 2 days; wait until 35 days have passed", 3},
+		"no pod runs":                    {"", "", sample(gone, "", 36*day), "", 36 * day, "", "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
+		"a pod that was scraped":         {young, "", sample(gone, "", 36*day) + "," + sample(lives, "", 2*day), sample(lives, "", 1), 36 * day, "", "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
+		"a pod that was scraped once":    {young, "", sample(gone, "", 36*day) + "," + sample(lives, "", 2*day), "", 36 * day, "", "unknown: 1 of 1 pods were not asked", 3},
+		"a pod that is not scraped":      {young, "", sample(gone, "", 36*day), "", 36 * day, census(), "waiting: nobody has asked for 2 days; wait until 35 days have passed", 3},
+		"a container before a restart":   {young, sample(lives, caller, 1), sample(lives, "", 36*day), sample(lives, "", 1), 36 * day, census(), "needed: curl: find out what it is, docs/metrics.md", 3},
+		"a client that is quiet by now":  {sidecar("web", "aaaaa", 50*day, ""), sample(lives, caller, 1), sample(lives, "", 36*day), sample(lives, "", 1), 36 * day, census(client("curl", "", "unknown", "", 1, 49*day, 40*day)), "can go: nobody has asked for 40 days: the sidecar can go, if no job runs less often than every 35 days", 0},
+		"a new pod that is not seen yet": {sidecar("web", "aaaaa", time.Minute, ""), "", sample(gone, "", 36*day), "", 36 * day, census(), "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
 	} {
-		e := &executor{answers: map[string]string{"web-5d4f-aaaaa": census()}}
-		if c.silent {
-			e.err = errors.New("no")
-		}
-		r := run(t, cluster(c.pods, "web"), e, func(config *report.Config) { config.Prometheus = prometheus(t, c.clients, c.since) })
+		e := &executor{answers: map[string]string{lives: c.asked}}
+		r := run(t, cluster(c.pods, "web"), e, func(config *report.Config) { config.Prometheus = prometheus(t, c.clients, c.since, c.current, c.reach) })
 		if got := verdict(r); got != c.want || report.ExitCode(r) != c.code {
 			t.Errorf("%s: got %q, exit code %d, want %q, %d", name, got, report.ExitCode(r), c.want, c.code)
+		}
+		if unscraped := strings.Contains(strings.Join(r.Workloads[0].Codes, " "), "IMDS409"); unscraped != (name == "a pod that is not scraped" || name == "a pod that was scraped once") {
+			t.Errorf("%s: got the codes %v", name, r.Workloads[0].Codes)
 		}
 	}
 }

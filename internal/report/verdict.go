@@ -3,98 +3,129 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"imds-oidc-proxy/internal/census"
+	"imds-oidc-proxy/internal/survey"
 )
 
 // report puts the answers together.
 func (r *run) report() *Report {
+	period := r.config.Period
+	if period == 0 {
+		period = DefaultPeriod
+	}
 	out := &Report{
-		Time: r.config.Now.UTC().Truncate(time.Second), PeriodSeconds: int64(r.config.Period / time.Second), Prometheus: r.memory != nil,
-		Namespaces: []Namespace{}, Workloads: []Workload{}, NotAsked: []NotAsked{},
+		Schema: schema, Time: r.config.Now.UTC().Truncate(time.Second), PeriodSeconds: int64(period / time.Second), Prometheus: r.memories != nil,
+		Namespaces: []Namespace{}, Workloads: []Workload{}, Upgrades: []Upgrade{}, NotAsked: []NotAsked{}, NotRead: []NotRead{},
 	}
-	for _, w := range r.all {
-		r.fill(out, w)
+	for _, u := range r.survey.Unread {
+		out.NotRead = append(out.NotRead, NotRead{codeNotRead, clean(u.What, maxName), clean(u.Why, maxText)})
 	}
-	if r.memory != nil {
-		r.remember()
+	answers := map[*Workload][]answer{}
+	for _, a := range r.answers {
+		w := r.workloads[a.pod.owner]
+		answers[w] = append(answers[w], a)
 	}
-	for _, w := range r.all {
+	for _, ref := range slices.SortedFunc(maps.Keys(r.workloads), func(a, b survey.Ref) int { return a.Compare(b) }) {
+		w := r.workloads[ref]
+		if w.survey.Ended && len(answers[w]) == 0 {
+			continue // a Job that has ended, and whose pods are gone
+		}
+		r.fill(out, w, answers[w])
+		r.observe(w, answers[w])
 		r.judge(w)
-	}
-	slices.SortFunc(r.all, func(a, b *Workload) int {
-		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Kind, b.Kind), strings.Compare(a.Name, b.Name))
-	})
-	for _, w := range r.all {
 		out.Workloads = append(out.Workloads, *w)
 	}
-	slices.SortFunc(out.NotAsked, func(a, b NotAsked) int {
-		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Pod, b.Pod))
+	slices.SortStableFunc(out.NotRead, func(a, b NotRead) int {
+		return cmp.Or(strings.Compare(a.Code, b.Code), strings.Compare(a.What, b.What), strings.Compare(a.Why, b.Why))
 	})
+	out.NotRead = slices.Compact(out.NotRead)
 	r.count(out)
+	r.upgrades(out)
 	return out
 }
 
 // fill adds what the sidecars of a workload say.
-func (r *run) fill(out *Report, w *Workload) {
+func (r *run) fill(out *Report, w *Workload, answers []answer) {
 	w.Refused, w.Failed = map[string]int64{}, map[string]int64{}
 	versions := map[string]bool{}
-	for _, a := range r.answers[w.ref] {
+	for _, a := range answers {
 		w.Pods++
+		if a.noLog != "" {
+			out.NotRead = append(out.NotRead, NotRead{codeNoLog, "logs in namespace " + w.Namespace, a.noLog + ": so the errors are not known"})
+			w.code(codeNoLog)
+		}
 		if a.reason != "" {
-			out.NotAsked = append(out.NotAsked, NotAsked{a.pod.namespace, a.pod.name, a.reason, a.hint})
+			w.code(a.code)
+			out.NotAsked = append(out.NotAsked, NotAsked{a.pod.namespace, a.pod.name, a.code, a.reason, a.hint})
 			continue
 		}
 		w.PodsAsked++
-		if age := max(r.config.Now.Sub(a.pod.started), 0); w.PodsAsked == 1 || age < w.observed {
-			w.observed = age
-		}
 		for _, e := range a.clients {
-			w.add(clientOf(e))
+			w.add(Client{
+				SDK: e.SDK, Version: e.Version, WorkloadIdentity: string(e.WorkloadIdentity), Upgrade: e.Upgrade,
+				Pods: 1, Requests: e.Requests, FirstSeen: r.past(e.FirstSeen), LastSeen: r.past(e.LastSeen),
+			})
 		}
 		for reason, n := range a.counters.refused {
 			if !ordinary[reason] {
-				w.Refused[reason] += n
+				count(w.Refused, reason, n)
 			}
 		}
 		for code, n := range a.counters.failed {
-			w.Failed[code] += n
+			count(w.Failed, code, n)
 		}
-		w.Forwarded += a.counters.forwarded
-		w.Faults = append(w.Faults, a.faults...)
+		w.Forwarded = min(w.Forwarded+a.counters.forwarded, maxCount)
+		for _, f := range a.faults {
+			f.Time = r.past(f.Time)
+			w.Faults = append(w.Faults, f)
+		}
 		versions[a.counters.version] = true
 	}
 	delete(versions, "")
 	w.Versions = sortedKeys(versions)
-	slices.SortFunc(w.Faults, func(a, b Fault) int { return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.Pod, b.Pod)) })
-	if w.silent = w.Pods - w.PodsAsked; w.silent > 0 {
-		w.observed = 0
-	}
+	w.Faults = newest(w.Faults)
+	w.silent = w.Pods - w.PodsAsked
 }
 
-func clientOf(e census.Entry) Client {
-	return Client{
-		SDK: clean(e.SDK), Version: clean(e.Version), WorkloadIdentity: clean(string(e.WorkloadIdentity)), Upgrade: clean(e.Upgrade),
-		Pods: 1, Requests: e.Requests, FirstSeen: e.FirstSeen.UTC(), LastSeen: e.LastSeen.UTC(),
+// past returns a time that a pod says: one in the future is now. A time too long ago is none.
+func (r *run) past(t time.Time) time.Time {
+	switch {
+	case t.After(r.config.Now):
+		t = r.config.Now
+	case t.Year() < 2000:
+		return time.Time{}
 	}
+	return t.UTC().Truncate(time.Second)
 }
+
+func compareFaults(a, b Fault) int {
+	return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.Pod, b.Pod), strings.Compare(a.Text, b.Text), strings.Compare(a.Resource, b.Resource))
+}
+
+// maxKinds bounds the kinds of clients of one workload. Further ones are counted as other.
+const maxKinds = 256
 
 // add adds a client of one pod.
 func (w *Workload) add(c Client) {
-	i := slices.IndexFunc(w.Clients, func(x Client) bool {
-		return x.SDK == c.SDK && x.Version == c.Version && x.WorkloadIdentity == c.WorkloadIdentity
-	})
-	if i < 0 {
-		w.Clients = append(w.Clients, c)
+	key := [3]string{c.SDK, c.Version, c.WorkloadIdentity}
+	if w.clients[key] == nil && len(w.clients) >= maxKinds {
+		c.SDK, c.Version, c.WorkloadIdentity, c.Upgrade = "other", "", string(census.Unknown), ""
+		key = [3]string{c.SDK, c.Version, c.WorkloadIdentity}
+	}
+	x := w.clients[key]
+	if x == nil {
+		w.clients[key] = &c
 		return
 	}
-	x := &w.Clients[i]
 	x.Pods += c.Pods
-	x.Requests += c.Requests
+	x.Requests = min(x.Requests+c.Requests, maxCount)
 	x.Upgrade = cmp.Or(x.Upgrade, c.Upgrade)
 	if x.FirstSeen.IsZero() || !c.FirstSeen.IsZero() && c.FirstSeen.Before(x.FirstSeen) {
 		x.FirstSeen = c.FirstSeen
@@ -104,28 +135,85 @@ func (w *Workload) add(c Client) {
 	}
 }
 
-// remember adds what Prometheus knows of the workloads' pods, also of those that are gone.
-func (r *run) remember() {
-	workloads, asked := map[string][]*Workload{}, map[podName]bool{}
-	for _, w := range r.all {
-		workloads[w.Namespace] = append(workloads[w.Namespace], w)
-		for _, a := range r.answers[w.ref] {
-			name := podName{a.pod.namespace, a.pod.name}
-			if asked[name] = a.reason == ""; !asked[name] && r.memory.since[name] > 0 {
-				w.silent--
+// scrapeDelay is how old a pod is before Prometheus must know it.
+const scrapeDelay = 10 * time.Minute
+
+// observe finds out for how long all requests of a workload are known: from its sidecars, and from
+// Prometheus if that knows all of its pods.
+func (r *run) observe(w *Workload, answers []answer) {
+	m := r.memories[w.period]
+	usable := r.remember(m, w, answers)
+	now := r.config.Now
+	if schedule := parseSchedule(w.survey.Schedule, w.survey.TimeZone); schedule != nil {
+		runs := map[int64]bool{} // not those of Prometheus: a run may ask after the last scrape
+		for _, a := range answers {
+			if a.reason == "" && !a.pod.restarted {
+				w.addRun(runs, a.pod.job)
 			}
 		}
+		w.observed = max(now.Sub(knownSince(schedule, runs, now)), 0)
+		return
 	}
-	for _, m := range r.memory.clients {
-		if w := ownerOf(workloads[m.namespace], m.name); w != nil && !asked[m.podName] {
-			w.add(m.client)
+	live := time.Duration(-1)
+	for _, a := range answers {
+		age := max(now.Sub(a.pod.started), 0)
+		switch {
+		case a.reason != "":
+		case live < 0, !a.pod.ended.IsZero() && age > live, a.pod.ended.IsZero() && age < live:
+			live = age
 		}
 	}
-	for name, since := range r.memory.since {
-		if w := ownerOf(workloads[name.namespace], name.name); w != nil {
-			w.observed = max(w.observed, since)
+	if w.silent == 0 {
+		w.observed = max(live, 0)
+	}
+	if !usable {
+		return
+	}
+	for _, name := range m.podsOf[w] {
+		w.observed = max(w.observed, min(m.pods[name], m.reach))
+	}
+}
+
+// addRun adds the run of a Job, whose name has the minute at which it was scheduled.
+func (w *Workload) addRun(runs map[int64]bool, job string) {
+	digits, found := strings.CutPrefix(job, w.survey.Name+"-")
+	if minute, err := strconv.ParseInt(digits, 10, 64); found && err == nil && minute > 0 && minute < 1<<33 {
+		runs[minute] = true
+	}
+}
+
+// remember adds the clients that Prometheus knows, also of pods that are gone, and of containers before a
+// restart. It reports whether Prometheus scrapes all pods of the workload.
+func (r *run) remember(m *memory, w *Workload, answers []answer) bool {
+	if m == nil {
+		return false
+	}
+	type client struct {
+		pod  string
+		kind [3]string
+	}
+	known, usable := map[client]bool{}, true
+	for _, a := range answers {
+		name := podName{a.pod.namespace, a.pod.name}
+		for _, e := range a.clients {
+			known[client{a.pod.name, [3]string{e.SDK, e.Version, string(e.WorkloadIdentity)}}] = true
+		}
+		switch scraped := m.current[name]; {
+		case scraped && a.reason != "":
+			w.silent--
+		case !scraped && a.pod.ended.IsZero() && r.config.Now.Sub(a.pod.started) > scrapeDelay:
+			usable = false
 		}
 	}
+	if !usable {
+		w.code(codeNoMemory)
+	}
+	for _, c := range m.clientsOf[w] {
+		if !known[client{c.name, [3]string{c.client.SDK, c.client.Version, c.client.WorkloadIdentity}}] {
+			w.add(c.client)
+		}
+	}
+	return usable
 }
 
 // suffixes match what the controllers add to a workload's name.
@@ -138,8 +226,8 @@ var suffixes = map[string]*regexp.Regexp{
 // ownerOf returns the workload of a pod that may be gone, by its name: the one with the longest name.
 func ownerOf(workloads []*Workload, pod string) (owner *Workload) {
 	for _, w := range workloads {
-		rest, found := strings.CutPrefix(pod, w.Name)
-		if suffix := suffixes[w.Kind]; found && suffix != nil && suffix.MatchString(rest) && (owner == nil || len(w.Name) > len(owner.Name)) {
+		rest, found := strings.CutPrefix(pod, w.survey.Name)
+		if suffix := suffixes[w.Kind]; found && suffix != nil && suffix.MatchString(rest) && (owner == nil || len(w.survey.Name) > len(owner.survey.Name)) {
 			owner = w
 		}
 	}
@@ -148,61 +236,126 @@ func ownerOf(workloads []*Workload, pod string) (owner *Workload) {
 
 // judge says whether the sidecar of a workload can go.
 func (r *run) judge(w *Workload) {
+	for _, c := range w.clients {
+		w.Clients = append(w.Clients, *c)
+	}
 	order := map[string]int{string(census.No): 0, string(census.Unknown): 1, string(census.Yes): 2}
 	slices.SortFunc(w.Clients, func(a, b Client) int {
 		return cmp.Or(order[a.WorkloadIdentity]-order[b.WorkloadIdentity], strings.Compare(a.SDK, b.SDK), strings.Compare(a.Version, b.Version))
 	})
 	asks := false
 	for _, c := range w.Clients { // a sidecar names a client until it restarts
-		quiet := r.config.Now.Sub(c.LastSeen)
-		if c.LastSeen.IsZero() || quiet < r.config.Period {
+		if r.asks(w, c) {
 			asks = true
+			w.code(codeOf(c))
 			continue
 		}
-		w.observed = min(w.observed, quiet)
+		w.observed = min(w.observed, r.config.Now.Sub(c.LastSeen))
 	}
-	w.ObservedSeconds = int64(w.observed / time.Second)
-	covered := w.observed >= r.config.Period
+	if len(w.Failed) > 0 {
+		w.code(codeFailed)
+	}
+	if len(w.Refused) > 0 {
+		w.code(codeRefused)
+	}
+	w.ObservedSeconds, w.PeriodSeconds = int64(w.observed/time.Second), int64(w.period/time.Second)
+	period := Days(w.period)
+	if w.PeriodOf != "" {
+		period += " (" + w.PeriodOf + ")"
+	}
 	switch {
 	case asks:
-		w.Verdict, w.Text = Needed, r.needs(w.Clients)
+		w.Verdict, w.Text = Needed, r.needs(w)
 	case w.silent > 0:
 		w.Verdict, w.Text = Unknown, fmt.Sprintf("%d of %d pods were not asked", w.silent, w.Pods)
-	case w.Pods == 0 && w.observed == 0:
+	case w.survey.Ended:
+		w.Verdict, w.Text = CanGo, "the Job has ended, and has asked nothing"
+	case w.observed == 0 && w.survey.Schedule != "":
+		w.Verdict, w.Text = Unknown, "no run is known: ask while one runs, or after it"
+		w.code(codeNoPod)
+	case w.observed == 0 && w.Pods == 0:
 		w.Verdict, w.Text = Unknown, "no pod runs: ask again while one does, or set --prometheus"
-	case !covered:
-		w.Verdict, w.Text = Waiting, "nobody has asked for "+Days(w.observed)+"; wait until "+Days(r.config.Period)+" have passed"
+		w.code(codeNoPod)
+	case w.observed < w.period:
+		w.Verdict, w.Text = Waiting, "nobody has asked for "+Days(w.observed)+"; wait until "+period+" have passed"
+		if w.survey.Schedule != "" {
+			w.Text += ", and keep so many runs (successfulJobsHistoryLimit), or set --period"
+		}
+		w.CanGoFrom = r.config.Now.Add(w.period - w.observed).UTC().Truncate(time.Second)
+		w.code(codeTooShort)
 	default:
-		w.Verdict, w.Text = CanGo, "nobody has asked for "+Days(w.observed)+": the sidecar can go, if no job runs less often than every "+Days(r.config.Period)
+		w.Verdict, w.Text = CanGo, "nobody has asked for "+Days(w.observed)+": the sidecar can go, if no job runs less often than every "+period
 	}
 }
 
+// asks reports whether a client has asked in the period. Prometheus knows no times.
+func (r *run) asks(w *Workload, c Client) bool {
+	return c.LastSeen.IsZero() || r.config.Now.Sub(c.LastSeen) < w.period
+}
+
+func codeOf(c Client) string {
+	switch c.WorkloadIdentity {
+	case string(census.No):
+		return codeOldSDK
+	case string(census.Yes):
+		return codeNewSDK
+	}
+	return codeNoSDK
+}
+
 // needs says what to do about the clients that ask.
-func (r *run) needs(clients []Client) string {
+func (r *run) needs(w *Workload) string {
 	var parts []string
-	for _, c := range clients {
-		if !c.LastSeen.IsZero() && r.config.Now.Sub(c.LastSeen) >= r.config.Period {
-			continue
+	for _, c := range w.Clients {
+		if r.asks(w, c) {
+			parts = append(parts, c.Name()+": "+c.advice())
 		}
-		part := strings.TrimSpace(c.SDK + " " + c.Version)
-		switch {
-		case c.Upgrade != "":
-			part += ": " + c.Upgrade
-		case c.WorkloadIdentity == string(census.Yes):
-			part += ": use WorkloadIdentityCredential in place of ManagedIdentityCredential"
-		case c.WorkloadIdentity == string(census.No):
-			part += ": upgrade it"
-		default:
-			part += ": find out what it is, docs/metrics.md"
-		}
-		parts = append(parts, part)
 	}
 	return strings.Join(parts, "; ")
 }
 
+// advice says what to upgrade to, or what to set.
+func (c Client) advice() string {
+	switch {
+	case c.Upgrade != "":
+		return c.Upgrade
+	case c.WorkloadIdentity == string(census.Yes):
+		return "use WorkloadIdentityCredential in place of ManagedIdentityCredential"
+	case c.WorkloadIdentity == string(census.No):
+		return "upgrade it"
+	}
+	return "find out what it is, docs/metrics.md"
+}
+
+// upgrades lists the clients that are asking, those of most workloads first.
+func (r *run) upgrades(out *Report) {
+	found := map[[2]string]*Upgrade{}
+	for i := range out.Workloads {
+		w := &out.Workloads[i]
+		for _, c := range w.Clients {
+			if !r.asks(w, c) {
+				continue
+			}
+			key := [2]string{c.Name(), c.advice()}
+			if found[key] == nil {
+				found[key] = &Upgrade{SDK: c.SDK, Version: c.Version, To: c.advice()}
+			}
+			name := w.Namespace + " " + w.Key()
+			if u := found[key]; !slices.Contains(u.Workloads, name) {
+				u.Workloads = append(u.Workloads, name)
+			}
+		}
+	}
+	for _, u := range found {
+		out.Upgrades = append(out.Upgrades, *u)
+	}
+	slices.SortFunc(out.Upgrades, func(a, b Upgrade) int {
+		return cmp.Or(len(b.Workloads)-len(a.Workloads), strings.Compare(a.SDK, b.SDK), strings.Compare(a.Version, b.Version), strings.Compare(a.To, b.To))
+	})
+}
+
 // Days returns a duration for a person: in days from two days on, and otherwise in hours or minutes.
 func Days(d time.Duration) string {
-	const day = 24 * time.Hour
 	switch {
 	case d >= 2*day:
 		return fmt.Sprintf("%d days", d/day)

@@ -8,35 +8,35 @@ import (
 // images says which tool an image is of, by the last parts of its name. It is no verdict: the tool's
 // configuration decides.
 var images = []struct {
-	row  string
-	name *regexp.Regexp
+	source string
+	name   *regexp.Regexp
 }{
-	{"C1", re(`(?:^|/)keda(?:-operator)?$`)},
-	{"C3", re(`(?:^|/)external-secrets$`)},
-	{"C4", re(`(?:^|/)azureserviceoperator$`)},
-	{"C5", re(`(?:^|/)(?:source-controller|image-reflector-controller|kustomize-controller)$`)},
-	{"C6", re(`(?:^|/)cert-manager-controller$`)},
-	{"C7", re(`(?:^|/)external-dns$`)},
-	{"C8", re(`(?:^|/)(?:ingress-azure|azure-application-gateway/kubernetes-ingress)$`)},
-	{"C9", re(`(?:^|/)velero(?:-plugin-for-microsoft-azure)?$`)},
-	{"C11", re(`(?:^|/)argocd$`)},
-	{"C12", re(`(?:^|/)provider-(?:family-)?azure(?:-[a-z]+)?$`)},
-	{"C13", re(`(?:^|/)cluster-autoscaler$`)},
-	{"C15", re(`(?:^|/)(?:azuredisk-csi|azurefile-csi|blob-csi)$`)},
-	{"C16", re(`(?:^|/)prometheus$`)},
-	{"C17", re(`(?:^|/)thanos$`)},
-	{"C18", re(`(?:^|/)loki$`)},
-	{"C19", re(`(?:^|/)tempo$`)},
-	{"C20", re(`(?:^|/)(?:mimir|cortex)$`)},
-	{"C26", re(`(?:^|/)azure-cli$`)},
+	{"IMDS201", re(`(?:^|/)keda(?:-operator)?$`)},
+	{"IMDS203", re(`(?:^|/)external-secrets$`)},
+	{"IMDS204", re(`(?:^|/)azureserviceoperator$`)},
+	{"IMDS205", re(`(?:^|/)(?:source-controller|image-reflector-controller|kustomize-controller)$`)},
+	{"IMDS206", re(`(?:^|/)cert-manager-controller$`)},
+	{"IMDS207", re(`(?:^|/)external-dns$`)},
+	{"IMDS208", re(`(?:^|/)(?:ingress-azure|azure-application-gateway/kubernetes-ingress)$`)},
+	{"IMDS209", re(`(?:^|/)velero(?:-plugin-for-microsoft-azure)?$`)},
+	{"IMDS211", re(`(?:^|/)argocd$`)},
+	{"IMDS212", re(`(?:^|/)provider-(?:family-)?azure(?:-[a-z]+)?$`)},
+	{"IMDS213", re(`(?:^|/)cluster-autoscaler$`)},
+	{"IMDS215", re(`(?:^|/)(?:azuredisk-csi|azurefile-csi|blob-csi)$`)},
+	{"IMDS216", re(`(?:^|/)prometheus$`)},
+	{"IMDS217", re(`(?:^|/)thanos$`)},
+	{"IMDS218", re(`(?:^|/)loki$`)},
+	{"IMDS219", re(`(?:^|/)tempo$`)},
+	{"IMDS220", re(`(?:^|/)(?:mimir|cortex)$`)},
+	{"IMDS226", re(`(?:^|/)azure-cli$`)},
 }
 
-// Image returns the row of the tool that an image is of, or "".
+// Image returns the code of the tool that an image is of, or "".
 func Image(image string) string {
 	name, _ := ImageVersion(image)
 	for _, i := range images {
 		if i.name.MatchString(name) {
-			return i.row
+			return i.source
 		}
 	}
 	return ""

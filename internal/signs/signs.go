@@ -1,10 +1,10 @@
 // Package signs finds in a configuration that a program asks for tokens of a managed identity: in
 // environment variables, command lines, configuration files and names of images.
 //
-//	for _, s := range signs.Env("ARM_USE_MSI", "true") { … } // C24, certain
+//	for _, s := range signs.Env("ARM_USE_MSI", "true") { … } // IMDS224 (Terraform), certain
 //
-// The tables of this package are the rows C and D of the collected facts about pod identity. A
-// sign never contains a value that may be secret: of a value it has at most the ID of an identity.
+// A sign is of a tool, whose own setting it is, or a general one. Tools have the codes of package plan, which
+// docs/plan.md explains. A sign never contains a value that may be secret: of a value it has at most the ID of an identity.
 // The package does not know Kubernetes.
 package signs
 
@@ -32,10 +32,25 @@ const (
 // String returns the name that reports use.
 func (c Certainty) String() string { return [...]string{"hint", "likely", "certain"}[c] }
 
+// The sources of general signs.
+const (
+	// ClientID is AZURE_CLIENT_ID without another credential, which the default chains of Azure's SDKs take
+	// for a managed identity.
+	ClientID = "client ID"
+	// OtherEndpoint is a variable with which SDKs request tokens at an endpoint of App Service or Service
+	// Fabric, and OtherHost one with which they request them at another address than that of IMDS.
+	OtherEndpoint = "other endpoint"
+	OtherHost     = "other host"
+	// Service is the address of a service of Azure. It is no sign beside a key or a password.
+	Service = "service"
+	// Setting is any other setting for a managed identity.
+	Setting = "setting"
+)
+
 // Sign is one setting with which a program asks for tokens of a managed identity.
 type Sign struct {
-	// Row is the row of the tool, such as C24, or that of a general sign, such as D9.
-	Row string
+	// Source is the code of the tool, such as IMDS224, or one of the constants for general signs.
+	Source string
 	// Text is the evidence, such as ARM_USE_MSI=true. It contains no secret.
 	Text string
 
@@ -50,7 +65,7 @@ type Sign struct {
 // pattern is one row of a table: a sign is there if match is found, and with it also, and not
 // without. A nil expression is ignored.
 type pattern struct {
-	row           string
+	source        string
 	text          string // the evidence; empty: what match has found
 	match         *regexp.Regexp
 	also, without *regexp.Regexp
@@ -64,7 +79,7 @@ func (p pattern) find(text string) (Sign, bool) {
 	if found == "" || p.also != nil && !p.also.MatchString(text) || p.without != nil && p.without.MatchString(text) {
 		return Sign{}, false
 	}
-	s := Sign{Row: p.row, Text: cmp.Or(p.text, strings.Join(strings.Fields(found), " ")), Certainty: p.certainty}
+	s := Sign{Source: p.source, Text: cmp.Or(p.text, strings.Join(strings.Fields(found), " ")), Certainty: p.certainty}
 	if p.identity != nil {
 		if m := p.identity.FindStringSubmatch(text); m != nil {
 			s.name(m[1])
@@ -94,10 +109,10 @@ func findAll(table []pattern, text string) []Sign {
 	return found
 }
 
-// Sort sorts signs by row and text, and removes equal ones.
+// Sort sorts signs by source and text, and removes equal ones.
 func Sort(list []Sign) []Sign {
 	slices.SortFunc(list, func(a, b Sign) int {
-		return cmp.Or(cmp.Compare(a.Row, b.Row), cmp.Compare(a.Text, b.Text), cmp.Compare(a.ClientID, b.ClientID),
+		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Text, b.Text), cmp.Compare(a.ClientID, b.ClientID),
 			cmp.Compare(a.ResourceID, b.ResourceID), cmp.Compare(a.ObjectID, b.ObjectID), cmp.Compare(b.Certainty, a.Certainty))
 	})
 	return slices.Compact(list)

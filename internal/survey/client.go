@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net/http"
 	"net/url"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,7 +21,8 @@ type Client interface {
 	Get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error)
 }
 
-// NewClient returns a client for a cluster.
+// NewClient returns a client for a cluster. It follows no redirects: a pod that answers through the API
+// server's proxy could send the person's credentials to any host.
 func NewClient(config *rest.Config) (Creator, error) {
 	config = rest.CopyConfig(config)
 	scheme := runtime.NewScheme()
@@ -30,11 +32,36 @@ func NewClient(config *rest.Config) (Creator, error) {
 	config.QPS = -1
 	// Warnings about old versions are for those who write objects.
 	config.WarningHandler = rest.NoWarnings{}
-	client, err := rest.UnversionedRESTClientFor(config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return bounded{next} })
+	transport, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, err
+	}
+	transport.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	client, err := rest.UnversionedRESTClientForConfigAndClient(config, transport)
 	if err != nil {
 		return nil, err
 	}
 	return restClient{client}, nil
+}
+
+// maxError bounds the body of an answer that is an error, which client-go reads as a whole. Those of the
+// API server have a few hundred bytes.
+const maxError = 1 << 20
+
+// bounded limits the body of answers that are errors: through the API server's proxy, a pod may have sent
+// them.
+type bounded struct{ next http.RoundTripper }
+
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := b.next.RoundTrip(r)
+	if err == nil && (resp.StatusCode < 200 || resp.StatusCode > 299) {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(resp.Body, maxError), resp.Body}
+	}
+	return resp, err
 }
 
 // Creator also sends objects: for dry runs and reviews of the person's own rights, which store nothing.

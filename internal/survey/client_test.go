@@ -44,3 +44,40 @@ func TestCreate(t *testing.T) {
 		t.Errorf("got %v, want %s", err, reason)
 	}
 }
+
+// TestHostileAnswers: a pod that answers through the API server's proxy gets the person's credentials
+// nowhere, and its endless error is not read to its end.
+func TestHostileAnswers(t *testing.T) {
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("the redirect was followed, with %q", r.Header["Authorization"])
+	}))
+	defer elsewhere.Close()
+	written := make(chan int64, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/redirect" {
+			http.Redirect(w, r, elsewhere.URL, http.StatusFound)
+			return
+		}
+		w.WriteHeader(http.StatusInternalServerError)
+		n, _ := io.CopyN(w, zeros{}, 1<<30)
+		written <- n
+	}))
+	defer server.Close()
+	client, err := survey.NewClient(&rest.Config{Host: server.URL, BearerToken: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Get(t.Context(), "/redirect", nil); err == nil {
+		t.Error("a redirect: got no error")
+	}
+	if _, err := client.Get(t.Context(), "/endless", nil); !apierrors.IsInternalError(err) {
+		t.Errorf("an endless error: got %v", err)
+	}
+	if n := <-written; n > 64<<20 {
+		t.Errorf("%d bytes of an error were read", n)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }

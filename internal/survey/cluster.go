@@ -26,7 +26,7 @@ const (
 	maxDiscovery = 8 << 20
 )
 
-// Progress is called before each list, with the kind.
+// Progress is called before each page of a list, with the kind and the number of objects that were read.
 type Progress func(kind string)
 
 // ReadCluster reads all kinds from a cluster. A kind that is forbidden, or whose versions are all
@@ -34,7 +34,7 @@ type Progress func(kind string)
 // listed, is an error.
 func (s *Survey) ReadCluster(ctx context.Context, client Client, progress Progress) error {
 	s.Live = true
-	c := &cluster{Survey: s, client: client}
+	c := &cluster{Survey: s, client: client, progress: progress}
 	if err := c.facts(ctx); err != nil {
 		return err
 	}
@@ -46,7 +46,6 @@ func (s *Survey) ReadCluster(ctx context.Context, client Client, progress Progre
 		if k.Kind == "Secret" && k.Group == "" && !s.config.Secrets || !s.config.wants(k) {
 			continue
 		}
-		progress(k.String())
 		if err := c.read(ctx, k); err != nil {
 			return err
 		}
@@ -60,8 +59,9 @@ func (c Config) wants(k Kind) bool { return c.Kinds == nil || slices.Contains(c.
 // cluster reads a cluster.
 type cluster struct {
 	*Survey
-	client Client
-	served map[string][]string // versions by group; nil: unknown
+	client   Client
+	progress Progress
+	served   map[string][]string // versions by group; nil: unknown
 }
 
 // get decodes the answer to one request.
@@ -228,6 +228,11 @@ func (c *cluster) list(ctx context.Context, k Kind, version, namespace string) e
 	kind := header{APIVersion: strings.TrimPrefix(k.Group+"/"+version, "/"), Kind: k.Kind}
 	restarts, next := 0, ""
 	for {
+		shown := k.String()
+		if n := c.Found[shown]; n > 0 {
+			shown += fmt.Sprintf(" (%d)", n)
+		}
+		c.progress(shown)
 		more, err := c.page(ctx, path+"/"+k.Resource, next, kind)
 		switch {
 		case apierrors.IsResourceExpired(err) && restarts < maxRestarts:

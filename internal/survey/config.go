@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"strings"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/signs"
 )
 
@@ -55,8 +56,19 @@ func (s *Survey) addSecret(h *header, keys map[string]Text) error {
 
 func textOf(key, value string, secret bool) Text {
 	t := Text{AsVariable: signs.Env(key, value), AsFile: signs.Text(value), Instance: signs.NeedsInstance(value)}
-	if !secret && len(value) <= maxValue && !strings.ContainsAny(value, "\r\n") {
-		t.Value = value
+	if secret && !isOpen(key, value) || len(value) > maxValue || strings.ContainsAny(value, "\r\n") {
+		return t
 	}
+	t.Value = value
 	return t
 }
+
+// isOpen reports whether a value of a Secret is not secret: the client ID of an identity, and whether workload
+// identity is on.
+func isOpen(key, value string) bool {
+	_, err := azure.ParseClientID(value)
+	return key == azure.EnvClientID && err == nil || key == WorkloadIdentityAuth && value == "true"
+}
+
+// WorkloadIdentityAuth is the key with which a Secret of Azure Service Operator turns on workload identity.
+const WorkloadIdentityAuth = "USE_WORKLOAD_IDENTITY_AUTH"

@@ -70,7 +70,8 @@ type Account struct {
 
 // Text is one key of a ConfigMap or Secret.
 type Text struct {
-	// Value is the value if it is short and of a ConfigMap, or else empty.
+	// Value is the value if it is short and of a ConfigMap, or the client ID of an identity. Otherwise it is
+	// empty.
 	Value string
 	// AsVariable is the signs if the key is the name of an environment variable. AsFile is those of a
 	// file. Instance reports whether the text requests instance metadata.
@@ -87,6 +88,8 @@ type Workload struct {
 	// is empty for a pod.
 	Template corev1.PodTemplateSpec
 	Path     string
+	// Selector has the labels by which the object finds its pods. Most kinds do not allow to change it.
+	Selector map[string]string
 	// Pods is the number of pods that have not ended. Proxied is how many of them have the proxy.
 	Pods, Proxied int
 	// Live is what webhooks have added to the pods.
@@ -100,6 +103,10 @@ type Workload struct {
 	Manager string
 	// Static means that the kubelet reads the pod from a file.
 	Static bool
+	// Schedule and TimeZone are those of a CronJob.
+	Schedule, TimeZone string
+	// Ended means that a Job has ended, so that it creates no pods any more.
+	Ended bool
 }
 
 // Injected is what webhooks have added to running pods.
@@ -152,6 +159,11 @@ type Survey struct {
 	Ignored int
 	Unread  []Unread
 
+	// sorted and byKind are the workloads and the objects in order, once everything was read. The keys are
+	// GROUP/KIND.
+	sorted []*Workload
+	byKind map[string][]*Object
+
 	parents map[Ref]Ref // of objects that a controller created
 	pods    []pod
 	bad     int
@@ -173,21 +185,22 @@ func (s *Survey) unread(code, what, why string) {
 	}
 }
 
-// All returns the objects of a kind, in order.
-func (s *Survey) All(group, kind string) []*Object {
-	var all []*Object
-	for ref, o := range s.Objects {
-		if ref.Group == group && ref.Kind == kind {
-			all = append(all, o)
-		}
-	}
-	slices.SortFunc(all, func(a, b *Object) int { return a.Ref.Compare(b.Ref) })
-	return all
-}
+// All returns the objects of a kind, in order. The survey must be finished, and the result must not be
+// changed.
+func (s *Survey) All(group, kind string) []*Object { return s.byKind[group+"/"+kind] }
 
-// AllWorkloads returns the workloads in order.
-func (s *Survey) AllWorkloads() []*Workload {
-	return slices.SortedFunc(maps.Values(s.Workloads), func(a, b *Workload) int { return a.Ref.Compare(b.Ref) })
+// AllWorkloads returns the workloads in order. The survey must be finished, and the result must not be
+// changed.
+func (s *Survey) AllWorkloads() []*Workload { return s.sorted }
+
+// index sorts workloads and objects once: a plan asks for them for each workload.
+func (s *Survey) index() {
+	s.sorted = slices.SortedFunc(maps.Values(s.Workloads), func(a, b *Workload) int { return a.Ref.Compare(b.Ref) })
+	s.byKind = map[string][]*Object{}
+	for _, o := range slices.SortedFunc(maps.Values(s.Objects), func(a, b *Object) int { return a.Ref.Compare(b.Ref) }) {
+		key := o.Group + "/" + o.Kind
+		s.byKind[key] = append(s.byKind[key], o)
+	}
 }
 
 // None returns the kinds of the table without an object, in the order of the table, except for those

@@ -6,7 +6,9 @@ import (
 	"slices"
 	"strings"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"imds-oidc-proxy/internal/azure"
@@ -50,8 +52,24 @@ func (s *Survey) addWorkload(k Kind, h *header, text []byte) error {
 		return fmt.Errorf("%s.spec.containers is required", k.Template)
 	}
 	trim(&w.Template.Spec)
+	if spec, err := field(text, []string{"spec"}); err == nil {
+		w.Selector = valueAt[map[string]string](spec, "selector.matchLabels")
+	}
+	if k.Group == "batch" {
+		w.addJob(text)
+	}
 	s.Workloads[w.Ref] = w
 	return nil
+}
+
+// addJob adds what a CronJob or Job says about its pods of the future.
+func (w *Workload) addJob(text []byte) {
+	w.Schedule, w.TimeZone = valueAt[string](text, "spec.schedule"), valueAt[string](text, "spec.timeZone")
+	for _, c := range valueAt[[]batchv1.JobCondition](text, "status.conditions") {
+		if (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue {
+			w.Ended = true
+		}
+	}
 }
 
 // trim removes what says nothing about tokens and injection: half of the memory of a usual template.
@@ -148,6 +166,16 @@ func (s *Survey) addPod(h *header, text []byte) error {
 	return nil
 }
 
+// Owner returns the workload of a pod that was not read, because it has ended or is newer than the survey.
+func (s *Survey) Owner(p *corev1.Pod) Ref {
+	pod := pod{ref: Ref{Kind: "Pod", Namespace: p.Namespace, Name: p.Name}, hash: p.Labels["pod-template-hash"]}
+	_, pod.static = p.Annotations[corev1.MirrorPodAnnotationKey]
+	if o := metav1.GetControllerOf(p); o != nil {
+		pod.owner = Ref{groupOf(o.APIVersion), o.Kind, p.Namespace, o.Name}
+	}
+	return s.top(pod)
+}
+
 // top returns the reference of a pod's workload: the pod itself if it has no owner.
 func (s *Survey) top(p pod) Ref {
 	ref := p.owner
@@ -157,11 +185,18 @@ func (s *Survey) top(p pod) Ref {
 	if deployment, ok := s.deploymentOf(p); ok {
 		return deployment
 	}
-	for parent, found := s.parents[ref]; found; parent, found = s.parents[ref] {
+	for range maxOwners {
+		parent, found := s.parents[ref]
+		if !found {
+			break
+		}
 		ref = parent
 	}
 	return ref
 }
+
+// maxOwners bounds the owners of owners. Real objects have two, and hostile ones can own each other.
+const maxOwners = 8
 
 // deploymentOf returns the Deployment of a pod whose ReplicaSet was not read: the name of a ReplicaSet is
 // that of its Deployment and the hash in the label of its pods.
@@ -202,6 +237,7 @@ func (s *Survey) Finish() {
 		w.Static = w.Static || p.static
 	}
 	s.pods = nil
+	s.index()
 	s.completeness()
 }
 

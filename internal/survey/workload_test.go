@@ -1,8 +1,11 @@
 package survey_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"imds-oidc-proxy/internal/survey"
 )
@@ -55,6 +58,52 @@ func TestOwners(t *testing.T) {
 		if len(s.Workloads) != 1 || w == nil || w.Pods != 1 || w.Proxied != 1 || w.Foreign != c.foreign || len(w.Template.Spec.Containers) == 0 || s.Owners["n/p"] != c.want {
 			t.Errorf("%s: got %v (%+v)", name, s.Workloads, w)
 		}
+	}
+}
+
+// TestOwner checks the workload of a pod that was not read: one that has ended, and one of a newer ReplicaSet.
+func TestOwner(t *testing.T) {
+	s := survey.New(survey.Config{})
+	for _, text := range []string{
+		workload("apps/v1", "Deployment", "app", "", template),
+		workload("batch/v1", "CronJob", "nightly", "", `"schedule": "0 3 * * *", "jobTemplate": {"spec": {`+template+`}}`),
+		workload("batch/v1", "Job", "nightly-1", ownerRef("batch/v1", "CronJob", "nightly"), template),
+		strings.TrimSuffix(workload("batch/v1", "Job", "done", "", template), "}") + `, "status": {"conditions": [{"type": "FailureTarget", "status": "True"}, {"type": "Complete", "status": "True"}]}}`,
+		strings.TrimSuffix(workload("batch/v1", "Job", "runs", "", template), "}") + `, "status": {"conditions": [{"type": "Failed", "status": "False"}]}}`,
+	} {
+		if err := s.ReadFile("x", strings.NewReader(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct{ kind, owner, want string }{{"ReplicaSet", "app-5d4f", "app"}, {"Job", "nightly-1", "nightly"}, {"Job", "nightly-2", "nightly-2"}, {"Worker", "w", "w"}} {
+		pod := new(corev1.Pod)
+		if err := json.Unmarshal([]byte(owned("p", c.kind, c.owner, "")), pod); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Owner(pod); got.Name != c.want || got.Namespace != "n" {
+			t.Errorf("%s: got %v, want %s", c.owner, got, c.want)
+		}
+	}
+	for _, w := range s.AllWorkloads() {
+		if w.Ended != (w.Name == "done") || (w.Schedule == "0 3 * * *") != (w.Name == "nightly") {
+			t.Errorf("%s: got ended %t, schedule %q", w.Name, w.Ended, w.Schedule)
+		}
+	}
+}
+
+// TestOwnerLoop: objects that own each other do not stop the survey.
+func TestOwnerLoop(t *testing.T) {
+	s := survey.New(survey.Config{})
+	for _, text := range []string{
+		workload("apps/v1", "ReplicaSet", "a", ownerRef("apps/v1", "ReplicaSet", "b"), template),
+		workload("apps/v1", "ReplicaSet", "b", ownerRef("apps/v1", "ReplicaSet", "a"), template), owned("p", "ReplicaSet", "a", ""),
+	} {
+		if err := s.ReadFile("x", strings.NewReader(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.Finish(); len(s.Owners) != 1 {
+		t.Errorf("got %v", s.Owners)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"sync"
 	"strings"
 
 	"k8s.io/client-go/rest"
@@ -59,12 +60,24 @@ func (r RemoteExecutor) address(namespace, pod string, query url.Values) (*url.U
 	return &address, nil
 }
 
-// limited is a buffer that drops what is too much.
-type limited struct{ bytes.Buffer }
+// limited is a buffer that drops what is too much. Standard output and standard error are copied into it at the
+// same time. It does not embed the buffer: io.Copy would use the buffer's ReadFrom, without lock and limit.
+type limited struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
 
 func (l *limited) Write(text []byte) (int, error) {
-	if room := maxOutput - l.Len(); room > 0 {
-		l.Buffer.Write(text[:min(len(text), room)])
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if room := maxOutput - l.text.Len(); room > 0 {
+		l.text.Write(text[:min(len(text), room)])
 	}
 	return len(text), nil
+}
+
+func (l *limited) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }

@@ -3,11 +3,15 @@ package verify
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/inject"
 )
 
@@ -25,8 +29,11 @@ func (t task) check(ctx context.Context, executor Executor, config Config) Line 
 		return l
 	}
 	if t.pod == nil {
-		if t.workload.Kind == "CronJob" || t.workload.Kind == "Job" {
+		switch t.workload.Kind {
+		case "CronJob":
 			return fail("run it: kubectl --namespace="+config.Namespace+" create job --from=cronjob/"+t.workload.Name+" "+t.workload.Name+"-try", "no pod runs now")
+		case "Job":
+			return fail("verify it while it runs", "no pod runs now")
 		}
 		return fail("look at its events: kubectl --namespace="+config.Namespace+" describe "+l.Workload, "no pod runs")
 	}
@@ -75,9 +82,13 @@ func status(pod *corev1.Pod, name string) *corev1.ContainerStatus {
 	return nil
 }
 
-// withoutRedirect reports whether the pod's author has chosen no redirect.
+// withoutRedirect reports whether the pod's author, or whoever has configured the webhook, has chosen no
+// redirect: then a variable tells the application where the sidecar is.
 func withoutRedirect(pod *corev1.Pod) bool {
-	return pod.Annotations[inject.RedirectAnnotation] == "none"
+	return pod.Annotations[inject.RedirectAnnotation] == "none" || container(pod, inject.ProxyInitName) == nil &&
+		slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool {
+			return slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == azure.EnvIMDSHost })
+		})
 }
 
 func redirectText(pod *corev1.Pod) string {
@@ -88,12 +99,16 @@ func redirectText(pod *corev1.Pod) string {
 }
 
 // redirect checks that proxy-init has ended with exit code 0: it then has installed the redirect, read it
-// back, and proven it by a connection.
+// back, and proven it by a connection. The pod must have the proxy.
 func redirect(pod *corev1.Pod) string {
 	if withoutRedirect(pod) {
 		return ""
 	}
-	if container(pod, inject.ProxyInitName) == nil {
+	switch {
+	case container(pod, inject.ProxyInitName) != nil:
+	case inject.ProxyProves(*container(pod, inject.ProxyName)):
+		return "" // it runs only with the redirect
+	default:
 		return "the pod has no container " + inject.ProxyInitName + ", so there is no redirect"
 	}
 	s := status(pod, inject.ProxyInitName)
@@ -101,7 +116,7 @@ func redirect(pod *corev1.Pod) string {
 	case s == nil || s.State.Terminated == nil:
 		return inject.ProxyInitName + " has not ended: " + waiting(s)
 	case s.State.Terminated.ExitCode != 0:
-		return fmt.Sprintf("%s has ended with exit code %d: %s", inject.ProxyInitName, s.State.Terminated.ExitCode, strings.Join(strings.Fields(s.State.Terminated.Message), " "))
+		return fmt.Sprintf("%s has ended with exit code %d: %s", inject.ProxyInitName, s.State.Terminated.ExitCode, shown(s.State.Terminated.Message))
 	}
 	return ""
 }
@@ -137,8 +152,16 @@ func (t task) proxyCheck(ctx context.Context, executor Executor, config Config) 
 	defer cancel()
 	output, code, err := executor.Exec(ctx, t.pod.Namespace, t.pod.Name, inject.ProxyName, command...)
 	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return "proxy check has not ended in time", "set --timeout"
+	case err != nil && strings.Contains(err.Error(), "not found"):
+		return "the pod has ended meanwhile", "run verify again"
 	case err != nil:
-		return "proxy check could not be run: " + strings.Join(strings.Fields(err.Error()), " "), "you need the right to create pods/exec"
+		hint = "kubectl --namespace=" + config.Namespace + " describe pod " + t.pod.Name
+		if apierrors.IsForbidden(err) || strings.Contains(err.Error(), "forbidden") {
+			hint = "you need the right to create pods/exec"
+		}
+		return "proxy check could not be run: " + shown(err.Error()), hint
 	case code != 0:
 		return fmt.Sprintf("proxy check ends with exit code %d: %s", code, cmp.Or(checkHints[code], failure(output))), "kubectl --namespace=" + config.Namespace + " exec " + t.pod.Name + " --container=" + inject.ProxyName + " -- /proxy check"
 	}
@@ -150,7 +173,12 @@ const maxShown = 200
 
 // failure returns the last line of an output.
 func failure(output string) string {
-	lines := strings.Split(strings.TrimSpace(output), "\n")
-	last := strings.Join(strings.Fields(lines[len(lines)-1]), " ")
-	return last[:min(len(last), maxShown)]
+	output = strings.TrimSpace(output)
+	return shown(output[strings.LastIndexByte(output, '\n')+1:])
+}
+
+// shown returns the beginning of a text in one line.
+func shown(text string) string {
+	text = strings.Join(strings.Fields(text[:min(len(text), 4*maxShown)]), " ")
+	return strings.ToValidUTF8(text[:min(len(text), maxShown)], "")
 }

@@ -35,6 +35,8 @@ type Config struct {
 	Resource string
 	// Timeout limits each run of proxy check. The default is [DefaultTimeout].
 	Timeout time.Duration
+	// Progress is called with what is being done. Nil: it is not called.
+	Progress func(string)
 }
 
 // DefaultTimeout is enough for a token request that is tried again.
@@ -59,8 +61,11 @@ var shortKinds = map[string]string{"deploy": "deployment", "deployments": "deplo
 
 // Run verifies the workloads. The error means that nothing could be verified.
 func Run(ctx context.Context, client survey.Client, executor Executor, config Config) ([]Line, error) {
+	if config.Progress == nil {
+		config.Progress = func(string) {}
+	}
 	s := survey.New(survey.Config{Kinds: kinds, Namespace: config.Namespace})
-	if err := s.ReadCluster(ctx, client, func(string) {}); err != nil {
+	if err := s.ReadCluster(ctx, client, config.Progress); err != nil {
 		return nil, err
 	}
 	s.Finish()
@@ -96,8 +101,12 @@ func run(ctx context.Context, executor Executor, config Config, tasks []task) []
 	slots := make(chan struct{}, parallel)
 	var group sync.WaitGroup
 	for i, t := range tasks {
+		slots <- struct{}{}
+		if ctx.Err() != nil {
+			break
+		}
+		config.Progress("pod " + strconv.Itoa(i+1) + " of " + strconv.Itoa(len(tasks)))
 		group.Go(func() {
-			slots <- struct{}{}
 			defer func() { <-slots }()
 			lines[i] = t.check(ctx, executor, config)
 		})

@@ -16,8 +16,8 @@ import (
 // kubernetes, so that it also answers at serviceAddress.
 const apiServerAddress = NodeAddress + ":443"
 
-// startAPIServer starts etcd, the API server and the controllers.
-func (c *Cluster) startAPIServer(ctx context.Context) error {
+// startAPIServer starts etcd, the API server and, unless bare is set, the controllers.
+func (c *Cluster) startAPIServer(ctx context.Context, bare bool) error {
 	if err := c.issueCertificates(); err != nil {
 		return err
 	}
@@ -41,6 +41,9 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 	}
 	if err := server.wait(ctx, c.serving); err != nil {
 		return err
+	}
+	if bare {
+		return c.publishIssuer(ctx)
 	}
 	_, err = startDaemon(c.logs, "kube-controller-manager", kubernetesProgram("kube-controller-manager"),
 		"--kubeconfig="+kubeconfig, "--leader-elect=false", "--bind-address=127.0.0.1",

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
@@ -79,4 +81,22 @@ func (c *Cluster) resource(object *unstructured.Unstructured) (dynamic.ResourceI
 		return c.Dynamic.Resource(mapping.Resource).Namespace(object.GetNamespace()), nil
 	}
 	return c.Dynamic.Resource(mapping.Resource), nil
+}
+
+// Definition returns a minimal definition of a custom resource, which accepts all fields. The scope is
+// Namespaced or Cluster.
+func Definition(kind schema.GroupKind, version, plural, scope string) *unstructured.Unstructured {
+	open := map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}
+	metadata := map[string]any{"name": plural + "." + kind.Group}
+	if strings.HasSuffix(kind.Group, "k8s.io") {
+		metadata["annotations"] = map[string]any{"api-approved.kubernetes.io": "unapproved, for a test"}
+	}
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": metadata,
+		"spec": map[string]any{
+			"group": kind.Group, "scope": scope,
+			"names":    map[string]any{"plural": plural, "singular": strings.ToLower(kind.Kind), "kind": kind.Kind, "listKind": kind.Kind + "List"},
+			"versions": []any{map[string]any{"name": version, "served": true, "storage": true, "schema": map[string]any{"openAPIV3Schema": open}}},
+		},
+	}}
 }

@@ -26,6 +26,9 @@ type Config struct {
 	// Node adds a node that runs pods: scheduler, kubelet, containerd and runc.
 	Node bool
 
+	// Bare leaves out the controllers, which would create thousands of objects for those of a measurement.
+	Bare bool
+
 	// Measure is for measurements: it leaves the kubelet's intervals at their defaults, and
 	// gives the pods priority over the machine's other processes. Otherwise the intervals
 	// are short, to keep tests fast.
@@ -96,7 +99,7 @@ func (c *Cluster) start(ctx context.Context, config Config) (err error) {
 	if c.pki, err = newPKI(filepath.Join(c.state, "pki")); err != nil {
 		return err
 	}
-	if err := c.startAPIServer(ctx); err != nil {
+	if err := c.startAPIServer(ctx, config.Bare); err != nil {
 		return err
 	}
 	if c.Decoy, err = pod.StartDecoy(); err != nil {

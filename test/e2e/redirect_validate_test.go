@@ -1,8 +1,14 @@
 package e2e
 
 import (
+	"errors"
+	"fmt"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
+
+	"imds-oidc-proxy/test/kit/pod"
 )
 
 // validator is a user without privileges that is not the proxy.
@@ -53,4 +59,41 @@ func TestValidate(t *testing.T) {
 	}
 	pod.answerAs(appUser, byOther+"=tcp/127.0.0.1:8000")
 	pod.validate(validator, "port taken")
+}
+
+// TestRequireRedirect: the proxy, which the redirect exempts, starts with --require-redirect if the
+// native rules are there, and otherwise exits before it serves. It sends nothing to the node's IMDS.
+func TestRequireRedirect(t *testing.T) {
+	for name, seal := range map[string]bool{"forwarding": false, "sealed": true} {
+		t.Run(name, func(t *testing.T) {
+			config := pod.Config{ProxyArgs: []string{"--require-redirect"}}
+			if seal {
+				config.ProxyInitArgs, config.ProxyArgs = []string{"--seal"}, append(config.ProxyArgs, "--imds-passthrough=off")
+			}
+			p, ctx := startPod(t, config)
+			refused := func(when, want string, args ...string) {
+				t.Helper()
+				out, err := p.RunProxy(ctx, append(args, "--require-redirect", "--imds-passthrough=off")...)
+				text := fmt.Sprint(out, err)
+				exit, _ := errors.AsType[*exec.ExitError](err)
+				if exit == nil || exit.ExitCode() != 13 || !strings.Contains(text, "there is no redirect in this pod: the CNI plugin did not run on this node") || !strings.Contains(text, want) {
+					t.Errorf("%s: %s; want exit code 13 and %q", when, text, want)
+				}
+			}
+			refused("a redirect to another port", "another process answered", "--proxy-port=8001")
+			if err := p.SignalProxy(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := p.WaitProxy(ctx); err != nil {
+				t.Fatal(err)
+			}
+			clearRules(t)
+			refused("no rules", "connection refused")
+			if out, err := p.RunProxyInit(ctx, "--backend=nft"); err != nil {
+				t.Fatal(err, out)
+			}
+			refused("rules of iptables", "connection refused")
+			checkDecoy(t, p)
+		})
+	}
 }

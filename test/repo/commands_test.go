@@ -45,7 +45,7 @@ func (p program) takes(command string) bool {
 func readPrograms(t *testing.T, dir string) map[string]program {
 	t.Helper()
 	all := map[string]program{}
-	for name, commands := range map[string][]string{"proxy": {"", "check", "clients"}, "proxy-init": {""}, "webhook": {""}, "imds-migrate": {"", "inject", "plan", "check", "verify", "report"}, "imds-cni": {""}} {
+	for name, commands := range map[string][]string{"proxy": {"", "check", "clients"}, "proxy-init": {""}, "webhook": {""}, "imds-migrate": {"", "inject", "plan", "check", "verify", "report", "retire"}, "imds-cni": {""}} {
 		p := program{path: filepath.Join(dir, name), help: help(t, dir, name), flags: map[string]bool{"--help": true}}
 		for _, command := range commands {
 			for _, line := range flagLine.FindAllString(help(t, dir, name, strings.Fields(command)...), -1) {

@@ -41,14 +41,16 @@ var allowed = map[string][]string{
 	"internal/termlog":    {},
 	"internal/inject":     {"internal/cnirequest", "internal/flagenv"},
 	"internal/manifest":   {},
+	"internal/shell":      {},
 	"internal/signs":      {},
 	"internal/survey":     {"internal/signs"},
 	"internal/plan":       {"internal/inject", "internal/signs", "internal/survey"},
-	"internal/output":     {"internal/inject", "internal/plan", "internal/report"},
+	"internal/retire":     {"internal/plan", "internal/report", "internal/shell", "internal/survey"},
+	"internal/output":     {"internal/inject", "internal/plan", "internal/report", "internal/retire", "internal/shell"},
 	"internal/preflight":  {"internal/inject", "internal/survey"},
 	"internal/report":     {"internal/census", "internal/inject", "internal/survey"},
 	"internal/verify":     {"internal/inject", "internal/survey"},
-	"cmd/imds-migrate":    {"internal/flagenv", "internal/inject", "internal/manifest", "internal/output", "internal/plan", "internal/preflight", "internal/report", "internal/survey", "internal/verify"},
+	"cmd/imds-migrate":    {"internal/flagenv", "internal/inject", "internal/manifest", "internal/output", "internal/plan", "internal/preflight", "internal/report", "internal/retire", "internal/survey", "internal/verify"},
 	"cmd/webhook":         {"internal/flagenv", "internal/health", "internal/inject", "internal/logging", "internal/loglimit"},
 }
 
@@ -63,6 +65,7 @@ var exclusive = map[string]string{
 	"github.com/google/nftables":                                 "internal/netrules",
 	"github.com/mdlayher/netlink":                                "internal/netrules",
 	"github.com/go-chi/chi":                                      "cmd/proxy",
+	"github.com/robfig/cron":                                     "internal/report",
 	"go.yaml.in/yaml":                                            "internal/manifest",
 }
 
@@ -73,7 +76,7 @@ var forbidden = []string{"k8s.io/", "sigs.k8s.io/"}
 
 // kubernetesSide lists the packages that may link what is forbidden to others: they patch pods and
 // do not run in them.
-var kubernetesSide = []string{"internal/inject", "internal/survey", "internal/plan", "internal/output", "internal/preflight", "internal/report", "internal/verify", "cmd/webhook", "cmd/imds-migrate"}
+var kubernetesSide = []string{"internal/inject", "internal/survey", "internal/plan", "internal/output", "internal/preflight", "internal/report", "internal/retire", "internal/verify", "cmd/webhook", "cmd/imds-migrate"}
 
 type goPackage struct {
 	ImportPath string

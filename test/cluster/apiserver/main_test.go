@@ -31,7 +31,7 @@ const (
 )
 
 // programs are the programs under test, by their names in cmd.
-var programs = []string{"webhook", "imds-migrate"}
+var programs = []string{"webhook", "imds-migrate", "proxy"}
 
 // program returns the path of a program that TestMain built.
 func program(name string) string { return filepath.Join(os.Getenv(programsVar), name) }

@@ -218,20 +218,7 @@ func definition(kind schema.GroupVersionKind, version string) *unstructured.Unst
 	if kind.Group == "constraints.gatekeeper.sh" { // as Gatekeeper defines them
 		plural, scope = strings.ToLower(kind.Kind), "Cluster"
 	}
-	open := map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}
-	definition := map[string]any{
-		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-		"metadata": map[string]any{"name": plural + "." + kind.Group},
-		"spec": map[string]any{
-			"group": kind.Group, "scope": scope,
-			"names":    map[string]any{"plural": plural, "singular": strings.ToLower(kind.Kind), "kind": kind.Kind, "listKind": kind.Kind + "List"},
-			"versions": []any{map[string]any{"name": version, "served": true, "storage": true, "schema": map[string]any{"openAPIV3Schema": open}}},
-		},
-	}
-	if strings.HasSuffix(kind.Group, "k8s.io") {
-		definition["metadata"].(map[string]any)["annotations"] = map[string]any{"api-approved.kubernetes.io": "unapproved, for a test"}
-	}
-	return &unstructured.Unstructured{Object: definition}
+	return cluster.Definition(kind.GroupKind(), version, plural, scope)
 }
 
 // dump returns all objects of the kinds that a plan reads, as kubectl get --output=yaml prints them.

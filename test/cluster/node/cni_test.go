@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,7 +39,7 @@ const (
 	// upgradePods is how many pods are created while the plugin is upgraded.
 	upgradePods = 30
 
-	// noRedirect is the exit code of proxy-init if the plugin did not run.
+	// noRedirect is the exit code of proxy-init, or of the proxy, if the plugin did not run.
 	noRedirect = 13
 )
 
@@ -148,22 +149,24 @@ func waitFor(ctx context.Context, t *testing.T, namespace, name string, conditio
 	return pod
 }
 
-// withoutRedirect is a condition for a pod on a node without the plugin: its first init container
-// has ended with the exit code and the message, and no other container has started.
+// withoutRedirect is a condition for a pod on a node without the plugin: its first init container,
+// which is the validator or the proxy, has ended with the exit code and the message, and no other
+// container has started.
 func withoutRedirect(pod *corev1.Pod) error {
-	for _, s := range append(append([]corev1.ContainerStatus{}, pod.Status.InitContainerStatuses...), pod.Status.ContainerStatuses...) {
+	all := slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses)
+	for i, s := range all {
 		ended := s.State.Terminated
 		if ended == nil {
 			ended = s.LastTerminationState.Terminated
 		}
 		switch {
-		case s.Name == inject.ProxyInitName && (ended == nil || ended.ExitCode != noRedirect || !strings.Contains(ended.Message, "the CNI plugin did not run on this node")):
+		case i == 0 && (ended == nil || ended.ExitCode != noRedirect || !strings.Contains(ended.Message, "the CNI plugin did not run on this node")):
 			return errors.New(cluster.Describe(pod))
-		case s.Name != inject.ProxyInitName && (s.State.Running != nil || ended != nil):
+		case i > 0 && (s.State.Running != nil || ended != nil):
 			return fmt.Errorf("container %s has started without the redirect: %s", s.Name, cluster.Describe(pod))
 		}
 	}
-	if len(pod.Status.InitContainerStatuses) == 0 {
+	if len(all) == 0 {
 		return errors.New(cluster.Describe(pod))
 	}
 	return nil
@@ -208,6 +211,7 @@ func TestCNI(t *testing.T) {
 		}},
 		{"Deployment", testCNIDeployment},
 		{"Sealed", testCNISealed},
+		{"NoValidator", testCNINoValidator},
 		{"Job", testCNIJob},
 		{"CronJob", testCNICronJob},
 		{"NotAsking", testCNINotAsking},
@@ -286,6 +290,23 @@ func testCNISealed(ctx context.Context, t *testing.T) {
 	}
 	if after := running.Decoy.Requests(); len(after) != before {
 		t.Errorf("the node's IMDS got the requests %q", after[before:])
+	}
+}
+
+// noValidator makes the proxy prove the redirect.
+var noValidator = annotate(inject.CNIValidatorAnnotation, "false")
+
+// testCNINoValidator: in a pod without the validator, the proxy is the first container and starts
+// with the redirect, in both modes.
+func testCNINoValidator(ctx context.Context, t *testing.T) {
+	namespace, subject := cniNamespace(ctx, t)
+	for _, mode := range []string{"cni-forward", "cni-sealed"} {
+		create(ctx, t, namespace, mode, client(restricted, once, noValidator, annotate(inject.RedirectAnnotation, mode)))
+		pod := waitFor(ctx, t, namespace, mode, cluster.Succeeded)
+		checkOnce(ctx, t, pod, subject)
+		if first := pod.Spec.InitContainers[0].Name; first != inject.ProxyName {
+			t.Errorf("%s: the first init container is %s", mode, first)
+		}
 	}
 }
 
@@ -536,6 +557,19 @@ func testCNIUninstalled(ctx context.Context, t *testing.T, before *string) {
 	}
 	create(ctx, t, namespace, "absent", client(restricted))
 	waitFor(ctx, t, namespace, "absent", withoutRedirect)
+	create(ctx, t, namespace, "no-validator", client(restricted, noValidator))
+	pod := waitFor(ctx, t, namespace, "no-validator", withoutRedirect)
+	t.Log(cluster.Describe(pod))
+	if err := running.RestartKubelet(ctx); err != nil { // it does not know any more that the hook failed
+		t.Fatal(err)
+	}
+	restarts := pod.Status.InitContainerStatuses[0].RestartCount
+	waitFor(ctx, t, namespace, "no-validator", func(p *corev1.Pod) error {
+		if p.Status.InitContainerStatuses[0].RestartCount < restarts+2 {
+			return errors.New("the proxy has not been restarted twice")
+		}
+		return withoutRedirect(p)
+	})
 
 	if err := running.Client.CoreV1().Pods(namespace).Delete(ctx, old.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)

@@ -2,20 +2,24 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/internal/report"
 	"imds-oidc-proxy/test/cluster"
 )
 
@@ -87,24 +91,67 @@ func TestVerify(t *testing.T) {
 }
 
 // checkReport checks imds-migrate report before and after a client has asked: one sidecar is asked at its admin
-// port, and the other one by a command.
+// port, the other one by a command, and that of a Job that has ended by its log.
 func checkReport(ctx context.Context, t *testing.T, namespace string) {
 	t.Helper()
-	report := func(want ...string) {
+	workloads := func(pods int) map[string]report.Workload {
 		t.Helper()
-		output, code := migrate(ctx, t, "report", "--namespace="+namespace)
-		for _, text := range append(want, "2 of 2 pods") {
-			if code != 3 || !strings.Contains(output, text) {
-				t.Errorf("report: exit code %d, no %q in\n%s", code, text, output)
-			}
+		output, code := migrate(ctx, t, "report", "--namespace="+namespace, "--output=json")
+		r := new(report.Report)
+		if err := json.Unmarshal([]byte(output), r); err != nil || code != 3 || r.Summary.PodsAsked != pods || len(r.NotAsked)+len(r.NotRead) > 0 {
+			t.Fatalf("%v, exit code %d, %s", err, code, output)
+		}
+		all := map[string]report.Workload{}
+		for _, w := range r.Workloads {
+			all[w.Key()] = w
+		}
+		return all
+	}
+	for key, w := range workloads(2) {
+		if w.Verdict != report.Waiting || w.CanGoFrom.IsZero() || len(w.Versions) != 1 {
+			t.Errorf("before: %s: %+v", key, w)
 		}
 	}
-	report("Cluster c: 2 workloads have the sidecar: 0 still needed, 2 where nobody has asked for long enough yet, 0 not known, 0 can go.")
+	const unknown = "99999999-0000-4000-8000-000000000000"
 	for _, name := range []string{"good", "stranger"} {
 		pod := podOf(ctx, t, namespace, "app="+name, cluster.Running)
-		if output, err := running.Exec(ctx, namespace, pod.Name, "app", "/ask", "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"); err != nil && name == "good" {
+		const path = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
+		if output, err := running.Exec(ctx, namespace, pod.Name, "app", "/ask", path); err != nil && name == "good" {
 			t.Fatalf("%v, %s", err, output)
 		}
+		if output, err := running.Exec(ctx, namespace, pod.Name, "app", "/ask", path+"&object_id="+unknown); err == nil {
+			t.Fatalf("an unknown identity: got %s", output)
+		}
 	}
-	report("Cluster c: 2 workloads have the sidecar: 2 still needed, ", "deployment/stranger: since the start AADSTS")
+	completeJob(ctx, t, namespace)
+	all := workloads(3)
+	good, stranger, job := all["deployment/good"], all["deployment/stranger"], all["job/client"]
+	if good.Verdict != report.Needed || good.Clients[0].Requests != 2 || good.Refused["identity_not_found"] != 1 || len(good.Faults) != 1 || good.Faults[0].Identity != unknown {
+		t.Errorf("a refused identity: %+v", good)
+	}
+	i := slices.IndexFunc(stranger.Faults, func(f report.Fault) bool { return f.AADSTS != 0 })
+	if stranger.Verdict != report.Needed || i < 0 || len(stranger.Failed) == 0 || !strings.Contains(stranger.Faults[i].Remedy, "az ") {
+		t.Errorf("no federated credential: %+v", stranger)
+	}
+	if job.Verdict != report.Needed || job.Pods != 1 || len(job.Clients) != 1 || job.Clients[0].Name() != "go-azidentity 1.0.0" || job.Text != "go-azidentity 1.0.0: azidentity (Go) 1.3.0 or later" {
+		t.Errorf("a Job that has ended: %+v", job)
+	}
+	if page, code := migrate(ctx, t, "report", "--namespace="+namespace, "--output=html"); code != 3 || !strings.Contains(page, unknown) || !strings.Contains(page, "3 of 3 pods") {
+		t.Errorf("the page: exit code %d, %.2000s", code, page)
+	}
+}
+
+// completeJob runs a Job whose containers get tokens, and waits until it has ended.
+func completeJob(ctx context.Context, t *testing.T, namespace string) {
+	t.Helper()
+	template := client(func(p *corev1.PodTemplateSpec) {
+		p.Spec.Containers[0].Command, p.Spec.RestartPolicy = nil, corev1.RestartPolicyNever
+	})
+	_, err := running.Client.BatchV1().Jobs(namespace).Create(ctx,
+		&batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "client"}, Spec: batchv1.JobSpec{Template: template}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	podOf(ctx, t, namespace, "job-name=client", cluster.Succeeded)
+	waitComplete(ctx, t, namespace, "client")
 }

@@ -36,6 +36,8 @@ var forms = []form{
 	{plainForm, func(_ *bench, pod *corev1.Pod) (*corev1.Pod, error) { return pod, nil }, goal{}},
 	{"default: native sidecar", injected(inject.Config{}), goal{form: azwiForm}},
 	{azwiForm, injectedByAzwi, goal{}},
+	{"cni-forward", injected(inject.Config{}, annotate(inject.RedirectAnnotation, "cni-forward")), goal{plainForm, 1600 * time.Millisecond}},
+	{"cni-forward, no validator", injected(inject.Config{}, annotate(inject.RedirectAnnotation, "cni-forward"), annotate(inject.CNIValidatorAnnotation, "false")), goal{plainForm, 600 * time.Millisecond}},
 	{"redirect: none", injected(inject.Config{}, annotate(inject.RedirectAnnotation, "none")), goal{}},
 	{"no native sidecar (Kubernetes before 1.29)", injected(inject.Config{PostStart: true}), goal{}},
 	{"default, startup probe in place of the hook", withStartupProbe, goal{}},

@@ -6,15 +6,18 @@
 // The kubelet has its default intervals here. Most of the time is its own: it looks at the
 // containers of all pods once a second, and a pod waits for that look where a container has to end
 // before the next one starts. So the pods of a form start at evenly spread moments of this second,
-// the same for each form.
+// the same for each form. The node has the CNI plugin, which pods of the other forms do not ask.
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"imds-oidc-proxy/test/cluster"
 )
@@ -34,6 +37,9 @@ func run(args []string) int {
 		return 2
 	}
 	return cluster.Run("podstart", cluster.Config{Node: true, Measure: true, Prepare: prepare}, func(c *cluster.Cluster) error {
+		if err := installPlugin(c); err != nil {
+			return err
+		}
 		b, err := newBench(c)
 		if err != nil {
 			return err
@@ -48,8 +54,32 @@ const (
 	azwiInitImage = "localhost/azwi-init:test"
 )
 
+// pluginVar is the environment variable with the path of imds-cni.
+const pluginVar = "PODSTART_IMDS_CNI"
+
 func prepare(dir string) ([]string, error) {
-	return nil, errors.Join(
+	plugin := filepath.Join(dir, "imds-cni")
+	return []string{pluginVar + "=" + plugin}, errors.Join(
+		cluster.Build(plugin, "../..", "./cmd/imds-cni"),
 		cluster.BuildImage(dir, "client", "client", "podstart", "./client"),
 		cluster.CopyImage(dir, "azwi-init", "tools/azwi-init", filepath.Join(".cache", "cluster-azwi-init")))
+}
+
+// installPlugin starts the program that installs the CNI plugin on the node, and waits until the
+// plugin is in the node's list.
+func installPlugin(c *cluster.Cluster) error {
+	ctx, cancel := context.WithTimeout(context.Background(), podTimeout)
+	defer cancel()
+	install := exec.Command(os.Getenv(pluginVar), "install", "--bin-dir="+c.CNIPrograms(), "--conf-dir="+c.CNIConfig(), "--health-address=", "--log-level=error")
+	install.Stderr = os.Stderr
+	if err := install.Start(); err != nil { // it ends with the cluster
+		return err
+	}
+	return cluster.Wait(ctx, func(context.Context) error {
+		list, err := os.ReadFile(filepath.Join(c.CNIConfig(), cluster.CNIList))
+		if err == nil && !strings.Contains(string(list), `"imds-cni"`) {
+			err = fmt.Errorf("the plugin is not in the node's list:\n%s", list)
+		}
+		return err
+	})
 }

@@ -201,6 +201,7 @@ func TestRefused(t *testing.T) {
 		{"--set=images.proxy.repository=a b", "images/proxy/repository"},
 		{"--set=proxy.resources.claims[0].name=gpu", "proxy/resources"},
 		{"--set=proxy.resources.limits.example\\.test/gpu=1", "proxy/resources/limits"},
+		{"--set=proxyInit.backend=iptables", "proxyInit/backend"},
 		{"--set=proxyInit.resources.limits.memory=-1Mi", "proxyInit/resources/limits/memory"},
 		{"--set=tokenEndpoint.audience=api://binding", "tokenEndpoint/audience"},
 		{"--set=tokenEndpoint.caConfigMap=ca", "tokenEndpoint/caConfigMap"},

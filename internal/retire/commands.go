@@ -1,0 +1,90 @@
+package retire
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"unicode"
+
+	"imds-oidc-proxy/internal/plan"
+	"imds-oidc-proxy/internal/shell"
+	"imds-oidc-proxy/internal/survey"
+)
+
+// quote returns a text as one word of a shell command.
+func quote(text string) string { return shell.Quote(text) }
+
+// printable replaces control characters, which would forge a line.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+}
+
+// kubectl returns a command of kubectl. The namespace may be empty.
+func kubectl(namespace string, args ...string) string {
+	words := []string{"kubectl"}
+	if namespace != "" {
+		words = append(words, "--namespace="+quote(namespace))
+	}
+	for _, arg := range args {
+		name, value, hasValue := strings.Cut(arg, "=")
+		switch {
+		case hasValue && strings.HasPrefix(arg, "--"):
+			words = append(words, name+"="+quote(value))
+		default:
+			words = append(words, quote(arg))
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// target returns a workload as kubectl names it. Kinds of other groups than Kubernetes' need their group.
+func target(w *plan.Workload) string {
+	if slices.Contains([]string{"", "apps", "batch"}, w.Group) {
+		return w.Key()
+	}
+	for _, k := range survey.Kinds {
+		if k.Group == w.Group && k.Kind == w.Kind {
+			return k.String() + "/" + w.Name
+		}
+	}
+	return w.Key()
+}
+
+// key returns KIND/NAME of a workload for a person.
+func (b *builder) key(ref survey.Ref) string {
+	for i := range b.plan.Workloads {
+		if w := &b.plan.Workloads[i]; w.Ref() == ref {
+			return w.Key()
+		}
+	}
+	return strings.ToLower(ref.Kind) + "/" + ref.Name
+}
+
+// mergePatch returns a JSON merge patch (RFC 7396) of a removal.
+func mergePatch(p plan.Patch) string {
+	body := map[string]any{}
+	for _, c := range p.Changes {
+		at := body
+		for _, key := range c.Path[:len(c.Path)-1] {
+			next, ok := at[key].(map[string]any)
+			if !ok {
+				next = map[string]any{}
+				at[key] = next
+			}
+			at = next
+		}
+		at[c.Path[len(c.Path)-1]] = nil
+	}
+	text, _ := json.Marshal(body) // cannot fail
+	return string(text)
+}
+
+// none returns a command that succeeds if a list of kubectl is empty, and fails if it cannot be read.
+func none(list string) string {
+	return "left=$(" + list + ") && [ -z \"$left\" ]"
+}

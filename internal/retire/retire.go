@@ -1,0 +1,337 @@
+// Package retire computes what can be removed when a migration has come so far, and in which order: the
+// sidecars that nobody asks any more, and aad-pod-identity.
+//
+//	r, err := retire.New(survey, plan, retire.Options{Report: report, Now: time.Now()})
+//	for _, step := range r.Steps { … }
+//
+// A step is a list of shell commands with the checks that must succeed before. The package runs none of
+// them, and changes nothing. What still has to stay is listed with the reason. The same input gives the
+// same steps, in the same order.
+package retire
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"imds-oidc-proxy/internal/plan"
+	"imds-oidc-proxy/internal/report"
+	"imds-oidc-proxy/internal/survey"
+)
+
+// Options are what else is known.
+type Options struct {
+	// Report says which sidecars nobody asks. Nil: nothing was observed, so no sidecar is removed.
+	Report *report.Report
+	Now    time.Time
+	// Namespace is the only one that was read. Empty: all.
+	Namespace string
+}
+
+// maxAge is the age of the oldest report that counts: a client may have asked since.
+const maxAge = 24 * time.Hour
+
+// Retirement is the result.
+type Retirement struct {
+	// Schema is the version of the JSON output.
+	Schema  string `json:"schema"`
+	Cluster string `json:"cluster,omitempty"`
+	// Observed is the time of the report. Zero: there is none.
+	Observed time.Time `json:"observed,omitzero"`
+	Steps    []Step    `json:"steps"`
+	// Stays is what is there and cannot be removed yet.
+	Stays []Stay `json:"stays"`
+	// NotRead are the kinds and objects that matter here and that could not be read.
+	NotRead []string `json:"notRead"`
+	// Search is a command that finds what is left in repositories. It is empty without aad-pod-identity.
+	Search string `json:"search,omitempty"`
+}
+
+const schema = "imds-migrate.retire/v1"
+
+// Step is one step. Its commands may run when the commands of the steps before have succeeded, and its
+// checks succeed.
+type Step struct {
+	Title string `json:"title"`
+	// Reason says why the step is possible, or what to know about it.
+	Reason string  `json:"reason,omitempty"`
+	Checks []Check `json:"checks"`
+	// Commands are for a POSIX shell. Azure means that they change something outside of the cluster.
+	Commands []string `json:"commands"`
+	Azure    bool     `json:"azure,omitempty"`
+	// ByHand says what a person has to do, because no command can. Commands then only show something.
+	ByHand string `json:"byHand,omitempty"`
+	// Patch is the same change for a manifest, if it is one.
+	Patch *plan.Patch `json:"-"`
+}
+
+// Check is a command that must succeed before those of its step.
+type Check struct {
+	Command string `json:"command"`
+	// Failed says what it means if the command fails.
+	Failed string `json:"failed"`
+	// Wait means that it may take some minutes until it succeeds.
+	Wait bool `json:"wait,omitempty"`
+}
+
+// Stay is something that cannot be removed yet.
+type Stay struct {
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	Reason    string `json:"reason"`
+}
+
+// builder makes one list.
+type builder struct {
+	*survey.Survey
+	plan    *plan.Plan
+	options Options
+	uses    plan.Uses
+	out     *Retirement
+	// kept are workloads that keep the label of aad-pod-identity for ever.
+	kept map[survey.Ref]bool
+}
+
+// New computes the steps. The plan must be that of the survey. The error is about the report.
+func New(s *survey.Survey, p *plan.Plan, options Options) (*Retirement, error) {
+	b := &builder{Survey: s, plan: p, options: options, uses: p.Uses(), kept: map[survey.Ref]bool{}, out: &Retirement{
+		Schema: schema, Cluster: p.Cluster.Name, Steps: []Step{}, Stays: []Stay{}, NotRead: []string{},
+	}}
+	if err := b.checkReport(); err != nil {
+		return nil, err
+	}
+	b.notRead()
+	b.sidecars()
+	b.labels()
+	b.podIdentity()
+	return b.out, nil
+}
+
+// checkReport refuses a report that is old, or of another cluster.
+func (b *builder) checkReport() error {
+	r := b.options.Report
+	if r == nil {
+		return nil
+	}
+	if r.Cluster != "" && b.plan.Cluster.Name != "" && r.Cluster != b.plan.Cluster.Name {
+		return fmt.Errorf("the report is about cluster %q, and this is %q: make a report of this cluster", r.Cluster, b.plan.Cluster.Name)
+	}
+	if age := b.options.Now.Sub(r.Time); age > maxAge {
+		return fmt.Errorf("the report is %s old, and somebody may have asked since: make a new one (it may be %s old)", report.Days(age), report.Days(maxAge))
+	}
+	b.out.Observed = r.Time
+	return nil
+}
+
+// notRead finds what was not read and may use aad-pod-identity.
+func (b *builder) notRead() {
+	for _, u := range b.Unread {
+		i := slices.IndexFunc(survey.Kinds, func(k survey.Kind) bool { return k.String() == u.What })
+		irrelevant := u.Code == survey.Missing && u.What != "pods"
+		if i >= 0 {
+			k := survey.Kinds[i]
+			irrelevant = irrelevant || k.Template == "" && k.Kind != "Pod" && k.Group != podIdentityGroup && k.Kind != "SecretProviderClass"
+		}
+		if !irrelevant {
+			b.out.NotRead = append(b.out.NotRead, u.What+": "+u.Why)
+		}
+	}
+	slices.Sort(b.out.NotRead)
+}
+
+func (b *builder) step(s Step) {
+	s.Checks, s.Commands = nonNil(s.Checks), nonNil(s.Commands)
+	b.out.Steps = append(b.out.Steps, s)
+}
+
+func nonNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+func (b *builder) stays(namespace, name, reason string) {
+	b.out.Stays = append(b.out.Stays, Stay{printable(namespace), printable(name), printable(reason)})
+}
+
+// valid reports whether an object can have these names. Others come from a file that somebody has
+// written by hand, and are not put into a command.
+func valid(names ...string) bool {
+	return !slices.ContainsFunc(names, func(name string) bool {
+		return name != "" && len(validation.IsDNS1123Subdomain(name)) > 0
+	})
+}
+
+// ExitCode returns 3 if there is something to remove, 4 if all that is left has to stay for now, and 1 if
+// nothing was found but not everything could be read.
+func (r *Retirement) ExitCode() int {
+	switch {
+	case len(r.Steps) > 0:
+		return plan.ExitWork
+	case len(r.Stays) > 0:
+		return plan.ExitBlocked
+	case len(r.NotRead) > 0:
+		return plan.ExitNotRead
+	}
+	return plan.ExitNothing
+}
+
+// sidecars adds a step for each sidecar that can go (docs/migration.md, step 12).
+func (b *builder) sidecars() {
+	for i := range b.plan.Workloads {
+		w := &b.plan.Workloads[i]
+		switch {
+		case w.Today == plan.ByPodIdentity || w.Today == plan.ByNodeIdentity:
+			b.stays(w.Namespace, w.Key(), "not migrated yet ("+string(w.Today)+"); next: "+w.Next.Brief)
+		case w.Today != plan.BySidecar:
+		case !valid(w.Namespace, w.Name):
+			b.stays(w.Namespace, w.Key(), notValid)
+		default:
+			if reason, allowed := b.verdict(w); allowed {
+				b.removeSidecar(w, reason)
+			} else {
+				b.stays(w.Namespace, w.Key(), reason)
+			}
+		}
+	}
+}
+
+// otherSidecar is the code of the sidecar of azure-workload-identity, which has no command check.
+const otherSidecar = "IMDS149"
+
+const notValid = "the API server does not allow this name: correct the file"
+
+// verdict returns what the report says about a workload.
+func (b *builder) verdict(w *plan.Workload) (reason string, canGo bool) {
+	if b.options.Report == nil {
+		return "nothing was observed: set --report to the output of imds-migrate report --output=json", false
+	}
+	for _, r := range b.options.Report.Workloads {
+		if r.Namespace == w.Namespace && r.Kind == w.Kind && r.Name == w.Name {
+			return "report: " + string(r.Verdict) + ": " + r.Text, r.Verdict == report.CanGo
+		}
+	}
+	return "the report does not have it: make one of all namespaces", false
+}
+
+// removeSidecar removes the annotations of the proxy, and in the same restart the label of
+// aad-pod-identity.
+func (b *builder) removeSidecar(w *plan.Workload, reason string) {
+	s := Step{Title: "remove the sidecar of " + w.Namespace + " " + w.Key(), Reason: printable(reason)}
+	if i := b.plan.Cluster.PodIdentity; i == nil || !i.Running {
+		s.Reason += ". Without the redirect its pods reach the node's IMDS: remove the identities from the nodes first, or restrict it (docs/migration.md, step 9)"
+	}
+	label := b.removable(w)
+	if label {
+		s.Title += ", and the label " + bindingLabel
+	}
+	patch, fixed := w.Removal(label, true)
+	if fixed = cmp.Or(w.Written(), fixed); fixed != "" {
+		s.ByHand = printable(fixed) + ": change it where it was made (docs/migration.md, step 12)"
+		b.step(s)
+		return
+	}
+	if len(patch.Changes) == 0 {
+		b.stays(w.Namespace, w.Key(), "the pods have the sidecar and their template does not request it: restart them")
+		return
+	}
+	end := b.options.Report.Time.Add(maxAge)
+	s.Checks = append(s.Checks, Check{Command: fmt.Sprintf(`[ "$(date +%%s)" -lt %d ]`, end.Unix()),
+		Failed: "the report is older than " + report.Days(maxAge) + ": run imds-migrate report and imds-migrate retire again"})
+	b.change(&s, w, patch)
+	b.step(s)
+}
+
+// change adds the commands of a patch of a workload.
+func (b *builder) change(s *Step, w *plan.Workload, patch plan.Patch) {
+	s.Patch = &patch
+	rollout := ""
+	if w.Group == "apps" && slices.Contains([]string{"Deployment", "StatefulSet", "DaemonSet"}, w.Kind) {
+		rollout = kubectl(w.Namespace, "rollout", "status", w.Key(), "--timeout=10m")
+		s.Checks = append(s.Checks, Check{Command: rollout, Failed: "a change of " + w.Key() + " is not complete"})
+	}
+	s.Commands = append(s.Commands, kubectl(w.Namespace, "patch", target(w), "--type=merge", "--patch="+mergePatch(patch)))
+	if rollout != "" {
+		s.Commands = append(s.Commands, rollout)
+	}
+}
+
+// removable reports whether the label of aad-pod-identity is on the pods of a workload, and can be removed:
+// not if the object's selector has it, and not while the pods mount a volume that needs it.
+func (b *builder) removable(w *plan.Workload) bool {
+	_, labelled, selected := w.Label()
+	switch {
+	case !labelled:
+		return false
+	case selected:
+		b.kept[w.Ref()] = true
+		return false
+	}
+	return b.mounting(w) == ""
+}
+
+// mounting returns the SecretProviderClass that the pods of a workload mount and for which the driver asks
+// aad-pod-identity in their name, or "".
+func (b *builder) mounting(w *plan.Workload) string {
+	for i := range b.plan.Objects {
+		if o := &b.plan.Objects[i]; o.NeedsPodIdentity() && o.Kind == "SecretProviderClass" && o.UsedBy(w) {
+			return o.Key()
+		}
+	}
+	return ""
+}
+
+// labels adds a step for each other workload that has workload identity and still the label of
+// aad-pod-identity (docs/migration.md, step 9).
+func (b *builder) labels() {
+	for i := range b.plan.Workloads {
+		w := &b.plan.Workloads[i]
+		_, labelled, _ := w.Label()
+		if !b.uses.Finished[w.Ref()] || !labelled || b.done(w) {
+			continue
+		}
+		if class := b.mounting(w); class != "" {
+			b.stays(w.Namespace, w.Key()+", label "+bindingLabel, class+" uses aad-pod-identity in the name of its pods: change the class first")
+			continue
+		}
+		if !b.removable(w) {
+			continue
+		}
+		b.removeLabel(w)
+	}
+}
+
+// done reports whether a step for the sidecar of a workload also removes the label.
+func (b *builder) done(w *plan.Workload) bool {
+	return slices.ContainsFunc(b.out.Steps, func(s Step) bool {
+		return s.Title == "remove the sidecar of "+w.Namespace+" "+w.Key()+", and the label "+bindingLabel
+	})
+}
+
+func (b *builder) removeLabel(w *plan.Workload) {
+	if !valid(w.Namespace, w.Name) {
+		b.stays(w.Namespace, w.Key(), notValid)
+		return
+	}
+	s := Step{Title: "remove the label " + bindingLabel + " of " + w.Namespace + " " + w.Key(), Reason: "its pods use workload identity"}
+	patch, fixed := w.Removal(true, false)
+	if fixed != "" {
+		s.ByHand = printable(fixed)
+		b.step(s)
+		return
+	}
+	if w.Today == plan.BySidecar {
+		s.Reason = "its pods have the sidecar"
+		if w.Pods > 0 && !slices.ContainsFunc(w.Findings, func(f plan.Finding) bool { return f.Code == otherSidecar }) {
+			s.Checks = append(s.Checks, Check{Command: "imds-migrate verify --namespace=" + quote(w.Namespace) + " " + quote(strings.ToLower(w.Kind)+"/"+w.Name),
+				Failed: "not all pods of " + w.Key() + " get tokens from the sidecar"})
+		}
+	}
+	b.change(&s, w, patch)
+	b.step(s)
+}

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"imds-oidc-proxy/internal/inject"
+	"imds-oidc-proxy/test/kit/apiserver"
+)
+
+// The times at which the cluster is shown: before the migration, three hours after namespace shop got the sidecar, and
+// two months later.
+const (
+	before   = "before"
+	sidecars = "sidecars"
+	upgraded = "upgraded"
+)
+
+var times = []string{before, sidecars, upgraded}
+
+// moved are the workloads of shop that get the sidecar, with their service account, and since when the pods run at
+// each time. The SDK of cart is not upgraded.
+var moved = map[string]struct {
+	account string
+	since   map[string]time.Duration
+}{
+	"web":   {"web", map[string]time.Duration{sidecars: 3 * time.Hour, upgraded: 40 * 24 * time.Hour}},
+	"stock": {"stock", map[string]time.Duration{sidecars: 3 * time.Hour, upgraded: 38 * 24 * time.Hour}},
+	"cart":  {"cart", map[string]time.Duration{sidecars: 3 * time.Hour, upgraded: 60 * 24 * time.Hour}},
+}
+
+// serve serves the cluster at all times.
+func serve(dir string) (*apiserver.Server, error) {
+	clusters := map[string]apiserver.Cluster{}
+	for _, at := range times {
+		objects, err := read(dir)
+		if err != nil {
+			return nil, err
+		}
+		objects = append(objects, apiserver.Object{"apiVersion": "v1", "kind": "Node", "metadata": apiserver.Object{"name": "node-1"}, "status": apiserver.Object{"nodeInfo": apiserver.Object{"kubeletVersion": "v1.36.3"}}})
+		if at != before {
+			objects = append(objects, apiserver.Object{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": apiserver.Object{"name": "cart", "namespace": "shop"}})
+			for _, o := range objects {
+				move(o, at)
+			}
+		}
+		clusters[at] = apiserver.Cluster{Objects: objects, Run: func(_, pod, _ string, command []string) string { return output(at, pod, command) }}
+	}
+	return apiserver.Start(clusters), nil
+}
+
+// read reads the objects of all files of a directory.
+func read(dir string) ([]apiserver.Object, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	if err != nil || len(files) == 0 {
+		return nil, fmt.Errorf("%s contains no objects: %v", dir, err)
+	}
+	var objects []apiserver.Object
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		for document := range strings.SplitSeq(string(text), "\n---\n") {
+			var o apiserver.Object
+			if err := yaml.Unmarshal([]byte(document), &o); err != nil {
+				return nil, fmt.Errorf("%s: %w", file, err)
+			}
+			if len(o) > 0 {
+				objects = append(objects, o)
+			}
+		}
+	}
+	return objects, nil
+}
+
+// child returns the object in a field, which it creates.
+func child(o apiserver.Object, path ...string) apiserver.Object {
+	for _, key := range path {
+		next, ok := o[key].(apiserver.Object)
+		if !ok {
+			next = apiserver.Object{}
+			o[key] = next
+		}
+		o = next
+	}
+	return o
+}
+
+// move changes an object as the migration of namespace shop has: by label, annotation and service account in the pod
+// template, and by what the webhook has added to the pods.
+func move(o apiserver.Object, at string) {
+	metadata := child(o, "metadata")
+	name, _ := metadata["name"].(string)
+	if metadata["namespace"] != "shop" {
+		return
+	}
+	switch o["kind"] {
+	case "Deployment", "StatefulSet":
+		if w, found := moved[name]; found {
+			template := child(o, "spec", "template")
+			child(template, "metadata", "labels")[inject.UseLabel] = "true"
+			child(template, "metadata", "annotations")[inject.InjectProxyAnnotation] = "true"
+			child(template, "spec")["serviceAccountName"] = w.account
+		}
+	case "Pod":
+		app, _, _ := strings.Cut(name, "-")
+		if w, found := moved[app]; found {
+			child(metadata, "labels")[inject.UseLabel] = "true"
+			child(metadata, "annotations")[inject.InjectProxyAnnotation] = "true"
+			addSidecar(o, time.Now().Add(-w.since[at]))
+		}
+	}
+}
+
+func addSidecar(pod apiserver.Object, since time.Time) {
+	started := since.UTC().Format(time.RFC3339)
+	child(pod, "spec")["initContainers"] = []any{
+		apiserver.Object{"name": inject.ProxyInitName, "image": "registry.example.test/imds-oidc-proxy-init:v0.1.0"},
+		apiserver.Object{"name": inject.ProxyName, "image": "registry.example.test/imds-oidc-proxy:v0.1.0", "restartPolicy": "Always"},
+	}
+	child(pod, "metadata")["creationTimestamp"] = started
+	child(pod, "status")["initContainerStatuses"] = []any{
+		apiserver.Object{"name": inject.ProxyInitName, "state": apiserver.Object{"terminated": apiserver.Object{"exitCode": 0}}},
+		apiserver.Object{"name": inject.ProxyName, "ready": true, "state": apiserver.Object{"running": apiserver.Object{"startedAt": started}}},
+	}
+}
+
+// output is what the program of a sidecar prints.
+func output(at, pod string, command []string) string {
+	if len(command) > 1 && command[1] == "check" {
+		return "nothing failed\n"
+	}
+	app, _, _ := strings.Cut(pod, "-")
+	clients := []apiserver.Object{}
+	if at == sidecars || app == "cart" {
+		c := apiserver.Object{"sdk": "go-azidentity", "version": "1.1.0", "workload_identity": "no", "upgrade": "1.3.0", "requests": 12}
+		if app == "stock" {
+			c["sdk"], c["version"], c["upgrade"] = "python-azure-identity", "1.10.0", "1.13.0"
+		}
+		c["first_seen"], c["last_seen"] = time.Now().Add(-moved[app].since[at]).UTC().Format(time.RFC3339), time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
+		clients = append(clients, c)
+	}
+	text, _ := json.Marshal(apiserver.Object{"clients": clients}) // cannot fail
+	return string(text) + "\nimds_oidc_proxy_build_info{version=\"v0.1.0\"} 1\n"
+}
