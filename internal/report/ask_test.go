@@ -190,6 +190,23 @@ func TestNotRead(t *testing.T) {
 	}
 }
 
+// TestNamespace: only the namespace is read, and workloads of others are not part of it.
+func TestNamespace(t *testing.T) {
+	a := cluster(sidecar("web", "aaaaa", 40*day, ""), "web")
+	for path, body := range a {
+		if strings.HasPrefix(path, "/apis/") || path == "/api/v1/pods" {
+			delete(a, path)
+			at := strings.LastIndex(path, "/")
+			a[path[:at]+"/namespaces/shop"+path[at:]] = body
+		}
+	}
+	a["/api/v1/namespaces/shop"] = `{}`
+	r, err := report.Run(t.Context(), a, &executor{answers: map[string]string{"web-5d4f-aaaaa": census()}}, report.Config{Namespace: "shop", Now: now, Timeout: time.Minute})
+	if err != nil || len(r.NotRead) > 0 || !strings.HasPrefix(verdict(r), "can go: ") {
+		t.Errorf("got %v, %+v", err, r)
+	}
+}
+
 // TestWritten: a sidecar that is in the pod template itself counts, also without pods.
 func TestWritten(t *testing.T) {
 	a := cluster("")

@@ -210,15 +210,12 @@ type NotRead struct {
 	Why  string `json:"why"`
 }
 
-// kinds are those with pods.
-var kinds = []string{"deployments.apps", "statefulsets.apps", "daemonsets.apps", "replicasets.apps", "cronjobs.batch", "jobs.batch", "rollouts.argoproj.io", "pods"}
-
 // Run asks all sidecars. The error means that the cluster or Prometheus could not be read.
 func Run(ctx context.Context, client survey.Client, executor Executor, config Config) (*Report, error) {
 	if config.Progress == nil {
 		config.Progress = func(string) {}
 	}
-	s := survey.New(survey.Config{Kinds: kinds, Namespace: config.Namespace})
+	s := survey.New(survey.Config{Kinds: survey.PodKinds(), Namespace: config.Namespace, Within: true})
 	if err := s.ReadCluster(ctx, client, config.Progress); err != nil {
 		return nil, err
 	}

@@ -107,6 +107,18 @@ var Kinds = []Kind{
 	{"", v1, "pods", "Pod", true, false, ""},
 }
 
+// PodKinds returns the names of the kinds with an ordinary pod template, and of pods: all that is needed to know
+// the workloads and the owners of their pods.
+func PodKinds() []string {
+	var names []string
+	for _, k := range Kinds {
+		if k.Template != "" && k.Template != none || k.Kind == "Pod" {
+			names = append(names, k.String())
+		}
+	}
+	return names
+}
+
 // kindOf returns the row of a kind.
 func kindOf(group, kind string) (Kind, bool) {
 	for _, k := range Kinds {

@@ -49,6 +49,36 @@ func TestRole(t *testing.T) {
 	}
 }
 
+// TestReportRole checks that the ClusterRole in docs/report.md allows to list the kinds with pods.
+func TestReportRole(t *testing.T) {
+	page, err := os.ReadFile("../../docs/report.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(page), "  name: imds-migrate-report\n")
+	text, _, _ = strings.Cut(text, "```")
+	var role struct {
+		Rules []struct{ APIGroups, Resources, Verbs []string }
+	}
+	if err := yaml.Unmarshal([]byte(text), &role); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, rule := range role.Rules {
+		for _, resource := range rule.Resources {
+			if slices.Contains(rule.Verbs, "list") {
+				got = append(got, strings.TrimSuffix(resource+"."+rule.APIGroups[0], "."))
+			}
+		}
+	}
+	want := survey.PodKinds()
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("the role allows to list\n%q, want\n%q", got, want)
+	}
+}
+
 // TestKinds checks the table of kinds.
 func TestKinds(t *testing.T) {
 	seen := map[string]bool{}

@@ -36,6 +36,8 @@ type Config struct {
 	// Namespace limits the reading of a cluster to one namespace, except for kinds that are needed
 	// from everywhere. Empty: all.
 	Namespace string
+	// Within also limits those kinds to the namespace.
+	Within bool
 }
 
 // Ref is the name of an object. The version is not part of it.

@@ -54,8 +54,6 @@ type Line struct {
 	Hint     string `json:"hint,omitempty"`
 }
 
-var kinds = []string{"deployments.apps", "statefulsets.apps", "daemonsets.apps", "replicasets.apps", "cronjobs.batch", "jobs.batch", "rollouts.argoproj.io", "pods"}
-
 // shortKinds are kubectl's short names of kinds.
 var shortKinds = map[string]string{"deploy": "deployment", "deployments": "deployment", "sts": "statefulset", "statefulsets": "statefulset", "ds": "daemonset", "daemonsets": "daemonset", "cj": "cronjob", "po": "pod"}
 
@@ -64,7 +62,7 @@ func Run(ctx context.Context, client survey.Client, executor Executor, config Co
 	if config.Progress == nil {
 		config.Progress = func(string) {}
 	}
-	s := survey.New(survey.Config{Kinds: kinds, Namespace: config.Namespace})
+	s := survey.New(survey.Config{Kinds: survey.PodKinds(), Namespace: config.Namespace, Within: true})
 	if err := s.ReadCluster(ctx, client, config.Progress); err != nil {
 		return nil, err
 	}

@@ -75,11 +75,11 @@ const both = `{"name": "azwi-proxy-init"}, {"name": "azwi-proxy", "image": "regi
 func cluster(metadata string, pods ...string) api {
 	list := `{"items": [` + strings.Join(pods, ",") + `]}`
 	return api{
-		"/version?":                              `{"gitVersion": "v1.35.0"}`,
-		"/apis?":                                 `{"groups": [{"name": "apps", "versions": [{"version": "v1"}]}, {"name": "batch", "versions": [{"version": "v1"}]}]}`,
-		"/apis/apps/v1/deployments?":             `{"items": [` + workload("Deployment", "web", metadata) + `, ` + workload("Deployment", "other", "") + `]}`,
-		"/apis/batch/v1/namespaces/ns/cronjobs?": `{"items": [` + workload("CronJob", "nightly", use+", "+request) + `]}`,
-		"/api/v1/namespaces/ns/pods?":            list,
+		"/version?": `{"gitVersion": "v1.35.0"}`,
+		"/apis?":    `{"groups": [{"name": "apps", "versions": [{"version": "v1"}]}, {"name": "batch", "versions": [{"version": "v1"}]}]}`,
+		"/apis/apps/v1/namespaces/ns/deployments?": `{"items": [` + workload("Deployment", "web", metadata) + `, ` + workload("Deployment", "other", "") + `]}`,
+		"/apis/batch/v1/namespaces/ns/cronjobs?":   `{"items": [` + workload("CronJob", "nightly", use+", "+request) + `]}`,
+		"/api/v1/namespaces/ns/pods?":              list,
 	}
 }
 

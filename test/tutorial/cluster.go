@@ -140,9 +140,9 @@ func output(at, pod string, command []string) string {
 	app, _, _ := strings.Cut(pod, "-")
 	clients := []apiserver.Object{}
 	if at == sidecars || app == "cart" {
-		c := apiserver.Object{"sdk": "go-azidentity", "version": "1.1.0", "workload_identity": "no", "upgrade": "1.3.0", "requests": 12}
+		c := apiserver.Object{"sdk": "go-azidentity", "version": "1.1.0", "workload_identity": "no", "upgrade": "azidentity (Go) 1.3.0 or later", "requests": 12}
 		if app == "stock" {
-			c["sdk"], c["version"], c["upgrade"] = "python-azure-identity", "1.10.0", "1.13.0"
+			c["sdk"], c["version"], c["upgrade"] = "python-azure-identity", "1.10.0", "azure-identity (Python) 1.13.0 or later"
 		}
 		c["first_seen"], c["last_seen"] = time.Now().Add(-moved[app].since[at]).UTC().Format(time.RFC3339), time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
 		clients = append(clients, c)
