@@ -7,12 +7,12 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -84,30 +84,29 @@ type podIdentity struct {
 	t         *testing.T
 	namespace string
 	silence   atomic.Bool
+	mu        sync.Mutex // serializes reconcile
 }
 
 func startPodIdentity(ctx context.Context, t *testing.T, namespace string) *podIdentity {
 	t.Helper()
 	p := &podIdentity{t: t, namespace: namespace}
-	pods, err := running.Client.CoreV1().Pods(namespace).Watch(ctx, metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	bindings, err := p.objects("azureidentitybindings").Watch(ctx, metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		p.assign(ctx, pods.ResultChan(), bindings.ResultChan())
-	}()
+	ctx, cancel := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	group.Go(func() {
+		p.assign(ctx, func() (watch.Interface, error) {
+			return running.Client.CoreV1().Pods(namespace).Watch(ctx, metav1.ListOptions{})
+		})
+	})
+	group.Go(func() {
+		p.assign(ctx, func() (watch.Interface, error) {
+			return p.objects("azureidentitybindings").Watch(ctx, metav1.ListOptions{})
+		})
+	})
 	running.Decoy.InterceptTokens(p)
 	t.Cleanup(func() {
 		running.Decoy.InterceptTokens(nil)
-		pods.Stop()
-		bindings.Stop()
-		<-ended
+		cancel()
+		group.Wait()
 	})
 	return p
 }
@@ -119,31 +118,35 @@ func (p *podIdentity) objects(plural string) dynamic.ResourceInterface {
 // expectSilence makes each further token request an error.
 func (p *podIdentity) expectSilence() { p.silence.Store(true) }
 
-// assign is MIC. It returns when both watches have ended.
-func (p *podIdentity) assign(ctx context.Context, pods, bindings <-chan watch.Event) {
-	for pods != nil || bindings != nil {
-		var open bool
-		select {
-		case _, open = <-pods:
-			if !open {
-				pods = nil
+// again is when MIC tries again after an error.
+const again = 200 * time.Millisecond
+
+// assign is MIC: it reconciles after each event of a watch. The API server ends watches, for example when it learns of
+// a kind, and does not find a kind at once that it has just learned of, so they begin again.
+func (p *podIdentity) assign(ctx context.Context, begin func() (watch.Interface, error)) {
+	for ctx.Err() == nil {
+		events, err := begin()
+		if err == nil {
+			for range events.ResultChan() {
+				if err = p.reconcile(ctx); err != nil {
+					break
+				}
 			}
-		case _, open = <-bindings:
-			if !open {
-				bindings = nil
+			events.Stop()
+		}
+		if err != nil {
+			select {
+			case <-ctx.Done():
+			case <-time.After(again):
 			}
-		}
-		if !open {
-			continue
-		}
-		if err := p.reconcile(ctx); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) { // not found: the kinds are deleted
-			p.t.Errorf("MIC: %v", err)
 		}
 	}
 }
 
 // reconcile creates and deletes AzureAssignedIdentities.
 func (p *podIdentity) reconcile(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	pods, err := running.Client.CoreV1().Pods(p.namespace).List(ctx, metav1.ListOptions{LabelSelector: "aadpodidbinding"})
 	if err != nil {
 		return err
@@ -206,6 +209,7 @@ func (p *podIdentity) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	clientID, err := p.identityOf(r.Context(), address)
 	if err != nil {
+		p.t.Logf("NMI: %s: %v", address, err)
 		http.Error(w, err.Error(), http.StatusNotFound)
 		return
 	}
@@ -234,6 +238,9 @@ func (p *podIdentity) identityOf(ctx context.Context, address string) (clientID 
 	pods, err := running.Client.CoreV1().Pods(p.namespace).List(ctx, metav1.ListOptions{FieldSelector: "status.podIP=" + address})
 	if err != nil || len(pods.Items) != 1 {
 		return "", fmt.Errorf("no pod has the address %s: %v", address, err)
+	}
+	if err := p.reconcile(ctx); err != nil {
+		return "", fmt.Errorf("MIC: %w", err)
 	}
 	assigned, err := p.objects("azureassignedidentities").List(ctx, metav1.ListOptions{})
 	if err != nil {
