@@ -318,7 +318,8 @@ func (m *journey) retire() {
 	}
 	m.must("kubectl get azureidentitybindings --namespace=$NAMESPACE " + migrated[0].name + "-binding")
 	// In place of an hour, its log begins again.
-	m.must("kubectl --namespace=" + podIdentityNamespace + " delete pod --selector=app=nmi && kubectl --namespace=" + podIdentityNamespace + " rollout status daemonset/nmi --timeout=1m")
+	m.must("kubectl --namespace=" + podIdentityNamespace + " delete pod --selector=app=nmi")
+	podOf(m.ctx, m.t, podIdentityNamespace, "app=nmi", cluster.Running)
 	m.say("\n%s", m.must("sh retire.sh"))
 	// Without its daemon, aad-pod-identity answers nobody.
 	running.Decoy.InterceptTokens(nil)
