@@ -44,7 +44,9 @@ type executor struct {
 	answers       map[string]string
 	code          int
 	err           error
-	lost          int // so many runs lose their output
+	lost          int    // so many runs lose their output
+	then          string // the answer from the second run on, if not empty
+	runs          atomic.Int32
 	running, most atomic.Int32
 }
 
@@ -61,6 +63,9 @@ func (e *executor) Exec(_ context.Context, _, pod, container string, command ...
 		return "", 0, nil
 	}
 	output := e.answers[pod]
+	if e.runs.Add(1) > 1 && e.then != "" {
+		output = e.then
+	}
 	if strings.HasPrefix(output, "{") && !strings.Contains(output, "build_info") {
 		output += "imds_oidc_proxy_build_info{version=\"v1\",goversion=\"go\"} 1\n"
 	}
