@@ -83,16 +83,18 @@ mutate: ## run mutation tests: which small faults do the tests detect? By hand a
 
 .PHONY: lint
 lint: ## run gofmt, go vet, staticcheck and misspell, and check imports, documentation and prose
-	@test -z "$$(gofmt -l cmd internal test)" || { echo "gofmt -w:"; gofmt -l cmd internal test; exit 1; }
+	@test -z "$$(gofmt -l cmd internal test tools)" || { echo "gofmt -w:"; gofmt -l cmd internal test tools; exit 1; }
 	go vet ./...
 	go vet -tags images ./test/deploy/images
 	go vet -tags chart ./test/deploy/chart
 	go vet -tags kernel ./test/kernel
 	cd test/deploy/manifests && go vet ./...
 	cd test/cluster && go vet ./...
+	cd tools/release && go vet ./...
 	go tool -modfile=tools/go.mod staticcheck ./...
 	go tool -modfile=tools/go.mod staticcheck -tags images ./test/deploy/images
 	cd test/cluster && go tool -modfile=../../tools/go.mod staticcheck ./...
+	cd tools/release && go tool -modfile=../go.mod staticcheck ./...
 	go tool -modfile=tools/go.mod staticcheck -tags chart ./test/deploy/chart
 	go tool -modfile=tools/go.mod staticcheck -tags kernel ./test/kernel
 	@# verison, ouput: tests of suggestions for misspelled commands. hdinsight: a package of the Azure CLI.
@@ -111,12 +113,45 @@ version: ## write the version V (such as v1.2.3) into VERSION and every file tha
 vuln: ## check what the programs call for known vulnerabilities (VULNDB=https://vuln.go.dev: the newest reports)
 	@tools/vuln/run
 
+# The programs and the archives are written by the Go version of releases: another one compresses differently.
+# TOOLCHAIN=local and PLATFORMS=linux/amd64 make a snapshot cheaper.
+RELEASE := cd tools/release && GOTOOLCHAIN=$(or $(TOOLCHAIN),$$(sed -n 's/^toolchain //p' ../../go.mod)) go run .
+
+.PHONY: release
+release: ## build everything of a release into dist/, without a daemon or a registry (SNAPSHOT=1: from any commit)
+	@echo "compiling all programs for all platforms: about 10 minutes the first time"
+	@$(RELEASE) $(if $(SNAPSHOT),--snapshot) --platforms="$(PLATFORMS)" --toolchain="$(TOOLCHAIN)" --registry="$(REGISTRY)"
+
+.PHONY: push
+push: ## push the images and the chart of dist/ to REGISTRY, such as registry.example.test/team
+	@[ -n "$(REGISTRY)" ] || { echo "REGISTRY is required, for example REGISTRY=registry.example.test/team" >&2; exit 2; }
+	@$(RELEASE) --push="$(REGISTRY)"
+
+# The chart of dist/ names its images by digest, in REGISTRY. KUBECONFIG says where it is installed.
+.PHONY: install
+install: ## build a snapshot, push it to REGISTRY, and install the webhook with Helm for the tenant TENANT
+	@[ -n "$(REGISTRY)" ] && [ -n "$(TENANT)" ] || { echo "REGISTRY and TENANT are required, for example REGISTRY=registry.example.test/team TENANT=11111111-2222-4333-8444-555555555555" >&2; exit 2; }
+	@$(MAKE) --no-print-directory release SNAPSHOT=1
+	@$(MAKE) --no-print-directory push
+	go -C tools/helm tool helm upgrade --install imds-oidc-proxy "$(CURDIR)/dist/imds-oidc-proxy-$(VERSION:v%=%).tgz" \
+		--namespace imds-oidc-proxy --create-namespace --set tenantID="$(TENANT)" --wait $(HELM_FLAGS)
+
+.PHONY: test-release
+test-release: ## test the release tool, and that two clones give the same release (part of nightly)
+	cd tools/release && GOTOOLCHAIN=$$(sed -n 's/^toolchain //p' ../../go.mod) go test -count=1 ./...
+	tools/twice
+
+.PHONY: test-qemu
+test-qemu: build ## run the demo with the proxy for arm64, by qemu (not part of test, but of CI)
+	@$(NEED_POD)
+	@tools/qemu
+
 .PHONY: images
 images: ## build the container images with docker, podman or buildah; tools/images says how to choose
 	@IMAGES="$(IMAGES)" tools/images "$(VERSION)"
 
 .PHONY: test-images
-test-images: ## build the images on stand-in bases, and run them (root; not part of test, but of CI)
+test-images: ## build the images on stand-in bases and those of a release, and run them (root; not part of test, but of CI)
 	@tools/need buildah curl ip iptables-nft podman runc
 	go test -tags images -timeout 10m ./test/deploy/images
 
@@ -180,21 +215,23 @@ compat: ## run real clients, old and new, against the proxy (root; ONLY=python: 
 # The newest minor version of Kubernetes, for the cluster tests. CI tests the one before.
 .PHONY: nightly
 nightly: export KUBERNETES ?= 1.37.2
-nightly: ## run compat, the cluster tests, bench-pod and bench-plan on a newer Kubernetes, fuzz, mutate and test-kernel: hours, not part of CI
-	@echo "nightly 1/7: make compat"
+nightly: ## run compat, the cluster tests, bench-pod and bench-plan on a newer Kubernetes, fuzz, mutate, test-kernel and test-release: hours, not part of CI
+	@echo "nightly 1/8: make compat"
 	$(MAKE) compat ONLY=
-	@echo "nightly 2/7: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
+	@echo "nightly 2/8: make test-apiserver test-cluster, on Kubernetes $(KUBERNETES)"
 	$(MAKE) test-apiserver test-cluster
-	@echo "nightly 3/7: make bench-pod, on Kubernetes $(KUBERNETES)"
+	@echo "nightly 3/8: make bench-pod, on Kubernetes $(KUBERNETES)"
 	$(MAKE) bench-pod
-	@echo "nightly 4/7: make bench-plan, on Kubernetes $(KUBERNETES)"
+	@echo "nightly 4/8: make bench-plan, on Kubernetes $(KUBERNETES)"
 	$(MAKE) bench-plan
-	@echo "nightly 5/7: make fuzz"
+	@echo "nightly 5/8: make fuzz"
 	$(MAKE) fuzz
-	@echo "nightly 6/7: make mutate"
+	@echo "nightly 6/8: make mutate"
 	$(MAKE) mutate
-	@echo "nightly 7/7: make test-kernel"
+	@echo "nightly 7/8: make test-kernel"
 	$(MAKE) test-kernel
+	@echo "nightly 8/8: make test-release"
+	$(MAKE) test-release
 
 .PHONY: clean
 clean: ## remove bin

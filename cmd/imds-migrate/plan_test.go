@@ -50,6 +50,25 @@ func TestPlanFormats(t *testing.T) {
 	}
 }
 
+// TestPlanWrite compares the component of the example cluster with its files.
+func TestPlanWrite(t *testing.T) {
+	dir := t.TempDir()
+	if _, stderr, code := command(append(example[:len(example):len(example)], "--write="+dir), ""); code != plan.ExitBlocked || stderr != "" {
+		t.Fatalf("exit code %d, %s", code, stderr)
+	}
+	files, err := filepath.Glob(dir + "/*")
+	if err != nil || len(files) != 2 {
+		t.Fatalf("%v: %q", err, files)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, "write-"+filepath.Base(file), string(text))
+	}
+}
+
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	file := filepath.Join("testdata/plan", name+".golden")
@@ -63,7 +82,7 @@ func golden(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("%s: go test ./cmd/imds-migrate -run PlanFormats -update writes it\n%s", file, diff.Diff(file, want, "got", []byte(got)))
+		t.Errorf("%s: go test ./cmd/imds-migrate -run TestPlan -update writes it\n%s", file, diff.Diff(file, want, "got", []byte(got)))
 	}
 }
 

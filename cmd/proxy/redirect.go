@@ -43,6 +43,9 @@ func (c *checkConfig) metadata() diagnose.Metadata {
 			return askByLoopback(ctx, string(c.proxy.imdsAddress))
 		},
 	}
+	m.AskProof = func(ctx context.Context) (diagnose.Responder, error) {
+		return askPlainly(ctx, "http://"+azure.RedirectProof+"/readyz")
+	}
 	m.RequireBlocked = c.proxy.requireIMDSBlocked
 	if c.askIMDS || m.RequireBlocked {
 		m.AskReal = func(ctx context.Context) (diagnose.Responder, error) {

@@ -114,9 +114,11 @@ func (c *certificateFlags) addFlags(set *flagenv.Set) {
 }
 
 const usage = `Usage: webhook --proxy-image=IMAGE --proxy-init-image=IMAGE --namespace=NAMESPACE [flags]
+       webhook ask
 
 webhook is the admission webhook that injects the proxy and its redirect into pods with the label
-azure.workload.identity/use=true.
+azure.workload.identity/use=true. webhook ask, which the chart's test runs in such a pod, requests a
+token from IMDS as an application does, and prints for which identity it is.
 
 Each flag except --version has an environment variable: --tenant-id has WEBHOOK_TENANT_ID.
 %s

@@ -132,16 +132,10 @@ func replaceFile(path string, mode fs.FileMode, owner *syscall.Stat_t, content i
 	return os.Rename(temp.Name(), path)
 }
 
-// setOwner changes the owner of the file if it is another one, which needs the capability CHOWN.
+// setOwner changes the owner of the file. If it is another one than this process's user, this needs
+// the capability CHOWN.
 func setOwner(f *os.File, owner *syscall.Stat_t) error {
 	if owner == nil {
-		return nil
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if has, ok := info.Sys().(*syscall.Stat_t); ok && has.Uid == owner.Uid && has.Gid == owner.Gid {
 		return nil
 	}
 	if err := f.Chown(int(owner.Uid), int(owner.Gid)); err != nil {

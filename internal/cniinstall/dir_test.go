@@ -17,7 +17,8 @@ func TestReadFiles(t *testing.T) {
 		"10-b.conflist": lists["azure"], "05-a.conflist": lists["cilium"], "20-c.conf": `{"type":"bridge","name":"n"}`,
 		"30-d.json": `{"type":"loopback"}`, "40-e.conflist": "{", "41-f.conf": lists["azure"], "42-g.json": "x",
 		".imds-cni-1.tmp": lists["azure"], "10-b.conflist.bak": lists["azure"], "README": "",
-		"50-large.conflist": `{"name":"` + strings.Repeat("x", maxFile) + `"}`,
+		"49-largest.conflist": lists["azure"] + strings.Repeat(" ", maxFile-len(lists["azure"])),
+		"50-large.conflist":   `{"name":"` + strings.Repeat("x", maxFile) + `"}`,
 	})
 	if err := os.Mkdir(n.conf("00-dir.conflist"), 0o755); err != nil {
 		t.Fatal(err)
@@ -52,6 +53,7 @@ func TestReadFiles(t *testing.T) {
 40-e.conflist: its JSON ends too early
 41-f.conf: it is no plugin's configuration
 42-g.json: it is no plugin's configuration
+49-largest.conflist: list
 50-large.conflist: it is larger than 1048576 bytes`
 	if strings.Join(got, "\n") != want {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), want)

@@ -62,6 +62,8 @@ func TestRefused(t *testing.T) {
 		"deny no list":       {strings.Replace(forwarding, "}", `,"deny":"192.0.2.1"}`, 1), form},
 		"deny 17 times":      {strings.Replace(forwarding, "}", `,"deny":[`+strings.Repeat(`"192.0.2.1",`, 16)+`"192.0.2.1"]}`, 1), "at most 16 destinations"},
 		"too long":           {strings.Replace(forwarding, "}", `,"deny":["`+strings.Repeat("x", 1000)+`"]}`, 1), "at most 1024 bytes"},
+		"longest":            {strings.Repeat("x", 1024), form},
+		"longer by one":      {strings.Repeat("x", 1025), "at most 1024 bytes"},
 		"long and no JSON":   {strings.Repeat("\n", 100<<10), "at most 1024 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {

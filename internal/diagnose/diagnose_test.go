@@ -46,7 +46,7 @@ func unanswered() diagnose.Metadata {
 		return diagnose.Responder{}, context.DeadlineExceeded
 	}
 	noOwner := func() ([]uint32, error) { return nil, nil }
-	return diagnose.Metadata{Port: 8000, ProxyUIDs: []uint32{1501}, PortOwners: noOwner, AskPort: refused, AskRedirect: lost}
+	return diagnose.Metadata{Port: 8000, ProxyUIDs: []uint32{1501}, PortOwners: noOwner, AskPort: refused, AskRedirect: lost, AskProof: refused}
 }
 
 // config returns a configuration whose addresses are closed ports of this machine.

@@ -32,12 +32,16 @@ type Metadata struct {
 	// that cannot leave the machine. So it gets an answer only if there is a redirect.
 	AskRedirect func(context.Context) (Responder, error)
 
+	// AskProof sends a request for /readyz to [azure.RedirectProof], which the native rules
+	// lead to the proxy for every user.
+	AskProof func(context.Context) (Responder, error)
+
 	// AskReal sends a request for /metadata/versions, which needs no identity, to the
 	// metadata address, without this restriction. Nil: it is not called.
 	AskReal func(context.Context) (Responder, error)
 
 	// Exempt is true if this process runs as the proxy's user, which is exempt from the
-	// redirect. Then AskRedirect cannot see the redirect.
+	// redirect. Then AskRedirect cannot see the redirect, and AskProof is called.
 	Exempt bool
 
 	// NoRedirect is true if the pod is meant to have no redirect.
@@ -144,12 +148,20 @@ func (r *run) redirect(ctx context.Context, at listener) Finding {
 	case errors.Is(err, syscall.EPERM):
 		f.Status, f.Text, f.Remedy = Skipped, "only root can check this, because the kernel is older than 5.7", r.rulesCommand()
 	case m.Exempt && !m.NoRedirect:
-		f.Status, f.Remedy = Skipped, r.rulesCommand()
-		f.Text = "the proxy's user is exempt from the redirect and cannot check it; run as the application (the answer must be ok): curl -sS http://" + azure.MetadataIP + "/readyz"
+		return r.exemptRedirect(ctx)
 	default:
 		return m.noRedirect(at == proxy)
 	}
 	return f
+}
+
+// exemptRedirect is redirect for the proxy's user. The rules of iptables have no proof for it.
+func (r *run) exemptRedirect(ctx context.Context) Finding {
+	if responder, err := r.cfg.IMDS.AskProof(ctx); err == nil && responder.Proxy {
+		return Finding{Status: OK, Item: "redirect", Text: "the rules are in place and lead to the proxy; they exempt this user"}
+	}
+	return Finding{Status: Skipped, Item: "redirect", Remedy: r.rulesCommand(),
+		Text: "the proxy's user is exempt from the redirect and cannot check it; run as the application (the answer must be ok): curl -sS http://" + azure.MetadataIP + "/readyz"}
 }
 
 // noRedirect returns the finding for a pod without a redirect. This is a failure only if a

@@ -26,24 +26,27 @@ func TestMetadata(t *testing.T) {
 	for _, test := range []struct {
 		name               string
 		port, redirect     asked
+		proof              asked
 		exempt, noRedirect bool
 		wantPort           diagnose.Status
 		wantRedirect       diagnose.Status
 		wantText           string
 	}{
-		{"good, as the application", ours, ours, false, false, diagnose.OK, diagnose.OK, "reach the proxy"},
-		{"good, as the proxy", ours, lost, true, false, diagnose.OK, diagnose.Skipped, "is exempt from the redirect"},
-		{"sealed, as the proxy", ours, ours, true, false, diagnose.OK, diagnose.OK, "reach the proxy"},
-		{"no redirect", ours, lost, false, false, diagnose.OK, diagnose.Fail, "not to the proxy"},
-		{"no redirect, as intended", ours, lost, false, true, diagnose.OK, diagnose.Note, "as intended"},
-		{"no redirect, as intended, as the proxy", ours, lost, true, true, diagnose.OK, diagnose.Note, "as intended"},
-		{"no redirect and no proxy", refused, lost, false, false, diagnose.Note, diagnose.Note, "no redirect and no proxy"},
-		{"a redirect without a proxy", refused, refused, false, false, diagnose.Note, diagnose.Fail, "no proxy listens"},
-		{"a proxy that is not ready", unready, unready, false, false, diagnose.Fail, diagnose.OK, "reach the proxy"},
-		{"another server on the port", other, lost, false, false, diagnose.Fail, diagnose.Note, "no redirect and no proxy"},
-		{"a mesh", ours, other, false, false, diagnose.OK, diagnose.Fail, "envoy"},
-		{"a port without an answer", lost, lost, false, false, diagnose.Fail, diagnose.Note, "no redirect and no proxy"},
-		{"an old kernel", ours, denied, false, false, diagnose.OK, diagnose.Skipped, "kernel"},
+		{"good, as the application", ours, ours, refused, false, false, diagnose.OK, diagnose.OK, "reach the proxy"},
+		{"rules of iptables, as the proxy", ours, lost, refused, true, false, diagnose.OK, diagnose.Skipped, "is exempt from the redirect"},
+		{"native rules, as the proxy", ours, lost, ours, true, false, diagnose.OK, diagnose.OK, "the rules are in place"},
+		{"another server at the address of the proof", ours, lost, other, true, false, diagnose.OK, diagnose.Skipped, "is exempt from the redirect"},
+		{"sealed, as the proxy", ours, ours, refused, true, false, diagnose.OK, diagnose.OK, "reach the proxy"},
+		{"no redirect", ours, lost, refused, false, false, diagnose.OK, diagnose.Fail, "not to the proxy"},
+		{"no redirect, as intended", ours, lost, refused, false, true, diagnose.OK, diagnose.Note, "as intended"},
+		{"no redirect, as intended, as the proxy", ours, lost, refused, true, true, diagnose.OK, diagnose.Note, "as intended"},
+		{"no redirect and no proxy", refused, lost, refused, false, false, diagnose.Note, diagnose.Note, "no redirect and no proxy"},
+		{"a redirect without a proxy", refused, refused, refused, false, false, diagnose.Note, diagnose.Fail, "no proxy listens"},
+		{"a proxy that is not ready", unready, unready, refused, false, false, diagnose.Fail, diagnose.OK, "reach the proxy"},
+		{"another server on the port", other, lost, refused, false, false, diagnose.Fail, diagnose.Note, "no redirect and no proxy"},
+		{"a mesh", ours, other, refused, false, false, diagnose.OK, diagnose.Fail, "envoy"},
+		{"a port without an answer", lost, lost, refused, false, false, diagnose.Fail, diagnose.Note, "no redirect and no proxy"},
+		{"an old kernel", ours, denied, refused, false, false, diagnose.OK, diagnose.Skipped, "kernel"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cfg := config(t, goodClaims())
@@ -57,6 +60,7 @@ func TestMetadata(t *testing.T) {
 				PortOwners:  func() ([]uint32, error) { return owners, nil },
 				AskPort:     func(context.Context) (diagnose.Responder, error) { return test.port.responder, test.port.err },
 				AskRedirect: func(context.Context) (diagnose.Responder, error) { return test.redirect.responder, test.redirect.err },
+				AskProof:    func(context.Context) (diagnose.Responder, error) { return test.proof.responder, test.proof.err },
 				Exempt:      test.exempt, NoRedirect: test.noRedirect,
 			}
 			report := diagnose.Run(t.Context(), cfg, nil)

@@ -82,6 +82,7 @@ func (r random) annotations() object {
 	a[inject.InjectProxyAnnotation] = pick(r, "true", "true", "true", "1", "false")
 	for _, annotation := range [][]string{ // its name, and values to pick from
 		{inject.RedirectAnnotation, "forward", "sealed", "none", "cni-forward", "cni-sealed"},
+		{inject.CNIValidatorAnnotation, "true", "false", "false"},
 		{inject.AppServiceAnnotation, "true", "false"},
 		{inject.ProxyPortAnnotation, "1", "8000", "65535"},
 		{inject.AdminPortAnnotation, "8001", "9000"},

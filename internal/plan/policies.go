@@ -191,9 +191,11 @@ func (p *policies) limits(w *Workload) {
 // quotas checks for a quota on CPU limits, which the sidecar does not have unless the pod is Guaranteed.
 func (p *policies) quotas(w *Workload) {
 	for _, o := range p.All("", "ResourceQuota") {
-		hard := stringMap(o.Body, "spec", "hard")
-		_, limited := hard["limits.cpu"]
-		if limited && o.Namespace == w.Namespace && w.sidecar != nil && w.sidecar.Limits.Cpu().IsZero() && w.source.Template.Spec.Resources == nil {
+		if o.Namespace != w.Namespace {
+			continue
+		}
+		_, limited := stringMap(o.Body, "spec", "hard")["limits.cpu"]
+		if limited && w.sidecar != nil && w.sidecar.Limits.Cpu().IsZero() && w.source.Template.Spec.Resources == nil {
 			w.find("IMDS136", "ResourceQuota "+o.Name+" limits limits.cpu: a container without a CPU limit is refused, unless a LimitRange has a default", "set a CPU limit by the annotation imds-oidc-proxy/proxy-resources")
 		}
 	}

@@ -98,8 +98,12 @@ var otherCredentials = []string{
 	"AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_USERNAME", azure.EnvFederatedTokenFile,
 }
 
-// secretNames matches variables with a key or a password, with which a program needs no token.
-var secretNames = re(`(?i)(key|secret|password|pwd|sas|token|connection_?string)`)
+// secretNames matches variables with a key or a password, with which a program needs no token, and
+// secretValues values that contain one.
+var (
+	secretNames  = re(`(?i)(key|secret|password|pwd|sas|token|connection_?string)`)
+	secretValues = re(`(?i)\b(password|pwd)\s*=|[?&]sig=`)
+)
 
 // HasOtherCredential reports whether variables, with or without a known value, contain another
 // credential than a managed identity.
@@ -116,5 +120,5 @@ func HasOtherCredential(has func(name string) bool) bool {
 // such as a connection string.
 func MaySecret(name, value string) bool {
 	return secretNames.MatchString(name) || strings.Contains(value, "SharedAccessKey") || strings.Contains(value, "AccountKey=") ||
-		re(`(?i)\b(password|pwd)\s*=|[?&]sig=`).MatchString(value)
+		secretValues.MatchString(value)
 }

@@ -34,7 +34,9 @@ type Progress func(kind string)
 // listed, is an error.
 func (s *Survey) ReadCluster(ctx context.Context, client Client, progress Progress) error {
 	s.Live = true
-	c := &cluster{Survey: s, client: client, progress: progress}
+	c := &cluster{Survey: s, client: client, progress: progress, items: make(chan item, waitingItems)}
+	defer close(c.items)
+	go c.add()
 	if err := c.facts(ctx); err != nil {
 		return err
 	}
@@ -61,7 +63,38 @@ type cluster struct {
 	*Survey
 	client   Client
 	progress Progress
+	items    chan item
 	served   map[string][]string // versions by group; nil: unknown
+}
+
+// waitingItems is how many items of lists wait to be decoded while the next ones are received. An object has at
+// most about 1 MiB.
+const waitingItems = 32
+
+// item is an item of a list, or a request to close decoded when all before it have been added.
+type item struct {
+	text    []byte
+	kind    header
+	decoded chan<- struct{}
+}
+
+// add adds the items to the survey, in order: beside the lists, so that decoding does not delay them.
+func (c *cluster) add() {
+	r := &reader{survey: c.Survey}
+	for i := range c.items {
+		if i.decoded != nil {
+			close(i.decoded)
+			continue
+		}
+		r.object(i.text, i.kind)
+	}
+}
+
+// wait waits until all items are in the survey, which nothing else may use before.
+func (c *cluster) wait() {
+	decoded := make(chan struct{})
+	c.items <- item{decoded: decoded}
+	<-decoded
 }
 
 // get decodes the answer to one request.
@@ -226,17 +259,20 @@ func (c *cluster) list(ctx context.Context, k Kind, version, namespace string) e
 		path += "/namespaces/" + namespace
 	}
 	kind := header{APIVersion: strings.TrimPrefix(k.Group+"/"+version, "/"), Kind: k.Kind}
-	restarts, next := 0, ""
+	defer c.wait()
+	restarts, next, found := 0, "", 0
 	for {
 		shown := k.String()
-		if n := c.Found[shown]; n > 0 {
-			shown += fmt.Sprintf(" (%d)", n)
+		if found > 0 {
+			shown += fmt.Sprintf(" (%d)", found)
 		}
 		c.progress(shown)
-		more, err := c.page(ctx, path+"/"+k.Resource, next, kind)
+		more, n, err := c.page(ctx, path+"/"+k.Resource, next, kind)
+		found += n
 		switch {
 		case apierrors.IsResourceExpired(err) && restarts < maxRestarts:
-			restarts, next = restarts+1, "" // objects that were read already are replaced
+			c.wait()
+			restarts, next, found = restarts+1, "", 0 // objects that were read already are replaced
 			c.Found[k.String()] = 0
 			continue
 		case err != nil || more == "":
@@ -246,27 +282,30 @@ func (c *cluster) list(ctx context.Context, k Kind, version, namespace string) e
 	}
 }
 
-// page reads one page, and returns the token of the next one.
-func (c *cluster) page(ctx context.Context, path, token string, kind header) (next string, err error) {
+// page reads one page, and returns the token of the next one and the number of items.
+func (c *cluster) page(ctx context.Context, path, token string, kind header) (next string, n int, err error) {
 	query := url.Values{"limit": {pageSize}}
 	if token != "" {
 		query.Set("continue", token)
 	}
 	body, err := c.client.Get(ctx, path, query)
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	defer body.Close()
-	f := &reader{survey: c.Survey}
+	f := &reader{deliver: func(text []byte, kind header) {
+		n++
+		c.items <- item{text: text, kind: kind}
+	}}
 	fields, _, err := f.fields(json.NewDecoder(body), kind)
 	var metadata metav1.ListMeta
 	if err == nil && fields["metadata"] != nil {
 		err = json.Unmarshal(fields["metadata"], &metadata)
 	}
 	if err != nil {
-		return "", fmt.Errorf("the answer is cut off or invalid: %w", unexpected(err))
+		return "", n, fmt.Errorf("the answer is cut off or invalid: %w", unexpected(err))
 	}
-	return metadata.Continue, nil
+	return metadata.Continue, n, nil
 }
 
 // denied returns what an answer means for the reader, with the permission that is missing.

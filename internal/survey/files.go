@@ -81,6 +81,8 @@ type reader struct {
 	// last is the last object, and hadStatus reports whether one before it has a status.
 	last      []byte
 	hadStatus bool
+	// deliver gets the items of lists in place of the survey, if it is set.
+	deliver func(item []byte, kind header)
 }
 
 func (f *reader) at(name string) string {
@@ -238,7 +240,9 @@ func (f *reader) items(decoder *json.Decoder, kind header) error {
 		if err := decoder.Decode(&item); err != nil {
 			return err
 		}
-		if err := f.object(item, kind); err != nil {
+		if f.deliver != nil {
+			f.deliver(item, kind)
+		} else if err := f.object(item, kind); err != nil {
 			return err
 		}
 	}

@@ -5,8 +5,8 @@ import (
 	"context"
 	"errors"
 	"net/url"
-	"sync"
 	"strings"
+	"sync"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"

@@ -10,9 +10,9 @@ import (
 	"testing"
 )
 
-// foreign are flags and variables in the documentation that belong to Prometheus, kubectl and
+// foreign are flags and variables in the documentation that belong to Prometheus, Helm, kubectl and
 // Azure's SDKs.
-var foreign = []string{"--storage.tsdb.retention.time", "--custom", "AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_USERNAME"}
+var foreign = []string{"--plain-http", "--storage.tsdb.retention.time", "--custom", "AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_USERNAME"}
 
 var (
 	flagName = regexp.MustCompile(`--[a-z][a-z.-]*`)

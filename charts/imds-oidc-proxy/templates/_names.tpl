@@ -38,7 +38,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- /* The argument is a list: the chart's root, and an image. A digest takes precedence over a tag. */ -}}
 {{- define "imds-oidc-proxy.image" -}}
 {{- $root := index . 0 }}{{ $image := index . 1 -}}
-{{ required "images.registry is required: where the images are, for example registry.example.test/team" $root.Values.images.registry }}/{{ $image.repository }}
+{{ required (printf "images.registry is required: this chart names no registry with the images of imds-oidc-proxy %s; build and push them once, in a clone of its repository: make release SNAPSHOT=1 && make push REGISTRY=registry.example.test/team; then add --set images.registry=registry.example.test/team" $root.Chart.AppVersion) $root.Values.images.registry }}/{{ $image.repository }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default $root.Chart.AppVersion $image.tag }}{{ end }}
 {{- end }}
 

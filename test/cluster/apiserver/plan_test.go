@@ -37,7 +37,7 @@ const planTimeout = 5 * time.Minute
 const exampleCluster = repository + "/cmd/imds-migrate/testdata/cluster"
 
 // planFormats are compared byte by byte.
-var planFormats = []string{"table", "wide", "json", "yaml", "markdown", "csv", "az", "terraform", "aso", "crossplane"}
+var planFormats = []string{"table", "wide", "json", "yaml", "markdown", "csv", "az", "bicep", "terraform", "aso", "crossplane", "patch"}
 
 // TestPlan checks imds-migrate plan with a real API server: it gives the same bytes from the cluster and
 // from a dump of it, names missing permissions, and works without the custom resources.

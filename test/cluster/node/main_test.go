@@ -22,7 +22,7 @@ const olderModule = "../../compat/drivers/go"
 
 // webhookLabel is a label of namespaces that selects the webhook for their pods: the
 // webhook for clusters without native sidecars if the value is "no-native-sidecars", the
-// webhook of TestCNI if it is "cni", and no webhook if it is "none". Without the label it is the webhook with the chart's defaults.
+// webhook of TestCNI if it is "cni", that of TestRelease if it is "released", and no webhook if it is "none". Without the label it is the webhook with the chart's defaults.
 const webhookLabel = "test/webhook"
 
 // nextPlugin is the name of the image with another version of the CNI plugin.
@@ -30,6 +30,9 @@ const nextPlugin = "imds-cni-next"
 
 // migrateVar is the environment variable with the path of imds-migrate.
 const migrateVar = "NODE_TEST_IMDS_MIGRATE"
+
+// releaseVar is the environment variable with the directory of the release.
+const releaseVar = "NODE_TEST_RELEASE"
 
 // running is the cluster. All tests share it, and each has its own namespace.
 var running *cluster.Cluster
@@ -59,6 +62,19 @@ func TestMain(m *testing.M) {
 				return nil, err
 			}
 		}
+		// One client in two images, whose SDK is upgraded from one to the other, and the daemon of
+		// aad-pod-identity, which only writes a log: the test answers in its place.
+		for image, build := range map[string][]string{oldSDK: {"-modfile=v1.0.0.mod", "."}, newSDK: {"./workload"}} {
+			if err := cluster.BuildImage(dir, image, "client", clientModule, build...); err != nil {
+				return nil, err
+			}
+			if err := cluster.BuildImage(dir, image, "pause", "..", "./pause"); err != nil {
+				return nil, err
+			}
+		}
+		if err := cluster.BuildImage(dir, "nmi", "nmi", "..", "./node/nmi"); err != nil {
+			return nil, err
+		}
 		// Another version of the CNI plugin, for upgrades.
 		if err := cluster.BuildImage(dir, nextPlugin, nextPlugin, "../../..", "-ldflags=-X main.version=next", "./cmd/imds-cni"); err != nil {
 			return nil, err
@@ -66,7 +82,11 @@ func TestMain(m *testing.M) {
 		if err := cluster.Build(filepath.Join(dir, "imds-migrate"), "../../..", "./cmd/imds-migrate"); err != nil {
 			return nil, err
 		}
-		return []string{migrateVar + "=" + filepath.Join(dir, "imds-migrate")}, cluster.BuildHelm()
+		release := filepath.Join(dir, "release")
+		if err := cluster.BuildRelease(release); err != nil {
+			return nil, err
+		}
+		return []string{migrateVar + "=" + filepath.Join(dir, "imds-migrate"), releaseVar + "=" + release}, cluster.BuildHelm()
 	}}
 	os.Exit(cluster.RunTests("node", m, config, func(ctx context.Context, c *cluster.Cluster) error {
 		running = c

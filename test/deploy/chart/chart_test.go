@@ -141,8 +141,12 @@ func TestRefused(t *testing.T) {
 		set  string
 		want string
 	}{
-		{"--set=images.registry=", "images.registry is required: where the images are, for example registry.example.test/team"},
-		{"--set=images.registry=null", "images.registry is required: where the images are, for example registry.example.test/team"},
+		{"--set=images.registry=", "images.registry is required: "},
+		{"--set=images.registry=null", "images.registry is required: "},
+		{"--set=images.registry=", "make push REGISTRY=registry.example.test/team; then add --set images.registry=registry.example.test/team"},
+		{"--set=test.clientID=shop", "test/clientID"},
+		{"--set=test.namespace=Shop", "test/namespace"},
+		{"--set=test.image=ask", "test"},
 		{"--set=images.registry=https://registry.example.test", "images/registry"},
 		{"--set=images.registry=registry.example.test/", "images/registry"},
 		{"--set=images.proxy.repository=https://registry.example.test/p", "images/proxy/repository"},

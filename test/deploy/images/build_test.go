@@ -19,15 +19,28 @@ import (
 // version is the version of the images.
 const version = "v0.0.0-test"
 
-const (
-	proxyImage  = "localhost/imds-oidc-proxy:" + version
-	initImage   = "localhost/imds-oidc-proxy-init:" + version
-	nativeImage = "localhost/imds-oidc-proxy-init-native:" + version
-	hookImage   = "localhost/imds-oidc-proxy-webhook:" + version
-	cniImage    = "localhost/imds-oidc-proxy-cni:" + version
+// set is the images of one build.
+type set struct{ version, proxy, init, native, hook, cni string }
+
+func newSet(version string) set {
+	name := func(suffix string) string { return "localhost/imds-oidc-proxy" + suffix + ":" + version }
+	return set{version, name(""), name("-init"), name("-init-native"), name("-webhook"), name("-cni")}
+}
+
+var (
+	// fromDockerfiles are the images of make images.
+	fromDockerfiles = newSet(version)
+	// released are the images of make release.
+	released = sync.OnceValue(func() set {
+		text, err := os.ReadFile(filepath.Join(repository, "VERSION"))
+		if err != nil {
+			panic(err)
+		}
+		return newSet(strings.TrimSpace(string(text)))
+	})
 )
 
-// build builds the images with `make images`, once for all tests.
+// build builds the images with `make images`, and loads those of the release, once for all tests.
 func build(t *testing.T) {
 	t.Helper()
 	if err := built(); err != nil {
@@ -38,6 +51,15 @@ func build(t *testing.T) {
 var built = sync.OnceValue(func() error {
 	if err := baseConfig().Make(); err != nil {
 		return err
+	}
+	archives, err := filepath.Glob(filepath.Join(releaseDir(os.Getenv(storageVar)), "*.oci.tar"))
+	if err != nil {
+		return err
+	}
+	for _, archive := range archives {
+		if out, err := exec.Command("podman", "load", "--quiet", "--input", archive).CombinedOutput(); err != nil {
+			return fmt.Errorf("podman load %s: %w: %s", archive, err, out)
+		}
 	}
 	return makeImages()
 })
@@ -76,12 +98,17 @@ func inspect(t *testing.T, image string) imageConfig {
 func TestImageConfig(t *testing.T) {
 	build(t)
 	revision := command(t, nil, "git", "rev-parse", "HEAD")
-	for _, c := range []struct{ image, title, user, entrypoint string }{
-		{proxyImage, "imds-oidc-proxy", "1501:1501", "/proxy"},
-		{initImage, "imds-oidc-proxy-init", "0:0", "/proxy-init"},
-		{nativeImage, "imds-oidc-proxy-init-native", "0:0", "/proxy-init"},
-		{hookImage, "imds-oidc-proxy-webhook", "65532:65532", "/webhook"},
-		{cniImage, "imds-oidc-proxy-cni", "0:0", "/imds-cni"},
+	for _, c := range []struct{ image, version, title, user, entrypoint string }{
+		{fromDockerfiles.proxy, version, "imds-oidc-proxy", "1501:1501", "/proxy"},
+		{fromDockerfiles.init, version, "imds-oidc-proxy-init", "0:0", "/proxy-init"},
+		{fromDockerfiles.native, version, "imds-oidc-proxy-init-native", "0:0", "/proxy-init"},
+		{fromDockerfiles.hook, version, "imds-oidc-proxy-webhook", "65532:65532", "/webhook"},
+		{fromDockerfiles.cni, version, "imds-oidc-proxy-cni", "0:0", "/imds-cni"},
+		{released().proxy, released().version, "imds-oidc-proxy", "1501:1501", "/proxy"},
+		{released().init, released().version, "imds-oidc-proxy-init", "0:0", "/proxy-init"},
+		{released().native, released().version, "imds-oidc-proxy-init-native", "0:0", "/proxy-init"},
+		{released().hook, released().version, "imds-oidc-proxy-webhook", "65532:65532", "/webhook"},
+		{released().cni, released().version, "imds-oidc-proxy-cni", "0:0", "/imds-cni"},
 	} {
 		got := inspect(t, c.image).OCIv1.Config
 		if got.User != c.user {
@@ -90,8 +117,8 @@ func TestImageConfig(t *testing.T) {
 		if len(got.Entrypoint) != 1 || got.Entrypoint[0] != c.entrypoint {
 			t.Errorf("%s: entry point %q, want %q", c.image, got.Entrypoint, c.entrypoint)
 		}
-		for label, want := range map[string]string{"title": c.title, "version": version, "revision": revision} {
-			if got := got.Labels["org.opencontainers.image."+label]; got != want {
+		for label, want := range map[string]string{"title": c.title, "version": c.version, "revision": revision} {
+			if got := strings.TrimSuffix(got.Labels["org.opencontainers.image."+label], "-dirty"); got != want {
 				t.Errorf("%s: label %s is %q, want %q", c.image, label, got, want)
 			}
 		}
@@ -106,11 +133,11 @@ func TestImageConfig(t *testing.T) {
 func TestReproducible(t *testing.T) {
 	build(t)
 	ids := func() string {
-		return command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", proxyImage) +
-			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", initImage) +
-			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", nativeImage) +
-			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", hookImage) +
-			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", cniImage)
+		return command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", fromDockerfiles.proxy) +
+			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", fromDockerfiles.init) +
+			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", fromDockerfiles.native) +
+			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", fromDockerfiles.hook) +
+			command(t, nil, "buildah", "images", "--no-trunc", "--format", "{{.ID}}", fromDockerfiles.cni)
 	}
 	first := ids()
 	if err := makeImages(); err != nil {
@@ -120,7 +147,7 @@ func TestReproducible(t *testing.T) {
 		t.Errorf("second build:\n%s\nfirst build:\n%s", second, first)
 	}
 	revision := command(t, nil, "git", "rev-parse", "HEAD")
-	for image, binary := range map[string]string{proxyImage: "proxy", initImage: "proxy-init", nativeImage: "proxy-init", hookImage: "webhook", cniImage: "imds-cni"} {
+	for image, binary := range map[string]string{fromDockerfiles.proxy: "proxy", fromDockerfiles.init: "proxy-init", fromDockerfiles.native: "proxy-init", fromDockerfiles.hook: "webhook", fromDockerfiles.cni: "imds-cni"} {
 		local := filepath.Join(t.TempDir(), binary)
 		command(t, []string{"CGO_ENABLED=0"}, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X 'main.version="+version+" "+revision+"'", "-o", local, "../../../cmd/"+binary)
 		if got, want := digest(t, filepath.Join(mount(t, image), binary)), digest(t, local); got != want {
@@ -150,10 +177,12 @@ func digest(t *testing.T, file string) string {
 // image of the init container also has iptables, and a shell for update-alternatives.
 func TestImagesHaveOneProgram(t *testing.T) {
 	build(t)
-	testHasOnly(t, proxyImage, "/proxy")
-	testHasOnly(t, hookImage, "/webhook")
-	testHasOnly(t, cniImage, "/imds-cni")
-	testHasOnly(t, nativeImage, "/proxy-init")
+	for _, images := range []set{fromDockerfiles, released()} {
+		testHasOnly(t, images.proxy, "/proxy")
+		testHasOnly(t, images.hook, "/webhook")
+		testHasOnly(t, images.cni, "/imds-cni")
+		testHasOnly(t, images.native, "/proxy-init")
+	}
 }
 
 func testHasOnly(t *testing.T, image, program string) {

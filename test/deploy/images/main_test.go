@@ -5,6 +5,8 @@ package images
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -22,9 +24,16 @@ func TestMain(m *testing.M) { os.Exit(netns.RunTests("images", m, prepare)) }
 
 // prepare does the work that needs the network.
 func prepare(dir string) (env []string, err error) {
-	env, err = bases.Config{Dir: dir, Repository: repository}.Fetch()
-	return append(env, storageVar+"="+dir), err
+	if env, err = (bases.Config{Dir: dir, Repository: repository}).Fetch(); err != nil {
+		return nil, err
+	}
+	release := exec.Command("go", "-C", repository+"/tools/release", "run", ".", "--snapshot", "--toolchain=local", "--platforms=linux/"+runtime.GOARCH, "--out="+releaseDir(dir))
+	release.Stdout, release.Stderr = os.Stdout, os.Stderr
+	return append(env, storageVar+"="+dir), release.Run()
 }
+
+// releaseDir returns the directory of the release, whose images the tests also run.
+func releaseDir(dir string) string { return filepath.Join(dir, "dist") }
 
 // command runs a program and returns its standard output.
 func command(t *testing.T, env []string, name string, args ...string) string {

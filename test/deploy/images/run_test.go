@@ -33,13 +33,19 @@ func hardened(args ...string) []string {
 // address.
 func TestPod(t *testing.T) {
 	build(t)
+	for what, images := range map[string]set{"Dockerfiles": fromDockerfiles, "release": released()} {
+		t.Run(what, func(t *testing.T) { testPod(t, images) })
+	}
+}
+
+func testPod(t *testing.T, images set) {
 	decoy, err := pod.StartDecoy()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { decoy.Close() })
 
-	for _, image := range []string{initImage, nativeImage} {
+	for _, image := range []string{images.init, images.native} {
 		// Without capabilities it must fail and name the missing one.
 		out, err := exec.Command("podman", hardened("--rm", image)...).CombinedOutput()
 		if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 3 || !strings.Contains(string(out), "NET_ADMIN") {
@@ -53,15 +59,15 @@ func TestPod(t *testing.T) {
 		command(t, nil, "podman", hardened("--rm", "--cap-add=NET_ADMIN", image, "--cleanup")...)
 	}
 	// The default image also has iptables. The other one says that it has not.
-	command(t, nil, "podman", hardened("--rm", "--cap-add=NET_ADMIN", initImage, "--backend=nft")...)
-	out, err := exec.Command("podman", hardened("--rm", "--cap-add=NET_ADMIN", nativeImage, "--backend=nft")...).CombinedOutput()
+	command(t, nil, "podman", hardened("--rm", "--cap-add=NET_ADMIN", images.init, "--backend=nft")...)
+	out, err := exec.Command("podman", hardened("--rm", "--cap-add=NET_ADMIN", images.native, "--backend=nft")...).CombinedOutput()
 	if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 4 || !strings.Contains(string(out), "no iptables-nft") {
-		t.Errorf("%s with --backend=nft: %v, want exit code 4: %s", nativeImage, err, out)
+		t.Errorf("%s with --backend=nft: %v, want exit code 4: %s", images.native, err, out)
 	}
-	command(t, nil, "podman", hardened("--rm", "--cap-add=NET_ADMIN", nativeImage)...) // it replaces the rules of iptables
+	command(t, nil, "podman", hardened("--rm", "--cap-add=NET_ADMIN", images.native)...) // it replaces the rules of iptables
 
 	server := startEntra(t)
-	container := startProxy(t, server)
+	container := startProxy(t, images.proxy, server)
 	checkProcess(t, command(t, nil, "podman", "inspect", "--format={{.State.Pid}}", container))
 
 	answer := askMetadataAddress(t)
@@ -93,7 +99,14 @@ func startEntra(t *testing.T) standIn {
 	t.Cleanup(func() { server.Close() })
 	server.AddApplication(entra.Application{ClientID: pod.ClientID, Credentials: []entra.FederatedCredential{{Subject: pod.Subject}}})
 
-	ca, volume := filepath.Join(os.Getenv(storageVar), "ca"), filepath.Join(os.Getenv(storageVar), "token")
+	volumes, err := os.MkdirTemp(os.Getenv(storageVar), "volumes-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, volume := filepath.Join(volumes, "ca"), filepath.Join(volumes, "token")
+	if err := os.Chmod(volumes, 0o755); err != nil { // for the proxy's user
+		t.Fatal(err)
+	}
 	for _, dir := range []string{ca, volume} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -110,7 +123,7 @@ func startEntra(t *testing.T) standIn {
 }
 
 // startProxy starts the sidecar as the user of the image, and waits until the probe of the postStart hook succeeds.
-func startProxy(t *testing.T, server standIn) string {
+func startProxy(t *testing.T, image string, server standIn) string {
 	t.Helper()
 	const mounted = "/var/run/secrets/azure/wi/token"
 	volume, file := filepath.Split(server.token.Path())
@@ -119,7 +132,7 @@ func startProxy(t *testing.T, server standIn) string {
 		"--env=AZURE_CLIENT_ID="+pod.ClientID, "--env=AZURE_TENANT_ID="+server.TenantID(),
 		"--env=AZURE_AUTHORITY_HOST="+server.AuthorityHost(), "--env=PROXY_CA_FILE=/ca/ca.pem",
 		"--env=AZURE_FEDERATED_TOKEN_FILE="+mounted+"/"+file,
-		proxyImage)...)
+		image)...)
 	t.Cleanup(func() {
 		if t.Failed() {
 			log, _ := exec.Command("podman", "logs", container).CombinedOutput()
