@@ -304,11 +304,11 @@ func (n *nodeless) permissions(ctx context.Context, t *testing.T, flags []string
 	for resource, want := range map[string]string{
 		"pods":     "imds-migrate: cannot list pods: you may not list pods\n",
 		"cronjobs": "IMDS407 cronjobs.batch: you may not list cronjobs.batch", "deployments": "IMDS407 deployments.apps: you may not list deployments.apps",
-		"pods/exec": "IMDS401 you may not create pods/exec", "pods/proxy": "IMDS402 neither its admin port answers", "pods/log": "IMDS408 logs in namespace " + n.namespace + ": you may not get pods/log: so the errors are not known",
+		"pods/exec": "IMDS401 you may not create pods/exec", "pods/proxy": "IMDS401 you may not get pods/proxy, and proxy clients cannot be run: ", "pods/log": "IMDS408 logs in namespace " + n.namespace + ": you may not get pods/log: so the errors are not known",
 	} {
 		result := as(t, "no-"+strings.ReplaceAll(resource, "/", "-"), without(resource))
-		if result.code == 1 {
-			if result.stderr != want {
+		if result.stdout == "" {
+			if result.stderr != want || result.code != 1 {
 				t.Errorf("without %s: got %s%s, want %s", resource, result.stdout, result.stderr, want)
 			}
 			continue
