@@ -122,13 +122,13 @@ func readReport(path string, stdin io.Reader) (*report.Report, error) {
 		defer opened.Close()
 		in = opened
 	}
-	const remedy = "must be the output of imds-migrate report --output=json"
+	const remedy = "must be the output of imds-migrate report --output=json, of this version"
 	var r report.Report
 	decoder := json.NewDecoder(io.LimitReader(in, maxReport))
 	if err := decoder.Decode(&r); err != nil {
 		return nil, flagenv.Errorf("report", "%s: %s: %s", path, remedy, strings.Join(strings.Fields(err.Error()), " "))
 	}
-	if r.Time.IsZero() || r.Workloads == nil || decoder.More() {
+	if r.Schema != report.Schema || r.Time.IsZero() || decoder.More() {
 		return nil, flagenv.Errorf("report", "%s: %s", path, remedy)
 	}
 	return &r, nil

@@ -17,7 +17,7 @@ import (
 // writeReport writes a report about the sidecars of the example cluster.
 func writeReport(t *testing.T, age time.Duration) string {
 	t.Helper()
-	r := report.Report{Time: time.Now().Add(-age), Workloads: []report.Workload{
+	r := report.Report{Schema: report.Schema, Time: time.Now().Add(-age), Workloads: []report.Workload{
 		{Namespace: "done", Kind: "Deployment", Name: "sidecar", Verdict: report.CanGo, Text: "nobody has asked for 40 days"},
 		{Namespace: "done", Kind: "Deployment", Name: "old-sidecar", Verdict: report.Needed, Text: "upgrade adal"},
 	}}
@@ -83,7 +83,8 @@ func TestRetireErrors(t *testing.T) {
 		}
 		return file
 	}
-	old, cut, list, two := writeReport(t, 25*time.Hour), write("cut", `{"time": "2026-12-01`), write("list", "[]"), write("two", `{"time": "2026-12-01T00:00:00Z", "workloads": []}{}`)
+	old, cut, list, two := writeReport(t, 25*time.Hour), write("cut", `{"time": "2026-12-01`), write("list", "[]"), write("two", `{"schema": "imds-migrate.report/v1", "time": "2026-12-01T00:00:00Z", "workloads": []}{}`)
+	other := write("other", `{"schema": "imds-migrate.report/v2", "time": "2026-12-01T00:00:00Z", "workloads": []}`)
 	const example = "--filename=testdata/cluster"
 	for _, c := range []struct {
 		args []string
@@ -93,9 +94,10 @@ func TestRetireErrors(t *testing.T) {
 		{[]string{"--kubeconfig=" + dir + "/gone"}, 1, "imds-migrate: no cluster: stat " + dir + "/gone: no such file or directory: set --kubeconfig and --context, or --filename to read exported objects"},
 		{[]string{example, "--report=" + dir + "/gone"}, 1, "imds-migrate: open " + dir + "/gone: no such file or directory"},
 		{[]string{example, "--report=" + old}, 1, "imds-migrate: --report " + old + ": the report is 25 hours old, and somebody may have asked since: make a new one (it may be 24 hours old)"},
-		{[]string{example, "--report=" + cut}, 1, "imds-migrate: --report " + cut + ": must be the output of imds-migrate report --output=json: unexpected EOF"},
-		{[]string{example, "--report=" + list}, 1, "imds-migrate: --report " + list + ": must be the output of imds-migrate report --output=json: json: cannot unmarshal array into Go value of type report.Report"},
-		{[]string{example, "--report=" + two}, 1, "imds-migrate: --report " + two + ": must be the output of imds-migrate report --output=json"},
+		{[]string{example, "--report=" + cut}, 1, "imds-migrate: --report " + cut + ": must be the output of imds-migrate report --output=json, of this version: unexpected EOF"},
+		{[]string{example, "--report=" + list}, 1, "imds-migrate: --report " + list + ": must be the output of imds-migrate report --output=json, of this version: json: cannot unmarshal array into Go value of type report.Report"},
+		{[]string{example, "--report=" + two}, 1, "imds-migrate: --report " + two + ": must be the output of imds-migrate report --output=json, of this version"},
+		{[]string{example, "--report=" + other}, 1, "imds-migrate: --report " + other + ": must be the output of imds-migrate report --output=json, of this version"},
 		{[]string{example, "--output=pdf"}, 2, `imds-migrate: --output "pdf": must be text, sh, patch or json`},
 		{[]string{"--filename=-", "--report=-"}, 2, "imds-migrate: --report and --filename must not both be -: standard input can be read once"},
 		{[]string{"-A", "-n", "shop"}, 2, "imds-migrate: --all-namespaces and --namespace must not be set together"},

@@ -85,6 +85,9 @@ func retireText(w io.Writer, r *retire.Retirement) error {
 			l.add("  %s", item)
 		}
 	}
+	if len(r.None) > 0 {
+		l.add("\nThe files contain none of: %s. If the cluster has some, export them too: they may use what is removed.", strings.Join(r.None, ", "))
+	}
 	l.add("")
 	l.add("Nothing was changed: imds-migrate retire only prints commands.")
 	return l.to(w)
@@ -132,6 +135,9 @@ func retireShell(w io.Writer, r *retire.Retirement) error {
 	}
 	for _, text := range r.NotRead {
 		l.add("# Not read: %s", comment(text))
+	}
+	if len(r.None) > 0 {
+		l.add("# The files contain none of: %s. If the cluster has some, export them too.", strings.Join(r.None, ", "))
 	}
 	l.add("set -eu")
 	l.add(`stop() { echo "stopped: $1" >&2; exit 1; }`)

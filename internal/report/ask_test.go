@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"regexp"
@@ -193,7 +194,7 @@ func TestNotRead(t *testing.T) {
 // TestNamespace: only the namespace is read, and workloads of others are not part of it.
 func TestNamespace(t *testing.T) {
 	a := cluster(sidecar("web", "aaaaa", 40*day, ""), "web")
-	for path, body := range a {
+	for path, body := range maps.Clone(a) {
 		if strings.HasPrefix(path, "/apis/") || path == "/api/v1/pods" {
 			delete(a, path)
 			at := strings.LastIndex(path, "/")

@@ -52,8 +52,8 @@ type Config struct {
 	Progress func(string)
 }
 
-// schema changes when a field is removed or gets another meaning.
-const schema = "imds-migrate.report/v1"
+// Schema changes when a field is removed or gets another meaning.
+const Schema = "imds-migrate.report/v1"
 
 // Report is what the sidecars say.
 type Report struct {

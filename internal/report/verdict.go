@@ -21,7 +21,7 @@ func (r *run) report() *Report {
 		period = DefaultPeriod
 	}
 	out := &Report{
-		Schema: schema, Time: r.config.Now.UTC().Truncate(time.Second), PeriodSeconds: int64(period / time.Second), Prometheus: r.memories != nil,
+		Schema: Schema, Time: r.config.Now.UTC().Truncate(time.Second), PeriodSeconds: int64(period / time.Second), Prometheus: r.memories != nil,
 		Namespaces: []Namespace{}, Workloads: []Workload{}, Upgrades: []Upgrade{}, NotAsked: []NotAsked{}, NotRead: []NotRead{},
 	}
 	for _, u := range r.survey.Unread {

@@ -57,10 +57,8 @@ func target(w *plan.Workload) string {
 
 // key returns KIND/NAME of a workload for a person.
 func (b *builder) key(ref survey.Ref) string {
-	for i := range b.plan.Workloads {
-		if w := &b.plan.Workloads[i]; w.Ref() == ref {
-			return w.Key()
-		}
+	if w := b.planned[ref]; w != nil {
+		return w.Key()
 	}
 	return strings.ToLower(ref.Kind) + "/" + ref.Name
 }

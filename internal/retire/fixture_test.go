@@ -12,9 +12,12 @@ import (
 	"imds-oidc-proxy/internal/survey"
 )
 
-// The objects of a cluster, as YAML in brackets.
+// The objects of a cluster are YAML in brackets.
 
-const namespaces = "{apiVersion: v1, kind: Namespace, metadata: {name: ns}}\n---\n{apiVersion: v1, kind: ServiceAccount, metadata: {namespace: ns, name: app}}\n---\n{apiVersion: v1, kind: Pod, metadata: {namespace: ns, name: alone}, spec: {serviceAccountName: app, containers: [{name: c, image: c}]}}"
+// namespaces is what every cluster has, and a namespace.
+const namespaces = "{apiVersion: apps/v1, kind: DaemonSet, metadata: {namespace: kube-system, name: kube-proxy}, spec: {template: {spec: {containers: [{name: c, image: i}]}}}}\n---\n" +
+	"{apiVersion: apps/v1, kind: Deployment, metadata: {namespace: kube-system, name: coredns}, spec: {template: {spec: {containers: [{name: c, image: i}]}}}}\n---\n" +
+	"{apiVersion: v1, kind: Namespace, metadata: {name: ns}}\n---\n{apiVersion: v1, kind: ServiceAccount, metadata: {namespace: ns, name: app}}\n---\n{apiVersion: v1, kind: Pod, metadata: {namespace: ns, name: alone}, spec: {serviceAccountName: app, containers: [{name: c, image: c}]}}"
 
 var now = time.Date(2026, 12, 1, 10, 0, 0, 0, time.UTC)
 

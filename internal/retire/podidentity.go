@@ -109,11 +109,9 @@ func (r *removal) findBusy() {
 				reason = "it gives tokens to " + w.Namespace + " " + r.key(w)
 				break
 			}
-		}
-		for i := range r.plan.Workloads {
-			w := &r.plan.Workloads[i]
-			if class := r.mounting(w); class != "" && slices.Contains(r.uses.Bindings[o.Ref], w.Ref()) && reason == "" {
-				reason = class + " uses it for the pods of " + w.Namespace + " " + w.Key()
+			if class := r.mounting[w]; class != "" {
+				reason = class + " uses it for the pods of " + w.Namespace + " " + r.key(w)
+				break
 			}
 		}
 		if !valid(o.Namespace, o.Name, text(o, "spec", "azureIdentity")) {

@@ -4,7 +4,9 @@ import (
 	"strings"
 	"testing"
 
+	"imds-oidc-proxy/internal/plan"
 	"imds-oidc-proxy/internal/retire"
+	"imds-oidc-proxy/internal/survey"
 )
 
 const kinds = "delete the kinds of aad-pod-identity"
@@ -69,6 +71,28 @@ func TestInUse(t *testing.T) {
 			[]string{"stays: aad-pod-identity: not everything that may use it was read: rollouts.argoproj.io: version v9 is unknown to this program, which knows v1alpha1"}},
 	} {
 		compare(t, name, outline(retired(t, c.options, c.objects...)), c.want...)
+	}
+}
+
+// TestIncompleteFiles checks that files without Deployments or DaemonSets do not look like a cluster in which
+// aad-pod-identity does not run.
+func TestIncompleteFiles(t *testing.T) {
+	for kind, want := range map[string]string{
+		"DaemonSet":  "stays: aad-pod-identity: not everything that may use it was read: daemonsets.apps: the files contain none: add them with kubectl get daemonsets.apps --all-namespaces --output=yaml",
+		"Deployment": "stays: aad-pod-identity: not everything that may use it was read: deployments.apps: the files contain none: add them with kubectl get deployments.apps --all-namespaces --output=yaml",
+	} {
+		text := strings.ReplaceAll(namespaces+"\n---\n"+bind("web", "web", ""), "kind: "+kind, "kind: Event")
+		s := survey.New(survey.Config{})
+		if err := s.ReadFile("x", strings.NewReader("---\n"+text+"\n")); err != nil {
+			t.Fatal(err)
+		}
+		s.Finish()
+		r, err := retire.New(s, plan.New(s, plan.Options{}), retire.Options{Now: now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		compare(t, kind, outline(r), want)
+		compare(t, kind, strings.Join(r.None, " "), "statefulsets.apps cronjobs.batch jobs.batch")
 	}
 }
 

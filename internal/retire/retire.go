@@ -47,6 +47,8 @@ type Retirement struct {
 	Stays []Stay `json:"stays"`
 	// NotRead are the kinds and objects that matter here and that could not be read.
 	NotRead []string `json:"notRead"`
+	// None are kinds with pods that the files do not contain: if the cluster has some, they must be exported too.
+	None []string `json:"noneFound"`
 	// Search is a command that finds what is left in repositories. It is empty without aad-pod-identity.
 	Search string `json:"search,omitempty"`
 }
@@ -92,23 +94,60 @@ type builder struct {
 	options Options
 	uses    plan.Uses
 	out     *Retirement
-	// kept are workloads that keep the label of aad-pod-identity for ever.
-	kept map[survey.Ref]bool
+	// planned are the workloads of the plan, and observed those of the report.
+	planned  map[survey.Ref]*plan.Workload
+	observed map[observed]*report.Workload
+	// mounting has the SecretProviderClass that the pods of a workload mount and for which the driver asks
+	// aad-pod-identity in their name.
+	mounting map[survey.Ref]string
+	// kept are workloads that keep the label of aad-pod-identity for ever, and unlabelled those that lose it
+	// together with the sidecar.
+	kept, unlabelled map[survey.Ref]bool
 }
+
+// observed is the name of a workload in a report.
+type observed struct{ namespace, kind, name string }
 
 // New computes the steps. The plan must be that of the survey. The error is about the report.
 func New(s *survey.Survey, p *plan.Plan, options Options) (*Retirement, error) {
-	b := &builder{Survey: s, plan: p, options: options, uses: p.Uses(), kept: map[survey.Ref]bool{}, out: &Retirement{
-		Schema: schema, Cluster: p.Cluster.Name, Steps: []Step{}, Stays: []Stay{}, NotRead: []string{},
-	}}
+	b := &builder{Survey: s, plan: p, options: options, uses: p.Uses(), planned: map[survey.Ref]*plan.Workload{}, observed: map[observed]*report.Workload{},
+		mounting: map[survey.Ref]string{}, kept: map[survey.Ref]bool{}, unlabelled: map[survey.Ref]bool{}, out: &Retirement{
+			Schema: schema, Cluster: p.Cluster.Name, Steps: []Step{}, Stays: []Stay{}, NotRead: []string{}, None: []string{},
+		}}
 	if err := b.checkReport(); err != nil {
 		return nil, err
 	}
+	b.index()
 	b.notRead()
 	b.sidecars()
 	b.labels()
 	b.podIdentity()
 	return b.out, nil
+}
+
+// index fills the maps.
+func (b *builder) index() {
+	if r := b.options.Report; r != nil {
+		for i := range r.Workloads {
+			w := &r.Workloads[i]
+			b.observed[observed{w.Namespace, w.Kind, w.Name}] = w
+		}
+	}
+	var classes []*plan.Object
+	for i := range b.plan.Objects {
+		if o := &b.plan.Objects[i]; o.Kind == "SecretProviderClass" && o.NeedsPodIdentity() {
+			classes = append(classes, o)
+		}
+	}
+	for i := range b.plan.Workloads {
+		w := &b.plan.Workloads[i]
+		b.planned[w.Ref()] = w
+		for _, o := range classes {
+			if o.UsedBy(w) {
+				b.mounting[w.Ref()] = o.Key()
+			}
+		}
+	}
 }
 
 // checkReport refuses a report that is old, or of another cluster.
@@ -140,7 +179,26 @@ func (b *builder) notRead() {
 			b.out.NotRead = append(b.out.NotRead, u.What+": "+u.Why)
 		}
 	}
+	b.missing()
 	slices.Sort(b.out.NotRead)
+}
+
+// missing finds the kinds with pods that files do not contain. Every cluster has Deployments and DaemonSets, so
+// these were not exported, and nothing says whether aad-pod-identity runs. Of the others, there may be none.
+func (b *builder) missing() {
+	if b.Live || b.options.Namespace != "" { // then aad-pod-identity stays in any case
+		return
+	}
+	for _, name := range []string{"deployments.apps", "daemonsets.apps"} {
+		if b.Found[name] == 0 {
+			b.out.NotRead = append(b.out.NotRead, name+": the files contain none: add them with kubectl get "+name+" --all-namespaces --output=yaml")
+		}
+	}
+	for _, name := range []string{"statefulsets.apps", "cronjobs.batch", "jobs.batch"} {
+		if b.Found[name] == 0 {
+			b.out.None = append(b.out.None, name)
+		}
+	}
 }
 
 func (b *builder) step(s Step) {
@@ -211,10 +269,8 @@ func (b *builder) verdict(w *plan.Workload) (reason string, canGo bool) {
 	if b.options.Report == nil {
 		return "nothing was observed: set --report to the output of imds-migrate report --output=json", false
 	}
-	for _, r := range b.options.Report.Workloads {
-		if r.Namespace == w.Namespace && r.Kind == w.Kind && r.Name == w.Name {
-			return "report: " + string(r.Verdict) + ": " + r.Text, r.Verdict == report.CanGo
-		}
+	if r := b.observed[observed{w.Namespace, w.Kind, w.Name}]; r != nil {
+		return "report: " + string(r.Verdict) + ": " + r.Text, r.Verdict == report.CanGo
 	}
 	return "the report does not have it: make one of all namespaces", false
 }
@@ -227,6 +283,7 @@ func (b *builder) removeSidecar(w *plan.Workload, reason string) {
 		s.Reason += ". Without the redirect its pods reach the node's IMDS: remove the identities from the nodes first, or restrict it (docs/migration.md, step 9)"
 	}
 	label := b.removable(w)
+	b.unlabelled[w.Ref()] = label
 	if label {
 		s.Title += ", and the label " + bindingLabel
 	}
@@ -272,18 +329,7 @@ func (b *builder) removable(w *plan.Workload) bool {
 		b.kept[w.Ref()] = true
 		return false
 	}
-	return b.mounting(w) == ""
-}
-
-// mounting returns the SecretProviderClass that the pods of a workload mount and for which the driver asks
-// aad-pod-identity in their name, or "".
-func (b *builder) mounting(w *plan.Workload) string {
-	for i := range b.plan.Objects {
-		if o := &b.plan.Objects[i]; o.NeedsPodIdentity() && o.Kind == "SecretProviderClass" && o.UsedBy(w) {
-			return o.Key()
-		}
-	}
-	return ""
+	return b.mounting[w.Ref()] == ""
 }
 
 // labels adds a step for each other workload that has workload identity and still the label of
@@ -292,10 +338,10 @@ func (b *builder) labels() {
 	for i := range b.plan.Workloads {
 		w := &b.plan.Workloads[i]
 		_, labelled, _ := w.Label()
-		if !b.uses.Finished[w.Ref()] || !labelled || b.done(w) {
+		if !b.uses.Finished[w.Ref()] || !labelled || b.unlabelled[w.Ref()] {
 			continue
 		}
-		if class := b.mounting(w); class != "" {
+		if class := b.mounting[w.Ref()]; class != "" {
 			b.stays(w.Namespace, w.Key()+", label "+bindingLabel, class+" uses aad-pod-identity in the name of its pods: change the class first")
 			continue
 		}
@@ -304,13 +350,6 @@ func (b *builder) labels() {
 		}
 		b.removeLabel(w)
 	}
-}
-
-// done reports whether a step for the sidecar of a workload also removes the label.
-func (b *builder) done(w *plan.Workload) bool {
-	return slices.ContainsFunc(b.out.Steps, func(s Step) bool {
-		return s.Title == "remove the sidecar of "+w.Namespace+" "+w.Key()+", and the label "+bindingLabel
-	})
 }
 
 func (b *builder) removeLabel(w *plan.Workload) {

@@ -54,6 +54,9 @@ func (c *Cluster) startAPIServer(ctx context.Context, bare bool) error {
 	return c.publishIssuer(ctx)
 }
 
+// Kubectl returns the path of kubectl.
+func Kubectl() string { return kubernetesProgram("kubectl") }
+
 func kubernetesProgram(name string) string { return filepath.Join(os.Getenv(kubernetesVar), name) }
 
 func (c *Cluster) issueCertificates() error {

@@ -1,8 +1,9 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"imds-oidc-proxy/internal/census"
 	"imds-oidc-proxy/internal/inject"
 	"imds-oidc-proxy/test/kit/apiserver"
 )
@@ -138,15 +140,29 @@ func output(at, pod string, command []string) string {
 		return "nothing failed\n"
 	}
 	app, _, _ := strings.Cut(pod, "-")
-	clients := []apiserver.Object{}
+	agent := ""
 	if at == sidecars || app == "cart" {
-		c := apiserver.Object{"sdk": "go-azidentity", "version": "1.1.0", "workload_identity": "no", "upgrade": "azidentity (Go) 1.3.0 or later", "requests": 12}
-		if app == "stock" {
-			c["sdk"], c["version"], c["upgrade"] = "python-azure-identity", "1.10.0", "azure-identity (Python) 1.13.0 or later"
-		}
-		c["first_seen"], c["last_seen"] = time.Now().Add(-moved[app].since[at]).UTC().Format(time.RFC3339), time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
-		clients = append(clients, c)
+		agent = agents[app]
 	}
-	text, _ := json.Marshal(apiserver.Object{"clients": clients}) // cannot fail
-	return string(text) + "\nimds_oidc_proxy_build_info{version=\"v0.1.0\"} 1\n"
+	return callers(agent, time.Now().Add(-moved[app].since[at]), time.Now().Add(-time.Minute)) + "imds_oidc_proxy_build_info{version=\"v0.1.0\"} 1\n"
+}
+
+// agents are the headers of the old SDKs.
+var agents = map[string]string{
+	"web": "azsdk-go-azidentity/v1.1.0 (go1.19; linux)", "cart": "azsdk-go-azidentity/v1.1.0 (go1.19; linux)",
+	"stock": "azsdk-python-identity/1.10.0 Python/3.9.13 (Linux-5.15.0-x86_64)",
+}
+
+// callers returns what the proxy says of a client that has asked twice. Without an agent nobody has asked.
+func callers(agent string, first, last time.Time) string {
+	now := first
+	c := census.New(census.Config{Now: func() time.Time { return now }})
+	for _, now = range []time.Time{first, last} {
+		if agent != "" {
+			c.Count(http.Header{"User-Agent": {agent}})
+		}
+	}
+	w := httptest.NewRecorder()
+	c.ServeHTTP(w, nil)
+	return w.Body.String()
 }

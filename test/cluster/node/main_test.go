@@ -62,6 +62,19 @@ func TestMain(m *testing.M) {
 				return nil, err
 			}
 		}
+		// One client in two images, whose SDK is upgraded from one to the other, and the daemon of
+		// aad-pod-identity, which only writes a log: the test answers in its place.
+		for image, build := range map[string][]string{oldSDK: {"-modfile=v1.0.0.mod", "."}, newSDK: {"./workload"}} {
+			if err := cluster.BuildImage(dir, image, "client", clientModule, build...); err != nil {
+				return nil, err
+			}
+			if err := cluster.BuildImage(dir, image, "pause", "..", "./pause"); err != nil {
+				return nil, err
+			}
+		}
+		if err := cluster.BuildImage(dir, "nmi", "nmi", "..", "./node/nmi"); err != nil {
+			return nil, err
+		}
 		// Another version of the CNI plugin, for upgrades.
 		if err := cluster.BuildImage(dir, nextPlugin, nextPlugin, "../../..", "-ldflags=-X main.version=next", "./cmd/imds-cni"); err != nil {
 			return nil, err

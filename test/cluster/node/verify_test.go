@@ -23,18 +23,24 @@ import (
 	"imds-oidc-proxy/test/cluster"
 )
 
-// migrate runs a command of imds-migrate with the rights of an administrator.
-func migrate(ctx context.Context, t *testing.T, args ...string) (output string, code int) {
+// writeKubeconfig writes a kubeconfig with the rights of an administrator.
+func writeKubeconfig(t *testing.T, file string) {
 	t.Helper()
 	rest, config := running.REST, clientcmdapi.NewConfig()
 	config.Clusters["c"] = &clientcmdapi.Cluster{Server: rest.Host, CertificateAuthority: rest.CAFile, CertificateAuthorityData: rest.CAData}
 	config.AuthInfos["admin"] = &clientcmdapi.AuthInfo{ClientCertificate: rest.CertFile, ClientCertificateData: rest.CertData, ClientKey: rest.KeyFile, ClientKeyData: rest.KeyData}
 	config.Contexts["c"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "admin"}
 	config.CurrentContext = "c"
-	file := filepath.Join(t.TempDir(), "kubeconfig")
 	if err := clientcmd.WriteToFile(*config, file); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// migrate runs a command of imds-migrate with the rights of an administrator.
+func migrate(ctx context.Context, t *testing.T, args ...string) (output string, code int) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	writeKubeconfig(t, file)
 	cmd := exec.CommandContext(ctx, os.Getenv(migrateVar), append(args, "--kubeconfig="+file)...)
 	out, err := cmd.CombinedOutput()
 	if exit, exited := errors.AsType[*exec.ExitError](err); exited {

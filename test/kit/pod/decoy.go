@@ -22,6 +22,7 @@ const DecoyToken = "the-identity-of-the-node"
 type Decoy struct {
 	server *http.Server
 	hangs  atomic.Bool
+	nmi    atomic.Pointer[http.Handler]
 
 	mu       sync.Mutex
 	requests []string
@@ -46,6 +47,11 @@ func (d *Decoy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
+	isToken := strings.Contains(strings.ToLower(r.URL.Path), "identity")
+	if nmi := d.nmi.Load(); nmi != nil && isToken {
+		(*nmi).ServeHTTP(w, r)
+		return
+	}
 	d.mu.Lock()
 	d.requests = append(d.requests, r.Method+" "+r.URL.Path)
 	d.mu.Unlock()
@@ -55,11 +61,21 @@ func (d *Decoy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	if strings.Contains(strings.ToLower(r.URL.Path), "identity") {
+	if isToken {
 		fmt.Fprintf(w, `{"access_token":%q,"token_type":"Bearer"}`, DecoyToken)
 		return
 	}
 	fmt.Fprint(w, `{"answered_by":"decoy"}`)
+}
+
+// InterceptTokens lets h answer all token requests, as aad-pod-identity's NMI does on a node: the decoy sees
+// none of them. Nil ends it.
+func (d *Decoy) InterceptTokens(h http.Handler) {
+	if h == nil {
+		d.nmi.Store(nil)
+		return
+	}
+	d.nmi.Store(&h)
 }
 
 // Hang makes the decoy answer no request from now on, until its client leaves.
