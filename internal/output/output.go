@@ -7,9 +7,12 @@
 package output
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -54,11 +57,48 @@ func Write(w io.Writer, p *plan.Plan, config Config) error {
 	return write(w, p, config)
 }
 
+// writeJSON writes the plan item by item: an encoder would keep several copies of it in memory.
 func writeJSON(w io.Writer, p *plan.Plan, _ Config) error {
-	encoder := json.NewEncoder(w)
+	out := bufio.NewWriter(w)
+	fields := reflect.ValueOf(p).Elem()
+	separator := "{"
+	for i := range fields.NumField() {
+		name := fields.Type().Field(i).Tag.Get("json")
+		if name == "" {
+			continue // not exported
+		}
+		fmt.Fprintf(out, "%s\n  %q: ", separator, name)
+		separator = ","
+		field := fields.Field(i)
+		if field.Kind() != reflect.Slice || field.Len() == 0 {
+			if err := encodeIndented(out, field.Interface(), "  "); err != nil {
+				return err
+			}
+			continue
+		}
+		for n := range field.Len() {
+			fmt.Fprintf(out, "%s\n    ", []string{",", "["}[max(0, 1-n)])
+			if err := encodeIndented(out, field.Index(n).Interface(), "    "); err != nil {
+				return err
+			}
+		}
+		out.WriteString("\n  ]")
+	}
+	out.WriteString("\n}\n")
+	return out.Flush()
+}
+
+// encodeIndented writes a value without a line break at its end.
+func encodeIndented(w io.Writer, value any, prefix string) error {
+	text := new(bytes.Buffer)
+	encoder := json.NewEncoder(text)
 	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(p)
+	encoder.SetIndent(prefix, "  ")
+	if err := encoder.Encode(value); err != nil {
+		return err
+	}
+	_, err := w.Write(bytes.TrimSuffix(text.Bytes(), []byte("\n")))
+	return err
 }
 
 func writeYAML(w io.Writer, p *plan.Plan, _ Config) error {

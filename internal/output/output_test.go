@@ -1,6 +1,8 @@
 package output_test
 
 import (
+	"encoding/json"
+	"errors"
 	"regexp"
 	"strings"
 	"testing"
@@ -163,5 +165,24 @@ func TestFormats(t *testing.T) {
 	}
 	if err := output.Write(new(strings.Builder), &plan.Plan{}, output.Config{Format: "xml"}); err == nil {
 		t.Error("an unknown format is accepted")
+	}
+}
+
+// TestJSONItems checks that a plan that is written item by item has the bytes that an encoder gives.
+func TestJSONItems(t *testing.T) {
+	empty := &plan.Plan{Findings: []plan.Finding{}}
+	full := &plan.Plan{Schema: "x", Cluster: plan.Cluster{Name: "<shop>"}, Findings: []plan.Finding{{Code: "IMDS101", Text: "a & b"}, {Code: "IMDS102"}}, None: []string{"pods"},
+		Workloads: []plan.Workload{{Name: "app", Evidence: []string{"x", "y"}}}, Summary: plan.Summary{ChangedObjects: map[string]int{"Bucket": 1}}}
+	for _, p := range []*plan.Plan{empty, full} {
+		var got, want strings.Builder
+		encoder := json.NewEncoder(&want)
+		encoder.SetEscapeHTML(false)
+		encoder.SetIndent("", "  ")
+		if err := errors.Join(output.Write(&got, p, output.Config{Format: "json"}), encoder.Encode(p)); err != nil {
+			t.Fatal(err)
+		}
+		if got.String() != want.String() {
+			t.Errorf("got\n%s\nwant\n%s", &got, &want)
+		}
 	}
 }

@@ -130,7 +130,8 @@ func sidecarResources(patch []inject.Operation) *corev1.ResourceRequirements {
 		}
 		for i := range containers {
 			if containers[i].Name == inject.ProxyName {
-				return &containers[i].Resources
+				resources := containers[i].Resources // a copy, so that the rest of the patch is not kept
+				return &resources
 			}
 		}
 	}

@@ -171,9 +171,12 @@ func (c constraint) applies(namespace string) bool {
 // limits checks the LimitRanges of the namespace.
 func (p *policies) limits(w *Workload) {
 	for _, o := range p.All("", "LimitRange") {
+		if o.Namespace != w.Namespace || w.sidecar == nil {
+			continue
+		}
 		var spec corev1.LimitRangeSpec
 		body, _ := at(o.Body, "spec").(map[string]any)
-		if o.Namespace != w.Namespace || w.sidecar == nil || runtime.DefaultUnstructuredConverter.FromUnstructured(body, &spec) != nil {
+		if runtime.DefaultUnstructuredConverter.FromUnstructured(body, &spec) != nil {
 			continue
 		}
 		for _, limit := range spec.Limits {

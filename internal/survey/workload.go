@@ -41,11 +41,7 @@ func (s *Survey) addWorkload(k Kind, h *header, text []byte) error {
 	if manager, found := h.controller(); found {
 		w.Manager = manager.Kind + "/" + manager.Name
 	}
-	part, err := field(text, strings.Split(k.Template, "."))
-	if err != nil {
-		return err
-	}
-	if err := decode(part, &w.Template); err != nil {
+	if err := decodeTemplate(text, k.Template, &w.Template); err != nil {
 		return err
 	}
 	if len(w.Template.Spec.Containers) == 0 {
@@ -70,6 +66,26 @@ func (w *Workload) addJob(text []byte) {
 			w.Ended = true
 		}
 	}
+}
+
+// decodeTemplate decodes the pod template at a path. That of most kinds is read in one pass.
+func decodeTemplate(text []byte, path string, into *corev1.PodTemplateSpec) error {
+	if path == inSpec {
+		var object struct {
+			Spec struct {
+				Template *corev1.PodTemplateSpec `json:"template"`
+			} `json:"spec"`
+		}
+		if decode(text, &object) == nil && object.Spec.Template != nil {
+			*into = *object.Spec.Template
+			return nil
+		}
+	}
+	part, err := field(text, strings.Split(path, ".")) // names what is missing or invalid
+	if err != nil {
+		return err
+	}
+	return decode(part, into)
 }
 
 // trim removes what says nothing about tokens and injection: half of the memory of a usual template.

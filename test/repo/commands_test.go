@@ -63,7 +63,7 @@ func readPrograms(t *testing.T, dir string) map[string]program {
 // TestDocumentedNames: commands, flags, variables and exit codes are the same in documentation
 // and programs.
 func TestDocumentedNames(t *testing.T) {
-	programs := readPrograms(t, allBinaries(t))
+	programs := readPrograms(t, binaries(t))
 	t.Run("commands", func(t *testing.T) { testCommands(t, programs) })
 	t.Run("variables", func(t *testing.T) { testEnvironment(t, programs) })
 	t.Run("exit codes", func(t *testing.T) { testExitCodes(t, programs) })

@@ -22,19 +22,6 @@ const repository = "../.."
 
 var update = flag.Bool("update", false, "write the generated parts into docs/")
 
-// binaries builds proxy and proxy-init and returns the directory that holds them.
-func binaries(t *testing.T) string {
-	t.Helper()
-	watchSources(t)
-	dir := t.TempDir()
-	cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/proxy", "./cmd/proxy-init")
-	cmd.Dir = repository
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v: %s", err, out)
-	}
-	return dir
-}
-
 // watchSources reads the directories that the binaries are built from, so that go test
 // does not reuse a cached result after a change there.
 func watchSources(t *testing.T) {
@@ -177,7 +164,7 @@ func generated(t *testing.T, dir string) map[string]string {
 
 // TestConfigurationOfCNI: docs/cni.md lists the flags of imds-cni.
 func TestConfigurationOfCNI(t *testing.T) {
-	flags := options(t, help(t, allBinaries(t), "imds-cni"))
+	flags := options(t, help(t, binaries(t), "imds-cni"))
 	checkGenerated(t, repository+"/docs/cni.md", map[string]string{"imds-cni flags": table(flags, func(name string) string {
 		if name == "version" {
 			return ""

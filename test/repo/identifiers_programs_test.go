@@ -50,18 +50,6 @@ func (p programs) readers() map[string][]reader {
 // binding has the other flags that an identity binding requires.
 var binding = []string{"--token-endpoint-annotation-suffix=binding", "--token-endpoint-audience=api://binding"}
 
-func allBinaries(t *testing.T) string {
-	t.Helper()
-	watchSources(t)
-	dir := t.TempDir()
-	cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/...")
-	cmd.Dir = repository
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v: %s", err, out)
-	}
-	return dir
-}
-
 // run runs a program and returns its standard error.
 func (p programs) run(t *testing.T, stdin string, env []string, program string, args ...string) string {
 	t.Helper()

@@ -217,7 +217,7 @@ var urls = []struct{ value, reason string }{
 // and refuse the others for the same reason. If injection accepted a value that the proxy refuses,
 // the pod would not start. No error contains a password.
 func TestIdentifiers(t *testing.T) {
-	p := programs{dir: allBinaries(t), schema: readSchema(t)}
+	p := programs{dir: binaries(t), schema: readSchema(t)}
 	table := identifiers
 	for _, u := range urls {
 		for _, kind := range []string{kindAuthority, kindTokenProxy} {

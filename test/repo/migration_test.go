@@ -127,25 +127,29 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-var buildMigrate = sync.OnceValues(func() (string, error) {
-	binary := filepath.Join(buildDir, "imds-migrate")
-	build := exec.Command("go", "build", "-o", binary, "./cmd/imds-migrate")
+var buildPrograms = sync.OnceValue(func() error {
+	build := exec.Command("go", "build", "-o", buildDir+"/", "./cmd/...")
 	build.Dir = repository
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w: %s", err, out)
+		return fmt.Errorf("go build: %w: %s", err, out)
 	}
-	return binary, nil
+	return nil
 })
 
-// migrateBinary returns the path of imds-migrate, which is built once.
-func migrateBinary(t *testing.T) string {
+// binaries returns the directory with all programs, which are built once.
+func binaries(t *testing.T) string {
 	t.Helper()
 	watchSources(t)
-	binary, err := buildMigrate()
-	if err != nil {
+	if err := buildPrograms(); err != nil {
 		t.Fatal(err)
 	}
-	return binary
+	return buildDir
+}
+
+// migrateBinary returns the path of imds-migrate.
+func migrateBinary(t *testing.T) string {
+	t.Helper()
+	return filepath.Join(binaries(t), "imds-migrate")
 }
 
 // runMigrate returns a function that runs the program at a path.
