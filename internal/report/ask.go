@@ -280,7 +280,7 @@ func why(err, refused error, right string) (code, reason, hint string) {
 		return codeNoCensus, "its version has no command clients, and no admin port", "upgrade the image, or set the annotation " + inject.AdminPortAnnotation
 	case apierrors.IsForbidden(err) || strings.Contains(err.Error(), "forbidden"):
 		reason = "you may not " + right
-		if refused != nil && apierrors.IsForbidden(refused) {
+		if apierrors.IsForbidden(refused) {
 			reason = "you may neither get pods/proxy nor " + right
 		}
 		return codeForbidden, reason, "ask for the ClusterRole of docs/report.md#permissions"
@@ -288,6 +288,8 @@ func why(err, refused error, right string) (code, reason, hint string) {
 		return codeNoAnswer, "it has not answered in time", "set --timeout"
 	case apierrors.IsNotFound(err) || strings.Contains(err.Error(), "not found"):
 		return codeEnded, "the pod has ended meanwhile", "run the report again"
+	case apierrors.IsForbidden(refused):
+		return codeForbidden, clean("you may not get pods/proxy, and proxy clients cannot be run: "+err.Error(), maxText), "ask for the ClusterRole of docs/report.md#permissions"
 	case refused != nil:
 		return codeNoAnswer, clean("neither its admin port answers ("+refused.Error()+") nor the command proxy clients: "+err.Error(), maxText), ""
 	}

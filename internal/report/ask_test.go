@@ -53,17 +53,19 @@ func TestComeAndGo(t *testing.T) {
 		want     string
 		notAsked []string
 	}{
-		"stable":                  {[]string{a}, known, "can go: nobody has asked for 40 days", nil},
-		"one starts":              {[]string{a, a, a + "," + b}, known, "needed: go-azidentity 1.1.0", nil},
-		"one restarts":            {[]string{a, a, restarted}, known, "waiting: nobody has asked for 2 hours", nil},
-		"one ends, and was asked": {[]string{a + "," + b, a + "," + b, a}, known, "needed: go-azidentity 1.1.0", nil},
-		"one ends before":         {[]string{a + "," + b, a + "," + b, a}, map[string]string{"web-5d4f-aaaaa": census()}, "unknown: 1 of 2 pods were not asked", []string{"web-5d4f-bbbbb IMDS406 the pod has ended meanwhile"}},
-		"one is being deleted":    {[]string{going + "," + b}, known, "needed: go-azidentity 1.1.0", nil},
+		"stable":                   {[]string{a}, known, "can go: nobody has asked for 40 days", nil},
+		"one starts":               {[]string{a, a, a + "," + b}, known, "needed: go-azidentity 1.1.0", nil},
+		"one restarts":             {[]string{a, a, restarted}, known, "waiting: nobody has asked for 2 hours", nil},
+		"one restarts and forgets": {[]string{b, b, strings.ReplaceAll(b, "11:00:00Z", "11:59:00Z")}, map[string]string{"web-5d4f-bbbbb": census(old), "again": census()}, "needed: go-azidentity 1.1.0", nil},
+		"one ends, and was asked":  {[]string{a + "," + b, a + "," + b, a}, known, "needed: go-azidentity 1.1.0", nil},
+		"one ends before":          {[]string{a + "," + b, a + "," + b, a}, map[string]string{"web-5d4f-aaaaa": census()}, "unknown: 1 of 2 pods were not asked", []string{"web-5d4f-bbbbb IMDS406 the pod has ended meanwhile"}},
+		"one is being deleted":     {[]string{going + "," + b}, known, "needed: go-azidentity 1.1.0", nil},
 		"new ones all the time": {[]string{b, again("1"), again("2"), again("3"), again("4"), again("5")}, map[string]string{"web-5d4f-bbbbb": census()}, "unknown: 1 of 4 pods were not asked",
-			[]string{"web-5d4f-bbbbb IMDS406 the pod or its sidecar has started while the others were asked"}},
+			[]string{"web-5d4f-bbbbb IMDS406 the pod or its sidecar has started or ended while the others were asked"}},
 	} {
 		cluster := &changing{api: cluster("", "web"), lists: c.lists}
-		r, err := report.Run(t.Context(), cluster, &executor{answers: c.answers}, report.Config{Now: now, Timeout: time.Minute})
+		e := &executor{answers: c.answers, then: c.answers["again"]}
+		r, err := report.Run(t.Context(), cluster, e, report.Config{Now: now, Timeout: time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -74,6 +76,19 @@ func TestComeAndGo(t *testing.T) {
 		if got := verdict(r); !strings.HasPrefix(got, c.want) || !slices.Equal(notAsked, c.notAsked) || cluster.reads > 5 {
 			t.Errorf("%s: got %q, %q after %d lists, want %q, %q", name, got, notAsked, cluster.reads, c.want, c.notAsked)
 		}
+	}
+}
+
+// TestJobEndsMeanwhile: a Job that has asked nobody when it was asked, and then asked and ended, is asked again by
+// its log.
+func TestJobEndsMeanwhile(t *testing.T) {
+	runs, over := jobPod("once", "Running", time.Hour, 0), jobPod("once", "Succeeded", time.Hour, 0)
+	c := &changing{api: cluster(""), lists: []string{runs, runs, over}}
+	c.api["/apis/batch/v1/jobs"] = `{"items": [{"metadata": {"name": "once", "namespace": "shop"}, "spec": {` + templateWith + `}}]}`
+	c.api["/api/v1/namespaces/shop/pods/once-x7k2p/log"] = logBegins + logCaller
+	r, err := report.Run(t.Context(), c, &executor{answers: map[string]string{"once-x7k2p": census()}}, report.Config{Now: now, Timeout: time.Minute})
+	if err != nil || !strings.HasPrefix(verdict(r), "needed: go-azidentity 1.1.0") {
+		t.Errorf("got %v, %+v", err, r)
 	}
 }
 

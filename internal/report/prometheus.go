@@ -171,7 +171,8 @@ func reach(times []time.Time, now time.Time, pause time.Duration) time.Duration 
 	return now.Sub(oldest)
 }
 
-func unix(t time.Time) string { return strconv.FormatInt(t.Unix(), 10) }
+// unix is a time of Prometheus, in seconds.
+func unix(t time.Time) string { return strconv.FormatFloat(float64(t.UnixMilli())/1000, 'f', 3, 64) }
 
 type series struct {
 	labels map[string]string

@@ -23,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"imds-oidc-proxy/internal/census"
 	"imds-oidc-proxy/internal/inject"
 	"imds-oidc-proxy/internal/survey"
 )
@@ -351,31 +352,19 @@ func (r *run) askUntilStable(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		var fresh []*pod
-		exists := map[string]bool{}
-		for _, p := range pods {
-			exists[p.key()] = true
-			if a, asked := answers[p.key()]; !asked || a.isOutdated(p) {
-				fresh = append(fresh, p)
-			}
-		}
-		for key, a := range answers {
-			if !exists[key] && a.reason != "" {
-				a.code, a.reason, a.hint = codeEnded, "the pod has ended meanwhile", "run the report again"
-				answers[key] = a
-			}
-		}
+		fresh := freshOf(pods, answers)
 		if len(fresh) == 0 {
 			break
 		}
 		if round == maxRounds {
 			for _, p := range fresh {
-				answers[p.key()] = answer{pod: p, code: codeEnded, reason: "the pod or its sidecar has started while the others were asked", hint: "run the report again"}
+				answers[p.key()] = answer{pod: p, code: codeEnded, reason: "the pod or its sidecar has started or ended while the others were asked", hint: "run the report again"}
 			}
 			break
 		}
 		for _, a := range r.askAll(ctx, fresh) {
-			if a.pod != nil {
+			if a.pod != nil { // nil: cancelled
+				a.keep(answers[a.pod.key()].clients)
 				answers[a.pod.key()] = a
 			}
 		}
@@ -390,10 +379,40 @@ func (r *run) askUntilStable(ctx context.Context) error {
 	return nil
 }
 
+// freshOf returns the pods that were not asked in their present state, and marks those that have ended without an
+// answer.
+func freshOf(pods []*pod, answers map[string]answer) (fresh []*pod) {
+	exists := map[string]bool{}
+	for _, p := range pods {
+		exists[p.key()] = true
+		if a, asked := answers[p.key()]; !asked || a.isOutdated(p) {
+			fresh = append(fresh, p)
+		}
+	}
+	for key, a := range answers {
+		if !exists[key] && a.reason != "" {
+			a.code, a.reason, a.hint = codeEnded, "the pod has ended meanwhile", "run the report again"
+			answers[key] = a
+		}
+	}
+	return fresh
+}
+
 // isOutdated reports whether a pod's sidecar is in another state than when it was asked: after a restart,
-// the answer may be that of the container before or after it.
+// the answer may be that of the container before or after it, and until its end a Job may ask.
 func (a answer) isOutdated(now *pod) bool {
-	return !a.pod.started.Equal(now.started) || a.reason != "" && (!a.pod.ended.Equal(now.ended) || a.pod.missing != now.missing)
+	return !a.pod.started.Equal(now.started) || !a.pod.ended.Equal(now.ended) || a.pod.missing != now.missing
+}
+
+// keep adds the clients of an earlier answer, which a restart of the sidecar may have removed.
+func (a *answer) keep(earlier []census.Entry) {
+	for _, e := range earlier {
+		if len(a.clients) < 2*maxClients && !slices.ContainsFunc(a.clients, func(x census.Entry) bool {
+			return x.SDK == e.SDK && x.Version == e.Version && x.WorkloadIdentity == e.WorkloadIdentity
+		}) {
+			a.clients = append(a.clients, e)
+		}
+	}
 }
 
 // listPods lists the pods of the workloads with the sidecar.

@@ -44,7 +44,9 @@ type executor struct {
 	answers       map[string]string
 	code          int
 	err           error
-	lost          int // so many runs lose their output
+	lost          int    // so many runs lose their output
+	then          string // the answer from the second run on, if not empty
+	runs          atomic.Int32
 	running, most atomic.Int32
 }
 
@@ -61,6 +63,9 @@ func (e *executor) Exec(_ context.Context, _, pod, container string, command ...
 		return "", 0, nil
 	}
 	output := e.answers[pod]
+	if e.runs.Add(1) > 1 && e.then != "" {
+		output = e.then
+	}
 	if strings.HasPrefix(output, "{") && !strings.Contains(output, "build_info") {
 		output += "imds_oidc_proxy_build_info{version=\"v1\",goversion=\"go\"} 1\n"
 	}
@@ -200,6 +205,15 @@ func TestAdminPort(t *testing.T) {
 	if len(r.NotAsked) != 1 || r.NotAsked[0].Reason != "you may neither get pods/proxy nor create pods/exec" {
 		t.Errorf("neither way: got %+v", r.NotAsked)
 	}
+	r = run(t, a, &executor{err: errors.New("the kubelet is away")}, nil)
+	if len(r.NotAsked) != 1 || r.NotAsked[0].Code != "IMDS401" || r.NotAsked[0].Reason != "you may not get pods/proxy, and proxy clients cannot be run: the kubelet is away" {
+		t.Errorf("one way is forbidden, and the other one fails: got %+v", r.NotAsked)
+	}
+	a[base+"/debug/clients"] = errors.New("connection refused")
+	r = run(t, a, &executor{err: errors.New("the kubelet is away")}, nil)
+	if len(r.NotAsked) != 1 || r.NotAsked[0].Code != "IMDS402" || r.NotAsked[0].Reason != "neither its admin port answers (connection refused) nor the command proxy clients: the kubelet is away" {
+		t.Errorf("both ways fail: got %+v", r.NotAsked)
+	}
 	for _, address := range []string{"127.0.0.1:8001", "", "x"} {
 		pods := sidecar("web", "aaaaa", 40*day, `{"name": "PROXY_ADMIN_ADDRESS", "value": "`+address+`"}`)
 		if got := verdict(run(t, cluster(pods, "web"), &executor{answers: map[string]string{"web-5d4f-aaaaa": census()}}, nil)); !strings.HasPrefix(got, "can go: ") {
@@ -308,7 +322,7 @@ func prometheus(t *testing.T, clients, since, current string, reach time.Duratio
 				values = append(values, fmt.Sprintf(`[%d, "1"]`, now.Add(-at).Unix()))
 			}
 			result = `{"metric": {}, "values": [` + strings.Join(values, ", ") + `]}`
-		case r.URL.Path != "/base/api/v1/query" || r.FormValue("time") != strconv.FormatInt(now.Unix(), 10):
+		case r.URL.Path != "/base/api/v1/query" || r.FormValue("time") != strconv.FormatInt(now.Unix(), 10)+".000":
 			t.Errorf("got %s", r.URL)
 		case query == "count by (namespace, pod) (imds_oidc_proxy_build_info)":
 			result = current

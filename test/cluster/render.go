@@ -35,8 +35,8 @@ func WithImages(object *unstructured.Unstructured, application string) error {
 		return err
 	}
 	return object.UnmarshalJSON([]byte(strings.NewReplacer(
-		"registry.example.test/imds-oidc-proxy:v0.1.0", ProxyImage,
-		"registry.example.test/imds-oidc-proxy-init:v0.1.0", ProxyInitImage,
+		"registry.example.test/imds-oidc-proxy:v0.2.0", ProxyImage,
+		"registry.example.test/imds-oidc-proxy-init:v0.2.0", ProxyInitImage,
 		"registry.example.test/team/app:1.0.0", application,
 		"registry.example.test/team/nightly:1.0.0", application,
 	).Replace(string(text))))

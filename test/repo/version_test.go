@@ -12,7 +12,7 @@ import (
 // versionPlaces are the places that name this project's version, other than the generated files
 // of the chart, which have a test of their own. The version is the second group.
 var versionPlaces = []*regexp.Regexp{
-	regexp.MustCompile(`(/imds-oidc-proxy(?:-[a-z]+)?:)(v\d[\w.-]*)`), // images
+	regexp.MustCompile(`(/imds-oidc-proxy(?:-[a-z]+)*:)(v\d[\w.-]*)`), // images
 	regexp.MustCompile(`(\n *newTag: )(v\d[\w.-]*)`),                  // kustomize's images
 	regexp.MustCompile(`(//deploy[\w/-]*\?ref=)(v\d[\w.-]*)`),         // kustomize's remote resources
 	regexp.MustCompile(`(\nappVersion: )(v\d[\w.-]*)`),                // Chart.yaml

@@ -124,8 +124,8 @@ func move(o apiserver.Object, at string) {
 func addSidecar(pod apiserver.Object, since time.Time) {
 	started := since.UTC().Format(time.RFC3339)
 	child(pod, "spec")["initContainers"] = []any{
-		apiserver.Object{"name": inject.ProxyInitName, "image": "registry.example.test/imds-oidc-proxy-init:v0.1.0"},
-		apiserver.Object{"name": inject.ProxyName, "image": "registry.example.test/imds-oidc-proxy:v0.1.0", "restartPolicy": "Always"},
+		apiserver.Object{"name": inject.ProxyInitName, "image": "registry.example.test/imds-oidc-proxy-init:v0.2.0"},
+		apiserver.Object{"name": inject.ProxyName, "image": "registry.example.test/imds-oidc-proxy:v0.2.0", "restartPolicy": "Always"},
 	}
 	child(pod, "metadata")["creationTimestamp"] = started
 	child(pod, "status")["initContainerStatuses"] = []any{

@@ -231,14 +231,46 @@ func TestUnknownLicense(t *testing.T) {
 	}
 }
 
-// newRelease returns a release whose programs are text files, to its images and chart.
-func newRelease(t *testing.T) *release {
+// TestLicenses checks the licenses of the proxy's real modules: all are allowed, Go's own is there,
+// and so is the address of the source that the MPL asks for.
+func TestLicenses(t *testing.T) {
+	r, err := open(t.Context(), repository)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.builtBy = "local"
+	if err := r.setEnvironment(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	all, err := r.programs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		text, err := r.licensesOf(t.Context(), p)
+		if err != nil {
+			t.Errorf("%s: %v", p.name, err)
+		}
+		for _, want := range []string{"\nGo's standard library go1.", "\nPATENTS:\n"} {
+			if !bytes.Contains(text, []byte(want)) {
+				t.Errorf("%s: there is no %q", p.name, want)
+			}
+		}
+		if want := regexp.MustCompile(`\ngithub.com/hashicorp/golang-lru/v2 v\S+: MPL-2.0\nIts unchanged source: go mod download github.com/hashicorp/golang-lru/v2@v`); p.name == "proxy" && !want.Match(text) {
+			t.Errorf("proxy: there is no %s", want)
+		}
+	}
+}
+
+// newRelease returns a release whose programs are text files, to its images and chart. Its version
+// is v1.2.3 unless there is another one.
+func newRelease(t *testing.T, version ...string) *release {
 	t.Helper()
 	root, err := filepath.Abs(repository)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &release{root: root, out: filepath.Join(t.TempDir(), "dist"), version: "v1.2.3", commit: strings.Repeat("a", 40), home: exampleHome, time: time.Unix(1_700_000_000, 0).UTC()}
+	r := &release{root: root, out: filepath.Join(t.TempDir(), "dist"), version: append(version, "v1.2.3")[0], commit: strings.Repeat("a", 40), home: exampleHome, time: time.Unix(1_700_000_000, 0).UTC()}
 	if err := r.fetchDebian(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -303,6 +335,44 @@ func TestPush(t *testing.T) {
 	manifest, err := image.Manifest()
 	if err != nil || manifest.Config.MediaType != chartConfigType || manifest.Layers[0].MediaType != chartLayerType {
 		t.Errorf("chart: %+v, %v", manifest, err)
+	}
+}
+
+// TestHelm checks that Helm reads the chart from a registry, and that every image in what it renders
+// is there.
+func TestHelm(t *testing.T) {
+	version, err := os.ReadFile(filepath.Join(repository, "VERSION"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRelease(t, strings.TrimSpace(string(version)))
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	to := strings.TrimPrefix(server.URL, "http://") + "/team"
+	if err := pushAll(t.Context(), r.out, to, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "tool", "helm", "template", "a", "oci://"+to+"/charts/"+chartName, "--version="+strings.TrimPrefix(r.version, "v"), "--plain-http",
+		"--kube-version=v1.36.3", "--set=images.registry="+to, "--set=cni.enabled=true", "--set=cni.exemptUIDs=none")
+	cmd.Dir = filepath.Join(repository, "tools/helm")
+	cmd.Env = append(os.Environ(), "GOTOOLCHAIN=local", "HELM_CACHE_HOME="+t.TempDir(), "HELM_CONFIG_HOME="+t.TempDir())
+	rendered, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, err.(*exec.ExitError).Stderr)
+	}
+	found := map[string]bool{}
+	for _, image := range regexp.MustCompile(regexp.QuoteMeta(to)+`/[a-z-]+@sha256:[0-9a-f]{64}`).FindAllString(string(rendered), -1) {
+		found[image] = true
+		ref, err := name.ParseReference(image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := remote.Index(ref); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(found) != 4 {
+		t.Errorf("the chart names %v, want the webhook, the proxy, proxy-init and the CNI plugin, by digest, in\n%s", found, rendered)
 	}
 }
 

@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	proxyImage     = registry + "/imds-oidc-proxy:v0.1.0"
-	proxyInitImage = registry + "/imds-oidc-proxy-init:v0.1.0"
+	proxyImage     = registry + "/imds-oidc-proxy:v0.2.0"
+	proxyInitImage = registry + "/imds-oidc-proxy-init:v0.2.0"
 	appImage       = "registry.example.test/team/app:1.0.0"
 )
 

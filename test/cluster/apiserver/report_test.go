@@ -36,7 +36,7 @@ import (
 )
 
 // reportTimeout limits a test that creates thousands of pods, or runs Prometheus.
-const reportTimeout = 4 * time.Minute
+const reportTimeout = 8 * time.Minute
 
 // migration is the result of a run of imds-migrate.
 type migration struct {
@@ -79,6 +79,9 @@ func workload(t *testing.T, r *report.Report, key string) report.Workload {
 	return r.Workloads[i]
 }
 
+// strangerID is an identity whose federated credential is that of another service account.
+const strangerID = "77777777-8888-4999-aaaa-bbbbbbbbbbbb"
+
 // nodeless is a namespace whose pods have no kubelet: the test runs their proxies, and writes their status.
 type nodeless struct {
 	namespace, kubeconfig, token, ca string
@@ -87,6 +90,7 @@ type nodeless struct {
 func newNodeless(ctx context.Context, t *testing.T) *nodeless {
 	t.Helper()
 	n := &nodeless{namespace: appNamespace(ctx, t), kubeconfig: writeKubeconfig(t)}
+	running.Entra.AddApplication(entra.Application{ClientID: strangerID, Credentials: []entra.FederatedCredential{{Issuer: cluster.Issuer, Subject: "system:serviceaccount:other:default"}}})
 	dir := t.TempDir()
 	n.token, n.ca = filepath.Join(dir, "token"), filepath.Join(dir, "ca.pem")
 	token := projectedToken(ctx, t, n.namespace, entra.DefaultAudience)
@@ -124,14 +128,19 @@ func (n *nodeless) deploy(ctx context.Context, t *testing.T, name string, annota
 	return pod
 }
 
-// started writes the status of a pod whose sidecar has started at a time.
-func started(ctx context.Context, t *testing.T, pod *corev1.Pod, at time.Time) {
-	t.Helper()
+// start writes the status of a pod whose sidecar has started at a time.
+func start(ctx context.Context, pod *corev1.Pod, at time.Time) error {
 	pod = pod.DeepCopy()
 	pod.ResourceVersion = "" // whatever a controller has changed meanwhile
 	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: cluster.NodeAddress, PodIPs: []corev1.PodIP{{IP: cluster.NodeAddress}},
 		InitContainerStatuses: []corev1.ContainerStatus{{Name: inject.ProxyName, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(at)}}}}}
-	if _, err := running.Client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
+	_, err := running.Client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{})
+	return err
+}
+
+func started(ctx context.Context, t *testing.T, pod *corev1.Pod, at time.Time) {
+	t.Helper()
+	if err := start(ctx, pod, at); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -142,7 +151,7 @@ func (n *nodeless) runProxy(ctx context.Context, t *testing.T, admin string) (po
 	t.Helper()
 	port = freePort(t)
 	env := []string{
-		"AZURE_TENANT_ID=" + running.Entra.TenantID(), "AZURE_CLIENT_ID=" + clientID, "AZURE_AUTHORITY_HOST=" + running.Entra.AuthorityHost(), "AZURE_FEDERATED_TOKEN_FILE=" + n.token,
+		"AZURE_TENANT_ID=" + running.Entra.TenantID(), "AZURE_CLIENT_ID=" + strangerID, "AZURE_AUTHORITY_HOST=" + running.Entra.AuthorityHost(), "AZURE_FEDERATED_TOKEN_FILE=" + n.token,
 		"PROXY_CA_FILE=" + n.ca, "PROXY_PORT=" + port, "PROXY_ADMIN_ADDRESS=" + net.JoinHostPort(cluster.NodeAddress, admin), "PROXY_IMDS_PASSTHROUGH=off",
 	}
 	proxy := exec.Command(program("proxy"))
@@ -200,7 +209,7 @@ func TestReport(t *testing.T) {
 		started(ctx, t, pod, time.Now().Add(-3*24*time.Hour))
 		port := n.runProxy(ctx, t, admin)
 		if name == "asked" {
-			if status := askProxy(ctx, t, port, ""); status != http.StatusInternalServerError { // Entra has no federated credential
+			if status := askProxy(ctx, t, port, ""); status != http.StatusInternalServerError { // no federated credential matches
 				t.Fatalf("got status %d", status)
 			}
 			if status := askProxy(ctx, t, port, "&object_id=x"); status != http.StatusBadRequest {
@@ -215,7 +224,7 @@ func TestReport(t *testing.T) {
 	result := migrate(ctx, t, flags...)
 	r := result.report(t)
 	asked, quiet, silent, yearly := workload(t, r, "deployment/asked"), workload(t, r, "deployment/quiet"), workload(t, r, "deployment/silent"), workload(t, r, "cronjob/yearly")
-	if result.code != 3 || asked.Verdict != report.Needed || asked.Text != "go-azidentity 1.1.0: azidentity (Go) 1.3.0 or later" || len(asked.Clients) != 1 || asked.Clients[0].Requests != 2 || len(asked.Failed) != 1 || asked.Refused["identity_not_found"] != 1 {
+	if result.code != 3 || asked.Verdict != report.Needed || asked.Text != "go-azidentity 1.1.0: azidentity (Go) 1.3.0 or later" || len(asked.Clients) != 1 || asked.Clients[0].Requests != 2 || asked.Failed["700213"] == 0 || asked.Refused["identity_not_found"] != 1 {
 		t.Errorf("a client has asked: exit code %d, %+v", result.code, asked)
 	}
 	if days := report.Days(time.Duration(quiet.PeriodSeconds) * time.Second); quiet.Verdict != report.Waiting || quiet.ObservedSeconds/3600/24 != 3 || quiet.PeriodOf != "cronjob/yearly" || days != "366 days" && days != "365 days" {
@@ -295,11 +304,11 @@ func (n *nodeless) permissions(ctx context.Context, t *testing.T, flags []string
 	for resource, want := range map[string]string{
 		"pods":     "imds-migrate: cannot list pods: you may not list pods\n",
 		"cronjobs": "IMDS407 cronjobs.batch: you may not list cronjobs.batch", "deployments": "IMDS407 deployments.apps: you may not list deployments.apps",
-		"pods/exec": "IMDS401 you may not create pods/exec", "pods/proxy": "IMDS402 neither its admin port answers", "pods/log": "IMDS408 logs in namespace " + n.namespace + ": you may not get pods/log: so the errors are not known",
+		"pods/exec": "IMDS401 you may not create pods/exec", "pods/proxy": "IMDS401 you may not get pods/proxy, and proxy clients cannot be run: ", "pods/log": "IMDS408 logs in namespace " + n.namespace + ": you may not get pods/log: so the errors are not known",
 	} {
 		result := as(t, "no-"+strings.ReplaceAll(resource, "/", "-"), without(resource))
-		if result.code == 1 {
-			if result.stderr != want {
+		if result.stdout == "" {
+			if result.stderr != want || result.code != 1 {
 				t.Errorf("without %s: got %s%s, want %s", resource, result.stdout, result.stderr, want)
 			}
 			continue
@@ -330,26 +339,26 @@ func TestReportPrometheus(t *testing.T) {
 	n := newNodeless(ctx, t)
 	admin := freePort(t)
 	pod := n.deploy(ctx, t, "web", inject.AdminPortAnnotation, admin)
-	started(ctx, t, pod, time.Now().Add(-time.Hour))
 	n.runProxy(ctx, t, admin)
-	gone := "web-5d4f6c7b8-zzzzz"
+	const gone, day = "web-5d4f6c7b8-zzzzz", 24 * time.Hour
 	for _, c := range []struct {
 		name    string
-		days    int // of data
-		pause   int // the day on which Prometheus did not run; 0: none
+		data    time.Duration // that Prometheus has
+		pause   int           // the day on which Prometheus did not run; 0: none
 		asked   bool
 		target  string
 		verdict report.Verdict
 		text    string
 	}{
-		{"36 days of data", 36, 0, false, admin, report.CanGo, "nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days"},
-		{"20 days of data", 20, 0, false, admin, report.Waiting, "nobody has asked for 20 days; wait until 35 days have passed"},
-		{"a pause", 36, 10, false, admin, report.Waiting, "nobody has asked for 9 days; wait until 35 days have passed"},
-		{"a pod that is gone has asked", 36, 0, true, admin, report.Needed, "python-azure-identity 1.5.0: upgrade it"},
-		{"the pod is not scraped", 36, 0, false, "", report.Waiting, "nobody has asked for 60 minutes; wait until 35 days have passed"},
+		{"36 days of data", 36 * day, 0, false, admin, report.CanGo, "nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days"},
+		{"20 days of data", 20*day + 2*time.Hour, 0, false, admin, report.Waiting, "nobody has asked for 20 days; wait until 35 days have passed"},
+		{"a pause", 36 * day, 10, false, admin, report.Waiting, "nobody has asked for 9 days; wait until 35 days have passed"},
+		{"a pod that is gone has asked", 36 * day, 0, true, admin, report.Needed, "python-azure-identity 1.5.0: upgrade it"},
+		{"the pod is not scraped", 36 * day, 0, false, "", report.Waiting, "nobody has asked for 60 minutes; wait until 35 days have passed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			address := runPrometheus(ctx, t, n.namespace, pod.Name, c.target, history(n.namespace, gone, c.days, c.pause, c.asked))
+			started(ctx, t, pod, time.Now().Add(-time.Hour))
+			address := runPrometheus(ctx, t, n.namespace, pod.Name, c.target, history(n.namespace, gone, c.data, c.pause, c.asked))
 			result := migrate(ctx, t, "report", "--kubeconfig="+n.kubeconfig, "--namespace="+n.namespace, "--output=json", "--prometheus="+address)
 			w := workload(t, result.report(t), "deployment/web")
 			if w.Verdict != c.verdict || w.Text != c.text || (result.code == 0) != (c.verdict == report.CanGo) || slices.Contains(w.Codes, "IMDS409") != (c.target == "") {
@@ -360,7 +369,8 @@ func TestReportPrometheus(t *testing.T) {
 }
 
 // history returns samples of a pod that is gone, every four minutes.
-func history(namespace, pod string, days, pause int, asked bool) string {
+func history(namespace, pod string, data time.Duration, pause int, asked bool) string {
+	const day = 24 * time.Hour
 	labels := fmt.Sprintf(`namespace=%q,pod=%q`, namespace, pod)
 	now := time.Now().Truncate(time.Minute)
 	series := map[string]string{"imds_oidc_proxy_build_info": labels + `,version="v0.1.0"`, "up": labels}
@@ -370,8 +380,8 @@ func history(namespace, pod string, days, pause int, asked bool) string {
 	text := new(strings.Builder)
 	for name, labels := range series {
 		fmt.Fprintf(text, "# TYPE %s gauge\n", name)
-		for at := now.AddDate(0, 0, -days); at.Before(now.Add(-5 * time.Minute)); at = at.Add(4 * time.Minute) {
-			if int(now.Sub(at)/(24*time.Hour)) != pause || pause == 0 {
+		for at := now.Add(-data); at.Before(now.Add(-5 * time.Minute)); at = at.Add(4 * time.Minute) {
+			if int(now.Sub(at)/day) != pause || pause == 0 {
 				fmt.Fprintf(text, "%s{%s} 1 %d\n", name, labels, at.Unix())
 			}
 		}
@@ -450,7 +460,8 @@ type fakePods struct {
 	answer               func(http.ResponseWriter, *http.Request) bool // nil, or false: the usual answer
 }
 
-const fakeAnswer = `{"clients": [{"sdk": "go-azidentity", "version": "1.1.0", "workload_identity": "no", "upgrade": "azidentity (Go) 1.3.0 or later", "requests": 3, "first_seen": "2026-11-01T00:00:00Z", "last_seen": "2026-11-02T00:00:00Z"}]}` + "\n"
+// fakeAnswer is the census of a sidecar that an old SDK has asked an hour ago.
+var fakeAnswer = strings.NewReplacer("FIRST", time.Now().Add(-20*time.Hour).UTC().Format(time.RFC3339), "LAST", time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)).Replace(`{"clients": [{"sdk": "go-azidentity", "version": "1.1.0", "workload_identity": "no", "upgrade": "azidentity (Go) 1.3.0 or later", "requests": 3, "first_seen": "FIRST", "last_seen": "LAST"}]}` + "\n")
 
 func (f *fakePods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	n := f.running.Add(1)
@@ -497,13 +508,17 @@ func barePod(name, port string) *corev1.Pod {
 	}}
 }
 
-func createBare(ctx context.Context, t *testing.T, namespace, name, port string, at time.Time) {
-	t.Helper()
-	pod, err := running.Client.CoreV1().Pods(namespace).Create(ctx, barePod(name, port), metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
+// createBare creates a pod whose sidecar has started at a time. owner may be nil.
+func createBare(ctx context.Context, namespace, name, port string, at time.Time, owner *appsv1.Deployment) error {
+	pod := barePod(name, port)
+	if owner != nil {
+		pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(owner, appsv1.SchemeGroupVersion.WithKind("Deployment"))}
 	}
-	started(ctx, t, pod, at)
+	pod, err := running.Client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	return start(ctx, pod, at)
 }
 
 // TestReportManyPods checks the time, the memory and the number of requests at the same time of a report
@@ -514,20 +529,20 @@ func TestReportManyPods(t *testing.T) {
 	defer cancel()
 	fake := new(fakePods)
 	port, namespace, at := fake.listen(t), appNamespace(ctx, t, ownWebhookLabel, "none"), time.Now().Add(-24*time.Hour)
-	names := make(chan string)
-	var creators sync.WaitGroup
-	for range 20 {
-		creators.Go(func() {
-			for name := range names {
-				createBare(ctx, t, namespace, name, port, at)
+	const creators = 20
+	failures := make([]error, creators)
+	var group sync.WaitGroup
+	for c := range creators {
+		group.Go(func() {
+			for i := c; i < pods && failures[c] == nil; i += creators {
+				failures[c] = createBare(ctx, namespace, fmt.Sprintf("pod-%d", i), port, at, nil)
 			}
 		})
 	}
-	for i := range pods {
-		names <- fmt.Sprintf("pod-%d", i)
+	group.Wait()
+	if err := errors.Join(failures...); err != nil {
+		t.Fatal(err)
 	}
-	close(names)
-	creators.Wait()
 	began := time.Now()
 	result := migrate(ctx, t, "report", "--kubeconfig="+writeKubeconfig(t), "--namespace="+namespace, "--output=json")
 	took := time.Since(began)
@@ -551,20 +566,35 @@ func TestReportMeanwhile(t *testing.T) {
 	t.Run("a pod starts", func(t *testing.T) {
 		fake := new(fakePods)
 		port, namespace := fake.listen(t), appNamespace(ctx, t, ownWebhookLabel, "none")
-		createBare(ctx, t, namespace, "old", port, at)
-		createBare(ctx, t, namespace, "going", port, at)
+		template := injected(func(p *corev1.Pod) { p.Labels["app"] = "web" })
+		owner, err := running.Client.AppsV1().Deployments(namespace).Create(ctx, &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.DeploymentSpec{
+			Replicas: new(int32), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: template.Labels, Annotations: template.Annotations}, Spec: template.Spec},
+		}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(createBare(ctx, namespace, "old", port, at, owner), createBare(ctx, namespace, "going", port, at, owner)); err != nil {
+			t.Fatal(err)
+		}
 		fake.meanwhile = func() {
-			createBare(ctx, t, namespace, "new", port, time.Now())
-			if err := running.Client.CoreV1().Pods(namespace).Delete(ctx, "going", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
+			err := running.Client.CoreV1().Pods(namespace).Delete(ctx, "going", metav1.DeleteOptions{GracePeriodSeconds: new(int64)})
+			if err := errors.Join(err, createBare(ctx, namespace, "new", port, time.Now(), owner)); err != nil {
 				t.Error(err)
 			}
 		}
-		r := migrate(ctx, t, "report", "--kubeconfig="+kubeconfig, "--namespace="+namespace, "--output=json").report(t)
-		// A pod without an owner that is new is a workload that the lists did not have.
-		if old := workload(t, r, "pod/old"); old.Verdict != report.Needed || len(r.NotAsked) > 1 {
-			t.Errorf("got %+v, not asked %+v", old, r.NotAsked)
+		fake.answer = func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.Contains(r.Header.Get("X-Forwarded-Uri"), "http:new:") || r.URL.Path != "/debug/clients" {
+				return false
+			}
+			_, err := io.WriteString(w, strings.Replace(fakeAnswer, "go-azidentity", "of-the-new-pod", 1))
+			return err == nil
 		}
-		for _, x := range r.NotAsked {
+		r := migrate(ctx, t, "report", "--kubeconfig="+kubeconfig, "--namespace="+namespace, "--output=json").report(t)
+		if w := workload(t, r, "deployment/web"); len(w.Clients) != 2 || w.Clients[1].SDK != "of-the-new-pod" || w.Pods < 2 || len(r.NotAsked) > 1 {
+			t.Errorf("got %+v, not asked %+v", w, r.NotAsked)
+		}
+		for _, x := range r.NotAsked { // if it was not asked before it ended
 			if x.Pod != "going" || x.Code != "IMDS406" {
 				t.Errorf("not asked: %+v", x)
 			}
@@ -589,8 +619,9 @@ func TestReportMeanwhile(t *testing.T) {
 			}
 			return true
 		}
-		createBare(ctx, t, namespace, "redirects", port, at)
-		createBare(ctx, t, namespace, "endless", port, at)
+		if err := errors.Join(createBare(ctx, namespace, "redirects", port, at, nil), createBare(ctx, namespace, "endless", port, at, nil)); err != nil {
+			t.Fatal(err)
+		}
 		result := migrate(ctx, t, "report", "--kubeconfig="+kubeconfig, "--namespace="+namespace, "--output=json", "--timeout=5s")
 		r := result.report(t)
 		if elsewhere.asked.Load() > 0 || len(r.NotAsked) != 2 || result.code != 1 || len(result.stdout) > 20<<10 || strings.ContainsAny(result.stdout, "\x1b") || result.memory > 200<<20 {
@@ -602,7 +633,9 @@ func TestReportMeanwhile(t *testing.T) {
 		fake.meanwhile = func() { close(asked) }
 		fake.answer = func(_ http.ResponseWriter, r *http.Request) bool { <-r.Context().Done(); return true }
 		port, namespace := fake.listen(t), appNamespace(ctx, t, ownWebhookLabel, "none")
-		createBare(ctx, t, namespace, "slow", port, at)
+		if err := createBare(ctx, namespace, "slow", port, at, nil); err != nil {
+			t.Fatal(err)
+		}
 		cmd := exec.CommandContext(ctx, program("imds-migrate"), "report", "--kubeconfig="+kubeconfig, "--namespace="+namespace)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
