@@ -141,7 +141,7 @@ func (r *release) chartMetadata(text []byte) ([]byte, error) {
 	}
 	annotations, ok := meta["annotations"].(map[string]any)
 	if !ok {
-		return nil, errors.New("Chart.yaml has no annotations")
+		return nil, errors.New("no annotations in Chart.yaml")
 	}
 	annotations["artifacthub.io/prerelease"] = strconv.FormatBool(strings.Contains(r.version, "-"))
 	if r.home != exampleHome {

@@ -75,7 +75,7 @@ func TestDebianErrors(t *testing.T) {
 func TestWithoutDebian(t *testing.T) {
 	r := newRelease(t)
 	r.debs = nil
-	values, err := r.withDigests([]byte("images:\n  proxyInit:\n    repository: imds-oidc-proxy-init\n    # a\n    digest: \"\"\n"))
+	_, err := r.withDigests([]byte("images:\n  proxyInit:\n    repository: imds-oidc-proxy-init\n    # a\n    digest: \"\"\n"))
 	if err == nil || !strings.Contains(err.Error(), "images.proxy ") {
 		t.Errorf("values without images.proxy: got %v", err)
 	}
@@ -83,7 +83,8 @@ func TestWithoutDebian(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if values, err = r.withDigests(text); err != nil {
+	values, err := r.withDigests(text)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Contains(values, []byte("    repository: "+nativeImage+"\n")) || bytes.Contains(values, []byte("    repository: "+iptablesImage+"\n")) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -73,7 +74,11 @@ func TestRelease(t *testing.T) {
 	}
 	documented := documentedCommands(t, strings.NewReplacer("<REGISTRY>", registry, "<TENANT_ID>", running.Entra.TenantID(), "<CLIENT_ID>", clientID, "<NAMESPACE>", namespace))
 
-	helm(append([]string{"install", released, previousChart, "--namespace=" + released, "--create-namespace", "--wait", "--values=" + release.File("values.yaml"),
+	previous, err := filepath.Abs(previousChart) // Helm runs in another directory
+	if err != nil {
+		t.Fatal(err)
+	}
+	helm(append([]string{"install", released, previous, "--namespace=" + released, "--create-namespace", "--wait", "--values=" + release.File("values.yaml"),
 		"--set=images.registry=" + registry, "--set=tenantID=" + running.Entra.TenantID()}, settings...)...)
 	before := injectedImages(ctx, t, namespace)
 

@@ -1,5 +1,5 @@
 // Package images builds the container images with `make images`, on stand-in base
-// images made of Debian packages. It runs the images of a pod as the kubelet would: the proxy
+// images made of Debian packages, and loads those of a release. It runs the images of a pod as the kubelet would: the proxy
 // as user 1501, with a read-only root file system and no capability, and proxy-init with
 // NET_ADMIN only.
 //
