@@ -333,7 +333,7 @@ func (m *journey) checkComponent() {
 	m.write("removals/kustomization.yaml", "", 0o644)
 	m.run("kubectl imds-migrate retire --report=report.json --output=patch > removals/kustomization.yaml")
 	manifests := m.must("kubectl kustomize after")
-	for text, want := range map[string]int{"aadpodidbinding": 0, "inject-proxy-sidecar": 0, "azure.workload.identity/use": 3, "azure.workload.identity/client-id": 3} {
+	for text, want := range map[string]int{"aadpodidbinding": 0, "inject-proxy-sidecar": 0, "azure.workload.identity/use": 3} {
 		if got := strings.Count(manifests, text); got != want {
 			m.t.Errorf("the manifests have %d times %s, want %d:\n%s", got, text, want, manifests)
 		}
