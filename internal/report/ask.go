@@ -52,6 +52,7 @@ type pod struct {
 	admin                string    // port, or empty
 	started, ended       time.Time // of the sidecar; ended is zero while it runs
 	restarted            bool      // so that what its container before has counted is lost
+	deleted              bool      // it is being deleted, and has a grace period to end
 	code, missing        string    // why the sidecar cannot be asked, or empty
 }
 
@@ -61,7 +62,7 @@ func (p *pod) key() string { return p.namespace + "/" + p.name + "/" + p.uid }
 // newPod returns what is needed to ask the sidecar of a pod, or nil if there is nothing to ask: if the pod
 // has ended, and is not one of a Job, whose kind of pods always ends.
 func newPod(p *corev1.Pod, owner survey.Ref) *pod {
-	found := &pod{namespace: p.Namespace, name: p.Name, uid: string(p.UID), owner: owner}
+	found := &pod{namespace: p.Namespace, name: p.Name, uid: string(p.UID), owner: owner, deleted: p.DeletionTimestamp != nil}
 	for _, o := range p.OwnerReferences {
 		if o.Kind == "Job" {
 			found.job = o.Name

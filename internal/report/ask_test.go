@@ -60,6 +60,9 @@ func TestComeAndGo(t *testing.T) {
 		"one ends, and was asked":  {[]string{a + "," + b, a + "," + b, a}, known, "needed: go-azidentity 1.1.0", nil},
 		"one ends before":          {[]string{a + "," + b, a + "," + b, a}, map[string]string{"web-5d4f-aaaaa": census()}, "unknown: 1 of 2 pods were not asked", []string{"web-5d4f-bbbbb IMDS406 the pod has ended meanwhile"}},
 		"one is being deleted":     {[]string{going + "," + b}, known, "needed: go-azidentity 1.1.0", nil},
+		"one that still asks":      {[]string{strings.Replace(b, `"metadata": {`, `"metadata": {"deletionTimestamp": "2026-11-29T12:00:00Z", `, 1) + "," + a}, known, "needed: go-azidentity 1.1.0", nil},
+		"one that is nearly gone":  {[]string{going + "," + b}, map[string]string{"web-5d4f-bbbbb": census()}, "waiting: nobody has asked for 60 minutes", nil},
+		"one restarts and goes":    {[]string{b, b, strings.NewReplacer("11:00:00Z", "11:59:00Z", `"metadata": {`, `"metadata": {"deletionTimestamp": "2026-11-29T12:00:00Z", `).Replace(b)}, map[string]string{"web-5d4f-bbbbb": census(old), "again": "x"}, "needed: go-azidentity 1.1.0", nil},
 		"new ones all the time": {[]string{b, again("1"), again("2"), again("3"), again("4"), again("5")}, map[string]string{"web-5d4f-bbbbb": census()}, "unknown: 1 of 4 pods were not asked",
 			[]string{"web-5d4f-bbbbb IMDS406 the pod or its sidecar has started or ended while the others were asked"}},
 	} {
@@ -124,6 +127,9 @@ func TestJobs(t *testing.T) {
 	}
 	const ofCron = `, "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly", "controller": true}]`
 	const complete = `"conditions": [{"type": "Complete", "status": "True"}]`
+	second := func(name, phase string, from, to time.Duration) string {
+		return strings.Replace(jobPod("once", phase, from, to), "once-x7k2p", name, 1)
+	}
 	three := ended(2) + "," + ended(1) + "," + ended(0)
 	owned := job(run(2), ofCron, complete) + "," + job(run(1), ofCron, complete) + "," + job(run(0), ofCron, complete)
 	for name, c := range map[string]struct {
@@ -144,14 +150,18 @@ func TestJobs(t *testing.T) {
 		"a Job that runs":                {"", job("once", "", ""), jobPod("once", "Running", time.Hour, 0), nil, 0, "waiting: nobody has asked for 60 minutes; wait until 35 days have passed"},
 		"a Job that has ended":           {"", job("once", "", complete), jobPod("once", "Succeeded", time.Hour, 0), logBegins, 0, "can go: the Job has ended, and has asked nothing"},
 		"a Job that has asked and ended": {"", job("once", "", complete), jobPod("once", "Failed", time.Hour, 0), logBegins + logCaller, 0, "needed: go-azidentity 1.1.0: azidentity (Go) 1.3.0 or later"},
+		"a Job that tries again":         {"", job("once", "", ""), second("once-aaaaa", "Running", 5*time.Minute, 0) + "," + second("once-bbbbb", "Failed", 40*day, 40*day-time.Minute), logBegins, 0, "waiting: nobody has asked for 5 minutes; wait until 35 days have passed"},
+		"a Job that tries again, too":    {"", job("once", "", ""), second("once-bbbbb", "Running", 5*time.Minute, 0) + "," + second("once-aaaaa", "Failed", 40*day, 40*day-time.Minute), logBegins, 0, "waiting: nobody has asked for 5 minutes; wait until 35 days have passed"},
+		"runs without a schedule":        {strings.Replace(cron, "0 3 * * *", "TZ=UTC 0 3 * * *", 1), owned, three, logBegins, day, "unknown: no run is known: ask while one runs, or after it"},
+		"a Job that has failed so far":   {"", job("once", "", ""), second("once-aaaaa", "Failed", 40*day, 40*day-time.Minute), logBegins, 0, "unknown: no pod runs: ask again while one does, or set --prometheus"},
 		"a Job whose pods are gone":      {"", job("once", "", complete), "", nil, 0, "0 workloads"},
 	} {
 		a := cluster(c.pods)
 		a["/apis/batch/v1/cronjobs"], a["/apis/batch/v1/jobs"] = `{"items": [`+c.crons+`]}`, `{"items": [`+c.jobs+`]}`
-		for _, pod := range regexp.MustCompile(`"name": "([a-z]+(?:-[0-9]+)?-x7k2p)"`).FindAllStringSubmatch(c.pods, -1) {
+		for _, pod := range regexp.MustCompile(`"name": "([a-z]+(?:-[0-9]+)?-(?:x7k2p|aaaaa|bbbbb))"`).FindAllStringSubmatch(c.pods, -1) {
 			a["/api/v1/namespaces/shop/pods/"+pod[1]+"/log"] = c.log
 		}
-		r, err := report.Run(t.Context(), a, &executor{answers: map[string]string{"once-x7k2p": census()}}, report.Config{Now: now, Timeout: time.Minute, Period: c.period})
+		r, err := report.Run(t.Context(), a, &executor{answers: map[string]string{"once-x7k2p": census(), "once-aaaaa": census(), "once-bbbbb": census()}}, report.Config{Now: now, Timeout: time.Minute, Period: c.period})
 		if err != nil {
 			t.Fatal(err)
 		}

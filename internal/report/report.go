@@ -149,6 +149,8 @@ type Workload struct {
 	clients  map[[3]string]*Client
 	// silent is the number of pods of which nothing is known.
 	silent int
+	// runs means that a pod has not ended.
+	runs bool
 }
 
 // Key returns KIND/NAME for a person.
@@ -222,7 +224,7 @@ func Run(ctx context.Context, client survey.Client, executor Executor, config Co
 	}
 	s.Finish()
 	r := &run{config: config, client: client, executor: executor, survey: s,
-		workloads: map[survey.Ref]*Workload{}, inNamespace: map[string][]*Workload{}, direct: map[string]int{}, intervals: map[string]time.Duration{}}
+		workloads: map[survey.Ref]*Workload{}, inNamespace: map[string][]*Workload{}, direct: map[string]int{}, intervals: map[string]time.Duration{}, seen: map[podName]bool{}}
 	if err := r.namespaceExists(ctx); err != nil {
 		return nil, err
 	}
@@ -250,6 +252,7 @@ type run struct {
 	direct      map[string]int            // by namespace
 	intervals   map[string]time.Duration  // by schedule
 	answers     []answer                  // in the order of the pods
+	seen        map[podName]bool          // all pods that exist or existed during the run
 	memories    map[time.Duration]*memory // by period; nil: no Prometheus
 }
 
@@ -358,14 +361,14 @@ func (r *run) askUntilStable(ctx context.Context) error {
 		}
 		if round == maxRounds {
 			for _, p := range fresh {
-				answers[p.key()] = answer{pod: p, code: codeEnded, reason: "the pod or its sidecar has started or ended while the others were asked", hint: "run the report again"}
+				answer{pod: p, code: codeEnded, reason: "the pod or its sidecar has started or ended while the others were asked", hint: "run the report again"}.addTo(answers)
 			}
 			break
 		}
 		for _, a := range r.askAll(ctx, fresh) {
 			if a.pod != nil { // nil: cancelled
 				a.keep(answers[a.pod.key()].clients)
-				answers[a.pod.key()] = a
+				a.addTo(answers)
 			}
 		}
 		if err := ctx.Err(); err != nil {
@@ -377,6 +380,14 @@ func (r *run) askUntilStable(ctx context.Context) error {
 	}
 	slices.SortFunc(r.answers, func(a, b answer) int { return strings.Compare(a.pod.key(), b.pod.key()) })
 	return nil
+}
+
+// addTo adds an answer to those of all pods. A pod that is being deleted and does not answer is as good as one
+// that is gone: what it has said before is kept.
+func (a answer) addTo(answers map[string]answer) {
+	if a.reason == "" || !a.pod.deleted {
+		answers[a.pod.key()] = a
+	}
 }
 
 // freshOf returns the pods that were not asked in their present state, and marks those that have ended without an
@@ -415,7 +426,8 @@ func (a *answer) keep(earlier []census.Entry) {
 	}
 }
 
-// listPods lists the pods of the workloads with the sidecar.
+// listPods lists the pods of the workloads with the sidecar. Of those that are being deleted it lists those whose
+// sidecar still runs: their clients are those of the pods that replace them, which are too new to know.
 func (r *run) listPods(ctx context.Context) (pods []*pod, err error) {
 	r.config.Progress("pods")
 	err = survey.EachPod(ctx, r.client, r.config.Namespace, func(p *corev1.Pod) {
@@ -424,10 +436,11 @@ func (r *run) listPods(ctx context.Context) (pods []*pod, err error) {
 		if w == nil && owner.Kind == "Job" { // newer than the survey
 			w = ownerOf(r.inNamespace[p.Namespace], p.Name)
 		}
-		if w == nil || p.DeletionTimestamp != nil {
+		if w == nil {
 			return
 		}
-		if found := newPod(p, w.survey.Ref); found != nil {
+		r.seen[podName{clean(p.Namespace, maxName), clean(p.Name, maxName)}] = true
+		if found := newPod(p, w.survey.Ref); found != nil && !(found.deleted && found.missing != "") {
 			pods = append(pods, found)
 		}
 	})

@@ -154,24 +154,20 @@ func (r *run) observe(w *Workload, answers []answer) {
 		w.observed = max(now.Sub(knownSince(schedule, runs, now)), 0)
 		return
 	}
-	live := time.Duration(-1)
+	// Pods that have ended prove nothing without a schedule: others that are gone may have run since.
+	started := time.Time{}
 	for _, a := range answers {
-		age := max(now.Sub(a.pod.started), 0)
-		switch {
-		case a.reason != "":
-		case live < 0, !a.pod.ended.IsZero() && age > live, a.pod.ended.IsZero() && age < live:
-			live = age
+		if w.runs = w.runs || a.pod.ended.IsZero(); a.pod.ended.IsZero() && a.pod.started.After(started) {
+			started = a.pod.started
 		}
 	}
-	if w.silent == 0 {
-		w.observed = max(live, 0)
+	if w.silent == 0 && !started.IsZero() {
+		w.observed = max(now.Sub(started), 0)
 	}
-	if !usable {
+	if !usable || w.Kind == "Job" { // which may ask after the last scrape
 		return
 	}
-	for _, name := range m.podsOf[w] {
-		w.observed = max(w.observed, min(m.pods[name], m.reach))
-	}
+	w.observed = max(w.observed, m.reach(w))
 }
 
 // addRun adds the run of a Job, whose name has the minute at which it was scheduled.
@@ -183,7 +179,8 @@ func (w *Workload) addRun(runs map[int64]bool, job string) {
 }
 
 // remember adds the clients that Prometheus knows, also of pods that are gone, and of containers before a
-// restart. It reports whether Prometheus scrapes all pods of the workload.
+// restart. It reports whether Prometheus scrapes all pods of the workload, and no others of the same name: those
+// would be of another cluster.
 func (r *run) remember(m *memory, w *Workload, answers []answer) bool {
 	if m == nil {
 		return false
@@ -198,10 +195,15 @@ func (r *run) remember(m *memory, w *Workload, answers []answer) bool {
 		for _, e := range a.clients {
 			known[client{a.pod.name, [3]string{e.SDK, e.Version, string(e.WorkloadIdentity)}}] = true
 		}
-		switch scraped := m.current[name]; {
-		case scraped && a.reason != "":
+		switch scraped := m.pods[name] != nil && m.pods[name].current > 0; {
+		case scraped && a.reason != "" && a.pod.missing == "":
 			w.silent--
 		case !scraped && a.pod.ended.IsZero() && r.config.Now.Sub(a.pod.started) > scrapeDelay:
+			usable = false
+		}
+	}
+	for _, name := range m.podsOf[w] {
+		if current := m.pods[name].current; current > 1 || current > 0 && !r.seen[name] {
 			usable = false
 		}
 	}
@@ -273,7 +275,7 @@ func (r *run) judge(w *Workload) {
 	case w.observed == 0 && w.survey.Schedule != "":
 		w.Verdict, w.Text = Unknown, "no run is known: ask while one runs, or after it"
 		w.code(codeNoPod)
-	case w.observed == 0 && w.Pods == 0:
+	case w.observed == 0 && !w.runs:
 		w.Verdict, w.Text = Unknown, "no pod runs: ask again while one does, or set --prometheus"
 		w.code(codeNoPod)
 	case w.observed < w.period:
