@@ -327,7 +327,7 @@ func TestThousandsOfPods(t *testing.T) {
 	runtime.KeepAlive(r)
 }
 
-// TestCancel: a report that is cancelled asks no further pods.
+// TestCancel: a report that is cancelled asks no further pods, and has the answers of the others.
 func TestCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var list []string
@@ -335,7 +335,8 @@ func TestCancel(t *testing.T) {
 		list = append(list, sidecar("web", fmt.Sprintf("a%04d", i), 40*day, ""))
 	}
 	asked := 0
-	_, err := report.Run(ctx, cluster(strings.Join(list, ", "), "web"), &executor{}, report.Config{Now: now, Timeout: time.Minute, Progress: func(what string) {
+	e := &executor{answers: map[string]string{"web-5d4f-a0000": census(old)}}
+	r, err := report.Run(ctx, cluster(strings.Join(list, ", "), "web"), e, report.Config{Now: now, Timeout: time.Minute, Progress: func(what string) {
 		if strings.HasPrefix(what, "sidecar ") {
 			if asked++; asked == 3 {
 				cancel()
@@ -344,6 +345,12 @@ func TestCancel(t *testing.T) {
 	}})
 	if !errors.Is(err, context.Canceled) || asked > 4 {
 		t.Errorf("got %v after %d pods", err, asked)
+	}
+	if r == nil || report.ExitCode(r) != 1 || !strings.HasPrefix(verdict(r), "needed: go-azidentity 1.1.0") || r.Summary.PodsAsked == 0 || len(r.NotAsked) != 100-r.Summary.PodsAsked {
+		t.Fatalf("got %+v", r)
+	}
+	if n := r.NotAsked[len(r.NotAsked)-1]; n.Code != "IMDS410" || n.Reason != "the report was interrupted" || r.NotRead[0].Code != "IMDS410" {
+		t.Errorf("got %+v, %+v", n, r.NotRead)
 	}
 }
 

@@ -213,7 +213,8 @@ type NotRead struct {
 	Why  string `json:"why"`
 }
 
-// Run asks all sidecars. The error means that the cluster or Prometheus could not be read.
+// Run asks all sidecars. The error means that the cluster or Prometheus could not be read. If the context ends
+// while the sidecars are asked, there is a report too: of those that have answered.
 func Run(ctx context.Context, client survey.Client, executor Executor, config Config) (*Report, error) {
 	if config.Progress == nil {
 		config.Progress = func(string) {}
@@ -229,15 +230,18 @@ func Run(ctx context.Context, client survey.Client, executor Executor, config Co
 		return nil, err
 	}
 	r.findWorkloads()
-	if err := r.askUntilStable(ctx); err != nil {
+	err := r.askUntilStable(ctx)
+	if err == nil && config.Prometheus != nil {
+		err = r.readPrometheus(ctx)
+	}
+	switch {
+	case err == nil:
+		return r.report(), nil
+	case ctx.Err() == nil || len(r.answers) == 0:
 		return nil, err
 	}
-	if config.Prometheus != nil {
-		if err := r.readPrometheus(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return r.report(), nil
+	r.interrupted, r.memories = true, nil
+	return r.report(), ctx.Err()
 }
 
 // run is one run.
@@ -249,9 +253,10 @@ type run struct {
 
 	workloads   map[survey.Ref]*Workload
 	inNamespace map[string][]*Workload
-	direct      map[string]int            // by namespace
-	intervals   map[string]time.Duration  // by schedule
-	answers     []answer                  // in the order of the pods
+	direct      map[string]int           // by namespace
+	intervals   map[string]time.Duration // by schedule
+	answers     []answer                 // in the order of the pods
+	interrupted bool
 	seen        map[podName]bool          // all pods that exist or existed during the run
 	memories    map[time.Duration]*memory // by period; nil: no Prometheus
 }
@@ -350,6 +355,12 @@ const maxRounds = 3
 // [maxRounds] is not asked.
 func (r *run) askUntilStable(ctx context.Context) error {
 	answers := map[string]answer{}
+	defer func() {
+		for _, a := range answers {
+			r.answers = append(r.answers, a)
+		}
+		slices.SortFunc(r.answers, func(a, b answer) int { return strings.Compare(a.pod.key(), b.pod.key()) })
+	}()
 	for round := range maxRounds + 1 {
 		pods, err := r.listPods(ctx)
 		if err != nil {
@@ -365,20 +376,17 @@ func (r *run) askUntilStable(ctx context.Context) error {
 			}
 			break
 		}
-		for _, a := range r.askAll(ctx, fresh) {
-			if a.pod != nil { // nil: cancelled
-				a.keep(answers[a.pod.key()].clients)
-				a.addTo(answers)
+		for i, a := range r.askAll(ctx, fresh) {
+			if ctx.Err() != nil && (a.pod == nil || a.reason != "") {
+				a = answer{pod: fresh[i], code: codeInterrupted, reason: "the report was interrupted", hint: "run the report again"}
 			}
+			a.keep(answers[a.pod.key()].clients)
+			a.addTo(answers)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 	}
-	for _, a := range answers {
-		r.answers = append(r.answers, a)
-	}
-	slices.SortFunc(r.answers, func(a, b answer) int { return strings.Compare(a.pod.key(), b.pod.key()) })
 	return nil
 }
 
@@ -459,6 +467,8 @@ const (
 func ExitCode(r *Report) int {
 	switch {
 	case r.Summary.Pods > 0 && r.Summary.PodsAsked == 0 && !r.Prometheus:
+		return exitNotRead
+	case slices.ContainsFunc(r.NotRead, func(n NotRead) bool { return n.Code == codeInterrupted }):
 		return exitNotRead
 	case slices.ContainsFunc(r.Workloads, func(w Workload) bool { return w.Verdict != CanGo }):
 		return exitWork

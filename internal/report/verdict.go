@@ -27,6 +27,9 @@ func (r *run) report() *Report {
 	for _, u := range r.survey.Unread {
 		out.NotRead = append(out.NotRead, NotRead{codeNotRead, clean(u.What, maxName), clean(u.Why, maxText)})
 	}
+	if r.interrupted {
+		out.NotRead = append(out.NotRead, NotRead{codeInterrupted, "sidecars", "the report was interrupted: what happened meanwhile is not known, nor what Prometheus knows"})
+	}
 	answers := map[*Workload][]answer{}
 	for _, a := range r.answers {
 		w := r.workloads[a.pod.owner]
