@@ -354,6 +354,24 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// TestCancelBeforeEnd: no sidecar can go by a report that has not looked for new pods.
+func TestCancelBeforeEnd(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	lists := 0
+	a := cluster(sidecar("web", "aaaaa", 40*day, ""), "web")
+	r, err := report.Run(ctx, a, &executor{answers: map[string]string{"web-5d4f-aaaaa": census()}}, report.Config{Now: now, Timeout: time.Minute, Progress: func(what string) {
+		if what == "pods" {
+			if lists++; lists == 3 { // the survey, before the pods were asked, and after it
+				a["/api/v1/pods"] = context.Canceled
+				cancel()
+			}
+		}
+	}})
+	if !errors.Is(err, context.Canceled) || r == nil || verdict(r) != "unknown: the report was interrupted before the pods were listed again" {
+		t.Errorf("got %v, %+v", err, r)
+	}
+}
+
 // TestDocumentedCodes: docs/report.md has a section for each code, with its title, and no other.
 func TestDocumentedCodes(t *testing.T) {
 	page, err := os.ReadFile("../../docs/report.md")

@@ -4,12 +4,12 @@
 //
 // A sidecar counts since its container started. So "nobody has asked" means little without the time in
 // which nobody did: the verdict that a sidecar can go needs a time as long as the longest period of the
-// application's jobs. Prometheus, if there is one, remembers longer than the containers.
+// application's jobs. Prometheus, if there is one, stores data longer than the sidecars.
 //
 // # Security considerations
 //
 // What a pod says is untrusted: its answers are bounded in length and in number, and what is kept has only
-// printable characters. A pod that lies can at most keep its own sidecar, or lose it.
+// printable characters. A pod whose answers are false affects only the verdict for its own workload.
 package report
 
 import (
@@ -47,7 +47,7 @@ type Config struct {
 	Now    time.Time
 	// Timeout limits the questions to one pod.
 	Timeout time.Duration
-	// Prometheus is the longer memory. Nil: there is none.
+	// Prometheus stores data longer than the sidecars. Nil: it is not asked.
 	Prometheus *Prometheus
 	// Progress is called with what is being done. Nil: it is not called.
 	Progress func(string)

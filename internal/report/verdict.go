@@ -291,6 +291,10 @@ func (r *run) judge(w *Workload) {
 	default:
 		w.Verdict, w.Text = CanGo, "nobody has asked for "+Days(w.observed)+": the sidecar can go, if no job runs less often than every "+period
 	}
+	if r.interrupted && w.Verdict == CanGo { // pods may have started that were not asked
+		w.Verdict, w.Text = Unknown, "the report was interrupted before the pods were listed again"
+		w.code(codeInterrupted)
+	}
 }
 
 // asks reports whether a client has asked in the period. Prometheus knows no times.
