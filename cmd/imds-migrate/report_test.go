@@ -2,6 +2,13 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -31,6 +38,45 @@ func TestReportErrors(t *testing.T) {
 		if code != c.code || !strings.HasPrefix(stderr.String(), c.want) || strings.Count(stderr.String(), "\n") != 1 || stdout.Len() > 0 {
 			t.Errorf("%q: exit code %d, %s%s, want %d, %s", c.args, code, &stdout, &stderr, c.code, c.want)
 		}
+	}
+}
+
+// TestReportInterrupted: a report that is interrupted has the answers until then, and ends with exit code 1.
+func TestReportInterrupted(t *testing.T) {
+	const pod = `{"metadata": {"name": %q, "namespace": "shop", "labels": {"azure.workload.identity/use": "true"}, "annotations": {"azure.workload.identity/inject-proxy-sidecar": "true"}},
+		"spec": {"containers": [{"name": "azwi-proxy", "env": [{"name": "PROXY_ADMIN_ADDRESS", "value": ":8001"}]}]},
+		"status": {"containerStatuses": [{"name": "azwi-proxy", "state": {"running": {"startedAt": "2026-11-01T00:00:00Z"}}}]}}`
+	stopped := errors.New("stopped")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	answered := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch path := r.URL.Path; {
+		case path == "/version":
+			io.WriteString(w, `{"gitVersion": "v1.35.2"}`)
+		case path == "/apis":
+			io.WriteString(w, `{"groups": []}`)
+		case path == "/api/v1/pods":
+			fmt.Fprintf(w, `{"items": [`+pod+`, `+pod+`]}`, "first", "second")
+		case strings.HasSuffix(path, "/http:first:8001/proxy/debug/clients"):
+			io.WriteString(w, `{"clients": [{"sdk": "curl", "requests": 1, "first_seen": "2026-11-01T00:00:00Z", "last_seen": "2099-11-01T00:00:00Z"}]}`+"\n")
+		case strings.HasSuffix(path, "/http:first:8001/proxy/metrics"):
+			io.WriteString(w, "imds_oidc_proxy_exchange_errors_total{code=\"700213\"} 3\nimds_oidc_proxy_build_info{version=\"v1\",goversion=\"go\"} 1\n")
+		case strings.HasSuffix(path, "/pods/first/log"): // requested because of the errors, when the answer is complete
+			close(answered)
+		case strings.HasSuffix(path, "/debug/clients"):
+			<-answered
+			cancel(stopped)
+			<-r.Context().Done()
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer server.Close()
+	var stdout, stderr bytes.Buffer
+	code := runReport(ctx, []string{"--server=" + server.URL, "--kubeconfig=" + os.DevNull, "--output=csv"}, &stdout, &stderr)
+	if code != 1 || stderr.String() != "imds-migrate: stopped\n" || !strings.Contains(stdout.String(), "first,1,1,needed,") || !strings.Contains(stdout.String(), "second,1,0,unknown,") {
+		t.Errorf("exit code %d, %s%s", code, &stdout, &stderr)
 	}
 }
 

@@ -637,8 +637,8 @@ func TestReportMeanwhile(t *testing.T) {
 			t.Fatal(err)
 		}
 		cmd := exec.CommandContext(ctx, program("imds-migrate"), "report", "--kubeconfig="+kubeconfig, "--namespace="+namespace)
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -651,8 +651,8 @@ func TestReportMeanwhile(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = cmd.Wait()
-		if code := cmd.ProcessState.ExitCode(); code != 1 || strings.Count(out.String(), "\n") != 1 || !strings.HasPrefix(out.String(), "imds-migrate: interrupt") {
-			t.Errorf("exit code %d, %s", code, &out)
+		if code := cmd.ProcessState.ExitCode(); code != 1 || strings.Count(stderr.String(), "\n") != 1 || !strings.HasPrefix(stderr.String(), "imds-migrate: interrupt") || !strings.Contains(stdout.String(), "the report was interrupted") {
+			t.Errorf("exit code %d, %s%s", code, &stdout, &stderr)
 		}
 	})
 }
