@@ -223,6 +223,20 @@ func TestLog(t *testing.T) {
 	}
 }
 
+// TestLogNotFound checks that the removal of a label says that no log of NMI can be checked, if there are bindings.
+func TestLogNotFound(t *testing.T) {
+	for name, c := range map[string]struct {
+		objects []any
+		want    string
+	}{
+		"bindings":            {[]any{direct("web", bound+"web"), bind("web", "web", "")}, "its pods use workload identity; NMI was not found: if it runs under another name, read its log first"},
+		"no aad-pod-identity": {[]any{direct("web", bound+"web")}, "its pods use workload identity"},
+		"NMI":                 {[]any{direct("web", bound+"web"), bind("web", "web", ""), nmi(release)}, "its pods use workload identity"},
+	} {
+		compare(t, name, retired(t, retire.Options{}, c.objects...).Steps[0].Reason, c.want)
+	}
+}
+
 // TestSecondRun checks that the commands and checks succeed when everything was removed before, with its kinds, and
 // that they fail when the API server does not answer.
 func TestSecondRun(t *testing.T) {

@@ -405,6 +405,9 @@ func (b *builder) removeLabel(w *plan.Workload) {
 				Failed: "not all pods of " + w.Key() + " get tokens from the sidecar"})
 		}
 	}
+	if b.uses.NMI == nil && b.plan.Cluster.PodIdentity != nil {
+		s.Reason += "; NMI was not found: if it runs under another name, read its log first"
+	}
 	s.Checks = append(s.Checks, b.notAsking(w)...)
 	b.change(&s, w, patch)
 	b.step(s)
