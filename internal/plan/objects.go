@@ -59,8 +59,16 @@ func (b *builder) findObjects() {
 				continue
 			}
 			for _, p := range places(o.Body, strings.Split(r.where, ".")...) {
-				if value, ok := r.applies(p); ok && !b.leftOut(o) {
-					b.addObject(r, o, p, value)
+				value, ok := r.applies(p)
+				if !ok {
+					continue
+				}
+				found := newObject(r, o, p.path, fieldOf(r, p, value))
+				if found.needsPodIdentity() {
+					b.needs = append(b.needs, found)
+				}
+				if !b.leftOut(o) {
+					b.addObject(found, p)
 				}
 			}
 		}
@@ -94,23 +102,27 @@ func newObject(r rule, o *survey.Object, path []string, field string) *Object {
 		rule: r, path: path, body: o.Body}
 }
 
-// addObject records an object, and the workloads that use it.
-func (b *builder) addObject(r rule, o *survey.Object, p place, value string) {
+// fieldOf returns the field that shows how an object is configured, with its value.
+func fieldOf(r rule, p place, value string) string {
 	field := strings.TrimSuffix(strings.Join(p.path, ".")+"."+r.field, ".")
 	if value != "" {
 		field += ": " + value
 	}
-	found := newObject(r, o, p.path, field)
+	return field
+}
+
+// addObject records an object, and the workloads that use it.
+func (b *builder) addObject(found *Object, p place) {
 	b.nameIdentity(found, p)
 	b.found = append(b.found, found)
-	switch op := b.operatorOf(r); r.subject {
+	switch op := b.operatorOf(found.rule); found.rule.subject {
 	case ofOperator, ofReference:
 		if op.workload != "" && b.namedAccount(found) == "" {
 			b.refer(op.workload, found)
 		}
 	case ofMounting:
 		for _, w := range b.AllWorkloads() {
-			if w.Namespace == o.Namespace && mounts(w, o.Name) {
+			if w.Namespace == found.Namespace && mounts(w, found.Name) {
 				b.refer(w.Namespace+"/"+short(w.Kind, w.Name), found)
 			}
 		}

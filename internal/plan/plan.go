@@ -124,6 +124,7 @@ type builder struct {
 	operators  map[string]operator    // by [operatorKey]
 	references map[string][]reference // by NAMESPACE/KIND/NAME of a workload
 	found      []*Object
+	needs      []*Object // that work with aad-pod-identity only
 	plan       *Plan
 }
 
