@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -112,7 +114,7 @@ func TestPlanCovers(t *testing.T) {
 		seen(i.Findings)
 	}
 	// These need another cluster: suites of internal/plan have them.
-	for _, code := range strings.Fields(`IMDS102 IMDS106 IMDS128 IMDS138 IMDS145 IMDS152 IMDS153 IMDS301 IMDS302 IMDS303 IMDS304 IMDS306 IMDS307 IMDS308
+	for _, code := range strings.Fields(`IMDS102 IMDS106 IMDS128 IMDS138 IMDS145 IMDS152 IMDS153 IMDS156 IMDS301 IMDS302 IMDS303 IMDS304 IMDS306 IMDS307 IMDS308
 		IMDS217 IMDS218 IMDS219 IMDS220 IMDS221 IMDS222 IMDS224 IMDS225 IMDS226 IMDS227 IMDS228 IMDS229 IMDS230 IMDS231 IMDS232 IMDS234 IMDS235 IMDS237 IMDS238 IMDS239`) {
 		if !missing[code] {
 			t.Errorf("%s is in the example: remove it from this list", code)
@@ -228,19 +230,34 @@ func TestPlanExitCodes(t *testing.T) {
 	}
 }
 
-// TestPlanHostile checks that names in a file cannot forge a line, a column or a command.
+// TestPlanHostile checks that names in a file cannot forge a line, a column, a command or an option of one.
 func TestPlanHostile(t *testing.T) {
-	const hostile = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p\n\u001b[2Jshop", "namespace": "a'; touch $(x) #\n"}, "spec": {"serviceAccountName": "=cmd|' /C'!A0", "containers": [{"name": "c", "image": "i", "env": [{"name": "AZURE_CLIENT_ID", "value": "11111111-1111-4111-8111-111111111111"}]}]}}`
+	const env = `"env": [{"name": "AZURE_CLIENT_ID", "value": "11111111-1111-4111-8111-111111111111"}]`
+	rollout := func(name, account string) string {
+		return `{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": {"name": "` + name + `", "namespace": "shop"}, "spec": {"template": {"spec": {"serviceAccountName": "` + account + `", "containers": [{"name": "c", "image": "i", ` + env + `}]}}}}`
+	}
+	hostile := `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p\n\u001b[2Jshop", "namespace": "a'; touch $(x) #\n"}, "spec": {"serviceAccountName": "=cmd|' /C'!A0", "containers": [{"name": "c", "image": "i", ` + env + `}]}}` +
+		rollout("option", "--selector=x!=y") + rollout("control", `x\u001b[2J\ntouch forged`) + rollout("web", "web") +
+		`{"apiVersion": "external-secrets.io/v1", "kind": "SecretStore", "metadata": {"name": "store", "namespace": "shop"}, "spec": {"provider": {"azurekv": {"authType": "ManagedIdentity", "identityId": "11111111-1111-4111-8111-111111111111", "serviceAccountRef": {"name": "--all\u001b[2J\ntouch forged"}}}}}` +
+		`{"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureIdentity", "metadata": {"name": "i", "namespace": "shop"}, "spec": {"type": 1, "clientID": "11111111-1111-4111-8111-111111111111", "tenantID": "x\u001b[2J\ntouch forged"}}` +
+		`{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "shop"}, "imagePullSecrets": [{"name": "x\u001b[2J\ntouch forged"}]}` + rollout("fresh", "default")
 	for _, format := range output.Formats {
-		stdout, _, code := command([]string{"plan", "-f", "-", "--issuer=https://oidc.example.test/", "--identity=/subscriptions/99999999-9999-4999-8999-999999999999/resourceGroups/a';x/providers/Microsoft.ManagedIdentity/userAssignedIdentities/'${y}=11111111-1111-4111-8111-111111111111", "-o", format}, hostile)
-		if code != plan.ExitWork && code != plan.ExitNotRead {
-			t.Fatalf("%s: exit code %d", format, code)
+		stdout, stderr, code := command([]string{"plan", "-f", "-", "--issuer=https://oidc.example.test/", "--identity=/subscriptions/99999999-9999-4999-8999-999999999999/resourceGroups/a';x/providers/Microsoft.ManagedIdentity/userAssignedIdentities/'${y}=11111111-1111-4111-8111-111111111111", "-o", format}, hostile)
+		if code != plan.ExitBlocked || stderr != "" {
+			t.Fatalf("%s: exit code %d, %s", format, code, stderr)
 		}
 		if strings.Contains(stdout, "\x1b") || strings.Contains(stdout, "\ntouch") || format == "csv" && strings.Contains(stdout, ",=cmd") {
 			t.Errorf("%s:\n%s", format, stdout)
 		}
-		if format == "az" && (!strings.Contains(stdout, `'system:serviceaccount:a'\''; touch $(x) #`) || !strings.Contains(stdout, `--identity-name ''\''${y}'`)) {
-			t.Errorf("az does not quote:\n%s", stdout)
+		commands := regexp.MustCompile(`(?m)^\s*(#|//).*$`).ReplaceAllString(stdout, "")
+		if created := slices.Contains([]string{"az", "bicep", "terraform", "aso", "crossplane"}, format); created && (strings.Contains(commands, "touch $(x)") || strings.Contains(commands, "--selector") || strings.Contains(commands, "--all")) {
+			t.Errorf("%s: an invalid name is written:\n%s", format, stdout)
+		}
+		if format == "az" && (!strings.Contains(stdout, "--subject system:serviceaccount:shop:web ") || !strings.Contains(stdout, `--identity-name ''\''${y}'`)) {
+			t.Errorf("az does not quote, or a valid name is missing:\n%s", stdout)
+		}
+		if format == "wide" && strings.Count(stdout, "IMDS156 blocked") != 4 {
+			t.Errorf("want a finding for each of 4 names:\n%s", stdout)
 		}
 	}
 }
