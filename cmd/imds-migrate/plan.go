@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"imds-oidc-proxy/internal/flagenv"
 	"imds-oidc-proxy/internal/output"
 	"imds-oidc-proxy/internal/plan"
 	"imds-oidc-proxy/internal/survey"
@@ -87,6 +88,9 @@ func (o *planOptions) read(ctx context.Context, stdin io.Reader, stderr io.Write
 	if !s.HasWorkloads() {
 		return nil, fmt.Errorf("%s: no pod and no workload in it (%d objects of other kinds): export them with kubectl get pods,deployments,… --all-namespaces --output=yaml", strings.Join(o.files, ", "), s.Ignored)
 	}
+	if !s.Live && !s.HasNamespace(o.survey.Namespace) {
+		return nil, flagenv.Errorf("namespace", "%q: no object in %s is in it", o.survey.Namespace, strings.Join(o.files, ", "))
+	}
 	return s, nil
 }
 
@@ -144,5 +148,8 @@ func (o *planOptions) readCluster(ctx context.Context, s *survey.Survey, progres
 		return fmt.Errorf("%w, or --filename to read exported objects", err)
 	}
 	o.plan.ClusterName = cmp.Or(o.plan.ClusterName, cluster.name)
-	return s.ReadCluster(ctx, cluster, progress.show)
+	if err := s.ReadCluster(ctx, cluster, progress.show); err != nil {
+		return err
+	}
+	return survey.NamespaceExists(ctx, cluster, o.survey.Namespace)
 }

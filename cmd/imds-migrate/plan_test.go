@@ -3,6 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/diff"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"imds-oidc-proxy/internal/output"
 	"imds-oidc-proxy/internal/plan"
@@ -199,6 +203,55 @@ func TestPlanBadInput(t *testing.T) {
 	}
 	if _, stderr, code := command([]string{"--diff", "plan"}, ""); code != exitUsage || stderr != "imds-migrate: plan must be the first argument: imds-migrate plan [flags]\n" {
 		t.Errorf("plan after a flag: got %d, %q", code, stderr)
+	}
+}
+
+// TestNamespaceMissing checks that plan and retire refuse a namespace that does not exist: nothing in it would
+// mean that there is nothing to do.
+func TestNamespaceMissing(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		status := func(code int, reason metav1.StatusReason) {
+			w.WriteHeader(code)
+			json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: reason, Code: int32(code)})
+		}
+		switch r.URL.Path {
+		case "/version":
+			io.WriteString(w, `{"gitVersion": "v1.35.2"}`)
+		case "/apis":
+			io.WriteString(w, `{"groups": []}`)
+		case "/api/v1/namespaces/empty":
+			io.WriteString(w, `{"metadata": {"name": "empty"}}`)
+		case "/api/v1/namespaces/hidden":
+			status(http.StatusForbidden, metav1.StatusReasonForbidden)
+		case "/api/v1/namespaces/gone", "/.well-known/openid-configuration":
+			status(http.StatusNotFound, metav1.StatusReasonNotFound)
+		default:
+			io.WriteString(w, `{"items": []}`)
+		}
+	}))
+	defer server.Close()
+	const file = "apiVersion: v1\nkind: Namespace\nmetadata: {name: empty}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop}\nspec: {containers: [{name: c, image: i}]}\n" +
+		"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: hidden}\n"
+	live := []string{"--server=" + server.URL, "--kubeconfig=" + os.DevNull}
+	for _, verb := range []string{"plan", "retire"} {
+		for _, c := range []struct {
+			source          []string
+			namespace, want string // "": no error
+		}{
+			{live, "gone", "imds-migrate: namespace gone does not exist\n"},
+			{live, "empty", ""},
+			{live, "hidden", ""},
+			{[]string{"-f", "-"}, "gone", `imds-migrate: --namespace "gone": no object in - is in it` + "\n"},
+			{[]string{"-f", "-"}, "empty", ""},
+			{[]string{"-f", "-"}, "shop", ""},
+			{[]string{"-f", "-"}, "hidden", ""},
+		} {
+			stdout, stderr, code := command(append([]string{verb, "--namespace=" + c.namespace}, c.source...), file)
+			if stderr != c.want || (stdout == "") != (c.want != "") || c.want != "" && code != plan.ExitNotRead {
+				t.Errorf("%s %q, namespace %s: exit code %d, %q, %q, want %q", verb, c.source, c.namespace, code, stdout, stderr, c.want)
+			}
+		}
 	}
 }
 
