@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/spf13/pflag"
 
@@ -97,18 +96,14 @@ func (o *planOptions) read(ctx context.Context, stdin io.Reader, stderr io.Write
 // waitFor runs read, which ends with the program if the context is cancelled: a read of standard input cannot
 // be interrupted.
 func (o *planOptions) waitFor(ctx context.Context, progress *progress, read func() error) error {
+	progress.show(strings.Join(o.files, ", "))
 	done := make(chan error, 1)
 	go func() { done <- read() }()
-	late := time.After(quiet)
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-late:
-			progress.show(strings.Join(o.files, ", "))
-		}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
