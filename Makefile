@@ -124,9 +124,9 @@ release: ## build everything of a release into dist/, without a daemon or a regi
 	@$(RELEASE) $(if $(SNAPSHOT),--snapshot) --platforms="$(PLATFORMS)" --toolchain="$(TOOLCHAIN)" --registry="$(REGISTRY)"
 
 .PHONY: push
-push: ## push the images and the chart of dist/ to REGISTRY, such as registry.example.test/team
+push: ## push the images and the chart of dist/ to REGISTRY, such as registry.example.test/team (FORCE=1: replace tags)
 	@[ -n "$(REGISTRY)" ] || { echo "REGISTRY is required, for example REGISTRY=registry.example.test/team" >&2; exit 2; }
-	@$(RELEASE) --push="$(REGISTRY)"
+	@$(RELEASE) --push="$(REGISTRY)" $(if $(FORCE),--force)
 
 # The chart of dist/ names its images by digest, in REGISTRY. KUBECONFIG says where it is installed.
 .PHONY: install

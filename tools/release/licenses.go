@@ -14,8 +14,8 @@ import (
 // module is a module that a program is linked with.
 type module struct{ path, version, dir string }
 
-// license is the text of a license and what it is recognized by. The list is the allow-list: a
-// text that none of these recognizes ends the release.
+// allowed is the list of allowed licenses, each with a pattern that recognizes its text. A license
+// file that no pattern matches ends the release.
 var allowed = []struct {
 	id   string
 	mark *regexp.Regexp
@@ -37,7 +37,7 @@ var licenseFile = regexp.MustCompile(`(?i)^(?:LICEN[CS]E|COPYING|NOTICE|PATENTS)
 
 // writeLicenses writes the licenses of what each program is linked with, Go's own among them.
 func (r *release) writeLicenses(ctx context.Context) error {
-	all, err := r.programs()
+	all, err := r.programs(ctx)
 	if err != nil {
 		return err
 	}
