@@ -214,22 +214,29 @@ func TestDockerfiles(t *testing.T) {
 
 // TestUnknownLicense checks that a module without a known license ends the release.
 func TestUnknownLicense(t *testing.T) {
+	const mit = "Permission is hereby granted, free\nof charge, to any person obtaining a copy"
 	for what, tt := range map[string]struct {
 		files map[string]string
 		want  string
 	}{
-		"unknown": {map[string]string{"LICENSE": "You may not use this.", "NOTICE": "a"}, "example.test/a v1.0.0: LICENSE is not one of the licenses that tools/release/licenses.go allows"},
-		"none":    {map[string]string{"README": "MIT"}, "example.test/a v1.0.0 has no license file"},
-		"known":   {map[string]string{"LICENSE.txt": "Permission is hereby granted, free\nof charge, to any person obtaining a copy", "NOTICE": "a"}, ""},
+		"unknown":                 {map[string]string{"LICENSE": "You may not use this.", "NOTICE": "a"}, "example.test/a v1.0.0: LICENSE is not one of the licenses that tools/release/licenses.go allows"},
+		"only of copied code":     {map[string]string{"b/c/LICENSE": mit}, "example.test/a v1.0.0 has no license file"},
+		"unknown, of copied code": {map[string]string{"LICENSE": mit, "b/LICENSE": "You may not use this.", "b/c/c.go": ""}, "example.test/a v1.0.0: b/LICENSE is not one of the licenses that tools/release/licenses.go allows"},
+		"not linked":              {map[string]string{"LICENSE": mit, "b/c/license.go": "package c", "d/LICENSE": "You may not use this."}, ""},
+		"none":                    {map[string]string{"README": "MIT"}, "example.test/a v1.0.0 has no license file"},
+		"known":                   {map[string]string{"LICENSE.txt": mit, "NOTICE": "a", "b/c/c.go": ""}, ""},
 	} {
 		dir := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(dir, "b/c"), 0o755); err != nil {
+			t.Fatal(err)
+		}
 		for file, content := range tt.files {
 			if err := writeFile(filepath.Join(dir, file), []byte(content)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		var out bytes.Buffer
-		err := module{"example.test/a", "v1.0.0", dir}.writeLicense(&out)
+		err := (&module{path: "example.test/a", version: "v1.0.0", dir: dir, packages: []string{filepath.Join(dir, "b/c")}}).writeLicense(&out)
 		if tt.want == "" && (err != nil || !strings.Contains(out.String(), "example.test/a v1.0.0: MIT\n")) || tt.want != "" && (err == nil || err.Error() != tt.want) {
 			t.Errorf("%s: got %v, %q, want %q", what, err, out.String(), tt.want)
 		}
@@ -261,8 +268,13 @@ func TestLicenses(t *testing.T) {
 				t.Errorf("%s: there is no %q", p.name, want)
 			}
 		}
-		if want := regexp.MustCompile(`\ngithub.com/hashicorp/golang-lru/v2 v\S+: MPL-2.0\nIts unchanged source: go mod download github.com/hashicorp/golang-lru/v2@v`); p.name == "proxy" && !want.Match(text) {
-			t.Errorf("proxy: there is no %s", want)
+		for _, want := range map[string][]string{
+			"proxy":   {`\ngithub.com/hashicorp/golang-lru/v2 v\S+: BSD, MPL-2.0\nIts unchanged source: go mod download github.com/hashicorp/golang-lru/v2@v`, `\nsimplelru/LICENSE_list:\n`},
+			"webhook": {`\nthird_party/forked/golang/btree/LICENSE:\n`, `\npkg/validation/spec/LICENSE:\n`},
+		}[p.name] {
+			if !regexp.MustCompile(want).Match(text) {
+				t.Errorf("%s: there is no %s", p.name, want)
+			}
 		}
 	}
 }
