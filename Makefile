@@ -104,8 +104,8 @@ lint: ## run gofmt, go vet, staticcheck and misspell, and check imports, documen
 	go test ./test/repo
 
 .PHONY: version
-version: ## write the version V (such as v1.2.3) into VERSION and every file that names it
-	@case "$(V)" in v[0-9]*.[0-9]*.[0-9]*) ;; *) echo "V=$(V): must be a version, such as V=v1.2.3" >&2; exit 2 ;; esac
+version: ## write the version V (such as v1.2.3) into VERSION, every file that names it, and a heading of CHANGELOG.md
+	@echo "$(V)" | grep -Eqx 'v[0-9]+\.[0-9]+\.[0-9]+(-[a-z0-9.]+)?' || { echo "V=$(V): must be like V=v1.2.3 or V=v1.2.3-rc.1" >&2; exit 2; }
 	echo "$(V)" >VERSION
 	go test -count=1 ./test/repo -run Version -update
 	$(MAKE) chart
@@ -152,8 +152,9 @@ images: ## build the container images with docker, podman or buildah; tools/imag
 	@IMAGES="$(IMAGES)" tools/images "$(VERSION)"
 
 .PHONY: test-images
-test-images: ## build the images on stand-in bases and those of a release, and run them (root; not part of test, but of CI)
+test-images: ## test the release tool, build the images on stand-in bases and those of a release, and run them (root; not part of test, but of CI)
 	@tools/need buildah curl ip iptables-nft podman runc
+	cd tools/release && go test -count=1 ./...
 	go test -tags images -timeout 10m ./test/deploy/images
 
 # Helm is built from source: two minutes the first time, then it is in Go's cache.
