@@ -36,6 +36,17 @@ func (c *clusterFlags) addFlags(set *flagenv.Set) {
 	}
 }
 
+// flags returns the flags of the command line that choose a cluster.
+func (c *clusterFlags) flags() []string {
+	var flags []string
+	for _, f := range [][2]string{{"kubeconfig", c.kubeconfig}, {clientcmd.FlagContext, c.overrides.CurrentContext}, {clientcmd.FlagAPIServer, c.overrides.ClusterInfo.Server}} {
+		if f[1] != "" {
+			flags = append(flags, "--"+f[0]+"="+f[1])
+		}
+	}
+	return flags
+}
+
 func (c *clusterFlags) namespace() string { return c.overrides.Context.Namespace }
 
 // connection is a client for a cluster.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/flagenv"
@@ -65,6 +66,9 @@ func parseRetire(args []string, stdout io.Writer) (*retireOptions, error) {
 	if o.report == stdinName && slices.Contains(o.files, stdinName) {
 		return nil, errors.New("--report and --filename must not both be -: standard input can be read once")
 	}
+	if set.Changed(clientcmd.FlagClusterName) {
+		return nil, errors.New("--cluster must not be set: the commands of helm have no such flag; set --context")
+	}
 	return o, o.validate(set.FlagSet)
 }
 
@@ -93,7 +97,7 @@ func runRetire(ctx context.Context, args []string, stdin io.Reader, stdout, stde
 }
 
 func (o *retireOptions) retire(ctx context.Context, stdin io.Reader, stderr io.Writer) (*retire.Retirement, error) {
-	found := retire.Options{Namespace: o.survey.Namespace, Now: time.Now()}
+	found := retire.Options{Namespace: o.survey.Namespace, Now: time.Now(), Flags: o.cluster.flags()}
 	var err error
 	if o.report != "" {
 		if found.Report, err = readReport(o.report, stdin); err != nil {

@@ -18,8 +18,8 @@ import (
 func writeReport(t *testing.T, age time.Duration) string {
 	t.Helper()
 	r := report.Report{Schema: report.Schema, Time: time.Now().Add(-age), Workloads: []report.Workload{
-		{Namespace: "done", Kind: "Deployment", Name: "sidecar", Verdict: report.CanGo, Text: "nobody has asked for 40 days"},
-		{Namespace: "done", Kind: "Deployment", Name: "old-sidecar", Verdict: report.Needed, Text: "upgrade adal"},
+		{Namespace: "done", Group: "apps", Kind: "Deployment", Name: "sidecar", Verdict: report.CanGo, Text: "nobody has asked for 40 days"},
+		{Namespace: "done", Group: "apps", Kind: "Deployment", Name: "old-sidecar", Verdict: report.Needed, Text: "upgrade adal"},
 	}}
 	text, err := json.Marshal(r)
 	if err != nil {
@@ -100,6 +100,7 @@ func TestRetireErrors(t *testing.T) {
 		{[]string{example, "--report=" + other}, 1, "imds-migrate: --report " + other + ": must be the output of imds-migrate report --output=json, of this version"},
 		{[]string{example, "--output=pdf"}, 2, `imds-migrate: --output "pdf": must be text, sh, patch or json`},
 		{[]string{"--filename=-", "--report=-"}, 2, "imds-migrate: --report and --filename must not both be -: standard input can be read once"},
+		{[]string{"--cluster=shop"}, 2, "imds-migrate: --cluster must not be set: the commands of helm have no such flag; set --context"},
 		{[]string{"-A", "-n", "shop"}, 2, "imds-migrate: --all-namespaces and --namespace must not be set together"},
 		{[]string{example, "deploy/web"}, 2, `imds-migrate: unexpected argument "deploy/web": imds-migrate retire takes flags only (see imds-migrate retire --help)`},
 	} {

@@ -59,8 +59,16 @@ func (b *builder) findObjects() {
 				continue
 			}
 			for _, p := range places(o.Body, strings.Split(r.where, ".")...) {
-				if value, ok := r.applies(p); ok && !b.leftOut(o) {
-					b.addObject(r, o, p, value)
+				value, ok := r.applies(p)
+				if !ok {
+					continue
+				}
+				found := newObject(r, o, p.path, fieldOf(r, p, value))
+				if found.needsPodIdentity() {
+					b.needs = append(b.needs, found)
+				}
+				if !b.leftOut(o) {
+					b.addObject(found, p)
 				}
 			}
 		}
@@ -89,28 +97,32 @@ func (r rule) applies(p place) (value string, ok bool) {
 }
 
 func newObject(r rule, o *survey.Object, path []string, field string) *Object {
-	return &Object{Namespace: o.Namespace, Kind: o.Kind, Name: o.Name, Group: o.Group, Version: o.Version, Tool: tools[r.code].name,
+	return &Object{Namespace: oneLine(o.Namespace), Kind: o.Kind, Name: o.Name, Group: o.Group, Version: o.Version, Tool: tools[r.code].name,
 		Field: oneLine(field), Subjects: []string{}, Changes: []Change{}, Findings: []Finding{}, Identity: Selection{State: StateUnknown},
 		rule: r, path: path, body: o.Body}
 }
 
-// addObject records an object, and the workloads that use it.
-func (b *builder) addObject(r rule, o *survey.Object, p place, value string) {
+// fieldOf returns the field that shows how an object is configured, with its value.
+func fieldOf(r rule, p place, value string) string {
 	field := strings.TrimSuffix(strings.Join(p.path, ".")+"."+r.field, ".")
 	if value != "" {
 		field += ": " + value
 	}
-	found := newObject(r, o, p.path, field)
+	return field
+}
+
+// addObject records an object, and the workloads that use it.
+func (b *builder) addObject(found *Object, p place) {
 	b.nameIdentity(found, p)
 	b.found = append(b.found, found)
-	switch op := b.operatorOf(r); r.subject {
+	switch op := b.operatorOf(found.rule); found.rule.subject {
 	case ofOperator, ofReference:
 		if op.workload != "" && b.namedAccount(found) == "" {
 			b.refer(op.workload, found)
 		}
 	case ofMounting:
 		for _, w := range b.AllWorkloads() {
-			if w.Namespace == o.Namespace && mounts(w, o.Name) {
+			if w.Namespace == found.Namespace && mounts(w, found.Name) {
 				b.refer(w.Namespace+"/"+short(w.Kind, w.Name), found)
 			}
 		}
@@ -205,6 +217,11 @@ func (b *builder) ofOperator(o *Object) {
 		o.NewServiceAccount = o.Name
 		subject = cmp.Or(o.Namespace, op.namespace) + ":" + o.Name
 	}
+	if namespace, account, _ := strings.Cut(subject, ":"); !validNames(namespace, account) {
+		o.NewServiceAccount = ""
+		o.find("IMDS156", namespace+"/"+account+" is not valid as the name of a service account in a namespace", "correct the name: nothing is written for it")
+		return
+	}
 	if subject == "" {
 		o.note("IMDS108", "the service account of the pods of "+o.Tool+" is not known", "create the credential for their account")
 		return
@@ -252,7 +269,7 @@ func (o *Object) usedBy(w *survey.Workload) bool {
 func (b *builder) mounted(o *Object) {
 	accounts, identities := map[string]bool{}, []Ref{}
 	for i := range b.plan.Workloads {
-		if w := &b.plan.Workloads[i]; o.usedBy(w.source) {
+		if w := &b.plan.Workloads[i]; o.usedBy(w.source) && w.validNames() {
 			accounts[w.Namespace+":"+w.account()] = true
 			identities = append(identities, w.Identity.all()...)
 		}

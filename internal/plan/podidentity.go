@@ -132,11 +132,13 @@ func (p *podIdentity) install(s *survey.Survey) {
 	}
 }
 
-// isPart reports whether a workload is aad-pod-identity's own: nmi or mic.
+// isPart reports whether a workload is aad-pod-identity's own: nmi or mic. A mirror may have renamed the image, for
+// example to podidentity-nmi.
 func isPart(w *survey.Workload, part string) bool {
 	return slices.ContainsFunc(w.Template.Spec.Containers, func(c corev1.Container) bool {
 		name, _ := signs.ImageVersion(c.Image)
-		return strings.HasSuffix(name, "/"+part) && (strings.Contains(name, "aad-pod-identity") || w.Labels["app.kubernetes.io/component"] == part || c.Name == part)
+		base := name[strings.LastIndexByte(name, '/')+1:]
+		return (base == part || strings.HasSuffix(base, "-"+part)) && (strings.Contains(name, "aad-pod-identity") || w.Labels["app.kubernetes.io/component"] == part || c.Name == part)
 	})
 }
 

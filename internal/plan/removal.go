@@ -23,12 +23,15 @@ type Uses struct {
 	Finished map[survey.Ref]bool
 	// Exceptions has the workloads that get the node's identity because of each AzurePodIdentityException.
 	Exceptions map[survey.Ref][]survey.Ref
+	// Needs are the objects that work with aad-pod-identity only, in all namespaces: also those that the plan
+	// leaves out, and those that it cannot change.
+	Needs []*Object
 	// NMI and MIC are aad-pod-identity's own workloads. Nil: there is none.
 	NMI, MIC *survey.Workload
 }
 
 func (b *builder) uses() Uses {
-	u := Uses{Bindings: map[survey.Ref][]survey.Ref{}, Exceptions: map[survey.Ref][]survey.Ref{}, Finished: map[survey.Ref]bool{}}
+	u := Uses{Needs: b.needs, Bindings: map[survey.Ref][]survey.Ref{}, Exceptions: map[survey.Ref][]survey.Ref{}, Finished: map[survey.Ref]bool{}}
 	for i := range b.plan.Workloads {
 		if w := &b.plan.Workloads[i]; w.migrated() {
 			u.Finished[w.source.Ref] = true
@@ -60,6 +63,9 @@ func (p *Plan) Uses() Uses { return p.uses }
 
 // Ref returns the reference of a workload in the survey.
 func (w *Workload) Ref() survey.Ref { return w.source.Ref }
+
+// Held returns OnDelete or paused if a change of the pod template does not replace the pods, or "".
+func (w *Workload) Held() string { return w.source.Held }
 
 // Label returns the value of the label of aad-pod-identity on the pods of a workload. Selected means that
 // the label cannot be removed, because the workload finds its pods by it.
@@ -106,9 +112,9 @@ func (w *Workload) Removal(label, sidecar bool) (patch Patch, reason string) {
 	return patch, ""
 }
 
-// NeedsPodIdentity reports whether an object works with aad-pod-identity only: a SecretProviderClass or a
+// needsPodIdentity reports whether an object works with aad-pod-identity only: a SecretProviderClass or a
 // TriggerAuthentication that names it.
-func (o *Object) NeedsPodIdentity() bool {
+func (o *Object) needsPodIdentity() bool {
 	return o.rule.code == "IMDS201" || o.rule.code == "IMDS202" && strings.Contains(o.Field, "usePodIdentity")
 }
 

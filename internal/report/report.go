@@ -114,6 +114,7 @@ const (
 // Workload is one workload with the sidecar.
 type Workload struct {
 	Namespace string `json:"namespace"`
+	Group     string `json:"group,omitempty"` // of the API; empty for Kubernetes' core
 	Kind      string `json:"kind"`
 	Name      string `json:"name"`
 	// Pods is the number of pods with the sidecar, also of those of a Job that have ended and have a log.
@@ -282,7 +283,7 @@ func (r *run) findWorkloads() {
 	for _, w := range r.survey.AllWorkloads() {
 		switch {
 		case w.Live.Proxy || requested(w.Template.Labels, w.Template.Annotations) || written(w.Template.Spec):
-			found := &Workload{Namespace: clean(w.Namespace, maxName), Kind: clean(w.Kind, maxWord), Name: clean(w.Name, maxName), Codes: []string{}, Clients: []Client{}, survey: w, clients: map[[3]string]*Client{}}
+			found := &Workload{Namespace: clean(w.Namespace, maxName), Group: clean(w.Group, maxName), Kind: clean(w.Kind, maxWord), Name: clean(w.Name, maxName), Codes: []string{}, Clients: []Client{}, survey: w, clients: map[[3]string]*Client{}}
 			found.period, found.PeriodOf = r.period(w, periods)
 			r.workloads[w.Ref] = found
 			r.inNamespace[w.Namespace] = append(r.inNamespace[w.Namespace], found)

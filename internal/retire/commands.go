@@ -1,6 +1,7 @@
 package retire
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -24,20 +25,45 @@ func printable(text string) string {
 	}, strings.ToValidUTF8(text, "?"))
 }
 
-// kubectl returns a command of kubectl. The namespace may be empty.
-func kubectl(namespace string, args ...string) string {
-	words := []string{"kubectl"}
+// words returns a program with the flags that choose the cluster.
+func (b *builder) words(program string) []string {
+	words := []string{program}
+	for _, flag := range b.options.Flags {
+		words = append(words, flagWord(flag))
+	}
+	return words
+}
+
+// helmFlags are Helm's names of flags of kubectl.
+var helmFlags = map[string]string{"--context": "--kube-context", "--server": "--kube-apiserver"}
+
+// helmWords returns a command of Helm with the flags that choose the cluster.
+func (b *builder) helmWords(args ...string) []string {
+	words := append([]string{"helm"}, args...)
+	for _, flag := range b.options.Flags {
+		name, value, _ := strings.Cut(flag, "=")
+		words = append(words, cmp.Or(helmFlags[name], name)+"="+quote(value))
+	}
+	return words
+}
+
+// flagWord returns a flag with its value as one word of a shell command.
+func flagWord(flag string) string {
+	name, value, hasValue := strings.Cut(flag, "=")
+	if hasValue && strings.HasPrefix(flag, "--") {
+		return name + "=" + quote(value)
+	}
+	return quote(flag)
+}
+
+// kubectl returns a command of kubectl for the cluster. The namespace may be empty.
+func (b *builder) kubectl(namespace string, args ...string) string {
+	words := b.words("kubectl")
 	if namespace != "" {
 		words = append(words, "--namespace="+quote(namespace))
 	}
 	for _, arg := range args {
-		name, value, hasValue := strings.Cut(arg, "=")
-		switch {
-		case hasValue && strings.HasPrefix(arg, "--"):
-			words = append(words, name+"="+quote(value))
-		default:
-			words = append(words, quote(arg))
-		}
+		words = append(words, flagWord(arg))
 	}
 	return strings.Join(words, " ")
 }
@@ -85,4 +111,10 @@ func mergePatch(p plan.Patch) string {
 // none returns a command that succeeds if a list of kubectl is empty, and fails if it cannot be read.
 func none(list string) string {
 	return "left=$(" + list + ") && [ -z \"$left\" ]"
+}
+
+// exists returns the beginning of a command that is not run if a list of kubectl is empty. With set -e, it also fails
+// if the list cannot be read.
+func exists(list string) string {
+	return "left=$(" + list + `); [ -z "$left" ] || `
 }

@@ -87,7 +87,7 @@ func exception(name, label string) string {
 func verdicts(of map[string]report.Verdict) *report.Report {
 	r := &report.Report{Time: now.Add(-time.Hour), Workloads: []report.Workload{}}
 	for name, v := range of {
-		r.Workloads = append(r.Workloads, report.Workload{Namespace: "ns", Kind: "Deployment", Name: name, Verdict: v, Text: "because"})
+		r.Workloads = append(r.Workloads, report.Workload{Namespace: "ns", Group: "apps", Kind: "Deployment", Name: name, Verdict: v, Text: "because"})
 	}
 	return r
 }

@@ -15,6 +15,8 @@ import (
 const (
 	podIdentityGroup = "aadpodidentity.k8s.io"
 	bindingLabel     = "aadpodidbinding"
+	kedaGroup        = "keda.sh"
+	classKind        = "SecretProviderClass"
 
 	bindingKind, identityKind, assignedKind, exceptionKind = "AzureIdentityBinding", "AzureIdentity", "AzureAssignedIdentity", "AzurePodIdentityException"
 )
@@ -104,7 +106,7 @@ func identityOf(o *survey.Object) survey.Ref {
 func (r *removal) findBusy() {
 	for _, o := range r.All(podIdentityGroup, bindingKind) {
 		reason := ""
-		for _, w := range r.uses.Bindings[o.Ref] {
+		for _, w := range r.selected(o) {
 			if !r.uses.Finished[w] {
 				reason = "it gives tokens to " + w.Namespace + " " + r.key(w)
 				break
@@ -124,6 +126,21 @@ func (r *removal) findBusy() {
 	}
 }
 
+// selected returns the workloads that a binding selects. If NMI was not found, it may run under another name, so all
+// pods with the label count.
+func (r *removal) selected(o *survey.Object) []survey.Ref {
+	if r.uses.NMI != nil {
+		return r.uses.Bindings[o.Ref]
+	}
+	var refs []survey.Ref
+	for _, w := range r.AllWorkloads() {
+		if value := w.Template.Labels[bindingLabel]; value != "" && value == text(o, "spec", "selector") {
+			refs = append(refs, w.Ref)
+		}
+	}
+	return refs
+}
+
 // added reports whether an object was made by az aks pod-identity, which has to remove it.
 func (r *removal) added(o *survey.Object) bool {
 	return r.installed.AddOn && (o.Labels["addonmanager.kubernetes.io/mode"] == "Reconcile" || o.Labels["kubernetes.azure.com/managedby"] == "aks")
@@ -138,9 +155,10 @@ func (r *removal) bindings() {
 		}
 		s := Step{Title: "delete " + bindingKind + " " + o.Namespace + "/" + o.Name, Reason: r.helm(o), Checks: r.unlabelled(o)}
 		if first && len(r.busy) == 0 {
-			s.Checks = append(s.Checks, r.silent()...)
+			s.Checks = append(s.Checks, r.silent()...) // also that of an NMI which does not log the names of identities
 		}
-		s.Commands = []string{kubectl(o.Namespace, "delete", "--ignore-not-found", resources[bindingKind]+"/"+o.Name)}
+		s.Checks = append(s.Checks, r.notUsed(identityOf(o))...)
+		s.Commands = []string{r.ifKind(bindingKind, r.kubectl(o.Namespace, "delete", "--ignore-not-found", resources[bindingKind]+"/"+o.Name))}
 		r.step(s)
 		first = false
 	}
@@ -158,13 +176,14 @@ func (r *removal) unlabelled(o *survey.Object) []Check {
 	if r.installed.Namespaced {
 		scope, namespace = []string{"get", "pods"}, o.Namespace
 	}
-	return []Check{{Command: none(kubectl(namespace, append(scope, "--selector="+bindingLabel+"="+selector, "--output=name")...)),
+	return []Check{{Command: none(r.kubectl(namespace, append(scope, "--selector="+bindingLabel+"="+selector, "--output=name")...)),
 		Failed: "pods have the label " + bindingLabel + "=" + selector + ": remove it from their workloads, and wait until the old pods are gone", Wait: true}}
 }
 
-// silent checks that NMI has given no token for some time. It logs each one (nmi/standard.go, managed.go).
-func (r *removal) silent() []Check {
-	nmi := r.uses.NMI
+// nmiLog returns a check that the logs of NMI have no line of the last hour with one of some basic regular expressions,
+// and can be read. It returns nothing if NMI was not found.
+func (b *builder) nmiLog(failed string, patterns ...string) []Check {
+	nmi := b.uses.NMI
 	if nmi == nil || len(nmi.Selector) == 0 || !valid(nmi.Namespace) {
 		return nil
 	}
@@ -172,10 +191,50 @@ func (r *removal) silent() []Check {
 	for _, name := range slices.Sorted(maps.Keys(nmi.Selector)) {
 		pairs = append(pairs, name+"="+nmi.Selector[name])
 	}
-	logs := kubectl(nmi.Namespace, "logs", "--selector="+strings.Join(pairs, ","), "--since=1h", "--tail=-1")
-	return []Check{{Command: "log=$(" + logs + `) && case $log in *"matched identityType"*) false;; esac`,
-		Failed: "aad-pod-identity has given a token in the last hour: its log names the pod"}}
+	const unread = "the log cannot be read"
+	logs := b.kubectl(nmi.Namespace, "logs", "--selector="+strings.Join(pairs, ","), "--since=1h", "--tail=-1")
+	find := "grep -q"
+	for _, p := range append(patterns, unread) {
+		find += " -e " + quote(p)
+	}
+	// A POSIX shell has only the exit code of grep.
+	return []Check{{Command: "! { " + logs + " || echo " + quote(unread) + "; } | " + find, Failed: failed + ", or its log cannot be read"}}
 }
+
+// silent checks that NMI has given no token for some time. It logs each one (nmi/standard.go, managed.go).
+func (r *removal) silent() []Check {
+	return r.nmiLog("aad-pod-identity has given a token in the last hour: its log names the pod", "matched identityType")
+}
+
+// notUsed checks that no pod has asked for an AzureIdentity. NMI logs POD_NAMESPACE/POD has been matched with azure
+// identity NAMESPACE/NAME (nmi/standard.go, managed.go).
+func (r *removal) notUsed(identity survey.Ref) []Check {
+	if r.busy[identity] != "" {
+		return nil // another binding uses it
+	}
+	name := identity.Namespace + "/" + identity.Name
+	return r.nmiLog("pods have asked aad-pod-identity for "+name+" in the last hour", matched+escape(name)+"$")
+}
+
+// matched is a part of the line that NMI logs for each request that it answers.
+const matched = " has been matched with azure identity "
+
+// maxPrefix is the length of a workload's name that the names of all of its pods begin with: Kubernetes cuts off longer
+// names before it adds suffixes.
+const maxPrefix = 40
+
+// notAsking checks that the pods of a workload have not asked aad-pod-identity: an old SDK does, even if the pods have
+// a token file.
+func (b *builder) notAsking(w *plan.Workload) []Check {
+	prefix := escape(w.Namespace) + "/"
+	if !b.Workloads[w.Ref()].Foreign { // the pods of others have names of their own
+		prefix += escape(w.Name[:min(len(w.Name), maxPrefix)])
+	}
+	return b.nmiLog("pods of "+w.Namespace+" "+w.Key()+" have asked aad-pod-identity in the last hour: upgrade their SDK, or wait an hour if these pods are gone", " "+prefix+"[^ ]*"+matched)
+}
+
+// escape escapes the dots of a name for a regular expression. Names have no other special character.
+func escape(name string) string { return strings.ReplaceAll(name, ".", "\\.") }
 
 // helm says that an object comes from the chart of aad-pod-identity.
 func (r *removal) helm(o *survey.Object) string {
@@ -203,7 +262,7 @@ func (r *removal) identities() {
 			r.deleteAdded(&s, o)
 		} else {
 			s.Checks = r.unassigned(o)
-			s.Commands = []string{kubectl(o.Namespace, "delete", "--ignore-not-found", resources[identityKind]+"/"+o.Name)}
+			s.Commands = []string{r.ifKind(identityKind, r.kubectl(o.Namespace, "delete", "--ignore-not-found", resources[identityKind]+"/"+o.Name))}
 		}
 		r.step(s)
 	}
@@ -228,17 +287,15 @@ func (r *removal) unassigned(o *survey.Object) []Check {
 		return nil
 	}
 	const names = `{{range .items}}{{.spec.azureIdentityRef.metadata.namespace}}/{{.spec.azureIdentityRef.metadata.name}} {{end}}`
-	list := kubectl("", "get", resources[assignedKind], "--all-namespaces", "--output=go-template="+names)
-	return []Check{{Command: "left=$(" + list + `) && case " $left" in *` + quote(" "+o.Namespace+"/"+o.Name+" ") + `*) false;; esac`,
+	list := r.kubectl("", "get", resources[assignedKind], "--all-namespaces", "--output=go-template="+names)
+	return []Check{{Command: r.ifKindCheck(assignedKind, "left=$("+list+`) && case " $left" in *`+quote(" "+o.Namespace+"/"+o.Name+" ")+`*) false;; esac`),
 		Failed: "MIC has not taken the identity from the nodes yet: read its log", Wait: true}}
 }
 
 // used says why aad-pod-identity itself has to stay, or "".
 func (r *removal) used() string {
-	for i := range r.plan.Objects {
-		if o := &r.plan.Objects[i]; o.NeedsPodIdentity() && len(o.Changes) > 0 {
-			return strings.TrimSpace(o.Namespace+" "+o.Key()) + " uses it: " + o.Field
-		}
+	if needs := r.uses.Needs; len(needs) > 0 {
+		return printable(strings.TrimSpace(needs[0].Namespace+" "+needs[0].Key()) + " uses it: " + needs[0].Field)
 	}
 	if len(r.busy) > 0 {
 		return "bindings are in use"
@@ -260,15 +317,29 @@ func (r *removal) exceptions(all []*survey.Object) {
 			s.Azure = true
 			s.Commands = []string{"az aks pod-identity exception delete" + inCluster + " --namespace " + quote(o.Namespace) + " --name " + quote(o.Name)}
 		} else {
-			s.Commands = []string{kubectl(o.Namespace, "delete", "--ignore-not-found", resources[exceptionKind]+"/"+o.Name)}
+			s.Commands = []string{r.ifKind(exceptionKind, r.kubectl(o.Namespace, "delete", "--ignore-not-found", resources[exceptionKind]+"/"+o.Name))}
 		}
 		r.step(s)
 	}
 }
 
+// kindExists returns a command that prints the name of a kind if it exists. Commands about a kind that was deleted fail,
+// also with --ignore-not-found, and a second run must succeed.
+func (r *removal) kindExists(kind string) string {
+	return r.kubectl("", "get", "--ignore-not-found", "crd/"+resources[kind], "--output=name")
+}
+
+// ifKind returns a command that is run only if a kind exists.
+func (r *removal) ifKind(kind, command string) string { return exists(r.kindExists(kind)) + command }
+
+// ifKindCheck is ifKind for a check.
+func (r *removal) ifKindCheck(kind, command string) string {
+	return "left=$(" + r.kindExists(kind) + `) && { [ -z "$left" ] || { ` + command + "; }; }"
+}
+
 // empty checks that no object of a kind is left.
-func empty(kind string) Check {
-	return Check{Command: none(kubectl("", "get", resources[kind], "--all-namespaces", "--output=name")), Failed: "there are objects of the kind " + kind}
+func (r *removal) empty(kind string) Check {
+	return Check{Command: r.ifKindCheck(kind, none(r.kubectl("", "get", resources[kind], "--all-namespaces", "--output=name"))), Failed: "there are objects of the kind " + kind}
 }
 
 // installation removes aad-pod-identity itself.
@@ -282,9 +353,9 @@ func (r *removal) installation() {
 	if main == nil {
 		main = mic
 	}
-	s := Step{Reason: r.open(), Checks: []Check{empty(bindingKind), empty(identityKind)}}
+	s := Step{Reason: r.open(), Checks: []Check{r.empty(bindingKind), r.empty(identityKind)}}
 	if r.installed.Mode != "managed" {
-		s.Checks = append(s.Checks, empty(assignedKind))
+		s.Checks = append(s.Checks, r.empty(assignedKind))
 	}
 	release, namespace := main.Annotations["meta.helm.sh/release-name"], main.Annotations["meta.helm.sh/release-namespace"]
 	switch {
@@ -293,7 +364,7 @@ func (r *removal) installation() {
 		s.Commands = []string{`az aks update --resource-group "$CLUSTER_RESOURCE_GROUP" --name "$CLUSTER" --disable-pod-identity`}
 	case release != "" && valid(release, namespace):
 		s.Title = "uninstall the chart of aad-pod-identity"
-		s.Commands = []string{"helm uninstall --namespace=" + quote(namespace) + " " + quote(release)}
+		s.Commands = []string{strings.Join(append(r.helmWords("uninstall", "--ignore-not-found"), "--namespace="+quote(namespace), quote(release)), " ")}
 	case !valid(main.Namespace, main.Name):
 		r.stays(main.Namespace, "aad-pod-identity", notValid)
 		return
@@ -312,10 +383,11 @@ func (r *removal) deleteWorkloads(nmi, mic *survey.Workload) []string {
 	var commands []string
 	for _, w := range []*survey.Workload{mic, nmi} {
 		if w != nil {
-			commands = append(commands, kubectl(w.Namespace, "delete", "--ignore-not-found", strings.ToLower(w.Kind)+"/"+w.Name))
+			commands = append(commands, r.kubectl(w.Namespace, "delete", "--ignore-not-found", strings.ToLower(w.Kind)+"/"+w.Name))
 		}
 	}
-	return append(commands, "kubectl delete --ignore-not-found clusterrole/aad-pod-id-mic-role clusterrole/aad-pod-id-nmi-role clusterrolebinding/aad-pod-id-mic-binding clusterrolebinding/aad-pod-id-nmi-binding")
+	return append(commands, r.kubectl("", "delete", "--ignore-not-found", "clusterrole/aad-pod-id-mic-role", "clusterrole/aad-pod-id-nmi-role",
+		"clusterrolebinding/aad-pod-id-mic-binding", "clusterrolebinding/aad-pod-id-nmi-binding"))
 }
 
 // open warns of the pods that aad-pod-identity keeps from the node's identity.
@@ -336,8 +408,9 @@ func (r *removal) finalizers() {
 		}
 		r.step(Step{Title: "delete " + assignedKind + " " + o.Namespace + "/" + o.Name, Reason: "MIC, which would remove its finalizer, is gone",
 			Commands: []string{
-				kubectl(o.Namespace, "patch", resources[assignedKind]+"/"+o.Name, "--type=merge", `--patch={"metadata":{"finalizers":null}}`),
-				kubectl(o.Namespace, "delete", "--ignore-not-found", resources[assignedKind]+"/"+o.Name),
+				r.ifKind(assignedKind, exists(r.kubectl(o.Namespace, "get", "--ignore-not-found", resources[assignedKind]+"/"+o.Name, "--output=name"))+
+					r.kubectl(o.Namespace, "patch", resources[assignedKind]+"/"+o.Name, "--type=merge", `--patch={"metadata":{"finalizers":null}}`)),
+				r.ifKind(assignedKind, r.kubectl(o.Namespace, "delete", "--ignore-not-found", resources[assignedKind]+"/"+o.Name)),
 			}})
 	}
 }
@@ -345,15 +418,15 @@ func (r *removal) finalizers() {
 // leftovers removes what an uninstallation leaves behind: the definitions, in the managed mode the
 // identities of the nodes, and roles.
 func (r *removal) leftovers() {
-	crds := Step{Title: "delete the kinds of aad-pod-identity", Reason: "Helm does not delete them", Commands: []string{"kubectl delete --ignore-not-found"}}
+	crds := Step{Title: "delete the kinds of aad-pod-identity", Reason: "Helm does not delete them", Commands: []string{r.kubectl("", "delete", "--ignore-not-found")}}
 	for _, kind := range []string{bindingKind, identityKind, assignedKind, exceptionKind} {
 		crds.Commands[0] += " crd/" + resources[kind]
 		if kind != exceptionKind {
-			crds.Checks = append(crds.Checks, Check{Command: "left=$(kubectl get --ignore-not-found crd/" + resources[kind] + ` --output=name) && { [ -z "$left" ] || ` + empty(kind).Command + "; }", Failed: empty(kind).Failed})
+			crds.Checks = append(crds.Checks, r.empty(kind))
 		}
 	}
 	if nmi := r.uses.NMI; nmi != nil && valid(nmi.Namespace, nmi.Name) {
-		crds.Checks = append(crds.Checks, Check{Command: none(kubectl(nmi.Namespace, "get", "--ignore-not-found", "daemonset/"+nmi.Name, "--output=name")),
+		crds.Checks = append(crds.Checks, Check{Command: none(r.kubectl(nmi.Namespace, "get", "--ignore-not-found", "daemonset/"+nmi.Name, "--output=name")),
 			Failed: "the DaemonSet of aad-pod-identity exists", Wait: true})
 	}
 	r.step(crds)

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"imds-oidc-proxy/internal/plan"
@@ -30,10 +31,14 @@ type Options struct {
 	Now    time.Time
 	// Namespace is the only one that was read. Empty: all.
 	Namespace string
+	// Flags choose the cluster that was read, in kubectl's form, such as --context=shop. They are a part of all
+	// commands for a cluster.
+	Flags []string
 }
 
-// maxAge is the age of the oldest report that counts: a client may have asked since.
-const maxAge = 24 * time.Hour
+// maxAge is the age of the oldest report that counts: a client may have asked since. maxAhead is how far the clock of
+// the machine that made the report may be ahead.
+const maxAge, maxAhead = 24 * time.Hour, 5 * time.Minute
 
 // Retirement is the result.
 type Retirement struct {
@@ -47,7 +52,7 @@ type Retirement struct {
 	Stays []Stay `json:"stays"`
 	// NotRead are the kinds and objects that matter here and that could not be read.
 	NotRead []string `json:"notRead"`
-	// None are kinds with pods that the files do not contain: if the cluster has some, they must be exported too.
+	// None are kinds that may use aad-pod-identity and that the files do not contain: if the cluster has some, they must be exported too.
 	None []string `json:"noneFound"`
 	// Search is a command that finds what is left in repositories. It is empty without aad-pod-identity.
 	Search string `json:"search,omitempty"`
@@ -106,7 +111,7 @@ type builder struct {
 }
 
 // observed is the name of a workload in a report.
-type observed struct{ namespace, kind, name string }
+type observed struct{ namespace, group, kind, name string }
 
 // New computes the steps. The plan must be that of the survey. The error is about the report.
 func New(s *survey.Survey, p *plan.Plan, options Options) (*Retirement, error) {
@@ -117,7 +122,9 @@ func New(s *survey.Survey, p *plan.Plan, options Options) (*Retirement, error) {
 	if err := b.checkReport(); err != nil {
 		return nil, err
 	}
-	b.index()
+	if err := b.index(); err != nil {
+		return nil, err
+	}
 	b.notRead()
 	b.sidecars()
 	b.labels()
@@ -125,29 +132,28 @@ func New(s *survey.Survey, p *plan.Plan, options Options) (*Retirement, error) {
 	return b.out, nil
 }
 
-// index fills the maps.
-func (b *builder) index() {
+// index fills the maps. The error is about the report.
+func (b *builder) index() error {
 	if r := b.options.Report; r != nil {
 		for i := range r.Workloads {
 			w := &r.Workloads[i]
-			b.observed[observed{w.Namespace, w.Kind, w.Name}] = w
-		}
-	}
-	var classes []*plan.Object
-	for i := range b.plan.Objects {
-		if o := &b.plan.Objects[i]; o.Kind == "SecretProviderClass" && o.NeedsPodIdentity() {
-			classes = append(classes, o)
+			key := observed{w.Namespace, w.Group, w.Kind, w.Name}
+			if b.observed[key] != nil {
+				return fmt.Errorf("the report has %s of namespace %s twice: make a new one", printable(w.Key()), printable(w.Namespace))
+			}
+			b.observed[key] = w
 		}
 	}
 	for i := range b.plan.Workloads {
 		w := &b.plan.Workloads[i]
 		b.planned[w.Ref()] = w
-		for _, o := range classes {
-			if o.UsedBy(w) {
+		for _, o := range b.uses.Needs {
+			if o.Kind == classKind && o.UsedBy(w) {
 				b.mounting[w.Ref()] = o.Key()
 			}
 		}
 	}
+	return nil
 }
 
 // checkReport refuses a report that is old, or of another cluster.
@@ -162,6 +168,9 @@ func (b *builder) checkReport() error {
 	if age := b.options.Now.Sub(r.Time); age > maxAge {
 		return fmt.Errorf("the report is %s old, and somebody may have asked since: make a new one (it may be %s old)", report.Days(age), report.Days(maxAge))
 	}
+	if ahead := r.Time.Sub(b.options.Now); ahead > maxAhead {
+		return fmt.Errorf("the report is from %s, which is in the future: correct the clock of this machine, or make a new report", r.Time.UTC().Format(time.RFC3339))
+	}
 	b.out.Observed = r.Time
 	return nil
 }
@@ -173,7 +182,7 @@ func (b *builder) notRead() {
 		irrelevant := u.Code == survey.Missing && u.What != "pods"
 		if i >= 0 {
 			k := survey.Kinds[i]
-			irrelevant = irrelevant || k.Template == "" && k.Kind != "Pod" && k.Group != podIdentityGroup && k.Kind != "SecretProviderClass"
+			irrelevant = irrelevant || k.Template == "" && k.Kind != "Pod" && k.Group != podIdentityGroup && k.Kind != classKind && k.Group != kedaGroup
 		}
 		if !irrelevant {
 			b.out.NotRead = append(b.out.NotRead, u.What+": "+u.Why)
@@ -183,22 +192,38 @@ func (b *builder) notRead() {
 	slices.Sort(b.out.NotRead)
 }
 
-// missing finds the kinds with pods that files do not contain. Every cluster has Deployments and DaemonSets, so
-// these were not exported, and nothing says whether aad-pod-identity runs. Of the others, there may be none.
+// missing finds the kinds that files do not contain. Every cluster has Deployments and DaemonSets, so these were not
+// exported, and nothing says whether aad-pod-identity runs. If pods mount a SecretProviderClass, there is one. Of the
+// others, there may be none.
 func (b *builder) missing() {
 	if b.Live || b.options.Namespace != "" { // then aad-pod-identity stays in any case
 		return
 	}
-	for _, name := range []string{"deployments.apps", "daemonsets.apps"} {
+	const classes = "secretproviderclasses.secrets-store.csi.x-k8s.io"
+	must, may := []string{"deployments.apps", "daemonsets.apps"}, []string{"statefulsets.apps", "cronjobs.batch", "jobs.batch",
+		"triggerauthentications." + kedaGroup, "clustertriggerauthentications." + kedaGroup}
+	if slices.ContainsFunc(b.AllWorkloads(), mountsClass) {
+		must = append(must, classes)
+	} else {
+		may = append(may, classes)
+	}
+	for _, name := range must {
 		if b.Found[name] == 0 {
 			b.out.NotRead = append(b.out.NotRead, name+": the files contain none: add them with kubectl get "+name+" --all-namespaces --output=yaml")
 		}
 	}
-	for _, name := range []string{"statefulsets.apps", "cronjobs.batch", "jobs.batch"} {
+	for _, name := range may {
 		if b.Found[name] == 0 {
 			b.out.None = append(b.out.None, name)
 		}
 	}
+}
+
+// mountsClass reports whether the pods of a workload mount a SecretProviderClass.
+func mountsClass(w *survey.Workload) bool {
+	return slices.ContainsFunc(w.Template.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.CSI != nil && v.CSI.Driver == "secrets-store.csi.k8s.io"
+	})
 }
 
 func (b *builder) step(s Step) {
@@ -269,7 +294,7 @@ func (b *builder) verdict(w *plan.Workload) (reason string, canGo bool) {
 	if b.options.Report == nil {
 		return "nothing was observed: set --report to the output of imds-migrate report --output=json", false
 	}
-	if r := b.observed[observed{w.Namespace, w.Kind, w.Name}]; r != nil {
+	if r := b.observed[observed{w.Namespace, w.Group, w.Kind, w.Name}]; r != nil {
 		return "report: " + string(r.Verdict) + ": " + r.Text, r.Verdict == report.CanGo
 	}
 	return "the report does not have it: make one of all namespaces", false
@@ -300,19 +325,28 @@ func (b *builder) removeSidecar(w *plan.Workload, reason string) {
 	end := b.options.Report.Time.Add(maxAge)
 	s.Checks = append(s.Checks, Check{Command: fmt.Sprintf(`[ "$(date +%%s)" -lt %d ]`, end.Unix()),
 		Failed: "the report is older than " + report.Days(maxAge) + ": run imds-migrate report and imds-migrate retire again"})
+	if label {
+		s.Checks = append(s.Checks, b.notAsking(w)...)
+	}
 	b.change(&s, w, patch)
 	b.step(s)
 }
 
-// change adds the commands of a patch of a workload.
+// change adds the commands of a patch of a workload. It is a step by hand if the patch alone does not restart the pods:
+// then kubectl rollout status never succeeds.
 func (b *builder) change(s *Step, w *plan.Workload, patch plan.Patch) {
 	s.Patch = &patch
 	rollout := ""
-	if w.Group == "apps" && slices.Contains([]string{"Deployment", "StatefulSet", "DaemonSet"}, w.Kind) {
-		rollout = kubectl(w.Namespace, "rollout", "status", w.Key(), "--timeout=10m")
+	switch held := w.Held(); {
+	case held == "OnDelete":
+		s.ByHand = "run this command, then delete the pods of " + w.Key() + " one after the other: with the update strategy OnDelete, only new pods have the change"
+	case held != "":
+		s.ByHand = "run this command, then resume " + w.Key() + ": it is paused, so its pods are not replaced"
+	case w.Group == "apps" && slices.Contains([]string{"Deployment", "StatefulSet", "DaemonSet"}, w.Kind):
+		rollout = b.kubectl(w.Namespace, "rollout", "status", w.Key(), "--timeout=10m")
 		s.Checks = append(s.Checks, Check{Command: rollout, Failed: "a change of " + w.Key() + " is not complete"})
 	}
-	s.Commands = append(s.Commands, kubectl(w.Namespace, "patch", target(w), "--type=merge", "--patch="+mergePatch(patch)))
+	s.Commands = append(s.Commands, b.kubectl(w.Namespace, "patch", target(w), "--type=merge", "--patch="+mergePatch(patch)))
 	if rollout != "" {
 		s.Commands = append(s.Commands, rollout)
 	}
@@ -367,10 +401,14 @@ func (b *builder) removeLabel(w *plan.Workload) {
 	if w.Today == plan.BySidecar {
 		s.Reason = "its pods have the sidecar"
 		if w.Pods > 0 && !slices.ContainsFunc(w.Findings, func(f plan.Finding) bool { return f.Code == otherSidecar }) {
-			s.Checks = append(s.Checks, Check{Command: "imds-migrate verify --namespace=" + quote(w.Namespace) + " " + quote(strings.ToLower(w.Kind)+"/"+w.Name),
+			s.Checks = append(s.Checks, Check{Command: strings.Join(append(b.words("imds-migrate verify"), "--namespace="+quote(w.Namespace), quote(strings.ToLower(w.Kind)+"/"+w.Name)), " "),
 				Failed: "not all pods of " + w.Key() + " get tokens from the sidecar"})
 		}
 	}
+	if b.uses.NMI == nil && b.plan.Cluster.PodIdentity != nil {
+		s.Reason += "; NMI was not found: if it runs under another name, read its log first"
+	}
+	s.Checks = append(s.Checks, b.notAsking(w)...)
 	b.change(&s, w, patch)
 	b.step(s)
 }

@@ -30,7 +30,7 @@ func TestSidecars(t *testing.T) {
 	rest := sidecar("rest")
 	rest.annotations = nil
 	everything := canGo("web", "written", "variable", "managed", "rest")
-	everything.Workloads = append(everything.Workloads, report.Workload{Namespace: "ns", Kind: "Job", Name: "job", Verdict: report.CanGo})
+	everything.Workloads = append(everything.Workloads, report.Workload{Namespace: "ns", Group: "batch", Kind: "Job", Name: "job", Verdict: report.CanGo})
 	for name, c := range map[string]struct {
 		report *report.Report
 		app    app
@@ -61,9 +61,8 @@ func TestCommands(t *testing.T) {
 	rollout := sidecar("blue")
 	rollout.version, rollout.kind = "argoproj.io/v1alpha1", "Rollout"
 	r := canGo("web")
-	for kind, name := range map[string]string{"CronJob": "night", "Rollout": "blue"} {
-		r.Workloads = append(r.Workloads, report.Workload{Namespace: "ns", Kind: kind, Name: name, Verdict: report.CanGo})
-	}
+	r.Workloads = append(r.Workloads, report.Workload{Namespace: "ns", Group: "batch", Kind: "CronJob", Name: "night", Verdict: report.CanGo},
+		report.Workload{Namespace: "ns", Group: "argoproj.io", Kind: "Rollout", Name: "blue", Verdict: report.CanGo})
 	const annotations = `"annotations":{"azure.workload.identity/inject-proxy-sidecar":null,"imds-oidc-proxy/redirect":null}`
 	for name, c := range map[string]struct {
 		app  app
@@ -104,6 +103,8 @@ func TestReportAge(t *testing.T) {
 	}{
 		"new":           {0, "", ""},
 		"a day":         {24 * time.Hour, "shop", ""},
+		"ahead":         {-5 * time.Minute, "", ""},
+		"future":        {-5*time.Minute - time.Second, "", "the report is from 2026-12-01T10:05:01Z, which is in the future: correct the clock of this machine, or make a new report"},
 		"too old":       {24*time.Hour + time.Second, "shop", "the report is 24 hours old, and somebody may have asked since: make a new one (it may be 24 hours old)"},
 		"other cluster": {0, "bank", `the report is about cluster "bank", and this is "shop": make a report of this cluster`},
 	} {
@@ -181,10 +182,73 @@ func TestExitCodes(t *testing.T) {
 		"a step":          {retire.Options{Report: canGo("web")}, []any{sidecar("web"), sidecar("app")}, plan.ExitWork},
 		"all stays":       {retire.Options{}, []any{sidecar("web")}, plan.ExitBlocked},
 		"not everything":  {retire.Options{}, []any{direct("web"), "{apiVersion: argoproj.io/v9, kind: Rollout, metadata: {namespace: ns, name: r}}"}, plan.ExitNotRead},
-		"does not matter": {retire.Options{}, []any{direct("web"), "{apiVersion: keda.sh/v9, kind: TriggerAuthentication, metadata: {namespace: ns, name: r}}"}, plan.ExitNothing},
+		"KEDA":            {retire.Options{}, []any{direct("web"), "{apiVersion: keda.sh/v9, kind: TriggerAuthentication, metadata: {namespace: ns, name: r}}"}, plan.ExitNotRead},
+		"does not matter": {retire.Options{}, []any{direct("web"), "{apiVersion: cert-manager.io/v9, kind: Issuer, metadata: {namespace: ns, name: r}}"}, plan.ExitNothing},
 	} {
 		if r := retired(t, c.options, c.objects...); r.ExitCode() != c.want {
 			t.Errorf("%s: got %d, want %d:\n%s\n%v", name, r.ExitCode(), c.want, outline(r), r.NotRead)
 		}
+	}
+}
+
+// TestGroups checks that a report about a kind of another group does not count, and that it has each workload once.
+func TestGroups(t *testing.T) {
+	db := sidecar("db")
+	db.version, db.kind = "apps.kruise.io/v1beta1", "StatefulSet"
+	of := func(group string, v report.Verdict) report.Workload {
+		return report.Workload{Namespace: "ns", Group: group, Kind: "StatefulSet", Name: "db", Verdict: v, Text: "because"}
+	}
+	core := sidecar("db")
+	core.version, core.kind = "apps/v1", "StatefulSet"
+	r := &report.Report{Time: now, Workloads: []report.Workload{of("apps", report.Needed), of("apps.kruise.io", report.CanGo)}}
+	compare(t, "two groups", outline(retired(t, retire.Options{Report: r}, core, strings.ReplaceAll(db.String(), "name: db, labels", "name: db-0, labels"))),
+		"remove the sidecar of ns statefulset/db", "stays: ns statefulset/db: report: needed: because")
+	r.Workloads[1].Group = "apps"
+	s := read(t, core)
+	_, err := retire.New(s, plan.New(s, plan.Options{}), retire.Options{Report: r, Now: now})
+	if got := errorText(err); got != "the report has statefulset/db of namespace ns twice: make a new one" {
+		t.Errorf("the same twice: %s", got)
+	}
+}
+
+// TestHeld checks that a change which does not replace the pods is a step by hand, without a wait that never ends.
+func TestHeld(t *testing.T) {
+	for name, c := range map[string]struct{ kind, object, want string }{
+		"OnDelete": {"StatefulSet", ", updateStrategy: {type: OnDelete}", "run this command, then delete the pods of statefulset/web one after the other: with the update strategy OnDelete, only new pods have the change"},
+		"paused":   {"Deployment", ", paused: true", "run this command, then resume deploy/web: it is paused, so its pods are not replaced"},
+		"rolling":  {"StatefulSet", ", updateStrategy: {type: RollingUpdate}", ""},
+	} {
+		web := direct("web", bound+"web")
+		web.version, web.kind, web.object = "apps/v1", c.kind, c.object
+		s := retired(t, retire.Options{}, web).Steps[0]
+		if s.ByHand != c.want || strings.Contains(commands(s), "rollout") != (c.want == "") || s.Patch == nil || !strings.Contains(commands(s), " patch ") {
+			t.Errorf("%s: by hand %q, commands\n%s", name, s.ByHand, commands(s))
+		}
+	}
+}
+
+// TestFlags checks that all commands for the cluster choose the one that was read.
+func TestFlags(t *testing.T) {
+	r := retired(t, retire.Options{Report: canGo("app"), Flags: []string{"--kubeconfig=/a b", "--context=shop", "--server=https://api.example.test"}},
+		sidecar("app"), sidecar("web", bound+"web"), bind("old", "old", ""), assigned("ns/old"), exception("e", "app: gone"), nmi(release), mic)
+	r.Steps = append(r.Steps, retired(t, retire.Options{Flags: []string{"--context=shop"}}, bind("old", "old", ""), assigned("ns/old"), nmi(""), mic).Steps...)
+	r.Steps = append(r.Steps, retired(t, retire.Options{Flags: []string{"--context=shop"}}, assigned("ns/old")).Steps...)
+	seen := map[string]bool{}
+	for _, s := range r.Steps {
+		for line := range strings.SplitSeq(commands(s), "\n") {
+			for _, c := range []struct{ program, flag string }{{"kubectl", "--context=shop"}, {"helm uninstall", "--kube-context=shop"}, {"imds-migrate", "--context=shop"}} {
+				n := strings.Count(line, c.program+" ")
+				seen[c.program] = seen[c.program] || n > 0
+				if strings.Count(line, c.flag+" ") < n {
+					t.Errorf("%s: the cluster is not chosen: %s", s.Title, line)
+				}
+			}
+			if strings.HasPrefix(line, "helm") {
+				compare(t, "helm", line, "helm uninstall --ignore-not-found --kubeconfig='/a b' --kube-context=shop --kube-apiserver=https://api.example.test --namespace=aad pod-identity")
+			}
+		}
+	}
+	if len(seen) != 3 || !seen["helm uninstall"] || !seen["imds-migrate"] {
+		t.Errorf("not all programs have a command: %v", seen)
 	}
 }

@@ -105,6 +105,8 @@ type Workload struct {
 	Manager string
 	// Static means that the kubelet reads the pod from a file.
 	Static bool
+	// Held is OnDelete or paused if a change of the template does not replace the pods.
+	Held string
 	// Schedule and TimeZone are those of a CronJob.
 	Schedule, TimeZone string
 	// Ended means that a Job has ended, so that it creates no pods any more.

@@ -26,6 +26,9 @@ type pod struct {
 	static   bool
 }
 
+// onDelete is the update strategy with which only the deletion of a pod replaces it.
+const onDelete = "OnDelete"
+
 // proxyName is the name of the proxy's container, which azure-workload-identity's webhook uses too.
 const proxyName = "azwi-proxy"
 
@@ -50,6 +53,12 @@ func (s *Survey) addWorkload(k Kind, h *header, text []byte) error {
 	trim(&w.Template.Spec)
 	if spec, err := field(text, []string{"spec"}); err == nil {
 		w.Selector = valueAt[map[string]string](spec, "selector.matchLabels")
+		switch {
+		case valueAt[string](spec, "updateStrategy.type") == onDelete:
+			w.Held = onDelete
+		case valueAt[bool](spec, "paused"):
+			w.Held = "paused"
+		}
 	}
 	if k.Group == "batch" {
 		w.addJob(text)

@@ -38,7 +38,7 @@ func run() error {
 	if err := os.WriteFile(authority, certificate, 0o600); err != nil {
 		return err
 	}
-	fmt.Printf("Run this in another shell, in the root directory of the repository:\n\n  export KUBECONFIG=%s SSL_CERT_FILE=%s\n\nEnd with Ctrl-C.\n", kubeconfig, authority)
+	fmt.Printf("Run this in another shell, in the root directory of the repository:\n\n  export KUBECONFIG=%s SSL_CERT_FILE=%s\n\nUse this shell for the tutorial only: its programs trust no other certificates.\nEnd with Ctrl-C.\n", kubeconfig, authority)
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	<-ctx.Done()

@@ -4,6 +4,8 @@ import (
 	"encoding/pem"
 	"flag"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -61,6 +63,27 @@ func TestPage(t *testing.T) {
 		}
 		difference, _ := exec.Command("diff", "-u", page, file).Output() // exit code 1 means that they differ
 		t.Errorf("the commands print something else (go test ./test/tutorial -update writes it):\n%s", difference)
+	}
+}
+
+// TestNamespaces checks that the server has the namespaces of the cluster, which commands with --namespace ask for, and
+// no others.
+func TestNamespaces(t *testing.T) {
+	server, err := serve("cluster")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Close)
+	for name, want := range map[string]int{"shop": http.StatusOK, "gone": http.StatusNotFound} {
+		answer, err := server.Client().Get(server.URL + "/" + before + "/api/v1/namespaces/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(answer.Body)
+		answer.Body.Close()
+		if err != nil || answer.StatusCode != want || want == http.StatusOK && !strings.Contains(string(body), `"name":"shop"`) {
+			t.Errorf("%s: status %d, %v, %s", name, answer.StatusCode, err, body)
+		}
 	}
 }
 

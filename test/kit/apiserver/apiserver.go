@@ -1,5 +1,5 @@
 // Package apiserver is a stand-in for the API server of a cluster whose objects are in files. It answers what
-// imds-migrate asks: lists, dry runs, reviews of rights, and programs that run in pods.
+// imds-migrate asks: lists, namespaces, dry runs, reviews of rights, and programs that run in pods.
 //
 //	server, err := apiserver.Start(objects)
 //	err = server.WriteKubeconfig(file)
@@ -56,6 +56,7 @@ func Start(clusters map[string]Cluster) *Server {
 	})
 	mux.HandleFunc("POST /{cluster}/api/v1/namespaces/{namespace}/pods", echo)
 	mux.HandleFunc("GET /{cluster}/api/v1/namespaces/{namespace}/pods/{pod}/exec", s.exec)
+	mux.HandleFunc("GET /{cluster}/api/v1/namespaces/{namespace}", s.namespace)
 	mux.HandleFunc("GET /{cluster}/", s.list)
 	s.Server = httptest.NewTLSServer(mux)
 	return s
@@ -120,6 +121,17 @@ func (s *Server) groups(w http.ResponseWriter, r *http.Request) {
 		groups = append(groups, Object{"name": name, "versions": versions[name]})
 	}
 	answer(w, Object{"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+// namespace returns a namespace.
+func (s *Server) namespace(w http.ResponseWriter, r *http.Request) {
+	for _, o := range s.clusters[r.PathValue("cluster")].Objects {
+		if metadata, _ := o["metadata"].(Object); o["kind"] == "Namespace" && metadata["name"] == r.PathValue("namespace") {
+			answer(w, o)
+			return
+		}
+	}
+	notFound(w)
 }
 
 // list lists the objects of a kind, in all namespaces or in one.
