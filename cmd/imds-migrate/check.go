@@ -80,8 +80,10 @@ func runCheck(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	cluster, err := o.cluster.connect()
 	var results []preflight.Result
 	if err == nil {
-		o.config.Now, o.config.HTTP = time.Now(), &http.Client{Timeout: issuerTimeout}
+		shown := newProgress(stderr)
+		o.config.Now, o.config.HTTP, o.config.Progress = time.Now(), &http.Client{Timeout: issuerTimeout}, shown.show
 		results, err = preflight.Run(ctx, cluster, o.config)
+		shown.end()
 	}
 	if err != nil {
 		err = cmp.Or(context.Cause(ctx), err)

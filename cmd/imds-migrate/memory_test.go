@@ -8,10 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 
 	"imds-oidc-proxy/test/kit/local"
+	"imds-oidc-proxy/test/kit/memory"
 )
 
 // TestMemory checks that the memory of a run depends on the largest document and not on the number
@@ -50,10 +50,11 @@ spec:
 			}
 			out.Close()
 		}()
-		if err := cmd.Run(); err != nil {
+		peak, err := memory.Run(cmd)
+		if err != nil {
 			t.Fatalf("%v: %s", err, &messages)
 		}
-		return cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10, messages.String()
+		return peak, messages.String()
 	}
 	few, _ := run(20)
 	many, messages := run(400)

@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/spf13/pflag"
 
+	"imds-oidc-proxy/internal/flagenv"
 	"imds-oidc-proxy/internal/output"
 	"imds-oidc-proxy/internal/plan"
 	"imds-oidc-proxy/internal/survey"
@@ -87,24 +87,23 @@ func (o *planOptions) read(ctx context.Context, stdin io.Reader, stderr io.Write
 	if !s.HasWorkloads() {
 		return nil, fmt.Errorf("%s: no pod and no workload in it (%d objects of other kinds): export them with kubectl get pods,deployments,… --all-namespaces --output=yaml", strings.Join(o.files, ", "), s.Ignored)
 	}
+	if !s.Live && !s.HasNamespace(o.survey.Namespace) {
+		return nil, flagenv.Errorf("namespace", "%q: no object in %s is in it", o.survey.Namespace, strings.Join(o.files, ", "))
+	}
 	return s, nil
 }
 
 // waitFor runs read, which ends with the program if the context is cancelled: a read of standard input cannot
 // be interrupted.
 func (o *planOptions) waitFor(ctx context.Context, progress *progress, read func() error) error {
+	progress.show(strings.Join(o.files, ", "))
 	done := make(chan error, 1)
 	go func() { done <- read() }()
-	late := time.After(quiet)
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-late:
-			progress.show(strings.Join(o.files, ", "))
-		}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -144,5 +143,8 @@ func (o *planOptions) readCluster(ctx context.Context, s *survey.Survey, progres
 		return fmt.Errorf("%w, or --filename to read exported objects", err)
 	}
 	o.plan.ClusterName = cmp.Or(o.plan.ClusterName, cluster.name)
-	return s.ReadCluster(ctx, cluster, progress.show)
+	if err := s.ReadCluster(ctx, cluster, progress.show); err != nil {
+		return err
+	}
+	return survey.NamespaceExists(ctx, cluster, o.survey.Namespace)
 }

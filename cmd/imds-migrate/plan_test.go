@@ -3,12 +3,18 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/diff"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"imds-oidc-proxy/internal/output"
 	"imds-oidc-proxy/internal/plan"
@@ -112,7 +118,7 @@ func TestPlanCovers(t *testing.T) {
 		seen(i.Findings)
 	}
 	// These need another cluster: suites of internal/plan have them.
-	for _, code := range strings.Fields(`IMDS102 IMDS106 IMDS128 IMDS138 IMDS145 IMDS152 IMDS153 IMDS301 IMDS302 IMDS303 IMDS304 IMDS306 IMDS307 IMDS308
+	for _, code := range strings.Fields(`IMDS102 IMDS106 IMDS128 IMDS138 IMDS145 IMDS152 IMDS153 IMDS156 IMDS301 IMDS302 IMDS303 IMDS304 IMDS306 IMDS307 IMDS308
 		IMDS217 IMDS218 IMDS219 IMDS220 IMDS221 IMDS222 IMDS224 IMDS225 IMDS226 IMDS227 IMDS228 IMDS229 IMDS230 IMDS231 IMDS232 IMDS234 IMDS235 IMDS237 IMDS238 IMDS239`) {
 		if !missing[code] {
 			t.Errorf("%s is in the example: remove it from this list", code)
@@ -200,6 +206,55 @@ func TestPlanBadInput(t *testing.T) {
 	}
 }
 
+// TestNamespaceMissing checks that plan and retire refuse a namespace that does not exist: nothing in it would
+// mean that there is nothing to do.
+func TestNamespaceMissing(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		status := func(code int, reason metav1.StatusReason) {
+			w.WriteHeader(code)
+			json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Reason: reason, Code: int32(code)})
+		}
+		switch r.URL.Path {
+		case "/version":
+			io.WriteString(w, `{"gitVersion": "v1.35.2"}`)
+		case "/apis":
+			io.WriteString(w, `{"groups": []}`)
+		case "/api/v1/namespaces/empty":
+			io.WriteString(w, `{"metadata": {"name": "empty"}}`)
+		case "/api/v1/namespaces/hidden":
+			status(http.StatusForbidden, metav1.StatusReasonForbidden)
+		case "/api/v1/namespaces/gone", "/.well-known/openid-configuration":
+			status(http.StatusNotFound, metav1.StatusReasonNotFound)
+		default:
+			io.WriteString(w, `{"items": []}`)
+		}
+	}))
+	defer server.Close()
+	const file = "apiVersion: v1\nkind: Namespace\nmetadata: {name: empty}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop}\nspec: {containers: [{name: c, image: i}]}\n" +
+		"---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: hidden}\n"
+	live := []string{"--server=" + server.URL, "--kubeconfig=" + os.DevNull}
+	for _, verb := range []string{"plan", "retire"} {
+		for _, c := range []struct {
+			source          []string
+			namespace, want string // "": no error
+		}{
+			{live, "gone", "imds-migrate: namespace gone does not exist\n"},
+			{live, "empty", ""},
+			{live, "hidden", ""},
+			{[]string{"-f", "-"}, "gone", `imds-migrate: --namespace "gone": no object in - is in it` + "\n"},
+			{[]string{"-f", "-"}, "empty", ""},
+			{[]string{"-f", "-"}, "shop", ""},
+			{[]string{"-f", "-"}, "hidden", ""},
+		} {
+			stdout, stderr, code := command(append([]string{verb, "--namespace=" + c.namespace}, c.source...), file)
+			if stderr != c.want || (stdout == "") != (c.want != "") || c.want != "" && code != plan.ExitNotRead {
+				t.Errorf("%s %q, namespace %s: exit code %d, %q, %q, want %q", verb, c.source, c.namespace, code, stdout, stderr, c.want)
+			}
+		}
+	}
+}
+
 // TestPlanExitCodes checks the exit codes of plans, and that a kind of an unknown version is one line.
 func TestPlanExitCodes(t *testing.T) {
 	const clean = `{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}}
@@ -228,19 +283,34 @@ func TestPlanExitCodes(t *testing.T) {
 	}
 }
 
-// TestPlanHostile checks that names in a file cannot forge a line, a column or a command.
+// TestPlanHostile checks that names in a file cannot forge a line, a column, a command or an option of one.
 func TestPlanHostile(t *testing.T) {
-	const hostile = `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p\n\u001b[2Jshop", "namespace": "a'; touch $(x) #\n"}, "spec": {"serviceAccountName": "=cmd|' /C'!A0", "containers": [{"name": "c", "image": "i", "env": [{"name": "AZURE_CLIENT_ID", "value": "11111111-1111-4111-8111-111111111111"}]}]}}`
+	const env = `"env": [{"name": "AZURE_CLIENT_ID", "value": "11111111-1111-4111-8111-111111111111"}]`
+	rollout := func(name, account string) string {
+		return `{"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": {"name": "` + name + `", "namespace": "shop"}, "spec": {"template": {"spec": {"serviceAccountName": "` + account + `", "containers": [{"name": "c", "image": "i", ` + env + `}]}}}}`
+	}
+	hostile := `{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p\n\u001b[2Jshop", "namespace": "a'; touch $(x) #\n"}, "spec": {"serviceAccountName": "=cmd|' /C'!A0", "containers": [{"name": "c", "image": "i", ` + env + `}]}}` +
+		rollout("option", "--selector=x!=y") + rollout("control", `x\u001b[2J\ntouch forged`) + rollout("web", "web") +
+		`{"apiVersion": "external-secrets.io/v1", "kind": "SecretStore", "metadata": {"name": "store", "namespace": "shop"}, "spec": {"provider": {"azurekv": {"authType": "ManagedIdentity", "identityId": "11111111-1111-4111-8111-111111111111", "serviceAccountRef": {"name": "--all\u001b[2J\ntouch forged"}}}}}` +
+		`{"apiVersion": "aadpodidentity.k8s.io/v1", "kind": "AzureIdentity", "metadata": {"name": "i", "namespace": "shop"}, "spec": {"type": 1, "clientID": "11111111-1111-4111-8111-111111111111", "tenantID": "x\u001b[2J\ntouch forged"}}` +
+		`{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": "shop"}, "imagePullSecrets": [{"name": "x\u001b[2J\ntouch forged"}]}` + rollout("fresh", "default")
 	for _, format := range output.Formats {
-		stdout, _, code := command([]string{"plan", "-f", "-", "--issuer=https://oidc.example.test/", "--identity=/subscriptions/99999999-9999-4999-8999-999999999999/resourceGroups/a';x/providers/Microsoft.ManagedIdentity/userAssignedIdentities/'${y}=11111111-1111-4111-8111-111111111111", "-o", format}, hostile)
-		if code != plan.ExitWork && code != plan.ExitNotRead {
-			t.Fatalf("%s: exit code %d", format, code)
+		stdout, stderr, code := command([]string{"plan", "-f", "-", "--issuer=https://oidc.example.test/", "--identity=/subscriptions/99999999-9999-4999-8999-999999999999/resourceGroups/a';x/providers/Microsoft.ManagedIdentity/userAssignedIdentities/'${y}=11111111-1111-4111-8111-111111111111", "-o", format}, hostile)
+		if code != plan.ExitBlocked || stderr != "" {
+			t.Fatalf("%s: exit code %d, %s", format, code, stderr)
 		}
 		if strings.Contains(stdout, "\x1b") || strings.Contains(stdout, "\ntouch") || format == "csv" && strings.Contains(stdout, ",=cmd") {
 			t.Errorf("%s:\n%s", format, stdout)
 		}
-		if format == "az" && (!strings.Contains(stdout, `'system:serviceaccount:a'\''; touch $(x) #`) || !strings.Contains(stdout, `--identity-name ''\''${y}'`)) {
-			t.Errorf("az does not quote:\n%s", stdout)
+		commands := regexp.MustCompile(`(?m)^\s*(#|//).*$`).ReplaceAllString(stdout, "")
+		if created := slices.Contains([]string{"az", "bicep", "terraform", "aso", "crossplane"}, format); created && (strings.Contains(commands, "touch $(x)") || strings.Contains(commands, "--selector") || strings.Contains(commands, "--all")) {
+			t.Errorf("%s: an invalid name is written:\n%s", format, stdout)
+		}
+		if format == "az" && (!strings.Contains(stdout, "--subject system:serviceaccount:shop:web ") || !strings.Contains(stdout, `--identity-name ''\''${y}'`)) {
+			t.Errorf("az does not quote, or a valid name is missing:\n%s", stdout)
+		}
+		if format == "wide" && strings.Count(stdout, "IMDS156 blocked") != 4 {
+			t.Errorf("want a finding for each of 4 names:\n%s", stdout)
 		}
 	}
 }

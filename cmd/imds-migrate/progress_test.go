@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,24 +24,32 @@ import (
 
 // TestProgress checks that the progress is shown on a terminal after a second, and removed.
 func TestProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out strings.Builder
+		p := startProgress(&out, true)
+		p.show("pods")
+		time.Sleep(quiet - 1)
+		p.show("jobs.batch")
+		p.end()
+		time.Sleep(quiet)
+		if out.Len() > 0 {
+			t.Errorf("in the first second: got %q", out.String())
+		}
+		p = startProgress(&out, true)
+		time.Sleep(quiet)
+		synctest.Wait()
+		if want := "\r\x1b[Kreading the cluster"; out.String() != want {
+			t.Errorf("before the first list: got %q, want %q", out.String(), want)
+		}
+		out.Reset()
+		p.show("pods")
+		p.show("secrets")
+		p.end()
+		if want := "\r\x1b[Kreading pods\r\x1b[Kreading secrets\r\x1b[K"; out.String() != want {
+			t.Errorf("got %q, want %q", out.String(), want)
+		}
+	})
 	var out strings.Builder
-	start := time.Unix(0, 0)
-	now := start
-	p := &progress{to: &out, terminal: true, now: func() time.Time { return now }, began: start}
-	p.show("pods")
-	now = start.Add(quiet - 1)
-	p.show("jobs.batch")
-	p.end()
-	if out.Len() > 0 {
-		t.Errorf("in the first second: got %q", out.String())
-	}
-	now = start.Add(quiet)
-	p.show("pods")
-	p.show("secrets")
-	p.end()
-	if want := "\r\x1b[Kreading pods\r\x1b[Kreading secrets\r\x1b[K"; out.String() != want {
-		t.Errorf("got %q, want %q", out.String(), want)
-	}
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +79,9 @@ func TestProgressTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer terminal.Close()
-	if !newProgress(terminal).terminal {
+	p := newProgress(terminal)
+	defer p.end()
+	if !p.terminal {
 		t.Error("a terminal is not recognized")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -49,7 +50,8 @@ const (
 type reportOptions struct {
 	cluster    clusterFlags
 	config     report.Config
-	prometheus *url.URL
+	prometheus string
+	labels     []report.Label
 	output     string
 	all        bool
 	exitZero   bool
@@ -61,7 +63,8 @@ func parseReport(args []string, stdout io.Writer) (*reportOptions, error) {
 	set.Group("Sidecars")
 	set.BoolVarP(&o.all, "all-namespaces", "A", false, "all namespaces, which is the default")
 	flagenv.Var(set.FlagSet, &o.config.Period, "period", parsePeriod, "the longest `period` of the applications' jobs: a sidecar can go if nobody has asked for so long; default: 35d, or that of the namespace's CronJob that runs least often")
-	flagenv.Var(set.FlagSet, &o.prometheus, "prometheus", parsePrometheus, "`URL` of a Prometheus that scrapes the sidecars: it remembers more than they do")
+	set.StringVar(&o.prometheus, "prometheus", "", "`URL` of a Prometheus that scrapes the sidecars: it stores data longer than the sidecars")
+	flagenv.List(set.FlagSet, &o.labels, "prometheus-label", parseLabel, "`NAME=VALUE` of the cluster's series, if Prometheus has data of several clusters")
 	set.DurationVar(&o.config.Timeout, "timeout", o.config.Timeout, "the longest time to ask one pod")
 	set.Group("Output")
 	flagenv.VarP(set.FlagSet, &o.output, "output", "o", flagenv.OneOf(output.ReportFormats...), "`format`: "+strings.Join(output.ReportFormats, ", "))
@@ -77,9 +80,17 @@ func parseReport(args []string, stdout io.Writer) (*reportOptions, error) {
 	if o.config.Namespace = o.cluster.namespace(); o.all {
 		o.config.Namespace = ""
 	}
-	if o.prometheus != nil {
-		o.config.Prometheus = &report.Prometheus{URL: o.prometheus, Client: &http.Client{Timeout: prometheusTimeout}}
+	if o.prometheus == "" {
+		if len(o.labels) > 0 {
+			return nil, flagenv.Errorf("prometheus-label", "needs --prometheus")
+		}
+		return o, nil
 	}
+	address, err := url.Parse(o.prometheus)
+	if err != nil || address.Host == "" || address.Scheme != "http" && address.Scheme != "https" { // without the value, which may have a password
+		return nil, flagenv.Errorf("prometheus", "must be a URL, such as http://127.0.0.1:9090")
+	}
+	o.config.Prometheus = &report.Prometheus{URL: address, Labels: o.labels, Client: &http.Client{Timeout: prometheusTimeout}}
 	return o, nil
 }
 
@@ -100,12 +111,14 @@ func parsePeriod(text string) (time.Duration, error) {
 	return period, nil
 }
 
-func parsePrometheus(text string) (*url.URL, error) {
-	address, err := url.Parse(text)
-	if err != nil || address.Host == "" || address.Scheme != "http" && address.Scheme != "https" {
-		return nil, errors.New("must be a URL, such as http://127.0.0.1:9090")
+var labelName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
+
+func parseLabel(text string) (report.Label, error) {
+	name, value, _ := strings.Cut(text, "=")
+	if !labelName.MatchString(name) || value == "" {
+		return report.Label{}, errors.New("must be a label and its value, such as cluster=prod")
 	}
-	return address, nil
+	return report.Label{Name: name, Value: value}, nil
 }
 
 // runReport is the command report.
@@ -129,9 +142,9 @@ func runReport(ctx context.Context, args []string, stdout, stderr io.Writer) int
 			err = cmp.Or(context.Cause(ctx), err) // such as interrupt
 		}
 	}
-	if err == nil {
+	if found != nil { // also if it was interrupted
 		found.Cluster = cluster.name
-		err = output.WriteReport(stdout, found, o.output)
+		err = cmp.Or(err, output.WriteReport(stdout, found, o.output))
 	}
 	switch {
 	case err != nil:

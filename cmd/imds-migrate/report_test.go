@@ -18,7 +18,10 @@ func TestReportErrors(t *testing.T) {
 	}{
 		{[]string{"--kubeconfig=" + gone}, 1, "imds-migrate: no cluster: stat " + gone + ": no such file or directory: set --kubeconfig and --context"},
 		{[]string{"--period=0d"}, 2, `imds-migrate: --period "0d": must be days or hours, such as 35d or 12h`},
-		{[]string{"--prometheus=prometheus:9090"}, 2, `imds-migrate: --prometheus "prometheus:9090": must be a URL, such as http://127.0.0.1:9090`},
+		{[]string{"--prometheus=prometheus:9090"}, 2, "imds-migrate: --prometheus must be a URL, such as http://127.0.0.1:9090\n"},
+		{[]string{"--prometheus=http://user:pa%ss@h"}, 2, "imds-migrate: --prometheus must be a URL, such as http://127.0.0.1:9090\n"},
+		{[]string{"--prometheus=http://h", "--prometheus-label=a-b=c"}, 2, `imds-migrate: --prometheus-label "a-b=c": must be a label and its value, such as cluster=prod`},
+		{[]string{"--prometheus-label=a=b"}, 2, "imds-migrate: --prometheus-label needs --prometheus\n"},
 		{[]string{"--timeout=0s"}, 2, `imds-migrate: --timeout "0s": must be more than zero`},
 		{[]string{"--output=pdf"}, 2, `imds-migrate: --output "pdf": must be table, wide, json, yaml, markdown, csv or html`},
 		{[]string{"deploy/web"}, 2, `imds-migrate: unexpected argument "deploy/web"`},

@@ -19,13 +19,13 @@ const verifyUsage = `Usage: imds-migrate verify [flags] [KIND/NAME]...
 
 imds-migrate verify checks after a change that pods have the sidecar as requested, that the redirect was
 installed, and that proxy check succeeds in each pod, which requests one token. Without a workload, such
-as deploy/web, it checks all of the namespace that request the sidecar. It changes nothing.
+as deploy/web, it checks all workloads of the namespace that request the sidecar. It changes nothing.
 %s
 Exit codes:
    0  all pods have the sidecar and get tokens
    1  could not look: no cluster, no such workload, or pods cannot be read
    2  invalid flag or command
-   4  a pod has no sidecar, or gets no token
+   4  a pod has no sidecar, or gets no token; or, without a workload, a kind could not be read
 `
 
 // verifyOptions is the command line of verify.

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// askResource is the resource of the token: every tenant has it.
+	// askResource is the default resource of the token: every tenant of the public cloud has it.
 	askResource = "https://management.azure.com/"
 	// askTimeout is longer than the proxy's own timeout of a token request with retries.
 	askTimeout = 30 * time.Second
@@ -25,16 +25,16 @@ const (
 	askLimit = 64 << 10
 )
 
-// ask is the command `webhook ask`, which the chart's test runs in an injected pod. It requests a
-// token from IMDS as an application does, and reports which identity the token is for. It prints
+// ask is the command `webhook ask [RESOURCE]`, which the chart's test runs in an injected pod. It requests a
+// token for a resource from IMDS as an application does, and reports which identity the token is for. It prints
 // no token. An answer that is not the proxy's is an error: without the redirect, IMDS would return a
 // token of the node's identity.
-func ask(ctx context.Context, getenv func(string) string, stdout io.Writer) error {
+func ask(ctx context.Context, resource string, getenv func(string) string, stdout io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	address := cmp.Or(getenv(azure.EnvIMDSHost), "http://"+azure.MetadataIP)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(address, "/")+
-		"/metadata/identity/oauth2/token?api-version=2018-02-01&resource="+url.QueryEscape(askResource), nil)
+		"/metadata/identity/oauth2/token?api-version=2018-02-01&resource="+url.QueryEscape(resource), nil)
 	if err != nil {
 		return err
 	}

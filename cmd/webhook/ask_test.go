@@ -50,6 +50,19 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// TestAskForResource checks that the command requests a token for the resource that it names.
+func TestAskForResource(t *testing.T) {
+	const resource = "https://management.core.usgovcloudapi.net/"
+	got := ""
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got = r.URL.Query().Get("resource") }))
+	defer server.Close()
+	var stdout, stderr strings.Builder
+	run(t.Context(), []string{"ask", resource}, func(string) string { return server.URL }, &stdout, &stderr)
+	if got != resource {
+		t.Errorf("got %q, want %q; %s", got, resource, stderr.String())
+	}
+}
+
 func TestAskWithoutServer(t *testing.T) {
 	server := httptest.NewServer(nil)
 	server.Close()

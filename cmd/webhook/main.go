@@ -47,8 +47,12 @@ func main() {
 // run is the program. It returns the exit code when ctx is done, or after an error, which it
 // writes to stderr in one line.
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	if len(args) == 1 && args[0] == "ask" {
-		if err := ask(ctx, getenv, stdout); err != nil {
+	if len(args) > 0 && len(args) <= 2 && args[0] == "ask" {
+		resource := askResource
+		if len(args) == 2 {
+			resource = args[1]
+		}
+		if err := ask(ctx, resource, getenv, stdout); err != nil {
 			return fail(stderr, exitFailure, err)
 		}
 		return exitOK

@@ -71,7 +71,7 @@ var keptSettings = []string{"PROXY_CA_FILE", "PROXY_LOG_ALL_REQUESTS", "PROXY_LO
 var writtenSettings = append([]string{
 	"PROXY_PORT", "PROXY_IDENTITY", "PROXY_PREFETCH", "PROXY_ALLOWED_CLIENT_IDS", "PROXY_LOG_LEVEL", "GOMEMLIMIT",
 	"PROXY_ADMIN_ADDRESS", "PROXY_IMDS_PASSTHROUGH", "PROXY_SHUTDOWN_DELAY", appServiceHeaderEnv,
-	nodeNameEnv, regionEnv, instanceEnv, instanceFieldsEnv,
+	requireRedirectEnv, nodeNameEnv, regionEnv, instanceEnv, instanceFieldsEnv,
 	"PROXY_UID", "PROXY_GID", "PROXY_SEAL", "PROXY_DENY", recordEnv,
 }, injectedEnv...)
 

@@ -103,6 +103,42 @@ func TestNoCNIValidator(t *testing.T) {
 	}
 }
 
+// TestNoCNIValidatorWithoutEffect: a warning says why the annotation has no effect.
+func TestNoCNIValidatorWithoutEffect(t *testing.T) {
+	noNativeSidecar := config()
+	noNativeSidecar.PostStart = true
+	other := func(mode string) string {
+		return `annotation imds-oidc-proxy/cni-validator: "false" has no effect with redirect ` + mode + ": it is for cni-forward and cni-sealed"
+	}
+	for _, test := range []struct {
+		mode, validator string
+		config          inject.Config
+		want            string // "": no warning
+	}{
+		{"cni-forward", "false", config(), ""},
+		{"cni-sealed", "false", config(), ""},
+		{"forward", "true", config(), ""},
+		{"forward", "false", config(), other("forward")},
+		{"sealed", "false", config(), other("sealed")},
+		{"none", "false", config(), other("none")},
+		{"cni-sealed", "false", noNativeSidecar, `annotation imds-oidc-proxy/cni-validator: "false" has no effect: the proxy is not a native sidecar, so other containers start before it`},
+	} {
+		result, err := inject.Pod(byCNI(test.mode, annotate(inject.CNIValidatorAnnotation, test.validator)), account(), test.config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, warning := range result.Warnings {
+			if strings.Contains(warning, inject.CNIValidatorAnnotation) {
+				got = append(got, warning)
+			}
+		}
+		if want := slices.DeleteFunc([]string{test.want}, func(s string) bool { return s == "" }); !slices.Equal(got, want) {
+			t.Errorf("%s, %s: got %q, want %q", test.mode, test.validator, got, want)
+		}
+	}
+}
+
 // TestCNIModeChanges: an injected pod whose annotation changes gets what a new pod gets, and
 // nothing of the earlier mode is left.
 func TestCNIModeChanges(t *testing.T) {
@@ -117,6 +153,10 @@ func TestCNIModeChanges(t *testing.T) {
 	for _, before := range modes {
 		for _, after := range modes {
 			again := choose(mutate(t, choose(injected(), before), account(), config()), after)
+			result, err := inject.Pod(again, account(), config())
+			if err != nil || strings.Contains(strings.Join(result.Warnings, "\n"), "PROXY_REQUIRE_REDIRECT") {
+				t.Errorf("%s to %s: %v, warnings %q", before, after, err, result.Warnings)
+			}
 			got := mutate(t, again, account(), config())
 			want := mutate(t, choose(injected(), after), account(), config())
 			if got.Annotations[cnirequest.Annotation] != want.Annotations[cnirequest.Annotation] {

@@ -37,6 +37,7 @@ func (p *plan) warn() {
 	if p.settings.inject {
 		p.warnApplication()
 		p.warnRedirect()
+		p.warnNoValidator()
 		p.warnInstance()
 		p.warnPostStart()
 		p.warnTokenMode()
@@ -104,6 +105,17 @@ func (p *plan) warnRedirect() {
 		if canChangeRules(c.SecurityContext) {
 			p.warnf("container %q is privileged or has NET_ADMIN: it can remove the redirect", shorten(c.Name))
 		}
+	}
+}
+
+// warnNoValidator warns about an annotation that has no effect.
+func (p *plan) warnNoValidator() {
+	switch s := p.settings; {
+	case !s.noValidator:
+	case !s.redirect.byCNI():
+		p.warnf(`annotation %s: "false" has no effect with redirect %s: it is for cni-forward and cni-sealed`, CNIValidatorAnnotation, s.redirect)
+	case s.PostStart:
+		p.warnf(`annotation %s: "false" has no effect: the proxy is not a native sidecar, so other containers start before it`, CNIValidatorAnnotation)
 	}
 }
 

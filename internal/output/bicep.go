@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode"
 
 	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/plan"
@@ -118,5 +119,13 @@ func (l *lines) bicepIdentity(g group, names symbols) {
 
 // bicepString returns a string literal.
 func bicepString(text string) string {
-	return "'" + strings.NewReplacer(`\`, `\\`, "'", `\'`, "${", `\${`).Replace(text) + "'"
+	var literal strings.Builder
+	for _, r := range strings.NewReplacer(`\`, `\\`, "'", `\'`, "${", `\${`).Replace(text) {
+		if unicode.IsPrint(r) {
+			literal.WriteRune(r)
+		} else {
+			fmt.Fprintf(&literal, `\u{%x}`, r)
+		}
+	}
+	return "'" + literal.String() + "'"
 }

@@ -81,6 +81,13 @@ func TestBicep(t *testing.T) {
 	contains(t, "quotes", write(t, one, output.Config{Format: "bicep"}), `name: 'it\'s \${here}\\'`)
 }
 
+// TestBicepString checks that a text cannot leave its literal.
+func TestBicepString(t *testing.T) {
+	p := example()
+	p.Credentials[0].Subject = "a'\\${b}\n\x1bé"
+	contains(t, "control characters", write(t, p, output.Config{Format: "bicep", ResourceGroup: p.Identities[0].ResourceGroup}), `subject: 'a\'\\\${b}\u{a}\u{1b}é'`)
+}
+
 // TestTerraform checks the arguments for each version of the provider.
 func TestTerraform(t *testing.T) {
 	id := "/subscriptions/" + third + "/resourceGroups/Shop/providers/Microsoft.ManagedIdentity/userAssignedIdentities/app"

@@ -45,7 +45,7 @@ type part struct {
 	X, Width    float64
 }
 
-// newBar returns the pieces that have a width, in the order of the way to the end.
+// newBar returns the pieces that have a width, from the workloads that are done to those that need the most work.
 func newBar(c report.Counts) bar {
 	all := c.Direct + c.CanGo + c.Waiting + c.Unknown + c.Needed
 	var b bar

@@ -82,6 +82,7 @@ var codes = []Code{
 	{"IMDS153", Note, "it cannot be told whether the pods ask IMDS"},
 	{"IMDS154", Note, "aad-pod-identity refuses the pods' requests"},
 	{"IMDS155", Work, "a policy refuses NET_ADMIN"},
+	{"IMDS156", Blocked, "the name of a namespace or service account is not valid"},
 
 	{"IMDS301", Note, "a kind was not looked at: no permission"},
 	{"IMDS302", Note, "a kind was not looked at: unknown version"},

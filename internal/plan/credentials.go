@@ -106,7 +106,7 @@ func subjectOf(namespace, account string) string {
 func (b *builder) ofWorkloads(needs map[need][]string, accounts map[string]*Account) {
 	for i := range b.plan.Workloads {
 		w := &b.plan.Workloads[i]
-		if w.objectsOnly || w.Identity.State != StateKnown || slices.ContainsFunc(w.Findings, stops) || !w.needs() && !(w.migrated() && b.options.Azure) {
+		if w.objectsOnly || !w.validNames() || w.Identity.State != StateKnown || slices.ContainsFunc(w.Findings, stops) || !w.needs() && !(w.migrated() && b.options.Azure) {
 			continue
 		}
 		for _, ref := range w.Identity.all() {

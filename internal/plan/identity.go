@@ -121,7 +121,7 @@ func (r *resolver) add(name, client, resource, kind, tenant string) {
 		return
 	}
 	known := r.byClient[id]
-	ref := Ref{Name: cmp.Or(known.Name, name), ClientID: id, ResourceID: known.ResourceID, Kind: cmp.Or(known.Kind, kind), TenantID: cmp.Or(known.TenantID, tenant)}
+	ref := Ref{Name: cmp.Or(known.Name, name), ClientID: id, ResourceID: known.ResourceID, Kind: cmp.Or(known.Kind, kind), TenantID: cmp.Or(known.TenantID, oneLine(tenant))}
 	if resourceID, ok := ParseResourceID(resource); ok {
 		ref.ResourceID = cmp.Or(ref.ResourceID, resourceID.String())
 		ref.Name = cmp.Or(ref.Name, resourceID.Name)

@@ -120,7 +120,9 @@ func (b *builder) addAccount(w *Workload, accounts map[string]*Account) {
 // account would lose.
 func (b *builder) ofDefault(namespace string) (secrets, roles []string) {
 	if account := b.Accounts[namespace+"/default"]; account != nil {
-		secrets = account.PullSecrets
+		for _, name := range account.PullSecrets {
+			secrets = append(secrets, oneLine(name))
+		}
 	}
 	for _, kind := range []string{"RoleBinding", "ClusterRoleBinding"} {
 		for _, o := range b.All(rbacv1.GroupName, kind) {

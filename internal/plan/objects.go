@@ -97,7 +97,7 @@ func (r rule) applies(p place) (value string, ok bool) {
 }
 
 func newObject(r rule, o *survey.Object, path []string, field string) *Object {
-	return &Object{Namespace: o.Namespace, Kind: o.Kind, Name: o.Name, Group: o.Group, Version: o.Version, Tool: tools[r.code].name,
+	return &Object{Namespace: oneLine(o.Namespace), Kind: o.Kind, Name: o.Name, Group: o.Group, Version: o.Version, Tool: tools[r.code].name,
 		Field: oneLine(field), Subjects: []string{}, Changes: []Change{}, Findings: []Finding{}, Identity: Selection{State: StateUnknown},
 		rule: r, path: path, body: o.Body}
 }
@@ -217,6 +217,11 @@ func (b *builder) ofOperator(o *Object) {
 		o.NewServiceAccount = o.Name
 		subject = cmp.Or(o.Namespace, op.namespace) + ":" + o.Name
 	}
+	if namespace, account, _ := strings.Cut(subject, ":"); !validNames(namespace, account) {
+		o.NewServiceAccount = ""
+		o.find("IMDS156", namespace+"/"+account+" is not valid as the name of a service account in a namespace", "correct the name: nothing is written for it")
+		return
+	}
 	if subject == "" {
 		o.note("IMDS108", "the service account of the pods of "+o.Tool+" is not known", "create the credential for their account")
 		return
@@ -264,7 +269,7 @@ func (o *Object) usedBy(w *survey.Workload) bool {
 func (b *builder) mounted(o *Object) {
 	accounts, identities := map[string]bool{}, []Ref{}
 	for i := range b.plan.Workloads {
-		if w := &b.plan.Workloads[i]; o.usedBy(w.source) {
+		if w := &b.plan.Workloads[i]; o.usedBy(w.source) && w.validNames() {
 			accounts[w.Namespace+":"+w.account()] = true
 			identities = append(identities, w.Identity.all()...)
 		}

@@ -16,6 +16,7 @@ import (
 	"unicode"
 
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"imds-oidc-proxy/internal/azure"
 	"imds-oidc-proxy/internal/survey"
@@ -210,6 +211,14 @@ func oneLine(text string) string {
 		}
 		return r
 	}, strings.ToValidUTF8(text, "?"))
+}
+
+// validNames reports whether all names are valid for namespaces and service accounts, or empty. The names in
+// custom resources and files may be anything, such as an option of kubectl.
+func validNames(names ...string) bool {
+	return !slices.ContainsFunc(names, func(name string) bool {
+		return name != "" && len(validation.IsDNS1123Subdomain(name)) > 0
+	})
 }
 
 // sentence joins the parts of a list for a message.

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -74,6 +75,9 @@ func (w *Workload) Key() string { return short(w.Kind, w.Name) }
 // account returns the name of the service account that the plan uses.
 func (w *Workload) account() string { return cmp.Or(w.NewServiceAccount, w.ServiceAccount) }
 
+// validNames reports whether commands and credentials can have the names of its namespace and account.
+func (w *Workload) validNames() bool { return validNames(w.Namespace, w.account()) }
+
 // needs reports whether the workload has to be migrated.
 func (w *Workload) needs() bool { return w.Today == ByPodIdentity || w.Today == ByNodeIdentity }
 
@@ -107,9 +111,9 @@ func (b *builder) workloads() {
 // workload judges one workload.
 func (b *builder) workload(source *survey.Workload) Workload {
 	w := Workload{
-		Namespace: source.Namespace, Kind: source.Kind, Name: source.Name, Group: source.Group, Pods: source.Pods,
+		Namespace: oneLine(source.Namespace), Kind: source.Kind, Name: source.Name, Group: source.Group, Pods: source.Pods,
 		Evidence: []string{}, Findings: []Finding{}, source: source, evidence: b.evidenceOf(source), match: b.pods.match(source),
-		ServiceAccount: cmp.Or(source.Template.Spec.ServiceAccountName, source.Template.Spec.DeprecatedServiceAccount, "default"),
+		ServiceAccount: oneLine(cmp.Or(source.Template.Spec.ServiceAccountName, source.Template.Spec.DeprecatedServiceAccount, "default")),
 	}
 	w.TemplateField = templateField(source)
 	b.today(&w)
@@ -130,6 +134,9 @@ func (b *builder) workload(source *survey.Workload) Workload {
 	default:
 		b.obstacles(&w)
 		b.missing(&w)
+	}
+	if w.needs() && !w.validNames() {
+		w.find("IMDS156", fmt.Sprintf("%s is not valid as the name of a service account in a namespace", w.Namespace+"/"+w.account()), "correct the name: nothing is written for it")
 	}
 	return w
 }

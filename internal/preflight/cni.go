@@ -3,6 +3,7 @@ package preflight
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/url"
 	"slices"
@@ -53,23 +54,45 @@ func (r *run) pluginNodes(set appsv1.DaemonSet) {
 var runtimes = map[string]string{"containerd": "1.5.0", "cri-o": "1.29.0"}
 
 // pluginRuntimes checks that the nodes' container runtimes pass the annotations with which pods ask for the
-// redirect. Without them the plugin refuses these pods.
+// redirect. Without them the plugin refuses these pods. Nodes with the same runtime are one result.
 func (r *run) pluginRuntimes() {
+	byRuntime := map[string][]string{}
 	for _, n := range r.nodes {
-		name, served, _ := strings.Cut(n.Status.NodeInfo.ContainerRuntimeVersion, "://")
+		if info := n.Status.NodeInfo; info.OperatingSystem != "windows" {
+			byRuntime[info.ContainerRuntimeVersion] = append(byRuntime[info.ContainerRuntimeVersion], n.Name)
+		}
+	}
+	for _, runtime := range sortedKeys(byRuntime) {
+		nodes := nodesText(byRuntime[runtime])
+		name, served, _ := strings.Cut(runtime, "://")
 		first, known := runtimes[name]
 		v, err := version.ParseGeneric(served)
 		switch {
-		case n.Status.NodeInfo.OperatingSystem == "windows":
 		case !known || err != nil:
-			r.add(Warning, "start a pod with the annotation there before you use the plugin", "docs/cni.md#what-it-needs", "node %s has the container runtime %q, with which the plugin was not tried", n.Name, n.Status.NodeInfo.ContainerRuntimeVersion)
+			r.add(Warning, "start a pod with the annotation there before you use the plugin", "docs/cni.md#what-it-needs", "the plugin was not tried with container runtime %q: %s", runtime, nodes)
 		case v.LessThan(version.MustParseGeneric(first)):
-			r.add(Fault, "update the node to "+name+" "+first+" or later", "docs/cni.md#what-it-needs", "node %s has %s %s, which does not pass the annotations of pods to plugins: no pod of the node starts", n.Name, name, served)
+			r.add(Fault, "update these nodes to "+name+" "+first+" or later", "docs/cni.md#what-it-needs", "%s %s does not pass the annotations of pods to plugins, so no pod starts there: %s", name, served, nodes)
 		}
 	}
 	if slices.ContainsFunc(r.nodes, func(n corev1.Node) bool { return n.Labels[aksLabel] != "" }) {
 		r.add(Note, "watch for pods that do not start", "docs/cni.md#on-aks", "AKS does not support further CNI plugins, and sometimes writes its list of plugins again; the installer then adds the plugin again")
 	}
+}
+
+// maxNodes is how many nodes a result names.
+const maxNodes = 3
+
+// nodesText returns the names of nodes for a person: the first ones, and how many others there are.
+func nodesText(names []string) string {
+	slices.Sort(names)
+	if len(names) == 1 {
+		return "node " + names[0]
+	}
+	text := "nodes " + strings.Join(names[:min(len(names), maxNodes)], ", ")
+	if more := len(names) - maxNodes; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // aksLabel is on all nodes of AKS.

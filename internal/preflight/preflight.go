@@ -59,6 +59,8 @@ type Config struct {
 	HTTP *http.Client
 	// Now is the current time.
 	Now time.Time
+	// Progress is called before each list. It may be nil.
+	Progress survey.Progress
 }
 
 // run is one run of all checks.
@@ -82,9 +84,12 @@ var kinds = []string{
 
 // Run runs all checks. The error means that the cluster could not be read.
 func Run(ctx context.Context, client survey.Creator, config Config) ([]Result, error) {
+	if config.Progress == nil {
+		config.Progress = func(string) {}
+	}
 	r := &run{Config: config, client: client, group: "cluster"}
 	r.survey = survey.New(survey.Config{Kinds: kinds})
-	if err := r.survey.ReadCluster(ctx, client, func(string) {}); err != nil {
+	if err := r.survey.ReadCluster(ctx, client, config.Progress); err != nil {
 		return nil, err
 	}
 	r.survey.Finish()

@@ -110,15 +110,15 @@ func TestFindings(t *testing.T) {
 		"an old container runtime": {func(s *server, _ *preflight.Config) {
 			s.answers["/apis/apps/v1/daemonsets"] = plugin(2)
 			s.answers["/api/v1/nodes"] = strings.Replace(s.answers["/api/v1/nodes"], "containerd://1.7.0", "containerd://1.4.9", 1)
-		}, "fault CNI plugin: node b has containerd 1.4.9, which does not pass the annotations of pods to plugins: no pod of the node starts", "update the node to containerd 1.5.0 or later", 4},
+		}, "fault CNI plugin: containerd 1.4.9 does not pass the annotations of pods to plugins, so no pod starts there: node b", "update these nodes to containerd 1.5.0 or later", 4},
 		"an old CRI-O": {func(s *server, _ *preflight.Config) {
 			s.answers["/apis/apps/v1/daemonsets"] = plugin(2)
 			s.answers["/api/v1/nodes"] = strings.Replace(s.answers["/api/v1/nodes"], "containerd://1.7.0", "cri-o://1.28.9", 1)
-		}, "fault CNI plugin: node b has cri-o 1.28.9, which does not pass the annotations of pods to plugins: no pod of the node starts", "update the node to cri-o 1.29.0 or later", 4},
+		}, "fault CNI plugin: cri-o 1.28.9 does not pass the annotations of pods to plugins, so no pod starts there: node b", "update these nodes to cri-o 1.29.0 or later", 4},
 		"another container runtime": {func(s *server, _ *preflight.Config) {
 			s.answers["/apis/apps/v1/daemonsets"] = plugin(2)
 			s.answers["/api/v1/nodes"] = strings.Replace(s.answers["/api/v1/nodes"], "containerd://1.7.0", "docker://20.1.0", 1)
-		}, `warning CNI plugin: node b has the container runtime "docker://20.1.0", with which the plugin was not tried`, "start a pod with the annotation there before you use the plugin", 3},
+		}, `warning CNI plugin: the plugin was not tried with container runtime "docker://20.1.0": node b`, "start a pod with the annotation there before you use the plugin", 3},
 		"the CNI plugin on AKS": {func(s *server, _ *preflight.Config) {
 			s.answers["/apis/apps/v1/daemonsets"] = plugin(2)
 			s.answers["/api/v1/nodes"] = strings.Replace(s.answers["/api/v1/nodes"], `"name": "b"`, `"name": "b", "labels": {"kubernetes.azure.com/cluster": "MC_shop"}`, 1)
@@ -163,6 +163,38 @@ func TestFindings(t *testing.T) {
 		if i < 0 || results[i].Hint != c.hint || preflight.ExitCode(results) != c.code || len(findings(results)) > 2 {
 			t.Errorf("%s: no %q with the hint %q, or exit code %d, want %d:\n%s", name, c.want, c.hint, preflight.ExitCode(results), c.code, strings.Join(findings(results), "\n"))
 		}
+	}
+}
+
+// TestRuntimeOfManyNodes checks that nodes with the same container runtime are one result.
+func TestRuntimeOfManyNodes(t *testing.T) {
+	s, config := healthy(t)
+	s.answers["/apis/apps/v1/daemonsets"] = plugin(1000)
+	var nodes []string
+	for i := range 1000 {
+		runtime := "containerd://1.4.9"
+		if i%2 == 1 {
+			runtime = "containerd://1.4.8"
+		}
+		nodes = append(nodes, fmt.Sprintf(`{"metadata": {"name": "n%03d"}, "status": {"nodeInfo": {"kubeletVersion": "v1.35.0", "containerRuntimeVersion": %q}}}`, i, runtime))
+	}
+	s.answers["/api/v1/nodes"] = `{"items": [` + strings.Join(nodes, ", ") + `]}`
+	results, err := preflight.Run(t.Context(), s, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range results {
+		if strings.Contains(r.Text, "annotations of pods") {
+			got = append(got, r.Text)
+		}
+	}
+	want := []string{
+		"containerd 1.4.8 does not pass the annotations of pods to plugins, so no pod starts there: nodes n001, n003, n005 and 497 more",
+		"containerd 1.4.9 does not pass the annotations of pods to plugins, so no pod starts there: nodes n000, n002, n004 and 497 more",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -52,6 +52,7 @@ type pod struct {
 	admin                string    // port, or empty
 	started, ended       time.Time // of the sidecar; ended is zero while it runs
 	restarted            bool      // so that what its container before has counted is lost
+	deleted              bool      // it is being deleted, and has a grace period to end
 	code, missing        string    // why the sidecar cannot be asked, or empty
 }
 
@@ -61,7 +62,7 @@ func (p *pod) key() string { return p.namespace + "/" + p.name + "/" + p.uid }
 // newPod returns what is needed to ask the sidecar of a pod, or nil if there is nothing to ask: if the pod
 // has ended, and is not one of a Job, whose kind of pods always ends.
 func newPod(p *corev1.Pod, owner survey.Ref) *pod {
-	found := &pod{namespace: p.Namespace, name: p.Name, uid: string(p.UID), owner: owner}
+	found := &pod{namespace: p.Namespace, name: p.Name, uid: string(p.UID), owner: owner, deleted: p.DeletionTimestamp != nil}
 	for _, o := range p.OwnerReferences {
 		if o.Kind == "Job" {
 			found.job = o.Name
@@ -234,13 +235,16 @@ func (r *run) tryCommand(ctx context.Context, a *answer) error {
 	case code == 2 && strings.Contains(output, "clients"):
 		return errNoCommand
 	case code != 0:
-		return fmt.Errorf("proxy clients ends with exit code %d: %s", code, clean(output, maxText))
+		return fmt.Errorf("%w %d: %s", errExit, code, clean(output, maxText))
 	}
 	return a.parse(output)
 }
 
-// errAnswer marks an answer that is not one of a proxy.
-var errAnswer = errors.New("its answer is not complete or not valid")
+// errAnswer marks an answer that is not one of a proxy. Like errExit, it has text that the pod has written.
+var (
+	errAnswer = errors.New("its answer is not complete or not valid")
+	errExit   = errors.New("proxy clients ends with exit code")
+)
 
 // parse reads the JSON of the census, and the metrics after it, which end with a line break.
 func (a *answer) parse(text string) error {
@@ -273,12 +277,15 @@ func bound(e *census.Entry) {
 }
 
 // why returns the code, the reason and the hint for a pod that could not be asked. refused is the error of
-// its admin port, if that is on, and right is what its other way needs.
+// its admin port, if that is on, and right is what its other way needs. An error that comes through a stream of
+// exec has no status, only the API server's text. What the pod has written says nothing about the API server.
 func why(err, refused error, right string) (code, reason, hint string) {
+	written := errors.Is(err, errAnswer) || errors.Is(err, errExit)
+	contains := func(text string) bool { return !written && strings.Contains(err.Error(), text) }
 	switch {
 	case errors.Is(err, errNoCommand):
 		return codeNoCensus, "its version has no command clients, and no admin port", "upgrade the image, or set the annotation " + inject.AdminPortAnnotation
-	case apierrors.IsForbidden(err) || strings.Contains(err.Error(), "forbidden"):
+	case apierrors.IsForbidden(err) || contains("forbidden"):
 		reason = "you may not " + right
 		if apierrors.IsForbidden(refused) {
 			reason = "you may neither get pods/proxy nor " + right
@@ -286,7 +293,7 @@ func why(err, refused error, right string) (code, reason, hint string) {
 		return codeForbidden, reason, "ask for the ClusterRole of docs/report.md#permissions"
 	case errors.Is(err, context.DeadlineExceeded):
 		return codeNoAnswer, "it has not answered in time", "set --timeout"
-	case apierrors.IsNotFound(err) || strings.Contains(err.Error(), "not found"):
+	case apierrors.IsNotFound(err) || contains("not found"):
 		return codeEnded, "the pod has ended meanwhile", "run the report again"
 	case apierrors.IsForbidden(refused):
 		return codeForbidden, clean("you may not get pods/proxy, and proxy clients cannot be run: "+err.Error(), maxText), "ask for the ClusterRole of docs/report.md#permissions"

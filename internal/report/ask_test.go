@@ -60,6 +60,9 @@ func TestComeAndGo(t *testing.T) {
 		"one ends, and was asked":  {[]string{a + "," + b, a + "," + b, a}, known, "needed: go-azidentity 1.1.0", nil},
 		"one ends before":          {[]string{a + "," + b, a + "," + b, a}, map[string]string{"web-5d4f-aaaaa": census()}, "unknown: 1 of 2 pods were not asked", []string{"web-5d4f-bbbbb IMDS406 the pod has ended meanwhile"}},
 		"one is being deleted":     {[]string{going + "," + b}, known, "needed: go-azidentity 1.1.0", nil},
+		"one that still asks":      {[]string{strings.Replace(b, `"metadata": {`, `"metadata": {"deletionTimestamp": "2026-11-29T12:00:00Z", `, 1) + "," + a}, known, "needed: go-azidentity 1.1.0", nil},
+		"one that is nearly gone":  {[]string{going + "," + b}, map[string]string{"web-5d4f-bbbbb": census()}, "waiting: nobody has asked for 60 minutes", nil},
+		"one restarts and goes":    {[]string{b, b, strings.NewReplacer("11:00:00Z", "11:59:00Z", `"metadata": {`, `"metadata": {"deletionTimestamp": "2026-11-29T12:00:00Z", `).Replace(b)}, map[string]string{"web-5d4f-bbbbb": census(old), "again": "x"}, "needed: go-azidentity 1.1.0", nil},
 		"new ones all the time": {[]string{b, again("1"), again("2"), again("3"), again("4"), again("5")}, map[string]string{"web-5d4f-bbbbb": census()}, "unknown: 1 of 4 pods were not asked",
 			[]string{"web-5d4f-bbbbb IMDS406 the pod or its sidecar has started or ended while the others were asked"}},
 	} {
@@ -124,6 +127,9 @@ func TestJobs(t *testing.T) {
 	}
 	const ofCron = `, "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly", "controller": true}]`
 	const complete = `"conditions": [{"type": "Complete", "status": "True"}]`
+	second := func(name, phase string, from, to time.Duration) string {
+		return strings.Replace(jobPod("once", phase, from, to), "once-x7k2p", name, 1)
+	}
 	three := ended(2) + "," + ended(1) + "," + ended(0)
 	owned := job(run(2), ofCron, complete) + "," + job(run(1), ofCron, complete) + "," + job(run(0), ofCron, complete)
 	for name, c := range map[string]struct {
@@ -144,14 +150,18 @@ func TestJobs(t *testing.T) {
 		"a Job that runs":                {"", job("once", "", ""), jobPod("once", "Running", time.Hour, 0), nil, 0, "waiting: nobody has asked for 60 minutes; wait until 35 days have passed"},
 		"a Job that has ended":           {"", job("once", "", complete), jobPod("once", "Succeeded", time.Hour, 0), logBegins, 0, "can go: the Job has ended, and has asked nothing"},
 		"a Job that has asked and ended": {"", job("once", "", complete), jobPod("once", "Failed", time.Hour, 0), logBegins + logCaller, 0, "needed: go-azidentity 1.1.0: azidentity (Go) 1.3.0 or later"},
+		"a Job that tries again":         {"", job("once", "", ""), second("once-aaaaa", "Running", 5*time.Minute, 0) + "," + second("once-bbbbb", "Failed", 40*day, 40*day-time.Minute), logBegins, 0, "waiting: nobody has asked for 5 minutes; wait until 35 days have passed"},
+		"a Job that tries again, too":    {"", job("once", "", ""), second("once-bbbbb", "Running", 5*time.Minute, 0) + "," + second("once-aaaaa", "Failed", 40*day, 40*day-time.Minute), logBegins, 0, "waiting: nobody has asked for 5 minutes; wait until 35 days have passed"},
+		"runs without a schedule":        {strings.Replace(cron, "0 3 * * *", "TZ=UTC 0 3 * * *", 1), owned, three, logBegins, day, "unknown: no run is known: ask while one runs, or after it"},
+		"a Job that has failed so far":   {"", job("once", "", ""), second("once-aaaaa", "Failed", 40*day, 40*day-time.Minute), logBegins, 0, "unknown: no pod runs: ask again while one does, or set --prometheus"},
 		"a Job whose pods are gone":      {"", job("once", "", complete), "", nil, 0, "0 workloads"},
 	} {
 		a := cluster(c.pods)
 		a["/apis/batch/v1/cronjobs"], a["/apis/batch/v1/jobs"] = `{"items": [`+c.crons+`]}`, `{"items": [`+c.jobs+`]}`
-		for _, pod := range regexp.MustCompile(`"name": "([a-z]+(?:-[0-9]+)?-x7k2p)"`).FindAllStringSubmatch(c.pods, -1) {
+		for _, pod := range regexp.MustCompile(`"name": "([a-z]+(?:-[0-9]+)?-(?:x7k2p|aaaaa|bbbbb))"`).FindAllStringSubmatch(c.pods, -1) {
 			a["/api/v1/namespaces/shop/pods/"+pod[1]+"/log"] = c.log
 		}
-		r, err := report.Run(t.Context(), a, &executor{answers: map[string]string{"once-x7k2p": census()}}, report.Config{Now: now, Timeout: time.Minute, Period: c.period})
+		r, err := report.Run(t.Context(), a, &executor{answers: map[string]string{"once-x7k2p": census(), "once-aaaaa": census(), "once-bbbbb": census()}}, report.Config{Now: now, Timeout: time.Minute, Period: c.period})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -317,7 +327,7 @@ func TestThousandsOfPods(t *testing.T) {
 	runtime.KeepAlive(r)
 }
 
-// TestCancel: a report that is cancelled asks no further pods.
+// TestCancel: a report that is cancelled asks no further pods, and has the answers of the others.
 func TestCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var list []string
@@ -325,7 +335,8 @@ func TestCancel(t *testing.T) {
 		list = append(list, sidecar("web", fmt.Sprintf("a%04d", i), 40*day, ""))
 	}
 	asked := 0
-	_, err := report.Run(ctx, cluster(strings.Join(list, ", "), "web"), &executor{}, report.Config{Now: now, Timeout: time.Minute, Progress: func(what string) {
+	e := &executor{answers: map[string]string{"web-5d4f-a0000": census(old)}}
+	r, err := report.Run(ctx, cluster(strings.Join(list, ", "), "web"), e, report.Config{Now: now, Timeout: time.Minute, Progress: func(what string) {
 		if strings.HasPrefix(what, "sidecar ") {
 			if asked++; asked == 3 {
 				cancel()
@@ -334,6 +345,30 @@ func TestCancel(t *testing.T) {
 	}})
 	if !errors.Is(err, context.Canceled) || asked > 4 {
 		t.Errorf("got %v after %d pods", err, asked)
+	}
+	if r == nil || report.ExitCode(r) != 1 || !strings.HasPrefix(verdict(r), "needed: go-azidentity 1.1.0") || r.Summary.PodsAsked == 0 || len(r.NotAsked) != 100-r.Summary.PodsAsked {
+		t.Fatalf("got %+v", r)
+	}
+	if n := r.NotAsked[len(r.NotAsked)-1]; n.Code != "IMDS410" || n.Reason != "the report was interrupted" || r.NotRead[0].Code != "IMDS410" {
+		t.Errorf("got %+v, %+v", n, r.NotRead)
+	}
+}
+
+// TestCancelBeforeEnd: no sidecar can go by a report that has not looked for new pods.
+func TestCancelBeforeEnd(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	lists := 0
+	a := cluster(sidecar("web", "aaaaa", 40*day, ""), "web")
+	r, err := report.Run(ctx, a, &executor{answers: map[string]string{"web-5d4f-aaaaa": census()}}, report.Config{Now: now, Timeout: time.Minute, Progress: func(what string) {
+		if what == "pods" {
+			if lists++; lists == 3 { // the survey, before the pods were asked, and after it
+				a["/api/v1/pods"] = context.Canceled
+				cancel()
+			}
+		}
+	}})
+	if !errors.Is(err, context.Canceled) || r == nil || verdict(r) != "unknown: the report was interrupted before the pods were listed again" {
+		t.Errorf("got %v, %+v", err, r)
 	}
 }
 

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,24 +19,33 @@ import (
 // Prometheus answers queries about the past.
 type Prometheus struct {
 	// URL is its address, such as http://prometheus.monitoring:9090.
-	URL    *url.URL
+	URL *url.URL
+	// Labels are those of the cluster's series, if Prometheus has data of several clusters.
+	Labels []Label
 	Client *http.Client
 }
+
+// Label is a label of series, such as cluster="prod".
+type Label struct{ Name, Value string }
 
 // memory is what Prometheus knows about one period.
 type memory struct {
 	// clients has the kinds of clients by namespace and pod, also of pods that are gone.
 	clients []remembered
-	// pods has for how long there are data of each pod, or 0 if the pod was too short for that. current has
-	// the pods that are scraped now.
-	pods    map[podName]time.Duration
-	current map[podName]bool
-	// reach is for how long there are data of any target, without a pause.
-	reach time.Duration
+	pods    map[podName]*scrapes
 
 	// podsOf and clientsOf have the same by workload.
 	podsOf    map[*Workload][]podName
 	clientsOf map[*Workload][]remembered
+}
+
+// scrapes says when there are data of a pod, as ages. Before first there is a gap, or nothing. Both are zero
+// if the pod was too short for that.
+type scrapes struct {
+	first, last time.Duration
+	// current is the number of series at present. More than one are those of several clusters, or Prometheus
+	// scrapes the pod twice.
+	current float64
 }
 
 type podName struct{ namespace, name string }
@@ -51,11 +61,9 @@ const (
 	// maxPeriods bounds the periods that are asked for: each costs a few queries.
 	maxPeriods = 8
 
-	// step is the resolution of the times. maxPoints is how many times Prometheus returns at most, less
-	// some. maxPause is the longest time without data that is no pause.
-	step      = time.Hour
-	maxPoints = 10_000
-	maxPause  = 2 * step
+	// maxPause is the longest time without data of a workload that is no gap. The data are looked at once an
+	// hour.
+	maxPause = 2 * time.Hour
 )
 
 // readPrometheus asks for each period of a workload.
@@ -104,13 +112,34 @@ func (m *memory) assign(workloads map[string][]*Workload) {
 
 // read asks for the clients of the whole period.
 func (p *Prometheus) read(ctx context.Context, namespace string, period time.Duration, now time.Time) (*memory, error) {
-	selector := ""
+	labels := p.Labels
 	if namespace != "" {
-		selector = "{namespace=" + strconv.Quote(namespace) + "}"
+		labels = append(slices.Clip(labels), Label{"namespace", namespace})
 	}
-	longest := (period + maxPause).Seconds()
-	window := strconv.FormatInt(int64(longest), 10) + "s"
-	m := &memory{pods: map[podName]time.Duration{}, current: map[podName]bool{}}
+	selector := ""
+	for _, l := range labels {
+		selector += "," + l.Name + "=" + strconv.Quote(l.Value)
+	}
+	if selector != "" {
+		selector = "{" + selector[1:] + "}"
+	}
+	// Per pod, whatever else the labels say.
+	scraped := func(offset string) string {
+		return "count by (namespace, pod) (imds_oidc_proxy_build_info" + selector + offset + ")"
+	}
+	longest := period + maxPause
+	window := strconv.FormatInt(int64(longest/time.Second), 10) + "s"
+	hourly := "[" + window + ":1h]"
+	m := &memory{pods: map[podName]*scrapes{}}
+	of := func(s series) *scrapes {
+		if m.pods[s.pod()] == nil {
+			m.pods[s.pod()] = &scrapes{}
+		}
+		return m.pods[s.pod()]
+	}
+	age := func(s series) time.Duration {
+		return time.Duration(max(min(s.value, longest.Seconds()), 0) * float64(time.Second))
+	}
 	for _, q := range []struct {
 		expression string
 		keep       func(series)
@@ -118,11 +147,11 @@ func (p *Prometheus) read(ctx context.Context, namespace string, period time.Dur
 		{"count by (namespace, pod, sdk, version, workload_identity) (last_over_time(imds_oidc_proxy_callers" + selector + "[" + window + "]))", func(s series) {
 			m.clients = append(m.clients, remembered{s.pod(), Client{SDK: s.label("sdk"), Version: s.label("version"), WorkloadIdentity: s.label("workload_identity"), Pods: 1}})
 		}},
-		{"count by (namespace, pod) (last_over_time(imds_oidc_proxy_build_info" + selector + "[" + window + "]))", func(s series) { m.pods[s.pod()] = 0 }},
-		{"time() - min by (namespace, pod) (min_over_time(timestamp(imds_oidc_proxy_build_info" + selector + ")[" + window + ":1h]))", func(s series) {
-			m.pods[s.pod()] = time.Duration(max(min(s.value, longest), 0) * float64(time.Second))
-		}},
-		{"count by (namespace, pod) (imds_oidc_proxy_build_info" + selector + ")", func(s series) { m.current[s.pod()] = true }},
+		{"time() - max_over_time(timestamp(" + scraped("") + ")" + hourly + ")", func(s series) { of(s).first, of(s).last = longest, age(s) }},
+		// The newest time before which there are no data for two hours. Without one there are data since
+		// the window began.
+		{"time() - max_over_time(timestamp(" + scraped("") + " unless (" + scraped(" offset 1h") + " or " + scraped(" offset 2h") + "))" + hourly + ")", func(s series) { of(s).first = age(s) }},
+		{scraped(""), func(s series) { of(s).current = s.value }},
 	} {
 		found, err := p.query(ctx, q.expression, now)
 		if err != nil {
@@ -132,43 +161,23 @@ func (p *Prometheus) read(ctx context.Context, namespace string, period time.Dur
 			q.keep(s)
 		}
 	}
-	times, err := p.times(ctx, period, now)
-	m.reach = reach(times, now, max(maxPause, 2*stepOf(period)))
-	return m, err
+	return m, nil
 }
 
-// stepOf returns the time between two points of a range query.
-func stepOf(period time.Duration) time.Duration { return max(step, period/maxPoints) }
-
-// times returns the times at which Prometheus has data of any target.
-func (p *Prometheus) times(ctx context.Context, period time.Duration, now time.Time) ([]time.Time, error) {
-	var data struct{ Result []struct{ Values [][2]any } }
-	err := p.get(ctx, "query_range", url.Values{
-		"query": {`count({__name__=~"up|imds_oidc_proxy_build_info"})`}, "start": {unix(now.Add(-period - maxPause))}, "end": {unix(now)},
-		"step": {strconv.FormatInt(int64(stepOf(period)/time.Second), 10)},
-	}, &data)
-	var times []time.Time
-	for _, result := range data.Result {
-		for _, v := range result.Values {
-			if seconds, ok := v[0].(float64); ok {
-				times = append(times, time.Unix(int64(seconds), 0))
-			}
-		}
+// reach returns for how long there are data of the pods of a workload without a gap, back from now.
+func (m *memory) reach(w *Workload) (known time.Duration) {
+	var all []*scrapes
+	for _, name := range m.podsOf[w] {
+		all = append(all, m.pods[name])
 	}
-	return times, err
-}
-
-// reach returns for how long there are times without a pause, back from now.
-func reach(times []time.Time, now time.Time, pause time.Duration) time.Duration {
-	slices.SortFunc(times, func(a, b time.Time) int { return b.Compare(a) })
-	oldest := now
-	for _, t := range times {
-		if oldest.Sub(t) > pause {
+	slices.SortFunc(all, func(a, b *scrapes) int { return cmp.Compare(a.last, b.last) })
+	for _, s := range all {
+		if s.last > known+maxPause {
 			break
 		}
-		oldest = t
+		known = max(known, s.first)
 	}
-	return now.Sub(oldest)
+	return known
 }
 
 // unix is a time of Prometheus, in seconds.

@@ -4,12 +4,12 @@
 //
 // A sidecar counts since its container started. So "nobody has asked" means little without the time in
 // which nobody did: the verdict that a sidecar can go needs a time as long as the longest period of the
-// application's jobs. Prometheus, if there is one, remembers longer than the containers.
+// application's jobs. Prometheus, if there is one, stores data longer than the sidecars.
 //
 // # Security considerations
 //
 // What a pod says is untrusted: its answers are bounded in length and in number, and what is kept has only
-// printable characters. A pod that lies can at most keep its own sidecar, or lose it.
+// printable characters. A pod whose answers are false affects only the verdict for its own workload.
 package report
 
 import (
@@ -47,7 +47,7 @@ type Config struct {
 	Now    time.Time
 	// Timeout limits the questions to one pod.
 	Timeout time.Duration
-	// Prometheus is the longer memory. Nil: there is none.
+	// Prometheus stores data longer than the sidecars. Nil: it is not asked.
 	Prometheus *Prometheus
 	// Progress is called with what is being done. Nil: it is not called.
 	Progress func(string)
@@ -150,6 +150,8 @@ type Workload struct {
 	clients  map[[3]string]*Client
 	// silent is the number of pods of which nothing is known.
 	silent int
+	// runs means that a pod has not ended.
+	runs bool
 }
 
 // Key returns KIND/NAME for a person.
@@ -212,7 +214,8 @@ type NotRead struct {
 	Why  string `json:"why"`
 }
 
-// Run asks all sidecars. The error means that the cluster or Prometheus could not be read.
+// Run asks all sidecars. The error means that the cluster or Prometheus could not be read. If the context ends
+// while the sidecars are asked, there is a report too: of those that have answered.
 func Run(ctx context.Context, client survey.Client, executor Executor, config Config) (*Report, error) {
 	if config.Progress == nil {
 		config.Progress = func(string) {}
@@ -223,20 +226,23 @@ func Run(ctx context.Context, client survey.Client, executor Executor, config Co
 	}
 	s.Finish()
 	r := &run{config: config, client: client, executor: executor, survey: s,
-		workloads: map[survey.Ref]*Workload{}, inNamespace: map[string][]*Workload{}, direct: map[string]int{}, intervals: map[string]time.Duration{}}
+		workloads: map[survey.Ref]*Workload{}, inNamespace: map[string][]*Workload{}, direct: map[string]int{}, intervals: map[string]time.Duration{}, seen: map[podName]bool{}}
 	if err := r.namespaceExists(ctx); err != nil {
 		return nil, err
 	}
 	r.findWorkloads()
-	if err := r.askUntilStable(ctx); err != nil {
+	err := r.askUntilStable(ctx)
+	if err == nil && config.Prometheus != nil {
+		err = r.readPrometheus(ctx)
+	}
+	switch {
+	case err == nil:
+		return r.report(), nil
+	case ctx.Err() == nil || len(r.answers) == 0:
 		return nil, err
 	}
-	if config.Prometheus != nil {
-		if err := r.readPrometheus(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return r.report(), nil
+	r.interrupted, r.memories = true, nil
+	return r.report(), ctx.Err()
 }
 
 // run is one run.
@@ -248,9 +254,11 @@ type run struct {
 
 	workloads   map[survey.Ref]*Workload
 	inNamespace map[string][]*Workload
-	direct      map[string]int            // by namespace
-	intervals   map[string]time.Duration  // by schedule
-	answers     []answer                  // in the order of the pods
+	direct      map[string]int           // by namespace
+	intervals   map[string]time.Duration // by schedule
+	answers     []answer                 // in the order of the pods
+	interrupted bool
+	seen        map[podName]bool          // all pods that exist or existed during the run
 	memories    map[time.Duration]*memory // by period; nil: no Prometheus
 }
 
@@ -348,6 +356,12 @@ const maxRounds = 3
 // [maxRounds] is not asked.
 func (r *run) askUntilStable(ctx context.Context) error {
 	answers := map[string]answer{}
+	defer func() {
+		for _, a := range answers {
+			r.answers = append(r.answers, a)
+		}
+		slices.SortFunc(r.answers, func(a, b answer) int { return strings.Compare(a.pod.key(), b.pod.key()) })
+	}()
 	for round := range maxRounds + 1 {
 		pods, err := r.listPods(ctx)
 		if err != nil {
@@ -359,25 +373,30 @@ func (r *run) askUntilStable(ctx context.Context) error {
 		}
 		if round == maxRounds {
 			for _, p := range fresh {
-				answers[p.key()] = answer{pod: p, code: codeEnded, reason: "the pod or its sidecar has started or ended while the others were asked", hint: "run the report again"}
+				answer{pod: p, code: codeEnded, reason: "the pod or its sidecar has started or ended while the others were asked", hint: "run the report again"}.addTo(answers)
 			}
 			break
 		}
-		for _, a := range r.askAll(ctx, fresh) {
-			if a.pod != nil { // nil: cancelled
-				a.keep(answers[a.pod.key()].clients)
-				answers[a.pod.key()] = a
+		for i, a := range r.askAll(ctx, fresh) {
+			if ctx.Err() != nil && (a.pod == nil || a.reason != "") {
+				a = answer{pod: fresh[i], code: codeInterrupted, reason: "the report was interrupted", hint: "run the report again"}
 			}
+			a.keep(answers[a.pod.key()].clients)
+			a.addTo(answers)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 	}
-	for _, a := range answers {
-		r.answers = append(r.answers, a)
-	}
-	slices.SortFunc(r.answers, func(a, b answer) int { return strings.Compare(a.pod.key(), b.pod.key()) })
 	return nil
+}
+
+// addTo adds an answer to those of all pods. A pod that is being deleted and does not answer is as good as one
+// that is gone: what it has said before is kept.
+func (a answer) addTo(answers map[string]answer) {
+	if a.reason == "" || !a.pod.deleted {
+		answers[a.pod.key()] = a
+	}
 }
 
 // freshOf returns the pods that were not asked in their present state, and marks those that have ended without an
@@ -416,7 +435,8 @@ func (a *answer) keep(earlier []census.Entry) {
 	}
 }
 
-// listPods lists the pods of the workloads with the sidecar.
+// listPods lists the pods of the workloads with the sidecar. Of those that are being deleted it lists those whose
+// sidecar still runs: their clients are those of the pods that replace them, which are too new to know.
 func (r *run) listPods(ctx context.Context) (pods []*pod, err error) {
 	r.config.Progress("pods")
 	err = survey.EachPod(ctx, r.client, r.config.Namespace, func(p *corev1.Pod) {
@@ -425,10 +445,11 @@ func (r *run) listPods(ctx context.Context) (pods []*pod, err error) {
 		if w == nil && owner.Kind == "Job" { // newer than the survey
 			w = ownerOf(r.inNamespace[p.Namespace], p.Name)
 		}
-		if w == nil || p.DeletionTimestamp != nil {
+		if w == nil {
 			return
 		}
-		if found := newPod(p, w.survey.Ref); found != nil {
+		r.seen[podName{clean(p.Namespace, maxName), clean(p.Name, maxName)}] = true
+		if found := newPod(p, w.survey.Ref); found != nil && !(found.deleted && found.missing != "") {
 			pods = append(pods, found)
 		}
 	})
@@ -447,6 +468,8 @@ const (
 func ExitCode(r *Report) int {
 	switch {
 	case r.Summary.Pods > 0 && r.Summary.PodsAsked == 0 && !r.Prometheus:
+		return exitNotRead
+	case slices.ContainsFunc(r.NotRead, func(n NotRead) bool { return n.Code == codeInterrupted }):
 		return exitNotRead
 	case slices.ContainsFunc(r.Workloads, func(w Workload) bool { return w.Verdict != CanGo }):
 		return exitWork

@@ -164,6 +164,8 @@ func TestVerdicts(t *testing.T) {
 		"no right":                     {sidecar("web", "aaaaa", 40*day, ""), &executor{err: forbidden}, "unknown: 1 of 1 pods were not asked", "you may not create pods/exec -> ask for the ClusterRole of docs/report.md#permissions", 1},
 		"an old proxy":                 {sidecar("web", "aaaaa", 40*day, ""), &executor{code: 2, answers: map[string]string{"web-5d4f-aaaaa": `proxy: unexpected argument "clients"`}}, "unknown: 1 of 1 pods were not asked", "its version has no command clients, and no admin port -> upgrade the image, or set the annotation imds-oidc-proxy/admin-port", 1},
 		"a proxy that is stuck":        {sidecar("web", "aaaaa", 40*day, ""), &executor{code: 1, answers: map[string]string{"web-5d4f-aaaaa": "proxy: connection\x1b[31m refused\n"}}, "unknown: 1 of 1 pods were not asked", "proxy clients ends with exit code 1: proxy: connection [31m refused", 1},
+		"a file that is not found":     {sidecar("web", "aaaaa", 40*day, ""), &executor{code: 1, answers: map[string]string{"web-5d4f-aaaaa": "config file not found"}}, "unknown: 1 of 1 pods were not asked", "proxy clients ends with exit code 1: config file not found", 1},
+		"an upstream that refuses":     {sidecar("web", "aaaaa", 40*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": "upstream said forbidden"}}, "unknown: 1 of 1 pods were not asked", "its answer is not complete or not valid: upstream said forbidden", 1},
 		"an answer without JSON":       {sidecar("web", "aaaaa", 40*day, ""), &executor{answers: map[string]string{"web-5d4f-aaaaa": "<html>"}}, "unknown: 1 of 1 pods were not asked", "its answer is not complete or not valid: <html>", 1},
 		"an output that is lost twice": {sidecar("web", "aaaaa", 40*day, ""), &executor{lost: 2, answers: map[string]string{"web-5d4f-aaaaa": census()}}, "can go: nobody has asked for 40 days: the sidecar can go, if no job runs less often than every 35 days", "", 0},
 		"an output that is lost":       {sidecar("web", "aaaaa", 40*day, ""), &executor{lost: 3, answers: map[string]string{"web-5d4f-aaaaa": census()}}, "unknown: 1 of 1 pods were not asked", "its answer is not complete or not valid:", 1},
@@ -309,19 +311,13 @@ func TestRemedies(t *testing.T) {
 	}
 }
 
-// prometheus answers the queries for clients, for the time with data, for the pods that are scraped now, and
-// for the times with data of any target, which reach back as long as given.
-func prometheus(t *testing.T, clients, since, current string, reach time.Duration) *report.Prometheus {
+// prometheus answers the queries for clients, for the last time with data, for the time since which there is no
+// gap, and for the pods that are scraped now.
+func prometheus(t *testing.T, clients, last, since, current string) *report.Prometheus {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		query, result := r.FormValue("query"), ""
 		switch {
-		case r.URL.Path == "/base/api/v1/query_range":
-			var values []string
-			for at := time.Duration(0); at <= reach; at += time.Hour {
-				values = append(values, fmt.Sprintf(`[%d, "1"]`, now.Add(-at).Unix()))
-			}
-			result = `{"metric": {}, "values": [` + strings.Join(values, ", ") + `]}`
 		case r.URL.Path != "/base/api/v1/query" || r.FormValue("time") != strconv.FormatInt(now.Unix(), 10)+".000":
 			t.Errorf("got %s", r.URL)
 		case query == "count by (namespace, pod) (imds_oidc_proxy_build_info)":
@@ -330,8 +326,10 @@ func prometheus(t *testing.T, clients, since, current string, reach time.Duratio
 			t.Errorf("got %s", query)
 		case strings.Contains(query, "imds_oidc_proxy_callers"):
 			result = clients
-		default:
+		case strings.Contains(query, " unless "):
 			result = since
+		default:
+			result = last
 		}
 		fmt.Fprintf(w, `{"status": "success", "data": {"result": [%s]}}`, result)
 	}))
@@ -352,35 +350,78 @@ func TestPrometheus(t *testing.T) {
 	const caller = `, "sdk": "curl", "version": "", "workload_identity": "unknown"`
 	young := sidecar("web", "aaaaa", 2*day, "")
 	const gone, lives = "web-6c5f-zzzzz", "web-5d4f-aaaaa"
+	one := sample(lives, "", time.Second)
 	for name, c := range map[string]struct {
-		pods, clients, since, current string
-		reach                         time.Duration
-		asked                         string // the answer of the pod; empty: it cannot be asked
-		want                          string
-		code                          int
+		pods, clients string
+		scraped       string // pods, with the days ago of the time since which there is no gap (0: none), and of the last time
+		current       string
+		asked         string // the answer of the pod; empty: it cannot be asked
+		want          string
+		code          int
 	}{
-		"long enough":                    {young, "", sample(gone, "", 36*day), sample(lives, "", 1), 36 * day, census(), "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
-		"not long enough":                {young, "", sample(gone, "", 10*day), sample(lives, "", 1), 36 * day, census(), "waiting: nobody has asked for 10 days; wait until 35 days have passed", 3},
-		"a pause in Prometheus":          {young, "", sample(gone, "", 36*day), sample(lives, "", 1), 20 * day, census(), "waiting: nobody has asked for 20 days; wait until 35 days have passed", 3},
-		"a pod that is gone has asked":   {young, sample(gone, caller, 1), sample(gone, "", 36*day), sample(lives, "", 1), 36 * day, census(), "needed: curl: find out what it is, docs/metrics.md", 3},
-		"a pod of another workload":      {young, sample("web-api-6c5f-zzzzz", caller, 1), sample("web-api-6c5f-zzzzz", "", 36*day), sample(lives, "", 1), 36 * day, census(), "waiting: nobody has asked for 2 days; wait until 35 days have passed", 3},
-		"no pod runs":                    {"", "", sample(gone, "", 36*day), "", 36 * day, "", "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
-		"a pod that was scraped":         {young, "", sample(gone, "", 36*day) + "," + sample(lives, "", 2*day), sample(lives, "", 1), 36 * day, "", "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
-		"a pod that was scraped once":    {young, "", sample(gone, "", 36*day) + "," + sample(lives, "", 2*day), "", 36 * day, "", "unknown: 1 of 1 pods were not asked", 3},
-		"a pod that is not scraped":      {young, "", sample(gone, "", 36*day), "", 36 * day, census(), "waiting: nobody has asked for 2 days; wait until 35 days have passed", 3},
-		"a container before a restart":   {young, sample(lives, caller, 1), sample(lives, "", 36*day), sample(lives, "", 1), 36 * day, census(), "needed: curl: find out what it is, docs/metrics.md", 3},
-		"a client that is quiet by now":  {sidecar("web", "aaaaa", 50*day, ""), sample(lives, caller, 1), sample(lives, "", 36*day), sample(lives, "", 1), 36 * day, census(client("curl", "", "unknown", "", 1, 49*day, 40*day)), "can go: nobody has asked for 40 days: the sidecar can go, if no job runs less often than every 35 days", 0},
-		"a new pod that is not seen yet": {sidecar("web", "aaaaa", time.Minute, ""), "", sample(gone, "", 36*day), "", 36 * day, census(), "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
+		"long enough":                    {young, "", "zzzzz 36 2, aaaaa 2 0", one, census(), "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
+		"data since the window began":    {young, "", "zzzzz 0 2, aaaaa 2 0", one, census(), "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
+		"not long enough":                {young, "", "zzzzz 10 2, aaaaa 2 0", one, census(), "waiting: nobody has asked for 10 days; wait until 35 days have passed", 3},
+		"a gap before the newest pod":    {young, "", "zzzzz 36 30, aaaaa 2 0", one, census(), "waiting: nobody has asked for 2 days; wait until 35 days have passed", 3},
+		"a gap between older pods":       {young, "", "zzzzz 36 30, yyyyy 20 1, aaaaa 2 0", one, census(), "waiting: nobody has asked for 20 days; wait until 35 days have passed", 3},
+		"pods that overlap":              {young, "", "zzzzz 36 11, yyyyy 12 1, aaaaa 2 0", one, census(), "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
+		"a pod that is gone has asked":   {young, sample(gone, caller, 1), "zzzzz 36 2, aaaaa 2 0", one, census(), "needed: curl: find out what it is, docs/metrics.md", 3},
+		"a pod of another workload":      {young, sample("web-api-6c5f-zzzzz", caller, 1), "api 36 0, aaaaa 2 0", one, census(), "waiting: nobody has asked for 2 days; wait until 35 days have passed", 3},
+		"no pod runs":                    {"", "", "zzzzz 36 0", "", "", "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
+		"no pod has run for long":        {"", "", "zzzzz 36 10", "", "", "unknown: no pod runs: ask again while one does, or set --prometheus", 3},
+		"a pod that was scraped":         {young, "", "zzzzz 36 2, aaaaa 2 0", one, "", "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
+		"a pod that was scraped once":    {young, "", "zzzzz 36 2, aaaaa 2 0", "", "", "unknown: 1 of 1 pods were not asked", 3},
+		"a sidecar that has failed":      {strings.Replace(young, `"running": {`, `"waiting": {`, 1), "", "zzzzz 36 2, aaaaa 2 0", one, "", "unknown: 1 of 1 pods were not asked", 3},
+		"a pod that is not scraped":      {young, "", "zzzzz 36 0", "", census(), "waiting: nobody has asked for 2 days; wait until 35 days have passed", 3},
+		"a pod of another cluster":       {young, "", "zzzzz 36 0, aaaaa 2 0", one + "," + sample(gone, "", time.Second), census(), "waiting: nobody has asked for 2 days; wait until 35 days have passed", 3},
+		"two series of one pod":          {young, "", "zzzzz 36 2, aaaaa 36 0", sample(lives, "", 2*time.Second), census(), "waiting: nobody has asked for 2 days; wait until 35 days have passed", 3},
+		"a container before a restart":   {young, sample(lives, caller, 1), "aaaaa 36 0", one, census(), "needed: curl: find out what it is, docs/metrics.md", 3},
+		"a client that is quiet by now":  {sidecar("web", "aaaaa", 50*day, ""), sample(lives, caller, 1), "aaaaa 36 0", one, census(client("curl", "", "unknown", "", 1, 49*day, 40*day)), "can go: nobody has asked for 40 days: the sidecar can go, if no job runs less often than every 35 days", 0},
+		"a new pod that is not seen yet": {sidecar("web", "aaaaa", time.Minute, ""), "", "zzzzz 36 0", "", census(), "can go: nobody has asked for 35 days: the sidecar can go, if no job runs less often than every 35 days", 0},
 	} {
+		var last, since []string
+		for text := range strings.SplitSeq(c.scraped, ", ") {
+			var pod string
+			var from, to int
+			if _, err := fmt.Sscan(text, &pod, &from, &to); err != nil {
+				t.Fatal(err)
+			}
+			pod = map[string]string{"aaaaa": lives, "yyyyy": "web-6c5f-yyyyy", "zzzzz": gone, "api": "web-api-6c5f-zzzzz"}[pod]
+			if last = append(last, sample(pod, "", time.Duration(to)*day)); from > 0 {
+				since = append(since, sample(pod, "", time.Duration(from)*day))
+			}
+		}
 		e := &executor{answers: map[string]string{lives: c.asked}}
-		r := run(t, cluster(c.pods, "web"), e, func(config *report.Config) { config.Prometheus = prometheus(t, c.clients, c.since, c.current, c.reach) })
+		r := run(t, cluster(c.pods, "web"), e, func(config *report.Config) {
+			config.Prometheus = prometheus(t, c.clients, strings.Join(last, ","), strings.Join(since, ","), c.current)
+		})
 		if got := verdict(r); got != c.want || report.ExitCode(r) != c.code {
 			t.Errorf("%s: got %q, exit code %d, want %q, %d", name, got, report.ExitCode(r), c.want, c.code)
 		}
-		if unscraped := strings.Contains(strings.Join(r.Workloads[0].Codes, " "), "IMDS409"); unscraped != (name == "a pod that is not scraped" || name == "a pod that was scraped once") {
+		unusable := []string{"a pod that is not scraped", "a pod that was scraped once", "a pod of another cluster", "two series of one pod"}
+		if got := strings.Contains(strings.Join(r.Workloads[0].Codes, " "), "IMDS409"); got != slices.Contains(unusable, name) {
 			t.Errorf("%s: got the codes %v", name, r.Workloads[0].Codes)
 		}
 	}
+}
+
+// TestPrometheusLabels: only the series of the cluster are asked for.
+func TestPrometheusLabels(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		const want = `{cluster="a\"b",region="west"}`
+		if query := r.FormValue("query"); strings.Count(query, "imds_oidc_proxy_") != strings.Count(query, want) {
+			t.Errorf("got %s", query)
+		}
+		io.WriteString(w, `{"status": "success", "data": {"result": []}}`)
+	}))
+	defer server.Close()
+	address, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, cluster("", "web"), &executor{}, func(c *report.Config) {
+		c.Prometheus = &report.Prometheus{URL: address, Client: server.Client(), Labels: []report.Label{{Name: "cluster", Value: `a"b`}, {Name: "region", Value: "west"}}}
+	})
 }
 
 // TestPrometheusFails: what Prometheus does not say is no reason to let a sidecar go.

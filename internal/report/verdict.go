@@ -27,6 +27,9 @@ func (r *run) report() *Report {
 	for _, u := range r.survey.Unread {
 		out.NotRead = append(out.NotRead, NotRead{codeNotRead, clean(u.What, maxName), clean(u.Why, maxText)})
 	}
+	if r.interrupted {
+		out.NotRead = append(out.NotRead, NotRead{codeInterrupted, "sidecars", "the report was interrupted: what happened meanwhile is not known, nor what Prometheus knows"})
+	}
 	answers := map[*Workload][]answer{}
 	for _, a := range r.answers {
 		w := r.workloads[a.pod.owner]
@@ -154,24 +157,20 @@ func (r *run) observe(w *Workload, answers []answer) {
 		w.observed = max(now.Sub(knownSince(schedule, runs, now)), 0)
 		return
 	}
-	live := time.Duration(-1)
+	// Pods that have ended prove nothing without a schedule: others that are gone may have run since.
+	started := time.Time{}
 	for _, a := range answers {
-		age := max(now.Sub(a.pod.started), 0)
-		switch {
-		case a.reason != "":
-		case live < 0, !a.pod.ended.IsZero() && age > live, a.pod.ended.IsZero() && age < live:
-			live = age
+		if w.runs = w.runs || a.pod.ended.IsZero(); a.pod.ended.IsZero() && a.pod.started.After(started) {
+			started = a.pod.started
 		}
 	}
-	if w.silent == 0 {
-		w.observed = max(live, 0)
+	if w.silent == 0 && !started.IsZero() {
+		w.observed = max(now.Sub(started), 0)
 	}
-	if !usable {
+	if !usable || w.Kind == "Job" { // which may ask after the last scrape
 		return
 	}
-	for _, name := range m.podsOf[w] {
-		w.observed = max(w.observed, min(m.pods[name], m.reach))
-	}
+	w.observed = max(w.observed, m.reach(w))
 }
 
 // addRun adds the run of a Job, whose name has the minute at which it was scheduled.
@@ -183,7 +182,8 @@ func (w *Workload) addRun(runs map[int64]bool, job string) {
 }
 
 // remember adds the clients that Prometheus knows, also of pods that are gone, and of containers before a
-// restart. It reports whether Prometheus scrapes all pods of the workload.
+// restart. It reports whether Prometheus scrapes all pods of the workload, and no others of the same name: those
+// would be of another cluster.
 func (r *run) remember(m *memory, w *Workload, answers []answer) bool {
 	if m == nil {
 		return false
@@ -198,10 +198,15 @@ func (r *run) remember(m *memory, w *Workload, answers []answer) bool {
 		for _, e := range a.clients {
 			known[client{a.pod.name, [3]string{e.SDK, e.Version, string(e.WorkloadIdentity)}}] = true
 		}
-		switch scraped := m.current[name]; {
-		case scraped && a.reason != "":
+		switch scraped := m.pods[name] != nil && m.pods[name].current > 0; {
+		case scraped && a.reason != "" && a.pod.missing == "":
 			w.silent--
 		case !scraped && a.pod.ended.IsZero() && r.config.Now.Sub(a.pod.started) > scrapeDelay:
+			usable = false
+		}
+	}
+	for _, name := range m.podsOf[w] {
+		if current := m.pods[name].current; current > 1 || current > 0 && !r.seen[name] {
 			usable = false
 		}
 	}
@@ -273,7 +278,7 @@ func (r *run) judge(w *Workload) {
 	case w.observed == 0 && w.survey.Schedule != "":
 		w.Verdict, w.Text = Unknown, "no run is known: ask while one runs, or after it"
 		w.code(codeNoPod)
-	case w.observed == 0 && w.Pods == 0:
+	case w.observed == 0 && !w.runs:
 		w.Verdict, w.Text = Unknown, "no pod runs: ask again while one does, or set --prometheus"
 		w.code(codeNoPod)
 	case w.observed < w.period:
@@ -285,6 +290,10 @@ func (r *run) judge(w *Workload) {
 		w.code(codeTooShort)
 	default:
 		w.Verdict, w.Text = CanGo, "nobody has asked for "+Days(w.observed)+": the sidecar can go, if no job runs less often than every "+period
+	}
+	if r.interrupted && w.Verdict == CanGo { // pods may have started that were not asked
+		w.Verdict, w.Text = Unknown, "the report was interrupted before the pods were listed again"
+		w.code(codeInterrupted)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,6 +25,10 @@ const (
 
 	// maxDiscovery bounds a discovery document. The API server's are a few kilobytes.
 	maxDiscovery = 8 << 20
+
+	// discoveryTimeout limits each request for a discovery document, as in kubectl: an API server that accepts
+	// connections and never answers is reported. Lists may take longer.
+	discoveryTimeout = 32 * time.Second
 )
 
 // Progress is called before each page of a list, with the kind and the number of objects that were read.
@@ -97,14 +102,19 @@ func (c *cluster) wait() {
 	<-decoded
 }
 
-// get decodes the answer to one request.
+// get decodes a discovery document.
 func (c *cluster) get(ctx context.Context, path string, into any) error {
-	body, err := c.client.Get(ctx, path, nil)
-	if err != nil {
-		return err
+	limited, cancel := context.WithTimeout(ctx, discoveryTimeout)
+	defer cancel()
+	body, err := c.client.Get(limited, path, nil)
+	if err == nil {
+		defer body.Close()
+		err = json.NewDecoder(io.LimitReader(body, maxDiscovery)).Decode(into)
 	}
-	defer body.Close()
-	return json.NewDecoder(io.LimitReader(body, maxDiscovery)).Decode(into)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("no answer to GET %s within %s", path, discoveryTimeout)
+	}
+	return err
 }
 
 // facts reads what is not an object: the server's version, the issuer and the groups.

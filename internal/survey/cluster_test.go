@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/rogpeppe/go-internal/diff"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -294,4 +296,39 @@ func TestCancelled(t *testing.T) {
 	if !errors.Is(err, context.Canceled) && (err == nil || !strings.Contains(err.Error(), "context canceled")) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// silentClient never answers requests for one path.
+type silentClient struct {
+	survey.Client
+	path string
+}
+
+func (c silentClient) Get(ctx context.Context, path string, _ url.Values) (io.ReadCloser, error) {
+	if path == c.path {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return io.NopCloser(strings.NewReader("{}")), nil
+}
+
+// TestSilentServer checks that an API server that does not answer is an error after a while, and that a list
+// is interrupted by its context alone.
+func TestSilentServer(t *testing.T) {
+	for _, path := range []string{"/version", "/apis"} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			err := survey.New(survey.Config{}).ReadCluster(t.Context(), silentClient{path: path}, func(string) {})
+			if want := "cannot reach the API server: no answer to GET " + path + " within 32s"; err == nil || err.Error() != want || time.Since(start) != 32*time.Second {
+				t.Errorf("after %s: got %v, want %s", time.Since(start), err, want)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := survey.New(survey.Config{Kinds: []string{"pods"}}).ReadCluster(ctx, silentClient{path: "/api/v1/pods"}, func(string) {}); ctx.Err() == nil {
+			t.Errorf("a list ended after less than an hour: %v", err)
+		}
+	})
 }

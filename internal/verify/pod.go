@@ -82,13 +82,16 @@ func status(pod *corev1.Pod, name string) *corev1.ContainerStatus {
 	return nil
 }
 
-// withoutRedirect reports whether the pod's author, or whoever has configured the webhook, has chosen no
-// redirect: then a variable tells the application where the sidecar is.
+// withoutRedirect reports whether the pod's author has chosen no redirect, or, without the annotation, the
+// configuration of the webhook: injection then writes a variable into the sidecar. The same variable in a container
+// of the application proves nothing, because the author may have written it.
 func withoutRedirect(pod *corev1.Pod) bool {
-	return pod.Annotations[inject.RedirectAnnotation] == "none" || container(pod, inject.ProxyInitName) == nil &&
-		slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool {
-			return slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool { return e.Name == azure.EnvIMDSHost })
-		})
+	if redirect, chosen := pod.Annotations[inject.RedirectAnnotation]; chosen {
+		return redirect == "none"
+	}
+	proxy := container(pod, inject.ProxyName)
+	return container(pod, inject.ProxyInitName) == nil && proxy != nil &&
+		slices.ContainsFunc(proxy.Env, func(e corev1.EnvVar) bool { return e.Name == azure.EnvIMDSHost })
 }
 
 func redirectText(pod *corev1.Pod) string {

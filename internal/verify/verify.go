@@ -84,7 +84,7 @@ func Run(ctx context.Context, client survey.Client, executor Executor, config Co
 			tasks = append(tasks, task{w, &pods[w.Ref][i]})
 		}
 	}
-	return run(ctx, executor, config, tasks), ctx.Err()
+	return append(run(ctx, executor, config, tasks), notRead(s, config)...), ctx.Err()
 }
 
 // task is one pod, or a workload without one.
@@ -113,6 +113,20 @@ func run(ctx context.Context, executor Executor, config Config, tasks []task) []
 	return lines
 }
 
+// notRead returns a fault for everything that was not read and may have had workloads to verify.
+func notRead(s *survey.Survey, config Config) (lines []Line) {
+	if len(config.Workloads) > 0 {
+		return nil
+	}
+	for i, u := range s.Unread {
+		if slices.ContainsFunc(s.Unread[i+1:], func(later survey.Unread) bool { return later.What == u.What }) {
+			continue // the last try of a kind says why it was not read
+		}
+		lines = append(lines, Line{Workload: u.What, Text: "not read, so workloads may be missing: " + u.Why, Hint: "ask for the right to list it, or name the workloads to verify"})
+	}
+	return lines
+}
+
 // selected returns the workloads to verify.
 func selected(s *survey.Survey, config Config) (found []*survey.Workload, err error) {
 	for _, name := range config.Workloads {
@@ -136,7 +150,7 @@ func selected(s *survey.Survey, config Config) (found []*survey.Workload, err er
 			found = append(found, w)
 		}
 	}
-	if len(found) == 0 {
+	if len(found) == 0 && len(s.Unread) == 0 {
 		return nil, fmt.Errorf("no workload of namespace %s requests the sidecar", config.Namespace)
 	}
 	return found, nil

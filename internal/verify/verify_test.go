@@ -86,6 +86,10 @@ func cluster(metadata string, pods ...string) api {
 // TestPods checks the line for each state of a pod.
 func TestPods(t *testing.T) {
 	healthy := pod("p", "", both, ended+","+started)
+	const host = `{"name": "AZURE_POD_IDENTITY_AUTHORITY_HOST", "value": "http://127.0.0.1:8000"}`
+	ownHost := func(pod string) string {
+		return strings.Replace(pod, `"containers": [{`, `"containers": [{"env": [`+host+`], `, 1)
+	}
 	for name, c := range map[string]struct {
 		cluster api
 		exec    executor
@@ -95,7 +99,10 @@ func TestPods(t *testing.T) {
 	}{
 		"healthy":                    {cluster(use+", "+request, healthy), executor{}, true, "the sidecar is ready, the redirect was installed and proven, proxy check succeeds", ""},
 		"no redirect":                {cluster(use+", "+request, pod("p", `"imds-oidc-proxy/redirect": "none"`, `{"name": "azwi-proxy"}`, started)), executor{}, true, "the sidecar is ready, there is no redirect, as requested, proxy check succeeds", ""},
-		"no redirect, as configured": {cluster(use+", "+request, strings.Replace(pod("p", "", `{"name": "azwi-proxy"}`, started), `"containers": [{`, `"containers": [{"env": [{"name": "AZURE_POD_IDENTITY_AUTHORITY_HOST", "value": "http://127.0.0.1:8000"}], `, 1)), executor{}, true, "the sidecar is ready, there is no redirect, as requested, proxy check succeeds", ""},
+		"no redirect, as configured": {cluster(use+", "+request, pod("p", "", `{"name": "azwi-proxy", "env": [`+host+`]}`, started)), executor{}, true, "the sidecar is ready, there is no redirect, as requested, proxy check succeeds", ""},
+		"sealed, with the variable":  {cluster(use+", "+request, ownHost(pod("p", `"imds-oidc-proxy/redirect": "sealed"`, `{"name": "azwi-proxy"}`, started))), executor{}, false, "the pod has no container azwi-proxy-init, so there is no redirect", "read its log: kubectl --namespace=ns logs p --container=azwi-proxy-init"},
+		"the author's variable":      {cluster(use+", "+request, ownHost(pod("p", "", `{"name": "azwi-proxy"}`, started))), executor{}, false, "the pod has no container azwi-proxy-init, so there is no redirect", "read its log: kubectl --namespace=ns logs p --container=azwi-proxy-init"},
+		"sealed, in the sidecar":     {cluster(use+", "+request, pod("p", `"imds-oidc-proxy/redirect": "sealed"`, `{"name": "azwi-proxy", "env": [`+host+`]}`, started)), executor{}, false, "the pod has no container azwi-proxy-init, so there is no redirect", "read its log: kubectl --namespace=ns logs p --container=azwi-proxy-init"},
 		"the pod ends":               {cluster(use+", "+request, healthy), executor{err: errors.New(`pods "p" not found`)}, false, "the pod has ended meanwhile", "run verify again"},
 		"too slow":                   {cluster(use+", "+request, healthy), executor{err: context.DeadlineExceeded}, false, "proxy check has not ended in time", "set --timeout"},
 		"broken":                     {cluster(use+", "+request, healthy), executor{err: errors.New("connection lost")}, false, "proxy check could not be run: connection lost", "kubectl --namespace=ns describe pod p"},
@@ -157,6 +164,38 @@ func TestSelection(t *testing.T) {
 	if _, err := verify.Run(t.Context(), empty, &executor{}, verify.Config{Namespace: "ns", Workloads: []string{"deploy/web"}}); err == nil || !strings.Contains(err.Error(), "cannot list pods") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestNotRead: a kind that may not be listed is a fault, unless the workloads are named.
+func TestNotRead(t *testing.T) {
+	c := forbidden{cluster(use+", "+request, pod("p", "", both, ended+","+started)), "/apis/apps/v1/namespaces/ns/statefulsets"}
+	delete(c.api, "/apis/batch/v1/namespaces/ns/cronjobs?")
+	lines, err := verify.Run(t.Context(), c, &executor{}, verify.Config{Namespace: "ns"})
+	want := verify.Line{Workload: "statefulsets.apps", Text: "not read, so workloads may be missing: you may not list statefulsets.apps", Hint: "ask for the right to list it, or name the workloads to verify"}
+	if err != nil || len(lines) != 2 || !lines[0].OK || lines[1] != want || !verify.Failed(lines) {
+		t.Errorf("%v, %+v", err, lines)
+	}
+	if lines, err = verify.Run(t.Context(), c, &executor{}, verify.Config{Namespace: "ns", Workloads: []string{"deploy/web"}}); err != nil || verify.Failed(lines) {
+		t.Errorf("with a name: %v, %+v", err, lines)
+	}
+	c.api = cluster("")
+	delete(c.api, "/apis/batch/v1/namespaces/ns/cronjobs?")
+	if lines, err = verify.Run(t.Context(), c, &executor{}, verify.Config{Namespace: "ns"}); err != nil || len(lines) != 1 || lines[0] != want {
+		t.Errorf("without another workload: %v, %+v", err, lines)
+	}
+}
+
+// forbidden is an api one of whose lists is forbidden.
+type forbidden struct {
+	api
+	path string
+}
+
+func (f forbidden) Get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
+	if path == f.path {
+		return nil, apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("no"))
+	}
+	return f.api.Get(ctx, path, query)
 }
 
 // TestMany checks all pages of pods, their order, and that few are checked at the same time.

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // versionPlaces are the places that name this project's version, other than the generated files
@@ -62,6 +63,24 @@ func TestVersion(t *testing.T) {
 	}
 	if places < 20 {
 		t.Errorf("found %d places, want those of deploy/, the chart, the documentation and the tests", places)
+	}
+}
+
+// TestVersionHeading: CHANGELOG.md has a heading for VERSION. `make version V=v1.2.3` writes it above
+// the entries of Unreleased.
+func TestVersionHeading(t *testing.T) {
+	text := read(t, "CHANGELOG.md")
+	heading := "\n## [" + strings.TrimPrefix(strings.TrimSpace(read(t, "VERSION")), "v") + "] - "
+	if strings.Contains(text, heading) {
+		return
+	}
+	above, entries, found := strings.Cut(text, "\n## [Unreleased]\n")
+	if !*update || !found {
+		t.Fatalf("CHANGELOG.md has no heading %q, or none of Unreleased", strings.TrimSpace(heading))
+	}
+	text = above + "\n## [Unreleased]\n" + heading + time.Now().UTC().Format(time.DateOnly) + "\n" + entries
+	if err := os.WriteFile(filepath.Join(repository, "CHANGELOG.md"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 

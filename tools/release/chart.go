@@ -93,11 +93,16 @@ func (r *release) writeValues() error {
 
 // writeChart writes the chart as an archive and as an OCI artifact. helm package is not used,
 // since its archive contains the time of packaging.
-func (r *release) writeChart(context.Context) error {
-	from := filepath.Join(r.root, "charts", chartName)
-	files := tree{}
-	if err := files.addDir(chartName+"/", from); err != nil {
+func (r *release) writeChart(ctx context.Context) error {
+	names, err := r.files(ctx, "charts/"+chartName)
+	if err != nil {
 		return err
+	}
+	files := tree{}
+	for _, name := range names {
+		if err := files.add(strings.TrimPrefix(name, "charts/"), filepath.Join(r.root, name), false); err != nil {
+			return err
+		}
 	}
 	values, err := r.withDigests(files[chartName+"/values.yaml"].content)
 	if err != nil {
@@ -207,8 +212,8 @@ func (a *artifact) LayerByDigest(v1.Hash) (partial.CompressedLayer, error) {
 
 // writeArchives writes an archive of each program for each platform, and the krew manifest of
 // the kubectl plugin.
-func (r *release) writeArchives(context.Context) error {
-	all, err := r.programs()
+func (r *release) writeArchives(ctx context.Context) error {
+	all, err := r.programs(ctx)
 	if err != nil {
 		return err
 	}

@@ -185,7 +185,10 @@ func (r *release) addDebian(ctx context.Context, files tree, arch string) error 
 	var list bytes.Buffer
 	fmt.Fprintf(&list, "The packages of Debian below are in this image, unchanged but for files that are left out. Their licenses\n"+
 		"are in /usr/share/doc/PACKAGE/copyright: iptables GPL-2, libc6 LGPL-2.1, and others. The source of each\n"+
-		"package is at https://snapshot.debian.org/binary/PACKAGE/, and apt-get source PACKAGE=VERSION downloads it.\n\n")
+		"package is at https://snapshot.debian.org/binary/PACKAGE/, and apt-get source PACKAGE=VERSION downloads it.\n\n"+
+		"Written offer: for at least three years from the day on which you got this image, whoever publishes it gives\n"+
+		"anyone who asks a complete machine-readable copy of the source of these packages, for no more than the cost\n"+
+		"of physically performing the distribution, under the licenses named above.\n\n")
 	for _, d := range r.debs {
 		if d.arch != arch {
 			continue

@@ -122,6 +122,9 @@ func TestIptables(t *testing.T) {
 			t.Errorf("%s: got %v, %q, want %q", backend, err, out, want)
 		}
 	}
+	if offer := files["licenses/DEBIAN"].content; !bytes.Contains(offer, []byte("Written offer: for at least three years")) {
+		t.Errorf("there is no offer of the source in\n%s", offer)
+	}
 	for _, license := range []string{"usr/share/doc/iptables/copyright", "usr/share/doc/libc6/copyright", "usr/share/common-licenses/GPL-2", "usr/share/common-licenses/LGPL-2.1", "licenses/DEBIAN"} {
 		if len(files[license].content) == 0 {
 			t.Errorf("there is no %s", license)

@@ -158,10 +158,14 @@ func (r *release) image(ctx context.Context, i image, on platform) (v1.Image, er
 
 func (r *release) labels(name, description string) map[string]string {
 	const prefix = "org.opencontainers.image."
-	return map[string]string{
+	labels := map[string]string{
 		prefix + "title": name, prefix + "description": description,
 		prefix + "version": r.version, prefix + "revision": r.commit, prefix + "licenses": "Apache-2.0",
 	}
+	if r.home != exampleHome {
+		labels[prefix+"source"] = r.home
+	}
+	return labels
 }
 
 // rootCertificates returns the certificate authorities of Mozilla, as Go's developers publish
@@ -196,7 +200,7 @@ func (r *release) writeLayout(name string, index v1.ImageIndex) error {
 		return err
 	}
 	files := tree{}
-	if err := files.addDir("", dir); err != nil {
+	if err := files.addDir(dir); err != nil {
 		return err
 	}
 	content, err := files.tar(r.time)
@@ -207,7 +211,7 @@ func (r *release) writeLayout(name string, index v1.ImageIndex) error {
 }
 
 // addDir adds the files of a directory.
-func (t tree) addDir(prefix, dir string) error {
+func (t tree) addDir(dir string) error {
 	return filepath.WalkDir(dir, func(name string, e os.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
@@ -216,6 +220,6 @@ func (t tree) addDir(prefix, dir string) error {
 		if err != nil {
 			return err
 		}
-		return t.add(prefix+filepath.ToSlash(relative), name, false)
+		return t.add(filepath.ToSlash(relative), name, false)
 	})
 }

@@ -16,7 +16,7 @@ const krew = "sigs.k8s.io/krew/cmd/krew@v0.4.3"
 func TestKrew(t *testing.T) {
 	r := newRelease(t)
 	r.url = "https://git.example.test/a/releases/download/v1.2.3"
-	for _, p := range desks {
+	for _, p := range clients {
 		if err := writeFile(r.binary(migrate, p), []byte("#!/bin/sh\necho imds-migrate v1.2.3 \"$@\"\n")); err != nil {
 			t.Fatal(err)
 		}

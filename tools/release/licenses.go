@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -12,10 +14,14 @@ import (
 )
 
 // module is a module that a program is linked with.
-type module struct{ path, version, dir string }
+type module struct {
+	path, version, dir string
+	// packages are the directories of the linked packages.
+	packages []string
+}
 
-// license is the text of a license and what it is recognized by. The list is the allow-list: a
-// text that none of these recognizes ends the release.
+// allowed is the list of allowed licenses, each with a pattern that recognizes its text. A license
+// file that no pattern matches ends the release.
 var allowed = []struct {
 	id   string
 	mark *regexp.Regexp
@@ -37,7 +43,7 @@ var licenseFile = regexp.MustCompile(`(?i)^(?:LICEN[CS]E|COPYING|NOTICE|PATENTS)
 
 // writeLicenses writes the licenses of what each program is linked with, Go's own among them.
 func (r *release) writeLicenses(ctx context.Context) error {
-	all, err := r.programs()
+	all, err := r.programs(ctx)
 	if err != nil {
 		return err
 	}
@@ -67,7 +73,7 @@ func (r *release) licensesOf(ctx context.Context, p program) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	modules = append(modules, module{"Go's standard library", r.compiler, goroot})
+	modules = append(modules, &module{path: "Go's standard library", version: r.compiler, dir: goroot})
 	var text bytes.Buffer
 	fmt.Fprintf(&text, "%s %s is linked with the software below.\n", p.name, r.version)
 	for _, m := range modules {
@@ -79,49 +85,83 @@ func (r *release) licensesOf(ctx context.Context, p program) ([]byte, error) {
 }
 
 // modules returns the modules that a program is linked with on any of its platforms, sorted.
-func (r *release) modules(ctx context.Context, p program) ([]module, error) {
-	var all []module
+func (r *release) modules(ctx context.Context, p program) ([]*module, error) {
+	found := map[string]*module{}
 	for _, on := range p.platforms {
 		out, err := output(ctx, r.root, append(r.env, "GOOS="+on.os, "GOARCH="+on.arch), "go", "list", "-deps",
-			"-f", "{{with .Module}}{{if not .Main}}{{.Path}}\t{{.Version}}\t{{.Dir}}{{end}}{{end}}", "./cmd/"+p.name)
+			"-f", "{{with .Module}}{{if not .Main}}{{.Path}}\t{{.Version}}\t{{.Dir}}\t{{$.Dir}}{{end}}{{end}}", "./cmd/"+p.name)
 		if err != nil {
 			return nil, err
 		}
 		for line := range strings.Lines(out) {
-			if path, rest, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok {
-				version, dir, _ := strings.Cut(rest, "\t")
-				all = append(all, module{path, version, dir})
+			fields := strings.Split(strings.TrimSpace(line), "\t")
+			if len(fields) != 4 {
+				continue // a package of Go or of this repository
 			}
+			m := found[fields[0]]
+			if m == nil {
+				m = &module{path: fields[0], version: fields[1], dir: fields[2]}
+				found[m.path] = m
+			}
+			m.packages = append(m.packages, fields[3])
 		}
 	}
-	slices.SortFunc(all, func(a, b module) int { return strings.Compare(a.path, b.path) })
-	return slices.Compact(all), nil
+	return slices.SortedFunc(maps.Values(found), func(a, b *module) int { return strings.Compare(a.path, b.path) }), nil
+}
+
+// licenseFiles returns the license files of a module that apply to the linked packages, from the
+// module's directory on: those of the packages' directories and of the directories above. Copied code
+// has its own license in its directory.
+func (m *module) licenseFiles() ([]string, error) {
+	dirs := map[string]bool{m.dir: true}
+	for _, dir := range m.packages {
+		for ; strings.HasPrefix(dir, m.dir+string(filepath.Separator)); dir = filepath.Dir(dir) {
+			dirs[dir] = true
+		}
+	}
+	var names []string
+	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if e.IsDir() || !licenseFile.MatchString(e.Name()) || filepath.Ext(e.Name()) == ".go" {
+				continue
+			}
+			name, err := filepath.Rel(m.dir, filepath.Join(dir, e.Name()))
+			if err != nil {
+				return nil, err
+			}
+			names = append(names, filepath.ToSlash(name))
+		}
+	}
+	return names, nil
 }
 
 // writeLicense writes the name, the licenses and the notices of a module.
-func (m module) writeLicense(text *bytes.Buffer) error {
-	entries, err := os.ReadDir(m.dir)
+func (m *module) writeLicense(text *bytes.Buffer) error {
+	names, err := m.licenseFiles()
 	if err != nil {
 		return err
 	}
 	var ids []string
 	var texts bytes.Buffer
-	for _, e := range entries {
-		if e.IsDir() || !licenseFile.MatchString(e.Name()) {
-			continue
-		}
-		content, err := os.ReadFile(filepath.Join(m.dir, e.Name()))
+	atRoot := false
+	for _, name := range names {
+		content, err := os.ReadFile(filepath.Join(m.dir, name))
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&texts, "\n%s:\n\n%s\n", e.Name(), bytes.TrimSpace(content))
+		fmt.Fprintf(&texts, "\n%s:\n\n%s\n", name, bytes.TrimSpace(content))
 		if id := identify(content); id != "" {
 			ids = append(ids, id)
-		} else if name := strings.ToUpper(e.Name()); !strings.HasPrefix(name, "NOTICE") && !strings.HasPrefix(name, "PATENTS") {
-			return fmt.Errorf("%s %s: %s is not one of the licenses that tools/release/licenses.go allows", m.path, m.version, e.Name())
+			atRoot = atRoot || !strings.Contains(name, "/")
+		} else if base := strings.ToUpper(path.Base(name)); !strings.HasPrefix(base, "NOTICE") && !strings.HasPrefix(base, "PATENTS") {
+			return fmt.Errorf("%s %s: %s is not one of the licenses that tools/release/licenses.go allows", m.path, m.version, name)
 		}
 	}
-	if len(ids) == 0 {
+	if !atRoot {
 		return fmt.Errorf("%s %s has no license file", m.path, m.version)
 	}
 	slices.Sort(ids)

@@ -40,6 +40,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.url, "download-url", "", "`URL` below which the archives will be published, for the krew manifest; default: releases of the GitHub repository that is git's origin")
 	lock := flags.Bool("lock-debian", false, "write the newest versions of the Debian packages with iptables into "+lockFile+", instead of building")
 	push := flags.String("push", "", "push the images and the chart of --out to this `registry` and path, instead of building")
+	force := flags.Bool("force", false, "let --push replace tags of the registry that have another digest")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
@@ -55,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var err error
 	switch {
 	case *push != "":
-		err = pushAll(ctx, *out, *push, stdout)
+		err = pushAll(ctx, *out, *push, *force, stdout)
 	case *lock:
 		err = lockDebian(ctx, *repository)
 	default:
@@ -162,5 +163,5 @@ func replaceable(dir string) error {
 	return nil
 }
 
-// marker is in each directory of a release from the beginning.
+// marker is a file that build writes first, so that a later build recognizes the directory as its own.
 const marker = ".release"

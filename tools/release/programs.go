@@ -25,24 +25,29 @@ type program struct {
 
 var (
 	nodes = []platform{{"linux", "amd64"}, {"linux", "arm64"}}
-	// desks are where people run imds-migrate.
-	desks = []platform{{"linux", "amd64"}, {"linux", "arm64"}, {"darwin", "amd64"}, {"darwin", "arm64"}, {"windows", "amd64"}, {"windows", "arm64"}}
+	// clients are the platforms of imds-migrate, which people run on their own machines.
+	clients = []platform{{"linux", "amd64"}, {"linux", "arm64"}, {"darwin", "amd64"}, {"darwin", "arm64"}, {"windows", "amd64"}, {"windows", "arm64"}}
 )
 
-// programs returns the programs of a release: all of cmd/.
-func (r *release) programs() ([]program, error) {
-	entries, err := os.ReadDir(filepath.Join(r.root, "cmd"))
+// programs returns the programs of a release: all directories of cmd/.
+func (r *release) programs(ctx context.Context) ([]program, error) {
+	files, err := r.files(ctx, "cmd")
 	if err != nil {
 		return nil, err
 	}
 	var all []program
-	for _, e := range entries {
-		p := program{e.Name(), r.nodes()}
-		if e.Name() == migrate {
-			p.platforms = r.only(desks)
+	for _, file := range files {
+		name, _, inDir := strings.Cut(strings.TrimPrefix(file, "cmd/"), "/")
+		if !inDir || slices.ContainsFunc(all, func(p program) bool { return p.name == name }) {
+			continue
+		}
+		p := program{name, r.nodes()}
+		if name == migrate {
+			p.platforms = r.only(clients)
 		}
 		all = append(all, p)
 	}
+	slices.SortFunc(all, func(a, b program) int { return strings.Compare(a.name, b.name) })
 	return all, nil
 }
 
@@ -64,8 +69,8 @@ func parsePlatforms(list string) (parsed []platform, err error) {
 	}
 	for name := range strings.SplitSeq(list, ",") {
 		os, arch, _ := strings.Cut(name, "/")
-		if !slices.Contains(desks, platform{os, arch}) {
-			return nil, fmt.Errorf("--platforms: %q: must be one of %v", name, desks)
+		if !slices.Contains(clients, platform{os, arch}) {
+			return nil, fmt.Errorf("--platforms: %q: must be one of %v", name, clients)
 		}
 		parsed = append(parsed, platform{os, arch})
 	}
@@ -92,11 +97,11 @@ func (r *release) buildPrograms(ctx context.Context) error {
 	if err := os.WriteFile(filepath.Join(r.out, marker), nil, 0o644); err != nil {
 		return err
 	}
-	all, err := r.programs()
+	all, err := r.programs(ctx)
 	if err != nil {
 		return err
 	}
-	for _, on := range r.only(desks) {
+	for _, on := range r.only(clients) {
 		var packages []string
 		for _, p := range all {
 			for _, its := range p.platforms {

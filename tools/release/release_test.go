@@ -46,6 +46,7 @@ func newRepository(t *testing.T) (dir string, change func(file, content string),
 	}
 	change("VERSION", "v1.2.3\n")
 	change("go.mod", "module example.test/a\n\ngo 1.26.0\n\ntoolchain go1.26.11\n")
+	change(".gitignore", "*.o\n")
 	change("CHANGELOG.md", "# Changelog\n\n## [1.2.3] - 2026-11-30\n\n- a\n\n## [1.2.2] - 2026-11-29\n\n- b\n")
 	change("tools/vuln/run", "#!/bin/sh\ntrue\n")
 	if err := os.Chmod(filepath.Join(dir, "tools/vuln/run"), 0o755); err != nil {
@@ -67,6 +68,7 @@ func TestNoRelease(t *testing.T) {
 	}{
 		"release":         {func(func(string, string), func(...string)) {}, ""},
 		"untracked file":  {func(change func(string, string), _ func(...string)) { change("a", "") }, `the tree has uncommitted changes, such as "?? a": commit or remove them`},
+		"ignored file":    {func(change func(string, string), _ func(...string)) { change("cmd/a/a.o", "") }, `git ignores files of the programs or the chart, such as "cmd/a/a.o": remove them`},
 		"no tag":          {func(_ func(string, string), git func(...string)) { git("tag", "-d", "v1.2.3") }, "the commit has no tag: git tag v1.2.3"},
 		"another tag":     {func(_ func(string, string), git func(...string)) { git("tag", "-d", "v1.2.3"); git("tag", "v1.2.4") }, "the commit has the tag v1.2.4, and VERSION is v1.2.3"},
 		"no heading":      {spoilFile("CHANGELOG.md", "# Changelog\n"), `CHANGELOG.md has no heading "## [1.2.3]"`},
@@ -87,6 +89,9 @@ func TestNoRelease(t *testing.T) {
 			var out strings.Builder
 			if err := r.check(t.Context(), true, &out); err != nil || !strings.Contains(out.String(), tt.want) {
 				t.Errorf("snapshot: %v, %q, want %q", err, out.String(), tt.want)
+			}
+			if changed := strings.HasSuffix(what, " file"); strings.HasSuffix(r.commit, "-dirty") != changed {
+				t.Errorf("the commit is %s, want -dirty: %t", r.commit, changed)
 			}
 		})
 	}
@@ -209,22 +214,29 @@ func TestDockerfiles(t *testing.T) {
 
 // TestUnknownLicense checks that a module without a known license ends the release.
 func TestUnknownLicense(t *testing.T) {
+	const mit = "Permission is hereby granted, free\nof charge, to any person obtaining a copy"
 	for what, tt := range map[string]struct {
 		files map[string]string
 		want  string
 	}{
-		"unknown": {map[string]string{"LICENSE": "You may not use this.", "NOTICE": "a"}, "example.test/a v1.0.0: LICENSE is not one of the licenses that tools/release/licenses.go allows"},
-		"none":    {map[string]string{"README": "MIT"}, "example.test/a v1.0.0 has no license file"},
-		"known":   {map[string]string{"LICENSE.txt": "Permission is hereby granted, free\nof charge, to any person obtaining a copy", "NOTICE": "a"}, ""},
+		"unknown":                 {map[string]string{"LICENSE": "You may not use this.", "NOTICE": "a"}, "example.test/a v1.0.0: LICENSE is not one of the licenses that tools/release/licenses.go allows"},
+		"only of copied code":     {map[string]string{"b/c/LICENSE": mit}, "example.test/a v1.0.0 has no license file"},
+		"unknown, of copied code": {map[string]string{"LICENSE": mit, "b/LICENSE": "You may not use this.", "b/c/c.go": ""}, "example.test/a v1.0.0: b/LICENSE is not one of the licenses that tools/release/licenses.go allows"},
+		"not linked":              {map[string]string{"LICENSE": mit, "b/c/license.go": "package c", "d/LICENSE": "You may not use this."}, ""},
+		"none":                    {map[string]string{"README": "MIT"}, "example.test/a v1.0.0 has no license file"},
+		"known":                   {map[string]string{"LICENSE.txt": mit, "NOTICE": "a", "b/c/c.go": ""}, ""},
 	} {
 		dir := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(dir, "b/c"), 0o755); err != nil {
+			t.Fatal(err)
+		}
 		for file, content := range tt.files {
 			if err := writeFile(filepath.Join(dir, file), []byte(content)); err != nil {
 				t.Fatal(err)
 			}
 		}
 		var out bytes.Buffer
-		err := module{"example.test/a", "v1.0.0", dir}.writeLicense(&out)
+		err := (&module{path: "example.test/a", version: "v1.0.0", dir: dir, packages: []string{filepath.Join(dir, "b/c")}}).writeLicense(&out)
 		if tt.want == "" && (err != nil || !strings.Contains(out.String(), "example.test/a v1.0.0: MIT\n")) || tt.want != "" && (err == nil || err.Error() != tt.want) {
 			t.Errorf("%s: got %v, %q, want %q", what, err, out.String(), tt.want)
 		}
@@ -242,7 +254,7 @@ func TestLicenses(t *testing.T) {
 	if err := r.setEnvironment(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	all, err := r.programs()
+	all, err := r.programs(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,8 +268,13 @@ func TestLicenses(t *testing.T) {
 				t.Errorf("%s: there is no %q", p.name, want)
 			}
 		}
-		if want := regexp.MustCompile(`\ngithub.com/hashicorp/golang-lru/v2 v\S+: MPL-2.0\nIts unchanged source: go mod download github.com/hashicorp/golang-lru/v2@v`); p.name == "proxy" && !want.Match(text) {
-			t.Errorf("proxy: there is no %s", want)
+		for _, want := range map[string][]string{
+			"proxy":   {`\ngithub.com/hashicorp/golang-lru/v2 v\S+: BSD, MPL-2.0\nIts unchanged source: go mod download github.com/hashicorp/golang-lru/v2@v`, `\nsimplelru/LICENSE_list:\n`},
+			"webhook": {`\nthird_party/forked/golang/btree/LICENSE:\n`, `\npkg/validation/spec/LICENSE:\n`},
+		}[p.name] {
+			if !regexp.MustCompile(want).Match(text) {
+				t.Errorf("%s: there is no %s", p.name, want)
+			}
 		}
 	}
 }
@@ -299,7 +316,7 @@ func TestPush(t *testing.T) {
 	defer server.Close()
 	to := strings.TrimPrefix(server.URL, "http://") + "/team"
 	var out strings.Builder
-	if err := pushAll(t.Context(), r.out, to, &out); err != nil {
+	if err := pushAll(t.Context(), r.out, to, false, &out); err != nil {
 		t.Fatal(err)
 	}
 	values, err := os.ReadFile(filepath.Join(r.out, "values.yaml"))
@@ -338,6 +355,54 @@ func TestPush(t *testing.T) {
 	}
 }
 
+// TestPushKeepsTags checks that a push replaces a tag with another digest only by force, and pushes
+// nothing before it has looked at all tags.
+func TestPushKeepsTags(t *testing.T) {
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	to := strings.TrimPrefix(server.URL, "http://") + "/team"
+	first, second := newRelease(t), newRelease(t)
+	second.commit = strings.Repeat("b", 40) // in the labels of the images
+	if err := os.RemoveAll(filepath.Join(second.out, "oci")); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(second.writeImages(t.Context()), second.writeChart(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	chart, err := name.ParseReference(to + "/charts/imds-oidc-proxy:1.2.3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := func() string {
+		t.Helper()
+		found, err := remote.Head(chart)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found.Digest.String()
+	}
+	for range 2 { // again: the same digests
+		if err := pushAll(t.Context(), first.out, to, false, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := digest()
+	err = pushAll(t.Context(), second.out, to, false, io.Discard)
+	if err == nil || !regexp.MustCompile(`^pushing to \S+: \S+:1.2.3 is sha256:\w+ there, and a push would replace it by sha256:\w+: to do so, make push FORCE=1$`).MatchString(err.Error()) {
+		t.Errorf("other digests: got %v", err)
+	}
+	// The chart is the first of the layouts. Without it, an image of the registry is in the way.
+	if err := os.Rename(filepath.Join(second.out, "oci", "chart"), filepath.Join(second.out, "oci", "z-chart")); err != nil {
+		t.Fatal(err)
+	}
+	if err := pushAll(t.Context(), second.out, to, false, io.Discard); err == nil || digest() != before {
+		t.Errorf("got %v, and the chart is %s, want it to stay %s", err, digest(), before)
+	}
+	if err := pushAll(t.Context(), second.out, to, true, io.Discard); err != nil || digest() == before {
+		t.Errorf("by force: got %v, and the chart is still %s", err, before)
+	}
+}
+
 // TestHelm checks that Helm reads the chart from a registry, and that every image in what it renders
 // is there.
 func TestHelm(t *testing.T) {
@@ -349,7 +414,7 @@ func TestHelm(t *testing.T) {
 	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer server.Close()
 	to := strings.TrimPrefix(server.URL, "http://") + "/team"
-	if err := pushAll(t.Context(), r.out, to, io.Discard); err != nil {
+	if err := pushAll(t.Context(), r.out, to, false, io.Discard); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("go", "tool", "helm", "template", "a", "oci://"+to+"/charts/"+chartName, "--version="+strings.TrimPrefix(r.version, "v"), "--plain-http",
@@ -385,7 +450,7 @@ func TestPushErrors(t *testing.T) {
 		r.out:       {strings.TrimPrefix(server.URL, "http://"), `^pushing to .*connection refused$`},
 		t.TempDir(): {"registry.example.test", `has no complete release: make release$`},
 	} {
-		err := pushAll(t.Context(), out, tt.registry, io.Discard)
+		err := pushAll(t.Context(), out, tt.registry, false, io.Discard)
 		if err == nil || !regexp.MustCompile(tt.want).MatchString(err.Error()) {
 			t.Errorf("got %v, want %q", err, tt.want)
 		}
@@ -453,7 +518,7 @@ func TestPlatforms(t *testing.T) {
 		if r.platforms, err = parsePlatforms(list); err != nil {
 			t.Fatal(err)
 		}
-		all, err := r.programs()
+		all, err := r.programs(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -463,6 +528,48 @@ func TestPlatforms(t *testing.T) {
 		}
 		if !strings.HasPrefix(got.String(), want) || len(all) != 5 {
 			t.Errorf("%q: got %s, want %s and three more", list, &got, want)
+		}
+	}
+}
+
+// TestIgnoredFiles checks that files that git ignores are neither programs nor parts of the chart, and
+// that files that git would add are.
+func TestIgnoredFiles(t *testing.T) {
+	dir, change, _ := newRepository(t)
+	r := &release{root: dir}
+	change("cmd/a/main.go", "")
+	change("cmd/.DS_Store", "")
+	change("cmd/b/b.o", "")
+	all, err := r.programs(t.Context())
+	if err != nil || len(all) != 1 || all[0].name != "a" {
+		t.Errorf("got the programs %v, %v, want a", all, err)
+	}
+	change("charts/a/values.yaml", "")
+	change("charts/a/a.o", "")
+	if files, err := r.files(t.Context(), "charts/a"); err != nil || strings.Join(files, " ") != "charts/a/values.yaml" {
+		t.Errorf("got the files %v, %v, want values.yaml", files, err)
+	}
+}
+
+// TestWithoutGenerator checks that the generator's hashes are removed and nothing else.
+func TestWithoutGenerator(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.json")
+	for content, want := range map[string]string{
+		`{"metadata":{"tools":[{"name":"a","hashes":[{"alg":"MD5"}]}],"component":{"hashes":[1]}},"version":1}`: `{"metadata":{"component":{"hashes":[1]},"tools":[{"name":"a"}]},"version":1}`,
+		`{"metadata":{"tools":{"components":[{"hashes":[1]}]}}}`:                                                "",
+	} {
+		if err := writeFile(file, []byte(content)); err != nil {
+			t.Fatal(err)
+		}
+		if err := withoutGenerator(file); (err == nil) != (want != "") {
+			t.Errorf("%s: got %v", content, err)
+		}
+		got, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want != "" && strings.Join(strings.Fields(string(got)), "") != want {
+			t.Errorf("%s: got %s, want %s", content, got, want)
 		}
 	}
 }

@@ -104,11 +104,17 @@ func (r *release) setEnvironment(ctx context.Context) error {
 	return err
 }
 
+// dirty ends the commit of a tree with changes, as git describe writes it.
+const dirty = "-dirty"
+
 // check returns the first reason why the state of the repository is no release. With snapshot it
 // prints every reason instead.
 func (r *release) check(ctx context.Context, snapshot bool, stdout io.Writer) error {
-	for _, check := range []func(context.Context) error{r.checkClean, r.checkTag, r.checkChangelog, r.checkVulnerabilities} {
+	for i, check := range []func(context.Context) error{r.checkClean, r.checkTag, r.checkChangelog, r.checkVulnerabilities} {
 		err := check(ctx)
+		if i == 0 && err != nil && !strings.HasSuffix(r.commit, dirty) {
+			r.commit += dirty // git describe looks at tracked files only
+		}
 		if err != nil && !snapshot {
 			return err
 		}
@@ -120,12 +126,28 @@ func (r *release) check(ctx context.Context, snapshot bool, stdout io.Writer) er
 }
 
 func (r *release) checkClean(ctx context.Context) error {
-	changes, err := r.git(ctx, "status", "--porcelain")
+	changes, err := r.git(ctx, "status", "--porcelain", "--untracked-files=all")
 	if err == nil && changes != "" {
 		first, _, _ := strings.Cut(changes, "\n")
 		err = fmt.Errorf("the tree has uncommitted changes, such as %q: commit or remove them", strings.TrimSpace(first))
 	}
+	if err != nil {
+		return err
+	}
+	// Go compiles ignored files too.
+	ignored, err := r.git(ctx, "ls-files", "--others", "--ignored", "--exclude-standard", "--", "cmd", "internal", "charts")
+	if err == nil && ignored != "" {
+		first, _, _ := strings.Cut(ignored, "\n")
+		err = fmt.Errorf("git ignores files of the programs or the chart, such as %q: remove them", first)
+	}
 	return err
+}
+
+// files returns the paths of the files below a directory, from the repository on, that are in git
+// or that git would add: without those that it ignores.
+func (r *release) files(ctx context.Context, dir string) ([]string, error) {
+	names, err := r.git(ctx, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", dir)
+	return strings.FieldsFunc(names, func(c rune) bool { return c == 0 }), err
 }
 
 func (r *release) checkTag(ctx context.Context) error {

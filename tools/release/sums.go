@@ -48,30 +48,24 @@ func (r *release) writeSums(context.Context) error {
 	return writeFile(filepath.Join(r.out, sumsFile), out.Bytes())
 }
 
-// sums returns the checksums of the files, sorted by name. bin, licenses and oci are left out:
-// the archives contain them.
+// sums returns the checksums of the files, sorted by name. The directories bin, licenses and
+// oci are left out: the archives contain them.
 func (r *release) sums() ([]sum, error) {
 	var all []sum
-	for _, pattern := range []string{"*", "sbom/*"} {
-		names, err := filepath.Glob(filepath.Join(r.out, pattern))
+	entries, err := os.ReadDir(r.out)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if e.IsDir() || e.Name() == marker {
+			continue
+		}
+		content, err := os.ReadFile(filepath.Join(r.out, e.Name()))
 		if err != nil {
 			return nil, err
 		}
-		for _, name := range names {
-			if info, err := os.Stat(name); err != nil || info.IsDir() || filepath.Base(name) == marker {
-				continue
-			}
-			content, err := os.ReadFile(name)
-			if err != nil {
-				return nil, err
-			}
-			relative, err := filepath.Rel(r.out, name)
-			if err != nil {
-				return nil, err
-			}
-			digest := sha256.Sum256(content)
-			all = append(all, sum{filepath.ToSlash(relative), map[string]string{"sha256": hex.EncodeToString(digest[:])}})
-		}
+		digest := sha256.Sum256(content)
+		all = append(all, sum{e.Name(), map[string]string{"sha256": hex.EncodeToString(digest[:])}})
 	}
 	return all, nil
 }
@@ -90,7 +84,7 @@ func (r *release) statement(subjects []sum) any {
 				"externalParameters": map[string]any{"command": "make release", "version": r.version, "registry": r.registry},
 				"internalParameters": map[string]any{"toolchain": r.compiler},
 				"resolvedDependencies": []any{map[string]any{
-					"uri": source, "digest": map[string]string{"gitCommit": strings.TrimSuffix(r.commit, "-dirty")},
+					"uri": source, "digest": map[string]string{"gitCommit": strings.TrimSuffix(r.commit, dirty)},
 				}},
 			},
 			"runDetails": map[string]any{"builder": map[string]string{"id": r.home + "/tree/main/tools/release"}},

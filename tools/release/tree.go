@@ -85,7 +85,7 @@ func (t tree) tarGz(at time.Time) ([]byte, error) {
 	return out.Bytes(), err
 }
 
-// zip returns the tree as a zip archive, with the same promise as tar.
+// zip returns the tree as a zip archive. Its bytes depend on nothing but the tree and the time.
 func (t tree) zip(at time.Time) ([]byte, error) {
 	var out bytes.Buffer
 	w := zip.NewWriter(&out)

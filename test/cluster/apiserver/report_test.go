@@ -33,6 +33,7 @@ import (
 	"imds-oidc-proxy/test/cluster"
 	"imds-oidc-proxy/test/kit/entra"
 	"imds-oidc-proxy/test/kit/local"
+	"imds-oidc-proxy/test/kit/memory"
 )
 
 // reportTimeout limits a test that creates thousands of pods, or runs Prometheus.
@@ -51,12 +52,11 @@ func migrate(ctx context.Context, t *testing.T, args ...string) migration {
 	cmd := exec.CommandContext(ctx, program("imds-migrate"), args...)
 	var out, messages bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &messages
-	err := cmd.Run()
+	peak, err := memory.Run(cmd)
 	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
 		t.Fatal(err)
 	}
-	usage, _ := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	return migration{out.String(), messages.String(), cmd.ProcessState.ExitCode(), usage.Maxrss << 10}
+	return migration{out.String(), messages.String(), cmd.ProcessState.ExitCode(), peak}
 }
 
 // report returns the report that was printed.

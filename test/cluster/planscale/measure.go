@@ -17,7 +17,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -28,6 +27,7 @@ import (
 	"imds-oidc-proxy/internal/plan"
 	"imds-oidc-proxy/internal/survey"
 	"imds-oidc-proxy/test/cluster"
+	"imds-oidc-proxy/test/kit/memory"
 )
 
 const (
@@ -237,12 +237,12 @@ func (b *bench) listRequests(ctx context.Context) (map[string]int, error) {
 
 // plan runs imds-migrate, and returns its time and the size of its largest resident set. The kernel counts
 // this process too until the program has started, so that the size is never too small.
-func (b *bench) plan(ctx context.Context) (took time.Duration, memory int64, err error) {
+func (b *bench) plan(ctx context.Context) (took time.Duration, peak int64, err error) {
 	cmd := exec.CommandContext(ctx, os.Getenv(programVar), "plan", "--kubeconfig="+b.kubeconfig, "--output=json")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	began := time.Now()
-	err = cmd.Run()
+	peak, err = memory.Run(cmd)
 	took = time.Since(began)
 	if exit, exited := errors.AsType[*exec.ExitError](err); !exited || exit.ExitCode() != plan.ExitBlocked && exit.ExitCode() != plan.ExitWork {
 		return 0, 0, fmt.Errorf("imds-migrate plan: %v: %s", err, &stderr)
@@ -254,5 +254,5 @@ func (b *bench) plan(ctx context.Context) (took time.Duration, memory int64, err
 	if want := b.namespaces * workloads; made.Summary.ByToday[plan.ByPodIdentity] != want/2 || len(made.Workloads) != want {
 		return 0, 0, fmt.Errorf("%d workloads, %+v", len(made.Workloads), made.Summary.ByToday)
 	}
-	return took, cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10, nil
+	return took, peak, nil
 }
