@@ -218,7 +218,7 @@ func (c *cluster) listWithin(ctx context.Context, k Kind, version string) error 
 		namespace = ""
 	}
 	err := c.list(ctx, k, version, namespace)
-	if apierrors.IsForbidden(err) && k.Everywhere && c.config.Namespace != "" {
+	if apierrors.IsForbidden(err) && namespace == "" && k.Everywhere && c.config.Namespace != "" {
 		c.unread(Forbidden, k.String(), "read in namespace "+c.config.Namespace+" only: "+denied(err, "list", k.String()))
 		err = c.list(ctx, k, version, c.config.Namespace)
 	}
