@@ -231,9 +231,9 @@ func TestNamespace(t *testing.T) {
 	if err != nil || len(r.NotRead) > 0 || !strings.HasPrefix(verdict(r), "can go: ") {
 		t.Errorf("got %v, %+v", err, r)
 	}
-	a["/apis/batch/v1/namespaces/shop/cronjobs"] = apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("no"))
+	a["/apis/apps/v1/namespaces/shop/statefulsets"] = apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("no"))
 	r, err = report.Run(t.Context(), a, &executor{answers: map[string]string{"web-5d4f-aaaaa": census()}}, report.Config{Namespace: "shop", Now: now, Timeout: time.Minute})
-	if err != nil || len(r.NotRead) != 1 || r.NotRead[0].What != "cronjobs.batch" {
+	if err != nil || len(r.NotRead) != 1 || r.NotRead[0].What != "statefulsets.apps" {
 		t.Errorf("a forbidden kind: got %v, %+v", err, r.NotRead)
 	}
 }
