@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/pod-security-admission/api"
 )
 
@@ -72,8 +73,9 @@ func install(t *testing.T, name string) installed {
 		case *rbacv1.Role:
 			i.rules["Role"] = o.Rules
 		}
-		if namespaced, ok := object.(interface{ GetNamespace() string }); ok && namespaced.GetNamespace() != "" {
-			i.namespaces = append(i.namespaces, namespaced.GetNamespace())
+		// What helm test creates is in another namespace, since pods of this one are not injected.
+		if o, ok := object.(metav1.Object); ok && o.GetNamespace() != "" && o.GetAnnotations()["helm.sh/hook"] == "" {
+			i.namespaces = append(i.namespaces, o.GetNamespace())
 		}
 	}
 	if i.deployment == nil || i.configuration == nil || i.service == nil || i.budget == nil {
