@@ -139,7 +139,7 @@ install: ## build a snapshot, push it to REGISTRY, and install the webhook with 
 
 .PHONY: test-release
 test-release: ## test the release tool and signatures, and that two clones give the same release (part of nightly)
-	@# Cosign is built from source: 3 to 10 minutes the first time, then it is in Go's cache.
+	@# Cosign is built from source: 4 minutes the first time, then it is in Go's cache.
 	cosign=$$(go -C tools/cosign tool -n cosign) && cd tools/release && COSIGN=$$cosign GOTOOLCHAIN=$$(sed -n 's/^toolchain //p' ../../go.mod) go test -count=1 ./...
 	tools/twice
 
