@@ -57,6 +57,14 @@ func Write(w io.Writer, p *plan.Plan, config Config) error {
 	return write(w, p, config)
 }
 
+// indentedJSON writes a value as JSON for people.
+func indentedJSON(w io.Writer, value any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(value)
+}
+
 // writeJSON writes the plan item by item: an encoder would keep several copies of it in memory.
 func writeJSON(w io.Writer, p *plan.Plan, _ Config) error {
 	out := bufio.NewWriter(w)

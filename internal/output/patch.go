@@ -93,22 +93,7 @@ func merge(p plan.Patch) map[string]any {
 		version = p.Group + "/" + p.Version
 	}
 	body := map[string]any{"apiVersion": version, "kind": p.Kind, "metadata": metadata(p.Namespace, p.Name, nil)}
-	for _, c := range p.Changes {
-		at := body
-		for _, key := range c.Path[:len(c.Path)-1] {
-			next, ok := at[key].(map[string]any)
-			if !ok {
-				next = map[string]any{}
-				at[key] = next
-			}
-			at = next
-		}
-		var value any = c.Value
-		if c.Remove {
-			value = nil // removes the key
-		}
-		at[c.Path[len(c.Path)-1]] = value
-	}
+	p.Merge(body)
 	return body
 }
 

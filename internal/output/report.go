@@ -3,7 +3,6 @@ package output
 import (
 	"cmp"
 	"encoding/csv"
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -34,10 +33,7 @@ func WriteReport(w io.Writer, r *report.Report, format string) error {
 }
 
 func reportJSON(w io.Writer, r *report.Report) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(r)
+	return indentedJSON(w, r)
 }
 
 func reportYAML(w io.Writer, r *report.Report) error {

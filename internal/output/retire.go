@@ -1,7 +1,6 @@
 package output
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -30,10 +29,7 @@ func WriteRetirement(w io.Writer, r *retire.Retirement, format string) error {
 }
 
 func retireJSON(w io.Writer, r *retire.Retirement) error {
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(r)
+	return indentedJSON(w, r)
 }
 
 // basis says what a removal is based on.

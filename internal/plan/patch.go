@@ -16,6 +16,26 @@ type Patch struct {
 	Changes []Change
 }
 
+// Merge adds the changes to the body of a JSON merge patch (RFC 7396), in which null removes a key.
+func (p *Patch) Merge(body map[string]any) {
+	for _, c := range p.Changes {
+		at := body
+		for _, key := range c.Path[:len(c.Path)-1] {
+			next, ok := at[key].(map[string]any)
+			if !ok {
+				next = map[string]any{}
+				at[key] = next
+			}
+			at = next
+		}
+		var value any
+		if !c.Remove {
+			value = c.Value
+		}
+		at[c.Path[len(c.Path)-1]] = value
+	}
+}
+
 // Patches returns the changes of the plan that are changes of fields: labels, annotations and service
 // accounts of workloads, annotations of accounts that exist, and fields of other tools. Skipped says what
 // is not among them, and why.

@@ -14,14 +14,12 @@ package report
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"imds-oidc-proxy/internal/census"
 	"imds-oidc-proxy/internal/inject"
@@ -227,7 +225,7 @@ func Run(ctx context.Context, client survey.Client, executor Executor, config Co
 	s.Finish()
 	r := &run{config: config, client: client, executor: executor, survey: s,
 		workloads: map[survey.Ref]*Workload{}, inNamespace: map[string][]*Workload{}, direct: map[string]int{}, intervals: map[string]time.Duration{}, seen: map[podName]bool{}}
-	if err := r.namespaceExists(ctx); err != nil {
+	if err := survey.NamespaceExists(ctx, r.client, r.config.Namespace); err != nil {
 		return nil, err
 	}
 	r.findWorkloads()
@@ -260,21 +258,6 @@ type run struct {
 	interrupted bool
 	seen        map[podName]bool          // all pods that exist or existed during the run
 	memories    map[time.Duration]*memory // by period; nil: no Prometheus
-}
-
-// namespaceExists returns an error if the namespace of the report does not exist: its lists are empty then.
-func (r *run) namespaceExists(ctx context.Context) error {
-	if r.config.Namespace == "" {
-		return nil
-	}
-	body, err := r.client.Get(ctx, "/api/v1/namespaces/"+r.config.Namespace, nil)
-	switch {
-	case err == nil:
-		return body.Close()
-	case apierrors.IsNotFound(err):
-		return errors.New("namespace " + r.config.Namespace + " does not exist")
-	}
-	return nil // those who may only read what is in it may not get it
 }
 
 // findWorkloads finds the workloads with the sidecar, and counts those with workload identity alone.

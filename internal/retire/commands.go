@@ -92,18 +92,7 @@ func (b *builder) key(ref survey.Ref) string {
 // mergePatch returns a JSON merge patch (RFC 7396) of a removal.
 func mergePatch(p plan.Patch) string {
 	body := map[string]any{}
-	for _, c := range p.Changes {
-		at := body
-		for _, key := range c.Path[:len(c.Path)-1] {
-			next, ok := at[key].(map[string]any)
-			if !ok {
-				next = map[string]any{}
-				at[key] = next
-			}
-			at = next
-		}
-		at[c.Path[len(c.Path)-1]] = nil
-	}
+	p.Merge(body)
 	text, _ := json.Marshal(body) // cannot fail
 	return string(text)
 }

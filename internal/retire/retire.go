@@ -105,7 +105,7 @@ type builder struct {
 	// mounting has the SecretProviderClass that the pods of a workload mount and for which the driver asks
 	// aad-pod-identity in their name.
 	mounting map[survey.Ref]string
-	// kept are workloads that keep the label of aad-pod-identity for ever, and unlabelled those that lose it
+	// kept are workloads that keep the label of aad-pod-identity permanently, and unlabelled those that lose it
 	// together with the sidecar.
 	kept, unlabelled map[survey.Ref]bool
 }

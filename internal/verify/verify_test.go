@@ -185,7 +185,7 @@ func TestNotRead(t *testing.T) {
 	}
 }
 
-// forbidden is an api one of whose lists is forbidden.
+// forbidden is an api that refuses one list.
 type forbidden struct {
 	api
 	path string

@@ -41,7 +41,7 @@ func words(s string) *regexp.Regexp {
 // licenseFile is the name of a file with a license, a notice, or a grant of patents.
 var licenseFile = regexp.MustCompile(`(?i)^(?:LICEN[CS]E|COPYING|NOTICE|PATENTS)[^/]*$`)
 
-// writeLicenses writes the licenses of what each program is linked with, Go's own among them.
+// writeLicenses writes the licenses of the modules in each program, Go's own among them.
 func (r *release) writeLicenses(ctx context.Context) error {
 	all, err := r.programs(ctx)
 	if err != nil {
@@ -59,7 +59,7 @@ func (r *release) writeLicenses(ctx context.Context) error {
 	return nil
 }
 
-// licenses returns the path of the licenses of what a program is linked with.
+// licenses returns the path of the licenses of the modules in a program.
 func (r *release) licenses(name string) string {
 	return filepath.Join(r.out, "licenses", name, "THIRD_PARTY")
 }

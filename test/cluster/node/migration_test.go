@@ -321,7 +321,7 @@ func (m *journey) retire() {
 	m.must("kubectl --namespace=" + podIdentityNamespace + " delete pod --selector=app=nmi")
 	podOf(m.ctx, m.t, podIdentityNamespace, "app=nmi", cluster.Running)
 	m.say("\n%s", m.must("sh retire.sh"))
-	// Without its daemon, aad-pod-identity answers nobody.
+	// Without its daemon, aad-pod-identity does not answer requests.
 	running.Decoy.InterceptTokens(nil)
 }
 

@@ -70,7 +70,7 @@ func percentile90(samples []sample, value func(sample) time.Duration) time.Durat
 	return values[(9*len(values)+9)/10-1]
 }
 
-// sorted returns the values of the samples, of which there must be one.
+// sorted returns the values of the samples in order. There must be at least one sample.
 func sorted(samples []sample, value func(sample) time.Duration) []time.Duration {
 	var values []time.Duration
 	for _, s := range samples {

@@ -4,7 +4,7 @@
 //	server, err := apiserver.Start(objects)
 //	err = server.WriteKubeconfig(file)
 //
-// It stores nothing, and refuses nobody: for what a real API server does with the objects, use test/cluster.
+// It stores nothing and accepts every request. For what a real API server does with the objects, use test/cluster.
 package apiserver
 
 import (
@@ -104,7 +104,7 @@ func (s *Server) discovery(w http.ResponseWriter, _ *http.Request) {
 	answer(w, Object{"issuer": s.Issuer(), "jwks_uri": s.Issuer() + "/keys"})
 }
 
-// groups lists the groups of which there are objects.
+// groups lists the API groups that have objects.
 func (s *Server) groups(w http.ResponseWriter, r *http.Request) {
 	versions := map[string][]Object{}
 	var names []string
